@@ -1,0 +1,272 @@
+"""Every field of the configuration, once.
+
+The models are frozen and refuse unknown keys. The string under each field is its documentation: it feeds
+`rankray explain`, the JSON schema and the errors. A field's dotted path (`loss.temperature`) is its name everywhere:
+in YAML, with `--set`, in the search space, in the store and in logs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from rankray.errors import nearest
+
+SAMPLERS = ("tpe", "random")
+PRUNERS = ("successive_halving", "hyperband", "median", "none")
+Objective = Literal["sft", "dft", "talr", "eaft", "rri"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, closed, documented by attribute docstrings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class LoraSection(Section):
+    """Low-rank adapters on a frozen base model."""
+
+    rank: PositiveInt = 16
+    """Rank of the adapters."""
+    alpha: Positive = 32.0
+    """Scale of the adapters; the update is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapters' input."""
+    target_modules: str | list[str] = "all-linear"
+    """Which linear layers get adapters: `all-linear` or a list of module names."""
+
+
+class ModelSection(Section):
+    """The model to fine-tune."""
+
+    path: str = Field(min_length=1)
+    """Hub id or local directory of a causal language model with its tokenizer."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; `auto` takes the type they were saved in."""
+    lora: LoraSection | None = None
+    """Train low-rank adapters instead of all weights; null trains everything."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you read that code."""
+
+
+class DataSection(Section):
+    """What is learnt and what is measured."""
+
+    train: str = Field(min_length=1)
+    """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet or .csv file."""
+    eval: str = Field(min_length=1)
+    """Held-out examples, in the same form."""
+    prompt: str = "{prompt}"
+    """Template over columns for what the model is given; not trained on."""
+    completion: str = "{completion}"
+    """Template over columns for what the model is to answer; the only tokens that are trained on."""
+    messages: str | None = None
+    """Column of chat messages (`role`, `content`); the last assistant turn is trained on. Replaces the templates."""
+    max_length: Annotated[int, Field(ge=2)] = 2048
+    """Tokens per example; what is longer is cut at the end."""
+
+
+class LossSection(Section):
+    """How each token's loss is weighted."""
+
+    objective: Objective = "rri"
+    """`sft` weighs every token 1, `dft` by p_t, `talr` by p_t^(1/T), `eaft` by entropy, `rri` by relative rank."""
+    form: Literal["bound", "exact"] = "bound"
+    """Form of the indicator (rri): `bound` is what the paper trains with, `exact` uses the expected rank itself."""
+    base: Literal["one", "prob"] = "prob"
+    """Base weight that the relative scale multiplies (rri): `one`, or the target's probability (the paper, for maths)."""
+    temperature: Positive = 1.0
+    """Rank-mapping temperature of the indicator (rri); 1 is the paper, large values give the base objective itself."""
+    entropy_weight: NonNegative = 1.0
+    """Weight of the expected rank against the rank itself (rri); 1 is the paper, 0 looks at probability only."""
+    max_scale: Positive | None = None
+    """Cap on the relative scale S (rri); null leaves it as it is."""
+    min_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Floor under a token's weight (talr)."""
+    talr_temperature: Positive | Literal["auto"] = "auto"
+    """T of talr; `auto` takes the median over the batch's sequences of their mean NLL in nats."""
+    alpha: NonNegative = 1.0
+    """Exponent of the normalised top-20 entropy (eaft)."""
+
+
+class TrainSection(Section):
+    """The optimizer's run."""
+
+    max_steps: PositiveInt = 200
+    """Optimizer steps of a whole trial."""
+    batch_size: PositiveInt = 64
+    """Examples per optimizer step, over all workers and accumulation steps."""
+    micro_batch_size: PositiveInt | None = None
+    """Examples per forward pass; must divide batch_size. Null takes the whole batch at once."""
+    learning_rate: Positive = 5.0e-5
+    """Peak learning rate of AdamW."""
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the steps over which the learning rate rises from zero."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay of AdamW."""
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    """How the learning rate goes on after the warm-up."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of data order, dropout and adapters."""
+    checkpoint_every_steps: PositiveInt | None = None
+    """Steps between checkpoints; null makes one at every evaluation."""
+    threads: PositiveInt | None = None
+    """CPU threads a trial computes with; null takes `resources.cpus_per_worker` in a search, torch's choice in `train`."""
+    sft: dict[str, Any] = Field(default_factory=dict)
+    """Any other field of TRL's SFTConfig, passed through as it is."""
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> TrainSection:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        return self
+
+
+class EvaluateSection(Section):
+    """What is measured on the held-out examples, and when."""
+
+    every_steps: PositiveInt = 25
+    """Steps between evaluations: each is a report, and a chance to prune."""
+    metrics: list[str] = Field(default_factory=lambda: ["nll"])
+    """Any of `nll`, `token_accuracy`, `accuracy` (greedy answer, exact match) and `pass@k` (k sampled answers)."""
+    max_examples: PositiveInt | None = 200
+    """Held-out examples used, the first ones; null takes all."""
+    batch_size: PositiveInt = 32
+    """Examples per evaluation batch."""
+    max_new_tokens: PositiveInt = 128
+    """Longest answer that `accuracy` and `pass@k` generate, in tokens."""
+    answer: str = "auto"
+    """What of a text is the answer: `auto` (after the last `####`, else the last number, else all of it), `text`
+    (all of it, stripped), or a regular expression with one group, whose last match counts."""
+    sampling_temperature: Positive = 1.0
+    """Logit temperature of the answers sampled for `pass@k`."""
+    functions: list[str] = Field(default_factory=list)
+    """Evaluations of your own, `module:function`: called with (model, tokenizer, rows), returning a dict of floats that
+    appear as `eval/<key>`."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in ("nll", "token_accuracy", "accuracy") and not re.fullmatch(r"pass@[1-9]\d*", name):
+                raise ValueError(
+                    f"unknown metric {name!r}; choose from nll, token_accuracy, accuracy, pass@k (as in pass@4)"
+                )
+        return names
+
+    @field_validator("functions")
+    @classmethod
+    def _function_form(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not re.fullmatch(r"[\w.]+:\w+", name):
+                raise ValueError(f"{name!r} is not of the form module:function")
+        return names
+
+
+class StudySection(Section):
+    """The search: what is optimised, how, and for how long."""
+
+    metric: str = "eval/nll"
+    """What a trial is judged by; must not depend on the weights that are searched."""
+    direction: Literal["minimize", "maximize"] | None = None
+    """`minimize` or `maximize`; null knows the built-in metrics."""
+    sampler: str | dict[str, Any] = "tpe"
+    """Who proposes: `tpe`, `random`, or `{name: tpe, ...}` with the sampler's own options."""
+    pruner: str | dict[str, Any] = "successive_halving"
+    """Who stops hopeless trials: `successive_halving`, `hyperband`, `median`, `none`, or `{name: ..., ...}` with options."""
+    trials: PositiveInt = 64
+    """Finished trials (complete and pruned) that the study is to hold; raise it to extend a finished search."""
+    seeds: PositiveInt = 1
+    """Training runs per trial, each with a seed of its own; the metrics are their running mean."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the sampler."""
+    max_failures_per_trial: Annotated[int, Field(ge=0)] = 0
+    """How often a trial that failed is tried again from its last checkpoint before it is FAILED."""
+    baselines: list[Literal["sft", "paper"]] = Field(default_factory=lambda: ["sft", "paper"])
+    """Settings tried first where the space holds them: plain SFT, and the paper's fixed setting."""
+    warm_start: list[dict[str, Any]] = Field(default_factory=list)
+    """Points of the space to try first, each a mapping of dotted paths to values; enqueued once."""
+
+    @field_validator("sampler", "pruner")
+    @classmethod
+    def _known_strategy(cls, given: str | dict[str, Any], info: ValidationInfo) -> str | dict[str, Any]:
+        allowed = SAMPLERS if info.field_name == "sampler" else PRUNERS
+        name = given.get("name") if isinstance(given, dict) else given
+        if name not in allowed:
+            raise ValueError(f"got {name!r}{nearest(name, allowed)}; allowed: {', '.join(allowed)}")
+        return given
+
+
+class ResourcesSection(Section):
+    """What one trial occupies, and how many run at a time."""
+
+    workers: PositiveInt = 1
+    """Worker processes per trial."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    """CPUs reserved for a worker."""
+    gpus_per_worker: NonNegative = 0
+    """GPUs reserved for a worker; a fraction shares one."""
+    concurrency: PositiveInt | Literal["auto"] = "auto"
+    """Trials at a time; `auto` fills what the cluster has."""
+
+
+class Config(Section):
+    """One file: fixed values, a `space:` that maps dotted paths to distributions, and a `study:`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """The study's name: letters, digits, dot, dash and underscore; the file's own name where it is left out."""
+    model: ModelSection
+    data: DataSection
+    loss: LossSection = LossSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    space: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Dotted path to distribution: `{float: [low, high], log: true}`, `{int: [low, high], step: 1}`, `{choice: [...]}`,
+    each with an optional `when: {path: value}`; or the path of a file that holds such a mapping."""
+    study: StudySection = StudySection()
+    resources: ResourcesSection = ResourcesSection()
+    store: str = Field(default_factory=lambda: os.environ.get("RANKRAY_STORE", "sqlite:///rankray.db"))
+    """Where the truth is kept: a sqlite, postgresql, mysql, journal or grpc URL; RANKRAY_STORE is the default."""
+    storage: str = "./rankray-runs"
+    """Where checkpoints are kept: a directory."""
+
+    @model_validator(mode="after")
+    def _metric_is_measured(self) -> Config:
+        """Refuse weighted and unmeasured metrics: a study must select on something its weights cannot bend."""
+        metric, measured = self.study.metric, ["eval/nll", *(f"eval/{name}" for name in self.evaluate.metrics)]
+        if metric in WEIGHTED_METRICS:
+            raise ValueError(
+                f"study.metric: {metric!r} is weighted by the very settings that are searched, so the search would "
+                f"reward whatever shrinks the weights; choose from {', '.join(dict.fromkeys(measured))}"
+            )
+        if metric not in measured and not (metric.startswith("eval/") and self.evaluate.functions):
+            raise ValueError(
+                f"study.metric: {metric!r} is not measured; choose from {', '.join(dict.fromkeys(measured))}, "
+                "or add it to evaluate.metrics"
+            )
+        if self.study.direction is None and metric not in DIRECTIONS and "pass@" not in metric:
+            raise ValueError(f"study.direction: missing for {metric!r}; set minimize or maximize")
+        return self
+
+    @property
+    def direction(self) -> Literal["minimize", "maximize"]:
+        """The study's direction, with the built-in metrics' own as the default."""
+        return self.study.direction or DIRECTIONS.get(self.study.metric, "maximize")
+
+
+WEIGHTED_METRICS = ("train/loss", "eval/loss", "eval_loss", "loss")
+DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
+    "eval/nll": "minimize",
+    "eval/accuracy": "maximize",
+    "eval/token_accuracy": "maximize",
+}
+SEARCHABLE_SECTIONS = ("model", "data", "loss", "train")
+"""Sections whose fields a space may vary; the others say how the search itself is run."""
+FREE_FIELDS = ("study.trials", "resources", "store", "storage", "train.threads", "study.max_failures_per_trial")
+"""Fields that may differ when a study is opened again; all others are part of what the study is."""

@@ -1,0 +1,94 @@
+"""What crosses layers, in plain standard-library types.
+
+`finetune` trains and reports; `store` remembers and judges; `search` stands between them. They never import each
+other: a trainer sees a `Reporter`, a store gives a `Verdict`, and a trial travels as a `TrialSpec`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One trial, self-contained: everything a worker needs and no credentials.
+
+    Attributes:
+        number: the trial's number in its study; 0 for a trial outside a study.
+        config: the resolved configuration with the trial's parameters applied, as plain JSON types.
+        directory: where this trial writes its checkpoints.
+        checkpoint: the last committed checkpoint to go on from, or None to start afresh.
+        history: metrics of every step committed so far, in step order: `[{"step": 10, "eval/nll": 3.2}, ...]`.
+    """
+
+    config: dict[str, Any]
+    directory: str
+    number: int = 0
+    checkpoint: str | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Return the spec as one JSON string, the form in which it travels."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialSpec:
+        """Rebuild a spec from `to_json`."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a trial says at one step.
+
+    Attributes:
+        step: optimizer steps done, from 1; with several seeds, counted through all of them.
+        metrics: metric name to value, names as in the design (`eval/nll`, `train/loss`, ...).
+        checkpoint: a checkpoint that is completely written and holds exactly this step, if one was made.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a trial should stop, and why. Every stop carries a reason."""
+
+    stop: bool
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.reason or not self.stop, "a stop needs a reason"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training run ended.
+
+    Attributes:
+        metrics: the metrics of the last report.
+        steps: optimizer steps done in all.
+        checkpoint: the last checkpoint written, if any.
+        stopped: the verdict's reason when the run was stopped before its end, else an empty string.
+    """
+
+    metrics: dict[str, float]
+    steps: int
+    checkpoint: str | None = None
+    stopped: str = ""
+
+
+class Reporter(Protocol):
+    """Where a trial sends its reports. The call may block until the verdict is known."""
+
+    def report(self, report: Report) -> Verdict:
+        """Deliver one report and return the verdict on the trial.
+
+        A reporter must accept the same step twice and answer the second time as it did the first.
+        """
+        ...

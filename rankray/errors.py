@@ -1,0 +1,75 @@
+"""The errors rankray raises, all under one root.
+
+    RankrayError                    anything rankray says itself; `exit_code` is what the command line returns
+    ├── UserError (ValueError)      bad input, found before anything expensive starts (exit 2)
+    │   ├── ConfigError             the YAML, `--set`, or a value in it
+    │   ├── DataError               a data file, its columns, or what tokenising leaves of it
+    │   ├── ModelError              a model or tokenizer that cannot be loaded as asked
+    │   ├── LossError               a loss called with impossible arguments
+    │   └── StoreError              a store URL, a study name
+    │       └── StudyMismatch       a study of that name exists with another configuration
+    ├── StoreUnavailable            the store does not answer (exit 1; resumable)
+    ├── LeaseLost                   this driver no longer owns the trial it writes to (internal)
+    └── SearchFailed                the search ran and failed (exit 1)
+
+Messages read `where: what was given; what is allowed; what to do`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RankrayError(Exception):
+    """Root of everything rankray raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(RankrayError, ValueError):
+    """Input that cannot work as given; nothing was started."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A configuration file, an override or a value in it is wrong."""
+
+
+class DataError(UserError):
+    """Data cannot be trained or evaluated on as asked."""
+
+
+class ModelError(UserError):
+    """A model or a tokenizer cannot be loaded as asked."""
+
+
+class LossError(UserError):
+    """A loss was called with arguments that have no meaning."""
+
+
+class StoreError(UserError):
+    """A store URL or a study name is wrong."""
+
+
+class StudyMismatch(StoreError):
+    """A study of this name exists and was made from another configuration."""
+
+
+class StoreUnavailable(RankrayError):
+    """The store does not answer; what was committed is safe and the search can be resumed."""
+
+
+class LeaseLost(RankrayError):
+    """The trial is owned by another driver, or finished: this driver's write was refused."""
+
+
+class SearchFailed(RankrayError):
+    """The search ran, and ended without doing what was asked."""
+
+
+def nearest(given: object, allowed: Iterable[object]) -> str:
+    """Return ` (did you mean 'x'?)` for the closest allowed name, or an empty string."""
+    matches = difflib.get_close_matches(str(given), [str(name) for name in allowed], n=1, cutoff=0.5)
+    return f" (did you mean '{matches[0]}'?)" if matches else ""
