@@ -57,10 +57,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a trial should stop, and why. Every stop carries a reason."""
+    """Whether a trial should stop, and why. Every stop carries a reason.
+
+    Attributes:
+        stop: whether the trial ends here.
+        reason: why, for people; never empty for a stop.
+        failed: whether the stop means that the trial failed (NaN, for one) rather than that it was pruned.
+    """
 
     stop: bool
     reason: str = ""
+    failed: bool = False
 
     def __post_init__(self) -> None:
         assert self.reason or not self.stop, "a stop needs a reason"
@@ -91,4 +98,24 @@ class Reporter(Protocol):
 
         A reporter must accept the same step twice and answer the second time as it did the first.
         """
+        ...
+
+
+class Observer(Protocol):
+    """Who watches a search: the live view, or plain lines. Calls come from the driver's thread and must be quick."""
+
+    def phase(self, text: str) -> None:
+        """What the search is busy with before and between trials (`starting Ray`, ...)."""
+        ...
+
+    def started(self, number: int, params: Mapping[str, Any], origin: str, step: int) -> None:
+        """A trial was placed; `step` is above 0 for one that goes on from a checkpoint."""
+        ...
+
+    def reported(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+        """A trial's report was delivered."""
+        ...
+
+    def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
+        """A trial ended `complete`, `pruned`, `failed`, or `lost` (its process died; it will be gone on with)."""
         ...

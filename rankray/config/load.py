@@ -190,7 +190,8 @@ def _problem(item: Any, places: dict[Key, str], shown: str) -> str:
     if kind == "missing":
         return f"{place}: {path}: missing; {_describe(loc)}"
     if kind == "literal_error":
-        return f"{place}: {path}: got {given!r}{nearest(given, re.findall(chr(39) + '(.*?)' + chr(39), context['expected']))}; allowed: {context['expected']}"
+        near = nearest(given, re.findall(r"'(.*?)'", context["expected"]))
+        return f"{place}: {path}: got {given!r}{near}; allowed: {context['expected']}"
     if kind == "value_error":
         message = str(context.get("error", item["msg"]))
         metric = message.split(":")[0]

@@ -80,7 +80,7 @@ class LossSection(Section):
     form: Literal["bound", "exact"] = "bound"
     """Form of the indicator (rri): `bound` is what the paper trains with, `exact` uses the expected rank itself."""
     base: Literal["one", "prob"] = "prob"
-    """Base weight that the relative scale multiplies (rri): `one`, or the target's probability (the paper, for maths)."""
+    """Base weight that the relative scale multiplies (rri): `one`, or the target's probability (the paper, maths)."""
     temperature: Positive = 1.0
     """Rank-mapping temperature of the indicator (rri); 1 is the paper, large values give the base objective itself."""
     entropy_weight: NonNegative = 1.0
@@ -117,7 +117,7 @@ class TrainSection(Section):
     checkpoint_every_steps: PositiveInt | None = None
     """Steps between checkpoints; null makes one at every evaluation."""
     threads: PositiveInt | None = None
-    """CPU threads a trial computes with; null takes `resources.cpus_per_worker` in a search, torch's choice in `train`."""
+    """CPU threads a trial computes with; null takes `resources.cpus_per_worker` in a search, all cores in `train`."""
     sft: dict[str, Any] = Field(default_factory=dict)
     """Any other field of TRL's SFTConfig, passed through as it is."""
 
@@ -169,6 +169,10 @@ class EvaluateSection(Section):
         return names
 
 
+def _both_baselines() -> list[Literal["sft", "paper"]]:
+    return ["sft", "paper"]
+
+
 class StudySection(Section):
     """The search: what is optimised, how, and for how long."""
 
@@ -179,7 +183,7 @@ class StudySection(Section):
     sampler: str | dict[str, Any] = "tpe"
     """Who proposes: `tpe`, `random`, or `{name: tpe, ...}` with the sampler's own options."""
     pruner: str | dict[str, Any] = "successive_halving"
-    """Who stops hopeless trials: `successive_halving`, `hyperband`, `median`, `none`, or `{name: ..., ...}` with options."""
+    """Who stops hopeless trials: `successive_halving`, `hyperband`, `median`, `none`, or `{name: ...}` with options."""
     trials: PositiveInt = 64
     """Finished trials (complete and pruned) that the study is to hold; raise it to extend a finished search."""
     seeds: PositiveInt = 1
@@ -188,7 +192,7 @@ class StudySection(Section):
     """Seed of the sampler."""
     max_failures_per_trial: Annotated[int, Field(ge=0)] = 0
     """How often a trial that failed is tried again from its last checkpoint before it is FAILED."""
-    baselines: list[Literal["sft", "paper"]] = Field(default_factory=lambda: ["sft", "paper"])
+    baselines: list[Literal["sft", "paper"]] = Field(default_factory=_both_baselines)
     """Settings tried first where the space holds them: plain SFT, and the paper's fixed setting."""
     warm_start: list[dict[str, Any]] = Field(default_factory=list)
     """Points of the space to try first, each a mapping of dotted paths to values; enqueued once."""

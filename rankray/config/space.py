@@ -218,7 +218,8 @@ def _check_path(path: str, config: Config) -> None:
         return
     if section in Config.model_fields and section not in SEARCHABLE_SECTIONS:
         raise ConfigError(
-            f"{section} says how the search is run and cannot be searched; searchable are {', '.join(SEARCHABLE_SECTIONS)}"
+            f"{section} says how the search is run and cannot be searched; "
+            f"searchable are {', '.join(SEARCHABLE_SECTIONS)}"
         )
     same = [name for name in known if name.startswith(f"{section}.")] or known
     hint = nearest(path, known)

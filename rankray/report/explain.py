@@ -1,0 +1,125 @@
+"""What a configuration means, in words: `rankray explain` and `rankray check`. Fed by the schema's own docstrings."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from rankray.config import Config, LoadedConfig, apply_params, baseline_points
+from rankray.config.space import distributions
+from rankray.errors import ConfigError, nearest
+from rankray.report.board import short_params
+
+
+def explain_lines(key: str = "") -> list[str]:
+    """Return what is to be said of a dotted path, of a section, or of everything.
+
+    Raises:
+        ConfigError: there is no such field; names the nearest one.
+    """
+    fields = dict(_walk(Config, ""))
+    if key in fields:
+        return _field_lines(key, fields[key])
+    chosen = [path for path in fields if not key or path.startswith(f"{key}.")]
+    if not chosen:
+        ends = [path for path in fields if path.split(".")[-1] == key]
+        if ends:
+            return [line for path in ends for line in [*_field_lines(path, fields[path]), ""]][:-1]
+        raise ConfigError(f"explain: no field {key!r}{nearest(key, fields)}; `rankray explain` lists them all")
+    width = max(len(path) for path in chosen)
+    return [f"{path:<{width}}  {' '.join((fields[path].description or '').split())}" for path in chosen]
+
+
+def check_lines(loaded: LoadedConfig) -> list[str]:
+    """Return what a checked configuration would do, a line each."""
+    config = loaded.config
+    lines = [
+        f"{loaded.file}: ok",
+        f"study {config.name}: {config.study.trials} trials, {config.direction} {config.study.metric}",
+    ]
+    for path, dist in distributions(config).items():
+        values = ", ".join(map(str, dist.choices)) if dist.kind == "choice" else f"{dist.low:g} to {dist.high:g}"
+        notes = " (log)" * dist.log + "".join(f" when {p} is {' or '.join(map(str, v))}" for p, v in dist.when.items())
+        lines.append(f"  searches {path}: {values}{notes}")
+    if not config.space:
+        lines.append("  searches nothing: the space is empty; `rankray train` is enough")
+    for origin, params in baseline_points(config):
+        lines.append(f"  starts with {origin}: {short_params(params)}")
+    steps = config.train.max_steps * config.study.seeds
+    lines.append(
+        f"a trial: {steps} steps of {config.train.batch_size} examples, a report every {config.evaluate.every_steps}"
+    )
+    return lines
+
+
+def best_yaml(config: Config, params: Mapping[str, Any]) -> str:
+    """Return the configuration with the parameters applied, as YAML that `rankray train` takes."""
+    tree = apply_params(config, params).model_dump(mode="json")
+    for key in ("store", "space", "study", "resources"):
+        tree.pop(key, None)
+    tree["study"] = {"metric": config.study.metric, "direction": config.direction}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, FieldInfo]]:
+    found: list[tuple[str, FieldInfo]] = []
+    for name, field in model.model_fields.items():
+        inner = _section(field.annotation)
+        if inner is not None:
+            found.extend(_walk(inner, f"{prefix}{name}."))
+        else:
+            found.append((prefix + name, field))
+    return found
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    for option in (annotation, *typing.get_args(annotation)):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
+
+
+def _field_lines(path: str, field: FieldInfo) -> list[str]:
+    default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"  # type: ignore[call-arg]
+    limits = "".join(f", {_limit(item)}" for item in field.metadata if _limit(item))
+    return [
+        f"{path}: {_allowed(field.annotation)}{limits}; {default}",
+        f"  {' '.join((field.description or '').split())}",
+    ]
+
+
+def _allowed(annotation: Any) -> str:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, args))
+    if origin is typing.Annotated:
+        limits = [_limit(item) for item in getattr(args[1], "metadata", args[1:])]
+        return " ".join([_allowed(args[0]), *filter(None, limits)])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(_allowed(arg) for arg in args)
+    if annotation is type(None):
+        return "null"
+    if origin is not None:
+        return f"{origin.__name__} of {', '.join(_allowed(arg) for arg in args)}"
+    return {"str": "text", "bool": "true | false", "Any": "anything"}.get(
+        getattr(annotation, "__name__", ""), ""
+    ) or getattr(annotation, "__name__", str(annotation))
+
+
+def _limit(item: Any) -> str:
+    for name, sign in (
+        ("gt", "above"),
+        ("ge", "at least"),
+        ("lt", "below"),
+        ("le", "at most"),
+        ("pattern", "matching"),
+    ):
+        if getattr(item, name, None) is not None:
+            return f"{sign} {getattr(item, name)}"
+    return ""

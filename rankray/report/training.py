@@ -1,0 +1,28 @@
+"""One line per report, for `rankray train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rankray.contracts import Report, Verdict
+
+
+class LineReporter:
+    """A reporter that prints each report, never stops a trial, and says when a new checkpoint replaces an old one.
+
+    Args:
+        say: prints a line.
+        max_steps: steps of the whole run, for the line.
+        committed: told each checkpoint, once it is complete.
+    """
+
+    def __init__(self, say: Callable[[str], None], max_steps: int, committed: Callable[[str], None]) -> None:
+        self._say, self._max_steps, self._committed = say, max_steps, committed
+
+    def report(self, report: Report) -> Verdict:
+        """Print the report; go on."""
+        figures = "  ".join(f"{name} {value:.5g}" for name, value in report.metrics.items())
+        self._say(f"step {report.step}/{self._max_steps}  {figures}")
+        if report.checkpoint:
+            self._committed(report.checkpoint)
+        return Verdict(stop=False)

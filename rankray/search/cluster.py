@@ -1,0 +1,75 @@
+"""Starting Ray, or joining it, quietly; and what a signal means while it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_QUIET = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads when it is imported or started; call before the first `import ray`.
+
+    `RAY_AUTH_MODE=token` must be there before the import where a token exists (trap 15); it is left to the user's
+    environment, and never set after the fact, which would hang.
+    """
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+
+
+@contextmanager
+def ray_session(verbose: bool) -> Iterator[None]:
+    """Connect to the cluster that `RAY_ADDRESS` names, or start a local one, and leave it at the end."""
+    import ray
+
+    level = logging.INFO if verbose else logging.ERROR
+    options: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose}
+    if "RAY_ADDRESS" not in os.environ:
+        options |= {"include_dashboard": False}
+    warnings.filterwarnings("ignore", module=r"ray\..*")
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(**options)
+    for name in ("ray", "ray.tune", "ray.air", "ray.train"):
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+@contextmanager
+def interruptible(on_interrupt: Any) -> Iterator[None]:
+    """Call `on_interrupt()` on the first SIGINT or SIGTERM; the second one acts as it would without us."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        on_interrupt()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

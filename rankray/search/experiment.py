@@ -1,0 +1,158 @@
+"""One launch of a search: open the study, place its trials, leave nothing running.
+
+A launch is always fresh: no `Tuner.restore`, no Ray state of an earlier one (trap 1). It opens the study, adopts what a
+dead driver left, and lets Tune run until the store says that the study is done. Whatever happens, what this driver
+still owned is released at the end, so that the next launch, here or elsewhere, goes on at once.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rankray.config import Config, apply_params
+from rankray.contracts import Observer, Report, TrialSpec, Verdict
+from rankray.errors import SearchFailed
+from rankray.search.cluster import interruptible, prepare_environment, ray_session
+from rankray.search.control import Control
+from rankray.search.shelf import Shelf
+from rankray.store import StudyStore, Ticket
+
+
+def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose: bool = False) -> bool:
+    """Search until the study holds `study.trials` finished trials; a study that does already starts nothing.
+
+    Args:
+        study: the study, opened with `config` and not joined yet.
+        config: the resolved configuration with its space.
+        observer: who watches.
+        verbose: let Ray talk.
+
+    Returns:
+        Whether the study is done; False when somebody interrupted the search, which can be resumed.
+
+    Raises:
+        StoreUnavailable: the store cannot be reached.
+        ConfigError: a trial fits on no node.
+        SearchFailed: too many trials failed, or the store stayed away; what is finished stays finished.
+    """
+    prepare_environment()
+    if study.done:
+        return True
+    control = Control()
+    with study, interruptible(lambda: setattr(control, "interrupted", True)):
+        observer.phase("starting Ray")
+        with ray_session(verbose), interruptible(lambda: setattr(control, "interrupted", True)):
+            _run_until_done(study, config, control, observer)
+    if control.error:
+        raise SearchFailed(f"study {config.name}: {control.error}")
+    return study.done
+
+
+def _run_until_done(study: StudyStore, config: Config, control: Control, observer: Observer) -> None:
+    from rankray.search.delivery import Delivery
+    from rankray.search.placement import place
+    from rankray.search.scheduler import StoreScheduler
+    from rankray.search.searcher import StoreSearcher
+
+    placement = place(config)
+    shelf = Shelf(config.storage, config.name)
+    delivery = Delivery(study, on_verdict=_note_verdict(shelf, observer))
+    watched = _Watched(observer, shelf)
+    make_spec = _spec_maker(config, shelf, watched)
+    observer.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
+    while not (study.done or control.stopping):
+        _tune(
+            StoreSearcher(study, delivery, control, placement.slots, make_spec),
+            StoreScheduler(delivery, control, watched, config.study.metric),
+            placement,
+            control,
+        )
+    if not delivery.flush() and not control.error:
+        control.error = (
+            delivery.lost or "store: not reachable, some reports are not delivered; run the same command again"
+        )
+
+
+def _tune(searcher: Any, scheduler: Any, placement: Any, control: Control) -> None:
+    """Let Tune run until the searcher has nothing more, or somebody stops it."""
+    from ray import tune
+
+    from rankray.search.actor import TrialActor
+    from rankray.search.stopper import ControlStopper
+
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(placement.slots)
+    with tempfile.TemporaryDirectory(prefix="rankray-tune-") as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(TrialActor, placement.factory()),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="launch", storage_path=scratch, verbose=0, stop=ControlStopper(control), callbacks=[]
+            ),
+        )
+        tuner.fit()
+    for number in sorted(control.live):
+        scheduler.swept(number)
+
+
+def _trial_name(trial: Any) -> str:
+    return f"trial-{int(trial.config['number']):05d}"
+
+
+class _Watched:
+    """Passes the scheduler's news to the observer and tidies the shelf."""
+
+    def __init__(self, observer: Observer, shelf: Shelf) -> None:
+        self._observer, self._shelf = observer, shelf
+        self.phase, self.started, self.reported = observer.phase, observer.started, observer.reported
+
+    def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
+        self._shelf.ended(number, state)
+        self._observer.ended(number, state, value, reason)
+
+
+def _note_verdict(shelf: Shelf, observer: Observer) -> Callable[[int, Report, Verdict], None]:
+    def note(number: int, report: Report, _verdict: Verdict) -> None:
+        if report.checkpoint:
+            shelf.committed(number, report.checkpoint)
+        observer.reported(number, report.step, report.metrics)
+
+    return note
+
+
+def _spec_maker(config: Config, shelf: Shelf, observer: Observer) -> Callable[[Ticket], TrialSpec]:
+    def make(ticket: Ticket) -> TrialSpec:
+        shelf.begin(ticket.number, ticket.checkpoint)
+        step = int(ticket.history[-1]["step"]) if ticket.history else 0
+        observer.started(ticket.number, ticket.params, ticket.origin, step)
+        return TrialSpec(
+            config=worker_config(config, ticket.params),
+            directory=shelf.directory(ticket.number),
+            number=ticket.number,
+            checkpoint=ticket.checkpoint,
+            history=ticket.history,
+        )
+
+    return make
+
+
+def worker_config(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a worker needs of a trial's configuration: parameters applied, local paths absolute, no store."""
+    tree = apply_params(config, params).model_dump(mode="json")
+    tree["store"] = "worker://"
+    tree["storage"] = str(Path(config.storage).absolute())
+    tree["train"]["threads"] = config.train.threads or max(1, int(config.resources.cpus_per_worker))
+    for section, key in (("data", "train"), ("data", "eval"), ("model", "path")):
+        if Path(tree[section][key]).exists():
+            tree[section][key] = str(Path(tree[section][key]).absolute())
+    return tree

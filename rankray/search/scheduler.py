@@ -1,0 +1,106 @@
+"""Tune's scheduler, as thin as it can be: every verdict comes from the store.
+
+Tune tells a scheduler of every result of a running trial, and hands it the Trial, whose config carries the store's
+number (trap 3). Each event a trial's actor sends (see `actor`) is told to the store here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from rankray.contracts import Observer, Report
+from rankray.search.actor import EVENT, FAILURE, OUTCOME, REPORT
+from rankray.search.control import Control
+from rankray.search.delivery import Delivery
+
+MAX_DEATHS = 3
+"""How often the process of one trial may die under it before the trial is taken to be the cause."""
+
+
+class StoreScheduler(FIFOScheduler):
+    """Passes events to the store and verdicts to Tune.
+
+    Args:
+        delivery: the way to the store.
+        control: live trials, failures, stop requests.
+        observer: who watches.
+        metric: the study's metric, for the observer.
+    """
+
+    _supports_buffered_results = False
+
+    def __init__(self, delivery: Delivery, control: Control, observer: Observer, metric: str) -> None:
+        super().__init__()
+        self._delivery, self._control, self._observer, self._study_metric = delivery, control, observer, metric
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Tell the store what the trial said; return what is to become of it."""
+        number, event = int(trial.config["number"]), json.loads(result[EVENT])
+        if REPORT in event:
+            return self._report(number, Report(**event[REPORT]))
+        if OUTCOME in event:
+            self._complete(number, event[OUTCOME])
+        else:
+            self._fail(number, **event[FAILURE])
+        return TrialScheduler.STOP
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """The trial's process died. The trial goes on elsewhere, unless its processes keep dying."""
+        number = int(trial.config["number"])
+        if number not in self._control.live:
+            return
+        deaths = self._control.deaths[number] = self._control.deaths.get(number, 0) + 1
+        if deaths >= MAX_DEATHS:
+            error = trial.get_error()
+            self._fail(number, f"the trial's process died {deaths} times", f"{type(error).__name__}: {error}")
+            return
+        self._delivery.release(number)
+        self._end(number, "lost", None, "its process died; it will go on from its last checkpoint")
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial that never ran is given back."""
+        number = int(trial.config["number"])
+        if number in self._control.live:
+            self._delivery.release(number)
+            self._end(number, "lost", None, "not started")
+
+    def swept(self, number: int) -> None:
+        """A trial that Tune ended without a word (trap 6, or an interruption) is given back."""
+        self._delivery.release(number)
+        self._end(number, "lost", None, "given back")
+
+    def _report(self, number: int, report: Report) -> str:
+        verdict = self._delivery.report(number, report)
+        if not verdict.stop:
+            return TrialScheduler.CONTINUE
+        value = report.metrics.get(self._study_metric)
+        if verdict.failed:
+            self._control.failure(number, verdict.reason, "")
+            self._end(number, "failed", None, verdict.reason)
+        else:
+            self._control.success()
+            self._end(number, "pruned", value, verdict.reason)
+        return TrialScheduler.STOP
+
+    def _complete(self, number: int, outcome: dict[str, Any]) -> None:
+        self._delivery.complete(number, outcome["metrics"])
+        self._control.success()
+        self._end(number, "complete", outcome["metrics"].get(self._study_metric), "")
+
+    def _fail(self, number: int, reason: str, traceback: str) -> None:
+        if self._delivery.fail(number, reason, traceback):
+            self._end(number, "lost", None, f"{reason}; it will be tried again")
+            return
+        self._control.failure(number, reason, traceback)
+        self._end(number, "failed", None, reason)
+
+    def _end(self, number: int, state: str, value: float | None, reason: str) -> None:
+        self._control.live.discard(number)
+        self._observer.ended(number, state, value, reason)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,33 @@
+"""A stopper that stops everything or nothing.
+
+Tune passes the scheduler by for results that meet a stopper (trap 5), so this one never looks at a result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune import Stopper
+
+from rankray.search.control import Control
+
+
+class ControlStopper(Stopper):
+    """Ends the whole experiment once `control` says so; pickles to one that never does."""
+
+    def __init__(self, control: Control | None = None) -> None:
+        self._control = control
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never stop a single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether the search is to end now."""
+        return self._control is not None and self._control.stopping
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_control": None}
+
+    def __deepcopy__(self, _memo: object) -> ControlStopper:
+        return self

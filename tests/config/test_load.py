@@ -1,0 +1,140 @@
+"""Reading configurations, and what is said when they are wrong."""
+
+import pytest
+
+from rankray.config import load_config
+from rankray.config.load import parse_value
+from rankray.errors import ConfigError
+
+GOOD = """\
+name: demo
+model: {path: some/model}
+data:
+  train: train.jsonl
+  eval: eval.jsonl
+loss: {temperature: 2.0}
+train: {learning_rate: 1e-4, sft: {optim: sgd}}
+evaluate: {every_steps: 5, metrics: [nll, accuracy]}
+space:
+  loss.temperature: {float: [0.25, 8.0], log: true}
+  loss.form: {choice: [bound, exact], when: {loss.objective: rri}}
+study: {trials: 8}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        file = tmp_path / "search.yaml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def fails(file, overrides=()):
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, overrides)
+    return str(caught.value)
+
+
+def test_a_good_file_is_read(write):
+    config = load_config(write(GOOD)).config
+    assert (config.name, config.loss.temperature, config.train.learning_rate) == ("demo", 2.0, 1e-4)
+    assert config.train.sft == {"optim": "sgd"}
+    assert config.direction == "minimize"
+
+
+def test_exponents_without_a_dot_are_numbers():
+    assert parse_value("1e-5") == 1e-5
+    assert parse_value("{lr: 3E4}") == {"lr": 3e4}
+
+
+def test_overrides_win_and_are_named_in_errors(write):
+    file = write(GOOD)
+    config = load_config(file, ["loss.temperature=0.5", "study.trials=12", "model.lora={rank: 4}"], name="other").config
+    assert (config.loss.temperature, config.study.trials, config.model.lora.rank) == (0.5, 12, 4)
+    assert config.name == "other"
+    assert fails(file, ["loss.temperature=-1"]).startswith("--set loss.temperature: loss.temperature: got -1")
+    assert "--set path=value" in fails(file, ["loss.temperature"])
+
+
+def test_an_override_of_the_space_names_the_whole_path(write):
+    config = load_config(write(GOOD), ["space.train.learning_rate={float: [1e-5, 1e-3], log: true}"]).config
+    assert config.space["train.learning_rate"] == {"float": [1e-5, 1e-3], "log": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "words"),
+    [
+        (("temperature: 2.0", "temprature: 2.0"), 6, ["loss.temprature", "unknown key", "did you mean 'temperature'"]),
+        (("temperature: 2.0", "temperature: 0"), 6, ["loss.temperature", "got 0", "greater than 0"]),
+        (("temperature: 2.0", "objective: rr1"), 6, ["'rr1'", "did you mean 'rri'", "'talr'"]),
+        (("  loss.temperature:", "  loss.temprature:"), 10, ["names no configuration field", "'loss.temperature'"]),
+        (("[0.25, 8.0]", "[8.0, 0.25]"), 10, ["low 8.0 is not below high 0.25"]),
+        (("[0.25, 8.0]", "[-1.0, 8.0]"), 10, ["log: true needs low > 0"]),
+        (("[bound, exact]", "[bound, exat]"), 11, ["'exat' is not allowed there"]),
+        (("loss.objective: rri}", "loss.objectiv: rri}"), 11, ["when:", "'loss.objective'"]),
+        (("study: {trials: 8}", "study: {metric: train/loss}"), 12, ["weighted by the very settings", "eval/nll"]),
+        (("study: {trials: 8}", "study: {metric: eval/token_accuracy}"), 12, ["not measured", "evaluate.metrics"]),
+        (("study: {trials: 8}", "study: {pruner: median5}"), 12, ["'median5'", "did you mean 'median'"]),
+        (("study: {trials: 8}", "study: {trials: 0}"), 12, ["study.trials", "got 0"]),
+        (("name: demo", "name: ../demo"), 1, ["name: got '../demo'"]),
+        (("[nll, accuracy]", "[nll, bleu]"), 8, ["unknown metric 'bleu'", "pass@k"]),
+        (("study: {trials: 8}", "name: demo"), 12, ["given twice"]),
+        (("model: {path: some/model}", "model: {path: some/model"), 3, ["not valid YAML"]),
+    ],
+)
+def test_each_mistake_is_named_with_its_line(write, change, line, words):
+    assert change[0] in GOOD
+    file = write(GOOD.replace(*change, 1))
+    message = fails(file)
+    assert message.startswith(f"{file}:{line}: "), message
+    for word in words:
+        assert word in message
+
+
+def test_all_mistakes_are_told_at_once(write):
+    message = fails(write(GOOD.replace("temperature: 2.0", "temperature: 0").replace("trials: 8", "trials: 0")))
+    assert len(message.splitlines()) == 2
+
+
+def test_a_missing_file_names_the_nearest(write):
+    file = write(GOOD)
+    assert "did you mean 'search.yaml'" in fails(file.with_name("serch.yaml"))
+
+
+def test_a_missing_section_says_what_is_needed(write):
+    assert "data.eval: missing" in fails(write(GOOD.replace("  eval: eval.jsonl\n", "")))
+
+
+def test_the_space_may_be_a_file(write, tmp_path):
+    (tmp_path / "space.yaml").write_text(
+        "# what?\nloss.alpha: {float: [0.0, 2.0]}\nloss.entropy_wight: {float: [0, 2]}\n"
+    )
+    file = write(GOOD[: GOOD.index("space:")] + "space: space.yaml\n")
+    message = fails(file)
+    assert message.startswith(f"{tmp_path / 'space.yaml'}:3: ")
+    (tmp_path / "space.yaml").write_text("loss.alpha: {float: [0.0, 2.0]}\n")
+    assert list(load_config(file).config.space) == ["loss.alpha"]
+
+
+def test_a_missing_space_file_lists_those_there_are(write):
+    message = fails(write(GOOD[: GOOD.index("space:")] + "space: quikstart.yaml\n"))
+    assert "did you mean 'quickstart.yaml'" in message
+
+
+def test_the_store_comes_from_the_environment(write, monkeypatch):
+    monkeypatch.setenv("RANKRAY_STORE", "sqlite:///elsewhere.db")
+    assert load_config(write(GOOD)).config.store == "sqlite:///elsewhere.db"
+
+
+def test_the_name_comes_from_the_file(write):
+    assert load_config(write(GOOD.replace("name: demo\n", ""))).config.name == "search"
+
+
+def test_where_points_at_the_line(write):
+    loaded = load_config(write(GOOD))
+    assert loaded.where("data.train").endswith(":4")
+    assert loaded.where("data.max_length").endswith(":3")
+    assert loaded.where("resources.workers") == loaded.file

@@ -1,0 +1,128 @@
+"""The search space: what it may hold, and what follows from it."""
+
+import pytest
+
+from rankray.config import Config, apply_params, baseline_points
+from rankray.config.space import distributions, get_path, searchable_paths, space_problems
+from rankray.errors import ConfigError
+
+BASE = {"name": "s", "model": {"path": "m"}, "data": {"train": "a.jsonl", "eval": "b.jsonl"}}
+CONDITIONAL = {
+    "loss.temperature": {"float": [0.5, 2.0], "when": {"loss.form": ["bound", "exact"], "loss.objective": "rri"}},
+    "loss.form": {"choice": ["bound", "exact"], "when": {"loss.objective": "rri"}},
+    "loss.objective": {"choice": ["sft", "rri"]},
+}
+
+
+def config(space=None, **sections):
+    return Config.model_validate({**BASE, "space": space or {}, **sections})
+
+
+def test_conditions_order_the_space():
+    assert list(distributions(config(CONDITIONAL))) == ["loss.objective", "loss.form", "loss.temperature"]
+
+
+def test_conditions_decide_what_exists():
+    made = config(CONDITIONAL)
+    space = distributions(made)
+    assert not space["loss.temperature"].active({"loss.objective": "sft"}, made)
+    assert space["loss.temperature"].active({"loss.objective": "rri", "loss.form": "exact"}, made)
+    assert not space["loss.temperature"].active({"loss.objective": "rri"}, made), "its parent was not drawn"
+
+
+def test_a_condition_may_look_at_a_fixed_field():
+    space = {"loss.temperature": {"float": [0.5, 2], "when": {"loss.objective": "rri"}}}
+    for objective, there in (("rri", True), ("sft", False)):
+        made = config(space, loss={"objective": objective})
+        assert distributions(made)["loss.temperature"].active({}, made) is there
+
+
+def test_circles_are_refused():
+    space = {
+        "loss.form": {"choice": ["bound"], "when": {"loss.base": "one"}},
+        "loss.base": {"choice": ["one"], "when": {"loss.form": "bound"}},
+    }
+    assert "circle" in space_problems(config(space))[0][1]
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "words"),
+    [
+        ("study.trials", {"int": [1, 2]}, "cannot be searched"),
+        ("loss", {"choice": [1]}, "names no configuration field"),
+        ("train.max_steps", {"int": [0, 10]}, "not allowed there"),
+        ("train.max_steps", {"int": [1.5, 10]}, "not whole numbers"),
+        ("loss.alpha", {"float": [0, 1], "step": -1}, "above 0"),
+        ("loss.alpha", {"float": [0.1, 1], "step": 0.1, "log": True}, "exclude each other"),
+        ("loss.alpha", {"float": [0, 1, 2]}, "two numbers"),
+        ("loss.alpha", {"float": [0, float("inf")]}, "not finite"),
+        ("loss.alpha", {"uniform": [0, 1]}, "exactly one of float, int or choice"),
+        ("loss.alpha", {"float": [0, 1], "lgo": True}, "did you mean 'log'"),
+        ("loss.alpha", {"choice": []}, "at least one value"),
+        ("model.lora.rank", {"int": [1, 8]}, "model.lora is null"),
+        ("train.sft.optim", {"choice": [["a"]]}, "not a plain value"),
+    ],
+)
+def test_impossible_distributions_are_refused(path, raw, words):
+    ((_, message),) = space_problems(config({path: raw}))
+    assert words in message
+
+
+def test_train_sft_fields_are_free():
+    assert space_problems(config({"train.sft.adam_beta2": {"float": [0.9, 0.999]}})) == []
+
+
+def test_params_land_at_their_paths():
+    made = apply_params(config(CONDITIONAL), {"loss.temperature": 0.75, "train.sft.optim": "sgd"})
+    assert made.loss.temperature == 0.75
+    assert made.train.sft == {"optim": "sgd"}
+    assert made.space == {}
+    with pytest.raises(ConfigError, match=r"loss\.temperature"):
+        apply_params(config(), {"loss.temperature": -1.0})
+
+
+def test_every_searchable_path_is_a_field():
+    made = config(model={"path": "m", "lora": {}})
+    assert "loss.temperature" in searchable_paths()
+    for path in searchable_paths():
+        get_path(made, path)
+
+
+def test_baselines_take_part_where_the_space_holds_them():
+    points = dict(baseline_points(config(CONDITIONAL)))
+    assert points["baseline:sft"] == {"loss.objective": "sft"}
+    assert points["baseline:paper"] == {"loss.objective": "rri", "loss.form": "bound", "loss.temperature": 1.0}
+
+
+def test_baselines_stay_out_where_the_space_excludes_them():
+    space = {"loss.temperature": {"float": [2.0, 4.0]}}
+    assert baseline_points(config(space)) == []
+    assert baseline_points(config({"loss.temperature": {"float": [0.5, 4.0]}}, loss={"form": "exact"})) == []
+
+
+def test_warm_starts_must_lie_in_the_space():
+    space = {"loss.temperature": {"float": [0.5, 4.0]}}
+    study = {"warm_start": [{"loss.temperature": 9.0}, {"loss.alpha": 1.0}], "baselines": []}
+    assert [path for path, _ in space_problems(config(space, study=study))] == ["loss.temperature", "loss.alpha"]
+    study = {"warm_start": [{"loss.temperature": 3.0}], "baselines": []}
+    assert baseline_points(config(space, study=study)) == [("warm_start", {"loss.temperature": 3.0})]
+
+
+def test_contains():
+    space = distributions(
+        config(
+            {
+                "train.max_steps": {"int": [10, 50], "step": 20},
+                "loss.base": {"choice": ["one"]},
+                "loss.alpha": {"float": [0, 1]},
+            }
+        )
+    )
+    assert [value for value in (10, 20, 30, 50, 70, 30.0, True) if space["train.max_steps"].contains(value)] == [
+        10,
+        30,
+        50,
+        30.0,
+    ]
+    assert not space["loss.base"].contains("prob")
+    assert not space["loss.alpha"].contains("0.5")

@@ -1,0 +1,45 @@
+"""What is shown of a study at the end."""
+
+import io
+import shlex
+
+from rich.console import Console
+
+from rankray.config.load import parse_value
+from rankray.report.tables import retrain_command, summary
+
+
+def test_the_retrain_command_survives_a_shell_and_yaml():
+    params = {"loss.temperature": 1.25, "loss.form": "bound", "train.sft.x": None, "a.b": True, "c": "it's"}
+    words = shlex.split(retrain_command("my file.yaml", params))
+    assert words[:3] == ["rankray", "train", "my file.yaml"]
+    pairs = [word.split("=", 1) for word in words[4::2]]
+    assert {path: parse_value(value) for path, value in pairs} == params
+
+
+def test_the_summary_shows_the_best_beside_the_baselines():
+    out = io.StringIO()
+    rows = [
+        {"what": "rri", "number": 5, "value": 0.75, "params": {"loss.objective": "rri"}, "state": "complete"},
+        {"what": "baseline:sft", "number": 0, "value": 0.5, "params": {}, "state": "pruned", "step": 20},
+    ]
+    best = {"number": 5, "value": 0.75, "params": {"loss.objective": "rri"}, "checkpoint": "runs/x"}
+    counts = {"complete": 3, "pruned": 2, "failed": 0}
+    summary(
+        Console(file=out, width=120),
+        file="f.yaml",
+        metric="eval/accuracy",
+        best=best,
+        objectives=rows,
+        status={"study": "s", "trials": counts},
+    )
+    text = out.getvalue()
+    assert "plain SFT, fixed (pruned at step 20)" in text
+    assert "eval/accuracy = 0.75 (trial 5; 3 complete, 2 pruned, 0 failed)" in text
+    assert "rankray train f.yaml --set loss.objective=rri" in text
+
+
+def test_the_summary_of_nothing_says_so():
+    out = io.StringIO()
+    summary(Console(file=out), file="f", metric="m", best=None, objectives=[], status={"study": "s"})
+    assert "no trial is complete yet" in out.getvalue()
