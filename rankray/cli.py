@@ -129,6 +129,30 @@ def explain(
 
 
 @app.command()
+def rehearse(
+    file: File,
+    sets: Sets = NONE,
+    name: Name = "",
+    slots: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic curves.")] = 0,
+    recorded: Annotated[str, typer.Option("--from", metavar="STUDY", help="Use this study's recorded curves.")] = "",
+    store: Store = "",
+) -> None:
+    """Run the whole search in virtual time, on synthetic or recorded curves, to see what a budget buys."""
+    from rankray.rehearse import compare, recorded_curve, synthetic_curve
+    from rankray.report.tables import rehearsal_view
+
+    config = _load(file, sets, store, name).config
+    curve = synthetic_curve(config, seed)
+    if recorded:
+        from rankray.store import attach, views
+
+        held = attach(_store_url(store or config.store), recorded)
+        curve = recorded_curve(config, [views.trial(held, row["number"]) for row in views.trials(held)])
+    _console().print(rehearsal_view(compare(config, curve, slots=slots), config.study.metric))
+
+
+@app.command()
 def status(study: Study, store: Store = "", as_json: Json = False) -> None:
     """Show how far a study is and what it holds."""
     from rankray.store import attach, views
@@ -214,7 +238,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray.report.board import Board
     from rankray.report.live import watching
     from rankray.search import run_search
-    from rankray.store import open_study
+    from rankray.store import open_study, views
 
     console = _console()
     study = open_study(config.store, config, provenance=provenance)
@@ -226,6 +250,8 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
         max_steps=config.train.max_steps * config.study.seeds,
         finished=study.finished,
     )
+    if found := views.best(study):
+        board.best = (found["number"], found["value"], found["params"])
     with watching(board, console) as observer:
         done = run_search(study, config, observer, verbose=verbose)
     if not done:

@@ -1,0 +1,51 @@
+"""The trial store: the one place that holds the truth, and the only one that imports optuna.
+
+Names are loaded when first used, so that importing this package costs nothing.
+
+    open_study(url, config)     create or resume a study, to work on it
+    attach(url, name)           look at a study without touching it
+    list_studies(url)           the names of the studies in a store
+    validate_url, masked        check and show a store URL
+    views                       plain dicts for the command line
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Counts": "rankray.store.records",
+    "StudyStore": "rankray.store.trials",
+    "Ticket": "rankray.store.records",
+    "attach": "rankray.store.study",
+    "list_studies": "rankray.store.study",
+    "masked": "rankray.store.urls",
+    "open_study": "rankray.store.study",
+    "validate_url": "rankray.store.urls",
+    "views": "rankray.store",
+}
+
+__all__ = [
+    "Counts",
+    "StudyStore",
+    "Ticket",
+    "attach",
+    "list_studies",
+    "masked",
+    "open_study",
+    "validate_url",
+    "views",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "views":
+        return importlib.import_module("rankray.store.views")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'rankray.store' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
