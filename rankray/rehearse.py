@@ -3,7 +3,7 @@
 What a sampler and a pruner will do with a budget is hard to guess and cheap to try. A rehearsal runs the real store (in
 a temporary journal) with the real sampler and the real pruner, and draws each trial's metric from a curve:
 
-- synthetic: a bowl with its optimum at a point drawn from the seed, approached exponentially over the steps, with noise;
+- synthetic: a bowl with its optimum drawn from the seed, approached exponentially over the steps, with noise;
 - recorded: the curve of the nearest complete trial of a study that was run before.
 
 Trials take virtual time, one unit a step, on `slots` at once, so that asynchronous pruning sees what it would see. Run

@@ -8,7 +8,9 @@ still owned is released at the end, so that the next launch, here or elsewhere, 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from rankray.search.cluster import interruptible, prepare_environment, ray_sessi
 from rankray.search.control import Control
 from rankray.search.shelf import Shelf
 from rankray.store import StudyStore, Ticket
+
+GRACE_SECONDS = 20.0
+"""How long an interrupted search may take to end well before it is ended."""
 
 
 def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose: bool = False) -> bool:
@@ -43,13 +48,32 @@ def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose
     if study.done:
         return True
     control = Control()
-    with study, interruptible(lambda: setattr(control, "interrupted", True)):
+
+    def interrupt() -> None:
+        control.interrupted = True
+        timer = threading.Timer(GRACE_SECONDS, _give_up, args=(study,))
+        timer.daemon = True
+        timer.start()
+
+    with study, interruptible(interrupt):
         observer.phase("starting Ray")
-        with ray_session(verbose), interruptible(lambda: setattr(control, "interrupted", True)):
+        with ray_session(verbose), interruptible(interrupt):
             _run_until_done(study, config, control, observer)
     if control.error:
         raise SearchFailed(f"study {config.name}: {control.error}")
     return study.done
+
+
+def _give_up(study: StudyStore) -> None:
+    """End an interrupted driver that cannot end by itself, as when its raylet got the signal too and is gone.
+
+    What it owned is released first; Ray's processes end with it.
+    """
+    try:
+        study.leave()
+    finally:
+        print("interrupted; run the same command again to go on", file=sys.stderr, flush=True)
+        os._exit(130)
 
 
 def _run_until_done(study: StudyStore, config: Config, control: Control, observer: Observer) -> None:

@@ -1,0 +1,115 @@
+"""From the configuration to TRL's SFTConfig: what is always so, what `train:` says, what `train.sft:` adds."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from trl import SFTConfig
+
+from rankray.config.schema import Config
+from rankray.errors import ConfigError
+from rankray.finetune.sft_fields import check_sft_fields
+
+
+def sft_arguments(config: Config, seed: int, directory: str, half: bool = False) -> SFTConfig:
+    """Return the SFTConfig of one training run.
+
+    Nothing is printed, reported, uploaded, evaluated or saved by the trainer itself: `run` does what is to be done of
+    that. Weights are trained in the type they have, without autocast (`half` apart); mixed precision is
+    `model.dtype: float32` with `train.sft: {bf16: true}`.
+
+    Args:
+        config: the trial's configuration.
+        seed: of data order, dropout and adapters.
+        directory: where the trial writes.
+        half: compute in float16 with loss scaling, the only way in which float16 trains.
+
+    Raises:
+        ConfigError: a field of `train.sft` that does not exist, is set elsewhere or has an impossible value; a batch
+            size that does not divide over the workers.
+    """
+    check_sft_fields(config.train.sft)
+    batch, accumulation = split_batch(config.train.batch_size, config.train.micro_batch_size, world_size())
+    gpu = torch.accelerator.is_available()
+    fields: dict[str, Any] = {
+        "output_dir": directory,
+        "max_steps": config.train.max_steps,
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": config.train.learning_rate,
+        "warmup_steps": round(config.train.warmup_ratio * config.train.max_steps),
+        "weight_decay": config.train.weight_decay,
+        "lr_scheduler_type": config.train.schedule,
+        "seed": seed,
+        "data_seed": seed,
+        "use_cpu": not gpu,
+        "fp16": half,
+        "bf16": False,
+        "dataloader_pin_memory": gpu,
+        "gradient_checkpointing": False,
+        "max_length": None,
+        "router_aux_loss_coef": 0.0,
+        "logging_strategy": "no",
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "push_to_hub": False,
+    }
+    fields.update(config.train.sft)
+    if not (fields.get("packing") or fields.get("shuffle_dataset")):
+        fields["dataset_kwargs"] = {"skip_prepare_dataset": True}
+    elif fields.get("packing"):
+        fields["max_length"] = config.data.max_length
+    try:
+        return SFTConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"train.sft: {config.train.sft}: {error}; allowed is what TRL's SFTConfig takes; mend that value"
+        ) from error
+
+
+def split_batch(batch_size: int, micro_batch_size: int | None, workers: int) -> tuple[int, int]:
+    """Return (examples per forward pass and worker, accumulation steps) that make up one optimizer step.
+
+    Raises:
+        ConfigError: the batch does not divide so.
+    """
+    if batch_size % workers:
+        raise ConfigError(
+            f"train.batch_size: {batch_size} examples do not divide over {workers} workers; allowed are multiples of "
+            f"{workers}; set one, or resources.workers"
+        )
+    share = batch_size // workers
+    micro = min(micro_batch_size or share, share)
+    if share % micro:
+        raise ConfigError(
+            f"train.micro_batch_size: {micro} does not divide the {share} examples of each of {workers} workers; "
+            f"allowed are divisors of {share}; set one"
+        )
+    return micro, share // micro
+
+
+def world_size() -> int:
+    """Return how many processes train this trial together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def lora_config(config: Config) -> LoraConfig | None:
+    """Return the adapters' configuration, or None when all weights are trained."""
+    lora = config.model.lora
+    if lora is None:
+        return None
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+    )

@@ -1,0 +1,154 @@
+"""Finding what is wrong with data and model before anything expensive starts, without importing torch.
+
+`check` prints what this finds, and `search` calls it before Ray starts. Local files and local model directories are
+looked into; what lives on the Hugging Face hub is left to the full loader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rankray.config import LoadedConfig
+from rankray.errors import DataError, ModelError, nearest
+from rankray.finetune.examples import Example, Places, common_prefix, make_examples
+from rankray.finetune.rows import file_fingerprint, hub_parts, is_file_source, read_rows
+from rankray.finetune.sft_fields import check_sft_fields
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+SAMPLE_ABOVE_BYTES = 32 << 20
+
+
+def preflight(loaded: LoadedConfig) -> dict[str, Any]:
+    """Check data and model of a configuration and return where they come from.
+
+    Returns:
+        `{"data": {"train": ..., "eval": ...}, "model": ...}`: `sha256:...` of a local file's content, of a local
+        model's config.json and weights (files above 32 MiB by their size and evenly spaced samples), or the hub id.
+
+    Raises:
+        DataError: a file is missing, unreadable or empty, a column does not exist, messages are malformed, or
+            `data.max_length` cuts every completion away.
+        ModelError: a local model directory is not complete.
+        ConfigError: `train.sft` holds a field that does not exist or is set elsewhere.
+    """
+    config = loaded.config
+    check_sft_fields(config.train.sft, loaded.where)
+    model, directory = _check_model(config.model.path, loaded.where("model.path"))
+    data = {split: _check_split(split, loaded, directory) for split in ("train", "eval")}
+    return {"data": data, "model": model}
+
+
+def local_model(path: str) -> Path | None:
+    """Return the directory a model path means, or None if it is an id on the hub."""
+    if path.startswith((".", "/", "~")) or Path(path).is_dir():
+        return Path(path).expanduser()
+    return None
+
+
+def context_length(config: dict[str, Any]) -> int | None:
+    """Return the longest sequence a model was made for, from its config.json; None where it does not say."""
+    nested = config.get("text_config")
+    for source in (config, nested if isinstance(nested, dict) else {}):
+        for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
+            if isinstance(source.get(key), int) and source[key] > 0:
+                return source[key]
+    return None
+
+
+def _check_model(path: str, place: str) -> tuple[str, Path | None]:
+    directory = local_model(path)
+    if directory is None:
+        return path, None
+    where = f"{place}: model.path"
+    if not directory.is_dir():
+        near = [p.name for p in directory.parent.iterdir() if p.is_dir()] if directory.parent.is_dir() else []
+        raise ModelError(
+            f"{where}: no directory {path!r}{nearest(directory.name, near)}; allowed is a model directory or a hub id; "
+            "mend the path"
+        )
+    have = ", ".join(sorted(p.name for p in directory.iterdir())[:12]) or "nothing"
+    needed = {"config.json": ("config.json",), "weights (*.safetensors)": WEIGHT_FILES, "a tokenizer": TOKENIZER_FILES}
+    for what, patterns in needed.items():
+        if not any(any(directory.glob(pattern)) for pattern in patterns):
+            raise ModelError(
+                f"{where}: {path!r} lacks {what} (it holds {have}); needed are config.json, weights and a tokenizer; "
+                "save model and tokenizer there with save_pretrained"
+            )
+    _read_json(directory / "config.json", where)
+    files = [directory / "config.json", *sorted(directory.glob("*.safetensors"))]
+    parts = [f"{file.name} {file_fingerprint(file, SAMPLE_ABOVE_BYTES)}" for file in files]
+    return f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}", directory
+
+
+def _check_split(split: str, loaded: LoadedConfig, model: Path | None) -> str:
+    data, place = loaded.config.data, loaded.where(f"data.{split}")
+    source, where = getattr(data, split), f"{place}: data.{split}"
+    if not is_file_source(source):
+        hub_parts(source, where)
+        return source
+    rows = read_rows(source, where)
+    names = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in ("prompt", "completion", "messages")}
+    examples = make_examples(rows, data, Places(source=where, **names))
+    if model is not None:
+        where = f"{loaded.where('data.max_length')}: data.max_length"
+        _check_room(examples, model, split, data.max_length, where)
+        if data.messages is not None and not _has_chat_template(model):
+            raise ModelError(
+                f"{names['messages']}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
+                "take a chat model, or use data.prompt and data.completion"
+            )
+    return file_fingerprint(Path(source))
+
+
+def _check_room(examples: Sequence[Example], model: Path, split: str, max_length: int, where: str) -> None:
+    """Raise DataError unless some example keeps a completion token after cutting; stops at the first that does."""
+    file = model / "tokenizer.json"
+    if not file.is_file():
+        return
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    context = context_length(_read_json(model / "config.json", where))
+    limit = min(max_length, context or max_length)
+    shortest = None
+    for prompt, completion in examples:
+        kept = _prompt_tokens(tokenizer, prompt, completion)
+        if kept < limit:
+            return
+        shortest = kept if shortest is None else min(shortest, kept)
+    said = f"{max_length}" if limit == max_length else f"{max_length}, and the model's context of {limit},"
+    raise DataError(
+        f"{where}: {said} leaves no completion token of any of the {len(examples)} examples of data.{split}: the "
+        f"shortest prompt has {shortest} tokens; allowed is more; raise data.max_length or shorten data.prompt"
+    )
+
+
+def _prompt_tokens(tokenizer: Any, prompt: Any, completion: Any) -> int:
+    """Return how many tokens come before the completion; for chat a lower bound, as the template adds some."""
+    if isinstance(prompt, str):
+        whole = tokenizer.encode(prompt + completion).ids
+        return common_prefix(tokenizer.encode(prompt).ids, whole)
+    text = "".join(turn["content"] for turn in prompt)
+    return len(tokenizer.encode(text, add_special_tokens=False).ids) if text else 0
+
+
+def _has_chat_template(model: Path) -> bool:
+    if (model / "chat_template.jinja").is_file() or (model / "chat_template.json").is_file():
+        return True
+    file = model / "tokenizer_config.json"
+    return file.is_file() and bool(_read_json(file, "model.path").get("chat_template"))
+
+
+def _read_json(file: Path, where: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{where}: {str(file)!r} is not JSON ({error}); save the model again") from error
+    if not isinstance(tree, dict):
+        raise ModelError(f"{where}: {str(file)!r} holds {type(tree).__name__}, not an object; save the model again")
+    return tree

@@ -1,0 +1,194 @@
+"""Training one trial: `run(spec, reporter) -> Outcome`, the only way to train.
+
+A trial is `study.seeds` training runs of `train.max_steps` steps, one after another; run i uses `train.seed` + i and
+its steps are counted on from those before. At every multiple of `evaluate.every_steps` within a run, and at its last
+step, the model is evaluated, a checkpoint is written if one is due, and both are reported. The reported `eval/...`
+metrics are the mean over the final ones of the finished runs and the present one's; `train/...` metrics are those of
+the steps since the report before. A checkpoint that `train.checkpoint_every_steps` puts between two evaluations is made
+at the later one, so that every checkpoint belongs to a report; the last step of a run always has one.
+
+A trial that goes on from a checkpoint reports that checkpoint's step once more, which costs nothing, as its metrics are
+kept in it, and brings the verdict again; then it computes what it would have computed, bit for bit on a CPU.
+
+With several workers (a process group, or the environment of one) every worker calls `run`; the first one's reporter is
+asked, and all obey its verdict.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from rankray.config import Config
+from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
+from rankray.errors import ConfigError
+from rankray.finetune.arguments import lora_config, sft_arguments
+from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
+from rankray.finetune.evaluate import evaluate, load_function
+from rankray.finetune.quiet import quiet
+from rankray.finetune.resident import (
+    clean_process,
+    computes_in_half,
+    free_memory,
+    fresh_model,
+    split_of,
+    tokenizer_of,
+)
+from rankray.finetune.trainer import RankrayTrainer
+
+PROGRESS_SECONDS = 1.0
+"""How often `reporter.progress(step, metrics)` is called at most, where a reporter has such a method."""
+
+
+def run(spec: TrialSpec, reporter: Reporter) -> Outcome:
+    """Train a trial from its start or from `spec.checkpoint`, to its end or to the first verdict that stops it.
+
+    What the reporter raises ends the training and is raised here. A loss that is not finite is reported as it is and
+    left to the verdict.
+
+    Args:
+        spec: the trial.
+        reporter: asked for a verdict at every report. If it has a method `progress(step, metrics)`, that is called now
+            and then in between with the `train/...` metrics so far.
+
+    Raises:
+        ConfigError, DataError, ModelError, LossError: the trial cannot be trained as configured.
+    """
+    try:
+        config = Config.model_validate(spec.config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}") from error
+    with quiet(), clean_process(config.train.threads):
+        return _Trial(config, spec, reporter).run()
+
+
+class _Trial:
+    """One call of `run`."""
+
+    def __init__(self, config: Config, spec: TrialSpec, reporter: Reporter) -> None:
+        self._config = config
+        self._spec = spec
+        self._reporter = reporter
+        self._directory = Path(spec.directory)
+        self._finished: list[dict[str, float]] = []
+        self._outcome = Outcome(metrics={}, steps=0, checkpoint=spec.checkpoint)
+        self._last_word = float("-inf")
+
+    def run(self) -> Outcome:
+        for name in self._config.evaluate.functions:
+            load_function(name)
+        first, resume = 0, self._spec.checkpoint
+        if resume is not None:
+            progress = read_progress(resume)
+            self._finished, first = list(progress.finished), progress.seed_index
+            if self._report(progress.step, progress.metrics, resume):
+                return self._outcome
+            if progress.seed_step >= self._config.train.max_steps:
+                self._finished.append(progress.own_metrics)
+                first, resume = first + 1, None
+        for index in range(first, self._config.study.seeds):
+            self._train(index, resume)
+            resume = None
+            if self._outcome.stopped:
+                break
+        return self._outcome
+
+    def _train(self, index: int, resume: str | None) -> None:
+        config = self._config
+        half = computes_in_half(config)
+        tokenizer = tokenizer_of(config)
+        train, self._held_out = split_of("train", config, tokenizer), split_of("eval", config, tokenizer)
+        arguments = sft_arguments(config, config.train.seed + index, str(self._directory), half)
+        trainer = RankrayTrainer(
+            model=fresh_model(config, None if config.model.lora else resume),
+            args=arguments,
+            train_dataset=train.dataset,
+            processing_class=tokenizer,
+            peft_config=lora_config(config),
+            loss=config.loss,
+            on_step=lambda trainer, step: self._after_step(trainer, index, step),
+        )
+        if trainer.is_world_process_zero():
+            remove_partial(self._directory)
+        trainer.train(resume_from_checkpoint=resume)
+        del trainer
+        free_memory()
+
+    def _after_step(self, trainer: RankrayTrainer, index: int, seed_step: int) -> str:
+        """Do what is due after a step; return why to stop, or an empty string."""
+        every, last = self._config.evaluate.every_steps, self._config.train.max_steps
+        step = index * last + seed_step
+        if seed_step % every and seed_step != last:
+            self._show_life(trainer, step)
+            return ""
+        own = evaluate(trainer.model, tokenizer_of(self._config), self._held_out, self._config)
+        metrics = _mean([*self._finished, own]) | trainer.train_metrics(reset=True)
+        checkpoint = None
+        if self._checkpoint_due(seed_step):
+            progress = Progress(step, index, seed_step, metrics, own, self._finished)
+            checkpoint = write_checkpoint(
+                self._directory,
+                progress,
+                trainer.save_to,
+                leads=trainer.is_world_process_zero(),
+                wait=trainer.accelerator.wait_for_everyone,
+            )
+        if seed_step == last:
+            self._finished = [*self._finished, own]
+        return self._report(step, metrics, checkpoint)
+
+    def _checkpoint_due(self, seed_step: int) -> bool:
+        """Whether a multiple of `checkpoint_every_steps` lies after the evaluation before, up to this one."""
+        every, distance = self._config.evaluate.every_steps, self._config.train.checkpoint_every_steps
+        if distance is None or seed_step == self._config.train.max_steps:
+            return True
+        before = (seed_step - 1) // every * every
+        return seed_step // distance > before // distance
+
+    def _report(self, step: int, metrics: Mapping[str, float], checkpoint: str | None) -> str:
+        """Report, remember it as the outcome so far, and return why to stop, or an empty string."""
+        verdict = _verdict_for_all(self._reporter, Report(step, dict(metrics), checkpoint))
+        self._outcome = Outcome(
+            metrics=dict(metrics),
+            steps=step,
+            checkpoint=checkpoint or self._outcome.checkpoint,
+            stopped=verdict.reason if verdict.stop else "",
+        )
+        self._last_word = time.monotonic()
+        return self._outcome.stopped
+
+    def _show_life(self, trainer: RankrayTrainer, step: int) -> None:
+        tell = getattr(self._reporter, "progress", None)
+        if tell is None or trainer.accelerator.num_processes > 1:
+            return
+        if time.monotonic() - self._last_word >= PROGRESS_SECONDS:
+            self._last_word = time.monotonic()
+            tell(step, trainer.train_metrics(reset=False))
+
+
+def _mean(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(metrics[name] for metrics in runs) / len(runs) for name in runs[-1]}
+
+
+def _verdict_for_all(reporter: Reporter, report: Report) -> Verdict:
+    """Ask the first worker's reporter, and give every worker its answer or its failure."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return reporter.report(report)
+    word: list[Any] = [None]
+    failure: BaseException | None = None
+    if torch.distributed.get_rank() == 0:
+        try:
+            verdict = reporter.report(report)
+            word = [(verdict.stop, verdict.reason)]
+        except BaseException as error:
+            failure, word = error, [(True, f"the first worker failed: {type(error).__name__}")]
+    torch.distributed.broadcast_object_list(word, src=0)
+    if failure is not None:
+        raise failure
+    return Verdict(stop=word[0][0], reason=word[0][1])

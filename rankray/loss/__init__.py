@@ -1,0 +1,62 @@
+"""The weighted token losses: statistics, weights, the fused chunked pass, and the oracle they are checked against.
+
+Usable on its own: needs torch and numpy, nothing of transformers or Ray. Names load on first use, so importing
+`rankray.loss` costs nothing until one of them is touched.
+
+    token_stats(logits_NV, target_N)                      what a weight may look at, per token
+    token_weights(stats, objective, **knobs)              the weight of each token, stop-gradient
+    weighted_nll(hidden_NH, head_VH, label_N, ...)        the loss, logits never materialised
+    weighted_nll_with_stats(...)                          the same and the sums a trainer logs, for free
+    plain_stats(hidden_NH, head_VH, label_N)              evaluation: plain NLL and accuracy, no gradients
+    WEIGHTS                                               objective name -> weight function: the extension point
+    reference                                             the same in float64, full logits, as the paper writes it
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rankray.loss import reference
+    from rankray.loss.chunked import plain_stats, weighted_nll, weighted_nll_with_stats
+    from rankray.loss.stats import TokenStats, token_stats
+    from rankray.loss.totals import LossStats
+    from rankray.loss.weights import WEIGHTS, Knobs, token_weights
+
+__all__ = [
+    "WEIGHTS",
+    "Knobs",
+    "LossStats",
+    "TokenStats",
+    "plain_stats",
+    "reference",
+    "token_stats",
+    "token_weights",
+    "weighted_nll",
+    "weighted_nll_with_stats",
+]
+
+_HOME = {
+    "WEIGHTS": "weights",
+    "Knobs": "weights",
+    "LossStats": "totals",
+    "TokenStats": "stats",
+    "plain_stats": "chunked",
+    "token_stats": "stats",
+    "token_weights": "weights",
+    "weighted_nll": "chunked",
+    "weighted_nll_with_stats": "chunked",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "reference":
+        return importlib.import_module("rankray.loss.reference")
+    if name not in _HOME:
+        raise AttributeError(f"module 'rankray.loss' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"rankray.loss.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

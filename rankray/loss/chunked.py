@@ -1,0 +1,240 @@
+"""The weighted token loss from hidden states and output head, without ever holding the logits.
+
+Shapes: N tokens, V vocabulary, H hidden, C tokens of one chunk.
+
+    loss = sum over supervised tokens of w * (-ln p_t) / num_items
+
+`fused.py` does the pass; here are the public calls, the checks and the choice of the chunk.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rankray.errors import LossError
+from rankray.loss.fused import FusedLoss, Outcome, Plan, Slot, fused_pass
+from rankray.loss.stats import CHUNK_TOKENS, check_targets, stats_dtype
+from rankray.loss.totals import LossStats
+from rankray.loss.weights import (
+    WEIGHTS,
+    Knobs,
+    check_knobs,
+    needed_stats,
+    needs_talr_temperature,
+    relative_scale,
+    talr_temperature,
+)
+
+IGNORED = -100
+"""The label of a token that is not supervised."""
+
+
+def weighted_nll(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor, **options: Any) -> Tensor:
+    """Return the weighted loss, a scalar: the first of what `weighted_nll_with_stats` returns; same arguments."""
+    return weighted_nll_with_stats(hidden_NH, head_VH, label_N, **options)[0]
+
+
+def weighted_nll_with_stats(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    *,
+    objective: str = "rri",
+    bias_V: Tensor | None = None,
+    num_items: int | float | Tensor | None = None,
+    chunk_size: int | None = None,
+    logit_scale: float = 1.0,
+    logit_softcap: float | None = None,
+    sequence_N: Tensor | None = None,
+    **knobs: Any,
+) -> tuple[Tensor, LossStats]:
+    """Return the weighted loss and the sums to log beside it.
+
+    Same value as
+
+        logits_NV = linear(hidden_NH, head_VH, bias_V) * logit_scale
+        logits_NV = logit_softcap * tanh(logits_NV / logit_softcap)                      # where there is a softcap
+        keep_N = label_N != -100
+        weight = token_weights(token_stats(logits_NV[keep_N], label_N[keep_N]), objective, **knobs)
+        loss = (weight.detach() * cross_entropy(logits_NV[keep_N], label_N[keep_N], reduction="none")).sum() / num_items
+
+    and the same gradients, without allocating `(N, V)` forward or backward. Ignored tokens cost nothing. Without a
+    supervised token the loss is 0 with zero gradients. A NaN or infinite logit of a supervised token makes the loss
+    non-finite; a logit of -inf beside the target is a token of probability 0. Not twice differentiable.
+
+    Args:
+        hidden_NH: what goes into the head. Under autocast the products run in the autocast dtype.
+        head_VH: the head's weight; its gradient is accumulated in float32, and only computed if it is trained.
+        label_N: the token to predict from each row (already shifted); -100 is ignored.
+        objective: a key of `WEIGHTS`.
+        bias_V: the head's bias.
+        num_items: the denominator: supervised tokens in the *global* batch (over accumulation steps and ranks).
+            None: the supervised tokens given.
+        chunk_size: tokens whose logits live at a time; None: `choose_chunk_tokens`.
+        logit_scale: multiplies the logits (Cohere; Granite's divisor is 1 / logit_scale).
+        logit_softcap: > 0, in logits (Gemma).
+        sequence_N: see `token_weights`; only for talr with talr_temperature="auto", which costs a first forward pass.
+        knobs: see `token_weights`.
+
+    Returns:
+        the loss, a 0-d tensor in float32 (float64 for float64 inputs), and its `LossStats`.
+
+    Raises:
+        LossError: shapes that do not fit, a label outside the vocabulary, an impossible knob or option.
+
+    Source: arXiv:2602.01745, the weighted objective.
+    """
+    checked = check_knobs(objective, knobs)
+    _check_shapes(hidden_NH, head_VH, label_N, bias_V, sequence_N)
+    _check_options(num_items, chunk_size, logit_scale, logit_softcap)
+    plan = _plan(hidden_NH, head_VH, label_N, num_items, chunk_size, logit_scale, logit_softcap)
+    if needs_talr_temperature(objective, checked):
+        first = fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False))
+        sequence_T = None if sequence_N is None else sequence_N[plan.row_T]
+        checked = replace(checked, talr_temperature=talr_temperature(-first.stats.log_prob_N, sequence_T))
+    weigh = WEIGHTS[objective]
+    plan = replace(plan, wanted=needed_stats(objective, checked), weigh=lambda stats: weigh(stats, checked))
+    loss, outcome = _run(hidden_NH, head_VH, bias_V, plan)
+    return loss, _totals(outcome, objective, checked)
+
+
+@torch.no_grad()
+def plain_stats(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    chunk_size: int | None = None,
+    logit_scale: float = 1.0,
+    logit_softcap: float | None = None,
+) -> LossStats:
+    """Return plain NLL, token count and correct greedy choices, for evaluation; the weight is 1, no gradients.
+
+    Same values as `cross_entropy(logits_NV, label_N, reduction="sum")` and `(logits_NV.argmax(-1) == label_N).sum()`
+    without allocating `(N, V)`. Arguments and errors as `weighted_nll_with_stats`.
+    """
+    return weighted_nll_with_stats(
+        hidden_NH,
+        head_VH,
+        label_N,
+        objective="sft",
+        bias_V=bias_V,
+        chunk_size=chunk_size,
+        logit_scale=logit_scale,
+        logit_softcap=logit_softcap,
+    )[1]
+
+
+def choose_chunk_tokens(vocabulary: int, bytes_per_logit: int, device: torch.device) -> int:
+    """How many tokens' logits to hold at a time: 256, fewer where they would take over 1/64 of the device's memory.
+
+    Depends on the memory the device has, not on what is free: a resumed run must cut its chunks as the first one did,
+    or its sums would differ in the last bit.
+    """
+    budget_bytes = _memory_bytes(device) // 64
+    fitting = budget_bytes // max(1, vocabulary * bytes_per_logit)
+    return max(16, min(CHUNK_TOKENS, fitting // 16 * 16))
+
+
+def _memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 * 2**30
+
+
+def _plan(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    num_items: int | float | Tensor | None,
+    chunk_size: int | None,
+    logit_scale: float,
+    logit_softcap: float | None,
+) -> Plan:
+    """Settle everything but the objective; as it stands it is sft's."""
+    device = hidden_NH.device
+    row_T = (label_N != IGNORED).nonzero().squeeze(1)
+    label_T = label_N[row_T].long()
+    check_targets("weighted_nll", label_T, len(head_VH))
+    dtype = torch.promote_types(hidden_NH.dtype, head_VH.dtype)
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+    if chunk_size is None:
+        wide_bytes = stats_dtype(dtype).itemsize
+        bytes_per_logit = wide_bytes * (2 if logit_softcap is None else 3) + dtype.itemsize % wide_bytes
+        chunk_size = choose_chunk_tokens(len(head_VH), bytes_per_logit, device)
+    items: float | Tensor = max(1, len(row_T)) if num_items is None else num_items
+    if isinstance(items, Tensor):
+        items = items.detach().to(device=device, dtype=stats_dtype(dtype))
+    return Plan(
+        row_T=row_T,
+        label_T=label_T,
+        inverse_items=1.0 / items,
+        wanted=needed_stats("sft", Knobs()),
+        weigh=lambda stats: torch.ones_like(stats.log_prob_N),
+        chunk_tokens=chunk_size,
+        compute_dtype=dtype,
+        logit_scale=logit_scale,
+        logit_softcap=logit_softcap,
+    )
+
+
+def _run(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan) -> tuple[Tensor, Outcome]:
+    inputs = [tensor for tensor in (hidden_NH, head_VH, bias_V) if tensor is not None]
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
+        outcome = fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False))
+        return outcome.loss, outcome
+    slot = Slot()
+    loss = FusedLoss.apply(hidden_NH, head_VH, bias_V, plan, slot)
+    assert slot.outcome is not None
+    return loss, slot.outcome
+
+
+def _totals(outcome: Outcome, objective: str, knobs: Knobs) -> LossStats:
+    stats = outcome.stats
+    scale_T = relative_scale(stats, knobs) if objective == "rri" else torch.ones_like(outcome.weight_T)
+    return LossStats.of(stats.log_prob_N, outcome.weight_T, scale_T, outcome.correct_T)
+
+
+def _check_shapes(
+    hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor, bias_V: Tensor | None, sequence_N: Tensor | None
+) -> None:
+    fits = hidden_NH.dim() == 2 and head_VH.dim() == 2 and hidden_NH.shape[1] == head_VH.shape[1]
+    fits = fits and label_N.shape == hidden_NH.shape[:1]
+    fits = fits and (bias_V is None or bias_V.shape == head_VH.shape[:1])
+    fits = fits and (sequence_N is None or sequence_N.shape == label_N.shape)
+    if not fits:
+        bias = "" if bias_V is None else f", bias {tuple(bias_V.shape)}"
+        sequence = "" if sequence_N is None else f", sequence {tuple(sequence_N.shape)}"
+        raise LossError(
+            f"weighted_nll: hidden {tuple(hidden_NH.shape)}, head {tuple(head_VH.shape)}, label"
+            f" {tuple(label_N.shape)}{bias}{sequence}; allowed are (N, H), (V, H), (N,), bias (V,), sequence (N,);"
+            " flatten batch and time, and shift the labels, before the call"
+        )
+
+
+def _check_options(
+    num_items: int | float | Tensor | None, chunk_size: int | None, logit_scale: float, logit_softcap: float | None
+) -> None:
+    where, given, allowed = "", "", ""
+    if isinstance(num_items, Tensor) and num_items.numel() != 1:
+        where, given, allowed = "num_items", f"a tensor of shape {tuple(num_items.shape)}", "a number or a 0-d tensor"
+    elif num_items is not None and not isinstance(num_items, Tensor) and not num_items > 0:
+        where, given, allowed = "num_items", f"{num_items!r}", "a number > 0, or None for the tokens given"
+    elif chunk_size is not None and chunk_size < 1:
+        where, given, allowed = "chunk_size", f"{chunk_size!r}", "an integer >= 1, or None to let it be chosen"
+    elif logit_softcap is not None and not logit_softcap > 0:
+        where, given, allowed = "logit_softcap", f"{logit_softcap!r}", "a number > 0, or None"
+    elif not abs(logit_scale) < float("inf"):
+        where, given, allowed = "logit_scale", f"{logit_scale!r}", "a finite number"
+    if where:
+        raise LossError(f"weighted_nll: {where} = {given}; allowed is {allowed}; correct {where}")

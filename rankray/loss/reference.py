@@ -1,0 +1,138 @@
+"""The oracle: every objective with full logits, in float64, written down as the papers do.
+
+Shapes: N tokens, V vocabulary, H hidden.
+
+Nothing is shared with the fused pass, nothing is fast, nothing is in log space that the paper has not in log space.
+The rest of `rankray.loss` is right where it agrees with this page.
+
+Source: arXiv:2602.01745 (rri), arXiv:2508.05629 (dft), arXiv:2509.20758 (talr), arXiv:2601.02151 (eaft).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from rankray.loss.stats import TokenStats
+
+
+def token_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:
+    """p_t, H, R, E[R] and the top-20 entropy of every row, float64, detached; see `rankray.loss.token_stats`."""
+    logits_NV = logits_NV.detach().double()
+    log_prob_NV = logits_NV.log_softmax(-1)
+    prob_NV = log_prob_NV.exp()
+    log_prob_N = log_prob_NV.gather(1, target_N[:, None])[:, 0]
+
+    entropy_bits_N = -torch.where(prob_NV > 0, prob_NV * log_prob_NV, 0.0).sum(-1) / torch.tensor(2.0).double().log()
+    rank_N = (logits_NV >= logits_NV.gather(1, target_N[:, None])).sum(-1).double()
+    sorted_NV = prob_NV.sort(-1, descending=True).values
+    rank_V = torch.arange(1, logits_NV.shape[1] + 1, dtype=torch.float64)
+    expected_rank_N = (sorted_NV * rank_V).sum(-1)
+
+    top_NK = sorted_NV[:, :20] / sorted_NV[:, :20].sum(-1, keepdim=True)
+    top_entropy_nats_N = -torch.where(top_NK > 0, top_NK * top_NK.log(), 0.0).sum(-1)
+    return TokenStats(log_prob_N, entropy_bits_N, rank_N, expected_rank_N, top_entropy_nats_N)
+
+
+def f(x: Tensor) -> Tensor:
+    """Worth of a rank."""
+    return 1 / torch.log2(x + 1)
+
+
+def s(entropy_bits: Tensor) -> Tensor:
+    """Lower bound of the expected rank."""
+    return 2**entropy_bits / 4 + 1
+
+
+def indicator(stats: TokenStats, form: str, temperature: float, entropy_weight: float) -> Tensor:
+    """The Relative Rank Indicator I: above 1 where the token was guessed better than was to be expected."""
+    one = torch.ones(())
+    if form == "exact":
+        better = (f(stats.rank_N) - f(one)) - entropy_weight * (f(stats.expected_rank_N) - f(one))
+        return 2 ** (better / temperature)
+    xi = torch.maximum(stats.rank_N, s(stats.entropy_bits_N))
+    k = torch.log2(xi + 1) ** -2
+    log2_prob = stats.log_prob_N / torch.tensor(2.0).double().log()
+    return 2 ** (k / temperature * (log2_prob + entropy_weight * torch.log2(s(stats.entropy_bits_N))))
+
+
+def token_weights(
+    stats: TokenStats,
+    objective: str = "rri",
+    *,
+    form: str = "bound",
+    base: str = "prob",
+    temperature: float = 1.0,
+    entropy_weight: float = 1.0,
+    max_scale: float | None = None,
+    min_weight: float = 0.0,
+    talr_temperature: float | str = "auto",
+    alpha: float = 1.0,
+    sequence_N: Tensor | None = None,
+) -> Tensor:
+    """The weight of every token, float64; see `rankray.loss.token_weights`."""
+    prob_N = stats.log_prob_N.exp()
+    if objective == "sft":
+        return torch.ones_like(prob_N)
+    if objective == "dft":
+        return prob_N
+    if objective == "rri":
+        scale_N = 1 / indicator(stats, form, temperature, entropy_weight)
+        if max_scale is not None:
+            scale_N = scale_N.clamp(max=max_scale)
+        return scale_N * (prob_N if base == "prob" else 1)
+    if objective == "talr":
+        if talr_temperature == "auto":
+            talr_temperature = median_nll(-stats.log_prob_N, sequence_N)
+        return (prob_N ** (1 / float(talr_temperature))).clamp(min=min_weight)
+    if objective == "eaft":
+        assert stats.top_entropy_nats_N is not None
+        return (stats.top_entropy_nats_N / 3) ** alpha
+    raise KeyError(objective)
+
+
+def median_nll(nll_N: Tensor, sequence_N: Tensor | None) -> float:
+    """Median over sequences of their mean NLL, nats."""
+    if sequence_N is None:
+        sequence_N = torch.zeros_like(nll_N)
+    means = [nll_N[sequence_N == sequence].mean() for sequence in sequence_N.unique()]
+    return float(torch.stack(means).quantile(0.5))
+
+
+def logits(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    bias_V: Tensor | None = None,
+    logit_scale: float = 1.0,
+    logit_softcap: float | None = None,
+) -> Tensor:
+    """All the logits, (N, V), float64, differentiable."""
+    logits_NV = linear(hidden_NH.double(), head_VH.double(), None if bias_V is None else bias_V.double()) * logit_scale
+    return logits_NV if logit_softcap is None else logit_softcap * torch.tanh(logits_NV / logit_softcap)
+
+
+def weighted_nll(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    *,
+    objective: str = "rri",
+    bias_V: Tensor | None = None,
+    num_items: int | float | Tensor | None = None,
+    logit_scale: float = 1.0,
+    logit_softcap: float | None = None,
+    sequence_N: Tensor | None = None,
+    **knobs: object,
+) -> Tensor:
+    """The loss, float64, differentiable with respect to hidden, head and bias; see `rankray.loss.weighted_nll`."""
+    keep_N = label_N != -100
+    if not keep_N.any():
+        return (hidden_NH.double().sum() + head_VH.double().sum()) * 0
+    logits_NV = logits(hidden_NH[keep_N], head_VH, bias_V, logit_scale, logit_softcap)
+    stats = token_stats(logits_NV, label_N[keep_N])
+    sequence_N = None if sequence_N is None else sequence_N[keep_N]
+    weight_N = token_weights(stats, objective, sequence_N=sequence_N, **knobs).detach()  # type: ignore[arg-type]
+    nll_N = -logits_NV.log_softmax(-1).gather(1, label_N[keep_N][:, None])[:, 0]
+    items = keep_N.sum() if num_items is None else num_items
+    return (weight_N * nll_N).sum() / items

@@ -1,0 +1,175 @@
+"""Per-token statistics of a prediction: what a token weight may look at.
+
+Shapes: N tokens, V vocabulary, C tokens of one chunk; a trailing 1 is a kept dimension.
+
+Everything here is stop-gradient. Statistics are computed in float32 (float64 for float64 logits) and in log space, so
+a target whose probability underflows still has its log-probability. Rank is counted on logits, not on probabilities:
+it needs no rounding, and ties count against the target.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rankray.errors import LossError
+from rankray.loss.ranking import blocked_dot, count_at_least, expected_rank
+
+TOP_K = 20
+"""How many of the most probable tokens EAFT's entropy looks at."""
+
+CHUNK_TOKENS = 256
+
+_FAR_BELOW = -1.0e4
+"""A shifted logit at which exp is exactly 0 in every dtype, yet 0 times it is 0 and not NaN (unlike -inf)."""
+
+
+class TokenStats(NamedTuple):
+    """Statistics of N predictions, each an (N,) tensor; see `token_stats` for their definitions.
+
+    A statistic that was not asked for is NaN in every place (`top_entropy_nats_N`: None), never a stale number.
+    """
+
+    log_prob_N: Tensor
+    entropy_bits_N: Tensor
+    rank_N: Tensor
+    expected_rank_N: Tensor
+    top_entropy_nats_N: Tensor | None = None
+
+
+ALL_STATS = frozenset({"entropy_bits_N", "rank_N", "expected_rank_N", "top_entropy_nats_N"})
+"""The statistics that cost a pass over the logits; `log_prob_N` is always there."""
+
+
+@torch.no_grad()
+def token_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:
+    """Return the statistics of every row of `logits_NV` about its target, all stop-gradient.
+
+    Same values as, with `p = softmax(logits_NV, -1)` and `p_t = p[range(N), target_N]`:
+
+        log_prob_N          log(p_t)                                    nats
+        entropy_bits_N      -(p * log2(p)).sum(-1), 0 log 0 = 0         bits
+        rank_N              (p >= p_t[:, None]).sum(-1)                 from 1, ties count against the target
+        expected_rank_N     (sort(p, descending) * arange(1, V + 1)).sum(-1)
+        top_entropy_nats_N  -(q * log(q)).sum(-1), q the 20 largest of p renormalised (all of p where V < 20)   nats
+
+    without further (N, V) tensors. A row that holds a NaN or a +inf gives NaN; -inf is a token of probability 0.
+
+    Args:
+        logits_NV: unnormalised log-probabilities, any floating dtype; not modified.
+        target_N: index of the true token of each row, in [0, V); no -100 here.
+
+    Raises:
+        LossError: the shapes do not match, or a target is no index into the vocabulary.
+
+    Source: arXiv:2602.01745 (p_t, H, R, E[R]); arXiv:2601.02151 (the top-20 entropy).
+    """
+    if logits_NV.dim() != 2 or target_N.shape != logits_NV.shape[:1]:
+        raise LossError(
+            f"token_stats: logits of shape {tuple(logits_NV.shape)} with targets of shape {tuple(target_N.shape)};"
+            " logits (N, V) go with targets (N,); flatten batch and time first"
+        )
+    check_targets("token_stats", target_N, logits_NV.shape[1])
+    dtype = stats_dtype(logits_NV.dtype)
+    if not len(target_N):
+        empty_N = torch.empty(0, dtype=dtype, device=logits_NV.device)
+        return TokenStats(empty_N, empty_N, empty_N, empty_N, empty_N)
+    parts = []
+    for logits_CV, target_C in zip(logits_NV.split(CHUNK_TOKENS), target_N.split(CHUNK_TOKENS), strict=True):
+        work_CV = logits_CV.to(dtype, copy=True).contiguous()
+        parts.append(chunk_stats(work_CV, target_C, torch.empty_like(work_CV), ALL_STATS)[0])
+    return cat_stats(parts)
+
+
+def chunk_stats(
+    logits_CV: Tensor, target_C: Tensor, prob_CV: Tensor, wanted: frozenset[str]
+) -> tuple[TokenStats, Tensor]:
+    """Statistics of one chunk and whether the target is the greedy choice; the two (C, V) tensors are scratch.
+
+    On return `prob_CV` holds softmax(logits_CV) and `logits_CV` holds nothing of use: no other (C, V) tensor lives.
+
+    Args:
+        logits_CV: contiguous, float32 or float64, overwritten.
+        target_C: index of the true token.
+        prob_CV: like logits_CV; receives the probabilities.
+        wanted: names of the fields of `TokenStats` to compute, a subset of `ALL_STATS`.
+
+    Returns:
+        the statistics, and a bool (C,): `logits_CV.argmax(-1) == target_C`.
+    """
+    target_C1 = target_C.unsqueeze(1)
+    top_C1 = _argmax(logits_CV).unsqueeze(1)
+    target_logit_C1 = logits_CV.gather(1, target_C1)
+    top_logit_C1 = logits_CV.gather(1, top_C1)
+    unknown_C = torch.full_like(target_logit_C1[:, 0], math.nan)
+    rank_C = count_at_least(logits_CV, target_logit_C1) if "rank_N" in wanted else unknown_C
+
+    torch.softmax(logits_CV, -1, out=prob_CV)
+    log_norm_C1 = -prob_CV.gather(1, top_C1).log()
+    log_prob_C = (target_logit_C1 - top_logit_C1 - log_norm_C1).squeeze(1)
+
+    entropy_bits_C, expected_rank_C, top_entropy_C = unknown_C, unknown_C, None
+    if wanted & {"entropy_bits_N", "expected_rank_N"}:
+        logits_CV.sub_(top_logit_C1).clamp_(min=_FAR_BELOW)
+    if "entropy_bits_N" in wanted:
+        entropy_nats_C = log_norm_C1.squeeze(1) - _row_dot(prob_CV, logits_CV)
+        entropy_bits_C = entropy_nats_C.clamp(min=0.0) / math.log(2.0)
+    if "top_entropy_nats_N" in wanted:
+        top_entropy_C = _top_entropy_nats(prob_CV)
+    if "expected_rank_N" in wanted:
+        expected_rank_C = expected_rank(prob_CV, logits_CV)
+    stats = TokenStats(log_prob_C, entropy_bits_C, rank_C, expected_rank_C, top_entropy_C)
+    return stats, (top_C1 == target_C1).squeeze(1)
+
+
+def cat_stats(parts: list[TokenStats]) -> TokenStats:
+    """Join the statistics of consecutive chunks."""
+    top_entropies = [part.top_entropy_nats_N for part in parts if part.top_entropy_nats_N is not None]
+    return TokenStats(
+        torch.cat([part.log_prob_N for part in parts]),
+        torch.cat([part.entropy_bits_N for part in parts]),
+        torch.cat([part.rank_N for part in parts]),
+        torch.cat([part.expected_rank_N for part in parts]),
+        torch.cat(top_entropies) if top_entropies else None,
+    )
+
+
+def stats_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype statistics and weights are computed in: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_targets(where: str, target_N: Tensor, vocabulary: int) -> None:
+    """Raise LossError where a target is no index into the vocabulary."""
+    if len(target_N) and (int(target_N.min()) < 0 or int(target_N.max()) >= vocabulary):
+        raise LossError(
+            f"{where}: labels from {int(target_N.min())} to {int(target_N.max())};"
+            f" allowed are 0 to {vocabulary - 1}, the rows of the head, and -100 for tokens to ignore;"
+            " check that the tokenizer belongs to the model"
+        )
+
+
+def on_numpy(tensor_CV: Tensor) -> bool:
+    """Whether numpy can work on this tensor in place (its argmax, dot and sort beat torch's on a CPU)."""
+    return tensor_CV.device.type == "cpu" and tensor_CV.is_contiguous()
+
+
+def _argmax(logits_CV: Tensor) -> Tensor:
+    if on_numpy(logits_CV):
+        return torch.from_numpy(logits_CV.numpy().argmax(-1))
+    return logits_CV.argmax(-1)
+
+
+def _row_dot(left_CV: Tensor, right_CV: Tensor) -> Tensor:
+    if on_numpy(left_CV):
+        return torch.from_numpy(blocked_dot(left_CV.numpy(), right_CV.numpy())).to(left_CV.dtype)
+    return torch.linalg.vecdot(left_CV, right_CV)
+
+
+def _top_entropy_nats(prob_CV: Tensor) -> Tensor:
+    top_CK = prob_CV.topk(min(TOP_K, prob_CV.shape[1]), dim=-1).values
+    top_CK = top_CK / top_CK.sum(-1, keepdim=True)
+    return torch.special.entr(top_CK).sum(-1)

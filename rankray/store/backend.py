@@ -1,0 +1,148 @@
+"""From a store URL to an optuna storage that retries, and that raises nothing with a password in it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from rankray.errors import RankrayError, StoreError, StoreUnavailable
+from rankray.store.journal import journal_lock
+from rankray.store.urls import StoreURL, masked, parse_url, scrub
+
+RETRY_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Pauses between tries of an operation that failed for want of a connection or a lock."""
+BUSY_SECONDS = 60
+_DRIVER_MODULES = ("sqlalchemy", "sqlite3", "psycopg2", "psycopg", "pymysql", "MySQLdb", "grpc")
+_TRANSIENT_NAMES = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "RpcError")
+T = TypeVar("T")
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def connect(url: str, *, create: bool = True) -> BaseStorage:
+    """Open the storage behind a URL.
+
+    The returned storage retries what fails for want of a connection, then raises `StoreUnavailable`. It is safe to
+    share among threads.
+
+    Args:
+        url: a store URL.
+        create: make the file (and its directory) of a file store that does not exist; otherwise refuse.
+
+    Raises:
+        StoreError: the URL is wrong, or names a file that does not exist and may not be made.
+        StoreUnavailable: the store does not answer; the message holds no password.
+    """
+    parts = parse_url(url)
+    if parts.scheme in ("sqlite", "journal"):
+        if not create and not parts.path.is_file():
+            raise StoreError(f"store: {masked(url)}: there is no such file; start a search with it, or correct --store")
+        try:
+            parts.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"store: {masked(url)}: its directory cannot be made ({error.strerror})") from None
+    storage = _retrying(lambda: _open(parts), url)
+    return cast(BaseStorage, Guard(storage, url))
+
+
+class Guard:
+    """A storage whose methods retry what is transient and turn the rest into `StoreUnavailable` without secrets.
+
+    A retried write may have been committed although its answer was lost. All writes of this package bear that: they
+    set the same value again, or (creating a trial or a claim) leave one more record that nobody takes for theirs.
+    """
+
+    def __init__(self, storage: BaseStorage, url: str) -> None:
+        self._guarded = storage
+        self._url = url
+
+    def __repr__(self) -> str:
+        return f"Guard({masked(self._url)!r})"
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._guarded, name)
+        if not callable(attribute):
+            return attribute
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return _retrying(lambda: attribute(*args, **kwargs), self._url)
+
+        self.__dict__[name] = call
+        return call
+
+
+def _retrying(operation: Callable[[], T], url: str) -> T:
+    for pause in (*RETRY_SECONDS, None):
+        try:
+            return operation()
+        except (RankrayError, KeyError, optuna.exceptions.UpdateFinishedTrialError):
+            raise
+        except optuna.exceptions.DuplicatedStudyError:
+            raise
+        except Exception as error:
+            cause = _driver_error(error)
+            if cause is None:
+                raise
+            if pause is None or not _transient(cause):
+                raise StoreUnavailable(_unavailable(cause, url)) from None
+        time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def _driver_error(error: BaseException) -> BaseException | None:
+    """Return what the database, the network or the disk said, or None if the error is not theirs."""
+    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    module = type(error).__module__.split(".")[0]
+    if module in _DRIVER_MODULES or isinstance(error, (OSError, json.JSONDecodeError)):
+        return error
+    return error if isinstance(error, optuna.exceptions.StorageInternalError) else None
+
+
+def _transient(cause: BaseException) -> bool:
+    return isinstance(cause, OSError) or any(kind.__name__ in _TRANSIENT_NAMES for kind in type(cause).__mro__)
+
+
+def _unavailable(cause: BaseException, url: str) -> str:
+    said = str(getattr(cause, "orig", None) or cause).strip().splitlines()
+    first = scrub(said[0], url) if said else ""
+    return (
+        f"store: {masked(url)} does not answer ({type(cause).__name__}: {first}); what was committed is safe; "
+        "check that it is up and reachable, then run the same command again"
+    )
+
+
+def _open(parts: StoreURL) -> BaseStorage:
+    if parts.scheme == "grpc":
+        proxy = optuna.storages.GrpcStorageProxy(host=parts.host, port=parts.port)
+        proxy.wait_server_ready(timeout=10)
+        return proxy
+    if parts.scheme == "journal":
+        return JournalStorage(JournalFileBackend(str(parts.path), lock_obj=journal_lock(parts.path)))
+    if parts.scheme == "sqlite":
+        options: dict[str, Any] = {"creator": lambda: _sqlite(str(parts.path))}
+        url = parts.raw
+    else:
+        options = {"pool_pre_ping": True, "pool_recycle": 1800}
+        url = f"{parts.scheme}+{parts.driver}://{parts.raw.partition('://')[2]}"
+    # optuna passes the URL through str.format, so braces (in a password) are doubled.
+    engine_url = url.replace("{", "{{").replace("}", "}}")
+    return optuna.storages.get_storage(RDBStorage(engine_url, engine_kwargs=options))
+
+
+def _sqlite(path: str) -> sqlite3.Connection:
+    """Connect: a write-ahead log, so that readers never wait; a sync at each commit; patience with other writers."""
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection

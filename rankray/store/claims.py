@@ -1,0 +1,92 @@
+"""Claims: an append-only log in which the first entry for a key wins, on every backend.
+
+The log is a companion study, `<study>/claims`, one finished trial per entry. Optuna numbers the trials of a study
+one after the other on all its backends, under a row lock or in one appended line, together with all they carry; so of
+two entries with one key, everybody agrees which came first. Nothing is ever changed or removed.
+
+Two things are decided here:
+
+- `identity`: what the study is. The first entry holds the whole configuration; later ones change nothing.
+- `trial:<number>:<fence>`: who owns a trial. Fence 0 belongs to the driver that created it. Whoever takes it over
+  enters the next fence; the highest fence with its first entry is the owner. An entry without a driver releases the
+  trial. There is no second place that says who owns a trial, so there is nothing that could disagree or be half done.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from rankray.store.records import DRIVER
+
+SUFFIX = "/claims"
+NOBODY = ""
+_KEY = "rankray:claim"
+_BODY = "rankray:body"
+
+
+def find_or_create(storage: BaseStorage, name: str, direction: StudyDirection) -> int:
+    """Return the id of the study of this name, made if need be; safe against others doing the same."""
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        pass
+    try:
+        return storage.create_new_study([direction], name)
+    except optuna.exceptions.DuplicatedStudyError:
+        return storage.get_study_id_from_name(name)
+
+
+class Claims:
+    """The claims of one study, read incrementally; safe to share among threads."""
+
+    def __init__(self, storage: BaseStorage, study_id: int) -> None:
+        self.study_id = study_id
+        self._storage = storage
+        self._lock = threading.Lock()
+        self._read = 0
+        self._first: dict[str, Any] = {}
+        self._latest: dict[int, tuple[str, int]] = {}
+
+    def refresh(self) -> None:
+        """Read what others have entered since."""
+        with self._lock:
+            entries = self._storage.get_all_trials(self.study_id, deepcopy=False)
+            for entry in entries[self._read :]:
+                self._note(entry)
+            self._read = len(entries)
+
+    def enter(self, key: str, body: Any) -> Any:
+        """Add an entry and return the body of the first one with this key: the caller's own if it won."""
+        entry = create_trial(state=TrialState.FAIL, user_attrs={_KEY: key, _BODY: body})
+        self._storage.create_new_trial(self.study_id, entry)
+        self.refresh()
+        return self._first[key]
+
+    def first(self, key: str) -> Any:
+        """Return the body of the first entry with this key as of the last refresh, or None."""
+        return self._first.get(key)
+
+    def owner(self, trial: FrozenTrial) -> tuple[str, int]:
+        """Return (driver, fence) of a trial as of the last refresh; the driver is `NOBODY` after a release."""
+        return self._latest.get(trial.number) or (str(trial.user_attrs.get(DRIVER, NOBODY)), 0)
+
+    def take(self, trial: FrozenTrial, driver: str) -> bool:
+        """Enter `driver` as the next owner of a trial; return whether it was the first to do so."""
+        _, fence = self.owner(trial)
+        return bool(self.enter(f"trial:{trial.number}:{fence + 1}", driver) == driver)
+
+    def _note(self, entry: FrozenTrial) -> None:
+        key, body = entry.user_attrs[_KEY], entry.user_attrs[_BODY]
+        if key in self._first:
+            return
+        self._first[key] = body
+        kind, _, rest = key.partition(":")
+        if kind == "trial":
+            number, _, fence = rest.partition(":")
+            self._latest[int(number)] = (body, int(fence))

@@ -1,0 +1,88 @@
+"""Carrying out what has been committed: the writes that follow a step record or an end record.
+
+Everything here can be done twice, or by another driver than the one that committed; a trial that is already ended is
+left as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from rankray.config.schema import Config
+from rankray.store.records import END, StepRecord, steps_of
+from rankray.store.strategies import full_steps
+
+STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+class Ender:
+    """Ends the trials of one study. Its caller owns them."""
+
+    def __init__(self, storage: BaseStorage, config: Config) -> None:
+        self._storage = storage
+        self._metric = config.study.metric
+        self._full = full_steps(config)
+
+    def carry_out(self, trial: FrozenTrial, record: StepRecord) -> None:
+        """Do what a committed step record says, as far as it is not done."""
+        value = record.metrics.get(self._metric)
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            if value is not None and not record.failed and trial.intermediate_values.get(record.step) != value:
+                self._storage.set_trial_intermediate_value(trial._trial_id, record.step, value)
+            for key, mark in record.marks.items():
+                if trial.system_attrs.get(key) != mark:
+                    self._storage.set_trial_system_attr(trial._trial_id, key, mark)
+        if record.stop:
+            state = "failed" if record.failed else "pruned"
+            self._close(trial, {"state": state, "value": None if record.failed else value})
+
+    def complete(self, trial: FrozenTrial, metrics: dict[str, float]) -> None:
+        """End a trial by its final metrics: COMPLETE, or FAILED where the study's metric is missing or no number."""
+        value = metrics.get(self._metric)
+        if value is None:
+            self.fail(trial, f"{self._metric} is missing in the final metrics", metrics=metrics)
+        elif not math.isfinite(value):
+            self.fail(trial, f"{self._metric} is {value} at the end", metrics=metrics)
+        else:
+            self._commit(trial, {"state": "complete", "value": value, "metrics": metrics})
+
+    def fail(self, trial: FrozenTrial, reason: str, **more: Any) -> None:
+        """End a trial as FAILED."""
+        self._commit(trial, {"state": "failed", "reason": reason, **more})
+
+    def mend(self, trial: FrozenTrial) -> bool:
+        """Do what an earlier owner committed and did not finish; return whether that ended the trial.
+
+        A trial that has reported its last step is complete, even if nobody came to say so.
+        """
+        steps = steps_of(trial)
+        for record in steps.values():
+            self.carry_out(trial, record)
+            if record.stop:
+                return True
+        if END in trial.user_attrs:
+            self._close(trial, trial.user_attrs[END])
+            return True
+        last = steps[max(steps)] if steps else None
+        if last is not None and last.step >= self._full and self._metric in last.metrics:
+            self.complete(trial, last.metrics)
+            return True
+        return False
+
+    def _commit(self, trial: FrozenTrial, end: dict[str, Any]) -> None:
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_user_attr(trial._trial_id, END, end)
+            self._close(trial, end)
+
+    def _close(self, trial: FrozenTrial, end: Mapping[str, Any]) -> None:
+        value = end.get("value")
+        values = None if value is None else [value]
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(trial._trial_id, STATES[end["state"]], values)

@@ -1,0 +1,86 @@
+"""The verdict on a report: the pruner is asked once, on paper, and only what it says is written.
+
+Optuna's pruners write while they are asked (successive halving notes each rung on the trial and, asked again, gives
+another answer), so a kill between the question and its being recorded would change the verdict. Here the pruner sees
+a storage that reads through and keeps its writes back. They travel as `marks` in the step record, which is one write:
+before it nothing has happened, after it everything that follows can be done again from the record alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Container, Sequence
+from typing import Any, cast
+
+from optuna.pruners import BasePruner
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from rankray.config.schema import Config
+from rankray.contracts import Report
+from rankray.store.records import StepRecord, steps_of
+from rankray.store.strategies import full_steps, pruner, strategy_name
+
+
+class _Paper:
+    """A storage that shows the trials as last read, and notes a pruner's writes instead of making them."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+        self.trials: Sequence[FrozenTrial] = ()
+        self.marks: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        shown = [trial for trial in self.trials if states is None or trial.state in states]
+        return copy.deepcopy(shown) if deepcopy else shown
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self.marks[key] = value
+
+
+class Judge:
+    """Decides on reports for one study. Not thread-safe: its caller holds a lock."""
+
+    def __init__(self, storage: BaseStorage, name: str, config: Config) -> None:
+        self._config = config
+        self._metric = config.study.metric
+        self._full = full_steps(config)
+        self._name = strategy_name(config.study.pruner)
+        self._pruner: BasePruner = pruner(config)
+        self._paper = _Paper(storage)
+        self._study = Study(study_name=name, storage=cast(BaseStorage, self._paper), pruner=self._pruner)
+
+    def judge(self, trial: FrozenTrial, report: Report, trials: Sequence[FrozenTrial]) -> StepRecord:
+        """Return the record to commit for a report that has none yet, given the study's trials. Writes nothing.
+
+        A study metric that is no number stops the trial as failed. The pruner is asked if the report carries the
+        metric, is the trial's furthest so far and is not its last: a whole trial is never pruned.
+        """
+        metrics = {name: float(value) for name, value in report.metrics.items()}
+        record = StepRecord(step=report.step, metrics=metrics, checkpoint=report.checkpoint)
+        if self._metric not in metrics:
+            return record
+        value = metrics[self._metric]
+        if not math.isfinite(value):
+            reason = f"{self._metric} is {value} at step {report.step}"
+            return StepRecord(**{**vars(record), "stop": True, "failed": True, "reason": reason})
+        if report.step >= self._full or any(step > report.step for step in steps_of(trial)):
+            return record
+        self._paper.trials = trials
+        stop, marks = self._ask(trial, report.step, value)
+        reason = f"{self._name} at step {report.step}: {self._metric} {value:.6g} is behind" if stop else ""
+        return StepRecord(**{**vars(record), "stop": stop, "reason": reason, "marks": marks})
+
+    def _ask(self, trial: FrozenTrial, step: int, value: float) -> tuple[bool, dict[str, Any]]:
+        seen = copy.copy(trial)
+        seen.intermediate_values = {**trial.intermediate_values, step: value}
+        self._paper.marks = {}
+        stop = bool(self._pruner.prune(self._study, seen))
+        return stop, self._paper.marks

@@ -1,0 +1,206 @@
+"""Drivers: who they are, how they show that they live, and how others tell that they do not.
+
+A driver is one process that works on a study. Its record stands in the attributes of the claims study and carries a
+counter that a thread raises several times per lease: one write for the driver, however many trials it owns.
+
+No clock is ever compared between machines. An observer holds a driver for gone when it has itself watched the counter
+stand still for a whole lease, on its own monotonic clock; a single look adds at most a third of a lease, so an outage
+of the store, or a sleep of the observer, is not taken for the silence of the driver. A driver on the same machine,
+since the same boot and in the same process namespace, is known to be gone as soon as its process is.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from rankray.errors import RankrayError, StoreError
+
+DRIVER_KEY = "rankray:driver:"
+Record = dict[str, Any]
+
+
+def lease_seconds_default() -> float:
+    """Return the lease's length: RANKRAY_LEASE_SECONDS, or a minute.
+
+    Raises:
+        StoreError: the variable is no number above 0.
+    """
+    given = os.environ.get("RANKRAY_LEASE_SECONDS", "60")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise StoreError(
+            f"RANKRAY_LEASE_SECONDS: got {given!r}; allowed: a number of seconds above 0; correct or unset it"
+        )
+    return seconds
+
+
+def this_process() -> Record:
+    """Return what tells this process from every other: host, boot, process namespace, pid, start time."""
+    return dict(_process(os.getpid()))
+
+
+@functools.cache
+def _process(pid: int) -> Record:
+    return {
+        "host": socket.gethostname(),
+        "boot": _text(lambda: Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()),
+        "space": _text(lambda: os.readlink("/proc/self/ns/pid")),
+        "pid": pid,
+        "start": process_start(pid),
+    }
+
+
+def _text(read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except OSError:
+        return ""
+
+
+def process_start(pid: int) -> str | None:
+    """Return a mark of when a process started, None if it does not live (a zombie does not)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return None if fields[0] in "ZXx" else fields[19]
+    except FileNotFoundError:
+        if os.path.exists("/proc/self/stat"):
+            return None
+    except OSError:
+        pass
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else str(round(process.create_time()))
+    except psutil.NoSuchProcess:
+        return None
+
+
+def known_dead(record: Record | None) -> bool:
+    """Return whether a driver is gone for certain: it has left, or its process on this machine is no more."""
+    if record is None:
+        return True
+    mine = this_process()
+    if not mine["boot"] or any(mine[key] != record.get(key) for key in ("host", "boot", "space")):
+        return False
+    return process_start(int(record["pid"])) != record.get("start")
+
+
+def driver_records(attributes: Mapping[str, Any]) -> dict[str, Record | None]:
+    """Return the drivers in the claims study's attributes; None for those that have left."""
+    return {key.removeprefix(DRIVER_KEY): value for key, value in attributes.items() if key.startswith(DRIVER_KEY)}
+
+
+class Watch:
+    """What one observer has seen of the drivers' counters, on its own clock; safe to share among threads.
+
+    Args:
+        lease_seconds: the lease; a driver that renews at a longer one is waited for that long.
+        clock: the observer's monotonic clock.
+        by_date: also hold a driver for gone by the date of its last renewal. For showing only: it compares clocks.
+    """
+
+    def __init__(
+        self, lease_seconds: float, clock: Callable[[], float] = time.monotonic, *, by_date: bool = False
+    ) -> None:
+        self.lease_seconds = lease_seconds
+        self._by_date = by_date
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._looked = clock()
+        self._still: dict[str, tuple[Any, float]] = {}
+        self._records: dict[str, Record | None] = {}
+
+    def look(self, records: Mapping[str, Record | None]) -> None:
+        """Take in the drivers' records as they are now."""
+        with self._lock:
+            now = self._clock()
+            passed = min(now - self._looked, self.lease_seconds / 3)
+            self._looked = now
+            self._records = dict(records)
+            for driver, record in records.items():
+                beat = record.get("beat") if record else None
+                seen, still = self._still.get(driver, (None, 0.0))
+                self._still[driver] = (beat, still + passed if beat == seen and driver in self._still else 0.0)
+
+    def gone(self, driver: str) -> bool:
+        """Return whether a driver is gone: nobody, unknown, left, dead on this machine, or silent for a lease."""
+        with self._lock:
+            record = self._records.get(driver)
+            if record is None or known_dead(record):
+                return True
+            lease = max(self.lease_seconds, float(record.get("lease", 0)))
+            if self._by_date and time.time() - float(record.get("at", 0)) > 2 * lease:
+                return True
+            return self._still[driver][1] >= lease
+
+    def alive(self) -> list[str]:
+        """Return the drivers that are not gone."""
+        return [driver for driver in list(self._records) if not self.gone(driver)]
+
+
+class Lease:
+    """This driver's own record, renewed by a daemon thread while it is held.
+
+    Args:
+        storage: the store.
+        study_id: the claims study.
+        driver: this driver's id.
+        watch: told at every renewal what the other drivers' records say.
+    """
+
+    def __init__(self, storage: BaseStorage, study_id: int, driver: str, watch: Watch) -> None:
+        self._storage, self._study_id, self._driver, self._watch = storage, study_id, driver, watch
+        self._record = this_process() | {"beat": 0, "lease": watch.lease_seconds}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease is being renewed."""
+        return self._thread is not None
+
+    def hold(self) -> None:
+        """Write the record and keep renewing it.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        self._stop.clear()
+        self._renew()
+        self._thread = threading.Thread(target=self._run, name="rankray-lease", daemon=True)
+        self._thread.start()
+
+    def drop(self) -> None:
+        """Stop renewing and take the record back: from now on this driver is gone for everybody."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._storage.set_study_user_attr(self._study_id, DRIVER_KEY + self._driver, None)
+
+    def _renew(self) -> None:
+        self._record = self._record | {"beat": self._record["beat"] + 1, "at": time.time()}
+        self._storage.set_study_user_attr(self._study_id, DRIVER_KEY + self._driver, self._record)
+        self._watch.look(driver_records(self._storage.get_study_user_attrs(self._study_id)))
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._watch.lease_seconds / 6):
+            try:
+                self._renew()
+            except RankrayError:
+                continue
+        self._storage.remove_session()

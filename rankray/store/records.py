@@ -1,0 +1,143 @@
+"""What is written into a trial, and how it is read back.
+
+Attributes of a trial, all under one prefix:
+
+    rankray:driver       the driver that created it (written with the trial itself); claims say who owns it since
+    rankray:origin       `baseline:sft`, `baseline:paper`, `warm_start` or `sampler` (with the trial itself)
+    rankray:point        identity of the baseline or warm-start point it tries (with the trial itself)
+    rankray:ready        the parameters are complete: from here on the trial is adopted, before it is discarded
+    rankray:step:<n>     what was reported at step n and the verdict on it: the commit point of a report
+    rankray:attempts     how often it has failed and was to be tried again
+    rankray:end          how it ended, when no step record says so: the commit point of `complete` and `fail`
+    rankray:void         `surplus` or `abandoned`: never a trial of the study, counted nowhere
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+PREFIX = "rankray:"
+DRIVER = "rankray:driver"
+ORIGIN = "rankray:origin"
+POINT = "rankray:point"
+READY = "rankray:ready"
+STEP = "rankray:step:"
+ATTEMPTS = "rankray:attempts"
+END = "rankray:end"
+VOID = "rankray:void"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A trial to run: its driver owns it until it is ended, released or lost.
+
+    Attributes:
+        number: the trial's number in its study.
+        params: dotted path to value, each parameter after those its `when` looks at.
+        checkpoint: the last committed checkpoint to go on from, or None to start afresh.
+        history: metrics of every committed step, in step order, each with its `step`; as `TrialSpec.history`.
+        adopted: whether it was begun before, by another driver or by this one.
+        origin: `baseline:sft`, `baseline:paper`, `warm_start` or `sampler`.
+    """
+
+    number: int
+    params: dict[str, Any]
+    checkpoint: str | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    adopted: bool = False
+    origin: str = "sampler"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Trials of a study by state; surplus and abandoned ones are in none of them.
+
+    Attributes:
+        complete: trained to the end.
+        pruned: stopped by the pruner.
+        failed: ended by an error or a metric that is no number.
+        running: owned by a driver that is not known to be gone.
+        waiting: begun, owned by nobody: to be adopted.
+    """
+
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    running: int = 0
+    waiting: int = 0
+
+    @property
+    def finished(self) -> int:
+        """Trials that count against the budget: complete and pruned."""
+        return self.complete + self.pruned
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One report and the verdict on it.
+
+    Attributes:
+        step: the step reported.
+        metrics: the metrics reported.
+        checkpoint: a checkpoint that holds this step, if one was reported.
+        stop: the verdict.
+        reason: why it is to stop; empty otherwise.
+        failed: whether the stop is a failure (a metric that is no number) and no pruning.
+        marks: what the pruner wants to remember of this step, as optuna system attributes.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    checkpoint: str | None = None
+    stop: bool = False
+    reason: str = ""
+    failed: bool = False
+    marks: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is stored: the fields that say something."""
+        record = {"metrics": self.metrics, "checkpoint": self.checkpoint, "stop": self.stop, "reason": self.reason}
+        optional = {"failed": self.failed, "marks": self.marks}
+        return record | {key: value for key, value in optional.items() if value}
+
+
+def steps_of(trial: FrozenTrial) -> dict[int, StepRecord]:
+    """Return a trial's committed steps, in step order."""
+    found = {int(key.removeprefix(STEP)): value for key, value in trial.user_attrs.items() if key.startswith(STEP)}
+    return {step: StepRecord(step=step, **found[step]) for step in sorted(found)}
+
+
+def ticket_of(trial: FrozenTrial, *, adopted: bool) -> Ticket:
+    """Return the ticket for a trial as it stands in the store."""
+    steps = list(steps_of(trial).values())
+    checkpoints = [record.checkpoint for record in steps if record.checkpoint]
+    return Ticket(
+        number=trial.number,
+        params=dict(trial.params),
+        checkpoint=checkpoints[-1] if checkpoints else None,
+        history=[{"step": record.step, **record.metrics} for record in steps],
+        adopted=adopted,
+        origin=str(trial.user_attrs.get(ORIGIN, "sampler")),
+    )
+
+
+def is_void(trial: FrozenTrial) -> bool:
+    """Return whether a trial was discarded: surplus, or abandoned before it had its parameters."""
+    return VOID in trial.user_attrs
+
+
+def counts_against_budget(trial: FrozenTrial) -> bool:
+    """Return whether a trial takes one place of the budget: anything that has not failed."""
+    return trial.state != TrialState.FAIL
+
+
+def point_key(params: Mapping[str, Any]) -> str:
+    """Return the identity of a point to try first: its parameters, whatever their order and origin."""
+    text = json.dumps(dict(params), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

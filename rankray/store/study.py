@@ -1,0 +1,134 @@
+"""Opening studies: create or resume, look at one, list them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from pydantic import ValidationError
+
+import rankray
+from rankray.config.schema import Config
+from rankray.errors import StoreError, nearest
+from rankray.store.backend import connect
+from rankray.store.claims import SUFFIX, Claims, find_or_create
+from rankray.store.identity import check_same, restore, snapshot
+from rankray.store.strategies import pruner, sampler
+from rankray.store.trials import StudyStore
+from rankray.store.urls import masked
+
+CONFIG = "rankray:config"
+TRIALS = "rankray:trials"
+VERSIONS = "rankray:versions"
+PROVENANCE = "rankray:provenance"
+_IDENTITY = "identity"
+
+
+def open_study(
+    url: str,
+    config: Config,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    lease_seconds: float | None = None,
+) -> StudyStore:
+    """Create a study, or open it again to go on with it.
+
+    What the study is stands in the first claim of its claims study, in one write, and is copied into the study's
+    attributes for whoever reads those; so drivers that open a new study at the same moment agree on it.
+
+    Args:
+        url: where the store is.
+        config: the resolved configuration; its name is the study's name.
+        provenance: what else is worth knowing of its origin, as plain JSON types; `data` and `model` are fingerprints
+            and part of what the study is.
+        lease_seconds: how long a silent driver is waited for; RANKRAY_LEASE_SECONDS, or 60, if None.
+
+    Raises:
+        StudyMismatch: the study exists and was made from another configuration, data or model.
+        StoreError: the URL is wrong.
+        ConfigError: the sampler's or pruner's options are wrong.
+        StoreUnavailable: the store does not answer.
+    """
+    sampler(config, 0), pruner(config)
+    storage = connect(url)
+    given = {"config": snapshot(config), "provenance": dict(provenance or {}), "versions": versions()}
+    direction = StudyDirection.MAXIMIZE if config.direction == "maximize" else StudyDirection.MINIMIZE
+    claims = Claims(storage, find_or_create(storage, config.name + SUFFIX, direction))
+    claims.refresh()
+    stored = claims.first(_IDENTITY) or claims.enter(_IDENTITY, given)
+    check_same(config.name, stored, given)
+    study_id = find_or_create(storage, config.name, direction)
+    _describe(storage, study_id, stored, config.study.trials)
+    return StudyStore(storage, study_id, claims, config, url=masked(url), lease_seconds=lease_seconds)
+
+
+def attach(url: str, name: str) -> StudyStore:
+    """Open a study to look at it; whatever would write is refused, and nothing is made that was not there.
+
+    Raises:
+        StoreError: there is no such store or no such study.
+        StoreUnavailable: the store does not answer.
+    """
+    storage = connect(url, create=False)
+    names = _names(storage)
+    if name not in names:
+        listed = ", ".join(names) or "none yet"
+        raise StoreError(
+            f"study {name}: there is none of this name in {masked(url)}{nearest(name, names)}; "
+            f"studies there: {listed}; give one of these, or another --store"
+        )
+    study_id = storage.get_study_id_from_name(name)
+    attributes = storage.get_study_user_attrs(study_id)
+    stored = dict(attributes[CONFIG])
+    stored["study"] = {**stored["study"], "trials": attributes.get(TRIALS, stored["study"]["trials"])}
+    try:
+        config = restore(stored, masked(url))
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+        raise StoreError(f"study {name}: stored by another version of rankray, which differs in {fields}") from None
+    claims = Claims(storage, storage.get_study_id_from_name(name + SUFFIX))
+    claims.refresh()
+    return StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True)
+
+
+def list_studies(url: str) -> list[str]:
+    """Return the names of the studies in a store.
+
+    Raises:
+        StoreError: there is no such store.
+        StoreUnavailable: the store does not answer.
+    """
+    return _names(connect(url, create=False))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions a result may depend on."""
+    found = {"rankray": rankray.__version__, "python": platform.python_version()}
+    for package in ("optuna", "ray", "torch", "transformers", "trl"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _names(storage: BaseStorage) -> list[str]:
+    return sorted(study.study_name for study in storage.get_all_studies() if CONFIG in study.user_attrs)
+
+
+def _describe(storage: BaseStorage, study_id: int, stored: Mapping[str, Any], trials: int) -> None:
+    """Make the study describe itself; the configuration comes last, for it is what makes the study visible."""
+    have = storage.get_study_user_attrs(study_id)
+    wanted = {
+        VERSIONS: stored["versions"],
+        PROVENANCE: stored["provenance"],
+        TRIALS: trials,
+        CONFIG: stored["config"],
+    }
+    for key, value in wanted.items():
+        if have.get(key) != value:
+            storage.set_study_user_attr(study_id, key, value)

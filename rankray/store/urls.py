@@ -1,0 +1,190 @@
+"""Store URLs: what they may be, checked without connecting and without importing optuna.
+
+    sqlite:///relative.db   sqlite:////absolute.db      one machine, any number of processes
+    journal:///relative.log journal:////absolute.log    one machine or a shared file system, a plain append-only file
+    postgresql://user:password@host:5432/database       any number of machines
+    mysql://user:password@host:3306/database            any number of machines
+    grpc://host:13000                                   an optuna gRPC proxy in front of one of the above
+
+Three slashes and a path are relative to the working directory, four make it absolute, for files of both kinds.
+A password never leaves this package: whatever is shown, logged, raised or stored goes through `masked`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from rankray.errors import StoreError, nearest
+
+FORMS = {
+    "sqlite": "sqlite:///file.db",
+    "postgresql": "postgresql://user:password@host/database",
+    "mysql": "mysql://user:password@host/database",
+    "journal": "journal:///file.log",
+    "grpc": "grpc://host:port",
+}
+_DRIVERS = {
+    "postgresql": (("psycopg2", "psycopg2"), ("psycopg", "psycopg")),
+    "mysql": (("pymysql", "pymysql"), ("MySQLdb", "mysqldb")),
+    "grpc": (("grpc", "grpc"),),
+}
+_QUOTE = "host and port cannot be told from the rest; write special characters of a password as %XX"
+_PACKAGES = {"postgresql": "psycopg2-binary", "mysql": "PyMySQL", "grpc": "grpcio protobuf"}
+_NETWORK = re.compile(
+    r"^(nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|fuse\..*(ssh|s3|gcs|gluster|nfs).*)$"
+)
+
+
+@dataclass(frozen=True)
+class StoreURL:
+    """A parsed store URL; `repr` shows no password.
+
+    Attributes:
+        scheme: one of `FORMS`.
+        raw: the URL as given, password included: for the driver only.
+        driver: name of the database driver, as in `postgresql+psycopg2`; empty for files.
+        path: the file of sqlite and journal stores.
+        host: host of a grpc store.
+        port: port of a grpc store.
+    """
+
+    scheme: str
+    raw: str
+    driver: str = ""
+    path: Path = Path()
+    host: str = ""
+    port: int = 0
+
+    def __repr__(self) -> str:
+        return f"StoreURL({masked(self.raw)!r})"
+
+
+def masked(url: str) -> str:
+    """Return the URL with `***` in place of a password, also where the URL makes no sense otherwise."""
+    head, separator, rest = url.partition("://")
+    if not separator:
+        return re.sub(r":[^:/@]*@", ":***@", url)
+    rest = re.sub(r"([?&](?:password|passwd|sslpassword)=)[^&#]*", r"\1***", rest)
+    credentials, at, tail = rest.rpartition("@")
+    if not at:
+        return f"{head}://{rest}"
+    user, colon, _ = credentials.partition(":")
+    return f"{head}://{user}{':***' if colon else ''}@{tail}"
+
+
+def secrets(url: str) -> list[str]:
+    """Return what must not be shown of a URL: its password, quoted and unquoted, in the order to replace them."""
+    found = re.findall(r"[?&](?:password|passwd|sslpassword)=([^&#]*)", url)
+    credentials = url.partition("://")[2].rpartition("@")[0]
+    found.append(credentials.partition(":")[2])
+    words = {word for raw in found for word in (raw, unquote(raw)) if word}
+    return sorted(words, key=len, reverse=True)
+
+
+def scrub(text: str, url: str) -> str:
+    """Return `text` without the URL's password, whoever wrote it there."""
+    text = text.replace(url, masked(url))
+    for secret in secrets(url):
+        text = text.replace(secret, "***")
+    return text
+
+
+def validate_url(url: str) -> None:
+    """Check a store URL without connecting to it.
+
+    Raises:
+        StoreError: the scheme is unknown, a part is missing, its driver is not installed, or SQLite would lie on a
+            network file system.
+    """
+    parse_url(url)
+
+
+def parse_url(url: str) -> StoreURL:
+    """Return the parts of a store URL, checked as `validate_url` does.
+
+    Raises:
+        StoreError: see `validate_url`; the message never holds the password.
+    """
+    scheme, separator, _ = url.partition("://")
+    name, _, driver = scheme.partition("+")
+    if not separator or name not in FORMS:
+        raise StoreError(
+            f"store: got {masked(url)!r}{nearest(name, FORMS)}; allowed: {', '.join(FORMS.values())}; "
+            "set store: in the file, --store or RANKRAY_STORE to one of these"
+        )
+    if name in ("sqlite", "journal"):
+        return _file_url(name, url)
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise _malformed(name, url, _QUOTE) from None
+    if "@" in parts.netloc.rpartition("@")[0]:
+        raise _malformed(name, url, _QUOTE)
+    if name == "grpc":
+        if not host or port is None:
+            raise _malformed(name, url, "host and port are needed")
+        return StoreURL(name, url, _driver(name, ""), host=host, port=port)
+    if not parts.path.strip("/"):
+        raise _malformed(name, url, "the database's name is missing")
+    return StoreURL(name, url, _driver(name, driver))
+
+
+def network_file_system(path: Path) -> str:
+    """Return the type of the network file system that holds `path`, or an empty string for a local one."""
+    real = os.path.realpath(path)
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for line in mounts:
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), fields[1])
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind if _NETWORK.match(kind) else ""
+
+
+def _file_url(name: str, url: str) -> StoreURL:
+    rest = url.partition("://")[2]
+    file = unquote(rest[1:]) if name == "journal" else rest[1:].partition("?")[0]
+    if not rest.startswith("/"):
+        raise _malformed(name, url, f"a file needs three slashes, as in {FORMS[name]}")
+    if not file or file == ":memory:" or file.endswith("/"):
+        raise _malformed(name, url, "it names no file, and a store that is lost with its process cannot be resumed")
+    path = Path(file)
+    if path.is_dir():
+        raise _malformed(name, url, "it names a directory")
+    network = network_file_system(path) if name == "sqlite" else ""
+    if network:
+        raise StoreError(
+            f"store: {masked(url)} lies on a network file system ({network}), where SQLite corrupts; allowed: a local "
+            f"disk for sqlite; use a PostgreSQL store ({FORMS['postgresql']}), or a journal ({FORMS['journal']})"
+        )
+    return StoreURL(name, url, path=path)
+
+
+def _driver(name: str, wanted: str) -> str:
+    known = _DRIVERS[name]
+    if wanted and wanted not in [driver for _, driver in known]:
+        raise StoreError(
+            f"store: unknown driver {name}+{wanted}{nearest(wanted, [driver for _, driver in known])}; allowed: "
+            f"{', '.join(driver for _, driver in known)}; write {name}:// to take the one that is installed"
+        )
+    for module, driver in known:
+        if wanted in ("", driver) and importlib.util.find_spec(module) is not None:
+            return driver
+    raise StoreError(f"store: no driver for {name}:// is installed; pip install {_PACKAGES[name]}")
+
+
+def _malformed(name: str, url: str, why: str) -> StoreError:
+    return StoreError(f"store: got {masked(url)!r}: {why}; allowed: {FORMS[name]}; correct the URL")

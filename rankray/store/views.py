@@ -1,0 +1,192 @@
+"""What the command line shows of a study: plain dicts of JSON types, no number that is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from rankray.config.space import get_path
+from rankray.errors import StoreError
+from rankray.store.records import ATTEMPTS, END, ORIGIN, steps_of, ticket_of
+from rankray.store.trials import StudyStore
+
+
+def status(study: StudyStore) -> dict[str, Any]:
+    """Return how far a study is.
+
+    `state` is `complete` when the budget is used up, `running` while a driver is not known to be gone, else
+    `interrupted`. `best` is the best complete trial, or None.
+    """
+    counts = study.counts()
+    drivers = study.drivers()
+    state = "complete" if counts.finished >= study.budget else "running" if drivers else "interrupted"
+    top = best(study)
+    return {
+        "study": study.name,
+        "state": state,
+        "trials": {
+            "complete": counts.complete,
+            "pruned": counts.pruned,
+            "failed": counts.failed,
+            "running": counts.running,
+            "waiting": counts.waiting,
+        },
+        "budget": {"trials": study.budget, "finished": counts.finished},
+        "best": None if top is None else {key: top[key] for key in ("number", "value", "params")},
+        "metric": study.config.study.metric,
+        "direction": study.config.direction,
+        "store": study.url,
+        "drivers": [
+            {"driver": driver, "host": record["host"], "pid": record["pid"]} for driver, record in drivers.items()
+        ],
+        "first_failure": _first_failure(study),
+    }
+
+
+def trial(study: StudyStore, number: int) -> dict[str, Any]:
+    """Return everything about one trial.
+
+    Raises:
+        StoreError: there is no such trial.
+    """
+    study.counts()
+    found = next((each for each in study.trials() if each.number == number), None)
+    if found is None:
+        known = [each.number for each in study.trials()]
+        there = f"{known[0]} to {known[-1]}" if known else "none yet"
+        raise StoreError(f"study {study.name}: there is no trial {number}; its trials: {there}; give one of these")
+    ticket = ticket_of(found, adopted=False)
+    end = found.user_attrs.get(END, {})
+    steps = steps_of(found)
+    return {
+        **_row(study, found),
+        "metrics": _plain(_final_metrics(found)),
+        "steps": [
+            {
+                "step": record.step,
+                "metrics": _plain(record.metrics),
+                "checkpoint": record.checkpoint,
+                "stop": record.stop,
+                "reason": record.reason,
+            }
+            for record in steps.values()
+        ],
+        "traceback": end.get("traceback", ""),
+        "checkpoint": ticket.checkpoint,
+        "owner": study.owner(found) if not found.state.is_finished() else "",
+        "failures": found.user_attrs.get(ATTEMPTS, []),
+    }
+
+
+def trials(study: StudyStore) -> list[dict[str, Any]]:
+    """Return one short row per trial, in order of number."""
+    study.counts()
+    return [_row(study, each) for each in study.trials()]
+
+
+def best(study: StudyStore) -> dict[str, Any] | None:
+    """Return the best complete trial, or None. Trials that were stopped early take no part."""
+    top = _best(study, (each for each in study.trials() if each.state == TrialState.COMPLETE))
+    return None if top is None else _result(study, top)
+
+
+def objectives(study: StudyStore) -> list[dict[str, Any]]:
+    """Return the best complete trial of each `loss.objective`, then the baselines where there are any.
+
+    `what` is the objective, or `baseline:sft` and `baseline:paper`. A baseline is shown however it ended, with its
+    last value and its state.
+    """
+    by_objective: dict[str, list[FrozenTrial]] = {}
+    found = study.trials()
+    for each in found:
+        if each.state == TrialState.COMPLETE:
+            by_objective.setdefault(_objective(study, each), []).append(each)
+    rows = []
+    for objective, candidates in sorted(by_objective.items()):
+        top = _best(study, candidates)
+        assert top is not None
+        rows.append({"what": objective, **_result(study, top)})
+    for origin in ("baseline:sft", "baseline:paper"):
+        rows += [{"what": origin, **_result(study, each)} for each in found if each.user_attrs.get(ORIGIN) == origin]
+    return rows
+
+
+def _row(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
+    return {
+        "number": found.number,
+        "state": study.state(found),
+        "value": _value(study, found),
+        "step": max(steps_of(found), default=0),
+        "params": dict(found.params),
+        "origin": found.user_attrs.get(ORIGIN, "sampler"),
+        "reason": _reason(found),
+        "attempts": len(found.user_attrs.get(ATTEMPTS, [])) + 1,
+        "started": _time(found.datetime_start),
+        "ended": _time(found.datetime_complete),
+    }
+
+
+def _result(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
+    return {
+        "number": found.number,
+        "value": _value(study, found),
+        "params": dict(found.params),
+        "metrics": _plain(_final_metrics(found)),
+        "checkpoint": ticket_of(found, adopted=False).checkpoint,
+        "objective": _objective(study, found),
+        "origin": found.user_attrs.get(ORIGIN, "sampler"),
+        "state": study.state(found),
+        "step": max(steps_of(found), default=0),
+    }
+
+
+def _best(study: StudyStore, candidates: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """Return the best of some complete trials; the earlier of two that are equal."""
+    sign = -1.0 if study.config.direction == "maximize" else 1.0
+    return min(candidates, key=lambda each: (sign * float(each.value or 0.0), each.number), default=None)
+
+
+def _objective(study: StudyStore, found: FrozenTrial) -> str:
+    return str(found.params.get("loss.objective", get_path(study.config, "loss.objective")))
+
+
+def _value(study: StudyStore, found: FrozenTrial) -> float | None:
+    """Return a trial's value: its own once it has one, else the last it reported."""
+    if found.value is not None:
+        return found.value
+    last = [record.metrics.get(study.config.study.metric) for record in steps_of(found).values()]
+    values = [value for value in last if value is not None and math.isfinite(value)]
+    return values[-1] if values else None
+
+
+def _final_metrics(found: FrozenTrial) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for record in steps_of(found).values():
+        metrics.update(record.metrics)
+    metrics.update(found.user_attrs.get(END, {}).get("metrics", {}))
+    return metrics
+
+
+def _reason(found: FrozenTrial) -> str:
+    stops = [record.reason for record in steps_of(found).values() if record.stop]
+    return str(found.user_attrs.get(END, {}).get("reason") or (stops[-1] if stops else ""))
+
+
+def _first_failure(study: StudyStore) -> dict[str, Any] | None:
+    for each in study.trials():
+        if each.state == TrialState.FAIL:
+            traceback = each.user_attrs.get(END, {}).get("traceback", "")
+            return {"number": each.number, "reason": _reason(each), "traceback": traceback}
+    return None
+
+
+def _plain(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="seconds")

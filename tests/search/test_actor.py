@@ -1,0 +1,70 @@
+"""The actor, in this process: a report is a step's result, the next step or a reset is its verdict."""
+
+import json
+
+import pytest
+
+from rankray.contracts import Outcome, Report, TrialSpec
+from rankray.search.actor import EVENT, TrialActor
+
+
+def config(**settings):
+    return {"number": 0, "spec": TrialSpec(config=settings, directory="/nowhere").to_json()}
+
+
+def heard(actor):
+    return json.loads(actor.step()[EVENT])
+
+
+@pytest.fixture
+def actor(monkeypatch):
+    """An actor whose training reports three steps, or raises, as its configuration says."""
+    stopped = []
+
+    def run(spec, reporter):
+        if "error" in spec.config:
+            raise ValueError(spec.config["error"])
+        for step in (1, 2, 3):
+            verdict = reporter.report(Report(step, {"eval/nll": float("nan") if step == 3 else 1.0}, f"at-{step}"))
+            if verdict.stop:
+                stopped.append((step, reporter.report(Report(step + 1, {})).stop))
+                return Outcome({}, step, stopped=verdict.reason)
+        return Outcome({"eval/nll": 1.0}, 3)
+
+    import rankray.finetune
+
+    monkeypatch.setattr(rankray.finetune, "run", run, raising=False)
+    actor = TrialActor(config())
+    actor.stopped = stopped
+    yield actor
+    actor.stop()
+
+
+def test_reports_then_the_outcome(actor):
+    assert heard(actor) == {"report": {"step": 1, "metrics": {"eval/nll": 1.0}, "checkpoint": "at-1"}}
+    assert heard(actor)["report"]["step"] == 2
+    assert heard(actor)["report"]["metrics"]["eval/nll"] != 1.0
+    assert heard(actor)["outcome"]["steps"] == 3
+
+
+def test_training_waits_for_the_verdict(actor):
+    heard(actor)
+    assert actor.reset_config(config()) is True
+    assert actor.stopped == [(1, True)], "stopped at the rung, and every later report is answered alike"
+    assert heard(actor)["report"]["step"] == 1
+
+
+def test_an_exception_is_told_and_the_process_is_used_again(actor):
+    heard(actor)
+    assert actor.reset_config(config(error="boom")) is True
+    told = heard(actor)["failure"]
+    assert told["reason"] == "ValueError: boom"
+    assert "Traceback" in told["traceback"]
+    assert actor.reset_config(config()) is True
+    assert heard(actor)["report"]["step"] == 1
+
+
+def test_nothing_carries_tunes_done(actor):
+    """A result with `done` would pass the scheduler by (trap 5)."""
+    results = [actor.step() for _ in range(4)]
+    assert all("done" not in result for result in results)

@@ -1,0 +1,70 @@
+"""Whole searches, through the command line, on a real Ray."""
+
+import json
+import math
+import subprocess
+import sys
+
+import yaml
+
+
+def test_a_search_is_exact_and_is_extended_by_the_same_command(place):
+    first = place.search()
+    status = place.status()
+    assert status["state"] == "complete"
+    assert status["budget"] == {"trials": 4, "finished": 4}
+    assert status["trials"]["running"] == status["trials"]["waiting"] == 0
+    assert status["best"]["number"] in place.trials()
+    assert "rankray train" in first.stdout
+    assert "the paper's setting" in first.stdout
+    assert "raylet" not in first.stdout + first.stderr, "Ray is silent"
+    before = place.recorded()
+
+    again = place.search()
+    assert place.recorded() == before, "a finished search starts nothing"
+    assert "starting Ray" not in again.stdout
+
+    place.search("--set", "study.trials=6")
+    assert place.status()["budget"] == {"trials": 6, "finished": 6}
+    after = place.recorded()
+    assert {key: after[key] for key in before} == before
+    assert {number for number, _ in after} - {number for number, _ in before} == {4, 5}
+    for trial in place.trials().values():
+        assert trial["state"] in ("complete", "pruned")
+        assert trial["reason"] or trial["state"] == "complete"
+        assert math.isfinite(trial["value"])
+
+    words = [sys.executable, "-m", "rankray", "best", "tiny", "--store", place.store]
+    best = json.loads(subprocess.run([*words, "--json"], capture_output=True, text=True, check=True).stdout)
+    made = yaml.safe_load(subprocess.run([*words, "--yaml"], capture_output=True, text=True, check=True).stdout)
+    assert made["loss"]["temperature"] == best["params"]["loss.temperature"]
+    again = place.file.with_name("best.yaml")
+    again.write_text(yaml.safe_dump(made))
+    words = [sys.executable, "-m", "rankray", "train", str(again), "--json", "--set", "train.threads=1"]
+    trained = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert json.loads(trained.stdout.splitlines()[-1])["metrics"]["eval/nll"] == best["value"]
+
+
+def test_a_trial_that_raises_is_failed_and_the_search_goes_on(place):
+    space = "space.train.sft.optim={choice: [adamw_torch, nonsense]}"
+    points = "study.warm_start=[{train.sft.optim: nonsense}, {train.sft.optim: adamw_torch}]"
+    place.search("--set", space, "--set", points, "--set", "study.baselines=[]", "--set", "study.trials=2")
+    status = place.status()
+    assert status["budget"]["finished"] == 2
+    assert status["trials"]["failed"] >= 1
+    failed = [trial for trial in place.trials().values() if trial["state"] == "failed"]
+    assert all(trial["params"]["train.sft.optim"] == "nonsense" for trial in failed)
+    assert "nonsense" in failed[0]["reason"]
+    assert "Traceback" in failed[0]["traceback"]
+
+
+def test_three_failures_before_any_success_stop_the_search_with_the_first_error(place):
+    (place.file.parent / "broken.py").write_text(
+        "def always(model, tokenizer, rows):\n    raise OSError('disk on fire')\n"
+    )
+    done = place.search("--set", "evaluate.functions=[broken:always]", expect=1)
+    assert "trials all failed" in done.stderr
+    assert "disk on fire" in done.stderr
+    trials = place.status()["trials"]
+    assert trials["failed"] >= 3
+    assert trials["running"] == trials["complete"] == 0

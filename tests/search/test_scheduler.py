@@ -1,0 +1,154 @@
+"""Searcher and scheduler between Tune and a store, without Ray running."""
+
+import json
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from rankray.contracts import TrialSpec, Verdict
+from rankray.errors import StoreUnavailable
+from rankray.search import searcher as searcher_module
+from rankray.search.actor import EVENT
+from rankray.search.control import Control
+from rankray.search.delivery import Delivery
+from rankray.search.scheduler import MAX_DEATHS, StoreScheduler
+from rankray.search.searcher import StoreSearcher
+from rankray.search.stopper import ControlStopper
+
+
+class Study:
+    """A store with a few trials to give."""
+
+    def __init__(self, trials=3):
+        self.left = list(range(trials))
+        self.told = []
+        self.done = False
+        self.away = False
+        self.verdict = Verdict(stop=False)
+
+    def next_trial(self):
+        if self.away:
+            raise StoreUnavailable("away")
+        return SimpleNamespace(number=self.left.pop(0), params={}) if self.left else None
+
+    def report(self, number, report):
+        self.told.append(("report", number, report.step))
+        return self.verdict
+
+    def complete(self, number, metrics):
+        self.told.append(("complete", number, metrics))
+
+    def fail(self, number, reason, traceback):
+        self.told.append(("fail", number, reason))
+        return False
+
+    def release(self, number):
+        self.told.append(("release", number))
+
+
+class Ends:
+    """An observer that remembers ends."""
+
+    def __init__(self):
+        self.seen = []
+
+    def ended(self, number, state, value, reason):
+        self.seen.append((number, state, value))
+
+
+@pytest.fixture
+def world(monkeypatch):
+    monkeypatch.setattr(searcher_module, "POLL_SECONDS", 0.0)
+    study, control, ends = Study(), Control(), Ends()
+    delivery = Delivery(study)
+    searcher = StoreSearcher(study, delivery, control, 2, lambda ticket: TrialSpec({}, "d", ticket.number))
+    scheduler = StoreScheduler(delivery, control, ends, "eval/nll")
+    return SimpleNamespace(study=study, control=control, ends=ends, searcher=searcher, scheduler=scheduler)
+
+
+def trial(number):
+    return SimpleNamespace(config={"number": number}, get_error=lambda: RuntimeError("died"))
+
+
+def tell(world, number, **event):
+    return world.scheduler.on_trial_result(None, trial(number), {EVENT: json.dumps(event)})
+
+
+def test_no_more_trials_than_slots(world):
+    first, second = world.searcher.suggest("a"), world.searcher.suggest("b")
+    assert (first["number"], second["number"]) == (0, 1)
+    assert TrialSpec.from_json(first["spec"]).number == 0
+    assert world.searcher.suggest("c") is None
+    tell(world, 0, outcome={"metrics": {"eval/nll": 1.0}, "steps": 1, "checkpoint": None, "stopped": ""})
+    assert world.searcher.suggest("d")["number"] == 2
+
+
+def test_finished_only_when_the_study_is_done(world):
+    world.study.left = []
+    assert world.searcher.suggest("a") is None, "another driver may fail a trial yet"
+    world.study.done = True
+    assert world.searcher.suggest("b") == Searcher.FINISHED
+
+
+def test_an_absent_store_is_waited_for(world):
+    world.study.away = True
+    assert world.searcher.suggest("a") is None
+    world.study.away = False
+    assert world.searcher.suggest("b")["number"] == 0
+
+
+def test_a_stop_request_ends_the_search(world):
+    world.control.interrupted = True
+    assert world.searcher.suggest("a") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("verdict", "decision", "end"),
+    [
+        (Verdict(stop=False), TrialScheduler.CONTINUE, []),
+        (Verdict(stop=True, reason="behind"), TrialScheduler.STOP, [(0, "pruned", 2.0)]),
+        (Verdict(stop=True, reason="nan", failed=True), TrialScheduler.STOP, [(0, "failed", None)]),
+    ],
+)
+def test_verdicts_become_decisions(world, verdict, decision, end):
+    world.searcher.suggest("a")
+    world.study.verdict = verdict
+    report = {"step": 5, "metrics": {"eval/nll": 2.0}, "checkpoint": None}
+    assert tell(world, 0, report=report) == decision
+    assert world.ends.seen == end
+    assert (0 in world.control.live) == (not end)
+
+
+def test_a_failure_is_told_with_its_traceback(world):
+    world.searcher.suggest("a")
+    assert tell(world, 0, failure={"reason": "ValueError: x", "traceback": "T"}) == TrialScheduler.STOP
+    assert world.study.told == [("fail", 0, "ValueError: x")]
+    assert "T" in world.control.first_error
+
+
+def test_a_dead_process_gives_its_trial_back_but_not_for_ever(world):
+    for _ in range(MAX_DEATHS - 1):
+        world.control.live.add(0)
+        world.scheduler.on_trial_error(None, trial(0))
+    assert world.study.told == [("release", 0)] * (MAX_DEATHS - 1)
+    world.control.live.add(0)
+    world.scheduler.on_trial_error(None, trial(0))
+    assert world.study.told[-1] == ("fail", 0, f"the trial's process died {MAX_DEATHS} times")
+
+
+def test_what_tune_drops_without_a_word_is_given_back(world):
+    world.searcher.suggest("a")
+    world.scheduler.swept(0)
+    assert world.study.told == [("release", 0)]
+    assert not world.control.live
+
+
+def test_nothing_of_ours_is_pickled(world):
+    """Tune pickles searcher, scheduler and stopper into its experiment directory (trap 1): they must hold nothing."""
+    world.study.url = "postgresql://user:planted-password@host/db"
+    for piece in (world.searcher, world.scheduler, ControlStopper(world.control)):
+        assert b"planted-password" not in pickle.dumps(piece)
+        assert len(pickle.dumps(piece)) < 300
