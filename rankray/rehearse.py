@@ -67,7 +67,7 @@ def rehearse(config: Config, curve: Curve, *, slots: int = 2, label: str = "as c
     full = config.train.max_steps * config.study.seeds
     every = config.evaluate.every_steps
     with tempfile.TemporaryDirectory(prefix="rankray-rehearsal-") as scratch:
-        study = open_study(f"journal://{Path(scratch) / 'store.log'}", config)
+        study = open_study(f"journal:///{Path(scratch) / 'store.log'}", config)
         best, best_at, spent, now = math.inf, 0, 0, 0
         sign = 1.0 if config.direction == "minimize" else -1.0
         queue: list[tuple[int, int, int, dict[str, Any]]] = []

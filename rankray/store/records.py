@@ -31,6 +31,7 @@ STEP = "rankray:step:"
 ATTEMPTS = "rankray:attempts"
 END = "rankray:end"
 VOID = "rankray:void"
+PROVENANCE = "rankray:provenance"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rankray.errors import StoreError, nearest
 from rankray.store.backend import connect
 from rankray.store.claims import SUFFIX, Claims, find_or_create
 from rankray.store.identity import check_same, restore, snapshot
+from rankray.store.records import PROVENANCE
 from rankray.store.strategies import pruner, sampler
 from rankray.store.trials import StudyStore
 from rankray.store.urls import masked
@@ -24,7 +25,6 @@ from rankray.store.urls import masked
 CONFIG = "rankray:config"
 TRIALS = "rankray:trials"
 VERSIONS = "rankray:versions"
-PROVENANCE = "rankray:provenance"
 _IDENTITY = "identity"
 
 

@@ -32,6 +32,7 @@ from rankray.store.judge import Judge
 from rankray.store.leases import Lease, Watch, driver_records, lease_seconds_default
 from rankray.store.records import (
     ATTEMPTS,
+    PROVENANCE,
     READY,
     STEP,
     Counts,
@@ -136,6 +137,11 @@ class StudyStore:
                 self._give_back(trial)
             return [trial.number for trial in mine]
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the study comes from, as it was given to `open_study` first."""
+        return dict(self.storage.get_study_user_attrs(self.study_id).get(PROVENANCE, {}))
+
     # Trials to run
 
     def next_trial(self) -> Ticket | None:
@@ -203,7 +209,7 @@ class StudyStore:
             self._ender.carry_out(trial, record)
             if record.stop:
                 self._held.discard(number)
-            return Verdict(record.stop, record.reason)
+            return Verdict(record.stop, record.reason, record.failed)
 
     def complete(self, number: int, metrics: Mapping[str, float]) -> None:
         """End a trial as COMPLETE with these metrics; FAILED if the study's metric is missing or no number.
@@ -365,4 +371,4 @@ class StudyStore:
         record = steps.get(step) or next((each for each in steps.values() if each.stop), None)
         if record is None:
             raise LeaseLost(f"trial {trial.number} of {self.name}: it has ended as {trial.state.name}; write refused")
-        return Verdict(record.stop, record.reason)
+        return Verdict(record.stop, record.reason, record.failed)

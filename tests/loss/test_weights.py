@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rankray.errors import LossError
+from rankray.loss import WEIGHTS, TokenStats, reference, token_stats, token_weights
+from rankray.loss.weights import Knobs, check_knobs, needed_stats, relative_scale
+
+
+def some_stats(tokens: int = 50, vocabulary: int = 300, spread: float = 3.0) -> TokenStats:
+    generator = torch.Generator().manual_seed(7)
+    logits_NV = torch.randn(tokens, vocabulary, generator=generator, dtype=torch.float64) * spread
+    target_N = torch.where(torch.arange(tokens) % 2 == 0, logits_NV.argmax(-1), torch.arange(tokens))
+    return token_stats(logits_NV, target_N)
+
+
+def test_agrees_with_the_reference(objective):
+    stats = some_stats()
+    sequence_N = torch.arange(50) // 7
+    ours = token_weights(stats, sequence_N=sequence_N, **objective)
+    truth = reference.token_weights(stats, sequence_N=sequence_N, **objective)
+    torch.testing.assert_close(ours, truth, rtol=1e-12, atol=0)
+    assert not ours.requires_grad
+
+
+def test_the_papers_exact_indicator():
+    stats = some_stats()
+    rank_N, expected_N = stats.rank_N, stats.expected_rank_N
+    indicator_N = 2 ** (1 / torch.log2(rank_N + 1) - 1 / torch.log2(expected_N + 1))
+    torch.testing.assert_close(token_weights(stats, form="exact", base="one"), 1 / indicator_N)
+
+
+def test_the_papers_bound():
+    stats = some_stats()
+    s_N = 2**stats.entropy_bits_N / 4 + 1
+    k_N = torch.log2(torch.maximum(stats.rank_N, s_N) + 1) ** -2
+    scale_N = (stats.log_prob_N.exp() * s_N) ** -k_N
+    torch.testing.assert_close(token_weights(stats, base="one"), scale_N)
+    torch.testing.assert_close(token_weights(stats, base="prob"), scale_N * stats.log_prob_N.exp())
+
+
+@given(
+    log_prob=st.floats(-80, 0),
+    entropy_bits=st.floats(0, 17),
+    rank=st.integers(1, 150_000),
+    expected_rank=st.floats(1, 75_000),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_exact_scale_lies_between_a_half_and_two(log_prob, entropy_bits, rank, expected_rank):
+    stats = TokenStats(*torch.tensor([[log_prob], [entropy_bits], [rank], [expected_rank]], dtype=torch.float64))
+    assert 0.5 < token_weights(stats, form="exact", base="one").item() < 2
+    assert token_weights(stats, form="exact", base="one", max_scale=0.7).item() <= 0.7 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("form", ["bound", "exact"])
+@pytest.mark.parametrize("temperature", [1e12, math.inf])
+def test_at_a_high_temperature_the_base_objective_is_left(form, temperature):
+    stats = some_stats()
+    for base, objective in (("one", "sft"), ("prob", "dft")):
+        ours = token_weights(stats, form=form, base=base, temperature=temperature)
+        torch.testing.assert_close(ours, token_weights(stats, objective), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("form", ["bound", "exact"])
+def test_without_entropy_weight_only_the_guess_counts(form):
+    stats = some_stats()
+    k_N = torch.log2(torch.maximum(stats.rank_N, 2**stats.entropy_bits_N / 4 + 1) + 1) ** -2
+    expected = {"bound": stats.log_prob_N.exp() ** -k_N, "exact": 2 ** (1 - 1 / torch.log2(stats.rank_N + 1))}
+    torch.testing.assert_close(token_weights(stats, form=form, base="one", entropy_weight=0.0), expected[form])
+
+
+def test_dft_is_the_probability():
+    stats = some_stats()
+    torch.testing.assert_close(token_weights(stats, "dft"), stats.log_prob_N.exp())
+
+
+def test_talr_takes_the_median_over_sequences_of_their_mean_nll():
+    log_prob_N = -torch.tensor([1.0, 3.0, 10.0, 20.0, 0.5, 0.5], dtype=torch.float64)
+    stats = TokenStats(log_prob_N, *torch.zeros(3, 6, dtype=torch.float64))
+    sequence_N = torch.tensor([4, 4, 9, 9, -1, -1])  # means 2, 15, 0.5
+    by_hand = torch.tensor([math.exp(-nll / 2) for nll in (1, 3, 10, 20, 0.5, 0.5)], dtype=torch.float64)
+    torch.testing.assert_close(token_weights(stats, "talr", sequence_N=sequence_N), by_hand)
+    torch.testing.assert_close(token_weights(stats, "talr", sequence_N=sequence_N, min_weight=0.3), by_hand.clamp(0.3))
+    torch.testing.assert_close(token_weights(stats, "talr", talr_temperature=2), by_hand)
+    mean = 35 / 6
+    one_sequence = torch.tensor([math.exp(-nll / mean) for nll in (1, 3, 10, 20, 0.5, 0.5)], dtype=torch.float64)
+    torch.testing.assert_close(token_weights(stats, "talr"), one_sequence)
+
+
+def test_talr_survives_a_batch_without_a_mistake():
+    stats = TokenStats(*torch.zeros(4, 3))
+    assert token_weights(stats, "talr").tolist() == [1.0, 1.0, 1.0]
+
+
+def test_eaft_is_the_top_entropy_over_three():
+    probs = [0.5, 0.25, 0.125, 0.125]
+    stats = token_stats(torch.tensor([probs], dtype=torch.float64).log(), torch.tensor([0]))
+    nats = -sum(p * math.log(p) for p in probs)
+    assert token_weights(stats, "eaft").item() == pytest.approx(nats / 3, rel=1e-12)
+    assert token_weights(stats, "eaft", alpha=2.0).item() == pytest.approx((nats / 3) ** 2, rel=1e-12)
+
+
+def test_max_scale_caps_the_scale_and_not_the_base():
+    stats = some_stats()
+    free = token_weights(stats, base="one", temperature=0.25)
+    capped = token_weights(stats, base="one", temperature=0.25, max_scale=1.2)
+    assert (free > 1.2).any()
+    torch.testing.assert_close(capped, free.clamp(max=1.2))
+    prob = token_weights(stats, base="prob", temperature=0.25, max_scale=1.2)
+    torch.testing.assert_close(prob, capped * stats.log_prob_N.exp())
+
+
+def test_a_probability_that_underflows_does_no_harm():
+    stats = TokenStats(*(torch.tensor([value]) for value in (-300.0, 0.0, 2.0, 1.0)))
+    log2_scale = (1 / math.log2(3)) ** 2 * (300 / math.log(2) - math.log2(1.25))
+    weight = token_weights(stats, base="prob", temperature=0.5)
+    assert math.log2(weight.item()) == pytest.approx(2 * log2_scale - 300 / math.log(2), abs=1e-3)
+    assert token_weights(stats, base="one", temperature=0.1).item() == torch.finfo(torch.float32).max
+    assert token_weights(stats, base="one", temperature=0.1, max_scale=8.0).item() == pytest.approx(8.0)
+
+
+def test_a_nan_statistic_gives_a_nan_weight(objective):
+    stats = TokenStats(*torch.full((5, 2), math.nan))
+    weight_N = token_weights(stats, **objective)
+    assert weight_N.isnan().all() or objective["objective"] == "sft"
+
+
+def test_the_scale_is_what_multiplies_the_base():
+    stats = some_stats()
+    torch.testing.assert_close(relative_scale(stats, Knobs()), token_weights(stats, base="one"))
+
+
+def test_only_what_the_objective_needs_is_asked_for():
+    assert needed_stats("sft", Knobs()) == frozenset()
+    assert needed_stats("rri", Knobs()) == {"entropy_bits_N", "rank_N"}
+    assert needed_stats("rri", Knobs(form="exact")) == {"rank_N", "expected_rank_N"}
+    assert needed_stats("rri", Knobs(form="exact", entropy_weight=0.0)) == {"rank_N"}
+
+
+def test_what_is_not_asked_for_is_not_looked_at(objective):
+    stats = some_stats()
+    name, knobs = objective["objective"], {key: value for key, value in objective.items() if key != "objective"}
+    needed = needed_stats(name, check_knobs(name, knobs)) | {"log_prob_N"}
+    hidden = stats._replace(**{key: torch.full((50,), math.nan) for key in stats._fields if key not in needed})
+    assert torch.equal(token_weights(hidden, name, **knobs), token_weights(stats, name, **knobs))
+
+
+def test_an_objective_is_added_with_one_line(monkeypatch):
+    monkeypatch.setitem(WEIGHTS, "margin", lambda stats, knobs: 1 / stats.rank_N)
+    stats = some_stats()
+    assert torch.equal(token_weights(stats, "margin"), 1 / stats.rank_N)
+
+
+@pytest.mark.parametrize(
+    ("objective", "knobs", "says"),
+    [
+        ("rrri", {}, "did you mean 'rri'"),
+        ("rri", {"form": "bounds"}, "loss.form: 'bounds'.*did you mean 'bound'.*'exact'"),
+        ("rri", {"base": "two"}, "loss.base: 'two'"),
+        ("rri", {"temperature": 0.0}, "loss.temperature: 0.0; allowed is a number > 0"),
+        ("rri", {"temperature": math.nan}, "loss.temperature"),
+        ("rri", {"temperature": "1"}, "loss.temperature"),
+        ("rri", {"entropy_weight": -0.1}, "loss.entropy_weight: -0.1"),
+        ("rri", {"max_scale": 0.0}, "loss.max_scale"),
+        ("rri", {"temprature": 1.0}, "did you mean 'temperature'"),
+        ("talr", {"min_weight": 1.5}, r"\[0, 1\]"),
+        ("talr", {"talr_temperature": "aut"}, "did you mean 'auto'"),
+        ("eaft", {"alpha": -1.0}, "loss.alpha"),
+    ],
+)
+def test_errors_say_what_is_allowed(objective, knobs, says):
+    with pytest.raises(LossError, match=says):
+        token_weights(some_stats(), objective, **knobs)
+
+
+def test_knobs_of_other_objectives_are_ignored():
+    stats = some_stats()
+    ours = token_weights(stats, "dft", temperature=-1.0, form="?", alpha=-3.0, max_scale=None)
+    assert torch.equal(ours, token_weights(stats, "dft"))
+
+
+def test_eaft_says_where_its_entropy_comes_from():
+    with pytest.raises(LossError, match="token_stats"):
+        token_weights(TokenStats(*torch.zeros(4, 2)), "eaft")

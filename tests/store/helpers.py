@@ -1,0 +1,103 @@
+"""Configurations and a driver to be killed, for the tests of the store."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from multiprocessing import forkserver
+from typing import Any
+from unittest import mock
+
+from rankray.config.schema import Config
+from rankray.contracts import Report
+from rankray.store.study import open_study
+
+SPACE = {
+    "loss.objective": {"choice": ["sft", "rri"]},
+    "loss.form": {"choice": ["bound", "exact"], "when": {"loss.objective": "rri"}},
+    "loss.temperature": {"float": [0.25, 8.0], "log": True, "when": {"loss.objective": "rri"}},
+    "train.learning_rate": {"float": [1e-6, 1e-3], "log": True},
+}
+FULL = 40
+STEPS = (10, 20, 30, 40)
+
+
+def make_config(*, study: dict[str, Any] | None = None, **changes: Any) -> Config:
+    tree: dict[str, Any] = {
+        "name": "s",
+        "model": {"path": "m"},
+        "data": {"train": "a.jsonl", "eval": "b.jsonl"},
+        "train": {"max_steps": FULL},
+        "evaluate": {"every_steps": 10},
+        "space": SPACE,
+        "study": {"trials": 8, "baselines": [], "sampler": "random", **(study or {})},
+    }
+    return Config.model_validate({**tree, **changes})
+
+
+def nll(params: dict[str, Any], step: int) -> float:
+    """What a trial with these parameters measures at a step: the same whoever runs it."""
+    return abs(params["train.learning_rate"] * 1e3 - 0.3) + params.get("loss.temperature", 1.0) / 10 + 1.0 / step
+
+
+def said(params: dict[str, Any], step: int) -> Report:
+    return Report(step, {"eval/nll": nll(params, step), "train/loss": 0.5}, f"checkpoint-{step}")
+
+
+def run_trial(store: Any, ticket: Any) -> None:
+    """Run a trial as a trainer does: from its last checkpoint, to its end or a stop."""
+    done = int(ticket.checkpoint.rpartition("-")[2]) if ticket.checkpoint else 0
+    for step in STEPS:
+        if step > done and store.report(ticket.number, said(ticket.params, step)).stop:
+            return
+    store.complete(ticket.number, said(ticket.params, FULL).metrics)
+
+
+def drive(store: Any) -> None:
+    """Work on a study until its budget is used up."""
+    with store:
+        while not store.done:
+            ticket = store.next_trial()
+            if ticket is None:
+                time.sleep(0.02)
+            else:
+                run_trial(store, ticket)
+
+
+class Driver:
+    """A driver in a process of its own, forked from a server that has imported everything: it starts at once."""
+
+    def __init__(self, url: str, config: Config) -> None:
+        _start_server()
+        ours, theirs = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(target=main, args=(url, config.model_dump_json(), theirs))
+        self.process.start()
+        theirs.close()
+        assert ours.recv() == "ready"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def finish(self, timeout: float = 60) -> None:
+        self.process.join(timeout)
+        assert self.process.exitcode == 0
+
+
+def main(url: str, config: str, ready: Any) -> None:
+    store = open_study(url, Config.model_validate_json(config))
+    ready.send("ready")
+    drive(store)
+
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def _start_server() -> None:
+    """Start the server, if need be, in an environment in which it finds what it is to import."""
+    heavy = ["store.helpers", "optuna.storages._rdb.models", "alembic.migration", "alembic.script"]
+    _CONTEXT.set_forkserver_preload(heavy)
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        forkserver.ensure_running()

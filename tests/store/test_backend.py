@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from rankray.errors import StoreError, StoreUnavailable
+from rankray.store import backend
+from rankray.store.backend import Guard, connect
+
+URL = "postgresql://u:hunter2@h/d"
+
+
+class Flaky:
+    """A storage that fails a number of times."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        self.failures, self.error, self.calls = failures, error, 0
+
+    def get_all_studies(self) -> str:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.error
+        return "studies"
+
+
+def internal(cause: Exception) -> Exception:
+    error = optuna.exceptions.StorageInternalError("An exception is raised during the commit.")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("error", [internal(sqlite3.OperationalError("database is locked")), ConnectionResetError()])
+def test_what_passes_is_tried_again(error: Exception) -> None:
+    flaky = Flaky(2, error)
+    assert Guard(flaky, URL).get_all_studies() == "studies"  # type: ignore[arg-type]
+    assert flaky.calls == 3
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_does_not_pass_is_said_without_the_password() -> None:
+    flaky = Flaky(99, internal(sqlite3.OperationalError(f"cannot reach {URL} with hunter2\nmore")))
+    with pytest.raises(StoreUnavailable) as caught:
+        Guard(flaky, URL).get_all_studies()  # type: ignore[arg-type]
+    assert flaky.calls == 3
+    assert "hunter2" not in str(caught.value) + repr(caught.value)
+    assert "postgresql://u:***@h/d does not answer (OperationalError: cannot reach" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), optuna.exceptions.UpdateFinishedTrialError("x"), ValueError("incompatible distribution")]
+)
+def test_what_is_no_outage_passes_through_at_once(error: Exception) -> None:
+    flaky = Flaky(1, error)
+    with pytest.raises(type(error)):
+        Guard(flaky, URL).get_all_studies()  # type: ignore[arg-type]
+    assert flaky.calls == 1
+
+
+def test_bad_data_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "RETRY_SECONDS", (1e9,))
+    with pytest.raises(StoreUnavailable, match="DataError"):
+        Guard(Flaky(1, internal(sqlite3.DataError("too long"))), URL).get_all_studies()  # type: ignore[arg-type]
+
+
+def test_sqlite_has_a_write_ahead_log_and_patience(file_url: str) -> None:
+    storage: Any = connect(file_url)
+    with storage._backend.engine.connect() as connection:
+        ask = connection.exec_driver_sql
+        assert ask("PRAGMA journal_mode").scalar() == "wal"
+        assert ask("PRAGMA synchronous").scalar() == 2
+        assert ask("PRAGMA busy_timeout").scalar() == 60_000
+
+
+def test_a_locked_sqlite_is_waited_for(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The busy timeout is shorter than the lock is held; the retry comes after."""
+    monkeypatch.setattr(backend, "BUSY_SECONDS", 0.01)
+    storage = connect(file_url)
+    other = sqlite3.connect(file_url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(
+        backend.time, "sleep", lambda seconds: other.execute("COMMIT") if other.in_transaction else None
+    )
+    assert storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "s") > 0
+    other.close()
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be made"):
+        connect(f"sqlite:///{tmp_path}/file/deeper/store.db")
+
+
+def test_optuna_says_nothing(file_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    connect(file_url).create_new_study([optuna.study.StudyDirection.MINIMIZE], "s")
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,98 @@
+"""Drivers that are killed, and drivers that work side by side: real processes, real signals."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from rankray.store import open_study
+from rankray.store.records import READY, StepRecord, is_void, steps_of
+from store.helpers import Driver, drive, make_config
+
+
+def check_finished(store: Any, trials: int) -> list[Any]:
+    """Check what holds of every finished study, and return its trials, the void ones left out."""
+    kept = store.trials()
+    everything = store.storage.get_all_trials(store.study_id)
+    assert [trial.number for trial in everything] == list(range(len(everything)))
+    assert {trial.state for trial in everything} <= {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    assert [trial.state for trial in kept].count(TrialState.FAIL) == 0
+    assert len(kept) == trials
+    points = [tuple(trial.params.items()) for trial in kept]
+    assert len(set(points)) == len(points)
+    for trial in kept:
+        steps = steps_of(trial)
+        assert trial.intermediate_values == {step: record.metrics["eval/nll"] for step, record in steps.items()}
+        assert trial.value == list(trial.intermediate_values.values())[-1]
+        assert [step for step, record in steps.items() if record.stop] == (
+            [max(steps)] if trial.state == TrialState.PRUNED else []
+        )
+    return kept
+
+
+def committed(store: Any) -> dict[tuple[int, int], StepRecord]:
+    return {(trial.number, step): record for trial in store.trials() for step, record in steps_of(trial).items()}
+
+
+def test_kills_lose_nothing_and_repeat_nothing(any_url: str) -> None:
+    sampler = "tpe" if any_url.startswith("journal") else "random"
+    kills, trials = (5, 12) if any_url.startswith("postgresql") else (10, 30)
+    config = make_config(study={"trials": trials, "sampler": sampler, "warm_start": [{"train.learning_rate": 1e-4}]})
+    store = open_study(any_url, config)
+    seen: dict[tuple[int, int], StepRecord] = {}
+    for _ in range(kills):
+        driver = Driver(any_url, config)
+        time.sleep(random.uniform(0.0, 0.2))
+        driver.kill()
+        now = committed(store)
+        assert seen.items() <= now.items()
+        seen = now
+    drive(store)
+    kept = check_finished(store, trials)
+    assert seen.items() <= committed(store).items()
+    assert [trial.user_attrs["rankray:origin"] for trial in kept].count("warm_start") == 1
+
+
+def test_three_drivers_share_an_exact_budget(any_url: str) -> None:
+    config = make_config(study={"trials": 12, "baselines": ["sft", "paper"]})
+    drivers = [Driver(any_url, config) for _ in range(3)]
+    for driver in drivers:
+        driver.finish()
+    store = open_study(any_url, config)
+    kept = check_finished(store, 12)
+    makers = {trial.user_attrs["rankray:driver"] for trial in kept}
+    origins = [trial.user_attrs["rankray:origin"] for trial in kept]
+    assert len(makers) > 1
+    assert (origins.count("baseline:sft"), origins.count("baseline:paper")) == (1, 1)
+
+
+def test_two_drivers_go_on_when_the_third_is_killed(url: str) -> None:
+    config = make_config(study={"trials": 18})
+    drivers = [Driver(url, config) for _ in range(3)]
+    time.sleep(0.1)
+    drivers[0].kill()
+    for driver in drivers[1:]:
+        driver.finish()
+    check_finished(open_study(url, config), 18)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_new_store_opened_by_three_at_once(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """None of them finds tables there."""
+    any_url = f"sqlite:///{tmp_path}/new.db" if kind == "sqlite" else request.getfixturevalue("postgresql_url")
+    config = make_config(study={"trials": 3})
+    drivers = []
+    try:
+        drivers = [Driver(any_url, config) for _ in range(3)]
+    finally:
+        for driver in drivers:
+            driver.kill()
+    store = open_study(any_url, config)
+    drive(store)
+    assert all(READY in trial.user_attrs for trial in store.trials() if not is_void(trial))
+    assert store.finished == 3

@@ -1,0 +1,319 @@
+"""Leases, take-overs and fencing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from rankray.contracts import Report
+from rankray.errors import LeaseLost, StoreError, StoreUnavailable
+from rankray.store import StudyStore, attach, leases, open_study, views
+from rankray.store.leases import Watch, known_dead, process_start, this_process
+from rankray.store.records import READY
+from store.helpers import Driver, make_config, said
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+ELSEWHERE = {"host": "far-away", "boot": "b", "space": "s", "pid": 1, "start": "1"}
+
+
+def watch_for(seconds: float, watch: Watch, clock: Clock, record: dict[str, Any] | None, looks: int) -> None:
+    for _ in range(looks):
+        clock.now += seconds / looks
+        watch.look({"d": record})
+
+
+def test_a_driver_is_gone_after_a_lease_of_silence_on_the_observer_s_clock() -> None:
+    clock = Clock()
+    watch = Watch(60, clock)
+    watch.look({"d": {**ELSEWHERE, "beat": 7}})
+    watch_for(59, watch, clock, {**ELSEWHERE, "beat": 7}, 10)
+    assert not watch.gone("d")
+    assert watch.alive() == ["d"]
+    watch_for(2, watch, clock, {**ELSEWHERE, "beat": 7}, 1)
+    assert watch.gone("d")
+    watch.look({"d": {**ELSEWHERE, "beat": 8}})
+    assert not watch.gone("d")
+
+
+def test_wall_clocks_do_not_matter_to_a_take_over() -> None:
+    clock = Clock()
+    watch = Watch(60, clock)
+    watch_for(30, watch, clock, {**ELSEWHERE, "beat": 7, "at": 0.0}, 10)
+    assert not watch.gone("d")
+    shown = Watch(60, clock, by_date=True)
+    shown.look({"d": {**ELSEWHERE, "beat": 7, "at": 0.0}})
+    assert shown.gone("d")
+
+
+def test_one_look_after_an_outage_takes_nobody_s_trials() -> None:
+    clock = Clock()
+    watch = Watch(60, clock)
+    watch.look({"d": {**ELSEWHERE, "beat": 7}})
+    watch_for(3600, watch, clock, {**ELSEWHERE, "beat": 7}, 1)
+    assert not watch.gone("d")
+
+
+def test_a_driver_with_a_longer_lease_is_waited_for_that_long() -> None:
+    clock = Clock()
+    watch = Watch(6, clock)
+    record = {**ELSEWHERE, "beat": 7, "lease": 60}
+    watch.look({"d": record})
+    watch_for(59, watch, clock, record, 100)
+    assert not watch.gone("d")
+
+
+def test_who_is_not_registered_is_gone() -> None:
+    watch = Watch(60)
+    watch.look({"left": None})
+    assert watch.gone("left")
+    assert watch.gone("never seen")
+    assert watch.gone("")
+
+
+def test_processes_on_this_machine_are_known_dead_as_soon_as_they_are() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    record = this_process() | {"pid": child.pid, "start": process_start(child.pid)}
+    assert not known_dead(record)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert known_dead(record), "a zombie is dead"
+    child.communicate()
+    assert known_dead(record)
+    assert not known_dead(this_process())
+    assert known_dead(this_process() | {"start": "another"}), "the pid was given to another process"
+    for key in ("host", "boot", "space"):
+        assert not known_dead(record | {key: "another"}), "nothing is known of other machines"
+
+
+def test_a_lease_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAY_LEASE_SECONDS", "soon")
+    with pytest.raises(StoreError, match="RANKRAY_LEASE_SECONDS: got 'soon'"):
+        leases.lease_seconds_default()
+
+
+def take_over(url: str) -> tuple[StudyStore, StudyStore, int]:
+    """Return a driver that lost its trial, the one that has it now, and the trial's number."""
+    config = make_config(study={"trials": 3})
+    old, new = open_study(url, config), open_study(url, config)
+    old.join()
+    ticket = old.next_trial()
+    assert ticket is not None
+    old.report(ticket.number, said(ticket.params, 10))
+    old._lease._stop.set()
+    new.join()
+    new._watch._still[old.driver] = (new._watch._still[old.driver][0], 1e9)
+    adopted = new.next_trial()
+    assert adopted is not None
+    assert (adopted.number, adopted.adopted, adopted.checkpoint) == (ticket.number, True, "checkpoint-10")
+    return old, new, ticket.number
+
+
+def test_a_driver_that_was_replaced_is_refused(any_url: str) -> None:
+    old, new, number = take_over(any_url)
+    before = views.trial(attach(any_url, "s"), number)
+    for write in (
+        lambda: old.report(number, Report(20, {"eval/nll": 0.5})),
+        lambda: old.report(number, Report(10, {"eval/nll": 0.5})),
+        lambda: old.complete(number, {"eval/nll": 0.5}),
+        lambda: old.fail(number, "x"),
+        lambda: old.release(number),
+    ):
+        with pytest.raises(LeaseLost, match=f"trial {number}"):
+            write()
+    assert old.sweep() == []
+    after = views.trial(attach(any_url, "s"), number)
+    assert after == before
+    assert new.report(number, Report(20, {"eval/nll": 0.5})).stop is False
+    new.leave()
+    old.leave()
+
+
+def test_a_silent_driver_s_trials_are_taken_after_its_lease(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease alone, as between machines: nothing is known of processes."""
+    monkeypatch.setattr(leases, "known_dead", lambda record: record is None)
+    config = make_config()
+    silent = open_study(file_url, config, lease_seconds=0.3).join()
+    ticket = silent.next_trial()
+    assert ticket is not None
+    with open_study(file_url, config, lease_seconds=0.3) as store:
+        fresh = store.next_trial()
+        assert fresh is not None
+        assert not fresh.adopted
+        silent._lease._stop.set()
+        for _ in range(200):
+            found = store.next_trial()
+            assert found is not None
+            if found.adopted:
+                break
+            store.fail(found.number, "to make room", retry=False)
+            threading.Event().wait(0.05)
+        assert (found.number, found.params) == (ticket.number, ticket.params)
+
+
+def test_a_live_driver_keeps_its_trials_while_others_look(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "known_dead", lambda record: record is None)
+    config = make_config(study={"trials": 2})
+    with open_study(file_url, config, lease_seconds=0.6) as one, open_study(file_url, config, lease_seconds=0.6) as two:
+        tickets = [one.next_trial(), one.next_trial()]
+        for _ in range(12):
+            assert two.next_trial() is None
+            threading.Event().wait(0.1)
+        for ticket in tickets:
+            assert ticket is not None
+            one.complete(ticket.number, {"eval/nll": 1.0})
+        assert two.done
+
+
+def test_of_many_drivers_one_adopts(any_url: str) -> None:
+    config = make_config(study={"trials": 1})
+    dead = open_study(any_url, config)
+    dead.join()
+    assert dead.next_trial() is not None
+    dead._lease.drop()
+    stores = [open_study(any_url, config).join() for _ in range(4)]
+    found: list[Any] = []
+    start = threading.Barrier(4)
+
+    def adopt(store: StudyStore) -> None:
+        start.wait()
+        found.append(store.next_trial())
+
+    threads = [threading.Thread(target=adopt, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [ticket.number for ticket in found if ticket is not None] == [0]
+    for store in stores:
+        store.leave()
+
+
+def test_of_two_claims_at_once_the_first_wins(any_url: str) -> None:
+    config = make_config(study={"trials": 1})
+    with open_study(any_url, config) as dead:
+        assert dead.next_trial() is not None
+    one, two = open_study(any_url, config), open_study(any_url, config)
+    trial = one.trials()[0]
+    one._claims.refresh()
+    two._claims.refresh()
+    assert one._claims.owner(trial) == two._claims.owner(trial) == ("", 1)
+    assert two._claims.take(trial, two.driver)
+    assert not one._claims.take(trial, one.driver)
+    assert one._claims.owner(trial) == two._claims.owner(trial) == (two.driver, 2)
+
+
+def test_a_claim_whose_winner_died_can_be_followed_by_another(any_url: str) -> None:
+    config = make_config(study={"trials": 1})
+    with open_study(any_url, config) as first:
+        assert first.next_trial() is not None
+    killed = open_study(any_url, config).join()
+    killed._claims.refresh()
+    assert killed._claims.take(killed.trials()[0], killed.driver)
+    killed._lease.drop()
+    with open_study(any_url, config) as store:
+        ticket = store.next_trial()
+    assert ticket is not None
+    assert (ticket.number, ticket.adopted) == (0, True)
+
+
+def test_a_released_trial_is_adopted_by_another_driver_at_once(file_url: str) -> None:
+    config = make_config(study={"trials": 1})
+    with open_study(file_url, config) as one, open_study(file_url, config) as two:
+        ticket = one.next_trial()
+        assert ticket is not None
+        assert two.next_trial() is None
+        one.release(ticket.number)
+        assert (one.counts().running, one.counts().waiting) == (0, 1)
+        adopted = two.next_trial()
+        assert adopted is not None
+        assert adopted.params == ticket.params
+        assert (one.counts().running, one.counts().waiting) == (1, 0)
+        with pytest.raises(LeaseLost):
+            one.report(ticket.number, Report(10, {"eval/nll": 1.0}))
+
+
+def test_a_trial_that_got_lost_on_the_way_to_its_driver_is_handed_out_again(file_url: str) -> None:
+    """The answer to the last write of a new trial is lost: it is this driver's, but the driver does not know."""
+    with open_study(file_url, make_config()) as store:
+        lost = store._asker.new()
+        assert lost is not None
+        ticket = store.next_trial()
+        assert ticket is not None
+        assert (ticket.number, ticket.params) == (0, lost.params)
+
+
+def test_joining_and_leaving_twice_is_harmless(file_url: str) -> None:
+    store = open_study(file_url, make_config())
+    assert store.join() is store.join()
+    assert list(store.drivers()) == [store.driver]
+    store.leave()
+    store.leave()
+    assert store.drivers() == {}
+    assert attach(file_url, "s").drivers() == {}
+
+
+def test_an_error_is_not_hidden_by_the_store_s_own(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_study(file_url, make_config())
+
+    def unavailable() -> None:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(store, "leave", unavailable)
+    with pytest.raises(ZeroDivisionError), store:
+        raise ZeroDivisionError
+    with pytest.raises(StoreUnavailable), store:
+        pass
+
+
+def test_the_lease_survives_an_outage(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_study(file_url, make_config(), lease_seconds=0.12)
+    tries = threading.Semaphore(0)
+    down = threading.Event()
+    real = store._lease._renew
+
+    def renew() -> None:
+        tries.release()
+        if down.is_set():
+            raise StoreUnavailable("gone")
+        real()
+
+    monkeypatch.setattr(store._lease, "_renew", renew)
+    with store:
+        down.set()
+        for _ in range(3):
+            assert tries.acquire(timeout=10)
+        down.clear()
+        beat = store.drivers()[store.driver]["beat"]
+        for _ in range(3):
+            assert tries.acquire(timeout=10)
+        assert store.drivers()[store.driver]["beat"] > beat
+
+
+def test_a_killed_driver_s_trials_are_adopted_at_once(url: str) -> None:
+    config = make_config(study={"trials": 8, "pruner": "none"}, train={"max_steps": 400})
+    driver = Driver(url, config)
+    store = open_study(url, config)
+    while not store.trials():
+        threading.Event().wait(0.01)
+    driver.kill()
+    assert views.status(attach(url, "s"))["state"] == "interrupted"
+    begun = [
+        trial.number for trial in store.trials() if trial.state == TrialState.RUNNING and READY in trial.user_attrs
+    ]
+    with store:
+        found = [ticket.number for ticket in iter(store.next_trial, None) if ticket.adopted]
+    assert found == begun

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+import pytest
+from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import RandomSampler, TPESampler
+
+from rankray.config import schema
+from rankray.errors import ConfigError
+from rankray.store import open_study
+from rankray.store.strategies import PRUNERS, SAMPLERS, derived_seed, pruner, sampler
+from store.helpers import make_config, run_trial
+
+
+def test_names_are_those_of_the_schema() -> None:
+    assert tuple(SAMPLERS) == schema.SAMPLERS
+    assert tuple(PRUNERS) == schema.PRUNERS
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tpe", TPESampler), ("random", RandomSampler)])
+def test_samplers_are_made(name: str, kind: type) -> None:
+    assert type(sampler(make_config(study={"sampler": name}), 3)) is kind
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("successive_halving", SuccessiveHalvingPruner),
+        ("hyperband", HyperbandPruner),
+        ("median", MedianPruner),
+        ("none", NopPruner),
+    ],
+)
+def test_pruners_are_made(name: str, kind: type) -> None:
+    assert type(pruner(make_config(study={"pruner": name}))) is kind
+
+
+def test_defaults_follow_the_configuration_and_options_win() -> None:
+    made: Any = pruner(make_config(study={"pruner": "hyperband", "seeds": 3}))
+    assert (made._min_resource, made._max_resource) == (10, 120)
+    made = pruner(make_config(study={"pruner": {"name": "successive_halving", "reduction_factor": 2}}))
+    assert (made._min_resource, made._reduction_factor) == (10, 2)
+    made = pruner(make_config(study={"pruner": "hyperband"}, evaluate={"every_steps": 100}))
+    assert (made._min_resource, made._max_resource) == (40, 40)
+    tpe: Any = sampler(make_config(study={"sampler": {"name": "tpe", "n_startup_trials": 17}}), 0)
+    assert (tpe._n_startup_trials, tpe._group, tpe._constant_liar) == (17, True, True)
+
+
+@pytest.mark.parametrize(("trials", "startup"), [(1, 4), (24, 6), (400, 10)])
+def test_startup_trials_grow_with_the_budget(trials: int, startup: int) -> None:
+    tpe: Any = sampler(make_config(study={"sampler": "tpe", "trials": trials}), 0)
+    assert tpe._n_startup_trials == startup
+
+
+@pytest.mark.parametrize(
+    ("study", "says"),
+    [
+        ({"sampler": {"name": "tpe", "n_startup_trails": 3}}, "did you mean 'n_startup_trials'?"),
+        ({"sampler": {"name": "tpe", "seed": 3}}, "study.seed"),
+        ({"sampler": {"name": "random", "group": True}}, "random allows: no options"),
+        ({"pruner": {"name": "median", "warmup": 3}}, "n_warmup_steps"),
+        ({"pruner": {"name": "successive_halving", "reduction_factor": 1}}, "successive_halving refuses"),
+    ],
+)
+def test_a_wrong_option_lists_the_right_ones_before_anything_is_made(
+    study: dict[str, Any], says: str, file_url: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_study(file_url, make_config(study=study))
+    assert says in str(caught.value)
+    assert str(caught.value).startswith(("study.sampler: ", "study.pruner: "))
+
+
+def test_seeds_depend_on_the_study_and_the_number_of_trials_in_it() -> None:
+    assert derived_seed(0, 5) == derived_seed(0, 5)
+    assert len({derived_seed(seed, number) for seed in range(10) for number in range(100)}) == 1000
+
+
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_a_restart_goes_on_with_fresh_draws_as_if_there_had_been_none(name: str, tmp_path: Any) -> None:
+    config = make_config(study={"sampler": name, "trials": 12, "pruner": "none"})
+
+    def points(url: str, per_launch: int) -> list[dict[str, Any]]:
+        found = []
+        while len(found) < 12:
+            with open_study(url, config) as store:
+                for _ in range(per_launch):
+                    ticket = store.next_trial()
+                    assert ticket is not None
+                    run_trial(store, ticket)
+                    found.append(ticket.params)
+        return found
+
+    whole = points(f"journal:///{tmp_path}/whole", 12)
+    parts = points(f"journal:///{tmp_path}/parts", 2)
+    assert parts == whole
+    assert len({str(params) for params in parts}) == 12
+
+
+def test_two_drivers_at_once_draw_different_points(file_url: str) -> None:
+    config = make_config()
+    with open_study(file_url, config) as one, open_study(file_url, config) as two:
+        first, second = one.next_trial(), two.next_trial()
+    assert first is not None
+    assert second is not None
+    assert first.params != second.params
+
+
+def test_trap_4_a_pruner_asked_twice_changes_its_mind() -> None:
+    """Pins what optuna does, and why `judge` asks on paper; if this fails, see whether that is still needed."""
+    study = optuna.create_study(pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=2))
+    good, bad = study.ask(), study.ask()
+    good.report(0.0, 1)
+    assert not good.should_prune()
+    bad.report(1.0, 1)
+    assert [bad.should_prune(), bad.should_prune()] == [True, False]

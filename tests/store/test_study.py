@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankray.errors import StoreError, StoreUnavailable, StudyMismatch
+from rankray.store import attach, list_studies, open_study, views
+from rankray.store.backend import connect
+from store.helpers import drive, make_config, run_trial
+
+SECRET = "hunter2-planted"
+
+
+def everything(storage: Any) -> str:
+    """All that a store holds, as one text."""
+    found = [str(vars(study)) for study in storage.get_all_studies()]
+    for study in storage.get_all_studies():
+        found += [str(vars(trial)) for trial in storage.get_all_trials(study._study_id)]
+    return "\n".join(found)
+
+
+def test_a_study_describes_itself(url: str) -> None:
+    config = make_config(store=url)
+    store = open_study(url, config, provenance={"data": "d1", "model": "m1", "host": "h"})
+    attributes = store.storage.get_study_user_attrs(store.study_id)
+    assert attributes["rankray:config"]["train"]["max_steps"] == 40
+    assert "store" not in attributes["rankray:config"]
+    assert attributes["rankray:provenance"] == {"data": "d1", "model": "m1", "host": "h"}
+    assert {"rankray", "optuna", "python"} <= set(attributes["rankray:versions"])
+    view = attach(url, "s")
+    assert view.config.model_dump(exclude={"store"}) == config.model_dump(exclude={"store"})
+
+
+def test_another_configuration_is_refused_field_by_field(url: str) -> None:
+    store = open_study(url, make_config(), provenance={"data": "d1", "model": "m1", "host": "h"})
+    other = make_config(
+        loss={"temperature": 2.0},
+        train={"max_steps": 80},
+        space={"loss.entropy_weight": {"float": [0.0, 1.0]}},
+        study={"baselines": ["sft"]},
+    )
+    with pytest.raises(StudyMismatch) as caught:
+        open_study(url, other, provenance={"data": "d2", "model": "m1", "host": "other"})
+    text = str(caught.value)
+    for line in (
+        "loss.temperature: stored 1.0, given 2.0",
+        "train.max_steps: stored 40, given 80",
+        'study.baselines: stored [], given ["sft"]',
+        'space.loss.entropy_weight: stored nothing, given {"float": [0.0, 1.0]}',
+        "data: stored d1, given d2",
+        "--name other",
+    ):
+        assert line in text
+    assert "space.train.learning_rate: stored {" in text
+    assert "host" not in text
+    assert "model" not in text
+    assert store.storage.get_study_user_attrs(store.study_id)["rankray:config"]["train"]["max_steps"] == 40
+
+
+def test_free_fields_may_change(url: str) -> None:
+    open_study(url, make_config())
+    again = open_study(
+        url,
+        make_config(
+            study={"trials": 80, "max_failures_per_trial": 2},
+            resources={"workers": 2},
+            store="sqlite:///elsewhere.db",
+            storage="elsewhere",
+            train={"max_steps": 40, "threads": 3},
+        ),
+    )
+    assert again.budget == 80
+    assert attach(url, "s").budget == 80
+
+
+def test_a_field_that_did_not_exist_yet_counts_as_its_default(file_url: str) -> None:
+    from rankray.store.identity import check_same, snapshot
+
+    new = snapshot(make_config())
+    old = json.loads(json.dumps(new))
+    del old["loss"]["alpha"]
+    check_same("s", {"config": old}, {"config": new})
+    with pytest.raises(StudyMismatch, match=r"loss.alpha: stored 1.0, given 0.5"):
+        check_same("s", {"config": old}, {"config": snapshot(make_config(loss={"alpha": 0.5}))})
+
+
+def test_an_unknown_study_is_answered_with_the_nearest(url: str) -> None:
+    for name in ("gsm8k", "math"):
+        open_study(url, make_config(name=name))
+    assert list_studies(url) == ["gsm8k", "math"]
+    with pytest.raises(StoreError) as caught:
+        attach(url, "gsm8")
+    assert "did you mean 'gsm8k'?" in str(caught.value)
+    assert "gsm8k, math" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_looking_makes_no_file(kind: str, tmp_path: Path) -> None:
+    missing = f"{kind}:///{tmp_path}/deep/none.file"
+    for look in (lambda: attach(missing, "s"), lambda: list_studies(missing)):
+        with pytest.raises(StoreError, match="no such file"):
+            look()
+    assert list(tmp_path.iterdir()) == []
+    open_study(missing, make_config())
+    assert (tmp_path / "deep" / "none.file").is_file()
+
+
+def test_studies_in_one_store_keep_apart(file_url: str) -> None:
+    one = open_study(file_url, make_config(name="one", study={"trials": 3}))
+    two = open_study(file_url, make_config(name="two", study={"trials": 2}))
+    drive(one)
+    drive(two)
+    assert (one.finished, two.finished) == (3, 2)
+    assert [trial.number for trial in two.trials()] == [0, 1]
+
+
+def test_of_two_configurations_at_once_one_wins(any_url: str) -> None:
+    configs = [make_config(train={"max_steps": 40 + i}) for i in range(4)]
+    start, results = threading.Barrier(4), []
+
+    def create(config: Any) -> None:
+        start.wait()
+        try:
+            results.append(open_study(any_url, config).config.train.max_steps)
+        except StudyMismatch:
+            results.append(None)
+
+    connect(any_url)
+    threads = [threading.Thread(target=create, args=(config,)) for config in configs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [winner] = [steps for steps in results if steps is not None]
+    assert attach(any_url, "s").config.train.max_steps == winner
+
+
+def test_a_password_goes_nowhere(postgresql_url: str, tmp_path: Path) -> None:
+    """The server lets everybody in, so any password may stand in the URL."""
+    user, _, rest = postgresql_url.partition("@")
+    planted = f"{user.rstrip(':')}:{SECRET}@{rest}"
+    config = make_config(store=planted, study={"trials": 2})
+    store = open_study(planted, config, provenance={"data": "d"})
+    with store:
+        ticket = store.next_trial()
+        assert ticket is not None
+        run_trial(store, ticket)
+        shown = [repr(store), store.url, repr(store.storage), str(views.status(store)), str(ticket)]
+        shown += [str(views.trial(store, 0)), str(views.objectives(store)), str(store.drivers())]
+    shown += [everything(store.storage), attach(planted, "s").config.store]
+    errors = []
+    for wrong in (
+        lambda: open_study(planted, make_config(train={"max_steps": 7})),
+        lambda: attach(planted, "none"),
+        lambda: store.complete(99, {}),
+    ):
+        with pytest.raises(StoreError) as caught:
+            wrong()
+        errors.append(str(caught.value) + repr(caught.value))
+    text = "\n".join(shown + errors)
+    assert SECRET not in text
+    assert ":***@" in text
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
+    pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+    with pytest.raises(StoreUnavailable) as caught:
+        open_study(f"postgresql://user:{SECRET}@127.0.0.1:1/d", make_config())
+    assert SECRET not in str(caught.value) + repr(caught.value)
+    assert "postgresql://user:***@127.0.0.1:1/" in str(caught.value)
+    assert caught.value.__suppress_context__

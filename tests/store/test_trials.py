@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from rankray.config.space import baseline_points
+from rankray.contracts import Report, Verdict
+from rankray.errors import LeaseLost, StoreError
+from rankray.store import StudyStore, Ticket, attach, open_study
+from rankray.store.records import READY, is_void, steps_of
+from store.helpers import FULL, SPACE, drive, make_config, run_trial, said
+
+
+def begin(store: StudyStore) -> Ticket:
+    ticket = store.next_trial()
+    assert ticket is not None
+    return ticket
+
+
+def states(store: StudyStore) -> list[str]:
+    return [trial.state.name for trial in store.storage.get_all_trials(store.study_id)]
+
+
+def stored(store: StudyStore, number: int) -> Any:
+    return store.storage.get_all_trials(store.study_id)[number]
+
+
+def test_a_search_ends_with_the_exact_budget(url: str) -> None:
+    store = open_study(url, make_config(study={"trials": 7, "sampler": "tpe", "baselines": ["sft", "paper"]}))
+    drive(store)
+    counts = store.counts()
+    assert (counts.finished, counts.running, counts.waiting, counts.failed) == (7, 0, 0, 0)
+    assert counts.pruned > 0
+    assert (store.finished, store.budget, store.done) == (7, 7, True)
+    assert store.next_trial() is None
+
+
+def test_parameters_are_the_space_s_in_order_without_the_inactive_ones(url: str) -> None:
+    with open_study(url, make_config(study={"trials": 8})) as store:
+        tickets = [begin(store) for _ in range(8)]
+    for ticket in tickets:
+        inactive = {"loss.form", "loss.temperature"} if ticket.params["loss.objective"] == "sft" else set()
+        assert set(ticket.params) == set(SPACE) - inactive
+        names = list(ticket.params)
+        assert names.index("loss.objective") < min([names.index(n) for n in names if n in ("loss.form",)], default=9)
+    assert {ticket.params["loss.objective"] for ticket in tickets} == {"sft", "rri"}
+
+
+def test_every_kind_of_distribution_is_drawn_within_its_bounds(file_url: str) -> None:
+    space = {
+        "train.batch_size": {"int": [8, 64], "step": 8},
+        "train.seed": {"int": [1, 100], "log": True},
+        "loss.entropy_weight": {"float": [0.0, 2.0], "step": 0.5},
+        "loss.max_scale": {"choice": [None, 2.0]},
+    }
+    with open_study(file_url, make_config(space=space, study={"trials": 20})) as store:
+        for _ in range(20):
+            params = begin(store).params
+            assert params["train.batch_size"] in range(8, 65, 8)
+            assert isinstance(params["train.seed"], int)
+            assert params["loss.entropy_weight"] in (0.0, 0.5, 1.0, 1.5, 2.0)
+            assert params["loss.max_scale"] in (None, 2.0)
+
+
+def test_an_empty_space_has_trials_without_parameters(url: str) -> None:
+    with open_study(url, make_config(space={}, study={"trials": 2})) as store:
+        ticket = begin(store)
+        assert ticket.params == {}
+        store.release(ticket.number)
+        assert begin(store) == Ticket(number=0, params={}, adopted=True)
+
+
+def test_a_report_is_judged_once_and_answered_the_same_for_ever(url: str) -> None:
+    config = make_config(study={"trials": 3})
+    with open_study(url, config) as store:
+        good, bad = begin(store), begin(store)
+        first = store.report(good.number, Report(10, {"eval/nll": 1.0}, "c10"))
+        assert first == Verdict(False)
+        stop = store.report(bad.number, Report(10, {"eval/nll": 2.5}))
+        assert stop == Verdict(True, "successive_halving at step 10: eval/nll 2.5 is behind")
+        again = [store.report(bad.number, Report(10, {"eval/nll": 0.1})) for _ in range(2)]
+        assert again == [stop, stop]
+        assert store.report(bad.number, Report(20, {"eval/nll": 0.1})) == stop
+        assert store.report(good.number, Report(10, {"eval/nll": 9.0}, "other")) == first
+        store.report(good.number, Report(20, {"eval/nll": 0.9}))
+        assert store.report(good.number, Report(10, {"eval/nll": 9.0})) == first
+    ended, running = stored(store, bad.number), stored(store, good.number)
+    assert (ended.state, ended.value, ended.last_step) == (TrialState.PRUNED, 2.5, 10)
+    assert running.intermediate_values == {10: 1.0, 20: 0.9}
+    assert steps_of(running)[10].checkpoint == "c10"
+
+
+def test_a_pruned_trial_is_pruned_as_optuna_would_have(file_url: str, tmp_path: Path) -> None:
+    """The verdicts are those of optuna's own loop on the same numbers."""
+    import optuna
+
+    from rankray.store.strategies import pruner
+
+    curves = [[3.0, 2.0, 1.0], [2.0, 1.9, 1.8], [2.5, 2.4, 2.3], [1.0, 3.0, 3.0], [0.9, 0.8, 0.7], [1.5, 1.4, 1.3]]
+    config = make_config(study={"trials": 9, "pruner": {"name": "successive_halving", "reduction_factor": 2}})
+    plain = optuna.create_study(pruner=pruner(config))
+    with open_study(file_url, config) as store:
+        for curve in curves:
+            ticket, trial = begin(store), plain.ask()
+            for step, value in zip((10, 20, 30), curve, strict=True):
+                trial.report(value, step)
+                stop = trial.should_prune()
+                assert store.report(ticket.number, Report(step, {"eval/nll": value})).stop == stop
+                if stop:
+                    plain.tell(trial, state=TrialState.PRUNED)
+                    break
+            else:
+                plain.tell(trial, curve[-1])
+                store.complete(ticket.number, {"eval/nll": curve[-1]})
+    assert states(store)[:6] == [trial.state.name for trial in plain.trials]
+    assert "PRUNED" in states(store)
+
+
+@pytest.mark.parametrize("name", ["successive_halving", "hyperband", "median"])
+def test_a_whole_trial_is_never_pruned(name: str, file_url: str) -> None:
+    with open_study(file_url, make_config(study={"trials": 8, "pruner": name})) as store:
+        for value in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
+            ticket = begin(store)
+            assert store.report(ticket.number, Report(FULL, {"eval/nll": value})) == Verdict(False)
+            store.complete(ticket.number, {"eval/nll": value})
+    assert states(store) == ["COMPLETE"] * 6
+
+
+@pytest.mark.parametrize("name", ["hyperband", "median"])
+def test_the_other_pruners_prune(name: str, file_url: str) -> None:
+    with open_study(file_url, make_config(study={"trials": 12, "pruner": name})) as store:
+        for value in range(12):
+            ticket = begin(store)
+            for step in (10, 20, 30):
+                if store.report(ticket.number, Report(step, {"eval/nll": float(value)})).stop:
+                    break
+            else:
+                store.complete(ticket.number, {"eval/nll": float(value)})
+    assert store.counts().pruned > 3
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_metric_that_is_no_number_fails_the_trial(value: float, url: str) -> None:
+    with open_study(url, make_config(study={"trials": 2, "max_failures_per_trial": 3})) as store:
+        ticket = begin(store)
+        store.report(ticket.number, Report(10, {"eval/nll": 1.0}))
+        verdict = store.report(ticket.number, Report(20, {"eval/nll": value}))
+        assert verdict == Verdict(True, f"eval/nll is {value} at step 20", failed=True)
+        assert store.report(ticket.number, Report(20, {"eval/nll": 1.0})) == verdict
+        other = begin(store)
+        store.complete(other.number, {"eval/nll": value})
+    assert states(store) == ["FAIL", "FAIL"]
+    assert stored(store, 0).intermediate_values == {10: 1.0}
+    assert store.counts().failed == 2
+    assert store.finished == 0
+
+
+def test_a_report_without_the_metric_is_kept_and_not_judged(file_url: str) -> None:
+    with open_study(file_url, make_config()) as store:
+        ticket = begin(store)
+        assert store.report(ticket.number, Report(5, {"train/loss": 9.0}, "c5")) == Verdict(False)
+        store.release(ticket.number)
+        again = begin(store)
+    assert again.history == [{"step": 5, "train/loss": 9.0}]
+    assert again.checkpoint == "c5"
+
+
+def test_completing_twice_changes_nothing(url: str) -> None:
+    with open_study(url, make_config()) as store:
+        ticket = begin(store)
+        store.report(ticket.number, Report(FULL, {"eval/nll": 0.5}))
+        store.complete(ticket.number, {"eval/nll": 0.5, "eval/accuracy": 0.25})
+        store.complete(ticket.number, {"eval/nll": 0.1})
+        assert store.fail(ticket.number, "late") is False
+        store.release(ticket.number)
+        trial = stored(store, 0)
+        assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
+        assert store.report(ticket.number, Report(FULL, {"eval/nll": 0.1})) == Verdict(False)
+        with pytest.raises(LeaseLost, match="has ended as COMPLETE"):
+            store.report(ticket.number, Report(FULL + 1, {"eval/nll": 0.1}))
+
+
+def test_completing_without_the_metric_fails(file_url: str) -> None:
+    with open_study(file_url, make_config()) as store:
+        store.complete(begin(store).number, {"eval/accuracy": 0.5})
+    assert states(store) == ["FAIL"]
+
+
+def test_failures_are_tried_again_as_often_as_allowed(url: str) -> None:
+    with open_study(url, make_config(study={"max_failures_per_trial": 2})) as store:
+        ticket = begin(store)
+        store.report(ticket.number, said(ticket.params, 10))
+        for attempt in range(2):
+            assert store.fail(ticket.number, f"out of memory {attempt}", "trace") is True
+            again = begin(store)
+            assert (again.number, again.params, again.checkpoint) == (ticket.number, ticket.params, "checkpoint-10")
+        assert store.fail(ticket.number, "out of memory 2", "trace") is False
+        other = begin(store)
+        assert store.fail(other.number, "impossible", retry=False) is False
+    assert states(store) == ["FAIL", "FAIL"]
+    assert store.counts().failed == 2
+
+
+def test_failed_trials_are_replaced(url: str) -> None:
+    with open_study(url, make_config(study={"trials": 2})) as store:
+        for number in range(5):
+            assert begin(store).number == number
+            store.fail(number, "broken")
+    drive(store)
+    assert store.finished == 2
+    assert states(store).count("FAIL") == 5
+
+
+def test_raising_the_budget_goes_on(url: str) -> None:
+    drive(open_study(url, make_config(study={"trials": 3})))
+    before = open_study(url, make_config(study={"trials": 3}))
+    more = open_study(url, make_config(study={"trials": 5}))
+    assert (before.done, more.done) == (True, False)
+    drive(more)
+    assert states(more)[:3] == states(before)[:3]
+    assert (more.finished, attach(url, "s").budget) == (5, 5)
+
+
+def test_points_are_tried_first_and_once_however_often_it_restarts(url: str) -> None:
+    warm = [{"train.learning_rate": 1e-4}, {"loss.objective": "sft"}, {"train.learning_rate": 1e-4}]
+    config = make_config(study={"trials": 8, "baselines": ["sft", "paper"], "warm_start": warm})
+    origins = []
+    for _ in range(4):
+        with open_study(url, config) as store:
+            ticket = begin(store)
+            origins.append(ticket.origin)
+            wanted = dict(baseline_points(config))
+            if ticket.origin.startswith("baseline"):
+                assert ticket.params == wanted[ticket.origin]
+            run_trial(store, ticket)
+    drive(open_study(url, config))
+    everything = [trial.user_attrs["rankray:origin"] for trial in store.trials()]
+    assert origins == ["baseline:sft", "baseline:paper", "warm_start", "warm_start"]
+    assert everything == origins + ["sampler"] * 4
+    rates = [trial.params["train.learning_rate"] for trial in store.trials()]
+    assert rates.count(1e-4) == 1
+
+
+def test_a_failed_point_is_not_tried_again(file_url: str) -> None:
+    with open_study(file_url, make_config(study={"baselines": ["sft"]})) as store:
+        store.fail(begin(store).number, "broken")
+        assert begin(store).origin == "sampler"
+
+
+def test_two_drivers_cannot_take_one_point(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both see it free; the one whose trial has the higher number withdraws and goes on."""
+    config = make_config(study={"baselines": ["sft"]})
+    with open_study(file_url, config) as one, open_study(file_url, config) as two:
+        asker = one._asker
+        seen_before = asker._trials()
+        other = begin(two)
+        looks = iter([seen_before])
+        real = asker._trials
+        monkeypatch.setattr(asker, "_trials", lambda: next(looks, None) if looks_left(looks) else real())
+        ticket = begin(one)
+    assert (other.origin, other.number) == ("baseline:sft", 0)
+    assert (ticket.origin, ticket.number) == ("sampler", 2)
+    assert is_void(stored(one, 1))
+
+
+def looks_left(looks: Any) -> bool:
+    return looks.__length_hint__() > 0
+
+
+def test_the_budget_is_exact_when_two_drivers_see_the_last_place_free(file_url: str) -> None:
+    config = make_config(study={"trials": 1})
+    with open_study(file_url, config) as one, open_study(file_url, config) as two:
+        asker = one._asker
+        real, before = asker._trials, [asker._trials()]
+        begin(two)
+        asker._trials = lambda: before.pop() if before else real()  # type: ignore[method-assign]
+        assert one.next_trial() is None
+        assert is_void(stored(one, 1))
+        assert one.counts().failed == 0
+        assert one.counts().running == 1
+
+
+def test_what_was_killed_before_it_had_parameters_is_discarded(url: str) -> None:
+    """Trap 2, and a warm-start point lost that way is tried again."""
+    config = make_config(study={"trials": 3, "baselines": ["sft"]})
+    killed = open_study(url, config)
+    killed.join()
+    killed._asker._create(killed._asker._open_point([]))
+    killed._lease.drop()
+    with open_study(url, config) as store:
+        ticket = begin(store)
+    assert stored(store, 0).params == {}
+    assert states(store)[0] == "FAIL"
+    assert is_void(stored(store, 0))
+    assert (ticket.number, ticket.origin) == (1, "baseline:sft")
+    assert store.counts().failed == 0
+    drive(open_study(url, config))
+    assert store.finished == 3
+
+
+def test_a_fresh_trial_of_a_live_driver_is_left_alone(file_url: str) -> None:
+    config = make_config(study={"trials": 5})
+    with open_study(file_url, config) as slow, open_study(file_url, config) as store:
+        slow._asker._create(slow._asker._open_point([]))
+        assert begin(store).number == 1
+        assert READY not in stored(store, 0).user_attrs
+        assert states(store)[0] == "RUNNING"
+        assert begin(slow).number == 2
+        assert is_void(stored(store, 0))
+
+
+def test_a_driver_taken_for_dead_between_two_writes_of_a_new_trial_makes_another(file_url: str) -> None:
+    store = open_study(file_url, make_config())
+    asker = store._asker
+    real = asker._suggest
+    calls = []
+
+    def discarded(trial_id: int, number: int) -> None:
+        calls.append(number)
+        if len(calls) == 1:
+            store.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        real(trial_id, number)
+
+    asker._suggest = discarded  # type: ignore[method-assign]
+    with store:
+        assert begin(store).number == 1
+    assert calls == [0, 1]
+
+
+def test_nothing_stays_running_after_its_driver_has_left(url: str) -> None:
+    config = make_config()
+    with open_study(url, config) as store:
+        tickets = [begin(store) for _ in range(3)]
+        for ticket in tickets:
+            store.report(ticket.number, said(ticket.params, 10))
+        assert store.counts().running + store.counts().pruned == 3
+    assert "RUNNING" not in states(store)
+    assert store.counts().running == 0
+    with open_study(url, config) as again:
+        for ticket in tickets:
+            if stored(store, ticket.number).state == TrialState.WAITING:
+                adopted = begin(again)
+                assert (adopted.number, adopted.params, adopted.adopted) == (ticket.number, ticket.params, True)
+                assert adopted.checkpoint == "checkpoint-10"
+                assert adopted.history == [{"step": 10, **said(ticket.params, 10).metrics}]
+
+
+def test_an_attached_study_is_not_written_to(file_url: str) -> None:
+    with open_study(file_url, make_config()) as store:
+        number = begin(store).number
+        view = attach(file_url, "s")
+        for write in (
+            view.join,
+            view.next_trial,
+            lambda: view.report(number, Report(10, {"eval/nll": 1.0})),
+            lambda: view.complete(number, {"eval/nll": 1.0}),
+            lambda: view.fail(number, "x"),
+            lambda: view.release(number),
+        ):
+            with pytest.raises(StoreError, match="open_study"):
+                write()
+        assert view.counts().running == 1
+
+
+def test_an_unknown_trial_is_named(file_url: str) -> None:
+    with open_study(file_url, make_config()) as store, pytest.raises(StoreError, match="no trial 7"):
+        store.complete(7, {"eval/nll": 1.0})

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rankray.errors import StoreError
+from rankray.store import urls
+from rankray.store.urls import masked, parse_url, scrub, validate_url
+
+SECRET = "hunter2/&"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:pw@h:5432/d", "postgresql://u:***@h:5432/d"),
+        ("postgresql://u:p@w@h/d", "postgresql://u:***@h/d"),
+        ("mysql+pymysql://u:pw@h/d?charset=utf8", "mysql+pymysql://u:***@h/d?charset=utf8"),
+        ("postgresql://u@h/d", "postgresql://u@h/d"),
+        ("postgresql://h/d?user=u&password=pw&x=1", "postgresql://h/d?user=u&password=***&x=1"),
+        ("sqlite:///a.db", "sqlite:///a.db"),
+        ("nonsense u:pw@h", "nonsense u:***@h"),
+    ],
+)
+def test_masked_hides_the_password_and_nothing_else(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+def test_scrub_takes_the_password_out_quoted_or_not() -> None:
+    url = "postgresql://u:hunter2%2F%26@h/d"
+    assert scrub(f"{url} {SECRET} hunter2%2F%26", url) == "postgresql://u:***@h/d *** ***"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgres://u:pw@h/d", "did you mean 'postgresql'?"),
+        ("sqlit:///x.db", "did you mean 'sqlite'?"),
+        ("redis://h", "allowed: sqlite:///file.db, postgresql://"),
+        ("store.db", "allowed: sqlite:///file.db"),
+        ("sqlite://x.db", "three slashes"),
+        ("sqlite://", "three slashes"),
+        ("sqlite:///", "names no file"),
+        ("sqlite:///:memory:", "cannot be resumed"),
+        ("journal:///", "names no file"),
+    ],
+)
+def test_a_wrong_url_says_what_is_allowed_and_no_password(url: str, says: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        validate_url(url)
+    assert says in str(caught.value)
+    assert "pw" not in str(caught.value)
+    assert str(caught.value).startswith("store: ")
+
+
+@pytest.fixture
+def every_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls.importlib.util, "find_spec", lambda name: object())
+
+
+@pytest.mark.usefixtures("every_driver")
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://u:pw@h", "database's name is missing"),
+        ("postgresql://u:pw/x@h/d", "%XX"),
+        ("postgresql://u:pw@1@h/d", "%XX"),
+        ("postgresql+psycpg2://u:pw@h/d", "did you mean 'psycopg2'?"),
+        ("grpc://h", "host and port"),
+        ("grpc://h:x", "%XX"),
+    ],
+)
+def test_a_wrong_server_url(url: str, says: str) -> None:
+    with pytest.raises(StoreError, match=says) as caught:
+        validate_url(url)
+    assert "pw" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("every_driver")
+def test_servers_get_the_driver_that_is_installed() -> None:
+    assert parse_url("postgresql://u:pw@h/d").driver == "psycopg2"
+    assert parse_url("postgresql+psycopg://u:pw@h/d").driver == "psycopg"
+    assert parse_url("mysql://u:pw@h/d").driver == "pymysql"
+    grpc = parse_url("grpc://h:13000")
+    assert (grpc.host, grpc.port) == ("h", 13000)
+    assert "pw" not in repr(parse_url("postgresql://u:pw@h/d"))
+
+
+def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(StoreError, match="pip install psycopg2-binary"):
+        validate_url("postgresql://u:pw@h/d")
+
+
+def test_file_urls_are_relative_with_three_slashes_and_absolute_with_four() -> None:
+    assert parse_url("sqlite:///a/b.db").path == Path("a/b.db")
+    assert parse_url("sqlite:////a/b.db").path == Path("/a/b.db")
+    assert parse_url("journal:////a/b.log").path == Path("/a/b.log")
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "lustre", "9p"])
+def test_sqlite_on_a_network_file_system_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = f"/dev/x / ext4 rw 0 0\nserver:/share {tmp_path} {kind} rw 0 0\n"
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: mounts)
+    with pytest.raises(StoreError, match="PostgreSQL"):
+        validate_url(f"sqlite:///{tmp_path}/new/store.db")
+    validate_url(f"journal:///{tmp_path}/new/store.log")
+    validate_url(f"sqlite:///{tmp_path.parent}/store.db")
+
+
+def test_checking_a_url_needs_no_optuna() -> None:
+    code = (
+        "import sys, rankray.store as s; s.validate_url('sqlite:///x.db'); s.masked('x'); "
+        "assert not {'optuna', 'sqlalchemy', 'torch', 'ray'} & set(sys.modules), 'heavy import'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from rankray.contracts import Report
+from rankray.errors import StoreError
+from rankray.store import attach, open_study, views
+from store.helpers import make_config
+
+SPACE = {"loss.objective": {"choice": ["sft", "rri", "dft"]}, "loss.temperature": {"float": [0.5, 2.0]}}
+POINTS = [
+    {"loss.objective": "rri", "loss.temperature": 0.5},
+    {"loss.objective": "rri", "loss.temperature": 1.5},
+    {"loss.objective": "dft", "loss.temperature": 1.0},
+]
+
+
+def play(url: str, **study: Any) -> Any:
+    """The baselines and three points: sft 2.0, paper pruned at 10, rri 1.0 and 3.0 (failed), dft 1.5; one running."""
+    config = make_config(space=SPACE, study={"baselines": ["sft", "paper"], "warm_start": POINTS, "trials": 6, **study})
+    store = open_study(url, config).join()
+
+    def begin() -> int:
+        ticket = store.next_trial()
+        assert ticket is not None
+        return ticket.number
+
+    def whole(value: float) -> None:
+        number = begin()
+        store.report(number, Report(10, {"eval/nll": value + 0.1, "train/loss": math.nan}, f"c{number}-10"))
+        store.complete(number, {"eval/nll": value, "eval/accuracy": 0.5})
+
+    whole(2.0)
+    store.report(begin(), Report(10, {"eval/nll": 9.0}))
+    whole(1.0)
+    store.fail(begin(), "out of memory", "Traceback: here", retry=False)
+    whole(1.5) if store.budget > 4 else None
+    store.report(begin(), Report(10, {"eval/nll": 1.05}, "c5-10"))
+    return store
+
+
+def test_status_has_the_shape_of_the_design(url: str) -> None:
+    store = play(url)
+    status = views.status(attach(url, "s"))
+    top = {"number": 2, "value": 1.0, "params": POINTS[0]}
+    assert {key: status[key] for key in ("study", "state", "trials", "budget", "best")} == {
+        "study": "s",
+        "state": "running",
+        "trials": {"complete": 2, "pruned": 2, "failed": 1, "running": 1, "waiting": 0},
+        "budget": {"trials": 6, "finished": 4},
+        "best": top,
+    }
+    assert status["first_failure"] == {"number": 3, "reason": "out of memory", "traceback": "Traceback: here"}
+    assert [driver["driver"] for driver in status["drivers"]] == [store.driver]
+    store.leave()
+    status = views.status(attach(url, "s"))
+    assert (status["state"], status["trials"]["waiting"], status["trials"]["running"]) == ("interrupted", 1, 0)
+    json.dumps(status, allow_nan=False)
+
+
+def test_a_study_with_its_budget_used_up_is_complete(file_url: str) -> None:
+    with open_study(file_url, make_config(study={"trials": 1})) as store:
+        ticket = store.next_trial()
+        assert ticket is not None
+        assert views.status(store)["best"] is None
+        store.complete(ticket.number, {"eval/nll": 1.0})
+        assert views.status(store)["state"] == "complete"
+
+
+def test_a_trial_shows_everything(url: str) -> None:
+    store = play(url)
+    view = attach(url, "s")
+    done = views.trial(view, 2)
+    assert (done["state"], done["value"], done["step"], done["params"]) == ("complete", 1.0, 10, POINTS[0])
+    assert (done["origin"], done["checkpoint"], done["attempts"], done["owner"]) == ("warm_start", "c2-10", 1, "")
+    assert done["steps"][0]["metrics"] == {"eval/nll": 1.1, "train/loss": None}
+    assert done["metrics"]["eval/accuracy"] == 0.5
+    assert done["started"] <= done["ended"]
+    pruned = views.trial(view, 1)
+    assert (pruned["state"], pruned["value"], pruned["origin"]) == ("pruned", 9.0, "baseline:paper")
+    assert pruned["reason"] == "successive_halving at step 10: eval/nll 9 is behind"
+    failed = views.trial(view, 3)
+    assert (failed["state"], failed["value"]) == ("failed", None)
+    assert (failed["reason"], failed["traceback"]) == ("out of memory", "Traceback: here")
+    running = views.trial(view, 5)
+    assert (running["state"], running["owner"], running["ended"]) == ("running", store.driver, None)
+    assert [row["number"] for row in views.trials(view)] == list(range(6))
+    json.dumps([views.trial(view, n) for n in range(6)], allow_nan=False)
+    with pytest.raises(StoreError, match="no trial 17; its trials: 0 to 5"):
+        views.trial(view, 17)
+    store.leave()
+
+
+def test_the_best_is_a_complete_trial(file_url: str) -> None:
+    store = play(file_url)
+    best = views.best(attach(file_url, "s"))
+    assert best is not None
+    assert (best["number"], best["value"], best["checkpoint"]) == (2, 1.0, "c2-10")
+    assert best["metrics"]["eval/nll"] == 1.0
+    store.leave()
+
+
+def test_the_best_follows_the_direction(file_url: str) -> None:
+    config = make_config(study={"metric": "eval/accuracy", "trials": 3}, evaluate={"metrics": ["accuracy"]})
+    with open_study(file_url, config) as store:
+        for value in (0.1, 0.3, 0.2):
+            ticket = store.next_trial()
+            assert ticket is not None
+            store.complete(ticket.number, {"eval/accuracy": value})
+    best = views.best(store)
+    assert best is not None
+    assert (best["number"], best["value"]) == (1, 0.3)
+
+
+def test_objectives_and_baselines_side_by_side(file_url: str) -> None:
+    store = play(file_url, pruner="none")
+    rows = [(row["what"], row["number"], row["value"], row["state"]) for row in views.objectives(store)]
+    assert rows == [
+        ("dft", 4, 1.5, "complete"),
+        ("rri", 2, 1.0, "complete"),
+        ("sft", 0, 2.0, "complete"),
+        ("baseline:sft", 0, 2.0, "complete"),
+        ("baseline:paper", 1, 9.0, "running"),
+    ]
+    store.leave()
+
+
+def test_the_objective_may_be_fixed(file_url: str) -> None:
+    config = make_config(
+        space={"loss.temperature": {"float": [0.5, 2.0]}}, loss={"objective": "rri"}, study={"trials": 1}
+    )
+    with open_study(file_url, config) as store:
+        ticket = store.next_trial()
+        assert ticket is not None
+        store.complete(ticket.number, {"eval/nll": 1.0})
+    assert [row["what"] for row in views.objectives(store)] == ["rri"]
+
+
+def test_an_empty_study(file_url: str) -> None:
+    store = open_study(file_url, make_config())
+    assert views.status(store)["trials"] == dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0)
+    assert (views.best(store), views.objectives(store), views.trials(store)) == (None, [], [])
