@@ -126,6 +126,15 @@ def test_tests_mirror_the_package():
     assert mirrored - names - known_whole == set()
 
 
+def test_every_package_is_shipped():
+    """The wheel lists its packages by name, because search_spaces/ lies beside the package."""
+    import tomllib
+
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    there = {".".join(m.parent.relative_to(ROOT).parts) for m in MODULES if m.name == "__init__.py"}
+    assert listed == there | {"rankray.search_spaces"}
+
+
 def test_no_path_of_one_machine_in_the_tree():
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
     pattern = re.compile(r"/(?:home|Users)/\w+/|/root/\.")

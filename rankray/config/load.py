@@ -154,10 +154,14 @@ def _follow_space(tree: dict[str, Any], places: dict[Key, str], file: Path) -> N
     given = tree["space"]
     place = places.get(("space",), str(file))
     package = Path(__file__).resolve().parent.parent
-    bases = [Path(), file.parent, file.parent / "search_spaces", package.parent, package.parent / "search_spaces"]
-    found = next((base / given for base in bases if (base / given).is_file()), None)
+    shipped = next((d for d in (package.parent, package) if (d / "search_spaces").is_dir()), package)
+    bases = [Path(), file.parent, shipped, shipped / "search_spaces"]
+    here = file.resolve()
+    found = next(
+        (base / given for base in bases if (base / given).is_file() and (base / given).resolve() != here), None
+    )
     if found is None:
-        have = sorted(p.name for p in (package.parent / "search_spaces").glob("*.yaml"))
+        have = sorted(p.name for p in (shipped / "search_spaces").glob("*.yaml"))
         raise ConfigError(
             f"{place}: space: no file {given!r}{nearest(given, have)}; give a mapping, or one of {', '.join(have)}"
         )

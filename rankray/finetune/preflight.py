@@ -1,18 +1,19 @@
 """Finding what is wrong with data and model before anything expensive starts, without importing torch.
 
 `check` prints what this finds, and `search` calls it before Ray starts. Local files and local model directories are
-looked into; what lives on the Hugging Face hub is left to the full loader.
+looked into, also those that the space may choose; what lives on the Hugging Face hub is left to the full loader.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankray.config import LoadedConfig
+from rankray.config import LoadedConfig, apply_params
+from rankray.config.space import distributions
 from rankray.errors import DataError, ModelError, nearest
 from rankray.finetune.examples import Example, Places, common_prefix, make_examples
 from rankray.finetune.rows import file_fingerprint, hub_parts, is_file_source, read_rows
@@ -36,11 +37,28 @@ def preflight(loaded: LoadedConfig) -> dict[str, Any]:
         ModelError: a local model directory is not complete.
         ConfigError: `train.sft` holds a field that does not exist or is set elsewhere.
     """
+    for variant in _searched_variants(loaded):
+        _check(variant)
+    return _check(loaded)
+
+
+def _check(loaded: LoadedConfig) -> dict[str, Any]:
     config = loaded.config
     check_sft_fields(config.train.sft, loaded.where)
     model, directory = _check_model(config.model.path, loaded.where("model.path"))
     data = {split: _check_split(split, loaded, directory) for split in ("train", "eval")}
     return {"data": data, "model": model}
+
+
+def _searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
+    """Yield the configuration with each choice, and each lower bound, that the space has for data or model path."""
+    for path, distribution in distributions(loaded.config).items():
+        if path == "model.path" or path.startswith(("data.", "train.sft.")):
+            place = loaded.places.get(("space", path), loaded.file)
+            places = {**loaded.places, tuple(path.split(".")): place}
+            low = int(distribution.low) if distribution.kind == "int" else distribution.low
+            for value in distribution.choices or (low,):
+                yield LoadedConfig(apply_params(loaded.config, {path: value}), loaded.file, places)
 
 
 def local_model(path: str) -> Path | None:

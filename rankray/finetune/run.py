@@ -75,7 +75,7 @@ class _Trial:
         self._config = config
         self._spec = spec
         self._reporter = reporter
-        self._directory = Path(spec.directory)
+        self._directory = Path(spec.directory).absolute()
         self._finished: list[dict[str, float]] = []
         self._outcome = Outcome(metrics={}, steps=0, checkpoint=spec.checkpoint)
         self._last_word = float("-inf")

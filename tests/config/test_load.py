@@ -119,6 +119,12 @@ def test_the_space_may_be_a_file(write, tmp_path):
     assert list(load_config(file).config.space) == ["loss.alpha"]
 
 
+def test_a_file_is_never_its_own_space(write):
+    file = write(GOOD[: GOOD.index("space:")] + "space: quickstart.yaml\n")
+    file = file.rename(file.with_name("quickstart.yaml"))
+    assert "loss.objective" in load_config(file).config.space
+
+
 def test_a_missing_space_file_lists_those_there_are(write):
     message = fails(write(GOOD[: GOOD.index("space:")] + "space: quikstart.yaml\n"))
     assert "did you mean 'quickstart.yaml'" in message

@@ -1,0 +1,163 @@
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+
+from rankray.config import load_config
+from rankray.errors import ConfigError, DataError, ModelError
+from rankray.finetune.preflight import preflight
+
+
+@pytest.fixture
+def check(tmp_path, tree):
+    """Return a function that writes a configuration and checks it; it knows the line of every key."""
+
+    def go(**changes):
+        file = tmp_path / "search.yaml"
+        file.write_text(yaml.safe_dump(tree(**changes), sort_keys=False))
+        go.line = lambda key: 1 + [line.strip().split(":")[0] for line in file.read_text().splitlines()].index(key)
+        return preflight(load_config(file))
+
+    return go
+
+
+def fails(check, kind, key, said, **changes):
+    with pytest.raises(kind) as caught:
+        check(**changes)
+    text = str(caught.value)
+    assert re.match(rf".*search\.yaml:{check.line(key)}: \w+\.{key}\b", text), text
+    assert re.search(said, text), text
+    assert text.count(";") >= 2, "what was given; what is allowed; what to do"
+
+
+def test_fingerprints_of_data_and_model(check, data_file, tmp_path, model_dir):
+    found = check()
+    assert found["data"]["train"] == found["data"]["eval"]
+    assert found["data"]["train"].startswith("sha256:")
+    other = tmp_path / "other.jsonl"
+    other.write_text(data_file.read_text() + '{"question": "a", "answer": "b"}\n')
+    assert check(data__train=str(other))["data"]["train"] != found["data"]["train"]
+    copied = shutil.copytree(model_dir, tmp_path / "copied")
+    assert check(model__path=str(copied))["model"] == found["model"]
+    (copied / "config.json").write_text((copied / "config.json").read_text() + "\n")
+    assert check(model__path=str(copied))["model"] != found["model"]
+
+
+def test_hub_ids_are_left_alone(check):
+    found = check(data__train="openai/gsm8k:main:train", model__path="Qwen/Qwen2.5-0.5B")
+    assert found["data"]["train"] == "openai/gsm8k:main:train"
+    assert found["model"] == "Qwen/Qwen2.5-0.5B"
+
+
+def test_a_missing_file(check, data_file):
+    near = str(data_file).replace("sums", "summs")
+    fails(check, DataError, "train", r"no file .*did you mean 'sums.jsonl'", data__train=near)
+    fails(check, DataError, "eval", "there is no directory", data__eval="/nowhere/at/all.jsonl")
+
+
+def test_an_unknown_ending(check):
+    fails(check, DataError, "train", r"ends in '.txt'", data__train="data/train.txt")
+
+
+def test_an_unknown_column(check):
+    fails(
+        check,
+        DataError,
+        "prompt",
+        r"did you mean 'question'\?\); columns are question, answer",
+        data__prompt="{questoin}",
+    )
+    fails(check, DataError, "completion", "no column 'nothing'", data__completion="{nothing}")
+    fails(check, DataError, "messages", "no column 'chat'", data__messages="chat")
+
+
+def test_an_empty_file(check, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    fails(check, DataError, "eval", "holds no rows", data__eval=str(tmp_path / "empty.jsonl"))
+
+
+def test_malformed_messages(check, tmp_path):
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"chat": [{"role": "user", "content": "x"}]}) + "\n")
+    source = str(tmp_path / "chat.jsonl")
+    fails(check, DataError, "messages", "no assistant turn", data__messages="chat", data__train=source)
+
+
+def test_messages_need_a_chat_template(check, tmp_path, model_dir):
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"chat": turns}) + "\n")
+    source = str(tmp_path / "chat.jsonl")
+    assert check(data__messages="chat", data__train=source, data__eval=source)["model"]
+    bare = shutil.copytree(model_dir, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    changes = {"data__train": source, "data__eval": source, "model__path": str(bare)}
+    fails(check, ModelError, "messages", "no chat template", data__messages="chat", **changes)
+
+
+def test_every_completion_cut_away(check):
+    fails(
+        check,
+        DataError,
+        "max_length",
+        r"no completion token of any of the 24 examples of data.train",
+        data__max_length=2,
+    )
+
+
+def test_one_surviving_completion_is_enough(check, tmp_path, data_file):
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(json.dumps({"question": "long " * 60, "answer": "1"}) + "\n" + data_file.read_text())
+    assert check(data__train=str(mixed))["data"]["train"].startswith("sha256:")
+
+
+def test_the_models_context_counts_as_well(check, tmp_path):
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"question": "word " * 80, "answer": "1"}) + "\n")
+    said = "2048, and the model's context of 64, leaves no completion token"
+    fails(check, DataError, "max_length", said, data__max_length=2048, data__train=str(long))
+
+
+def test_incomplete_models(check, tmp_path, model_dir):
+    fails(check, ModelError, "path", "no directory", model__path="./nowhere")
+    for missing, said in [("config.json", "lacks config.json"), ("model.safetensors", "lacks weights")]:
+        copied = shutil.copytree(model_dir, tmp_path / missing)
+        (copied / missing).unlink()
+        fails(check, ModelError, "path", said, model__path=str(copied))
+    copied = shutil.copytree(model_dir, tmp_path / "untokenised")
+    for file in copied.glob("*token*"):
+        file.unlink()
+    fails(check, ModelError, "path", "lacks a tokenizer", model__path=str(copied))
+
+
+def test_a_model_that_is_not_json(check, tmp_path, model_dir):
+    copied = shutil.copytree(model_dir, tmp_path / "broken")
+    (copied / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"search\.yaml:\d+: model.path: .* is not JSON"):
+        check(model__path=str(copied))
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "error", "said"),
+    [
+        ("data.prompt", {"choice": ["{question}", "{questoin}"]}, DataError, "data.prompt: no column 'questoin'"),
+        ("data.max_length", {"int": [2, 48]}, DataError, "data.max_length: 2 leaves no completion"),
+        ("model.path", {"choice": ["./nowhere"]}, ModelError, "model.path: no directory"),
+        ("train.sft.adam_beta3", {"float": [0.1, 0.9]}, ConfigError, "train.sft.adam_beta3: no such field"),
+    ],
+)
+def test_what_the_space_may_choose_is_checked_too(tmp_path, tree, path, values, error, said):
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump({**tree(), "space": {path: values}}, sort_keys=False))
+    line = 1 + [line.strip() for line in file.read_text().splitlines()].index(f"{path}:")
+    with pytest.raises(error, match=rf"search\.yaml:{line}: {said}"):
+        preflight(load_config(file))
+
+
+def test_pass_through_fields(check):
+    said = r"train.sft.max_grad_nrom: no such field \(did you mean 'max_grad_norm'\?\)"
+    with pytest.raises(ConfigError, match=said):
+        check(train__sft={"max_grad_nrom": 1.0})
+    with pytest.raises(ConfigError, match=r"search\.yaml:\d+: train.sft.learning_rate: .*set train.learning_rate"):
+        check(train__sft={"learning_rate": 1.0})
+    assert check(train__sft={"max_grad_norm": 0.5})["model"]

@@ -1,0 +1,153 @@
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rankray.errors import ConfigError
+from rankray.finetune.data import load_split
+from rankray.loss import reference
+
+
+def logits_of(tree):
+    """Logits and targets of all supervised tokens of the training set, by the model's own forward, in float64."""
+    from rankray.config import Config
+    from rankray.finetune.resident import tokenizer_of
+
+    config = Config.model_validate(tree)
+    model = AutoModelForCausalLM.from_pretrained(config.model.path).double().eval()
+    split = load_split("train", config.data, tokenizer_of(config), config.data.max_length)
+    logits, targets, sequences = [], [], []
+    for number, example in enumerate(split.tokens):
+        ids, labels = torch.tensor(example.input_ids), torch.tensor(example.labels)
+        with torch.no_grad():
+            found = model(input_ids=ids[None]).logits[0, :-1]
+        keep = labels[1:] != -100
+        logits.append(found[keep])
+        targets.append(labels[1:][keep])
+        sequences.append(torch.full((int(keep.sum()),), number))
+    return torch.cat(logits), torch.cat(targets), torch.cat(sequences)
+
+
+WHOLE = {"train__batch_size": 24, "train__max_steps": 1, "evaluate__every_steps": 1}
+"""One step on all examples at once: its training metrics are those of the weights before it."""
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_the_temperature_in_the_file_reaches_the_arithmetic(tree, train, temperature):
+    loss = {"objective": "rri", "temperature": temperature, "entropy_weight": 0.7, "base": "one"}
+    made = tree(**WHOLE, train__learning_rate=1e-12)
+    made["loss"] = loss
+    metrics = train(made)[0].metrics
+    logits, targets, _ = logits_of(made)
+    log_prob = torch.log_softmax(logits, -1)
+    p = log_prob.exp()
+    bits = -(p * log_prob).sum(-1) / math.log(2)
+    log_target = log_prob.gather(1, targets[:, None])[:, 0]
+    rank = (p >= log_target.exp()[:, None]).sum(-1)
+    bound = 2**bits / 4 + 1
+    slope = torch.log2(torch.maximum(rank.double(), bound) + 1) ** -2
+    weight = 2 ** (-(slope / temperature) * (log_target / math.log(2) + 0.7 * torch.log2(bound)))
+    assert metrics["train/loss"] == pytest.approx((-log_target * weight).mean().item(), rel=1e-5)
+    assert metrics["train/nll"] == pytest.approx(-log_target.mean().item(), rel=1e-6)
+    assert metrics["train/mean_weight"] == pytest.approx(weight.mean().item(), rel=1e-5)
+    assert metrics["train/loss"] != pytest.approx(metrics["train/nll"], rel=1e-2)
+
+
+@pytest.mark.parametrize("objective", ["sft", "dft", "eaft", "talr"])
+def test_the_other_objectives_are_those_of_the_reference(tree, train, objective):
+    made = tree(**WHOLE, train__learning_rate=1e-12)
+    made["loss"] = {"objective": objective}
+    metrics = train(made)[0].metrics
+    logits, targets, sequences = logits_of(made)
+    identity = torch.eye(logits.shape[1], dtype=logits.dtype)
+    expected = reference.weighted_nll(logits, identity, targets, objective=objective, sequence_N=sequences)
+    assert metrics["train/loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_sft_is_the_models_own_cross_entropy(tree, train):
+    made = tree(**WHOLE, train__learning_rate=1e-12)
+    made["loss"] = {"objective": "sft"}
+    metrics = train(made)[0].metrics
+    logits, targets, _ = logits_of(made)
+    own = torch.nn.functional.cross_entropy(logits, targets).item()
+    assert metrics["train/loss"] == pytest.approx(own, rel=1e-6)
+    assert metrics["train/loss"] == pytest.approx(metrics["train/nll"], rel=1e-12)
+
+
+@pytest.mark.parametrize("objective", ["rri", "talr"])
+def test_accumulation_is_one_batch(tree, train, objective):
+    changes = {"train__batch_size": 8, "train__max_steps": 5, "evaluate__every_steps": 1}
+    found = []
+    for name, micro in (("whole", None), ("parts", 2)):
+        made = tree(**changes, train__micro_batch_size=micro)
+        made["loss"] = {"objective": objective}
+        found.append(train(made, directory=name)[1].by_step)
+    whole, parts = found
+    assert list(whole) == list(parts) == [1, 2, 3, 4, 5]
+    for step in whole:
+        for name in ("train/loss", "train/nll", "eval/nll"):
+            assert parts[step][name] == pytest.approx(whole[step][name], rel=2e-4), (step, name)
+
+
+def test_unknown_and_impossible_pass_through_fields(tree, train):
+    with pytest.raises(ConfigError, match=r"^train.sft.max_grad_nrom: no such field \(did you mean 'max_grad_norm'"):
+        train(tree(train__sft={"max_grad_nrom": 1.0}))
+    with pytest.raises(ConfigError, match=r"^train.sft: .*optim"):
+        train(tree(train__sft={"optim": "nothing_like_it"}))
+
+
+def test_a_pass_through_field_arrives(tree, train):
+    clipped = train(tree(train__sft={"max_grad_norm": 1e-9, "adam_epsilon": 1e-2}), directory="a")[0].metrics
+    free = train(tree(), directory="b")[0].metrics
+    assert clipped["eval/nll"] > free["eval/nll"]
+
+
+def test_mixed_precision_passes_through(tree, train):
+    exact = train(tree(), directory="a")[0].metrics
+    mixed = train(tree(train__sft={"bf16": True}), directory="b")[0].metrics
+    assert mixed["train/nll"] != exact["train/nll"]
+    assert mixed["train/nll"] == pytest.approx(exact["train/nll"], rel=0.05)
+
+
+def test_bfloat16_weights(tree, train):
+    metrics = train(tree(model__dtype="bfloat16"), directory="a")[0].metrics
+    saved = AutoModelForCausalLM.from_pretrained(train(tree(model__dtype="bfloat16"), directory="b")[0].checkpoint)
+    assert saved.dtype == torch.bfloat16
+    assert math.isfinite(metrics["eval/nll"])
+
+
+def test_gradient_checkpointing_changes_nothing(tree, train):
+    made = tree(train__sft={"gradient_checkpointing": True})
+    assert train(made, directory="a")[0].metrics == train(tree(), directory="b")[0].metrics
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="float16 trains on an accelerator")
+def test_float16_is_refused_on_a_cpu(tree, train):
+    with pytest.raises(ConfigError, match=r"^model.dtype: float16 on a CPU.*; allowed there are float32 and bfloat16"):
+        train(tree(model__dtype="float16"))
+
+
+def test_packing_passes_through(tree, train):
+    made = tree(**WHOLE, train__learning_rate=1e-12, data__max_length=600)
+    made["loss"] = {"objective": "talr"}
+    apart = train(made, directory="a")[0].metrics
+    made["train"]["sft"] = {"packing": True}
+    packed = train(made, directory="b")[0].metrics
+    assert packed["train/nll"] == pytest.approx(apart["train/nll"], rel=1e-5)
+    assert packed["train/loss"] == pytest.approx(apart["train/loss"], rel=1e-5)
+
+
+def test_messages_are_trained_on(tree, train, tmp_path):
+    file = tmp_path / "chat.jsonl"
+    turns = [
+        [{"role": "user", "content": f"{a} plus 1 is?"}, {"role": "assistant", "content": f"{a + 1}"}] for a in range(8)
+    ]
+    file.write_text("".join(json.dumps({"chat": turn}) + "\n" for turn in turns))
+    changes = {"data__messages": "chat", "data__train": str(file), "data__eval": str(file)}
+    made = tree(**changes, train__max_steps=150, train__learning_rate=1e-2, evaluate__every_steps=150)
+    made["evaluate"]["metrics"] = ["accuracy"]
+    made["evaluate"]["max_new_tokens"] = 6
+    made["loss"] = {"objective": "sft"}
+    assert train(made)[0].metrics["eval/accuracy"] == 1.0
