@@ -13,6 +13,7 @@ from rich.text import Text
 from rankray.report.board import short_params, short_value
 
 Row = Mapping[str, Any]
+_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 _LABELS = {"baseline:sft": "plain SFT, fixed", "baseline:paper": "the paper's setting"}
 
 
@@ -84,9 +85,10 @@ def summary(
     for path, value in best["params"].items():
         console.print(f"  {path}: {short_value(value)}", highlight=False)
     if best.get("checkpoint"):
-        console.print(f"its model: {best['checkpoint']}", highlight=False, soft_wrap=True)
+        console.print(f"its model: {best['checkpoint']}", **_PLAIN)
+    console.print(f"look closer: rankray show {status['study']} {best['number']} --store {status['store']}", **_PLAIN)
     console.print("train it again:", highlight=False)
-    console.print(f"  {retrain_command(file, best['params'])}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"  {retrain_command(file, best['params'])}", **_PLAIN)
 
 
 def _figure(value: Any) -> str:

@@ -95,21 +95,24 @@ def best(study: StudyStore) -> dict[str, Any] | None:
 
 
 def objectives(study: StudyStore) -> list[dict[str, Any]]:
-    """Return the best complete trial of each `loss.objective`, then the baselines where there are any.
+    """Return the best trial of each `loss.objective`, then the baselines where there are any.
 
-    `what` is the objective, or `baseline:sft` and `baseline:paper`. A baseline is shown however it ended, with its
-    last value and its state.
+    `what` is the objective, or `baseline:sft` and `baseline:paper`. Complete trials come before pruned ones; where an
+    objective has none but pruned ones, the best of those stands for it, with the value and the step it was stopped at.
+    A baseline is shown however it ended, with its last value and its state.
     """
-    by_objective: dict[str, list[FrozenTrial]] = {}
     found = study.trials()
-    for each in found:
-        if each.state == TrialState.COMPLETE:
-            by_objective.setdefault(_objective(study, each), []).append(each)
-    rows = []
-    for objective, candidates in sorted(by_objective.items()):
-        top = _best(study, candidates)
-        assert top is not None
-        rows.append({"what": objective, **_result(study, top)})
+    best_of: dict[str, FrozenTrial] = {}
+    for state in (TrialState.PRUNED, TrialState.COMPLETE):
+        by_objective: dict[str, list[FrozenTrial]] = {}
+        for each in found:
+            if each.state == state and each.value is not None:
+                by_objective.setdefault(_objective(study, each), []).append(each)
+        for objective, candidates in by_objective.items():
+            top = _best(study, candidates)
+            assert top is not None
+            best_of[objective] = top
+    rows = [{"what": objective, **_result(study, top)} for objective, top in sorted(best_of.items())]
     for origin in ("baseline:sft", "baseline:paper"):
         rows += [{"what": origin, **_result(study, each)} for each in found if each.user_attrs.get(ORIGIN) == origin]
     return rows
@@ -145,7 +148,7 @@ def _result(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
 
 
 def _best(study: StudyStore, candidates: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Return the best of some complete trials; the earlier of two that are equal."""
+    """Return the best of some trials that have a value; the earlier of two that are equal."""
     sign = -1.0 if study.config.direction == "maximize" else 1.0
     return min(candidates, key=lambda each: (sign * float(each.value or 0.0), each.number), default=None)
 

@@ -90,7 +90,7 @@ CASES = {
     "accumulating": {"train__micro_batch_size": 4},
     "seeds": {"study__seeds": 2, "train__max_steps": 5},
     "sparse": {"train__checkpoint_every_steps": 3},
-    "clean data": {"train__sft": {"neftune_noise_alpha": 5.0}},
+    "noisy embeddings": {"train__sft": {"neftune_noise_alpha": 5.0}},
     "lora": {"model__lora": {"rank": 2, "alpha": 4.0, "dropout": 0.3}},
     "bfloat16": {"model__dtype": "bfloat16"},
     "autocast": {"train__sft": {"bf16": True, "gradient_checkpointing": True}},

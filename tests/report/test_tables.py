@@ -31,11 +31,12 @@ def test_the_summary_shows_the_best_beside_the_baselines():
         metric="eval/accuracy",
         best=best,
         objectives=rows,
-        status={"study": "s", "trials": counts},
+        status={"study": "s", "trials": counts, "store": "sqlite:///s.db"},
     )
     text = out.getvalue()
     assert "plain SFT, fixed (pruned at step 20)" in text
     assert "eval/accuracy = 0.75 (trial 5; 3 complete, 2 pruned, 0 failed)" in text
+    assert "rankray show s 5 --store sqlite:///s.db" in text
     assert "rankray train f.yaml --set loss.objective=rri" in text
 
 
