@@ -250,6 +250,8 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
         max_steps=config.train.max_steps * config.study.seeds,
         finished=study.finished,
     )
+    counts = study.counts()
+    board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
     with watching(board, console) as observer:

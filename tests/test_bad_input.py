@@ -126,7 +126,7 @@ def test_a_good_file_checks(run):
 
 
 def test_a_missing_configuration(run, tmp_path):
-    run()
+    run(verb="check")
     done = subprocess.run(
         [sys.executable, "-m", "rankray", "search", "serch.yaml"], capture_output=True, text=True, cwd=tmp_path
     )

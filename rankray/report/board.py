@@ -87,6 +87,10 @@ class Board:
                 self.best = (number, value, trial.params if trial else {})
         self.last = f"trial {number} {state}" + (f": {reason}" if reason else "")
 
+    def age(self, trial: Running) -> float:
+        """Return for how many seconds a trial has been running in this launch."""
+        return self._clock() - trial.since
+
     def seconds_left(self) -> float | None:
         """Estimate the seconds to the end from this launch's pace; None before its first trial has finished."""
         done = self.finished - self._before

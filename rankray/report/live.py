@@ -90,12 +90,13 @@ def render(board: Board) -> RenderableType:
 
 def _running_table(board: Board) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    for title in ("trial", "step", board.metric, "train/nll", "settings"):
+    for title in ("trial", "for", "step", board.metric, "train/nll", "settings"):
         table.add_column(title, no_wrap=True, overflow="ellipsis")
     for number, trial in sorted(board.running.copy().items()):
         figures = [trial.metrics.get(name) for name in (board.metric, "train/nll")]
         table.add_row(
             str(number),
+            duration(board.age(trial)),
             f"{trial.step}/{board.max_steps}",
             *("-" if figure is None else f"{figure:.4g}" for figure in figures),
             short_params(trial.params),
