@@ -181,11 +181,22 @@ def _reset_accelerate() -> None:
 
 def _load_model(config: Config, path: str) -> PreTrainedModel:
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            path, dtype=_dtype(config), trust_remote_code=config.model.trust_remote_code
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=_dtype(config),
+            trust_remote_code=config.model.trust_remote_code,
+            output_loading_info=True,
         )
     except Exception as error:
         raise _load_error("model", path, error) from error
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model.path: the weights of {path!r} lack {len(missing)} of the model's tensors (the first: {missing[0]}), "
+            "which would start at random; allowed are complete weights of the architecture config.json names; "
+            "complete the directory"
+        )
+    return model
 
 
 def _dtype(config: Config) -> torch.dtype:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rankray.contracts import TrialSpec
+from rankray.errors import ModelError
 from rankray.finetune import resident
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,3 +116,18 @@ def test_float16_weights_are_float32_in_memory_only_without_lora(tree, monkeypat
     assert resident.computes_in_half(whole)
     assert next(resident.fresh_model(whole).parameters()).dtype == torch.float32
     assert next(resident.fresh_model(adapted).parameters()).dtype == torch.float16
+
+
+def test_weights_that_are_not_complete_are_refused(tree, train, model_dir, tmp_path):
+    """transformers would start what is missing at random, and say so in a log line only."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(model_dir, broken)
+    weights = load_file(broken / "model.safetensors")
+    del weights["model.layers.0.self_attn.q_proj.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lack 1 of the model's tensors"):
+        train(tree(model__path=str(broken)))
