@@ -192,7 +192,7 @@ def _load_model(config: Config, path: str) -> PreTrainedModel:
     missing = sorted(found["missing_keys"])
     if missing:
         raise ModelError(
-            f"model.path: the weights of {path!r} lack {len(missing)} of the model's tensors (the first: {missing[0]}), "
+            f"model.path: the weights of {path!r} lack {len(missing)} of the model's tensors (first: {missing[0]}), "
             "which would start at random; allowed are complete weights of the architecture config.json names; "
             "complete the directory"
         )

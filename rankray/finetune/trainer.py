@@ -105,7 +105,8 @@ class RankrayTrainer(SFTTrainer):
     def train_metrics(self, reset: bool) -> dict[str, float]:
         """Return `train/...` over the tokens seen since the last reset, over all ranks; empty before the first step.
 
-        `train/loss` is the weighted loss per supervised token, `train/nll` the plain one in nats.
+        `train/loss` is the weighted loss per supervised token, `train/nll` the plain one in nats; `train/scale_p05` and
+        so on are quantiles of the relative scale.
         """
         if self._stats is None:
             return {}
@@ -119,7 +120,11 @@ class RankrayTrainer(SFTTrainer):
             "train/mean_weight": stats.mean_weight,
             "train/mean_scale": stats.mean_scale,
             "train/scale_near_one_share": stats.scale_near_one_share,
+            "train/scale_p05": stats.scale_quantile(0.05),
+            "train/scale_p50": stats.scale_quantile(0.50),
+            "train/scale_p95": stats.scale_quantile(0.95),
             "train/effective_share": stats.effective_share,
+            "train/effective_tokens": stats.effective_tokens,
         }
 
     def save_to(self, directory: str) -> None:

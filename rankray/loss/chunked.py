@@ -51,6 +51,7 @@ def weighted_nll_with_stats(
     logit_scale: float = 1.0,
     logit_softcap: float | None = None,
     sequence_N: Tensor | None = None,
+    exact_ranks: bool = False,
     **knobs: Any,
 ) -> tuple[Tensor, LossStats]:
     """Return the weighted loss and the sums to log beside it.
@@ -79,6 +80,10 @@ def weighted_nll_with_stats(
         logit_scale: multiplies the logits (Cohere; Granite's divisor is 1 / logit_scale).
         logit_softcap: > 0, in logits (Gemma).
         sequence_N: see `token_weights`; only for talr with talr_temperature="auto", which costs a first forward pass.
+        exact_ranks: sort for the expected rank of rri's exact form. Without it, logits of 32 bits are counted into
+            buckets where V is large, which leaves S within 1e-5 / temperature of its value on a CPU (sorting the rows
+            where it would not) and within 1e-3 / temperature with Triton; on a CPU logits of other widths are always
+            sorted, and with Triton those of 16 bits are counted without error.
         knobs: see `token_weights`.
 
     Returns:
@@ -98,7 +103,8 @@ def weighted_nll_with_stats(
         sequence_T = None if sequence_N is None else sequence_N[plan.row_T]
         checked = replace(checked, talr_temperature=talr_temperature(-first.stats.log_prob_N, sequence_T))
     weigh = WEIGHTS[objective]
-    plan = replace(plan, wanted=needed_stats(objective, checked), weigh=lambda stats: weigh(stats, checked))
+    wanted = needed_stats(objective, checked)
+    plan = replace(plan, wanted=wanted, weigh=lambda stats: weigh(stats, checked), exact_ranks=exact_ranks)
     loss, outcome = _run(hidden_NH, head_VH, bias_V, plan)
     return loss, _totals(outcome, objective, checked)
 

@@ -5,11 +5,14 @@ Shapes: N tokens, T supervised tokens, V vocabulary, H hidden, C tokens of one c
 Weights are stop-gradient, so the gradient with respect to the logits is known as soon as the logits are:
 `weight * (softmax - onehot)`. Each chunk therefore forms its logits once, takes statistics, weight and gradient from
 them and lets them go; backward only multiplies by the gradient of the output. Live at any time: two (C, V) buffers
-(a third with a softcap, a narrow one for half precision) and, where the head is trained, its gradient.
+(a third with a softcap, a narrow one for half precision; with Triton one in all) and, where the head is trained, its
+gradient.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rankray.loss.gradients import Gradients
 from rankray.loss.stats import TokenStats, cat_stats, chunk_stats, stats_dtype
 
 
@@ -38,6 +42,8 @@ class Plan:
     """What the matrix products run in."""
     logit_scale: float = 1.0
     logit_softcap: float | None = None
+    exact_ranks: bool = False
+    """Sort for the expected rank even where counting is good enough."""
 
     @property
     def is_half(self) -> bool:
@@ -54,53 +60,6 @@ class Outcome:
     correct_T: Tensor
     loss: Tensor
     gradients: Gradients
-
-
-@dataclass
-class Gradients:
-    """Accumulators, float32 (float64 for float64), None where not wanted; `rest` is the factor still to be applied.
-
-    In full precision `rest` is 1. In half precision 1 / num_items waits until the sums are done, so that small
-    gradients do not underflow on the way.
-    """
-
-    hidden_NH: Tensor | None
-    head_VH: Tensor | None
-    bias_V: Tensor | None
-    rest: float | Tensor = 1.0
-
-    def add(self, chunk: _Chunk, prob_CV: Tensor, weight_C: Tensor, plan: Plan) -> None:
-        """Add one chunk's share; overwrites `prob_CV`, the softmax of the chunk."""
-        prob_CV.scatter_add_(1, chunk.label_C1, torch.full_like(chunk.label_C1, -1, dtype=prob_CV.dtype))
-        if chunk.slope_CV is not None:
-            prob_CV.mul_(chunk.slope_CV)
-        factor_C1 = (weight_C * plan.logit_scale).unsqueeze(1)
-        if not plan.is_half:
-            factor_C1 = factor_C1 * plan.inverse_items
-        if self.bias_V is not None:
-            self.bias_V.addmv_(prob_CV.t(), factor_C1.squeeze(1))
-        slope_CV = prob_CV if chunk.narrow_CV is None else chunk.narrow_CV.copy_(prob_CV)
-        if self.hidden_NH is not None:
-            product_CH = torch.mm(slope_CV, chunk.head_VH).to(factor_C1.dtype)
-            self.hidden_NH.index_copy_(0, chunk.row_C, product_CH.mul_(factor_C1))
-        if self.head_VH is not None:
-            weighted_CH = (chunk.hidden_CH * factor_C1).to(slope_CV.dtype)
-            if chunk.narrow_CV is None:
-                self.head_VH.addmm_(slope_CV.t(), weighted_CH)
-            else:
-                self.head_VH.add_(torch.mm(slope_CV.t(), weighted_CH))
-
-
-@dataclass
-class _Chunk:
-    """The inputs of one chunk, and what its gradient needs beside the softmax."""
-
-    row_C: Tensor
-    label_C1: Tensor
-    hidden_CH: Tensor
-    head_VH: Tensor
-    narrow_CV: Tensor | None
-    slope_CV: Tensor | None
 
 
 @dataclass
@@ -130,45 +89,115 @@ class _Buffers:
         return _Buffers(self.logits_CV[:rows], self.prob_CV[:rows], narrow_CV, slope_CV)
 
 
+@dataclass
+class _Reading:
+    """What one chunk's logits gave; the slopes as `Gradients.add` takes them."""
+
+    stats: TokenStats
+    correct_C: Tensor
+    slope_CV: Tensor
+    wide_CV: Tensor | None
+
+
+Reader = Callable[[Tensor, Tensor], _Reading]
+"""Reads one chunk: hidden_CH, label_C -> what it gives, valid until the next call."""
+
+
 @torch.no_grad()
 def fused_pass(
     hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants: tuple[bool, bool, bool]
 ) -> Outcome:
     """Loss, statistics, weights and the wanted gradients (hidden, head, bias) of the supervised tokens."""
     with torch.autocast(hidden_NH.device.type, enabled=False):
-        gradients = _empty_gradients(hidden_NH, head_VH, plan, wants)
+        gradients = Gradients.empty(hidden_NH, head_VH, wants, stats_dtype(plan.compute_dtype))
+        gradients.rest = plan.inverse_items if plan.is_half else 1.0
         if not len(plan.row_T):
             return _nothing(hidden_NH, plan, gradients)
         compute_VH = head_VH.to(plan.compute_dtype)
         compute_V = None if bias_V is None else bias_V.to(plan.compute_dtype)
-        buffers = _Buffers.of(plan, compute_VH)
+        reader = _triton_reader if on_triton(plan, hidden_NH.device) else _torch_reader
+        read = reader(compute_VH, compute_V, plan, any(wants))
         parts, weights, corrects = [], [], []
         for row_C, label_C in zip(
             plan.row_T.split(plan.chunk_tokens), plan.label_T.split(plan.chunk_tokens), strict=True
         ):
-            mine = buffers.head(len(row_C))
             hidden_CH = hidden_NH.index_select(0, row_C).to(plan.compute_dtype)
-            _form_logits(mine, hidden_CH, compute_VH, compute_V, plan)
-            stats, correct_C = chunk_stats(mine.logits_CV, label_C, mine.prob_CV, plan.wanted)
-            weight_C = plan.weigh(stats)
+            reading = read(hidden_CH, label_C)
+            weight_C = plan.weigh(reading.stats)
             if any(wants):
-                chunk = _Chunk(row_C, label_C.unsqueeze(1), hidden_CH, compute_VH, mine.narrow_CV, mine.slope_CV)
-                gradients.add(chunk, mine.prob_CV, weight_C, plan)
-            parts.append(stats)
+                factor_C = weight_C * plan.logit_scale
+                if not plan.is_half:
+                    factor_C = factor_C * plan.inverse_items
+                gradients.add(row_C, hidden_CH, compute_VH, factor_C, reading.slope_CV, reading.wide_CV)
+            parts.append(reading.stats)
             weights.append(weight_C)
-            corrects.append(correct_C)
+            corrects.append(reading.correct_C)
     stats, weight_T = cat_stats(parts), torch.cat(weights)
     loss = -(weight_T * stats.log_prob_N).sum() * plan.inverse_items
     return Outcome(stats, weight_T, torch.cat(corrects), loss.to(weight_T.dtype), gradients)
 
 
-def _form_logits(buffers: _Buffers, hidden_CH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan) -> None:
-    """softcap(scale * (hidden @ head^T + bias)) into `buffers.logits_CV`, and the softcap's slope beside it."""
-    product_CV = buffers.logits_CV if buffers.narrow_CV is None else buffers.narrow_CV
+def on_triton(plan: Plan, device: torch.device) -> bool:
+    """Whether the kernels of `triton.py` do the work: on CUDA, or on a CPU under Triton's interpreter."""
+    if device.type != "cuda" and not (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return False
+    return plan.compute_dtype != torch.float64 and importlib.util.find_spec("triton") is not None
+
+
+def _triton_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_gradient: bool) -> Reader:
+    from rankray.loss.triton import chunk_pass
+
+    rows = min(plan.chunk_tokens, len(plan.row_T))
+    product_CV = torch.empty(rows, len(head_VH), dtype=plan.compute_dtype, device=head_VH.device)
+
+    def read(hidden_CH: Tensor, label_C: Tensor) -> _Reading:
+        mine_CV = product_CV[: len(label_C)]
+        _form_products(mine_CV, hidden_CH, head_VH, bias_V)
+        stats, correct_C = chunk_pass(
+            mine_CV,
+            label_C,
+            plan.wanted,
+            scale=plan.logit_scale,
+            softcap=plan.logit_softcap,
+            exact_ranks=plan.exact_ranks,
+            wants_gradient=wants_gradient,
+        )
+        return _Reading(stats, correct_C, mine_CV, None)
+
+    return read
+
+
+def _torch_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_gradient: bool) -> Reader:
+    buffers = _Buffers.of(plan, head_VH)
+
+    def read(hidden_CH: Tensor, label_C: Tensor) -> _Reading:
+        mine = buffers.head(len(label_C))
+        _form_logits(mine, hidden_CH, head_VH, bias_V, plan)
+        stats, correct_C = chunk_stats(mine.logits_CV, label_C, mine.prob_CV, plan.wanted, plan.exact_ranks)
+        slope_CV = mine.prob_CV
+        if wants_gradient:
+            label_C1 = label_C.unsqueeze(1)
+            slope_CV.scatter_add_(1, label_C1, torch.full_like(label_C1, -1, dtype=slope_CV.dtype))
+            if mine.slope_CV is not None:
+                slope_CV.mul_(mine.slope_CV)
+        narrow_CV = slope_CV if mine.narrow_CV is None else mine.narrow_CV.copy_(slope_CV)
+        return _Reading(stats, correct_C, narrow_CV, slope_CV)
+
+    return read
+
+
+def _form_products(product_CV: Tensor, hidden_CH: Tensor, head_VH: Tensor, bias_V: Tensor | None) -> None:
+    """hidden @ head^T + bias into `product_CV`."""
     if bias_V is None:
         torch.mm(hidden_CH, head_VH.t(), out=product_CV)
     else:
         torch.addmm(bias_V, hidden_CH, head_VH.t(), out=product_CV)
+
+
+def _form_logits(buffers: _Buffers, hidden_CH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan) -> None:
+    """softcap(scale * (hidden @ head^T + bias)) into `buffers.logits_CV`, and the softcap's slope beside it."""
+    product_CV = buffers.logits_CV if buffers.narrow_CV is None else buffers.narrow_CV
+    _form_products(product_CV, hidden_CH, head_VH, bias_V)
     if buffers.narrow_CV is not None:
         buffers.logits_CV.copy_(buffers.narrow_CV)
     if plan.logit_scale != 1.0:
@@ -178,16 +207,6 @@ def _form_logits(buffers: _Buffers, hidden_CH: Tensor, head_VH: Tensor, bias_V: 
         buffers.logits_CV.div_(plan.logit_softcap).tanh_()
         torch.mul(buffers.logits_CV, buffers.logits_CV, out=buffers.slope_CV).neg_().add_(1.0)
         buffers.logits_CV.mul_(plan.logit_softcap)
-
-
-def _empty_gradients(hidden_NH: Tensor, head_VH: Tensor, plan: Plan, wants: tuple[bool, bool, bool]) -> Gradients:
-    dtype = stats_dtype(plan.compute_dtype)
-    shapes = (hidden_NH.shape, head_VH.shape, head_VH.shape[:1])
-    hidden, head, bias = (
-        torch.zeros(shape, dtype=dtype, device=head_VH.device) if want else None
-        for shape, want in zip(shapes, wants, strict=True)
-    )
-    return Gradients(hidden, head, bias, plan.inverse_items if plan.is_half else 1.0)
 
 
 def _nothing(hidden_NH: Tensor, plan: Plan, gradients: Gradients) -> Outcome:

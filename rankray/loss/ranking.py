@@ -1,11 +1,18 @@
 """The rank of the target and the rank that was to be expected, row by row.
 
 Shapes: C tokens of one chunk, V vocabulary; a trailing 1 is a kept dimension.
+
+On a CPU numpy does the work, on as many threads as torch uses (`over_rows`): a row's result depends on that row alone,
+so the number of threads changes no bit of it.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,6 +23,9 @@ SORTED_UP_TO = 4096
 
 BUCKETS = 16384
 SPAN_NATS = 40.0
+
+WORTH_A_THREAD = 200_000
+"""Numbers below which starting a thread costs more than it saves."""
 
 TOLERANCE = 1e-5
 """Relative error of E[R] above which a row is sorted after all; it moves log2 I by less than this over temperature."""
@@ -30,11 +40,43 @@ def count_at_least(logits_CV: Tensor, target_logit_C1: Tensor) -> Tensor:
     """
     if logits_CV.device.type != "cpu":
         return (logits_CV >= target_logit_C1).sum(-1).clamp_(min=1).to(logits_CV.dtype)
-    above_V = np.empty(logits_CV.shape[1], dtype=bool)
+    return torch.from_numpy(over_rows(_counts_at_least, logits_CV.numpy(), target_logit_C1.numpy()))
+
+
+def _counts_at_least(logits_BV: np.ndarray, target_logit_B1: np.ndarray) -> np.ndarray:
+    above_V = np.empty(logits_BV.shape[1], dtype=bool)
     counts = []
-    for row_V, target_logit in zip(logits_CV.numpy(), target_logit_C1.numpy(), strict=True):
+    for row_V, target_logit in zip(logits_BV, target_logit_B1, strict=True):
         counts.append(max(1, np.count_nonzero(np.greater_equal(row_V, target_logit, out=above_V))))
-    return torch.tensor(counts, dtype=logits_CV.dtype)
+    return np.array(counts, dtype=logits_BV.dtype)
+
+
+def over_rows(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
+    """Same value as `function(*arrays)`, its rows shared out among as many threads as torch uses.
+
+    numpy leaves the interpreter's lock while it works on a row, so the threads do work side by side.
+
+    Args:
+        function: makes one result per row, from that row alone.
+        arrays: equally many rows each.
+    """
+    threads = min(torch.get_num_threads(), arrays[0].size // WORTH_A_THREAD)
+    if threads < 2:
+        return function(*arrays)
+    parts = [np.array_split(array, threads) for array in arrays]
+    first, *others = zip(*parts, strict=True)
+    waiting = [_pool(threads - 1).submit(function, *part) for part in others]
+    done = function(*first)
+    return np.concatenate([done, *(future.result() for future in waiting)])
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="rankray-rows")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a pool's threads do not live on in a forked process
 
 
 def blocked_dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -48,7 +90,7 @@ def blocked_dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.asarray(head + np.vecdot(left[..., whole:], right[..., whole:]))
 
 
-def expected_rank(prob_CV: Tensor, shifted_CV: Tensor) -> Tensor:
+def expected_rank(prob_CV: Tensor, shifted_CV: Tensor, exact: bool = False) -> Tensor:
     """Same value as `(sort(prob_CV, descending) * arange(1, V + 1)).sum(-1)`; overwrites `shifted_CV`.
 
     On a CPU in float32 a large vocabulary is counted into buckets instead of sorted, four times faster, wherever that
@@ -57,21 +99,27 @@ def expected_rank(prob_CV: Tensor, shifted_CV: Tensor) -> Tensor:
     Args:
         prob_CV: probabilities; not modified.
         shifted_CV: their logits less the row's largest, all finite or all NaN: log(prob_CV) up to a constant.
+        exact: sort every row.
     """
-    vocabulary = prob_CV.shape[1]
     if prob_CV.device.type != "cpu":
-        return prob_CV.sort(-1).values @ _descending_ranks(prob_CV)
-    if prob_CV.dtype == torch.float32 and vocabulary >= SORTED_UP_TO:
-        scratch = _Scratch.of(vocabulary)
-        rows = zip(prob_CV.numpy(), shifted_CV.numpy(), strict=True)
-        return torch.tensor([_row_expected_rank(*row, scratch) for row in rows], dtype=prob_CV.dtype)
-    shifted_CV.copy_(prob_CV).numpy().sort(axis=-1)
-    ranks_CV = _descending_ranks(prob_CV).expand_as(prob_CV)
-    return torch.from_numpy(blocked_dot(shifted_CV.numpy(), ranks_CV.numpy())).to(prob_CV.dtype)
+        ranks_V = torch.arange(prob_CV.shape[1], 0, -1, dtype=prob_CV.dtype, device=prob_CV.device)
+        return prob_CV.sort(-1).values @ ranks_V
+    counts = prob_CV.dtype == torch.float32 and prob_CV.shape[1] >= SORTED_UP_TO and not exact
+    rows = _counted_rows if counts else _sorted_rows
+    return torch.from_numpy(over_rows(rows, prob_CV.numpy(), shifted_CV.numpy())).to(prob_CV.dtype)
 
 
-def _descending_ranks(prob_CV: Tensor) -> Tensor:
-    return torch.arange(prob_CV.shape[1], 0, -1, dtype=prob_CV.dtype, device=prob_CV.device)
+def _sorted_rows(prob_BV: np.ndarray, scratch_BV: np.ndarray) -> np.ndarray:
+    scratch_BV[:] = prob_BV
+    scratch_BV.sort(axis=-1)
+    ranks_V = np.arange(prob_BV.shape[1], 0.0, -1.0, dtype=prob_BV.dtype)
+    return blocked_dot(scratch_BV, np.broadcast_to(ranks_V, prob_BV.shape))
+
+
+def _counted_rows(prob_BV: np.ndarray, shifted_BV: np.ndarray) -> np.ndarray:
+    scratch = _Scratch.of(prob_BV.shape[1])
+    rows: Sequence[float] = [_row_expected_rank(*row, scratch) for row in zip(prob_BV, shifted_BV, strict=True)]
+    return np.array(rows)
 
 
 @dataclass

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rankray.errors import LossError
-from rankray.loss.ranking import blocked_dot, count_at_least, expected_rank
+from rankray.loss.ranking import blocked_dot, count_at_least, expected_rank, over_rows
 
 TOP_K = 20
 """How many of the most probable tokens EAFT's entropy looks at."""
@@ -45,7 +45,7 @@ ALL_STATS = frozenset({"entropy_bits_N", "rank_N", "expected_rank_N", "top_entro
 
 
 @torch.no_grad()
-def token_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:
+def token_stats(logits_NV: Tensor, target_N: Tensor, exact_ranks: bool = False) -> TokenStats:
     """Return the statistics of every row of `logits_NV` about its target, all stop-gradient.
 
     Same values as, with `p = softmax(logits_NV, -1)` and `p_t = p[range(N), target_N]`:
@@ -61,6 +61,7 @@ def token_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:
     Args:
         logits_NV: unnormalised log-probabilities, any floating dtype; not modified.
         target_N: index of the true token of each row, in [0, V); no -100 here.
+        exact_ranks: sort for the expected rank even where counting is within `ranking.TOLERANCE` of it.
 
     Raises:
         LossError: the shapes do not match, or a target is no index into the vocabulary.
@@ -80,12 +81,12 @@ def token_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:
     parts = []
     for logits_CV, target_C in zip(logits_NV.split(CHUNK_TOKENS), target_N.split(CHUNK_TOKENS), strict=True):
         work_CV = logits_CV.to(dtype, copy=True).contiguous()
-        parts.append(chunk_stats(work_CV, target_C, torch.empty_like(work_CV), ALL_STATS)[0])
+        parts.append(chunk_stats(work_CV, target_C, torch.empty_like(work_CV), ALL_STATS, exact_ranks)[0])
     return cat_stats(parts)
 
 
 def chunk_stats(
-    logits_CV: Tensor, target_C: Tensor, prob_CV: Tensor, wanted: frozenset[str]
+    logits_CV: Tensor, target_C: Tensor, prob_CV: Tensor, wanted: frozenset[str], exact_ranks: bool = False
 ) -> tuple[TokenStats, Tensor]:
     """Statistics of one chunk and whether the target is the greedy choice; the two (C, V) tensors are scratch.
 
@@ -96,6 +97,7 @@ def chunk_stats(
         target_C: index of the true token.
         prob_CV: like logits_CV; receives the probabilities.
         wanted: names of the fields of `TokenStats` to compute, a subset of `ALL_STATS`.
+        exact_ranks: see `token_stats`.
 
     Returns:
         the statistics, and a bool (C,): `logits_CV.argmax(-1) == target_C`.
@@ -120,7 +122,7 @@ def chunk_stats(
     if "top_entropy_nats_N" in wanted:
         top_entropy_C = _top_entropy_nats(prob_CV)
     if "expected_rank_N" in wanted:
-        expected_rank_C = expected_rank(prob_CV, logits_CV)
+        expected_rank_C = expected_rank(prob_CV, logits_CV, exact_ranks)
     stats = TokenStats(log_prob_C, entropy_bits_C, rank_C, expected_rank_C, top_entropy_C)
     return stats, (top_C1 == target_C1).squeeze(1)
 
@@ -159,13 +161,13 @@ def on_numpy(tensor_CV: Tensor) -> bool:
 
 def _argmax(logits_CV: Tensor) -> Tensor:
     if on_numpy(logits_CV):
-        return torch.from_numpy(logits_CV.numpy().argmax(-1))
+        return torch.from_numpy(over_rows(lambda logits_BV: logits_BV.argmax(-1), logits_CV.numpy()))
     return logits_CV.argmax(-1)
 
 
 def _row_dot(left_CV: Tensor, right_CV: Tensor) -> Tensor:
     if on_numpy(left_CV):
-        return torch.from_numpy(blocked_dot(left_CV.numpy(), right_CV.numpy())).to(left_CV.dtype)
+        return torch.from_numpy(over_rows(blocked_dot, left_CV.numpy(), right_CV.numpy())).to(left_CV.dtype)
     return torch.linalg.vecdot(left_CV, right_CV)
 
 

@@ -1,6 +1,6 @@
 """The sums a trainer logs beside a weighted loss, cheap enough to be there always.
 
-Shapes: N tokens.
+Shapes: N tokens, B buckets of the relative scale.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ from torch import Tensor
 
 NEAR_ONE = 0.05
 
+BUCKETS_PER_OCTAVE = 32
+OCTAVES = 16
+BUCKETS = 2 * OCTAVES * BUCKETS_PER_OCTAVE + 1
+"""Buckets of S, equally wide in log2 S, the middle one about S = 1; the outermost hold all that lies beyond 2^±16."""
+
 
 @dataclass(frozen=True)
 class LossStats:
-    """Detached sums over supervised tokens, each a 0-d tensor: add them over batches, all-reduce them over ranks.
+    """Detached sums over supervised tokens, 0-d tensors and one of counts: add over batches, all-reduce over ranks.
 
     Sums, not means, so that `a + b` and a reduction of `vector()` are right whatever the batch sizes. The relative
     scale S is rri's; for the other objectives it is 1.
@@ -35,12 +40,15 @@ class LossStats:
     """Sum of the relative scale S."""
     scale_near_one_count: Tensor
     """Tokens with |S - 1| <= 0.05: where rri did nothing."""
+    scale_counts_B: Tensor
+    """Tokens by log2 S, rounded to a 32nd: what the quantiles are read from. A NaN is in the last bucket."""
 
     @classmethod
     def of(cls, log_prob_N: Tensor, weight_N: Tensor, scale_N: Tensor, correct_N: Tensor) -> LossStats:
         """Sum up per-token values; float64 where the device has it."""
         wide = torch.float32 if log_prob_N.device.type == "mps" else torch.float64
         nll_N, weight_N, scale_N = -log_prob_N.to(wide), weight_N.to(wide), scale_N.to(wide)
+        place_N = (scale_N.log2() * BUCKETS_PER_OCTAVE).round().nan_to_num(nan=BUCKETS) + BUCKETS // 2
         return cls(
             token_count=torch.tensor(float(len(nll_N)), dtype=wide, device=nll_N.device),
             nll_sum=nll_N.sum(),
@@ -50,16 +58,17 @@ class LossStats:
             weight_square_sum=weight_N.square().sum(),
             scale_sum=scale_N.sum(),
             scale_near_one_count=((scale_N - 1).abs() <= NEAR_ONE).sum().to(wide),
+            scale_counts_B=torch.bincount(place_N.clamp(0, BUCKETS - 1).long(), minlength=BUCKETS).to(wide),
         )
 
     def vector(self) -> Tensor:
-        """The fields in order as one (8,) tensor: what to all-reduce (sum) across ranks."""
-        return torch.stack([getattr(self, field.name) for field in fields(self)])
+        """The fields in order as one tensor of fixed length: what to all-reduce (sum) across ranks."""
+        return torch.cat([getattr(self, field.name).reshape(-1) for field in fields(self)])
 
     @classmethod
     def from_vector(cls, vector: Tensor) -> LossStats:
         """Inverse of `vector`."""
-        return cls(*vector.unbind())
+        return cls(*vector[:-BUCKETS].unbind(), vector[-BUCKETS:])
 
     def __add__(self, other: LossStats) -> LossStats:
         return LossStats.from_vector(self.vector() + other.vector())
@@ -90,9 +99,30 @@ class LossStats:
         return self._per_token(self.scale_near_one_count)
 
     @property
+    def effective_tokens(self) -> float:
+        """(sum w)^2 / sum w^2: how many equally weighted tokens would carry as much."""
+        return float(self.weight_sum.square() / self.weight_square_sum)
+
+    @property
     def effective_share(self) -> float:
         """(sum w)^2 / (n * sum w^2), in (0, 1]: the share of the tokens that carries the batch's weight."""
         return self._per_token(self.weight_sum.square() / self.weight_square_sum)
+
+    def scale_quantile(self, share: float) -> float:
+        """The S that a share of the tokens does not exceed, to within 1.1% (half a bucket); NaN where there is none.
+
+        Below 2^-16 and above 2^16 the bucket's S is returned.
+
+        Args:
+            share: from 0 to 1; at 0 the smallest S, at 1 the largest.
+        """
+        assert 0.0 <= share <= 1.0
+        if not self.token_count > 0:
+            return float("nan")
+        below_B = self.scale_counts_B.cumsum(0)
+        wanted = max(1.0, share * float(below_B[-1]))
+        bucket = int((below_B < wanted).sum())
+        return float(2.0 ** ((bucket - BUCKETS // 2) / BUCKETS_PER_OCTAVE))
 
     def _per_token(self, total: Tensor) -> float:
         return float(total / self.token_count)

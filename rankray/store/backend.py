@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
+from urllib.parse import parse_qsl, urlsplit
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -20,6 +21,21 @@ from rankray.store.urls import StoreURL, masked, parse_url, scrub
 RETRY_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Pauses between tries of an operation that failed for want of a connection or a lock."""
 BUSY_SECONDS = 60
+CONNECT_SECONDS = 5
+"""How long one try to reach a server may take."""
+_PATIENCE: dict[str, dict[str, Any]] = {
+    "psycopg2": {
+        "connect_timeout": CONNECT_SECONDS,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 60_000,
+    },
+    "pymysql": {"connect_timeout": CONNECT_SECONDS, "read_timeout": 60, "write_timeout": 60},
+    "mysqldb": {"connect_timeout": CONNECT_SECONDS, "read_timeout": 60, "write_timeout": 60},
+}
+_PATIENCE["psycopg"] = _PATIENCE["psycopg2"]
+"""Driver options, so that a server that vanished without a word is an error and no endless wait."""
 _DRIVER_MODULES = ("sqlalchemy", "sqlite3", "psycopg2", "psycopg", "pymysql", "MySQLdb", "grpc")
 _TRANSIENT_NAMES = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "RpcError")
 T = TypeVar("T")
@@ -113,18 +129,22 @@ def _transient(cause: BaseException) -> bool:
 
 
 def _unavailable(cause: BaseException, url: str) -> str:
-    said = str(getattr(cause, "orig", None) or cause).strip().splitlines()
+    details = getattr(cause, "details", None)  # what grpc has to say
+    said = str((details() if callable(details) else None) or getattr(cause, "orig", None) or cause).strip().splitlines()
     first = scrub(said[0], url) if said else ""
+    does = "does not answer" if _transient(cause) else "refuses what it was asked"
     return (
-        f"store: {masked(url)} does not answer ({type(cause).__name__}: {first}); what was committed is safe; "
+        f"store: {masked(url)} {does} ({type(cause).__name__}: {first}); what was committed is safe; "
         "check that it is up and reachable, then run the same command again"
     )
 
 
 def _open(parts: StoreURL) -> BaseStorage:
     if parts.scheme == "grpc":
-        proxy = optuna.storages.GrpcStorageProxy(host=parts.host, port=parts.port)
-        proxy.wait_server_ready(timeout=10)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            proxy = optuna.storages.GrpcStorageProxy(host=parts.host, port=parts.port)
+        proxy.wait_server_ready(timeout=CONNECT_SECONDS)
         return proxy
     if parts.scheme == "journal":
         return JournalStorage(JournalFileBackend(str(parts.path), lock_obj=journal_lock(parts.path)))
@@ -132,7 +152,9 @@ def _open(parts: StoreURL) -> BaseStorage:
         options: dict[str, Any] = {"creator": lambda: _sqlite(str(parts.path))}
         url = parts.raw
     else:
-        options = {"pool_pre_ping": True, "pool_recycle": 1800}
+        given = {key for key, _ in parse_qsl(urlsplit(parts.raw).query)}
+        patience = {key: value for key, value in _PATIENCE[parts.driver].items() if key not in given}
+        options = {"pool_pre_ping": True, "pool_recycle": 1800, "connect_args": patience}
         url = f"{parts.scheme}+{parts.driver}://{parts.raw.partition('://')[2]}"
     # optuna passes the URL through str.format, so braces (in a password) are doubled.
     engine_url = url.replace("{", "{{").replace("}", "}}")

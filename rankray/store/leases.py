@@ -203,4 +203,6 @@ class Lease:
                 self._renew()
             except RankrayError:
                 continue
+            except KeyError:
+                break  # the study was deleted
         self._storage.remove_session()

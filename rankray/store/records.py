@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ ATTEMPTS = "rankray:attempts"
 END = "rankray:end"
 VOID = "rankray:void"
 PROVENANCE = "rankray:provenance"
+LONGEST_TEXT = 12_000
+"""Characters of a reason or traceback that are kept, as JSON: MySQL's columns hold 65,535 bytes, all attempts together."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +116,31 @@ def steps_of(trial: FrozenTrial) -> dict[int, StepRecord]:
     return {step: StepRecord(step=step, **found[step]) for step in sorted(found)}
 
 
-def ticket_of(trial: FrozenTrial, *, adopted: bool) -> Ticket:
-    """Return the ticket for a trial as it stands in the store."""
+def ticket_of(trial: FrozenTrial, *, adopted: bool, order: Sequence[str] = ()) -> Ticket:
+    """Return the ticket for a trial as it stands in the store.
+
+    `order` is that of the space's parameters, since a store need not keep it (protocol buffers do not).
+    """
     steps = list(steps_of(trial).values())
     checkpoints = [record.checkpoint for record in steps if record.checkpoint]
     return Ticket(
         number=trial.number,
-        params=dict(trial.params),
+        params={path: trial.params[path] for path in dict.fromkeys([*order, *trial.params]) if path in trial.params},
         checkpoint=checkpoints[-1] if checkpoints else None,
         history=[{"step": record.step, **record.metrics} for record in steps],
         adopted=adopted,
         origin=str(trial.user_attrs.get(ORIGIN, "sampler")),
     )
+
+
+def shortened(text: str, limit: int = LONGEST_TEXT) -> str:
+    """Return `text`, its middle left out where it would take more than `limit` characters as JSON."""
+    if len(json.dumps(text)) <= limit:
+        return text
+    keep = len(text)
+    while len(json.dumps(text[:keep])) + len(json.dumps(text[-keep:])) > limit - 60:
+        keep = keep * 2 // 3
+    return f"{text[:keep]}\n... {len(text) - 2 * keep} characters left out ...\n{text[-keep:]}"
 
 
 def is_void(trial: FrozenTrial) -> bool:

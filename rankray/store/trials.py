@@ -23,6 +23,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.schema import Config
+from rankray.config.space import distributions
 from rankray.contracts import Report, Verdict
 from rankray.errors import LeaseLost, RankrayError, StoreError
 from rankray.store.ask import Asker, withdraw
@@ -32,6 +33,7 @@ from rankray.store.judge import Judge
 from rankray.store.leases import Lease, Watch, driver_records, lease_seconds_default
 from rankray.store.records import (
     ATTEMPTS,
+    LONGEST_TEXT,
     PROVENANCE,
     READY,
     STEP,
@@ -39,6 +41,7 @@ from rankray.store.records import (
     StepRecord,
     Ticket,
     is_void,
+    shortened,
     steps_of,
     ticket_of,
 )
@@ -80,6 +83,7 @@ class StudyStore:
         self._watch = Watch(lease_seconds_default() if lease_seconds is None else lease_seconds, by_date=read_only)
         self._lease = Lease(storage, claims.study_id, self.driver, self._watch)
         self._ender = Ender(storage, config)
+        self._order = list(distributions(config))
         if not read_only:
             self._asker = Asker(storage, study_id, self.name, config, self.driver)
             self._judge = Judge(storage, self.name, config)
@@ -238,12 +242,16 @@ class StudyStore:
             LeaseLost: the trial belongs to another driver.
             StoreUnavailable: the store does not answer; call again.
         """
+        reason, traceback = shortened(reason, LONGEST_TEXT // 10), shortened(traceback)
         with self._lock:
             trial = self._read(number)
             if trial.state.is_finished():
                 return False
             self._own(trial)
-            failures = [*trial.user_attrs.get(ATTEMPTS, []), {"reason": reason, "traceback": traceback}]
+            before = [dict(failure) for failure in trial.user_attrs.get(ATTEMPTS, [])]
+            for failure in before[1:-2]:
+                failure["traceback"] = ""
+            failures = [*before, {"reason": reason, "traceback": traceback}]
             if retry and len(failures) <= self.config.study.max_failures_per_trial:
                 self.storage.set_trial_user_attr(trial._trial_id, ATTEMPTS, failures)
                 self._give_back(trial)
@@ -337,7 +345,7 @@ class StudyStore:
 
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)
-        return ticket_of(trial, adopted=adopted)
+        return ticket_of(trial, adopted=adopted, order=self._order)
 
     def _adopt(self, trial: FrozenTrial) -> FrozenTrial | None:
         """Return the trial if it is an orphan, has become this driver's, and is still to be run."""

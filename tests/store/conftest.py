@@ -1,12 +1,16 @@
-"""A store of each kind, and a PostgreSQL server where one can be had."""
+"""A store of each kind, and database servers where they can be had."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import signal
+import socket
 import sqlite3
+import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from rankray.store import backend
+
+SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 
 
 @pytest.fixture(scope="session")
@@ -40,15 +46,52 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[str]:
+    """The URL, without a database, of a MariaDB or MySQL server of our own."""
+    pytest.importorskip("pymysql", reason="PyMySQL is not installed")
+    server, setup = shutil.which("mariadbd", path=SYSTEM_PATH), shutil.which("mariadb-install-db")
+    if server is None or setup is None:
+        pytest.skip("mariadb-server is not installed")
+    directory = Path(tempfile.mkdtemp(prefix="rankray-my-"))
+    user = [f"--user={getpass.getuser()}"]
+    where = ["--no-defaults", f"--datadir={directory}/data", *user]
+    made = [setup, *where, "--auth-root-authentication-method=normal", "--skip-test-db"]
+    subprocess.run(made, check=True, capture_output=True)
+    port = free_port()
+    options = [f"--socket={directory}/s", f"--port={port}", "--bind-address=127.0.0.1", f"--pid-file={directory}/pid"]
+    fast = ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M"]
+    with open(directory / "log", "wb") as log:
+        process = subprocess.Popen([server, *where, *options, *fast], stdout=log, stderr=log)
+    while not listening(port):
+        assert process.poll() is None, (directory / "log").read_text()
+        time.sleep(0.02)
+    yield f"mysql://root@127.0.0.1:{port}"
+    process.kill()
+    process.wait()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture(params=["sqlite", "journal"])
 def url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty store in a file."""
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
-@pytest.fixture(params=["sqlite", "journal", "postgresql"])
+@pytest.fixture(params=["sqlite", "journal", "postgresql", "mysql", "grpc_sqlite", "grpc_postgresql"])
 def any_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty store of every kind, for what only the backend can answer."""
+    """The URL of an empty store of every kind, for what every backend must answer alike."""
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
@@ -64,16 +107,96 @@ def journal_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgresql_url(postgres: str) -> str:
-    """The URL of a schema of our own in the server's one database."""
+def new_sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/new.db"
+
+
+@pytest.fixture
+def new_postgresql_url(postgres: str) -> str:
+    """The URL of a schema of our own, without tables, in the server's one database."""
+    return schema_of_our_own(postgres)
+
+
+@pytest.fixture
+def new_mysql_url(mysql: str) -> str:
+    """The URL of a database without tables."""
+    return database_of_our_own(mysql)
+
+
+def schema_of_our_own(server: str) -> str:
     import psycopg2
 
-    connection = psycopg2.connect(postgres)
+    connection = psycopg2.connect(server)
     connection.autocommit = True
     schema = f"s{uuid.uuid4().hex}"
     connection.cursor().execute(f"CREATE SCHEMA {schema}")
     connection.close()
-    return f"{postgres}{'&' if '?' in postgres else '?'}options=-csearch_path%3D{schema}"
+    return f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{schema}"
+
+
+def database_of_our_own(server: str) -> str:
+    import pymysql
+
+    name = f"d{uuid.uuid4().hex}"
+    connection = pymysql.connect(host="127.0.0.1", port=int(server.rpartition(":")[2]), user="root")
+    connection.cursor().execute(f"CREATE DATABASE {name}")
+    connection.close()
+    return f"{server}/{name}"
+
+
+@pytest.fixture(scope="session")
+def postgresql_tables(postgres: str) -> str:
+    """The URL of a schema with optuna's tables."""
+    url = schema_of_our_own(postgres)
+    backend.connect(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def mysql_tables(mysql: str) -> str:
+    """The URL of a database with optuna's tables."""
+    url = database_of_our_own(mysql)
+    backend.connect(url)
+    return url
+
+
+@pytest.fixture
+def postgresql_url(postgresql_tables: str) -> str:
+    """The one schema, emptied: making its tables is most of a test's time."""
+    return emptied(postgresql_tables)
+
+
+@pytest.fixture
+def mysql_url(mysql_tables: str) -> str:
+    """The one database, emptied."""
+    return emptied(mysql_tables)
+
+
+def emptied(url: str) -> str:
+    storage = backend.connect(url)
+    for study in storage.get_all_studies():
+        storage.delete_study(study._study_id)
+    return url
+
+
+@pytest.fixture
+def grpc_sqlite_url(sqlite_url: str) -> Iterator[str]:
+    """The URL of a proxy in front of an SQLite store."""
+    yield from served(sqlite_url)
+
+
+@pytest.fixture
+def grpc_postgresql_url(postgresql_url: str) -> Iterator[str]:
+    """The URL of a proxy in front of a PostgreSQL store."""
+    yield from served(postgresql_url)
+
+
+def served(url: str) -> Iterator[str]:
+    pytest.importorskip("grpc", reason="grpcio is not installed")
+    from rankray.store.share import serve
+
+    with serve(url, port=0) as shared:
+        yield shared
 
 
 @pytest.fixture

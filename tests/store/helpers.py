@@ -55,6 +55,20 @@ def run_trial(store: Any, ticket: Any) -> None:
     store.complete(ticket.number, said(ticket.params, FULL).metrics)
 
 
+def begin(store: Any) -> Any:
+    ticket = store.next_trial()
+    assert ticket is not None
+    return ticket
+
+
+def states(store: Any) -> list[str]:
+    return [trial.state.name for trial in store.storage.get_all_trials(store.study_id)]
+
+
+def stored(store: Any, number: int) -> Any:
+    return store.storage.get_all_trials(store.study_id)[number]
+
+
 def drive(store: Any) -> None:
     """Work on a study until its budget is used up."""
     with store:
@@ -69,13 +83,20 @@ def drive(store: Any) -> None:
 class Driver:
     """A driver in a process of its own, forked from a server that has imported everything: it starts at once."""
 
-    def __init__(self, url: str, config: Config) -> None:
+    def __init__(self, url: str, config: Config, *, waits: bool = False) -> None:
         _start_server()
         ours, theirs = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(target=main, args=(url, config.model_dump_json(), theirs))
         self.process.start()
         theirs.close()
         assert ours.recv() == "ready"
+        self._pipe = ours
+        if not waits:
+            self.go()
+
+    def go(self) -> None:
+        """Let it work: until then it only holds the study open."""
+        self._pipe.send("go")
 
     def kill(self) -> None:
         self.process.kill()
@@ -89,6 +110,7 @@ class Driver:
 def main(url: str, config: str, ready: Any) -> None:
     store = open_study(url, Config.model_validate_json(config))
     ready.send("ready")
+    assert ready.recv() == "go"
     drive(store)
 
 

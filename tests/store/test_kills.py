@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +27,7 @@ def check_finished(store: Any, trials: int) -> list[Any]:
     for trial in kept:
         steps = steps_of(trial)
         assert trial.intermediate_values == {step: record.metrics["eval/nll"] for step, record in steps.items()}
-        assert trial.value == list(trial.intermediate_values.values())[-1]
+        assert trial.value == trial.intermediate_values[trial.last_step]
         assert [step for step, record in steps.items() if record.stop] == (
             [max(steps)] if trial.state == TrialState.PRUNED else []
         )
@@ -41,7 +40,7 @@ def committed(store: Any) -> dict[tuple[int, int], StepRecord]:
 
 def test_kills_lose_nothing_and_repeat_nothing(any_url: str) -> None:
     sampler = "tpe" if any_url.startswith("journal") else "random"
-    kills, trials = (5, 12) if any_url.startswith("postgresql") else (10, 30)
+    kills, trials = (10, 30) if any_url.startswith(("sqlite", "journal")) else (4, 10)
     config = make_config(study={"trials": trials, "sampler": sampler, "warm_start": [{"train.learning_rate": 1e-4}]})
     store = open_study(any_url, config)
     seen: dict[tuple[int, int], StepRecord] = {}
@@ -60,7 +59,9 @@ def test_kills_lose_nothing_and_repeat_nothing(any_url: str) -> None:
 
 def test_three_drivers_share_an_exact_budget(any_url: str) -> None:
     config = make_config(study={"trials": 12, "baselines": ["sft", "paper"]})
-    drivers = [Driver(any_url, config) for _ in range(3)]
+    drivers = [Driver(any_url, config, waits=True) for _ in range(3)]
+    for driver in drivers:
+        driver.go()
     for driver in drivers:
         driver.finish()
     store = open_study(any_url, config)
@@ -81,10 +82,10 @@ def test_two_drivers_go_on_when_the_third_is_killed(url: str) -> None:
     check_finished(open_study(url, config), 18)
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_new_store_opened_by_three_at_once(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql"])
+def test_a_new_store_opened_by_three_at_once(kind: str, request: pytest.FixtureRequest) -> None:
     """None of them finds tables there."""
-    any_url = f"sqlite:///{tmp_path}/new.db" if kind == "sqlite" else request.getfixturevalue("postgresql_url")
+    any_url = str(request.getfixturevalue(f"new_{kind}_url"))
     config = make_config(study={"trials": 3})
     drivers = []
     try:

@@ -13,10 +13,10 @@ from optuna.trial import TrialState
 
 from rankray.contracts import Report
 from rankray.errors import LeaseLost, StoreError, StoreUnavailable
-from rankray.store import StudyStore, attach, leases, open_study, views
+from rankray.store import attach, leases, open_study, views
 from rankray.store.leases import Watch, known_dead, process_start, this_process
 from rankray.store.records import READY
-from store.helpers import Driver, make_config, said
+from store.helpers import Driver, make_config
 
 
 class Clock:
@@ -105,43 +105,6 @@ def test_a_lease_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -
         leases.lease_seconds_default()
 
 
-def take_over(url: str) -> tuple[StudyStore, StudyStore, int]:
-    """Return a driver that lost its trial, the one that has it now, and the trial's number."""
-    config = make_config(study={"trials": 3})
-    old, new = open_study(url, config), open_study(url, config)
-    old.join()
-    ticket = old.next_trial()
-    assert ticket is not None
-    old.report(ticket.number, said(ticket.params, 10))
-    old._lease._stop.set()
-    new.join()
-    new._watch._still[old.driver] = (new._watch._still[old.driver][0], 1e9)
-    adopted = new.next_trial()
-    assert adopted is not None
-    assert (adopted.number, adopted.adopted, adopted.checkpoint) == (ticket.number, True, "checkpoint-10")
-    return old, new, ticket.number
-
-
-def test_a_driver_that_was_replaced_is_refused(any_url: str) -> None:
-    old, new, number = take_over(any_url)
-    before = views.trial(attach(any_url, "s"), number)
-    for write in (
-        lambda: old.report(number, Report(20, {"eval/nll": 0.5})),
-        lambda: old.report(number, Report(10, {"eval/nll": 0.5})),
-        lambda: old.complete(number, {"eval/nll": 0.5}),
-        lambda: old.fail(number, "x"),
-        lambda: old.release(number),
-    ):
-        with pytest.raises(LeaseLost, match=f"trial {number}"):
-            write()
-    assert old.sweep() == []
-    after = views.trial(attach(any_url, "s"), number)
-    assert after == before
-    assert new.report(number, Report(20, {"eval/nll": 0.5})).stop is False
-    new.leave()
-    old.leave()
-
-
 def test_a_silent_driver_s_trials_are_taken_after_its_lease(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease alone, as between machines: nothing is known of processes."""
     monkeypatch.setattr(leases, "known_dead", lambda record: record is None)
@@ -176,58 +139,6 @@ def test_a_live_driver_keeps_its_trials_while_others_look(file_url: str, monkeyp
             assert ticket is not None
             one.complete(ticket.number, {"eval/nll": 1.0})
         assert two.done
-
-
-def test_of_many_drivers_one_adopts(any_url: str) -> None:
-    config = make_config(study={"trials": 1})
-    dead = open_study(any_url, config)
-    dead.join()
-    assert dead.next_trial() is not None
-    dead._lease.drop()
-    stores = [open_study(any_url, config).join() for _ in range(4)]
-    found: list[Any] = []
-    start = threading.Barrier(4)
-
-    def adopt(store: StudyStore) -> None:
-        start.wait()
-        found.append(store.next_trial())
-
-    threads = [threading.Thread(target=adopt, args=(store,)) for store in stores]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [ticket.number for ticket in found if ticket is not None] == [0]
-    for store in stores:
-        store.leave()
-
-
-def test_of_two_claims_at_once_the_first_wins(any_url: str) -> None:
-    config = make_config(study={"trials": 1})
-    with open_study(any_url, config) as dead:
-        assert dead.next_trial() is not None
-    one, two = open_study(any_url, config), open_study(any_url, config)
-    trial = one.trials()[0]
-    one._claims.refresh()
-    two._claims.refresh()
-    assert one._claims.owner(trial) == two._claims.owner(trial) == ("", 1)
-    assert two._claims.take(trial, two.driver)
-    assert not one._claims.take(trial, one.driver)
-    assert one._claims.owner(trial) == two._claims.owner(trial) == (two.driver, 2)
-
-
-def test_a_claim_whose_winner_died_can_be_followed_by_another(any_url: str) -> None:
-    config = make_config(study={"trials": 1})
-    with open_study(any_url, config) as first:
-        assert first.next_trial() is not None
-    killed = open_study(any_url, config).join()
-    killed._claims.refresh()
-    assert killed._claims.take(killed.trials()[0], killed.driver)
-    killed._lease.drop()
-    with open_study(any_url, config) as store:
-        ticket = store.next_trial()
-    assert ticket is not None
-    assert (ticket.number, ticket.adopted) == (0, True)
 
 
 def test_a_released_trial_is_adopted_by_another_driver_at_once(file_url: str) -> None:

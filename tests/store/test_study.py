@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 
 from rankray.errors import StoreError, StoreUnavailable, StudyMismatch
 from rankray.store import attach, list_studies, open_study, views
-from rankray.store.backend import connect
 from store.helpers import drive, make_config, run_trial
 
 SECRET = "hunter2-planted"
@@ -21,18 +19,6 @@ def everything(storage: Any) -> str:
     for study in storage.get_all_studies():
         found += [str(vars(trial)) for trial in storage.get_all_trials(study._study_id)]
     return "\n".join(found)
-
-
-def test_a_study_describes_itself(url: str) -> None:
-    config = make_config(store=url)
-    store = open_study(url, config, provenance={"data": "d1", "model": "m1", "host": "h"})
-    attributes = store.storage.get_study_user_attrs(store.study_id)
-    assert attributes["rankray:config"]["train"]["max_steps"] == 40
-    assert "store" not in attributes["rankray:config"]
-    assert attributes["rankray:provenance"] == {"data": "d1", "model": "m1", "host": "h"}
-    assert {"rankray", "optuna", "python"} <= set(attributes["rankray:versions"])
-    view = attach(url, "s")
-    assert view.config.model_dump(exclude={"store"}) == config.model_dump(exclude={"store"})
 
 
 def test_another_configuration_is_refused_field_by_field(url: str) -> None:
@@ -116,27 +102,6 @@ def test_studies_in_one_store_keep_apart(file_url: str) -> None:
     drive(two)
     assert (one.finished, two.finished) == (3, 2)
     assert [trial.number for trial in two.trials()] == [0, 1]
-
-
-def test_of_two_configurations_at_once_one_wins(any_url: str) -> None:
-    configs = [make_config(train={"max_steps": 40 + i}) for i in range(4)]
-    start, results = threading.Barrier(4), []
-
-    def create(config: Any) -> None:
-        start.wait()
-        try:
-            results.append(open_study(any_url, config).config.train.max_steps)
-        except StudyMismatch:
-            results.append(None)
-
-    connect(any_url)
-    threads = [threading.Thread(target=create, args=(config,)) for config in configs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    [winner] = [steps for steps in results if steps is not None]
-    assert attach(any_url, "s").config.train.max_steps == winner
 
 
 def test_a_password_goes_nowhere(postgresql_url: str, tmp_path: Path) -> None:

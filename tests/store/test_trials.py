@@ -1,42 +1,16 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 
-from rankray.config.space import baseline_points
 from rankray.contracts import Report, Verdict
-from rankray.errors import LeaseLost, StoreError
-from rankray.store import StudyStore, Ticket, attach, open_study
-from rankray.store.records import READY, is_void, steps_of
-from store.helpers import FULL, SPACE, drive, make_config, run_trial, said
-
-
-def begin(store: StudyStore) -> Ticket:
-    ticket = store.next_trial()
-    assert ticket is not None
-    return ticket
-
-
-def states(store: StudyStore) -> list[str]:
-    return [trial.state.name for trial in store.storage.get_all_trials(store.study_id)]
-
-
-def stored(store: StudyStore, number: int) -> Any:
-    return store.storage.get_all_trials(store.study_id)[number]
-
-
-def test_a_search_ends_with_the_exact_budget(url: str) -> None:
-    store = open_study(url, make_config(study={"trials": 7, "sampler": "tpe", "baselines": ["sft", "paper"]}))
-    drive(store)
-    counts = store.counts()
-    assert (counts.finished, counts.running, counts.waiting, counts.failed) == (7, 0, 0, 0)
-    assert counts.pruned > 0
-    assert (store.finished, store.budget, store.done) == (7, 7, True)
-    assert store.next_trial() is None
+from rankray.errors import StoreError
+from rankray.store import attach, open_study
+from rankray.store.records import READY, is_void
+from store.helpers import FULL, SPACE, begin, drive, make_config, states, stored
 
 
 def test_parameters_are_the_space_s_in_order_without_the_inactive_ones(url: str) -> None:
@@ -64,34 +38,6 @@ def test_every_kind_of_distribution_is_drawn_within_its_bounds(file_url: str) ->
             assert isinstance(params["train.seed"], int)
             assert params["loss.entropy_weight"] in (0.0, 0.5, 1.0, 1.5, 2.0)
             assert params["loss.max_scale"] in (None, 2.0)
-
-
-def test_an_empty_space_has_trials_without_parameters(url: str) -> None:
-    with open_study(url, make_config(space={}, study={"trials": 2})) as store:
-        ticket = begin(store)
-        assert ticket.params == {}
-        store.release(ticket.number)
-        assert begin(store) == Ticket(number=0, params={}, adopted=True)
-
-
-def test_a_report_is_judged_once_and_answered_the_same_for_ever(url: str) -> None:
-    config = make_config(study={"trials": 3})
-    with open_study(url, config) as store:
-        good, bad = begin(store), begin(store)
-        first = store.report(good.number, Report(10, {"eval/nll": 1.0}, "c10"))
-        assert first == Verdict(False)
-        stop = store.report(bad.number, Report(10, {"eval/nll": 2.5}))
-        assert stop == Verdict(True, "successive_halving at step 10: eval/nll 2.5 is behind")
-        again = [store.report(bad.number, Report(10, {"eval/nll": 0.1})) for _ in range(2)]
-        assert again == [stop, stop]
-        assert store.report(bad.number, Report(20, {"eval/nll": 0.1})) == stop
-        assert store.report(good.number, Report(10, {"eval/nll": 9.0}, "other")) == first
-        store.report(good.number, Report(20, {"eval/nll": 0.9}))
-        assert store.report(good.number, Report(10, {"eval/nll": 9.0})) == first
-    ended, running = stored(store, bad.number), stored(store, good.number)
-    assert (ended.state, ended.value, ended.last_step) == (TrialState.PRUNED, 2.5, 10)
-    assert running.intermediate_values == {10: 1.0, 20: 0.9}
-    assert steps_of(running)[10].checkpoint == "c10"
 
 
 def test_a_pruned_trial_is_pruned_as_optuna_would_have(file_url: str, tmp_path: Path) -> None:
@@ -143,22 +89,6 @@ def test_the_other_pruners_prune(name: str, file_url: str) -> None:
     assert store.counts().pruned > 3
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_metric_that_is_no_number_fails_the_trial(value: float, url: str) -> None:
-    with open_study(url, make_config(study={"trials": 2, "max_failures_per_trial": 3})) as store:
-        ticket = begin(store)
-        store.report(ticket.number, Report(10, {"eval/nll": 1.0}))
-        verdict = store.report(ticket.number, Report(20, {"eval/nll": value}))
-        assert verdict == Verdict(True, f"eval/nll is {value} at step 20", failed=True)
-        assert store.report(ticket.number, Report(20, {"eval/nll": 1.0})) == verdict
-        other = begin(store)
-        store.complete(other.number, {"eval/nll": value})
-    assert states(store) == ["FAIL", "FAIL"]
-    assert stored(store, 0).intermediate_values == {10: 1.0}
-    assert store.counts().failed == 2
-    assert store.finished == 0
-
-
 def test_a_report_without_the_metric_is_kept_and_not_judged(file_url: str) -> None:
     with open_study(file_url, make_config()) as store:
         ticket = begin(store)
@@ -169,40 +99,10 @@ def test_a_report_without_the_metric_is_kept_and_not_judged(file_url: str) -> No
     assert again.checkpoint == "c5"
 
 
-def test_completing_twice_changes_nothing(url: str) -> None:
-    with open_study(url, make_config()) as store:
-        ticket = begin(store)
-        store.report(ticket.number, Report(FULL, {"eval/nll": 0.5}))
-        store.complete(ticket.number, {"eval/nll": 0.5, "eval/accuracy": 0.25})
-        store.complete(ticket.number, {"eval/nll": 0.1})
-        assert store.fail(ticket.number, "late") is False
-        store.release(ticket.number)
-        trial = stored(store, 0)
-        assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
-        assert store.report(ticket.number, Report(FULL, {"eval/nll": 0.1})) == Verdict(False)
-        with pytest.raises(LeaseLost, match="has ended as COMPLETE"):
-            store.report(ticket.number, Report(FULL + 1, {"eval/nll": 0.1}))
-
-
 def test_completing_without_the_metric_fails(file_url: str) -> None:
     with open_study(file_url, make_config()) as store:
         store.complete(begin(store).number, {"eval/accuracy": 0.5})
     assert states(store) == ["FAIL"]
-
-
-def test_failures_are_tried_again_as_often_as_allowed(url: str) -> None:
-    with open_study(url, make_config(study={"max_failures_per_trial": 2})) as store:
-        ticket = begin(store)
-        store.report(ticket.number, said(ticket.params, 10))
-        for attempt in range(2):
-            assert store.fail(ticket.number, f"out of memory {attempt}", "trace") is True
-            again = begin(store)
-            assert (again.number, again.params, again.checkpoint) == (ticket.number, ticket.params, "checkpoint-10")
-        assert store.fail(ticket.number, "out of memory 2", "trace") is False
-        other = begin(store)
-        assert store.fail(other.number, "impossible", retry=False) is False
-    assert states(store) == ["FAIL", "FAIL"]
-    assert store.counts().failed == 2
 
 
 def test_failed_trials_are_replaced(url: str) -> None:
@@ -223,26 +123,6 @@ def test_raising_the_budget_goes_on(url: str) -> None:
     drive(more)
     assert states(more)[:3] == states(before)[:3]
     assert (more.finished, attach(url, "s").budget) == (5, 5)
-
-
-def test_points_are_tried_first_and_once_however_often_it_restarts(url: str) -> None:
-    warm = [{"train.learning_rate": 1e-4}, {"loss.objective": "sft"}, {"train.learning_rate": 1e-4}]
-    config = make_config(study={"trials": 8, "baselines": ["sft", "paper"], "warm_start": warm})
-    origins = []
-    for _ in range(4):
-        with open_study(url, config) as store:
-            ticket = begin(store)
-            origins.append(ticket.origin)
-            wanted = dict(baseline_points(config))
-            if ticket.origin.startswith("baseline"):
-                assert ticket.params == wanted[ticket.origin]
-            run_trial(store, ticket)
-    drive(open_study(url, config))
-    everything = [trial.user_attrs["rankray:origin"] for trial in store.trials()]
-    assert origins == ["baseline:sft", "baseline:paper", "warm_start", "warm_start"]
-    assert everything == origins + ["sampler"] * 4
-    rates = [trial.params["train.learning_rate"] for trial in store.trials()]
-    assert rates.count(1e-4) == 1
 
 
 def test_a_failed_point_is_not_tried_again(file_url: str) -> None:
@@ -284,24 +164,6 @@ def test_the_budget_is_exact_when_two_drivers_see_the_last_place_free(file_url: 
         assert one.counts().running == 1
 
 
-def test_what_was_killed_before_it_had_parameters_is_discarded(url: str) -> None:
-    """Trap 2, and a warm-start point lost that way is tried again."""
-    config = make_config(study={"trials": 3, "baselines": ["sft"]})
-    killed = open_study(url, config)
-    killed.join()
-    killed._asker._create(killed._asker._open_point([]))
-    killed._lease.drop()
-    with open_study(url, config) as store:
-        ticket = begin(store)
-    assert stored(store, 0).params == {}
-    assert states(store)[0] == "FAIL"
-    assert is_void(stored(store, 0))
-    assert (ticket.number, ticket.origin) == (1, "baseline:sft")
-    assert store.counts().failed == 0
-    drive(open_study(url, config))
-    assert store.finished == 3
-
-
 def test_a_fresh_trial_of_a_live_driver_is_left_alone(file_url: str) -> None:
     config = make_config(study={"trials": 5})
     with open_study(file_url, config) as slow, open_study(file_url, config) as store:
@@ -329,24 +191,6 @@ def test_a_driver_taken_for_dead_between_two_writes_of_a_new_trial_makes_another
     with store:
         assert begin(store).number == 1
     assert calls == [0, 1]
-
-
-def test_nothing_stays_running_after_its_driver_has_left(url: str) -> None:
-    config = make_config()
-    with open_study(url, config) as store:
-        tickets = [begin(store) for _ in range(3)]
-        for ticket in tickets:
-            store.report(ticket.number, said(ticket.params, 10))
-        assert store.counts().running + store.counts().pruned == 3
-    assert "RUNNING" not in states(store)
-    assert store.counts().running == 0
-    with open_study(url, config) as again:
-        for ticket in tickets:
-            if stored(store, ticket.number).state == TrialState.WAITING:
-                adopted = begin(again)
-                assert (adopted.number, adopted.params, adopted.adopted) == (ticket.number, ticket.params, True)
-                assert adopted.checkpoint == "checkpoint-10"
-                assert adopted.history == [{"step": 10, **said(ticket.params, 10).metrics}]
 
 
 def test_an_attached_study_is_not_written_to(file_url: str) -> None:
