@@ -181,7 +181,7 @@ def _reset_accelerate() -> None:
 
 def _load_model(config: Config, path: str) -> PreTrainedModel:
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=_dtype(config),
             trust_remote_code=config.model.trust_remote_code,
@@ -189,7 +189,8 @@ def _load_model(config: Config, path: str) -> PreTrainedModel:
         )
     except Exception as error:
         raise _load_error("model", path, error) from error
-    missing = sorted(found["missing_keys"])
+    model: PreTrainedModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
     if missing:
         raise ModelError(
             f"model.path: the weights of {path!r} lack {len(missing)} of the model's tensors (first: {missing[0]}), "

@@ -4,6 +4,9 @@ A trial is created with its driver, its origin and its point in one write, so no
 no one. Then two questions are decided by number, without a lock: lower numbers win. A trial that finds the budget
 filled by lower ones, or its point taken by a lower one, withdraws. Every trial's place is judged after all lower ones
 exist, and trials only ever leave the budget by failing, so the finished trials can never be more than the budget.
+
+A point is tried once. Only while nothing in the study has finished yet does a point that failed under an earlier driver
+count as untried: then it was most likely not the point that was broken, and the search was started again to mend it.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ class Asker:
                 withdraw(self._storage, trial_id, "surplus")
                 return None
             try:
-                if _point_taken(trial, lower):
+                if trial.user_attrs.get(POINT) in self._tried(lower):
                     withdraw(self._storage, trial_id, "surplus")
                     continue
                 self._suggest(trial_id, trial.number)
@@ -73,12 +76,23 @@ class Asker:
         return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
     def _open_point(self, trials: list[FrozenTrial]) -> tuple[str, str, dict[str, Any]]:
-        """Return (key, origin, params) of the first point nobody has tried; a void trial has tried nothing."""
-        taken = {trial.user_attrs.get(POINT) for trial in trials if not is_void(trial)}
+        """Return (key, origin, params) of the first point nobody has tried."""
+        tried = self._tried(trials)
         for key, (origin, params) in self._points.items():
-            if key not in taken:
+            if key not in tried:
                 return key, origin, params
         return "", "sampler", {}
+
+    def _tried(self, trials: list[FrozenTrial]) -> set[str]:
+        """Return the keys of the points that some trials have tried; a void trial has tried nothing."""
+        fruitful = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+        return {
+            trial.user_attrs[POINT]
+            for trial in trials
+            if POINT in trial.user_attrs
+            and not is_void(trial)
+            and (fruitful or trial.state != TrialState.FAIL or trial.user_attrs.get(DRIVER) == self._driver)
+        }
 
     def _create(self, point: tuple[str, str, dict[str, Any]]) -> int:
         key, origin, params = point
@@ -97,11 +111,6 @@ class Asker:
             for path, dist in self._space.items():
                 if dist.active(params, self._config):
                     params[path] = _suggest(trial, dist)
-
-
-def _point_taken(trial: FrozenTrial, lower: list[FrozenTrial]) -> bool:
-    key = trial.user_attrs.get(POINT)
-    return key is not None and any(each.user_attrs.get(POINT) == key for each in lower if not is_void(each))
 
 
 def withdraw(storage: BaseStorage, trial_id: int, why: str) -> None:

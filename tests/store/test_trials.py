@@ -131,6 +131,20 @@ def test_a_failed_point_is_not_tried_again(file_url: str) -> None:
         assert begin(store).origin == "sampler"
 
 
+def test_a_point_that_failed_with_everything_else_is_tried_by_the_next_driver(file_url: str) -> None:
+    """What failed before anything had finished was mended, or the search would not have been started again."""
+    config = make_config(study={"baselines": ["sft"]})
+    with open_study(file_url, config) as store:
+        store.fail(begin(store).number, "no such module")
+    with open_study(file_url, config) as store:
+        ticket = begin(store)
+        assert (ticket.origin, ticket.number) == ("baseline:sft", 1)
+        store.complete(begin(store).number, {"eval/nll": 1.0})
+        store.fail(ticket.number, "really broken")
+    with open_study(file_url, config) as store:
+        assert begin(store).origin == "sampler", "others have finished, so it is the point that is broken"
+
+
 def test_two_drivers_cannot_take_one_point(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both see it free; the one whose trial has the higher number withdraws and goes on."""
     config = make_config(study={"baselines": ["sft"]})
