@@ -178,10 +178,9 @@ def judge(study: Any, place: Path, trials: int, changed: int, drivers: list[Any]
 
 def committed(study: Any) -> dict[tuple[int, int], Any]:
     """Return every committed report."""
-    from rankray.store import views
+    from rankray.store.records import steps_of
 
-    trials = [views.trial(study, row["number"]) for row in views.trials(study)]
-    return {(trial["number"], step["step"]): step["metrics"] for trial in trials for step in trial["steps"]}
+    return {(each.number, step): record.metrics for each in study.trials() for step, record in steps_of(each).items()}
 
 
 def start(url: str, config: Config, place: Path) -> Any:

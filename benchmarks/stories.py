@@ -57,10 +57,8 @@ def status(name: str, store: str) -> dict[str, Any]:
 
 def recorded(name: str, store: str) -> dict[tuple[int, int], dict[str, float]]:
     """Return every committed report of a study: (trial, step) to metrics."""
-    from rankray.store import attach, views
+    from rankray.store import attach
+    from rankray.store.records import steps_of
 
-    study = attach(store, name)
-    numbers = [row["number"] for row in views.trials(study)]
-    return {
-        (number, step["step"]): step["metrics"] for number in numbers for step in views.trial(study, number)["steps"]
-    }
+    trials = attach(store, name).trials()
+    return {(each.number, step): record.metrics for each in trials for step, record in steps_of(each).items()}

@@ -15,6 +15,7 @@ import typer
 
 from rankray import __version__
 from rankray.errors import RankrayError, UserError
+from rankray.store_cli import app as store_app
 
 if TYPE_CHECKING:
     from rankray.config import LoadedConfig
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(store_app, name="store")
 
 File = Annotated[Path, typer.Argument(help="The YAML configuration.", show_default=False)]
 Study = Annotated[str, typer.Argument(help="The study's name.", show_default=False)]
@@ -37,6 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Let Ray and the libraries talk.")]
 NONE: list[str] = []
 DEFAULT_STORE = "sqlite:///rankray.db"
+ARGUMENTS = "RANKRAY_ARGUMENTS_PIPE"
 
 
 @app.command()
@@ -211,6 +214,7 @@ def best(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    _hide_passwords()
     try:
         app()
     except RankrayError as error:
@@ -219,6 +223,29 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def _hide_passwords() -> None:
+    """Start again without the passwords of URLs in the arguments, which every user of the machine can list.
+
+    The same process goes on; the arguments as given reach it through a pipe, so that they stand nowhere.
+    """
+    from rankray.store.urls import masked
+
+    pipe = os.environ.pop(ARGUMENTS, "")
+    if pipe:
+        with open(int(pipe), encoding="utf-8") as file:
+            sys.argv[1:] = json.load(file)
+        return
+    shown = [masked(word) if "://" in word else word for word in sys.argv[1:]]
+    if shown == sys.argv[1:]:
+        return
+    reader, writer = os.pipe()
+    with open(writer, "w", encoding="utf-8") as file:
+        json.dump(sys.argv[1:], file)
+    os.set_inheritable(reader, True)
+    os.environ[ARGUMENTS] = str(reader)
+    os.execv(sys.executable, [sys.executable, "-m", "rankray", *shown])
 
 
 def _version(wanted: bool) -> None:

@@ -192,6 +192,8 @@ class StudySection(Section):
     """Seed of the sampler."""
     max_failures_per_trial: Annotated[int, Field(ge=0)] = 0
     """How often a trial that failed is tried again from its last checkpoint before it is FAILED."""
+    keep_best: PositiveInt = 3
+    """How many complete trials keep their checkpoints, the best ones; those of all others go when their trial ends."""
     baselines: list[Literal["sft", "paper"]] = Field(default_factory=_both_baselines)
     """Settings tried first where the space holds them: plain SFT, and the paper's fixed setting."""
     warm_start: list[dict[str, Any]] = Field(default_factory=list)
@@ -272,5 +274,13 @@ DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
 }
 SEARCHABLE_SECTIONS = ("model", "data", "loss", "train")
 """Sections whose fields a space may vary; the others say how the search itself is run."""
-FREE_FIELDS = ("study.trials", "resources", "store", "storage", "train.threads", "study.max_failures_per_trial")
+FREE_FIELDS = (
+    "study.trials",
+    "study.keep_best",
+    "study.max_failures_per_trial",
+    "resources",
+    "store",
+    "storage",
+    "train.threads",
+)
 """Fields that may differ when a study is opened again; all others are part of what the study is."""

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from rankray.errors import ModelError
 from rankray.loss import LossStats, plain_stats
+from rankray.loss.chunked import whole
 
 IGNORED = -100
 """Label of a position that is not supervised."""
@@ -94,7 +95,8 @@ def attach_head(model: PreTrainedModel) -> None:
         sequence_BT = kwargs.get("seq_idx")
         kwargs["use_cache"] = False
         hidden_BTH = self.base_model(*args, **kwargs).last_hidden_state
-        return head(gather(hidden_BTH, labels_BT, sequence_BT, logit_head(self)))
+        given = gather(hidden_BTH, labels_BT, sequence_BT, logit_head(self))
+        return head(with_adapters(given, self.get_output_embeddings()))
 
     model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
 
@@ -117,6 +119,31 @@ def gather(hidden_BTH: Tensor, labels_BT: Tensor, sequence_BT: Tensor | None, he
         label_N=label_BT[mask_BT],
         sequence_N=sequence_BT[:, 1:][mask_BT],
         head=head,
+    )
+
+
+def with_adapters(given: HeadInputs, layer: Any) -> HeadInputs:
+    """Widen hidden states and head by a LoRA head's low-rank terms, so that their product has them; else as given.
+
+    hidden @ W^T + s * dropout(hidden) @ A^T @ B^T is [hidden, s * dropout(hidden) @ A^T] @ [W, B]^T. Costs a copy of
+    the head, as the two must lie side by side.
+
+    Raises:
+        ModelError: the head is wrapped in something other than plain LoRA.
+    """
+    if not hasattr(layer, "base_layer") or layer.disable_adapters or layer.merged:
+        return given
+    active = [name for name in layer.active_adapters if name in getattr(layer, "lora_A", {})]
+    biased = any(layer.lora_B[name].bias is not None for name in active)
+    if not hasattr(layer, "lora_A") or getattr(layer, "lora_variant", None) or biased:
+        raise ModelError(
+            f"model.lora: the LM head is a {type(layer).__name__} with a variant of LoRA that rankray does not know;"
+            " allowed is plain LoRA; leave out dora and lora_bias, or the head"
+        )
+    low = [layer.lora_A[name](layer.lora_dropout[name](given.hidden_NH)) * layer.scaling[name] for name in active]
+    weights = [whole(given.head.weight_VH), *(whole(layer.lora_B[name].weight) for name in active)]
+    return given._replace(
+        hidden_NH=torch.cat([given.hidden_NH, *low], 1), head=given.head._replace(weight_VH=torch.cat(weights, 1))
     )
 
 

@@ -10,8 +10,10 @@ Shapes: N tokens, V vocabulary, H hidden, C tokens of one chunk.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -33,12 +35,28 @@ from rankray.loss.weights import (
 IGNORED = -100
 """The label of a token that is not supervised."""
 
+Call = ParamSpec("Call")
+Result = TypeVar("Result")
+
+
+def _eager(function: Callable[Call, Result]) -> Callable[Call, Result]:
+    """Under torch.compile, break the graph and run the function as it is: it makes gradients in forward, with numpy."""
+
+    @wraps(function)
+    def call(*args: Call.args, **kwargs: Call.kwargs) -> Result:
+        if torch.compiler.is_compiling():
+            return cast(Result, torch.compiler.disable(function)(*args, **kwargs))
+        return function(*args, **kwargs)
+
+    return call
+
 
 def weighted_nll(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor, **options: Any) -> Tensor:
     """Return the weighted loss, a scalar: the first of what `weighted_nll_with_stats` returns; same arguments."""
     return weighted_nll_with_stats(hidden_NH, head_VH, label_N, **options)[0]
 
 
+@_eager
 def weighted_nll_with_stats(
     hidden_NH: Tensor,
     head_VH: Tensor,
@@ -70,7 +88,8 @@ def weighted_nll_with_stats(
 
     Args:
         hidden_NH: what goes into the head. Under autocast the products run in the autocast dtype.
-        head_VH: the head's weight; its gradient is accumulated in float32, and only computed if it is trained.
+        head_VH: the head's weight; its gradient is accumulated in float32, and only computed if it is trained. A
+            DTensor (FSDP2) is gathered, see `whole`.
         label_N: the token to predict from each row (already shifted); -100 is ignored.
         objective: a key of `WEIGHTS`.
         bias_V: the head's bias.
@@ -97,6 +116,7 @@ def weighted_nll_with_stats(
     checked = check_knobs(objective, knobs)
     _check_shapes(hidden_NH, head_VH, label_N, bias_V, sequence_N)
     _check_options(num_items, chunk_size, logit_scale, logit_softcap)
+    head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
     plan = _plan(hidden_NH, head_VH, label_N, num_items, chunk_size, logit_scale, logit_softcap)
     if needs_talr_temperature(objective, checked):
         first = fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False))
@@ -135,6 +155,25 @@ def plain_stats(
         logit_scale=logit_scale,
         logit_softcap=logit_softcap,
     )[1]
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """Return a parameter as a plain tensor: a DTensor gathered from its mesh, anything else as it is.
+
+    The gradient that flows back is averaged over the mesh and sharded like the parameter, as FSDP2 does with every
+    parameter it gathers itself; so every rank of the mesh must make the call, each with its own tokens.
+    """
+    if type(parameter) in (Tensor, torch.nn.Parameter):
+        return parameter
+    from torch.distributed.tensor import DTensor, Partial
+
+    if not isinstance(parameter, DTensor):
+        return parameter
+    mesh = parameter.device_mesh
+    gathered: Tensor = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if gathered.requires_grad:
+        gathered.register_hook(lambda gradient: gradient / mesh.size())
+    return gathered
 
 
 def choose_chunk_tokens(vocabulary: int, bytes_per_logit: int, device: torch.device) -> int:

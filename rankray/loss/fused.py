@@ -175,11 +175,12 @@ def _torch_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_grad
         _form_logits(mine, hidden_CH, head_VH, bias_V, plan)
         stats, correct_C = chunk_stats(mine.logits_CV, label_C, mine.prob_CV, plan.wanted, plan.exact_ranks)
         slope_CV = mine.prob_CV
-        if wants_gradient:
-            label_C1 = label_C.unsqueeze(1)
-            slope_CV.scatter_add_(1, label_C1, torch.full_like(label_C1, -1, dtype=slope_CV.dtype))
-            if mine.slope_CV is not None:
-                slope_CV.mul_(mine.slope_CV)
+        if not wants_gradient:
+            return _Reading(stats, correct_C, slope_CV, slope_CV)
+        label_C1 = label_C.unsqueeze(1)
+        slope_CV.scatter_add_(1, label_C1, torch.full_like(label_C1, -1, dtype=slope_CV.dtype))
+        if mine.slope_CV is not None:
+            slope_CV.mul_(mine.slope_CV)
         narrow_CV = slope_CV if mine.narrow_CV is None else mine.narrow_CV.copy_(slope_CV)
         return _Reading(stats, correct_C, narrow_CV, slope_CV)
 

@@ -103,7 +103,7 @@ def expected_rank(prob_CV: Tensor, shifted_CV: Tensor, exact: bool = False) -> T
     """
     if prob_CV.device.type != "cpu":
         ranks_V = torch.arange(prob_CV.shape[1], 0, -1, dtype=prob_CV.dtype, device=prob_CV.device)
-        return prob_CV.sort(-1).values @ ranks_V
+        return prob_CV.sort(-1).values.mul_(ranks_V).sum(-1)
     counts = prob_CV.dtype == torch.float32 and prob_CV.shape[1] >= SORTED_UP_TO and not exact
     rows = _counted_rows if counts else _sorted_rows
     return torch.from_numpy(over_rows(rows, prob_CV.numpy(), shifted_CV.numpy())).to(prob_CV.dtype)

@@ -68,7 +68,8 @@ class LossStats:
     @classmethod
     def from_vector(cls, vector: Tensor) -> LossStats:
         """Inverse of `vector`."""
-        return cls(*vector[:-BUCKETS].unbind(), vector[-BUCKETS:])
+        sums = dict(zip((field.name for field in fields(cls)), vector[:-BUCKETS].unbind(), strict=False))
+        return cls(**sums, scale_counts_B=vector[-BUCKETS:])
 
     def __add__(self, other: LossStats) -> LossStats:
         return LossStats.from_vector(self.vector() + other.vector())

@@ -194,7 +194,8 @@ def talr_temperature(nll_N: Tensor, sequence_N: Tensor | None) -> float:
         return max(float(nll_N.double().mean()), torch.finfo(nll_N.dtype).tiny)
     _, index_N = torch.unique(sequence_N, return_inverse=True)
     count_S = torch.bincount(index_N)
-    mean_S = torch.bincount(index_N, weights=nll_N.double()) / count_S
+    sum_S = torch.zeros_like(count_S, dtype=torch.float64).index_add_(0, index_N, nll_N.double())
+    mean_S = sum_S / count_S
     return max(float(mean_S.quantile(0.5)), torch.finfo(nll_N.dtype).tiny)
 
 

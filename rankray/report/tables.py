@@ -84,7 +84,7 @@ def summary(
     )
     for path, value in best["params"].items():
         console.print(f"  {path}: {short_value(value)}", highlight=False)
-    if best.get("checkpoint"):
+    if best.get("checkpoint") and best.get("checkpoint_exists") is not False:
         console.print(f"its model: {best['checkpoint']}", **_PLAIN)
     console.print(f"look closer: rankray show {status['study']} {best['number']} --store {status['store']}", **_PLAIN)
     console.print("train it again:", highlight=False)
@@ -132,7 +132,8 @@ def trial_view(trial: Row) -> RenderableType:
             table.add_row(str(step["step"]), *(_figure(step["metrics"].get(name)) for name in names))
         parts.append(table)
     if trial.get("checkpoint"):
-        parts.append(Text(f"checkpoint: {trial['checkpoint']}"))
+        gone = " (not there)" if trial.get("checkpoint_exists") is False else ""
+        parts.append(Text(f"checkpoint: {trial['checkpoint']}{gone}"))
     if trial.get("traceback"):
         parts.append(Text(str(trial["traceback"])))
     return Group(*parts)

@@ -23,6 +23,8 @@ _QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+CREDENTIALS = ("RANKRAY_STORE", "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "MYSQL_PWD")
+"""Environment variables that may hold the store's password or say where it lies: the driver's alone."""
 
 
 def prepare_environment() -> None:
@@ -47,7 +49,8 @@ def ray_session(verbose: bool) -> Iterator[None]:
     warnings.filterwarnings("ignore", module=r"ray\..*")
     started_here = not ray.is_initialized()
     if started_here:
-        ray.init(**options)
+        with without_credentials():
+            ray.init(**options)
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(level)
     try:
@@ -55,6 +58,19 @@ def ray_session(verbose: bool) -> Iterator[None]:
     finally:
         if started_here:
             ray.shutdown()
+
+
+@contextmanager
+def without_credentials() -> Iterator[None]:
+    """Take the store's credentials out of the environment for a while: processes started meanwhile never have them.
+
+    A local Ray is started within, and its workers inherit its environment, not the driver's.
+    """
+    kept = {name: os.environ.pop(name) for name in CREDENTIALS if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 @contextmanager

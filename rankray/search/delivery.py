@@ -4,6 +4,9 @@ Every word about a trial goes through `Delivery`. While the store does not answe
 they were spoken and trials go on training; as soon as it answers again they are delivered, in that order, before
 anything new. If it stays away longer than `patience_seconds`, `lost` says so and the search ends: what was committed is
 safe, checkpoints are intact, and the same command resumes.
+
+A store that is away makes each try wait, and who waits cannot see to the trials. So after a try that took long, the
+next one is not made before as much time has passed again: at most half of the driver's time goes into trying.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from rankray.errors import LeaseLost, StoreUnavailable
 if TYPE_CHECKING:
     from rankray.store import StudyStore
 
+LONG_SECONDS = 0.5
+"""A vain try shorter than this is followed by the next one at once."""
 GO_ON = Verdict(stop=False)
 TAKEN_OVER = Verdict(stop=True, reason="taken over by another driver")
 
@@ -44,6 +49,7 @@ class Delivery:
         self._kept: deque[Callable[[], None]] = deque()
         self._late: dict[int, Verdict] = {}
         self._away_since: float | None = None
+        self._again_at = 0.0
 
     @property
     def lost(self) -> str:
@@ -61,14 +67,20 @@ class Delivery:
         self._late.pop(number, None)
 
     def flush(self) -> bool:
-        """Deliver what is waiting; return whether nothing waits any more."""
+        """Deliver what is waiting, unless that was just tried in vain; return whether nothing waits any more."""
+        begun = time.monotonic()
+        if self._kept and begun < self._again_at:
+            return False
         try:
             while self._kept:
                 self._kept[0]()
                 self._kept.popleft()
         except StoreUnavailable:
+            now = time.monotonic()
             if self._away_since is None:
-                self._away_since = time.monotonic()
+                self._away_since = begun
+            if now - begun > LONG_SECONDS:
+                self._again_at = 2 * now - begun
             return False
         self._away_since = None
         return True

@@ -12,16 +12,18 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rankray.config import Config, apply_params
 from rankray.contracts import Observer, Report, TrialSpec, Verdict
-from rankray.errors import SearchFailed
+from rankray.errors import SearchFailed, StoreUnavailable
 from rankray.search.cluster import interruptible, prepare_environment, ray_session
 from rankray.search.control import Control
 from rankray.search.shelf import Shelf
 from rankray.store import StudyStore, Ticket
+from rankray.store.views import retention
 
 GRACE_SECONDS = 20.0
 """How long an interrupted search may take to end well before it is ended."""
@@ -85,7 +87,8 @@ def _run_until_done(study: StudyStore, config: Config, control: Control, observe
     placement = place(config)
     shelf = Shelf(config.storage, config.name)
     delivery = Delivery(study, on_verdict=_note_verdict(shelf, observer))
-    watched = _Watched(observer, shelf)
+    watched = _Watched(study, observer, shelf)
+    watched.tidy()
     make_spec = _spec_maker(config, shelf, watched)
     observer.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
     while not (study.done or control.stopping):
@@ -136,13 +139,20 @@ def _trial_name(trial: Any) -> str:
 class _Watched:
     """Passes the scheduler's news to the observer and tidies the shelf."""
 
-    def __init__(self, observer: Observer, shelf: Shelf) -> None:
-        self._observer, self._shelf = observer, shelf
+    def __init__(self, study: StudyStore, observer: Observer, shelf: Shelf) -> None:
+        self._study, self._observer, self._shelf = study, observer, shelf
         self.phase, self.started, self.reported = observer.phase, observer.started, observer.reported
 
     def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
-        self._shelf.ended(number, state)
+        self._shelf.ended(number)
+        if state != "lost":
+            self.tidy()
         self._observer.ended(number, state, value, reason)
+
+    def tidy(self) -> None:
+        """Delete the checkpoints that nobody wants any more; while the store is away, nothing is known to be one."""
+        with suppress(StoreUnavailable):
+            self._shelf.tidy(*retention(self._study))
 
 
 def _note_verdict(shelf: Shelf, observer: Observer) -> Callable[[int, Report, Verdict], None]:

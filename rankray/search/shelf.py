@@ -3,7 +3,10 @@
 A trial writes below `<storage>/<study>/trial-00007/<launch>/`; the launch's own directory means that a process which
 outlived its driver can never write into what its successor reads. Only checkpoints whose location the store has
 committed are ever resumed, so deleting is safe in one order only: commit the new one, then delete the one before.
-A running trial keeps its last checkpoint, a complete trial the one it ended with, and a pruned one none.
+A trial that has not ended keeps its last checkpoint, the best complete trials the one they ended with, and all others
+none (`rankray.store.views.retention` says which). Several drivers may tidy up at once: what one deletes, none wants.
+
+One directory and name belong to one study. A copy of a study shares its checkpoints with the original.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -43,16 +47,21 @@ class Shelf:
         if before and before != checkpoint:
             self._delete(Path(before))
 
-    def ended(self, number: int, state: str) -> None:
-        """A trial ended; tidy up what it leaves."""
+    def ended(self, number: int) -> None:
+        """A trial ended, or goes on elsewhere."""
         self._last.pop(number, None)
-        if state == "pruned":
-            self._delete(self._trial(number))
+
+    def tidy(self, ended: Collection[int], kept: Collection[int]) -> None:
+        """Delete what ended trials left, but for those that keep their checkpoints; unknown names are left alone."""
+        for path in self.root.glob("trial-*"):
+            digits = path.name.removeprefix("trial-")
+            if digits.isdecimal() and int(digits) in ended and int(digits) not in kept:
+                self._delete(path)
 
     def _trial(self, number: int) -> Path:
         return self.root / f"trial-{number:05d}"
 
     def _delete(self, path: Path) -> None:
-        """Delete a directory of this study; a path elsewhere is left alone."""
-        if self.root in path.parents and os.path.lexists(path):
+        """Delete a directory of this study; a path that leads elsewhere, by `..` or a link, is left alone."""
+        if Path(os.path.realpath(self.root)) in Path(os.path.realpath(path)).parents:
             shutil.rmtree(path, ignore_errors=True)

@@ -21,6 +21,8 @@ from rankray.store.urls import StoreURL, masked, parse_url, scrub
 RETRY_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Pauses between tries of an operation that failed for want of a connection or a lock."""
 BUSY_SECONDS = 60
+SYNCHRONOUS = "FULL"
+"""SQLite's: what is committed outlives a power cut. Tests lower it, since killing processes does not need it."""
 CONNECT_SECONDS = 5
 """How long one try to reach a server may take."""
 _PATIENCE: dict[str, dict[str, Any]] = {
@@ -166,5 +168,5 @@ def _sqlite(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
     return connection

@@ -33,7 +33,7 @@ END = "rankray:end"
 VOID = "rankray:void"
 PROVENANCE = "rankray:provenance"
 LONGEST_TEXT = 12_000
-"""Characters of a reason or traceback that are kept, as JSON: MySQL's columns hold 65,535 bytes, all attempts together."""
+"""Characters of a traceback that are kept, as JSON: MySQL's columns hold 65,535 bytes, all attempts together."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +26,9 @@ from rankray.store.urls import masked
 CONFIG = "rankray:config"
 TRIALS = "rankray:trials"
 VERSIONS = "rankray:versions"
-_IDENTITY = "identity"
+PART = "rankray:part"
+"""Attribute of a study that is being copied or deleted and must not be worked on: which of the two."""
+IDENTITY = "identity"
 
 
 def open_study(
@@ -59,10 +62,12 @@ def open_study(
     direction = StudyDirection.MAXIMIZE if config.direction == "maximize" else StudyDirection.MINIMIZE
     claims = Claims(storage, find_or_create(storage, config.name + SUFFIX, direction))
     claims.refresh()
-    stored = claims.first(_IDENTITY) or claims.enter(_IDENTITY, given)
+    refuse_parts(storage, config.name, claims.study_id)
+    stored = claims.first(IDENTITY) or claims.enter(IDENTITY, given)
     check_same(config.name, stored, given)
     study_id = find_or_create(storage, config.name, direction)
     _describe(storage, study_id, stored, config.study.trials)
+    _read_history(storage, study_id)
     return StudyStore(storage, study_id, claims, config, url=masked(url), lease_seconds=lease_seconds)
 
 
@@ -81,6 +86,7 @@ def attach(url: str, name: str) -> StudyStore:
             f"study {name}: there is none of this name in {masked(url)}{nearest(name, names)}; "
             f"studies there: {listed}; give one of these, or another --store"
         )
+    refuse_parts(storage, name, storage.get_study_id_from_name(name + SUFFIX))
     study_id = storage.get_study_id_from_name(name)
     attributes = storage.get_study_user_attrs(study_id)
     stored = dict(attributes[CONFIG])
@@ -92,6 +98,7 @@ def attach(url: str, name: str) -> StudyStore:
         raise StoreError(f"study {name}: stored by another version of rankray, which differs in {fields}") from None
     claims = Claims(storage, storage.get_study_id_from_name(name + SUFFIX))
     claims.refresh()
+    _read_history(storage, study_id)
     return StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True)
 
 
@@ -105,6 +112,20 @@ def list_studies(url: str) -> list[str]:
     return _names(connect(url, create=False))
 
 
+def refuse_parts(storage: BaseStorage, name: str, claims_id: int) -> None:
+    """Refuse a study of which only a part may be there.
+
+    Raises:
+        StoreError: it is being copied or deleted, or that was cut short.
+    """
+    part = storage.get_study_user_attrs(claims_id).get(PART)
+    if part:
+        raise StoreError(
+            f"study {name}: it is being {part}, or that was cut short; wait, or do it again: "
+            f"rankray store {'delete' if part == 'deleted' else 'copy'}"
+        )
+
+
 def versions() -> dict[str, str]:
     """Return the versions a result may depend on."""
     found = {"rankray": rankray.__version__, "python": platform.python_version()}
@@ -114,6 +135,20 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _read_history(storage: BaseStorage, study_id: int) -> None:
+    """Fill the storage's cache of ended trials, the garbage collector paused: it would take half of the time.
+
+    A long history is a million objects, of which none is garbage.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        storage.get_all_trials(study_id, deepcopy=False)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _names(storage: BaseStorage) -> list[str]:

@@ -34,7 +34,7 @@ _DRIVERS = {
     "grpc": (("grpc", "grpc"),),
 }
 _QUOTE = "host and port cannot be told from the rest; write special characters of a password as %XX"
-_PACKAGES = {"postgresql": "psycopg2-binary", "mysql": "PyMySQL", "grpc": "grpcio protobuf"}
+_PACKAGES = {"postgresql": "psycopg2-binary", "mysql": "PyMySQL", "grpc": "'rankray[grpc]'"}
 _NETWORK = re.compile(
     r"^(nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|fuse\..*(ssh|s3|gcs|gluster|nfs).*)$"
 )

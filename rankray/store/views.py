@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -77,6 +78,7 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
         ],
         "traceback": end.get("traceback", ""),
         "checkpoint": ticket.checkpoint,
+        "checkpoint_exists": _exists(ticket.checkpoint),
         "owner": study.owner(found) if not found.state.is_finished() else "",
         "failures": found.user_attrs.get(ATTEMPTS, []),
     }
@@ -118,6 +120,18 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
     return rows
 
 
+def retention(study: StudyStore) -> tuple[set[int], set[int]]:
+    """Return the numbers of all ended trials, and of those among them that keep their checkpoints.
+
+    The `study.keep_best` best complete ones do. A trial that once is not among them never will be again, unless the
+    number is raised; so whoever deletes by this, at whatever moment, deletes nothing that is still wanted.
+    """
+    ended = [each for each in study.trials() if each.state.is_finished()]
+    complete = (each for each in ended if each.state == TrialState.COMPLETE)
+    ranked = sorted(complete, key=lambda each: _rank(study, each))
+    return {each.number for each in ended}, {each.number for each in ranked[: study.config.study.keep_best]}
+
+
 def _row(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
     return {
         "number": found.number,
@@ -134,12 +148,14 @@ def _row(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
 
 
 def _result(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
+    checkpoint = ticket_of(found, adopted=False).checkpoint
     return {
         "number": found.number,
         "value": _value(study, found),
         "params": dict(found.params),
         "metrics": _plain(_final_metrics(found)),
-        "checkpoint": ticket_of(found, adopted=False).checkpoint,
+        "checkpoint": checkpoint,
+        "checkpoint_exists": _exists(checkpoint),
         "objective": _objective(study, found),
         "origin": found.user_attrs.get(ORIGIN, "sampler"),
         "state": study.state(found),
@@ -149,8 +165,18 @@ def _result(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
 
 def _best(study: StudyStore, candidates: Iterable[FrozenTrial]) -> FrozenTrial | None:
     """Return the best of some trials that have a value; the earlier of two that are equal."""
+    return min(candidates, key=lambda each: _rank(study, each), default=None)
+
+
+def _rank(study: StudyStore, found: FrozenTrial) -> tuple[float, int]:
+    """Return what trials that have a value are sorted by, the best first."""
     sign = -1.0 if study.config.direction == "maximize" else 1.0
-    return min(candidates, key=lambda each: (sign * float(each.value or 0.0), each.number), default=None)
+    return sign * float(found.value or 0.0), found.number
+
+
+def _exists(checkpoint: str | None) -> bool | None:
+    """Return whether a checkpoint is there, as seen from this machine; None where there never was one."""
+    return None if checkpoint is None else os.path.isdir(checkpoint)
 
 
 def _objective(study: StudyStore, found: FrozenTrial) -> str:

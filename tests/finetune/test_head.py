@@ -14,6 +14,7 @@ from transformers import (
 
 from rankray.errors import ModelError
 from rankray.finetune.head import attach_head, check_head, plain_totals
+from rankray.loss import weighted_nll
 
 SIZES = {
     "vocab_size": 50,
@@ -90,3 +91,69 @@ def test_a_batch_without_supervised_tokens(model_dir):
     ids, labels = batch()
     stats = model(input_ids=ids, labels=torch.full_like(labels, -100), head=plain_totals)
     assert float(stats.token_count) == 0
+
+
+def lora(model, **options):
+    from peft import LoraConfig, get_peft_model
+
+    wrapped = get_peft_model(model, LoraConfig(r=3, lora_alpha=6, **options))
+    attach_head(wrapped.get_base_model())
+    with torch.no_grad():
+        for name, weight in wrapped.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    return wrapped
+
+
+def plain_loss(given):
+    return weighted_nll(given.hidden_NH, given.head.weight_VH, given.label_N, objective="sft", **given.head.options)
+
+
+@pytest.mark.parametrize("options", [{"target_modules": ["lm_head"]}, {"target_modules": ["q_proj", "lm_head"]}])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_a_head_that_lora_wraps(options, dropout):
+    torch.manual_seed(0)
+    model = lora(FAMILIES["granite"](), lora_dropout=dropout, **options)
+    ids, labels = batch()
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(5)
+        model.train(mode=dropout == 0.0)  # the masks of a dropout cannot be compared: other positions are drawn
+        if fused:
+            loss = model(input_ids=ids, labels=labels, head=plain_loss)
+        else:
+            logits = model(input_ids=ids).logits[:, :-1]
+            loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=-100)
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        results.append((loss, dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))))
+    (ours, ours_gradients), (own, own_gradients) = results
+    torch.testing.assert_close(ours, own)
+    assert any("lm_head.lora_A" in name for name in ours_gradients)
+    for name, gradient in own_gradients.items():
+        torch.testing.assert_close(ours_gradients[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+    with torch.no_grad(), model.disable_adapter():
+        assert model(input_ids=ids, labels=labels, head=plain_loss) != ours
+
+
+def test_a_head_that_is_trained_whole_beside_lora():
+    torch.manual_seed(0)
+    model = lora(FAMILIES["granite"](), target_modules=["q_proj"], modules_to_save=["lm_head"])
+    ids, labels = batch()
+    loss = model(input_ids=ids, labels=labels, head=plain_loss)
+    loss.backward()
+    assert loss.item() == pytest.approx(
+        torch.nn.functional.cross_entropy(
+            model(input_ids=ids).logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=-100
+        ).item(),
+        rel=1e-5,
+    )
+    (saved,) = [weight for name, weight in model.named_parameters() if "modules_to_save" in name]
+    assert saved.grad.abs().sum() > 0
+
+
+def test_a_variant_of_lora_about_the_head_is_refused():
+    torch.manual_seed(0)
+    model = lora(FAMILIES["granite"](), target_modules=["lm_head"], use_dora=True)
+    ids, labels = batch()
+    with pytest.raises(ModelError, match=r"^model.lora: the LM head is a Linear"):
+        model(input_ids=ids, labels=labels, head=plain_loss)

@@ -76,6 +76,45 @@ def test_sft_is_the_models_own_cross_entropy(tree, train):
     assert metrics["train/loss"] == pytest.approx(metrics["train/nll"], rel=1e-12)
 
 
+def test_dft_is_trls_own(tree, tmp_path):
+    from trl import SFTTrainer
+
+    from rankray.config import Config
+    from rankray.finetune.arguments import sft_arguments
+    from rankray.finetune.resident import fresh_model, tokenizer_of
+    from rankray.finetune.trainer import RankrayTrainer
+
+    made = tree(**WHOLE)
+    made["loss"] = {"objective": "dft"}
+    config = Config.model_validate(made)
+    tokenizer = tokenizer_of(config)
+    dataset = load_split("train", config.data, tokenizer, config.data.max_length).dataset
+    found = []
+    for trainer_class, own in (
+        (RankrayTrainer, {"loss": config.loss, "on_step": lambda trainer, step: ""}),
+        (SFTTrainer, {}),
+    ):
+        arguments = sft_arguments(config, 0, str(tmp_path))
+        arguments.loss_type = "dft" if trainer_class is SFTTrainer else arguments.loss_type
+        trainer = trainer_class(
+            model=fresh_model(config, None),
+            args=arguments,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            **own,
+        )
+        batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        gradients = {name: weight.grad for name, weight in trainer.model.named_parameters()}
+        found.append((loss.item(), gradients))
+    (ours, our_gradients), (theirs, their_gradients) = found
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert ours < 0.5  # and not the plain one, which is above 5 at a random model
+    for name, gradient in their_gradients.items():
+        torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("objective", ["rri", "talr"])
 def test_accumulation_is_one_batch(tree, train, objective):
     changes = {"train__batch_size": 8, "train__max_steps": 5, "evaluate__every_steps": 1}

@@ -17,6 +17,13 @@ from torch.nn.functional import linear
 
 from rankray.loss import TokenStats, reference
 
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two threads on two busy cores wait for each other more than they compute."""
+    torch.set_num_threads(1)
+
+
 OBJECTIVES: list[tuple[str, dict[str, Any]]] = [
     ("rri", {}),
     ("rri", {"base": "one", "temperature": 2.5, "entropy_weight": 0.4}),

@@ -83,12 +83,14 @@ class Place:
     def recorded(self, name: str = "tiny") -> dict[tuple[int, int], dict[str, float]]:
         """Return every committed report, (trial, step) to metrics; nothing where there is no study yet."""
         from rankray.errors import StoreError
+        from rankray.store import attach
+        from rankray.store.records import steps_of
 
         try:
-            found = self.trials(name)
+            trials = attach(self.store, name).trials()
         except StoreError:
             return {}
-        return {(number, each["step"]): each["metrics"] for number, trial in found.items() for each in trial["steps"]}
+        return {(each.number, step): record.metrics for each in trials for step, record in steps_of(each).items()}
 
 
 def kill(process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> int:

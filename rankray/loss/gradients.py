@@ -1,0 +1,76 @@
+"""The gradients of a fused pass: accumulators, and one chunk's share of them.
+
+Shapes: N tokens, V vocabulary, H hidden, C tokens of one chunk; a trailing 1 is a kept dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Gradients:
+    """Accumulators, float32 (float64 for float64), None where not wanted; `rest` is the factor still to be applied.
+
+    In full precision `rest` is 1. In half precision 1 / num_items waits until the sums are done, so that small
+    gradients do not underflow on the way.
+    """
+
+    hidden_NH: Tensor | None
+    head_VH: Tensor | None
+    bias_V: Tensor | None
+    rest: float | Tensor = 1.0
+
+    @classmethod
+    def empty(cls, hidden_NH: Tensor, head_VH: Tensor, wants: tuple[bool, bool, bool], dtype: torch.dtype) -> Gradients:
+        """Zeros for what is wanted of hidden, head and bias."""
+        shapes = (hidden_NH.shape, head_VH.shape, head_VH.shape[:1])
+        hidden, head, bias = (
+            torch.zeros(shape, dtype=dtype, device=head_VH.device) if want else None
+            for shape, want in zip(shapes, wants, strict=True)
+        )
+        return cls(hidden, head, bias)
+
+    def add(
+        self,
+        row_C: Tensor,
+        hidden_CH: Tensor,
+        head_VH: Tensor,
+        factor_C: Tensor,
+        slope_CV: Tensor,
+        wide_CV: Tensor | None,
+    ) -> None:
+        """Add one chunk's share.
+
+        Args:
+            row_C: where the chunk's tokens stand in the batch.
+            hidden_CH: their hidden states, in the dtype of the products.
+            head_VH: the head, likewise.
+            factor_C: what multiplies a token's gradient: weight, logit scale and, but in half precision, 1 / num_items.
+            slope_CV: gradient of a token's NLL with respect to its scaled product, in the dtype of the products.
+            wide_CV: the same before it was narrowed, where that exists.
+        """
+        factor_C1 = factor_C.unsqueeze(1)
+        if self.bias_V is not None and wide_CV is not None:
+            self.bias_V.addmv_(wide_CV.t(), factor_C)
+        elif self.bias_V is not None:
+            for some_BV, factor_B in zip(slope_CV.split(32), factor_C.split(32), strict=True):
+                self.bias_V.addmv_(some_BV.to(factor_C.dtype).t(), factor_B)
+        if self.hidden_NH is not None:
+            product_CH = torch.mm(slope_CV, head_VH).to(factor_C.dtype)
+            self.hidden_NH.index_copy_(0, row_C, product_CH.mul_(factor_C1))
+        if self.head_VH is not None:
+            add_product(self.head_VH, slope_CV.t(), (hidden_CH * factor_C1).to(slope_CV.dtype))
+
+
+def add_product(sum_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
+    """`sum_VH += left_VC @ right_CH`, in place; on a GPU without rounding a half-precision product in between."""
+    if sum_VH.dtype == left_VC.dtype:
+        sum_VH.addmm_(left_VC, right_CH)
+    elif sum_VH.device.type == "cuda":
+        torch.addmm(sum_VH, left_VC, right_CH, out_dtype=sum_VH.dtype, out=sum_VH)  # type: ignore[call-overload]
+    else:
+        sum_VH.add_(torch.mm(left_VC, right_CH))

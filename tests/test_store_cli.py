@@ -1,0 +1,61 @@
+"""`rankray store`, as it is typed."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from store.helpers import drive, make_config
+
+from rankray.store import attach, list_studies, open_study
+
+
+def store(*words, expect=0):
+    done = subprocess.run([sys.executable, "-m", "rankray", "store", *words], capture_output=True, text=True)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def url(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    drive(open_study(url, make_config(study={"trials": 3})))
+    return url
+
+
+def test_a_study_s_life(url, tmp_path):
+    other = f"journal:///{tmp_path}/other.log"
+    assert re.match(r"s: complete, 3 of 3 trials, best [\d.]+\n", store("list", "--store", url))
+    assert "copied s, 3 trials" in store("copy", url, other, "--name", "s")
+    assert "nothing is overwritten" in store("copy", url, other, "--name", "s", expect=2)
+    table = tmp_path / "t.csv"
+    assert "wrote 3 rows" in store("export", "s", "--store", other, "--csv", str(table))
+    with open(table, newline="") as file:
+        assert [row["number"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+    assert "nothing to repair" in store("repair", "--store", other)
+    assert "add --yes" in store("delete", "s", "--store", other, expect=2)
+    assert list_studies(other) == ["s"]
+    store("delete", "s", "--store", other, "--yes")
+    assert store("list", "--store", other) == "no studies yet\n"
+
+
+def test_an_export_needs_a_file(url):
+    assert "--csv FILE" in store("export", "s", "--store", url, expect=2)
+
+
+def test_sharing_warns_serves_and_stops(url):
+    pytest.importorskip("grpc", reason="grpcio is not installed")
+    words = [sys.executable, "-m", "rankray", "store", "share", "--store", url, "--port", "0"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    assert process.stdout is not None
+    shared = re.search(r"as (grpc://\S+)", process.stdout.readline())
+    assert shared is not None
+    warning = "".join(process.stdout.readline() for _ in range(3))
+    assert "neither encrypted" in warning
+    assert "ssh -N -L" in warning
+    assert attach(shared[1], "s").finished == 3
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
