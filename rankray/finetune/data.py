@@ -209,7 +209,9 @@ def _cut(example: Tokens, limit: int) -> Tokens:
 
 
 def _columns(part: Sequence[Tokens]) -> Columns:
-    return {name: [getattr(example, name) for example in part] for name in ("input_ids", "labels", "start", "supervised")}
+    return {
+        name: [getattr(example, name) for example in part] for name in ("input_ids", "labels", "start", "supervised")
+    }
 
 
 def _tokenise_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:

@@ -7,7 +7,6 @@ depends on, files with their size and modification time; of each kind only the l
 
 from __future__ import annotations
 
-import copy
 import gc
 import os
 from collections import OrderedDict
@@ -24,6 +23,7 @@ from rankray.config.schema import Config
 from rankray.errors import ConfigError, ModelError
 from rankray.finetune.data import Split, load_split
 from rankray.finetune.head import check_head
+from rankray.finetune.mapped import copy_to_adapt, copy_to_train, map_weights
 from rankray.finetune.preflight import local_model
 from rankray.finetune.rows import is_file_source
 
@@ -31,7 +31,7 @@ Value = TypeVar("Value")
 KEPT = {"tokenizer": 2, "config": 2, "model": 1, "split": 6}
 """How many of each kind are kept."""
 RESIDENT_BYTES = 8 << 30
-"""Weights above this are loaded anew for each trial: a second copy in memory would cost more than it saves."""
+"""More than this of weights that are not mapped is loaded anew for each trial: a second copy would cost too much."""
 OWN_ENVIRONMENT = ("ACCELERATE_", "FSDP_")
 """Variables through which transformers and accelerate talk to themselves."""
 
@@ -98,15 +98,16 @@ def fresh_model(config: Config, checkpoint: str | None = None) -> PreTrainedMode
     """
     if checkpoint is not None:
         return _load_model(config, checkpoint)
+    copied = copy_to_train if config.model.lora is None else copy_to_adapt
     key = (_model_key(config.model.path), _dtype(config), config.model.trust_remote_code)
     if key in _kept["model"]:
-        return copy.deepcopy(_kept["model"][key])
+        return copied(_kept["model"][key])
     _kept["model"].clear()
     model = _load_model(config, _where(config.model.path))
     check_head(model)
-    if sum(p.numel() * p.element_size() for p in model.parameters()) <= RESIDENT_BYTES:
-        _keep("model", key, lambda: model)
-        return copy.deepcopy(model)
+    mapped = map_weights(model, _where(config.model.path))
+    if sum(p.numel() * p.element_size() for p in model.parameters()) - mapped <= RESIDENT_BYTES:
+        return copied(_keep("model", key, lambda: model))
     return model
 
 

@@ -23,6 +23,24 @@ class Reporter:
 run(TrialSpec.from_json(sys.stdin.read()), Reporter())
 """
 
+FORKED = """
+import json, os, sys
+from rankray.contracts import TrialSpec, Verdict
+from rankray.finetune import run
+class Reporter:
+    def report(self, report):
+        self.last = {"step": report.step, **{k: repr(v) for k, v in report.metrics.items()}}
+        return Verdict(stop=False)
+for line in sys.stdin.read().splitlines():
+    if os.fork() == 0:
+        reporter = Reporter()
+        run(TrialSpec.from_json(line), reporter)
+        print(json.dumps(reporter.last), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+"""Trains each trial in a process that has trained no other."""
+
 
 @pytest.fixture(autouse=True)
 def forget():
@@ -52,6 +70,23 @@ def test_a_used_process_gives_the_numbers_of_a_fresh_one(tree, train, dropout_di
     )
     assert [json.loads(line) for line in done.stdout.splitlines()] == first
     assert done.stderr == ""
+
+
+def test_every_objective_trains_in_a_used_process_as_in_a_fresh_one(tree, train, dropout_dir, tmp_path):
+    losses = [{"objective": name} for name in ("sft", "dft", "talr", "eaft", "rri")] + [{"form": "exact"}]
+    trees = [
+        tree(model__path=str(dropout_dir), model__lora=lora, train__max_steps=2) | {"loss": loss}
+        for loss in losses
+        for lora in (None, {"rank": 2, "dropout": 0.1})
+    ]
+    specs = [TrialSpec(config=one, directory=str(tmp_path / f"fresh-{i}")).to_json() for i, one in enumerate(trees)]
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], input="\n".join(specs), capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    fresh = [json.loads(line) for line in done.stdout.splitlines()]
+    used = [reported(train(one, directory=f"used-{number}")[1])[-1] for number, one in enumerate(trees)]
+    assert used == fresh
+    assert len({json.dumps(found) for found in fresh}) == len(trees)
 
 
 def test_nothing_grows_from_trial_to_trial(tree, train):
@@ -102,7 +137,7 @@ def test_the_environment_is_put_back(tree, train, monkeypatch):
 def test_large_models_are_not_kept(tree, train, monkeypatch):
     resident.forget()
     monkeypatch.setattr(resident, "RESIDENT_BYTES", 10)
-    outcomes = [train(tree(train__max_steps=2), directory=name)[0].metrics for name in "ab"]
+    outcomes = [train(tree(train__max_steps=2, model__dtype="bfloat16"), directory=name)[0].metrics for name in "ab"]
     assert not resident._kept["model"]
     assert outcomes[0] == outcomes[1]
 
