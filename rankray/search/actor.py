@@ -31,6 +31,7 @@ from typing import Any
 from ray.tune import Trainable
 
 from rankray.contracts import Report, TrialSpec, Verdict
+from rankray.search.imports import quick_imports
 
 EVENT = "rankray"
 REPORT, OUTCOME, FAILURE = "report", "outcome", "failure"
@@ -110,8 +111,8 @@ class TrialActor(Trainable):
         while (job := self._jobs.get()) is not None:
             spec, talk = job
             try:
-                from rankray.finetune import run
-
+                with quick_imports():
+                    from rankray.finetune import run
                 outcome = run(spec, talk)
                 talk.events.put({OUTCOME: dataclasses.asdict(outcome)})
             except BaseException as error:

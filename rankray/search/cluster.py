@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from rankray.search.imports import quick_imports
 
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -23,6 +27,8 @@ _QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.search.searcher", "rankray.search.stopper")
+"""What a search imports once Ray runs: with Ray Tune a second of work, done while Ray starts."""
 CREDENTIALS = ("RANKRAY_STORE", "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "MYSQL_PWD")
 """Environment variables that may hold the store's password or say where it lies: the driver's alone."""
 
@@ -49,7 +55,7 @@ def ray_session(verbose: bool) -> Iterator[None]:
     warnings.filterwarnings("ignore", module=r"ray\..*")
     started_here = not ray.is_initialized()
     if started_here:
-        with without_credentials():
+        with without_credentials(), imported_meanwhile(*NEEDED_NEXT):
             ray.init(**options)
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(level)
@@ -58,6 +64,16 @@ def ray_session(verbose: bool) -> Iterator[None]:
     finally:
         if started_here:
             ray.shutdown()
+
+
+@contextmanager
+def imported_meanwhile(*names: str) -> Iterator[None]:
+    """Import modules in a thread beside something that mostly waits; whoever needs them then imports them as ever."""
+    thread = threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True)
+    with quick_imports():
+        thread.start()
+        yield
+        thread.join()
 
 
 @contextmanager
