@@ -1,4 +1,4 @@
-"""Importing large libraries without the garbage collector, which finds nothing there and takes a seventh of the time."""
+"""Imports of large libraries without the garbage collector, which finds nothing and takes a seventh of the time."""
 
 from __future__ import annotations
 
