@@ -312,7 +312,7 @@ def _load(file: Path, sets: list[str], store: str, name: str) -> LoadedConfig:
 
 def _preflight(loaded: LoadedConfig) -> dict[str, Any]:
     """Find what is wrong with store, resources and data before anything expensive starts; return fingerprints."""
-    from rankray.errors import ConfigError, StoreError
+    from rankray.errors import StoreError
     from rankray.finetune.preflight import preflight
     from rankray.store.urls import validate_url
 
@@ -320,13 +320,23 @@ def _preflight(loaded: LoadedConfig) -> dict[str, Any]:
         validate_url(loaded.config.store)
     except StoreError as error:
         raise StoreError(f"{loaded.where('store')}: {error}") from None
-    workers = loaded.config.resources.workers
-    if workers > 1:
-        raise ConfigError(
-            f"{loaded.where('resources.workers')}: resources.workers: got {workers}; "
-            "this version trains each trial with 1 worker; set it to 1 and raise resources.concurrency instead"
-        )
+    _check_workers(loaded)
     return preflight(loaded)
+
+
+def _check_workers(loaded: LoadedConfig) -> None:
+    """Refuse numbers of workers over which a batch does not divide."""
+    from rankray.errors import ConfigError
+
+    least, most = loaded.config.resources.worker_range
+    batch = loaded.config.train.batch_size
+    uneven = [workers for workers in range(least, most + 1) if batch % workers]
+    if uneven and "train.batch_size" not in loaded.config.space:
+        raise ConfigError(
+            f"{loaded.where('resources.workers')}: resources.workers: {batch} examples of train.batch_size do not "
+            f"divide over {uneven[0]} workers; allowed are numbers that divide it, all from the least to the most; "
+            "change one of the two"
+        )
 
 
 def _store_url(store: str) -> str:

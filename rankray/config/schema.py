@@ -212,14 +212,26 @@ class StudySection(Section):
 class ResourcesSection(Section):
     """What one trial occupies, and how many run at a time."""
 
-    workers: PositiveInt = 1
-    """Worker processes per trial."""
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    """Worker processes per trial; `[least, most]` takes what there is, and grows or shrinks while the trial runs."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     """CPUs reserved for a worker."""
     gpus_per_worker: NonNegative = 0
     """GPUs reserved for a worker; a fraction shares one."""
     concurrency: PositiveInt | Literal["auto"] = "auto"
     """Trials at a time; `auto` fills what the cluster has."""
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Least and most workers of a trial."""
+        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
+
+    @field_validator("workers")
+    @classmethod
+    def _least_before_most(cls, given: int | tuple[int, int]) -> int | tuple[int, int]:
+        if not isinstance(given, int) and given[0] >= given[1]:
+            raise ValueError(f"got {list(given)}; allowed is a number, or [least, most] with least below most")
+        return given
 
 
 class Config(Section):

@@ -30,11 +30,13 @@ from typing import Any
 
 from ray.tune import Trainable
 
-from rankray.contracts import Report, TrialSpec, Verdict
+from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
+from rankray.search.events import FAILURE, OUTCOME, REPORT
 from rankray.search.imports import quick_imports
 
 EVENT = "rankray"
-REPORT, OUTCOME, FAILURE = "report", "outcome", "failure"
+CLOSE_SECONDS = 20.0
+"""How long the end of a process waits for its worker group to give back what it held."""
 STOP_SECONDS = 120.0
 """How long a stopped trial may take to leave its training loop before the process is given up."""
 
@@ -89,6 +91,7 @@ class TrialActor(Trainable):
         """Let the training loop end before the process does."""
         self._stop()
         self._jobs.put(None)
+        self._thread.join(CLOSE_SECONDS)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: checkpoints are the trial's own, committed in the store."""
@@ -108,17 +111,55 @@ class TrialActor(Trainable):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _work(self) -> None:
+        trainer = _Trainer()
         while (job := self._jobs.get()) is not None:
             spec, talk = job
             try:
-                with quick_imports():
-                    from rankray.finetune import run
-                outcome = run(spec, talk)
-                talk.events.put({OUTCOME: dataclasses.asdict(outcome)})
+                talk.events.put({OUTCOME: dataclasses.asdict(trainer.run(spec, talk))})
             except BaseException as error:
-                first = str(error).strip().splitlines()
-                reason = f"{type(error).__name__}: {first[0] if first else 'no message'}"
                 self._poisoned = "CUDA" in str(error) or "AcceleratorError" in type(error).__name__
-                talk.events.put({FAILURE: {"reason": reason, "traceback": traceback.format_exc()}})
+                talk.events.put({FAILURE: trainer.failure(error)})
             finally:
                 self._idle.set()
+        trainer.close()
+
+
+class _Trainer:
+    """Trains trials in this process, or in a worker group of its own."""
+
+    def __init__(self) -> None:
+        self._group: Any = None
+
+    def run(self, spec: TrialSpec, reporter: Reporter) -> Outcome:
+        """Train a trial where its configuration wants it."""
+        resources = spec.config.get("resources", {})
+        if resources.get("workers", 1) == 1:
+            with quick_imports():
+                from rankray.finetune import run
+            return run(spec, reporter)
+        with quick_imports():
+            from rankray.search.group import Group, WorkersLost
+        if self._group is None or not self._group.alive:
+            self.close()
+            self._group = Group(resources, spec.config["storage"])
+        try:
+            return self._group.run(spec, reporter)
+        except WorkersLost:
+            traceback.print_exc()
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise
+
+    def failure(self, error: BaseException) -> dict[str, str]:
+        """Return what to say of an exception: of a worker's own, what it said itself."""
+        first = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {first[0] if first else 'no message'}"
+        return {
+            "reason": getattr(error, "reason", reason),
+            "traceback": getattr(error, "worker_traceback", traceback.format_exc()),
+        }
+
+    def close(self) -> None:
+        """Give the group's resources back."""
+        if self._group is not None:
+            self._group.close()
+            self._group = None

@@ -10,13 +10,17 @@ from ray.tune import PlacementGroupFactory
 from rankray.config import Config
 from rankray.errors import ConfigError
 
+BESIDE_A_GROUP = {"node:__internal_head__": 0.001}
+"""What a process takes that trains nothing itself: a place on the head, which is not a spot node."""
+
 
 @dataclass(frozen=True)
 class Placement:
     """Resources of one trial and the number of trials at a time.
 
     Attributes:
-        bundle: resources of the trial's one process, as Ray names them.
+        bundle: resources of the process that Tune starts for a trial, as Ray names them. A trial of several workers is
+            only looked after there: its worker group reserves its own.
         slots: trials that run at a time.
         reason: how `slots` came about, for people.
     """
@@ -41,13 +45,21 @@ def place(config: Config) -> Placement:
         wanted["GPU"] = float(config.resources.gpus_per_worker)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fits = sum(int(min(node.get(kind, 0.0) / amount for kind, amount in wanted.items()) + 1e-9) for node in nodes)
+    have = "; ".join(", ".join(f"{node.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU")) for node in nodes)
+    asked = ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items())
     if not fits:
-        have = "; ".join(", ".join(f"{node.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU")) for node in nodes)
-        asked = ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items())
         raise ConfigError(
             f"resources: a trial asks for {asked}; the nodes here have {have}; "
             "lower resources.cpus_per_worker or resources.gpus_per_worker"
         )
+    least, most = config.resources.worker_range
+    if fits < least:
+        raise ConfigError(
+            f"resources.workers: a trial asks for {least} workers of {asked} each; the nodes here have room for {fits} "
+            f"({have}); lower resources.workers, or what each worker takes"
+        )
+    groups = max(1, fits // most)
     limit = config.resources.concurrency
-    slots = fits if limit == "auto" else min(fits, limit)
-    return Placement(wanted, min(slots, config.study.trials), f"{slots} of {fits} that fit")
+    slots = groups if limit == "auto" else min(groups, limit)
+    bundle = wanted if most == 1 else BESIDE_A_GROUP
+    return Placement(bundle, min(slots, config.study.trials), f"{slots} of {groups} that fit")

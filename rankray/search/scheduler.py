@@ -13,9 +13,10 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rankray.contracts import Observer, Report
-from rankray.search.actor import EVENT, FAILURE, OUTCOME, REPORT
+from rankray.search.actor import EVENT
 from rankray.search.control import Control
 from rankray.search.delivery import Delivery
+from rankray.search.events import FAILURE, OUTCOME, REPORT
 
 MAX_DEATHS = 3
 """How often the process of one trial may die under it before the trial is taken to be the cause."""

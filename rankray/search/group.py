@@ -1,0 +1,242 @@
+"""Trials with several workers: a Ray Train worker group that stays, and trains one trial after another.
+
+`TorchTrainer.fit` starts a controller, a placement group, worker processes and a process group: some fifteen seconds
+before the first step, and again for each trial. Here `fit` runs once per trial slot, in a thread of the slot's
+`TrialActor`, and its training function takes trials from a mailbox until there are no more. Workers keep what a single
+process keeps: imports, tokenizer, tokenised data, base weights.
+
+    TrialActor, a thread per group                      workers
+    Group.run(spec, reporter)  --put--> mailbox --next_job--> all: finetune.run(spec)
+                               <-hear-- mailbox <---say------ the first one: its reports and outcome; any: its failure
+                               -answer> mailbox ---verdict--> the first one, which tells the others
+
+A trial that fails takes its group with it, as the others may wait in a collective operation; the next trial starts a
+new one. If workers die instead, `Group.run` raises `WorkersLost`: the trial is not to blame. If Ray Train restarts the
+workers, because a group with room to grow was resized or a node was preempted, they ask for the same trial again and
+go on from its last reported checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import json
+import shutil
+import threading
+import traceback
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
+from rankray.search.events import FAILURE, OUTCOME, REPORT
+from rankray.search.imports import quick_imports
+
+LOOK_SECONDS = 1.0
+"""How often a silent group is looked at, whether it still lives."""
+CLOSE_SECONDS = 60.0
+
+
+class WorkersLost(Exception):
+    """Workers of a group, or its controller, are gone."""
+
+
+class TrialFailed(Exception):
+    """A worker raised an exception while it trained.
+
+    Attributes:
+        reason: its type and first line.
+        worker_traceback: where it was raised.
+    """
+
+    def __init__(self, reason: str, traceback: str) -> None:
+        super().__init__(reason)
+        self.reason, self.worker_traceback = reason, traceback
+
+
+class Group:
+    """A worker group that stays.
+
+    Args:
+        resources: a configuration's `resources:` block, as plain types.
+        storage: a directory that all nodes can write, where Ray Train keeps its files while the group lives.
+    """
+
+    def __init__(self, resources: Mapping[str, Any], storage: str) -> None:
+        self._mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+        self._numbers = itertools.count(1)
+        self._error: BaseException | None = None
+        self._scratch = Path(storage) / f".group-{uuid.uuid4().hex[:8]}"
+        self._thread = threading.Thread(target=self._fit, args=(dict(resources),), name="group", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take another trial."""
+        return self._thread.is_alive()
+
+    def run(self, spec: TrialSpec, reporter: Reporter) -> Outcome:
+        """Train a trial, as `finetune.run` does; `reporter` is asked here.
+
+        Raises:
+            TrialFailed: a worker raised an exception; the group is gone.
+            WorkersLost: workers died; the group is gone.
+        """
+        number = next(self._numbers)
+        self._call("put", number, spec.to_json())
+        while True:
+            event = json.loads(self._call("hear"))
+            if FAILURE in event:
+                self._thread.join(CLOSE_SECONDS)
+                raise TrialFailed(**event[FAILURE])
+            if OUTCOME in event:
+                return Outcome(**event[OUTCOME])
+            verdict = reporter.report(Report(**event[REPORT]))
+            self._call("answer", json.dumps(dataclasses.asdict(verdict)))
+
+    def close(self) -> None:
+        """Let the workers go, and give their resources back."""
+        if self.alive:
+            with suppress(Exception):
+                self._mailbox.put.remote(0, None)
+            self._thread.join(CLOSE_SECONDS)
+        ray.kill(self._mailbox)
+
+    def _call(self, method: str, *args: Any) -> Any:
+        """Call the mailbox, and look meanwhile whether the group still lives."""
+        reference = getattr(self._mailbox, method).remote(*args)
+        while True:
+            ready, _ = ray.wait([reference], timeout=LOOK_SECONDS)
+            if ready:
+                return ray.get(reference)
+            if not self.alive:
+                # A word said just before the end comes first.
+                if ray.wait([reference], timeout=LOOK_SECONDS)[0]:
+                    return ray.get(reference)
+                raise WorkersLost(f"the trial's worker group is gone: {_first_line(self._error)}") from self._error
+
+    def _fit(self, resources: dict[str, Any]) -> None:
+        try:
+            TorchTrainer(
+                _serve,
+                train_loop_config={"mailbox": self._mailbox},
+                scaling_config=scaling(resources),
+                run_config=RunConfig(
+                    name=self._scratch.name,
+                    storage_path=str(self._scratch.parent),
+                    failure_config=FailureConfig(max_failures=0),
+                ),
+            ).fit()
+        except BaseException as error:
+            self._error = error
+        finally:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def scaling(resources: Mapping[str, Any]) -> ScalingConfig:
+    """Return how Ray Train is to place the workers of one trial."""
+    workers, gpus = resources["workers"], resources["gpus_per_worker"]
+    number: Any = workers if isinstance(workers, int) else (int(workers[0]), int(workers[1]))
+    bundle = {"CPU": float(resources["cpus_per_worker"])} | ({"GPU": float(gpus)} if gpus else {})
+    return ScalingConfig(
+        num_workers=number,
+        use_gpu=bool(gpus),
+        resources_per_worker=bundle,
+    )
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = str(error or "").strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+class _Mailbox:
+    """The actor between a trial slot and the workers of its group."""
+
+    def __init__(self) -> None:
+        self._number, self._job = 0, ""
+        self._closed = False
+        self._changed = asyncio.Condition()
+        self._events: asyncio.Queue[str] = asyncio.Queue()
+        self._answers: asyncio.Queue[str] = asyncio.Queue()
+
+    async def put(self, number: int, job: str | None) -> None:
+        """Offer the next trial, or None to end the group."""
+        async with self._changed:
+            self._number, self._job, self._closed = number, job or "", job is None
+            self._events, self._answers = asyncio.Queue(), asyncio.Queue()
+            self._changed.notify_all()
+
+    async def next_job(self, done: int) -> tuple[int, str] | None:
+        """Wait for a trial after number `done`, or None at the end."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or self._number > done)
+            return None if self._closed else (self._number, self._job)
+
+    async def say(self, number: int, event: str) -> str | None:
+        """Tell the slot something of trial `number`; wait for the verdict if it is a report."""
+        if number != self._number:
+            return None
+        await self._events.put(event)
+        report = json.loads(event).get(REPORT)
+        if report is None:
+            return None
+        answer = await self._answers.get()
+        if report["checkpoint"]:
+            self._job = dataclasses.replace(TrialSpec.from_json(self._job), checkpoint=report["checkpoint"]).to_json()
+        return answer
+
+    async def hear(self) -> str:
+        """Wait for the next event."""
+        return await self._events.get()
+
+    async def answer(self, verdict: str) -> None:
+        """Answer a report."""
+        await self._answers.put(verdict)
+
+
+class _Mailed:
+    """The reporter of the first worker."""
+
+    def __init__(self, mailbox: Any, number: int) -> None:
+        self._mailbox, self._number = mailbox, number
+
+    def report(self, report: Report) -> Verdict:
+        event = json.dumps({REPORT: dataclasses.asdict(report)})
+        answer = ray.get(self._mailbox.say.remote(self._number, event))
+        return Verdict(**json.loads(answer)) if answer else Verdict(stop=True, reason="the search has moved on")
+
+
+def _serve(config: dict[str, Any]) -> None:
+    """Train what the mailbox offers, in every worker."""
+    mailbox, done = config["mailbox"], 0
+    leads = ray.train.get_context().get_world_rank() == 0
+    with quick_imports():
+        from rankray.finetune import run
+    while (offer := ray.get(mailbox.next_job.remote(done))) is not None:
+        done, spec = offer[0], TrialSpec.from_json(offer[1])
+        try:
+            outcome = run(spec, _Mailed(mailbox, done))
+        except BaseException as error:
+            if not _lost_the_others(error):
+                failure = {"reason": _first_line(error), "traceback": traceback.format_exc()}
+                ray.get(mailbox.say.remote(done, json.dumps({FAILURE: failure})))
+            raise
+        if leads:
+            ray.get(mailbox.say.remote(done, json.dumps({OUTCOME: dataclasses.asdict(outcome)})))
+
+
+def _lost_the_others(error: BaseException) -> bool:
+    """Whether a worker failed only because another one is gone."""
+    import torch
+
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "ProcessGroup"))
+    )
