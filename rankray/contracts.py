@@ -82,12 +82,29 @@ class Outcome:
         steps: optimizer steps done in all.
         checkpoint: the last checkpoint written, if any.
         stopped: the verdict's reason when the run was stopped before its end, else an empty string.
+        left: why the run left its place before its end, to be gone on with elsewhere from `checkpoint`; else empty.
     """
 
     metrics: dict[str, float]
     steps: int
     checkpoint: str | None = None
     stopped: str = ""
+    left: str = ""
+
+
+@dataclass(frozen=True)
+class WorkLost:
+    """What was trained and has to be trained again, as a trial's process is gone before its end.
+
+    Attributes:
+        reason: why it is gone.
+        steps: steps that were reported after the last checkpoint; what came after them nobody knows.
+        wall_seconds: time from the last checkpoint, or from the start, to the loss.
+    """
+
+    reason: str
+    steps: int
+    wall_seconds: float
 
 
 class Reporter(Protocol):

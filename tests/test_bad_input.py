@@ -95,7 +95,7 @@ CASES = {
     "a weighted metric": (("{trials: 2}", "{trials: 2, metric: train/loss}"), 13, ["train/loss", "eval/nll"]),
     "an unknown store": (("study: {trials: 2}", "store: redis://localhost/0"), 13, ["redis", "sqlite:///"]),
     "a model that is none": (("MODEL", "WORLD/nothing"), 2, ["model.path"]),
-    "workers that do not divide": (("study: {trials: 2}", "resources: {workers: 3}"), 13, ["2 examples of train.batch_size"]),
+    "uneven workers": (("study: {trials: 2}", "resources: {workers: 3}"), 13, ["train.batch_size", "3 workers"]),
 }
 
 

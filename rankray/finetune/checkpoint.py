@@ -36,6 +36,7 @@ class Progress:
         metrics: the metrics reported at this step.
         own_metrics: this run's own `eval/...` metrics, before the mean with the finished runs.
         finished: the final `eval/...` metrics of the runs before this one.
+        train_sums: what `train/...` metrics of the next report are made of so far, where no report has told them yet.
     """
 
     step: int
@@ -44,6 +45,7 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
     own_metrics: dict[str, float] = field(default_factory=dict)
     finished: list[dict[str, float]] = field(default_factory=list)
+    train_sums: list[float] = field(default_factory=list)
 
 
 def write_checkpoint(

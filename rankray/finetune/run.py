@@ -10,14 +10,19 @@ at the later one, so that every checkpoint belongs to a report; the last step of
 A trial that goes on from a checkpoint reports that checkpoint's step once more, which costs nothing, as its metrics are
 kept in it, and brings the verdict again; then it computes what it would have computed, bit for bit on a CPU.
 
+A reporter with a method `leave()` is asked after every step whether the trial has to leave its place, because its node
+is being taken away, say. If so, the step gets a checkpoint, which is reported without metrics where none are due, and
+the run ends there; who goes on from it computes, again, what would have been computed.
+
 With several workers (a process group, or the environment of one) every worker calls `run`; the first one's reporter is
-asked, and all obey its verdict.
+asked, and all obey its verdict; each one's `leave()` is asked, and all leave if one has to.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +59,8 @@ def run(spec: TrialSpec, reporter: Reporter) -> Outcome:
     Args:
         spec: the trial.
         reporter: asked for a verdict at every report. If it has a method `progress(step, metrics)`, that is called now
-            and then in between with the `train/...` metrics so far.
+            and then in between with the `train/...` metrics so far. If it has a method `leave() -> str`, a text it
+            returns after a step has the run leave with a checkpoint; see `Outcome.left`.
 
     Raises:
         ConfigError, DataError, ModelError, LossError: the trial cannot be trained as configured.
@@ -79,6 +85,7 @@ class _Trial:
         self._finished: list[dict[str, float]] = []
         self._outcome = Outcome(metrics={}, steps=0, checkpoint=spec.checkpoint)
         self._last_word = float("-inf")
+        self._sums: list[float] = []
 
     def run(self) -> Outcome:
         for name in self._config.evaluate.functions:
@@ -86,7 +93,7 @@ class _Trial:
         first, resume = 0, self._spec.checkpoint
         if resume is not None:
             progress = read_progress(resume)
-            self._finished, first = list(progress.finished), progress.seed_index
+            self._finished, first, self._sums = list(progress.finished), progress.seed_index, progress.train_sums
             if self._report(progress.step, progress.metrics, resume):
                 return self._outcome
             if progress.seed_step >= self._config.train.max_steps:
@@ -95,7 +102,7 @@ class _Trial:
         for index in range(first, self._config.study.seeds):
             self._train(index, resume)
             resume = None
-            if self._outcome.stopped:
+            if self._outcome.stopped or self._outcome.left:
                 break
         return self._outcome
 
@@ -116,6 +123,7 @@ class _Trial:
         )
         if trainer.is_world_process_zero():
             remove_partial(self._directory)
+        trainer.restore_train_sums(self._sums if resume else [])
         trainer.train(resume_from_checkpoint=resume)
         del trainer
         free_memory()
@@ -124,14 +132,18 @@ class _Trial:
         """Do what is due after a step; return why to stop, or an empty string."""
         every, last = self._config.evaluate.every_steps, self._config.train.max_steps
         step = index * last + seed_step
-        if seed_step % every and seed_step != last:
+        leaving = self._asked_to_leave(trainer)
+        metrics: dict[str, float] = {}
+        own: dict[str, float] = {}
+        if seed_step % every == 0 or seed_step == last:
+            own = evaluate(trainer.model, tokenizer_of(self._config), self._held_out, self._config)
+            metrics = _mean([*self._finished, own]) | trainer.train_metrics(reset=True)
+        elif not leaving:
             self._show_life(trainer, step)
             return ""
-        own = evaluate(trainer.model, tokenizer_of(self._config), self._held_out, self._config)
-        metrics = _mean([*self._finished, own]) | trainer.train_metrics(reset=True)
         checkpoint = None
-        if self._checkpoint_due(seed_step):
-            progress = Progress(step, index, seed_step, metrics, own, self._finished)
+        if leaving or self._checkpoint_due(seed_step):
+            progress = Progress(step, index, seed_step, metrics, own, self._finished, trainer.train_sums())
             checkpoint = write_checkpoint(
                 self._directory,
                 progress,
@@ -141,7 +153,23 @@ class _Trial:
             )
         if seed_step == last:
             self._finished = [*self._finished, own]
-        return self._report(step, metrics, checkpoint)
+        stop = self._report(step, metrics, checkpoint)
+        if leaving and not stop and step < last * self._config.study.seeds:
+            self._outcome = replace(self._outcome, left=leaving)
+            return leaving
+        return stop
+
+    def _asked_to_leave(self, trainer: RankrayTrainer) -> str:
+        """Ask the reporter whether the trial must leave; any worker's word counts for all."""
+        ask = getattr(self._reporter, "leave", None)
+        if ask is None:
+            return ""
+        why: str = ask()
+        if trainer.accelerator.num_processes > 1:
+            told = torch.tensor([bool(why)], dtype=torch.float32, device=trainer.accelerator.device)
+            anybody = bool(trainer.accelerator.reduce(told, reduction="sum").item())
+            why = why or ("another worker's place is being taken away" if anybody else "")
+        return why
 
     def _checkpoint_due(self, seed_step: int) -> bool:
         """Whether a multiple of `checkpoint_every_steps` lies after the evaluation before, up to this one."""
@@ -155,7 +183,7 @@ class _Trial:
         """Report, remember it as the outcome so far, and return why to stop, or an empty string."""
         verdict = _verdict_for_all(self._reporter, Report(step, dict(metrics), checkpoint))
         self._outcome = Outcome(
-            metrics=dict(metrics),
+            metrics=dict(metrics) or self._outcome.metrics,
             steps=step,
             checkpoint=checkpoint or self._outcome.checkpoint,
             stopped=verdict.reason if verdict.stop else "",

@@ -127,6 +127,19 @@ class RankrayTrainer(SFTTrainer):
             "train/effective_tokens": stats.effective_tokens,
         }
 
+    def train_sums(self) -> list[float]:
+        """Return the sums behind `train_metrics`, over all ranks, for `restore_train_sums` of a later trainer."""
+        if self._stats is None:
+            return []
+        total: Tensor = self.accelerator.reduce(self._stats.vector(), reduction="sum")
+        return total.tolist()
+
+    def restore_train_sums(self, sums: list[float]) -> None:
+        """Go on from `train_sums`, on the first rank alone, as they are those of all."""
+        if sums and self.is_world_process_zero():
+            wide = torch.float32 if self.args.device.type == "mps" else torch.float64
+            self._stats = LossStats.from_vector(torch.tensor(sums, dtype=wide, device=self.args.device))
+
     def save_to(self, directory: str) -> None:
         """Write model (or adapters), tokenizer, optimizer, schedule, RNG and trainer state into a directory."""
         self.save_model(directory, _internal_call=True)

@@ -124,7 +124,7 @@ def trial_view(trial: Row) -> RenderableType:
     parts.extend(Text(f"  {path}: {short_value(value)}") for path, value in (trial.get("params") or {}).items())
     steps = trial.get("steps") or []
     if steps:
-        names = list(steps[-1]["metrics"])
+        names = list(dict.fromkeys(name for step in steps for name in step["metrics"]))
         table = Table(box=None, padding=(0, 1), header_style="dim")
         for title in ("step", *names):
             table.add_column(title)
@@ -134,6 +134,9 @@ def trial_view(trial: Row) -> RenderableType:
     if trial.get("checkpoint"):
         gone = " (not there)" if trial.get("checkpoint_exists") is False else ""
         parts.append(Text(f"checkpoint: {trial['checkpoint']}{gone}"))
+    for lost in trial.get("work_lost") or []:
+        text = f"lost and done again: {lost['steps']} reported steps, {lost['wall_seconds']:.0f} s ({lost['reason']})"
+        parts.append(Text(text))
     if trial.get("traceback"):
         parts.append(Text(str(trial["traceback"])))
     return Group(*parts)

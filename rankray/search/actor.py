@@ -9,11 +9,13 @@ What a step returns is one JSON string under `EVENT` (Tune flattens dicts), and 
 the scheduler by (trap 5). The JSON has one key:
 
     report   {"step", "metrics", "checkpoint"}
-    outcome  {"metrics", "steps", "checkpoint", "stopped"}
+    outcome  {"metrics", "steps", "checkpoint", "stopped", "left"}
     failure  {"reason", "traceback"}
+    lost     {"reason", "blameless"}
 
 An exception in training is a result like any other: the process is sound and is used again, unless the accelerator
-is in doubt; then the process ends itself at the next reset, and the trial it was to take is placed anew.
+is in doubt; then the process ends itself at the next reset, and the trial it was to take is placed anew. A trial that
+left its place, because the node is being taken away, takes the process with it: no other trial may start there.
 `reset_config` never returns False, which would end a trial without telling anybody (trap 6).
 """
 
@@ -26,13 +28,16 @@ import queue
 import signal
 import threading
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune import Trainable
 
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
-from rankray.search.events import FAILURE, OUTCOME, REPORT
+from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
 from rankray.search.imports import quick_imports
+from rankray.search.lost import WorkersLost
+from rankray.search.notice import Notice
 
 EVENT = "rankray"
 CLOSE_SECONDS = 20.0
@@ -44,10 +49,11 @@ STOP_SECONDS = 120.0
 class _Rendezvous:
     """The reporter a training thread talks to; `answer` is filled by the actor's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, leave: Callable[[], str]) -> None:
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.answer: queue.Queue[Verdict] = queue.Queue()
         self.stopped: Verdict | None = None
+        self.leave = leave
 
     def report(self, report: Report) -> Verdict:
         if self.stopped is None:
@@ -59,6 +65,10 @@ class _Rendezvous:
         return self.stopped
 
 
+class NodeLeaves(Exception):
+    """The trial has left with its checkpoint; the process is to go too."""
+
+
 class TrialActor(Trainable):
     """Trains the trial in `config["spec"]`, a `TrialSpec` as one JSON string."""
 
@@ -67,6 +77,8 @@ class TrialActor(Trainable):
         self._jobs: queue.Queue[tuple[TrialSpec, _Rendezvous] | None] = queue.Queue()
         self._poisoned = False
         self._waiting = False
+        self._left = ""
+        self._notice = Notice()
         self._idle = threading.Event()
         self._idle.set()
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -74,11 +86,18 @@ class TrialActor(Trainable):
         self._start(config)
 
     def step(self) -> dict[str, Any]:
-        """Let the trial go on, and wait for what it has to say next."""
+        """Let the trial go on, and wait for what it has to say next.
+
+        Raises:
+            NodeLeaves: it has left.
+        """
+        if self._left:
+            raise NodeLeaves(self._left)
         if self._waiting:
             self._talk.answer.put(Verdict(stop=False))
         event = self._talk.events.get()
         self._waiting = REPORT in event
+        self._left = event.get(OUTCOME, {}).get("left", "")
         return {EVENT: json.dumps(event)}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -90,6 +109,7 @@ class TrialActor(Trainable):
     def cleanup(self) -> None:
         """Let the training loop end before the process does."""
         self._stop()
+        self._notice.close()
         self._jobs.put(None)
         self._thread.join(CLOSE_SECONDS)
 
@@ -100,7 +120,7 @@ class TrialActor(Trainable):
         """Nothing: a trial goes on from the checkpoint its spec names."""
 
     def _start(self, config: dict[str, Any]) -> None:
-        self._talk = _Rendezvous()
+        self._talk = _Rendezvous(self._notice)
         self._waiting = False
         self._idle.clear()
         self._jobs.put((TrialSpec.from_json(config["spec"]), self._talk))
@@ -116,6 +136,8 @@ class TrialActor(Trainable):
             spec, talk = job
             try:
                 talk.events.put({OUTCOME: dataclasses.asdict(trainer.run(spec, talk))})
+            except WorkersLost as lost:
+                talk.events.put({LOST: {"reason": str(lost), "blameless": lost.blameless}})
             except BaseException as error:
                 self._poisoned = "CUDA" in str(error) or "AcceleratorError" in type(error).__name__
                 talk.events.put({FAILURE: trainer.failure(error)})
@@ -138,16 +160,11 @@ class _Trainer:
                 from rankray.finetune import run
             return run(spec, reporter)
         with quick_imports():
-            from rankray.search.group import Group, WorkersLost
+            from rankray.search.group import Group
         if self._group is None or not self._group.alive:
             self.close()
             self._group = Group(resources, spec.config["storage"])
-        try:
-            return self._group.run(spec, reporter)
-        except WorkersLost:
-            traceback.print_exc()
-            os.kill(os.getpid(), signal.SIGKILL)
-            raise
+        return self._group.run(spec, reporter)
 
     def failure(self, error: BaseException) -> dict[str, str]:
         """Return what to say of an exception: of a worker's own, what it said itself."""

@@ -7,7 +7,10 @@ stops when failures outnumber both `MANY` and the trials that succeeded in it.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
+
+from rankray.contracts import Report, WorkLost
 
 SYSTEMATIC = 3
 MANY = 10
@@ -25,10 +28,36 @@ class Control:
     error: str = ""
     interrupted: bool = False
 
+    _reported: dict[int, int] = field(default_factory=dict)
+    _kept: dict[int, tuple[int, float]] = field(default_factory=dict)
+
     @property
     def stopping(self) -> bool:
         """Whether no further trial should start and running ones should end."""
         return self.interrupted or bool(self.error)
+
+    def begin(self, number: int, step: int) -> None:
+        """A trial is handed out, to go on from a step."""
+        self.live.add(number)
+        self._reported[number] = step
+        self._kept.pop(number, None)
+
+    def reported(self, number: int, report: Report) -> None:
+        """A trial has reported, perhaps with a checkpoint."""
+        self._reported[number] = report.step
+        if report.checkpoint:
+            self._kept[number] = report.step, time.time()
+
+    def work_lost(self, number: int, started: float | None, reason: str) -> WorkLost | None:
+        """Return what is lost with a process that started at a Unix time, None if it never did.
+
+        It is right to within the steps after the last report, which nobody has heard of.
+        """
+        if started is None:
+            return None
+        first = self._reported.get(number, 0)
+        step, since = self._kept.get(number, (first, started))
+        return WorkLost(reason, first - step, time.time() - since)
 
     def success(self) -> None:
         """A trial finished."""

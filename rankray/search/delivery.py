@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rankray.contracts import Report, Verdict
+from rankray.contracts import Report, Verdict, WorkLost
 from rankray.errors import LeaseLost, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ class Delivery:
         self._say(number, lambda: again.append(self._study.fail(number, reason, traceback)))
         return bool(again and again[0])
 
-    def release(self, number: int) -> None:
-        """Deliver that a trial's process is gone and anybody may go on with it."""
-        self._say(number, lambda: self._study.release(number))
+    def release(self, number: int, lost: WorkLost | None = None) -> None:
+        """Deliver that a trial's process is gone and anybody may go on with it, and what work went with it."""
+        self._say(number, lambda: self._study.release(number, lost))
 
     def _say(self, number: int, speak: Callable[[], None]) -> None:
         def safely() -> None:

@@ -34,18 +34,17 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.search.events import FAILURE, OUTCOME, REPORT
 from rankray.search.imports import quick_imports
+from rankray.search.lost import WorkersLost, node_went
+from rankray.search.notice import Notice
 
 LOOK_SECONDS = 1.0
 """How often a silent group is looked at, whether it still lives."""
 CLOSE_SECONDS = 60.0
-
-
-class WorkersLost(Exception):
-    """Workers of a group, or its controller, are gone."""
 
 
 class TrialFailed(Exception):
@@ -70,7 +69,8 @@ class Group:
     """
 
     def __init__(self, resources: Mapping[str, Any], storage: str) -> None:
-        self._mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+        here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
         self._numbers = itertools.count(1)
         self._error: BaseException | None = None
         self._scratch = Path(storage) / f".group-{uuid.uuid4().hex[:8]}"
@@ -120,7 +120,8 @@ class Group:
                 # A word said just before the end comes first.
                 if ray.wait([reference], timeout=LOOK_SECONDS)[0]:
                     return ray.get(reference)
-                raise WorkersLost(f"the trial's worker group is gone: {_first_line(self._error)}") from self._error
+                reason = f"the trial's worker group is gone: {_first_line(self._error)}"
+                raise WorkersLost(reason, blameless=node_went(self._error)) from self._error
 
     def _fit(self, resources: dict[str, Any]) -> None:
         try:
@@ -203,10 +204,10 @@ class _Mailbox:
 
 
 class _Mailed:
-    """The reporter of the first worker."""
+    """A worker's reporter; only the first one's reports."""
 
-    def __init__(self, mailbox: Any, number: int) -> None:
-        self._mailbox, self._number = mailbox, number
+    def __init__(self, mailbox: Any, number: int, leave: Notice) -> None:
+        self._mailbox, self._number, self.leave = mailbox, number, leave
 
     def report(self, report: Report) -> Verdict:
         event = json.dumps({REPORT: dataclasses.asdict(report)})
@@ -216,14 +217,14 @@ class _Mailed:
 
 def _serve(config: dict[str, Any]) -> None:
     """Train what the mailbox offers, in every worker."""
-    mailbox, done = config["mailbox"], 0
+    mailbox, done, notice = config["mailbox"], 0, Notice()
     leads = ray.train.get_context().get_world_rank() == 0
     with quick_imports():
         from rankray.finetune import run
     while (offer := ray.get(mailbox.next_job.remote(done))) is not None:
         done, spec = offer[0], TrialSpec.from_json(offer[1])
         try:
-            outcome = run(spec, _Mailed(mailbox, done))
+            outcome = run(spec, _Mailed(mailbox, done, notice))
         except BaseException as error:
             if not _lost_the_others(error):
                 failure = {"reason": _first_line(error), "traceback": traceback.format_exc()}

@@ -16,7 +16,8 @@ from rankray.contracts import Observer, Report
 from rankray.search.actor import EVENT
 from rankray.search.control import Control
 from rankray.search.delivery import Delivery
-from rankray.search.events import FAILURE, OUTCOME, REPORT
+from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
+from rankray.search.lost import node_went
 
 MAX_DEATHS = 3
 """How often the process of one trial may die under it before the trial is taken to be the cause."""
@@ -43,39 +44,53 @@ class StoreScheduler(FIFOScheduler):
         number, event = int(trial.config["number"]), json.loads(result[EVENT])
         if REPORT in event:
             return self._report(number, Report(**event[REPORT]))
-        if OUTCOME in event:
-            self._complete(number, event[OUTCOME])
-        else:
+        if LOST in event:
+            self._lost(trial, number, **event[LOST])
+        elif FAILURE in event:
             self._fail(number, **event[FAILURE])
+        elif left := event[OUTCOME]["left"]:
+            self._give_back(trial, number, f"{left}; it goes on elsewhere from step {event[OUTCOME]['steps']}")
+            return TrialScheduler.CONTINUE
+        else:
+            self._complete(number, event[OUTCOME])
         return TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The trial's process died. The trial goes on elsewhere, unless its processes keep dying."""
         number = int(trial.config["number"])
-        if number not in self._control.live:
-            return
-        deaths = self._control.deaths[number] = self._control.deaths.get(number, 0) + 1
-        if deaths >= MAX_DEATHS:
-            error = trial.get_error()
-            self._fail(number, f"the trial's process died {deaths} times", f"{type(error).__name__}: {error}")
-            return
-        self._delivery.release(number)
-        self._end(number, "lost", None, "its process died; it will go on from its last checkpoint")
+        if number in self._control.live:
+            error = trial.get_pickled_error()
+            self._lost(trial, number, f"{type(error).__name__}: {error}", node_went(error))
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """A trial that never ran is given back."""
         number = int(trial.config["number"])
         if number in self._control.live:
-            self._delivery.release(number)
-            self._end(number, "lost", None, "not started")
+            self._give_back(trial, number, "not started")
 
     def swept(self, number: int) -> None:
         """A trial that Tune ended without a word (trap 6, or an interruption) is given back."""
         self._delivery.release(number)
         self._end(number, "lost", None, "given back")
 
+    def _lost(self, trial: Trial, number: int, reason: str, blameless: bool) -> None:
+        """What trained the trial is gone."""
+        if blameless:
+            self._give_back(trial, number, "its node went; it will go on from its last checkpoint")
+            return
+        deaths = self._control.deaths[number] = self._control.deaths.get(number, 0) + 1
+        if deaths >= MAX_DEATHS:
+            self._fail(number, f"the trial's process died {deaths} times", reason)
+        else:
+            self._give_back(trial, number, "its process died; it will go on from its last checkpoint")
+
+    def _give_back(self, trial: Trial, number: int, reason: str) -> None:
+        self._delivery.release(number, self._control.work_lost(number, trial.run_metadata.start_time, reason))
+        self._end(number, "lost", None, reason)
+
     def _report(self, number: int, report: Report) -> str:
         verdict = self._delivery.report(number, report)
+        self._control.reported(number, report)
         if not verdict.stop:
             return TrialScheduler.CONTINUE
         value = report.metrics.get(self._study_metric)

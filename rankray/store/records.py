@@ -8,6 +8,7 @@ Attributes of a trial, all under one prefix:
     rankray:ready        the parameters are complete: from here on the trial is adopted, before it is discarded
     rankray:step:<n>     what was reported at step n and the verdict on it: the commit point of a report
     rankray:attempts     how often it has failed and was to be tried again
+    rankray:lost         the work that was lost with its processes: reason, steps, wall_seconds, the last times
     rankray:end          how it ended, when no step record says so: the commit point of `complete` and `fail`
     rankray:void         `surplus` or `abandoned`: never a trial of the study, counted nowhere
 """
@@ -29,11 +30,14 @@ POINT = "rankray:point"
 READY = "rankray:ready"
 STEP = "rankray:step:"
 ATTEMPTS = "rankray:attempts"
+LOST = "rankray:lost"
 END = "rankray:end"
 VOID = "rankray:void"
 PROVENANCE = "rankray:provenance"
 LONGEST_TEXT = 12_000
 """Characters of a traceback that are kept, as JSON: MySQL's columns hold 65,535 bytes, all attempts together."""
+KEPT_LOSSES = 100
+"""How many of the times that work was lost a trial remembers."""
 
 
 @dataclass(frozen=True)

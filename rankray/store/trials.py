@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Mapping
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -24,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.schema import Config
 from rankray.config.space import distributions
-from rankray.contracts import Report, Verdict
+from rankray.contracts import Report, Verdict, WorkLost
 from rankray.errors import LeaseLost, RankrayError, StoreError
 from rankray.store.ask import Asker, withdraw
 from rankray.store.claims import NOBODY, Claims
@@ -33,7 +34,9 @@ from rankray.store.judge import Judge
 from rankray.store.leases import Lease, Watch, driver_records, lease_seconds_default
 from rankray.store.records import (
     ATTEMPTS,
+    KEPT_LOSSES,
     LONGEST_TEXT,
+    LOST,
     PROVENANCE,
     READY,
     STEP,
@@ -169,8 +172,10 @@ class StudyStore:
             fresh = self._asker.new()
             return None if fresh is None else self._hand_out(fresh, adopted=False)
 
-    def release(self, number: int) -> None:
+    def release(self, number: int, lost: WorkLost | None = None) -> None:
         """Give a trial back, so that any driver may adopt it at once; a finished trial is left as it is.
+
+        What work is lost with it is written down.
 
         Raises:
             LeaseLost: the trial belongs to another driver.
@@ -180,6 +185,9 @@ class StudyStore:
             trial = self._read(number)
             if trial.state in _UNFINISHED:
                 self._own(trial)
+                if lost is not None:
+                    losses = [*trial.user_attrs.get(LOST, []), asdict(lost)]
+                    self.storage.set_trial_user_attr(trial._trial_id, LOST, losses[-KEPT_LOSSES:])
                 self._give_back(trial)
 
     # What a trial says

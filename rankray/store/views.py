@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.space import get_path
 from rankray.errors import StoreError
-from rankray.store.records import ATTEMPTS, END, ORIGIN, steps_of, ticket_of
+from rankray.store.records import ATTEMPTS, END, LOST, ORIGIN, steps_of, ticket_of
 from rankray.store.trials import StudyStore
 
 
@@ -81,6 +81,7 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
         "checkpoint_exists": _exists(ticket.checkpoint),
         "owner": study.owner(found) if not found.state.is_finished() else "",
         "failures": found.user_attrs.get(ATTEMPTS, []),
+        "work_lost": found.user_attrs.get(LOST, []),
     }
 
 

@@ -24,9 +24,10 @@ class Killed(Exception):
 
 
 class Recorder:
-    """A reporter that remembers, and stops or dies where it is told to."""
+    """A reporter that remembers, and stops, dies or leaves where it is told to."""
 
-    def __init__(self, stop_at: int | None = None, die_at: int | None = None) -> None:
+    def __init__(self, stop_at: int | None = None, die_at: int | None = None, leave_at: int | None = None) -> None:
+        self._steps_left = leave_at
         self.reports: list[Report] = []
         self.lives: list[tuple[int, dict[str, float]]] = []
         self._stop_at, self._die_at = stop_at, die_at
@@ -36,6 +37,12 @@ class Recorder:
         if report.step == self._die_at:
             raise Killed
         return Verdict(stop=True, reason="told to") if report.step == self._stop_at else Verdict(stop=False)
+
+    def leave(self) -> str:
+        """Have the trial leave after so many steps of this process."""
+        if self._steps_left is not None:
+            self._steps_left -= 1
+        return "its node goes" if self._steps_left == 0 else ""
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
         self.lives.append((step, metrics))
