@@ -2,6 +2,9 @@ import os
 
 import pytest
 
+# Searches start a Ray of their own, whatever other Ray runs on this machine.
+os.environ.setdefault("RAY_ADDRESS", "local")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):

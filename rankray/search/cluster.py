@@ -45,12 +45,15 @@ def prepare_environment() -> None:
 
 @contextmanager
 def ray_session(verbose: bool) -> Iterator[None]:
-    """Connect to the cluster that `RAY_ADDRESS` names, or start a local one, and leave it at the end."""
+    """Connect to the cluster that `RAY_ADDRESS` names, or one that runs on this machine, or start one of our own.
+
+    The session is left at the end. `RAY_ADDRESS=local` starts one of our own whatever runs here.
+    """
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
     options: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose}
-    if "RAY_ADDRESS" not in os.environ:
+    if os.environ.get("RAY_ADDRESS", "local") == "local":
         options |= {"include_dashboard": False}
     warnings.filterwarnings("ignore", module=r"ray\..*")
     started_here = not ray.is_initialized()
@@ -59,6 +62,9 @@ def ray_session(verbose: bool) -> Iterator[None]:
             ray.init(**options)
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(level)
+    if not verbose:
+        # Tune prints the traceback of every process that goes, which the search itself says in a line.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         yield
     finally:

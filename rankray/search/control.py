@@ -18,9 +18,13 @@ MANY = 10
 
 @dataclass
 class Control:
-    """Shared state of one launch; touched by the driver's thread and, for `interrupt`, by a signal handler."""
+    """Shared state of one launch; touched by the driver's thread and, for `interrupt`, by a signal handler.
 
-    live: set[int] = field(default_factory=set)
+    `live` holds the numbers of the trials that were handed out, each with the id of the Tune trial it was handed to. A
+    trial that was given back may be handed out again before Tune is through with the trial that had it before.
+    """
+
+    live: dict[int, str] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
     succeeded: int = 0
     failed: int = 0
@@ -36,9 +40,9 @@ class Control:
         """Whether no further trial should start and running ones should end."""
         return self.interrupted or bool(self.error)
 
-    def begin(self, number: int, step: int) -> None:
-        """A trial is handed out, to go on from a step."""
-        self.live.add(number)
+    def begin(self, number: int, step: int, holder: str = "") -> None:
+        """A trial is handed out to a trial of Tune's, to go on from a step."""
+        self.live[number] = holder
         self._reported[number] = step
         self._kept.pop(number, None)
 

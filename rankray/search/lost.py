@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
 from ray._private.state import actors
 from ray.core.generated import common_pb2
 from ray.exceptions import NodeDiedError, RayActorError
+from ray.tune.experiment import Trial
 
 
 class WorkersLost(Exception):
@@ -21,6 +24,19 @@ class WorkersLost(Exception):
     def __init__(self, reason: str, blameless: bool) -> None:
         super().__init__(reason)
         self.blameless = blameless
+
+
+def tune_error(trial: Trial) -> BaseException | None:
+    """Return the error that a trial of Tune's has just met.
+
+    `Trial.get_pickled_error` looks in the experiment's storage, into which the error is only copied later; here it is
+    read where Tune has written it, on this machine.
+    """
+    file = trial.pickled_error_file
+    if not file or not Path(file).is_file():
+        return None
+    error: BaseException | None = cloudpickle.loads(Path(file).read_bytes())
+    return error
 
 
 def node_went(error: BaseException | None) -> bool:

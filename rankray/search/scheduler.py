@@ -17,7 +17,7 @@ from rankray.search.actor import EVENT
 from rankray.search.control import Control
 from rankray.search.delivery import Delivery
 from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
-from rankray.search.lost import node_went
+from rankray.search.lost import node_went, tune_error
 
 MAX_DEATHS = 3
 """How often the process of one trial may die under it before the trial is taken to be the cause."""
@@ -42,6 +42,8 @@ class StoreScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Tell the store what the trial said; return what is to become of it."""
         number, event = int(trial.config["number"]), json.loads(result[EVENT])
+        if not self._holds(trial, number):
+            return TrialScheduler.STOP
         if REPORT in event:
             return self._report(number, Report(**event[REPORT]))
         if LOST in event:
@@ -58,20 +60,24 @@ class StoreScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The trial's process died. The trial goes on elsewhere, unless its processes keep dying."""
         number = int(trial.config["number"])
-        if number in self._control.live:
-            error = trial.get_pickled_error()
+        if self._holds(trial, number):
+            error = tune_error(trial)
             self._lost(trial, number, f"{type(error).__name__}: {error}", node_went(error))
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """A trial that never ran is given back."""
         number = int(trial.config["number"])
-        if number in self._control.live:
+        if self._holds(trial, number):
             self._give_back(trial, number, "not started")
 
     def swept(self, number: int) -> None:
         """A trial that Tune ended without a word (trap 6, or an interruption) is given back."""
         self._delivery.release(number)
         self._end(number, "lost", None, "given back")
+
+    def _holds(self, trial: Trial, number: int) -> bool:
+        """Return whether the trial is in this Tune trial's hands, and not ended, given back or in another's."""
+        return self._control.live.get(number) == trial.trial_id
 
     def _lost(self, trial: Trial, number: int, reason: str, blameless: bool) -> None:
         """What trained the trial is gone."""
@@ -115,7 +121,7 @@ class StoreScheduler(FIFOScheduler):
         self._end(number, "failed", None, reason)
 
     def _end(self, number: int, state: str, value: float | None, reason: str) -> None:
-        self._control.live.discard(number)
+        self._control.live.pop(number, None)
         self._observer.ended(number, state, value, reason)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class StoreSearcher(Searcher):
             self._ask_again_at = time.monotonic() + POLL_SECONDS
             self._live_then = len(control.live)
             return Searcher.FINISHED if done else None
-        control.begin(ticket.number, int(ticket.history[-1]["step"]) if ticket.history else 0)
+        control.begin(ticket.number, int(ticket.history[-1]["step"]) if ticket.history else 0, trial_id)
         self._delivery.begin(ticket.number)
         return {"number": ticket.number, "spec": self._make_spec(ticket).to_json()}
 

@@ -40,6 +40,8 @@ _PATIENCE["psycopg"] = _PATIENCE["psycopg2"]
 """Driver options, so that a server that vanished without a word is an error and no endless wait."""
 _DRIVER_MODULES = ("sqlalchemy", "sqlite3", "psycopg2", "psycopg", "pymysql", "MySQLdb", "grpc")
 _TRANSIENT_NAMES = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "RpcError")
+_RACE_NAMES = ("IntegrityError", "ProgrammingError")
+"""What else passes while a store is opened: two that open a new one make its tables at the same moment."""
 T = TypeVar("T")
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -68,7 +70,7 @@ def connect(url: str, *, create: bool = True) -> BaseStorage:
             parts.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"store: {masked(url)}: its directory cannot be made ({error.strerror})") from None
-    storage = _retrying(lambda: _open(parts), url)
+    storage = _retrying(lambda: _open(parts), url, passing=_RACE_NAMES)
     return cast(BaseStorage, Guard(storage, url))
 
 
@@ -98,7 +100,7 @@ class Guard:
         return call
 
 
-def _retrying(operation: Callable[[], T], url: str) -> T:
+def _retrying(operation: Callable[[], T], url: str, passing: tuple[str, ...] = ()) -> T:
     for pause in (*RETRY_SECONDS, None):
         try:
             return operation()
@@ -110,7 +112,7 @@ def _retrying(operation: Callable[[], T], url: str) -> T:
             cause = _driver_error(error)
             if cause is None:
                 raise
-            if pause is None or not _transient(cause):
+            if pause is None or not (_transient(cause) or type(cause).__name__ in passing):
                 raise StoreUnavailable(_unavailable(cause, url)) from None
         time.sleep(pause)
     raise AssertionError("unreachable")

@@ -159,7 +159,7 @@ def test_a_trial_that_leaves_its_place_goes_on_as_if_it_had_not(tree, train, dro
 
 
 def test_a_trial_asked_to_leave_at_its_end_has_ended(tree, train):
-    outcome, recorder = train(tree(**SHORT), Recorder(leave_at=7))
+    outcome, _ = train(tree(**SHORT), Recorder(leave_at=7))
     assert (outcome.steps, outcome.left) == (7, "")
 
 

@@ -117,11 +117,22 @@ def world(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def make_place(world, tmp_path_factory) -> Callable[[], Place]:
+    """Return a function that makes a directory of its own for a search."""
+
+    def make() -> Place:
+        directory = tmp_path_factory.mktemp("place")
+        store = f"sqlite:///{directory / 'store.db'}"
+        file = directory / "tiny.yaml"
+        file.write_text(FILE.format(root=world, store=store, place=directory))
+        (directory / "pause.py").write_text(PAUSE)
+        return Place(file, store)
+
+    return make
+
+
 @pytest.fixture
-def place(world, tmp_path) -> Place:
+def place(make_place) -> Place:
     """A directory of its own for one test's search."""
-    store = f"sqlite:///{tmp_path / 'store.db'}"
-    file = tmp_path / "tiny.yaml"
-    file.write_text(FILE.format(root=world, store=store, place=tmp_path))
-    (tmp_path / "pause.py").write_text(PAUSE)
-    return Place(file, store)
+    return make_place()

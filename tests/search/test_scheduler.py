@@ -32,7 +32,7 @@ class Study:
     def next_trial(self):
         if self.away:
             raise StoreUnavailable("away")
-        return SimpleNamespace(number=self.left.pop(0), params={}) if self.left else None
+        return SimpleNamespace(number=self.left.pop(0), params={}, history=[]) if self.left else None
 
     def report(self, number, report):
         self.told.append(("report", number, report.step))
@@ -45,7 +45,7 @@ class Study:
         self.told.append(("fail", number, reason))
         return False
 
-    def release(self, number):
+    def release(self, number, lost=None):
         self.told.append(("release", number))
 
 
@@ -69,12 +69,21 @@ def world(monkeypatch):
     return SimpleNamespace(study=study, control=control, ends=ends, searcher=searcher, scheduler=scheduler)
 
 
-def trial(number):
-    return SimpleNamespace(config={"number": number}, get_error=lambda: RuntimeError("died"))
+def trial(number, holder=""):
+    return SimpleNamespace(
+        config={"number": number},
+        trial_id=holder,
+        run_metadata=SimpleNamespace(start_time=None),
+        pickled_error_file=None,
+    )
 
 
-def tell(world, number, **event):
-    return world.scheduler.on_trial_result(None, trial(number), {EVENT: json.dumps(event)})
+def tell(world, number, holder="a", **event):
+    return world.scheduler.on_trial_result(None, trial(number, holder), {EVENT: json.dumps(event)})
+
+
+def outcome(**fields):
+    return {"metrics": {"eval/nll": 1.0}, "steps": 1, "checkpoint": None, "stopped": "", "left": "", **fields}
 
 
 def test_no_more_trials_than_slots(world):
@@ -82,7 +91,7 @@ def test_no_more_trials_than_slots(world):
     assert (first["number"], second["number"]) == (0, 1)
     assert TrialSpec.from_json(first["spec"]).number == 0
     assert world.searcher.suggest("c") is None
-    tell(world, 0, outcome={"metrics": {"eval/nll": 1.0}, "steps": 1, "checkpoint": None, "stopped": ""})
+    tell(world, 0, outcome=outcome())
     assert world.searcher.suggest("d")["number"] == 2
 
 
@@ -131,12 +140,50 @@ def test_a_failure_is_told_with_its_traceback(world):
 
 def test_a_dead_process_gives_its_trial_back_but_not_for_ever(world):
     for _ in range(MAX_DEATHS - 1):
-        world.control.live.add(0)
-        world.scheduler.on_trial_error(None, trial(0))
+        world.control.live[0] = "a"
+        world.scheduler.on_trial_error(None, trial(0, "a"))
     assert world.study.told == [("release", 0)] * (MAX_DEATHS - 1)
-    world.control.live.add(0)
-    world.scheduler.on_trial_error(None, trial(0))
+    world.control.live[0] = "a"
+    world.scheduler.on_trial_error(None, trial(0, "a"))
     assert world.study.told[-1] == ("fail", 0, f"the trial's process died {MAX_DEATHS} times")
+
+
+def test_workers_lost_with_their_node_are_held_against_no_trial(world):
+    for _ in range(2 * MAX_DEATHS):
+        world.control.live[0] = "a"
+        assert tell(world, 0, lost={"reason": "gone", "blameless": True}) == TrialScheduler.STOP
+    assert world.study.told == [("release", 0)] * 2 * MAX_DEATHS
+
+
+def test_a_trial_that_left_is_given_back_and_its_process_goes(world):
+    """Told to go on, the process ends itself; by then the trial may be in other hands, and the end is not its end."""
+    world.searcher.suggest("a")
+    left = outcome(left="its node is being taken away", steps=3)
+    assert tell(world, 0, outcome=left) == TrialScheduler.CONTINUE
+    assert world.study.told == [("release", 0)]
+    world.study.left.insert(0, 0)
+    assert world.searcher.suggest("b")["number"] == 0
+    world.scheduler.on_trial_error(None, trial(0, "a"))
+    world.scheduler.on_trial_remove(None, trial(0, "a"))
+    assert tell(world, 0, outcome=outcome()) == TrialScheduler.STOP
+    assert world.study.told == [("release", 0)]
+    assert world.control.live == {0: "b"}
+
+
+def test_work_lost_is_what_was_reported_since_the_last_checkpoint(world):
+    from rankray.contracts import Report
+
+    control = world.control
+    control.begin(0, 10)
+    assert control.work_lost(0, None, "not started") is None
+    assert control.work_lost(0, 1.0, "gone").steps == 0
+    control.reported(0, Report(20, {}, "place"))
+    control.reported(0, Report(30, {}))
+    lost = control.work_lost(0, 1.0, "gone")
+    assert (lost.reason, lost.steps) == ("gone", 10)
+    assert 0 <= lost.wall_seconds < 60
+    control.begin(0, 20)
+    assert control.work_lost(0, 1.0, "gone").steps == 0
 
 
 def test_what_tune_drops_without_a_word_is_given_back(world):

@@ -99,3 +99,19 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_optuna_says_nothing(file_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     connect(file_url).create_new_study([optuna.study.StudyDirection.MINIMIZE], "s")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_two_that_make_a_store_at_the_same_moment_both_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna makes its tables and stamps their version in two transactions; who comes second is refused the stamp."""
+    really, calls = backend._open, []
+
+    def second(parts: Any) -> Any:
+        calls.append(parts)
+        if len(calls) == 1:
+            raise internal(sqlite3.IntegrityError("UNIQUE constraint failed: alembic_version.version_num"))
+        return really(parts)
+
+    monkeypatch.setattr(backend, "_open", second)
+    assert connect(f"sqlite:///{tmp_path}/store.db").get_all_studies() == []
+    assert len(calls) == 2

@@ -1,0 +1,108 @@
+"""Nodes that go, with notice and without: a cluster of several raylets on this machine, a real search on it."""
+
+import time
+
+import pytest
+
+from search.conftest import until
+
+LONG = ("--set", "study.trials=1", "--set", "train.max_steps=300", "--set", "evaluate.every_steps=100")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_place):
+    """What a search records that loses nothing."""
+    place = make_place()
+    place.search(*LONG)
+    return place.recorded()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that trains nothing and two nodes of one CPU each."""
+    from rankray.search.cluster import prepare_environment
+
+    prepare_environment()
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def place(undisturbed, cluster, make_place, monkeypatch):
+    """A place whose searches run on the cluster."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    return make_place()
+
+
+def busy_node(cluster):
+    """Return the node that the one trial occupies, or None."""
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    workers = [node for node in cluster.list_all_nodes() if not node.head]
+    return next((node for node in workers if node.node_id in free and not free[node.node_id].get("CPU")), None)
+
+
+def drain(cluster, node, seconds):
+    """Tell Ray what a spot machine is told before it is taken away."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    preempted = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int((time.time() + seconds) * 1000)
+    accepted, why = GcsClient(address=cluster.gcs_address).drain_node(node.node_id, preempted, "spot", deadline)
+    assert accepted, why
+
+
+def reports(place):
+    """Return what was reported with metrics: checkpoints in between carry none."""
+    return {key: metrics for key, metrics in place.recorded().items() if metrics}
+
+
+def test_a_drained_nodes_trial_leaves_with_a_checkpoint_and_loses_nothing(cluster, place, undisturbed):
+    process = place.begin(*LONG)
+    until(lambda: (0, 100) in place.recorded(), process)
+    time.sleep(0.3)
+    cluster.add_node(num_cpus=1)
+    drain(cluster, busy_node(cluster), seconds=30)
+    assert process.wait(timeout=120) == 0, (place.file.parent / "log.txt").read_text()
+    between = [step for _, step in place.recorded() if step % 100]
+    assert len(between) == 1, "the checkpoint lies between two evaluations"
+    said = (place.file.parent / "log.txt").read_text()
+    assert f"it goes on elsewhere from step {between[0]}" in said
+    trial = place.trials()[0]
+    assert trial["state"] == "complete"
+    assert trial["failures"] == []
+    assert [lost["steps"] for lost in trial["work_lost"]] == [0]
+    assert trial["work_lost"][0]["wall_seconds"] < 5
+    assert reports(place) == undisturbed
+
+
+def test_a_node_lost_without_notice_blames_no_trial(cluster, place, undisturbed):
+    process = place.begin(*LONG)
+    for step in (100, 200):
+        until(lambda step=step: (0, step) in place.recorded(), process)
+        cluster.remove_node(busy_node(cluster), allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+    assert process.wait(timeout=120) == 0, (place.file.parent / "log.txt").read_text()
+    trial = place.trials()[0]
+    assert trial["state"] == "complete"
+    assert trial["failures"] == []
+    assert len(trial["work_lost"]) == 2
+    assert all(lost["wall_seconds"] > 0 for lost in trial["work_lost"])
+    assert reports(place) == undisturbed
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no"), RuntimeError("died")])
+def test_other_errors_are_nobodys_node(error):
+    from rankray.search.lost import node_went
+
+    assert not node_went(error)
