@@ -328,8 +328,14 @@ def _check_workers(loaded: LoadedConfig) -> None:
     """Refuse numbers of workers over which a batch does not divide."""
     from rankray.errors import ConfigError
 
-    least, most = loaded.config.resources.worker_range
-    batch = loaded.config.train.batch_size
+    resources, train = loaded.config.resources, loaded.config.train
+    least, most = resources.worker_range
+    if most > 1 and train.parallelism == "fsdp" and not resources.gpus_per_worker:
+        raise ConfigError(
+            f"{loaded.where('train.parallelism')}: train.parallelism: fsdp without GPUs; allowed without is ddp; set "
+            "it, or resources.gpus_per_worker"
+        )
+    batch = train.batch_size
     uneven = [workers for workers in range(least, most + 1) if batch % workers]
     if uneven and "train.batch_size" not in loaded.config.space:
         raise ConfigError(

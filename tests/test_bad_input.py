@@ -95,6 +95,11 @@ CASES = {
     "a weighted metric": (("{trials: 2}", "{trials: 2, metric: train/loss}"), 13, ["train/loss", "eval/nll"]),
     "an unknown store": (("study: {trials: 2}", "store: redis://localhost/0"), 13, ["redis", "sqlite:///"]),
     "a model that is none": (("MODEL", "WORLD/nothing"), 2, ["model.path"]),
+    "fsdp on CPUs": (
+        ("study: {trials: 2}", "train: {parallelism: fsdp, batch_size: 2}\nresources: {workers: 2}"),
+        13,
+        ["train.parallelism", "gpus_per_worker"],
+    ),
     "uneven workers": (("study: {trials: 2}", "resources: {workers: 3}"), 13, ["train.batch_size", "3 workers"]),
 }
 

@@ -116,6 +116,8 @@ class TrainSection(Section):
     """Seed of data order, dropout and adapters."""
     checkpoint_every_steps: PositiveInt | None = None
     """Steps between checkpoints; null makes one at every evaluation."""
+    parallelism: Literal["ddp", "fsdp"] = "ddp"
+    """How several workers share a trial: `ddp` gives each the whole model, `fsdp` (FSDP2) each a shard of it."""
     threads: PositiveInt | None = None
     """CPU threads a trial computes with; null takes `resources.cpus_per_worker` in a search, all cores in `train`."""
     sft: dict[str, Any] = Field(default_factory=dict)

@@ -60,6 +60,9 @@ def sft_arguments(config: Config, seed: int, directory: str, half: bool = False)
         "disable_tqdm": True,
         "push_to_hub": False,
     }
+    if config.train.parallelism == "fsdp" and world_size() > 1:
+        fields |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
+        _refuse_fsdp_on_cpus()
     fields.update(config.train.sft)
     if not (fields.get("packing") or fields.get("shuffle_dataset")):
         fields["dataset_kwargs"] = {"skip_prepare_dataset": True}
@@ -71,6 +74,15 @@ def sft_arguments(config: Config, seed: int, directory: str, half: bool = False)
         raise ConfigError(
             f"train.sft: {config.train.sft}: {error}; allowed is what TRL's SFTConfig takes; mend that value"
         ) from error
+
+
+def _refuse_fsdp_on_cpus() -> None:
+    """Refuse what accelerate would silently train as DDP (trap 26)."""
+    if not torch.accelerator.is_available():
+        raise ConfigError(
+            "train.parallelism: fsdp on a CPU, where accelerate does not shard; allowed there is ddp; set it, or give "
+            "each worker a GPU with resources.gpus_per_worker"
+        )
 
 
 def split_batch(batch_size: int, micro_batch_size: int | None, workers: int) -> tuple[int, int]:

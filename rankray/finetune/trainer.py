@@ -147,7 +147,9 @@ class RankrayTrainer(SFTTrainer):
         self._save_scaler(directory)
         self._save_rng_state(directory)
         if self.args.should_save:
-            (Path(directory) / "training_args.bin").unlink(missing_ok=True)
+            # A pickle, and what FSDP saves of the weights a second time.
+            for name in ("training_args.bin", "pytorch_model_fsdp.bin"):
+                (Path(directory) / name).unlink(missing_ok=True)
             self.state.save_to_json(os.path.join(directory, "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -155,7 +157,7 @@ class RankrayTrainer(SFTTrainer):
 
         transformers' own way is a lenient `load_state_dict`, which leaves out what a checkpoint names differently.
         """
-        if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
+        if isinstance(self.model, PeftModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _send_telemetry(self) -> None:
