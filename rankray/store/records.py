@@ -15,6 +15,7 @@ Attributes of a trial, all under one prefix:
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -96,7 +97,7 @@ class StepRecord:
         stop: the verdict.
         reason: why it is to stop; empty otherwise.
         failed: whether the stop is a failure (a metric that is no number) and no pruning.
-        marks: what the pruner wants to remember of this step, as optuna system attributes.
+        marks: what the pruner wants to remember of this step, as optuna system attributes; see `with_marks`.
     """
 
     step: int
@@ -118,6 +119,20 @@ def steps_of(trial: FrozenTrial) -> dict[int, StepRecord]:
     """Return a trial's committed steps, in step order."""
     found = {int(key.removeprefix(STEP)): value for key, value in trial.user_attrs.items() if key.startswith(STEP)}
     return {step: StepRecord(step=step, **found[step]) for step in sorted(found)}
+
+
+def with_marks(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial that has what the pruner noted in its step records among its system attributes, as optuna would.
+
+    Stores of earlier versions have it there, too.
+    """
+    records = (value for key, value in trial.user_attrs.items() if key.startswith(STEP))
+    marks = {key: mark for record in records for key, mark in record.get("marks", {}).items()}
+    if not marks:
+        return trial
+    marked = copy.copy(trial)
+    marked.system_attrs = {**trial.system_attrs, **marks}
+    return marked
 
 
 def ticket_of(trial: FrozenTrial, *, adopted: bool, order: Sequence[str] = ()) -> Ticket:

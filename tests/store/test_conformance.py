@@ -19,7 +19,7 @@ from rankray.errors import LeaseLost, StudyMismatch
 from rankray.store import StudyStore, Ticket, attach, open_study, views
 from rankray.store.backend import connect
 from rankray.store.records import ATTEMPTS, END, is_void, steps_of
-from store.helpers import FULL, begin, drive, make_config, run_trial, said, states, stored
+from store.helpers import FULL, begin, begin_and_die, drive, make_config, run_trial, said, states, stored
 
 
 def test_a_search_ends_with_the_exact_budget(any_url: str) -> None:
@@ -131,7 +131,7 @@ def test_what_was_killed_before_it_had_parameters_is_discarded(any_url: str) -> 
     config = make_config(study={"trials": 3, "baselines": ["sft"]})
     killed = open_study(any_url, config)
     killed.join()
-    killed._asker._create(killed._asker._open_point([]))
+    begin_and_die(killed)
     killed._lease.drop()
     with open_study(any_url, config) as store:
         ticket = begin(store)
