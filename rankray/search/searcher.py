@@ -52,8 +52,8 @@ class StoreSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial, None where there is none for now, or FINISHED."""
         control = self._control
-        if not self._delivery.flush() and self._delivery.lost:
-            control.error = control.error or self._delivery.lost
+        self._delivery.flush()
+        control.error = control.error or self._delivery.lost
         if control.stopping:
             return Searcher.FINISHED
         if len(control.live) >= self._slots or self._too_soon():
@@ -61,8 +61,10 @@ class StoreSearcher(Searcher):
         try:
             ticket = self._study.next_trial()
             done = ticket is None and self._study.done
+            self._delivery.answered()
         except StoreUnavailable:
             ticket, done = None, False
+            self._delivery.unanswered()
         if ticket is None:
             self._ask_again_at = time.monotonic() + POLL_SECONDS
             self._live_then = len(control.live)
