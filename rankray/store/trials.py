@@ -1,7 +1,8 @@
 """`StudyStore`: the trials of one study, as the drivers that work on it see them.
 
 **One writer per trial.** A trial belongs to the driver that created it until someone enters a claim (`claims`). Each
-write of a driver is preceded by a look at the claims; a driver that was replaced gets `LeaseLost`.
+write of a driver is preceded by a look at the claims; a driver that was replaced gets `LeaseLost`. One that freezes for
+a whole lease between look and write commits its step under its own fence, where it overwrites nobody's.
 
 **Commit points.** Every change of a trial is one write that says it all, followed by writes that can be made again
 from it, in any number: a step record, then the intermediate value and, on a stop, the state; an end record, then the
@@ -41,12 +42,12 @@ from rankray.store.records import (
     LOST,
     PROVENANCE,
     READY,
-    STEP,
     Counts,
     StepRecord,
     Ticket,
     is_void,
     shortened,
+    step_key,
     steps_of,
     ticket_of,
 )
@@ -153,8 +154,6 @@ class StudyStore:
         """What tells this study from others of its name; empty for one that an earlier version made."""
         return str((self._claims.first(IDENTITY) or {}).get("id", ""))
 
-    # Trials to run
-
     def next_trial(self) -> Ticket | None:
         """Return a trial to run: an orphan first, then a new one while the budget has room, else None.
 
@@ -197,8 +196,6 @@ class StudyStore:
                     self.storage.set_trial_user_attr(trial._trial_id, LOST, losses[-KEPT_LOSSES:])
                 self._give_back(trial)
 
-    # What a trial says
-
     def report(self, number: int, report: Report) -> Verdict:
         """Commit what a trial says at one step, and return the verdict on it.
 
@@ -220,11 +217,13 @@ class StudyStore:
             steps = steps_of(trial)
             if trial.state.is_finished():
                 return self._late(trial, steps, report.step)
-            self._own(trial)
+            fence = self._own(trial)
             record = steps.get(report.step)
             if record is None:
                 record = self._judge.judge(trial, report, self._history.trials)
-                self.storage.set_trial_user_attr(trial._trial_id, f"{STEP}{record.step}", record.to_json())
+                self.storage.set_trial_user_attr(trial._trial_id, step_key(record.step, fence), record.to_json())
+                if record.stop:
+                    self._own(trial)
             self._ender.carry_out(trial, record)
             if record.stop:
                 self._held.discard(number)
@@ -348,7 +347,7 @@ class StudyStore:
             raise StoreError(f"study {self.name}: there is no trial {number}; see its trials with status")
         return trials[number]
 
-    def _own(self, trial: FrozenTrial) -> None:
+    def _own(self, trial: FrozenTrial) -> int:
         self._claims.refresh()
         owner, fence = self._claims.owner(trial)
         if owner != self.driver:
@@ -357,6 +356,7 @@ class StudyStore:
                 f"trial {trial.number} of {self.name}: owned by {owner or 'nobody'} since take-over {fence}, "
                 f"not by this driver ({self.driver}); its write was refused"
             )
+        return fence
 
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)

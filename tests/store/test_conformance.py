@@ -199,6 +199,28 @@ def test_a_driver_that_was_replaced_is_refused(any_url: str) -> None:
     old.leave()
 
 
+def test_a_write_that_was_under_way_when_its_driver_was_replaced_overwrites_nothing(
+    any_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that freezes between its look at the claims and its write, and wakes up after its trial has gone on."""
+    old, new, number = take_over(any_url)
+    kept = new.report(number, Report(20, {"eval/nll": 0.5}, "new"))
+    trial = stored(old, number)
+    monkeypatch.setattr(old._claims, "refresh", lambda: None)
+    monkeypatch.setattr(old, "_read", lambda _: with_steps_below(trial, 20))
+    old.report(number, Report(20, {"eval/nll": 0.7}, "old"))
+    assert new.report(number, Report(20, {"eval/nll": 9.0})) == kept
+    records = steps_of(stored(new, number))
+    assert (records[20].checkpoint, records[20].metrics) == ("new", {"eval/nll": 0.5})
+    new.leave()
+
+
+def with_steps_below(trial: Any, step: int) -> Any:
+    """Return a trial as it was before it was reported at a step."""
+    trial.user_attrs = {key: value for key, value in trial.user_attrs.items() if f":{step}" not in key}
+    return trial
+
+
 def test_of_many_drivers_one_adopts(any_url: str) -> None:
     config = make_config(study={"trials": 1})
     dead = open_study(any_url, config)
