@@ -17,6 +17,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 MARK = "study.id"
@@ -84,6 +85,9 @@ def _mark(root: Path, identity: str) -> str:
         os.link(draft, root / MARK)
     except FileExistsError:
         pass
+    except OSError:  # a file system without hard links
+        with suppress(FileExistsError), open(root / MARK, "x", encoding="utf-8") as file:
+            file.write(identity)
     finally:
         draft.unlink()
     return (root / MARK).read_text(encoding="utf-8")
