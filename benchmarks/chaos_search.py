@@ -1,16 +1,20 @@
-"""A whole search under fire: its driver, its trial actors and its raylet killed at random moments.
+"""A whole search under fire: its driver, its trial actors, its raylet and its database killed at random moments.
 
-The search is real: Ray, a small Llama (the quickstart's, hardly pretrained), a SQLite store. A kill is one of
+The search is real: Ray, a small Llama (the quickstart's, hardly pretrained), a store of each kind. A kill is one of
 
-- the whole process group of the driver, which is then started again with the same command;
+- the whole session of the driver, which is then started again with the same command;
 - one trial actor, which the search has to survive by itself;
-- the raylet, after which the driver is killed and started again, as a supervisor would.
+- the raylet, after which the driver is killed and started again, as a supervisor would;
+- the PostgreSQL server, which is started again at once.
 
-Afterwards the invariants of `chaos.py` must hold; complete trials are trained again without interruption, and must end
-with the same metrics. `--stock` points the same kills at Ray Tune with OptunaSearch, ASHA and Tuner.restore.
+Afterwards the number of finished trials must be exact, none may be left RUNNING or have failed, no two may have the
+same parameters, and every finished trial is trained again without interruption and must have had the same metric at
+the step it ended with. Every optimizer step of every worker is counted, so what was trained in vain is known.
 
-    python benchmarks/chaos_search.py --kills 30 --trials 30
-    python benchmarks/chaos_search.py --kills 10 --trials 12 --stock
+`--stock` points the same kills at Ray Tune with OptunaSearch, ASHA and Tuner.restore, and asks the same of it.
+
+    python benchmarks/chaos_search.py --kills 12 --trials 24 --backends sqlite journal postgresql
+    python benchmarks/chaos_search.py --kills 12 --trials 24 --stock
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +39,59 @@ SETTINGS = {
     "train.max_steps": 40,
     "evaluate.every_steps": 10,
     "evaluate.metrics": "[nll]",
+    "evaluate.functions": "[tally:nothing]",
     "study.metric": "eval/nll",
     "study.direction": "minimize",
     "study.pruner": "successive_halving",
 }
-COMMANDS = {"actor": "Trainable", "raylet": "raylet/raylet"}
-"""What the command line of a process to be killed has in it."""
+LONGEST_SECONDS = 15.0
+"""Longest time between two kills."""
+WORDS = {"actor": ("Trainable", "TrialActor", "ImplicitFunc"), "raylet": ("raylet/raylet",)}
+"""What the command line of a process to be killed has one of in it."""
+TALLY = """\
+import os
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+def count(*_):
+    with open(os.environ["RANKRAY_CHAOS_TALLY"], "ab", buffering=0) as file:
+        file.write(b".")
+
+
+register_optimizer_step_post_hook(count)
+
+
+def nothing(model, tokenizer, rows):
+    return {}
+"""
+"""A module that counts the optimizer steps of the process that imports it, before its first trial trains."""
+
+
+@dataclass
+class Field:
+    """Where one search is fought over: its command, its directory, its database server if it has one."""
+
+    command: list[str]
+    directory: Path
+    server: Any = None
+
+    @property
+    def log(self) -> Path:
+        """What the driver and Ray have to say."""
+        return self.directory / "log.txt"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the driver in a session of its own."""
+        environment = os.environ | {
+            "PYTHONPATH": str(self.directory),
+            "RANKRAY_CHAOS_TALLY": str(self.directory / "tally"),
+        }
+        with open(self.log, "ab") as out:
+            return subprocess.Popen(self.command, stdout=out, stderr=out, start_new_session=True, env=environment)
+
+    def steps(self) -> int:
+        """Return how many optimizer steps all workers made."""
+        return (self.directory / "tally").stat().st_size
 
 
 def make_search(directory: Path, trials: int) -> Path:
@@ -50,17 +102,12 @@ def make_search(directory: Path, trials: int) -> Path:
     from rankray.quickstart import build_world
 
     made = build_world(directory, pretrain_steps=20)
+    (directory / "tally.py").write_text(TALLY)
     sets = [f"{path}={value}" for path, value in SETTINGS.items()]
     config = load_config(made, [*sets, f"study.trials={trials}"]).config
     file = directory / "chaos.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json") | {"name": "chaos"}))
     return file
-
-
-def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a driver in a process group of its own."""
-    with open(log, "ab") as out:
-        return subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -74,135 +121,191 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def victims(process: subprocess.Popen[bytes], word: str) -> list[int]:
-    """Return the driver's descendants whose command line has a word in it."""
+def victims(process: subprocess.Popen[bytes], words: tuple[str, ...]) -> list[int]:
+    """Return the driver's descendants whose command line has one of the words in it."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            if word in " ".join(child.cmdline()):
+            if any(word in " ".join(child.cmdline()) for word in words):
                 found.append(child.pid)
         except psutil.Error:
             continue
     return found
 
 
-def torment(
-    command: list[str], log: Path, kills: int, longest: float, draw: random.Random, stock: bool
-) -> Counter[str]:
+def torment(field: Field, kills: int, longest: float, draw: random.Random) -> Counter[str]:
     """Kill until the number is reached; start again whatever ended."""
     counted: Counter[str] = Counter()
-    process = start(command, log)
-    while sum(counted[kind] for kind in ("driver", "actor", "raylet")) < kills:
+    kinds = ["driver", "actor", "actor", "raylet"] + ["server"] * 2 * (field.server is not None)
+    process = field.start()
+    while sum(counted[kind] for kind in set(kinds)) < kills:
         time.sleep(draw.uniform(1.0, longest))
         if process.poll() is not None:
             if process.returncode == 0:
-                counted["ended before"] += 1
-                return counted
+                break
             counted["driver ended with an error"] += 1
-            process = start(command, log)
             if counted["driver ended with an error"] >= 5:
                 break
+            process = field.start()
             continue
-        kind = "driver" if stock else draw.choice(["driver", "actor", "actor", "raylet"])
-        pids = [process.pid] if kind == "driver" else victims(process, COMMANDS[kind])
-        if not pids:
-            continue
-        counted[kind] += 1
-        if kind == "driver":
-            end(process)
-        else:
-            os.kill(draw.choice(pids), signal.SIGKILL)
-            if kind == "raylet":
-                time.sleep(1.0)
-                end(process)
-        if kind != "actor":
-            process = start(command, log)
-    try:
-        process.wait(timeout=900)
-    except subprocess.TimeoutExpired:
-        counted["hung"] += 1
-        end(process)
-    while process.returncode not in (0, 2) and counted["restarted at the end"] < 3:
-        counted["restarted at the end"] += 1
-        process = start(command, log)
-        process.wait(timeout=900)
-    counted["exit code"] = process.returncode
+        kind = draw.choice(kinds)
+        if kill(field, process, kind, draw):
+            counted[kind] += 1
+            if kind in ("driver", "raylet"):
+                process = field.start()
+    counted["driver ended with an error"] += finish(field, process)
     return counted
 
 
-def judge(store: str, file: Path, trials: int) -> dict[str, int]:
-    """Count broken invariants of our own search."""
+def kill(field: Field, process: subprocess.Popen[bytes], kind: str, draw: random.Random) -> bool:
+    """Kill one thing, and everything that ends with it; return whether there was one to kill."""
+    if kind == "server":
+        field.server.kill_and_restart()
+        return True
+    pids = [process.pid] if kind == "driver" else victims(process, WORDS[kind])
+    if not pids:
+        return False
+    if kind != "driver":
+        os.kill(draw.choice(pids), signal.SIGKILL)
+    if kind == "raylet":
+        time.sleep(1.0)
+    if kind != "actor":
+        end(process)
+    return True
+
+
+def finish(field: Field, process: subprocess.Popen[bytes]) -> int:
+    """Let the search come to its end, started again up to three times; return how often it ended with an error."""
+    for again in range(4):
+        try:
+            process.wait(timeout=600)
+        except subprocess.TimeoutExpired:
+            end(process)
+        if process.returncode in (0, 2) or again == 3:
+            break
+        process = field.start()
+    return again + (process.returncode != 0)
+
+
+def judge(rows: list[dict[str, Any]], left: int, failed: int, file: Path, trials: int, steps: int) -> dict[str, int]:
+    """Count broken invariants and steps in vain; `rows` are the finished trials: params, step and value."""
     from rankray.config import load_config
-    from rankray.store import attach, views
 
-    study = attach(store, "chaos")
-    counts = study.counts()
-    rows = [views.trial(study, row["number"]) for row in views.trials(study)]
-    complete = [row for row in rows if row["state"] == "complete"]
     config = load_config(file).config
-    unequal = sum(again(config, row) != row["value"] for row in complete)
-    params = Counter(str(sorted(row["params"].items())) for row in rows if row["state"] in ("complete", "pruned"))
-    return {
-        "finished": counts.finished,
-        "budget missed": int(counts.finished != trials),
-        "left running": counts.running + counts.waiting,
-        "failed": counts.failed,
-        "unequal to an uninterrupted trial": unequal,
-        "compared": len(complete),
-        "same parameters": sum(count > 1 for key, count in params.items() if "learning_rate" in key),
+    needed = sum(row["step"] for row in rows)
+    params = Counter(str(sorted(row["params"].items())) for row in rows)
+    broken = {
+        "budget missed by": abs(len(rows) - trials),
+        "left running": left,
+        "failed": failed,
+        "unequal to an uninterrupted trial": sum(again(config, row) != row["value"] for row in rows),
+        "same parameters": sum(count > 1 for count in params.values()),
     }
+    return broken | {"finished": len(rows), "steps": steps, "in vain": steps - needed}
 
 
-def again(config: Any, row: dict[str, Any]) -> float:
-    """Train a trial's settings without interruption, and return the study's metric."""
+def again(config: Any, row: dict[str, Any]) -> float | None:
+    """Train a trial's settings without interruption, and return the study's metric at the step it ended with."""
     from rankray.contracts import Report, TrialSpec, Verdict
     from rankray.finetune import run
     from rankray.search.experiment import worker_config
 
-    class Silent:
-        def report(self, report: Report) -> Verdict:
-            return Verdict(stop=False)
+    found: dict[int, float] = {}
 
+    class Until:
+        def report(self, report: Report) -> Verdict:
+            found[report.step] = report.metrics[config.study.metric]
+            return Verdict(True, "far enough") if report.step >= row["step"] else Verdict(False)
+
+    tree = worker_config(config, row["params"])
+    tree["evaluate"]["functions"] = []
     with tempfile.TemporaryDirectory() as place:
-        outcome = run(TrialSpec(worker_config(config, row["params"]), place), Silent())
-    return outcome.metrics[config.study.metric]
+        run(TrialSpec(tree, place), Until())
+    return found.get(row["step"])
+
+
+def our_rows(url: str) -> tuple[list[dict[str, Any]], int, int]:
+    """Return our finished trials, how many were left unfinished, and how many failed."""
+    from rankray.store import attach, views
+
+    study = attach(url, "chaos")
+    counts, rows = study.counts(), views.trials(study)
+    finished = [row for row in rows if row["state"] in ("complete", "pruned")]
+    return finished, counts.running + counts.waiting, counts.failed
+
+
+def stock_rows(url: str, every: int) -> tuple[list[dict[str, Any]], int, int]:
+    """Return the same of the stock stack; it counts steps in reports."""
+    import optuna
+
+    study = optuna.load_study(study_name="stock", storage=url)
+    states = Counter(trial.state.name for trial in study.trials)
+    rows = [
+        {"params": trial.params, "value": trial.value, "step": every * (trial.last_step or 0)}
+        for trial in study.trials
+        if trial.state.name in ("COMPLETE", "PRUNED")
+    ]
+    return rows, states["RUNNING"] + states["WAITING"], states["FAIL"]
+
+
+def fire(kind: str, options: Any, draw: random.Random, server: Any = None) -> tuple[int, int]:
+    """Fight over one search, print a line, and return (kills, invariants broken)."""
+    directory = Path(tempfile.mkdtemp(prefix=f"rankray-chaos-search-{kind}-"))
+    file = make_search(directory, options.trials)
+    urls = {"sqlite": f"sqlite:///{directory}/store.db", "journal": f"journal:///{directory}/store.log"}
+    url = server.url if server else urls[kind]
+    ours = [sys.executable, "-m", "rankray", "search", str(file), "--store", url]
+    stock = [sys.executable, str(ROOT / "benchmarks" / "stock_search.py"), str(file), str(directory), url]
+    field = Field(stock if options.stock else ours, directory, server)
+    begun = time.monotonic()
+    counted = torment(field, options.kills, options.longest, draw)
+    seconds = time.monotonic() - begun
+    rows, left, failed = stock_rows(url, int(SETTINGS["evaluate.every_steps"])) if options.stock else our_rows(url)
+    found = judge(rows, left, failed, file, options.trials, field.steps())
+    finished, steps, vain = (found.pop(name) for name in ("finished", "steps", "in vain"))
+    kills = sum(counted[name] for name in ("driver", "actor", "raylet", "server"))
+    told = {name: count for name, count in found.items() if count}
+    print(
+        f"{'stock' if options.stock else 'rankray'} search on {kind}: {kills} kills {dict(counted)}, "
+        f"finished {finished}/{options.trials}, invariants broken {sum(found.values())} {told or ''}, "
+        f"steps in vain {vain}/{steps} ({vain / max(1, steps):.1%}), {seconds:.0f} s",
+        flush=True,
+    )
+    errors = Counter(
+        line.split(":")[0].split(".")[-1] for line in field.log.read_text().splitlines() if names_an_error(line)
+    )
+    if counted["driver ended with an error"] or options.stock:
+        print(f"  errors in its log: {dict(errors.most_common(5))}")
+    return kills, sum(found.values())
+
+
+def names_an_error(line: str) -> bool:
+    """Return whether a line of a log names an exception."""
+    return "Error" in line[:80] and not line.startswith(" ")
 
 
 def main() -> int:
-    """Run, print what was counted."""
+    """Run, print a line per store, and return the number of broken invariants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--longest", type=float, default=15.0, help="longest time between kills, in seconds")
+    parser.add_argument("--kills", type=int, default=12, help="per store")
+    parser.add_argument("--trials", type=int, default=24, help="per store")
+    parser.add_argument("--longest", type=float, default=LONGEST_SECONDS, help="longest time between kills")
+    parser.add_argument("--backends", nargs="+", default=["sqlite"])
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--stock", action="store_true")
     options = parser.parse_args()
-    directory = Path(tempfile.mkdtemp(prefix="rankray-chaos-search-"))
-    file = make_search(directory, options.trials)
-    ours = [sys.executable, "-m", "rankray", "search", str(file)]
-    stock = [sys.executable, str(ROOT / "benchmarks" / "stock_search.py"), str(file), str(directory)]
-    log, begun = directory / "log.txt", time.monotonic()
-    command = stock if options.stock else ours
-    counted = torment(command, log, options.kills, options.longest, random.Random(options.seed), options.stock)
-    label, seconds = "stock" if options.stock else "rankray", time.monotonic() - begun
-    print(f"{label}: {dict(counted)}, {seconds:.0f} s, seed {options.seed}")
-    if options.stock:
-        return judge_stock(directory, options.trials, log)
-    found = judge(f"sqlite:///{directory}/rankray.db", file, options.trials)
-    print(found)
-    print(log.read_text()[-600:] if counted["exit code"] else "")
-    return sum(found[name] for name in found if name not in ("finished", "compared")) + counted["exit code"]
+    kills, broken = fires(options)
+    print(f"seed {options.seed}: {kills} kills, invariants broken in all: {broken}")
+    return broken
 
 
-def judge_stock(directory: Path, trials: int, log: Path) -> int:
-    """Print what the stock stack's database and log say."""
-    import optuna
+def fires(options: Any) -> tuple[int, int]:
+    """Fight over a search on each store; return (kills, invariants broken) of all."""
+    from chaos import Server
 
-    study = optuna.load_study(study_name="stock", storage=f"sqlite:///{directory}/stock.db")
-    states = Counter(trial.state.name for trial in study.trials)
-    errors = Counter(line.split(":")[0].split(".")[-1] for line in log.read_text().splitlines() if "Error" in line[:80])
-    print(f"asked for {trials}; in the database {dict(states)}; errors in the log {dict(errors.most_common(4))}")
-    return 0
+    draw = random.Random(options.seed)
+    found = [fire(kind, options, draw, Server() if kind == "postgresql" else None) for kind in options.backends]
+    return sum(kills for kills, _ in found), sum(broken for _, broken in found)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Written as their documentation has it; a trial is the same `finetune.run` on the same file, with Tune's checkpoints.
 
-    python benchmarks/stock_search.py FILE DIRECTORY        # again: restores
+    python benchmarks/stock_search.py FILE DIRECTORY URL        # again: restores
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
     if tune.Tuner.can_restore(place):
         tuner = tune.Tuner.restore(place, trainable=tune.with_resources(train, {"cpu": 1}), resume_errored=True)
     else:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{directory}/stock.db")
+        storage = optuna.storages.RDBStorage(sys.argv[3])
         tuner = tune.Tuner(
             tune.with_resources(train, {"cpu": 1}),
             param_space=space,
@@ -78,7 +78,12 @@ def main() -> None:
                 num_samples=config.study.trials,
                 max_concurrent_trials=2,
             ),
-            run_config=tune.RunConfig(name="stock", storage_path=str(directory), verbose=0),
+            run_config=tune.RunConfig(
+                name="stock",
+                storage_path=str(directory),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=3),
+            ),
         )
     results = tuner.fit()
     print("finished", len(results) - results.num_errors, "errors", results.num_errors)

@@ -3,7 +3,7 @@
 Every word about a trial goes through `Delivery`. While the store does not answer, words are kept in memory in the order
 they were spoken and trials go on training; as soon as it answers again they are delivered, in that order, before
 anything new. If it stays away longer than `patience_seconds`, `lost` says so and the search ends: what was committed is
-safe, checkpoints are intact, and the same command resumes.
+safe, checkpoints are intact, and the same command resumes. The limit is RANKRAY_STORE_PATIENCE_SECONDS, or 10 minutes.
 
 A store that is away makes each try wait, and who waits cannot see to the trials. So after a try that took long, the
 next one is not made before as much time has passed again: at most half of the driver's time goes into trying.
@@ -11,13 +11,14 @@ next one is not made before as much time has passed again: at most half of the d
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rankray.contracts import Report, Verdict, WorkLost
-from rankray.errors import LeaseLost, StoreUnavailable
+from rankray.errors import ConfigError, LeaseLost, StoreUnavailable
 
 if TYPE_CHECKING:
     from rankray.store import StudyStore
@@ -26,6 +27,24 @@ LONG_SECONDS = 0.5
 """A vain try shorter than this is followed by the next one at once."""
 GO_ON = Verdict(stop=False)
 TAKEN_OVER = Verdict(stop=True, reason="taken over by another driver")
+
+
+def patience_seconds_default() -> float:
+    """Return how long the store may stay away: RANKRAY_STORE_PATIENCE_SECONDS, or ten minutes.
+
+    Raises:
+        ConfigError: the variable is no number of 0 or more.
+    """
+    given = os.environ.get("RANKRAY_STORE_PATIENCE_SECONDS", "600")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise ConfigError(
+            f"RANKRAY_STORE_PATIENCE_SECONDS: got {given!r}; allowed: a number of seconds; correct or unset it"
+        )
+    return seconds
 
 
 class Delivery:
@@ -66,10 +85,21 @@ class Delivery:
         """A trial starts, or goes on: what was said of an earlier attempt no longer counts."""
         self._late.pop(number, None)
 
+    def unanswered(self) -> None:
+        """The store did not answer something else than a delivery: that, too, counts as its being away."""
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+
+    def answered(self) -> None:
+        """The store is there."""
+        self._away_since = None
+
     def flush(self) -> bool:
         """Deliver what is waiting, unless that was just tried in vain; return whether nothing waits any more."""
+        if not self._kept:
+            return True
         begun = time.monotonic()
-        if self._kept and begun < self._again_at:
+        if begun < self._again_at:
             return False
         try:
             while self._kept:
@@ -82,7 +112,7 @@ class Delivery:
             if now - begun > LONG_SECONDS:
                 self._again_at = 2 * now - begun
             return False
-        self._away_since = None
+        self.answered()
         return True
 
     def report(self, number: int, report: Report) -> Verdict:

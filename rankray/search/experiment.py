@@ -61,8 +61,8 @@ def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose
         observer.phase("starting Ray")
         with ray_session(verbose), interruptible(interrupt):
             _run_until_done(study, config, control, observer)
-    if control.error:
-        raise SearchFailed(f"study {config.name}: {control.error}")
+        if control.error:
+            raise SearchFailed(f"study {config.name}: {control.error}")
     return study.done
 
 
@@ -79,19 +79,19 @@ def _give_up(study: StudyStore) -> None:
 
 
 def _run_until_done(study: StudyStore, config: Config, control: Control, observer: Observer) -> None:
-    from rankray.search.delivery import Delivery
+    from rankray.search.delivery import Delivery, patience_seconds_default
     from rankray.search.placement import place
     from rankray.search.scheduler import StoreScheduler
     from rankray.search.searcher import StoreSearcher
 
     placement = place(config)
-    shelf = Shelf(config.storage, config.name)
-    delivery = Delivery(study, on_verdict=_note_verdict(shelf, observer))
+    shelf = Shelf(config.storage, config.name, study.identity)
+    delivery = Delivery(study, patience_seconds_default(), on_verdict=_note_verdict(shelf, observer))
     watched = _Watched(study, observer, shelf)
     watched.tidy()
     make_spec = _spec_maker(config, shelf, watched)
     observer.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
-    while not (study.done or control.stopping):
+    while not (control.stopping or study.done):
         _tune(
             StoreSearcher(study, delivery, control, placement.slots, make_spec),
             StoreScheduler(delivery, control, watched, config.study.metric),

@@ -52,19 +52,23 @@ class StoreSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial, None where there is none for now, or FINISHED."""
         control = self._control
-        if not self._delivery.flush() and self._delivery.lost:
-            control.error = control.error or self._delivery.lost
+        delivered = self._delivery.flush()
+        control.error = control.error or self._delivery.lost
         if control.stopping:
             return Searcher.FINISHED
-        if len(control.live) >= self._slots or self._too_soon():
+        if not delivered or len(control.live) >= self._slots or self._too_soon():
             return None
+        begun = time.monotonic()
         try:
             ticket = self._study.next_trial()
             done = ticket is None and self._study.done
+            self._delivery.answered()
         except StoreUnavailable:
             ticket, done = None, False
+            self._delivery.unanswered()
         if ticket is None:
-            self._ask_again_at = time.monotonic() + POLL_SECONDS
+            now = time.monotonic()  # a store that is away makes the driver wait for at most half of its time
+            self._ask_again_at = now + max(POLL_SECONDS, now - begun)
             self._live_then = len(control.live)
             return Searcher.FINISHED if done else None
         control.begin(ticket.number, int(ticket.history[-1]["step"]) if ticket.history else 0, trial_id)

@@ -6,7 +6,9 @@ committed are ever resumed, so deleting is safe in one order only: commit the ne
 A trial that has not ended keeps its last checkpoint, the best complete trials the one they ended with, and all others
 none (`rankray.store.views.retention` says which). Several drivers may tidy up at once: what one deletes, none wants.
 
-One directory and name belong to one study. A copy of a study shares its checkpoints with the original.
+One directory belongs to one study: the first one marks it as its own, and another study of the same name, from another
+store or begun anew after the first was deleted, gets a directory beside it. A copy of a study shares its checkpoints
+with the original.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ import os
 import shutil
 import uuid
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
+
+MARK = "study.id"
+"""The file in a study's directory that says whose it is."""
 
 
 class Shelf:
@@ -24,10 +30,13 @@ class Shelf:
     Args:
         storage: the configured storage directory.
         study: the study's name.
+        identity: what tells this study from others of its name; empty to take the directory as it is.
     """
 
-    def __init__(self, storage: str, study: str) -> None:
+    def __init__(self, storage: str, study: str, identity: str = "") -> None:
         self.root = Path(storage).absolute() / study
+        if identity and _mark(self.root, identity) != identity:
+            self.root = self.root.with_name(f"{self.root.name}-{identity[:8]}")
         self._launch = uuid.uuid4().hex[:8]
         self._last: dict[int, str] = {}
 
@@ -65,3 +74,20 @@ class Shelf:
         """Delete a directory of this study; a path that leads elsewhere, by `..` or a link, is left alone."""
         if Path(os.path.realpath(self.root)) in Path(os.path.realpath(path)).parents:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _mark(root: Path, identity: str) -> str:
+    """Mark a directory that has no mark yet, whole or not at all; return whose it is."""
+    root.mkdir(parents=True, exist_ok=True)
+    draft = root / f".{MARK}-{uuid.uuid4().hex}"
+    draft.write_text(identity, encoding="utf-8")
+    try:
+        os.link(draft, root / MARK)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        with suppress(FileExistsError), open(root / MARK, "x", encoding="utf-8") as file:
+            file.write(identity)
+    finally:
+        draft.unlink()
+    return (root / MARK).read_text(encoding="utf-8")

@@ -1,9 +1,12 @@
-"""New trials: a place in the budget, a point or a proposal, and parameters that are complete or void.
+"""New trials: a proposal on paper, one write, a place in the budget.
 
-A trial is created with its driver, its origin and its point in one write, so nobody ever meets a trial that belongs to
-no one. Then two questions are decided by number, without a lock: lower numbers win. A trial that finds the budget
-filled by lower ones, or its point taken by a lower one, withdraws. Every trial's place is judged after all lower ones
-exist, and trials only ever leave the budget by failing, so the finished trials can never be more than the budget.
+A trial is created with its driver, its origin, its point and its parameters in one write, so nobody ever meets a trial
+that belongs to no one. What it is to be is asked on paper before (`paper`), for the number that it will have if nobody
+comes between. Then three questions are decided by number, without a lock: lower numbers win. A trial that finds the
+budget filled by lower ones, its point taken by a lower one, or another driver's trial of the same parameters that came
+between, withdraws. Every trial's place is judged after all lower ones exist, and trials only ever leave the budget by
+failing, so the finished trials can never be more than the budget. READY says that the place was judged: a trial whose
+driver died before is discarded, never run.
 
 A point is tried once. Only while nothing in the study has finished yet does a point that failed under an earlier driver
 count as untried: then it was most likely not the point that was broken, and the search was started again to mend it.
@@ -12,15 +15,18 @@ count as untried: then it was most likely not the point that was broken, and the
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from rankray.config.schema import Config
 from rankray.config.space import Distribution, baseline_points, distributions
+from rankray.store.history import History
+from rankray.store.paper import Paper
 from rankray.store.records import (
     DRIVER,
     ORIGIN,
@@ -33,84 +39,101 @@ from rankray.store.records import (
 )
 from rankray.store.strategies import sampler
 
+Proposal = tuple[dict[str, Any], dict[str, BaseDistribution]]
+
 
 class Asker:
     """Makes the new trials of one driver. Not thread-safe: its caller holds a lock."""
 
-    def __init__(self, storage: BaseStorage, study_id: int, name: str, config: Config, driver: str) -> None:
-        self._storage, self._study_id, self._config, self._driver = storage, study_id, config, driver
+    def __init__(self, storage: BaseStorage, study_id: int, history: History, config: Config, driver: str) -> None:
+        self._storage, self._study_id, self._history = storage, study_id, history
+        self._config, self._driver = config, driver
         self._space = distributions(config)
         self._points: dict[str, tuple[str, dict[str, Any]]] = {}
         for origin, params in baseline_points(config):
             self._points.setdefault(point_key(params), (origin, params))
-        self._name = name
+        self._paper = Paper(storage, study_id, history.direction)
 
     def new(self) -> FrozenTrial | None:
-        """Return a new trial with all its parameters, or None if the budget has no room.
+        """Return a new trial with all its parameters, or None if the budget has no room; `history` is fresh.
 
         Raises:
             StoreUnavailable: the store does not answer. What was begun is discarded by the next call.
         """
-        while True:
-            trials = self._trials()
-            if sum(map(counts_against_budget, trials)) >= self._config.study.trials:
+        apart = ""
+        while self._history.taken < self._config.study.trials:
+            number = len(self._history.trials)
+            key, origin, fixed = self._open_point()
+            trial = self._create(key, origin, self._propose(number, apart, fixed))
+            if self._surplus(trial):
+                withdraw(self._storage, trial._trial_id, "surplus")
                 return None
-            trial_id = self._create(self._open_point(trials))
-            trials = self._trials()
-            trial = next(each for each in reversed(trials) if each._trial_id == trial_id)
-            lower = [each for each in trials if each.number < trial.number]
-            if sum(map(counts_against_budget, lower)) >= self._config.study.trials:
-                withdraw(self._storage, trial_id, "surplus")
-                return None
+            twin = not apart and self._has_twin(trial, number)
+            if twin or key in self._tried(trial.number):
+                withdraw(self._storage, trial._trial_id, "surplus")
+                self._history.refresh()
+                apart = self._driver if twin else apart
+                continue
             try:
-                if trial.user_attrs.get(POINT) in self._tried(lower):
-                    withdraw(self._storage, trial_id, "surplus")
-                    continue
-                self._suggest(trial_id, trial.number)
-                self._storage.set_trial_user_attr(trial_id, READY, True)
-                return self._storage.get_trial(trial_id)
+                self._storage.set_trial_user_attr(trial._trial_id, READY, True)
+                return trial
             except optuna.exceptions.UpdateFinishedTrialError:
-                continue  # another driver took this one for dead and discarded the trial
+                self._history.refresh()  # another driver took this one for dead and discarded the trial
+        return None
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self._storage.get_all_trials(self._study_id, deepcopy=False)
+    def _surplus(self, trial: FrozenTrial) -> bool:
+        """Return whether the budget is filled by trials of lower numbers."""
+        higher = self._history.trials[trial.number :]
+        return self._history.taken - sum(map(counts_against_budget, higher)) >= self._config.study.trials
 
-    def _open_point(self, trials: list[FrozenTrial]) -> tuple[str, str, dict[str, Any]]:
+    def _has_twin(self, trial: FrozenTrial, number: int) -> bool:
+        """Return whether a trial of the same parameters came between: another driver asked for the same number."""
+        between = self._history.trials[number : trial.number]
+        return any(each.params == trial.params and not is_void(each) for each in between)
+
+    def _open_point(self) -> tuple[str, str, dict[str, Any]]:
         """Return (key, origin, params) of the first point nobody has tried."""
-        tried = self._tried(trials)
+        tried = self._tried(len(self._history.trials))
         for key, (origin, params) in self._points.items():
             if key not in tried:
                 return key, origin, params
         return "", "sampler", {}
 
-    def _tried(self, trials: list[FrozenTrial]) -> set[str]:
-        """Return the keys of the points that some trials have tried; a void trial has tried nothing."""
-        fruitful = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+    def _tried(self, below: int) -> set[str]:
+        """Return the keys of the points that trials of lower numbers tried; a void trial has tried nothing."""
+        pointed = [self._history.trials[number] for number in self._history.pointed if number < below]
         return {
             trial.user_attrs[POINT]
-            for trial in trials
-            if POINT in trial.user_attrs
-            and not is_void(trial)
-            and (fruitful or trial.state != TrialState.FAIL or trial.user_attrs.get(DRIVER) == self._driver)
+            for trial in pointed
+            if not is_void(trial)
+            and (
+                self._history.finished or trial.state != TrialState.FAIL or trial.user_attrs.get(DRIVER) == self._driver
+            )
         }
 
-    def _create(self, point: tuple[str, str, dict[str, Any]]) -> int:
-        key, origin, params = point
+    def _create(self, key: str, origin: str, proposal: Proposal) -> FrozenTrial:
+        """Create a trial, and return it as it is in the store, with the history read anew."""
         attributes = {DRIVER: self._driver, ORIGIN: origin} | ({POINT: key} if key else {})
-        fixed = {"fixed_params": params} if params else {}
-        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes, system_attrs=fixed)
-        return self._storage.create_new_trial(self._study_id, template)
+        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
+        template.params, template.distributions = proposal
+        trial_id = self._storage.create_new_trial(self._study_id, template)
+        return next(each for each in reversed(self._history.refresh()) if each._trial_id == trial_id)
 
-    def _suggest(self, trial_id: int, number: int) -> None:
+    def _propose(self, number: int, apart: str, fixed: dict[str, Any]) -> Proposal:
+        """Return parameters and their distributions for the trial of this number."""
+        draft = create_trial(state=TrialState.RUNNING, system_attrs={"fixed_params": fixed} if fixed else {})
+        draft.number = number
+        self._paper.trials, self._paper.draft, self._paper.marks = self._history.shown(), draft, {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # A study of its own for each ask, as optuna keeps a study's history per thread until its own ask().
-            study = Study(study_name=self._name, storage=self._storage, sampler=sampler(self._config, number))
-            trial = Trial(study, trial_id)
+            name, storage = self._config.name, cast(BaseStorage, self._paper)
+            trial = Trial(Study(name, storage, sampler(self._config, number, apart)), draft._trial_id)
             params: dict[str, Any] = {}
             for path, dist in self._space.items():
                 if dist.active(params, self._config):
                     params[path] = _suggest(trial, dist)
+        return params, trial.distributions
 
 
 def withdraw(storage: BaseStorage, trial_id: int, why: str) -> None:

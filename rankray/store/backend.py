@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
 
 from rankray.errors import RankrayError, StoreError, StoreUnavailable
 from rankray.store.journal import journal_lock
@@ -87,6 +88,17 @@ class Guard:
 
     def __repr__(self) -> str:
         return f"Guard({masked(self._url)!r})"
+
+    def changed_trials(self, study_id: int, unfinished: set[int], last: int) -> list[FrozenTrial] | None:
+        """Return the trials of these ids and those of ids above `last`; None where only all can be read.
+
+        It is what optuna's own cache asks of a database; that cache also copies and sorts all trials at each reading.
+        Ids of one study are given in order, as each is taken under the lock of the study's row.
+        """
+        backend = getattr(self._guarded, "_backend", None)
+        if not isinstance(backend, RDBStorage):
+            return None
+        return _retrying(lambda: backend._get_trials(study_id, None, unfinished, last), self._url)
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._guarded, name)

@@ -6,7 +6,8 @@ two entries with one key, everybody agrees which came first. Nothing is ever cha
 
 Two things are decided here:
 
-- `identity`: what the study is. The first entry holds the whole configuration; later ones change nothing.
+- `identity`: what the study is. The first entry holds the whole configuration, and an id that no other study has;
+  later ones change nothing. A copy has the original's.
 - `trial:<number>:<fence>`: who owns a trial. Fence 0 belongs to the driver that created it. Whoever takes it over
   enters the next fence; the highest fence with its first entry is the owner. An entry without a driver releases the
   trial. There is no second place that says who owns a trial, so there is nothing that could disagree or be half done.
@@ -26,6 +27,7 @@ from rankray.store.records import DRIVER
 
 SUFFIX = "/claims"
 NOBODY = ""
+IDENTITY = "identity"
 _KEY = "rankray:claim"
 _BODY = "rankray:body"
 

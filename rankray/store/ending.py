@@ -36,9 +36,6 @@ class Ender:
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             if value is not None and not record.failed and trial.intermediate_values.get(record.step) != value:
                 self._storage.set_trial_intermediate_value(trial._trial_id, record.step, value)
-            for key, mark in record.marks.items():
-                if trial.system_attrs.get(key) != mark:
-                    self._storage.set_trial_system_attr(trial._trial_id, key, mark)
         if record.stop:
             state = "failed" if record.failed else "pruned"
             self._close(trial, {"state": state, "value": None if record.failed else value})

@@ -1,60 +1,40 @@
 """The verdict on a report: the pruner is asked once, on paper, and only what it says is written.
 
 Optuna's pruners write while they are asked (successive halving notes each rung on the trial and, asked again, gives
-another answer), so a kill between the question and its being recorded would change the verdict. Here the pruner sees
-a storage that reads through and keeps its writes back. They travel as `marks` in the step record, which is one write:
-before it nothing has happened, after it everything that follows can be done again from the record alone.
+another answer), so a kill between the question and its being recorded would change the verdict. Here the pruner is
+asked on paper (`paper`). What it would write travels as `marks` in the step record, which is one write: before it
+nothing has happened, after it everything that follows can be done again from the record alone.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from rankray.config.schema import Config
 from rankray.contracts import Report
+from rankray.store.paper import Paper
 from rankray.store.records import StepRecord, steps_of
 from rankray.store.strategies import full_steps, pruner, strategy_name
-
-
-class _Paper:
-    """A storage that shows the trials as last read, and notes a pruner's writes instead of making them."""
-
-    def __init__(self, storage: BaseStorage) -> None:
-        self._storage = storage
-        self.trials: Sequence[FrozenTrial] = ()
-        self.marks: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        shown = [trial for trial in self.trials if states is None or trial.state in states]
-        return copy.deepcopy(shown) if deepcopy else shown
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.marks[key] = value
 
 
 class Judge:
     """Decides on reports for one study. Not thread-safe: its caller holds a lock."""
 
-    def __init__(self, storage: BaseStorage, name: str, config: Config) -> None:
+    def __init__(self, paper: Paper, name: str, config: Config) -> None:
         self._config = config
         self._metric = config.study.metric
         self._full = full_steps(config)
         self._name = strategy_name(config.study.pruner)
         self._pruner: BasePruner = pruner(config)
-        self._paper = _Paper(storage)
+        self._paper = paper
         self._study = Study(study_name=name, storage=cast(BaseStorage, self._paper), pruner=self._pruner)
 
     def judge(self, trial: FrozenTrial, report: Report, trials: Sequence[FrozenTrial]) -> StepRecord:

@@ -94,7 +94,7 @@ def _mend_study(store: StudyStore) -> list[str]:
 def _mend_trial(store: StudyStore, trial: FrozenTrial) -> str:
     """Adopt an orphan, which mends it, and give it back; return what became of it, nothing if it needed nothing."""
     waits = trial.state == TrialState.WAITING and READY in trial.user_attrs and not store.owner(trial)
-    adopted = None if waits else store._adopt(trial)
+    adopted = store._adopt(trial) if not waits and store._is_orphan(trial) else None
     if adopted is not None:
         store._give_back(adopted)
         return "was given back: the next search goes on with it"

@@ -16,9 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.errors import StoreError
 from rankray.store.backend import connect
-from rankray.store.claims import NOBODY, SUFFIX, Claims, find_or_create
+from rankray.store.claims import IDENTITY, NOBODY, SUFFIX, Claims, find_or_create
 from rankray.store.records import DRIVER
-from rankray.store.study import CONFIG, IDENTITY, PART, attach
+from rankray.store.study import CONFIG, PART, attach
 from rankray.store.trials import StudyStore
 from rankray.store.urls import masked
 

@@ -6,7 +6,8 @@ Attributes of a trial, all under one prefix:
     rankray:origin       `baseline:sft`, `baseline:paper`, `warm_start` or `sampler` (with the trial itself)
     rankray:point        identity of the baseline or warm-start point it tries (with the trial itself)
     rankray:ready        the parameters are complete: from here on the trial is adopted, before it is discarded
-    rankray:step:<n>     what was reported at step n and the verdict on it: the commit point of a report
+    rankray:step:<n>     what was reported at step n and the verdict on it: the commit point of a report. An owner of
+                         fence f above 0 writes `rankray:step:<n>:<f>`; of several the highest fence counts
     rankray:attempts     how often it has failed and was to be tried again
     rankray:lost         the work that was lost with its processes: reason, steps, wall_seconds, the last times
     rankray:end          how it ended, when no step record says so: the commit point of `complete` and `fail`
@@ -15,6 +16,7 @@ Attributes of a trial, all under one prefix:
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -96,7 +98,7 @@ class StepRecord:
         stop: the verdict.
         reason: why it is to stop; empty otherwise.
         failed: whether the stop is a failure (a metric that is no number) and no pruning.
-        marks: what the pruner wants to remember of this step, as optuna system attributes.
+        marks: what the pruner wants to remember of this step, as optuna system attributes; see `with_marks`.
     """
 
     step: int
@@ -114,10 +116,38 @@ class StepRecord:
         return record | {key: value for key, value in optional.items() if value}
 
 
+def step_key(step: int, fence: int) -> str:
+    """Return the attribute in which an owner commits a step: one of its own, which overwrites nobody's."""
+    return f"{STEP}{step}" + (f":{fence}" if fence else "")
+
+
+def _committed(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
+    """Return what is stored of a trial's steps, in any order; of each step, what its last owner stored."""
+    found: dict[int, tuple[int, dict[str, Any]]] = {}
+    for key, value in trial.user_attrs.items():
+        if key.startswith(STEP):
+            step, _, fence = key.removeprefix(STEP).partition(":")
+            found[int(step)] = max(found.get(int(step), (-1, {})), (int(fence or 0), value), key=lambda each: each[0])
+    return {step: value for step, (_, value) in found.items()}
+
+
 def steps_of(trial: FrozenTrial) -> dict[int, StepRecord]:
     """Return a trial's committed steps, in step order."""
-    found = {int(key.removeprefix(STEP)): value for key, value in trial.user_attrs.items() if key.startswith(STEP)}
+    found = _committed(trial)
     return {step: StepRecord(step=step, **found[step]) for step in sorted(found)}
+
+
+def with_marks(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial that has what the pruner noted in its step records among its system attributes, as optuna would.
+
+    Stores of earlier versions have it there, too.
+    """
+    marks = {key: mark for record in _committed(trial).values() for key, mark in record.get("marks", {}).items()}
+    if not marks:
+        return trial
+    marked = copy.copy(trial)
+    marked.system_attrs = {**trial.system_attrs, **marks}
+    return marked
 
 
 def ticket_of(trial: FrozenTrial, *, adopted: bool, order: Sequence[str] = ()) -> Ticket:

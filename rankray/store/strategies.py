@@ -4,8 +4,9 @@ A new strategy is one line in `SAMPLERS` or `PRUNERS` here and its name in `rank
 `{name: tpe, n_startup_trials: 20}` go to the optuna class as they are and win over what is set here.
 
 The seed of a sampler is derived from the study's seed and the *number of the trial it is made for*, which is the
-number of trials already in the study. So a search that is stopped and started again goes on with fresh draws, several
-drivers never draw the same point, and the same history gives the same proposal whoever asks.
+number of trials already in the study. So a search that is stopped and started again goes on with fresh draws, and the
+same history gives the same proposal whoever asks. Of two drivers that ask at the same moment, the later one asks again,
+set `apart` by its own name, so two drivers never draw the same point either.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 
 from rankray.config.schema import Config
 from rankray.errors import ConfigError, nearest
@@ -29,6 +31,11 @@ Factory = Callable[[Config, int], tuple[type, dict[str, Any]]]
 def full_steps(config: Config) -> int:
     """Return the step at which a trial is done: optimizer steps, through all seeds."""
     return config.train.max_steps * config.study.seeds
+
+
+def direction(config: Config) -> StudyDirection:
+    """Return the study's direction as optuna has it."""
+    return StudyDirection.MAXIMIZE if config.direction == "maximize" else StudyDirection.MINIMIZE
 
 
 def _tpe(config: Config, seed: int) -> tuple[type, dict[str, Any]]:
@@ -65,13 +72,17 @@ PRUNERS: dict[str, Factory] = {
 _NOT_OPTIONS = ("self", "seed", "gamma", "weights", "constraints_func", "categorical_distance_func")
 
 
-def sampler(config: Config, number: int) -> BaseSampler:
+def sampler(config: Config, number: int, apart: str = "") -> BaseSampler:
     """Return the study's sampler, seeded for the trial of this number.
+
+    `apart` gives other draws than everybody else's for this number.
 
     Raises:
         ConfigError: `study.sampler` has an option that its class does not take, or a value that it refuses.
     """
-    return _make("study.sampler", config.study.sampler, SAMPLERS, config, derived_seed(config.study.seed, number))
+    return _make(
+        "study.sampler", config.study.sampler, SAMPLERS, config, derived_seed(config.study.seed, number, apart)
+    )
 
 
 def pruner(config: Config) -> BasePruner:
@@ -88,9 +99,10 @@ def strategy_name(given: str | Mapping[str, Any]) -> str:
     return given if isinstance(given, str) else str(given["name"])
 
 
-def derived_seed(seed: int, number: int) -> int:
-    """Return a 32-bit seed that depends on the study's seed and the trial's number only."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
+def derived_seed(seed: int, number: int, apart: str = "") -> int:
+    """Return a 32-bit seed that depends on the study's seed, the trial's number and `apart` only."""
+    text = f"{seed}:{number}" + (f":{apart}" if apart else "")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 def _make(where: str, given: str | dict[str, Any], table: dict[str, Factory], config: Config, seed: int) -> Any:

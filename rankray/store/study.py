@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import gc
 import platform
+import uuid
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
 from pydantic import ValidationError
 
 import rankray
 from rankray.config.schema import Config
 from rankray.errors import StoreError, nearest
 from rankray.store.backend import connect
-from rankray.store.claims import SUFFIX, Claims, find_or_create
+from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
 from rankray.store.identity import check_same, restore, snapshot
 from rankray.store.records import PROVENANCE
-from rankray.store.strategies import pruner, sampler
+from rankray.store.strategies import direction, pruner, sampler
 from rankray.store.trials import StudyStore
 from rankray.store.urls import masked
 
@@ -28,7 +28,6 @@ TRIALS = "rankray:trials"
 VERSIONS = "rankray:versions"
 PART = "rankray:part"
 """Attribute of a study that is being copied or deleted and must not be worked on: which of the two."""
-IDENTITY = "identity"
 
 
 def open_study(
@@ -58,17 +57,20 @@ def open_study(
     """
     sampler(config, 0), pruner(config)
     storage = connect(url)
-    given = {"config": snapshot(config), "provenance": dict(provenance or {}), "versions": versions()}
-    direction = StudyDirection.MAXIMIZE if config.direction == "maximize" else StudyDirection.MINIMIZE
-    claims = Claims(storage, find_or_create(storage, config.name + SUFFIX, direction))
+    given = {
+        "id": uuid.uuid4().hex,
+        "config": snapshot(config),
+        "provenance": dict(provenance or {}),
+        "versions": versions(),
+    }
+    claims = Claims(storage, find_or_create(storage, config.name + SUFFIX, direction(config)))
     claims.refresh()
     refuse_parts(storage, config.name, claims.study_id)
     stored = claims.first(IDENTITY) or claims.enter(IDENTITY, given)
     check_same(config.name, stored, given)
-    study_id = find_or_create(storage, config.name, direction)
+    study_id = find_or_create(storage, config.name, direction(config))
     _describe(storage, study_id, stored, config.study.trials)
-    _read_history(storage, study_id)
-    return StudyStore(storage, study_id, claims, config, url=masked(url), lease_seconds=lease_seconds)
+    return _read(StudyStore(storage, study_id, claims, config, url=masked(url), lease_seconds=lease_seconds))
 
 
 def attach(url: str, name: str) -> StudyStore:
@@ -98,8 +100,7 @@ def attach(url: str, name: str) -> StudyStore:
         raise StoreError(f"study {name}: stored by another version of rankray, which differs in {fields}") from None
     claims = Claims(storage, storage.get_study_id_from_name(name + SUFFIX))
     claims.refresh()
-    _read_history(storage, study_id)
-    return StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True)
+    return _read(StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True))
 
 
 def list_studies(url: str) -> list[str]:
@@ -137,18 +138,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _read_history(storage: BaseStorage, study_id: int) -> None:
-    """Fill the storage's cache of ended trials, the garbage collector paused: it would take half of the time.
+def _read(study: StudyStore) -> StudyStore:
+    """Read a study's history, the garbage collector paused: it would take half of the time.
 
     A long history is a million objects, of which none is garbage.
     """
     collects = gc.isenabled()
     gc.disable()
     try:
-        storage.get_all_trials(study_id, deepcopy=False)
+        study.trials()
     finally:
         if collects:
             gc.enable()
+    return study
 
 
 def _names(storage: BaseStorage) -> list[str]:

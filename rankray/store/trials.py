@@ -1,11 +1,12 @@
 """`StudyStore`: the trials of one study, as the drivers that work on it see them.
 
 **One writer per trial.** A trial belongs to the driver that created it until someone enters a claim (`claims`). Each
-write of a driver is preceded by a look at the claims; a driver that was replaced gets `LeaseLost`.
+write of a driver is preceded by a look at the claims; a driver that was replaced gets `LeaseLost`. One that freezes for
+a whole lease between look and write commits its step under its own fence, where it overwrites nobody's.
 
 **Commit points.** Every change of a trial is one write that says it all, followed by writes that can be made again
-from it, in any number: a step record, then the intermediate value, the pruner's marks and, on a stop, the state; an
-end record, then the state. A kill before the commit point leaves nothing, a kill after it leaves work that the next
+from it, in any number: a step record, then the intermediate value and, on a stop, the state; an end record, then the
+state. A kill before the commit point leaves nothing, a kill after it leaves work that the next
 owner, or the same report sent again, completes. So the verdict on a step is given once and for ever.
 
 **Threads.** All methods may be called from any thread; they are serialised. A call may wait for the store.
@@ -28,10 +29,12 @@ from rankray.config.space import distributions
 from rankray.contracts import Report, Verdict, WorkLost
 from rankray.errors import LeaseLost, RankrayError, StoreError
 from rankray.store.ask import Asker, withdraw
-from rankray.store.claims import NOBODY, Claims
+from rankray.store.claims import IDENTITY, NOBODY, Claims
 from rankray.store.ending import STATES, Ender
+from rankray.store.history import History
 from rankray.store.judge import Judge
 from rankray.store.leases import Lease, Watch, driver_records, lease_seconds_default
+from rankray.store.paper import Paper
 from rankray.store.records import (
     ATTEMPTS,
     KEPT_LOSSES,
@@ -39,17 +42,16 @@ from rankray.store.records import (
     LOST,
     PROVENANCE,
     READY,
-    STEP,
     Counts,
     StepRecord,
     Ticket,
     is_void,
     shortened,
+    step_key,
     steps_of,
     ticket_of,
 )
-
-_UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+from rankray.store.strategies import direction
 
 
 class StudyStore:
@@ -82,19 +84,17 @@ class StudyStore:
         self._claims = claims
         self._lock = threading.RLock()
         self._held: set[int] = set()
-        self._seen: list[FrozenTrial] = []
+        self._history = History(storage, study_id, direction(config))
         self._watch = Watch(lease_seconds_default() if lease_seconds is None else lease_seconds, by_date=read_only)
         self._lease = Lease(storage, claims.study_id, self.driver, self._watch)
         self._ender = Ender(storage, config)
         self._order = list(distributions(config))
         if not read_only:
-            self._asker = Asker(storage, study_id, self.name, config, self.driver)
-            self._judge = Judge(storage, self.name, config)
+            self._asker = Asker(storage, study_id, self._history, config, self.driver)
+            self._judge = Judge(Paper(storage, study_id, direction(config)), self.name, config)
 
     def __repr__(self) -> str:
         return f"StudyStore({self.name!r}, {self.url!r})"
-
-    # The driver
 
     def join(self) -> StudyStore:
         """Register this driver and keep its lease in a daemon thread; does nothing if it has joined.
@@ -149,7 +149,10 @@ class StudyStore:
         """Where the study comes from, as it was given to `open_study` first."""
         return dict(self.storage.get_study_user_attrs(self.study_id).get(PROVENANCE, {}))
 
-    # Trials to run
+    @property
+    def identity(self) -> str:
+        """What tells this study from others of its name; empty for one that an earlier version made."""
+        return str((self._claims.first(IDENTITY) or {}).get("id", ""))
 
     def next_trial(self) -> Ticket | None:
         """Return a trial to run: an orphan first, then a new one while the budget has room, else None.
@@ -165,10 +168,13 @@ class StudyStore:
         self.join()
         with self._lock:
             self._look()
-            for trial in self._unfinished():
+            orphans = [trial for trial in self._unfinished() if self._is_orphan(trial)]
+            for trial in orphans:
                 adopted = self._adopt(trial)
                 if adopted is not None:
                     return self._hand_out(adopted, adopted=True)
+            if orphans:
+                self._history.refresh()
             fresh = self._asker.new()
             return None if fresh is None else self._hand_out(fresh, adopted=False)
 
@@ -183,14 +189,12 @@ class StudyStore:
         """
         with self._lock:
             trial = self._read(number)
-            if trial.state in _UNFINISHED:
+            if not trial.state.is_finished():
                 self._own(trial)
                 if lost is not None:
                     losses = [*trial.user_attrs.get(LOST, []), asdict(lost)]
                     self.storage.set_trial_user_attr(trial._trial_id, LOST, losses[-KEPT_LOSSES:])
                 self._give_back(trial)
-
-    # What a trial says
 
     def report(self, number: int, report: Report) -> Verdict:
         """Commit what a trial says at one step, and return the verdict on it.
@@ -201,7 +205,7 @@ class StudyStore:
         step with that stop.
 
         The pruner is asked before anything is written, the step record is one write, and what follows it (the
-        intermediate value, the pruner's marks, the state) is derived from it. A kill in front of the record leaves no
+        intermediate value, the state) is derived from it. A kill in front of the record leaves no
         trace of the question; a kill behind it is mended by whoever touches the trial next.
 
         Raises:
@@ -213,11 +217,13 @@ class StudyStore:
             steps = steps_of(trial)
             if trial.state.is_finished():
                 return self._late(trial, steps, report.step)
-            self._own(trial)
+            fence = self._own(trial)
             record = steps.get(report.step)
             if record is None:
-                record = self._judge.judge(trial, report, self._seen)
-                self.storage.set_trial_user_attr(trial._trial_id, f"{STEP}{record.step}", record.to_json())
+                record = self._judge.judge(trial, report, self._history.trials)
+                self.storage.set_trial_user_attr(trial._trial_id, step_key(record.step, fence), record.to_json())
+                if record.stop:
+                    self._own(trial)
             self._ender.carry_out(trial, record)
             if record.stop:
                 self._held.discard(number)
@@ -268,8 +274,6 @@ class StudyStore:
             self._held.discard(number)
             return False
 
-    # How far the study is
-
     @property
     def budget(self) -> int:
         """How many finished trials the study is to hold."""
@@ -278,7 +282,9 @@ class StudyStore:
     @property
     def finished(self) -> int:
         """How many trials are complete or pruned, whoever ran them."""
-        return len(self.storage.get_all_trials(self.study_id, False, (TrialState.COMPLETE, TrialState.PRUNED)))
+        with self._lock:
+            self._history.refresh()
+            return self._history.finished
 
     @property
     def done(self) -> bool:
@@ -296,7 +302,8 @@ class StudyStore:
 
     def trials(self) -> list[FrozenTrial]:
         """Return the study's trials in order of number, without the void ones; they must not be changed."""
-        return [trial for trial in self.storage.get_all_trials(self.study_id, deepcopy=False) if not is_void(trial)]
+        with self._lock:
+            return [trial for trial in self._history.refresh() if not is_void(trial)]
 
     def state(self, trial: FrozenTrial) -> str:
         """Return a trial's state, named as in `Counts`, as of the last look at the drivers."""
@@ -313,35 +320,34 @@ class StudyStore:
     def drivers(self) -> dict[str, dict[str, Any]]:
         """Return the drivers that are not known to be gone, by id."""
         self._look()
-        records = driver_records(self.storage.get_study_user_attrs(self._claims.study_id))
+        records = self._drivers()
         alive = set(self._watch.alive())
         return {driver: record for driver, record in records.items() if record is not None and driver in alive}
 
-    # Inside
-
     def _writable(self) -> None:
         if self.read_only:
-            raise StoreError(
-                f"study {self.name}: it was attached to be looked at; open it with open_study to work on it"
-            )
+            raise StoreError(f"study {self.name}: attached to be looked at; open it with open_study to work on it")
 
     def _look(self) -> None:
         self._claims.refresh()
-        self._watch.look(driver_records(self.storage.get_study_user_attrs(self._claims.study_id)))
+        self._watch.look(self._drivers())
+
+    def _drivers(self) -> dict[str, dict[str, Any] | None]:
+        return driver_records(self.storage.get_study_user_attrs(self._claims.study_id))
 
     def _unfinished(self) -> list[FrozenTrial]:
-        return self.storage.get_all_trials(self.study_id, deepcopy=False, states=_UNFINISHED)
+        trials = self._history.refresh()
+        return [trials[number] for number in sorted(self._history.unfinished)]
 
     def _read(self, number: int) -> FrozenTrial:
-        """Return a trial as it is in the store; `self._seen` then holds all of them."""
+        """Return a trial as it is in the store; the history then holds all of them."""
         self._writable()
-        self._seen = self.storage.get_all_trials(self.study_id, deepcopy=False)
-        if not 0 <= number < len(self._seen):
+        trials = self._history.refresh()
+        if not 0 <= number < len(trials):
             raise StoreError(f"study {self.name}: there is no trial {number}; see its trials with status")
-        assert self._seen[number].number == number, "trials are numbered one after the other"
-        return self._seen[number]
+        return trials[number]
 
-    def _own(self, trial: FrozenTrial) -> None:
+    def _own(self, trial: FrozenTrial) -> int:
         self._claims.refresh()
         owner, fence = self._claims.owner(trial)
         if owner != self.driver:
@@ -350,17 +356,20 @@ class StudyStore:
                 f"trial {trial.number} of {self.name}: owned by {owner or 'nobody'} since take-over {fence}, "
                 f"not by this driver ({self.driver}); its write was refused"
             )
+        return fence
 
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)
         return ticket_of(trial, adopted=adopted, order=self._order)
 
-    def _adopt(self, trial: FrozenTrial) -> FrozenTrial | None:
-        """Return the trial if it is an orphan, has become this driver's, and is still to be run."""
+    def _is_orphan(self, trial: FrozenTrial) -> bool:
+        """Return whether nobody runs an unfinished trial: its owner is gone, or is this driver and does not know it."""
         owner, _ = self._claims.owner(trial)
-        mine = owner == self.driver
-        if trial.number in self._held if mine else not self._watch.gone(owner):
-            return None
+        return trial.number not in self._held if owner == self.driver else self._watch.gone(owner)
+
+    def _adopt(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """Return an orphan if it has become this driver's and is still to be run."""
+        mine = self._claims.owner(trial)[0] == self.driver
         if READY not in trial.user_attrs:
             withdraw(self.storage, trial._trial_id, "abandoned")
             return None

@@ -36,7 +36,8 @@ _DRIVERS = {
 _QUOTE = "host and port cannot be told from the rest; write special characters of a password as %XX"
 _PACKAGES = {"postgresql": "psycopg2-binary", "mysql": "PyMySQL", "grpc": "'rankray[grpc]'"}
 _NETWORK = re.compile(
-    r"^(nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|fuse\..*(ssh|s3|gcs|gluster|nfs).*)$"
+    r"^(nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|wekafs|panfs|pvfs2|orangefs|gfs2|ocfs2"
+    r"|fuse\..*(ssh|s3|gcs|gluster|nfs|ceph|juice|blob|rclone|weka|alluxio|dav).*)$"
 )
 
 

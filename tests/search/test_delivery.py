@@ -3,8 +3,8 @@
 import pytest
 
 from rankray.contracts import Report, Verdict
-from rankray.errors import LeaseLost, StoreUnavailable
-from rankray.search.delivery import Delivery
+from rankray.errors import ConfigError, LeaseLost, StoreUnavailable
+from rankray.search.delivery import Delivery, patience_seconds_default
 
 
 class Study:
@@ -106,3 +106,19 @@ def test_patience_ends(study):
     delivery.report(1, Report(5, {}))
     assert "did not answer" in delivery.lost
     assert "1 reports are waiting" in delivery.lost
+
+
+def test_patience_ends_even_if_there_is_nothing_to_deliver(study):
+    delivery = Delivery(study, patience_seconds=0.0)
+    delivery.unanswered()
+    assert delivery.flush()
+    assert "0 reports are waiting" in delivery.lost
+    delivery.answered()
+    assert delivery.lost == ""
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "nan"])
+def test_a_wrong_patience_is_refused(given, monkeypatch):
+    monkeypatch.setenv("RANKRAY_STORE_PATIENCE_SECONDS", given)
+    with pytest.raises(ConfigError, match="RANKRAY_STORE_PATIENCE_SECONDS"):
+        patience_seconds_default()

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from optuna.storages import RDBStorage
+from optuna.storages._rdb.storage import _VersionManager
 
 from rankray.store import backend
 
@@ -197,10 +199,17 @@ def grpc_url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield shared
 
 
+@pytest.fixture(scope="session")
+def newest_tables() -> str:
+    """The version of optuna's tables: read from its migration scripts each time, it is most of opening a store."""
+    return str(_VersionManager.get_head_version(RDBStorage("sqlite://")._version_manager))
+
+
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite does not wait for the disk: nothing here cuts the power."""
+def hasty(newest_tables: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite does not wait for the disk: nothing here cuts the power. Migration scripts are read once."""
     monkeypatch.setattr(backend, "SYNCHRONOUS", "OFF")
+    monkeypatch.setattr(_VersionManager, "get_head_version", lambda _: newest_tables)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from rankray.errors import LeaseLost, StudyMismatch
 from rankray.store import StudyStore, Ticket, attach, open_study, views
 from rankray.store.backend import connect
 from rankray.store.records import ATTEMPTS, END, is_void, steps_of
-from store.helpers import FULL, begin, drive, make_config, run_trial, said, states, stored
+from store.helpers import FULL, begin, begin_and_die, drive, make_config, run_trial, said, states, stored
 
 
 def test_a_search_ends_with_the_exact_budget(any_url: str) -> None:
@@ -131,7 +131,7 @@ def test_what_was_killed_before_it_had_parameters_is_discarded(any_url: str) -> 
     config = make_config(study={"trials": 3, "baselines": ["sft"]})
     killed = open_study(any_url, config)
     killed.join()
-    killed._asker._create(killed._asker._open_point([]))
+    begin_and_die(killed)
     killed._lease.drop()
     with open_study(any_url, config) as store:
         ticket = begin(store)
@@ -197,6 +197,28 @@ def test_a_driver_that_was_replaced_is_refused(any_url: str) -> None:
     assert new.report(number, Report(20, {"eval/nll": 0.5})).stop is False
     new.leave()
     old.leave()
+
+
+def test_a_write_that_was_under_way_when_its_driver_was_replaced_overwrites_nothing(
+    any_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that freezes between its look at the claims and its write, and wakes up after its trial has gone on."""
+    old, new, number = take_over(any_url)
+    kept = new.report(number, Report(20, {"eval/nll": 0.5}, "new"))
+    trial = stored(old, number)
+    monkeypatch.setattr(old._claims, "refresh", lambda: None)
+    monkeypatch.setattr(old, "_read", lambda _: with_steps_below(trial, 20))
+    old.report(number, Report(20, {"eval/nll": 0.7}, "old"))
+    assert new.report(number, Report(20, {"eval/nll": 9.0})) == kept
+    records = steps_of(stored(new, number))
+    assert (records[20].checkpoint, records[20].metrics) == ("new", {"eval/nll": 0.5})
+    new.leave()
+
+
+def with_steps_below(trial: Any, step: int) -> Any:
+    """Return a trial as it was before it was reported at a step."""
+    trial.user_attrs = {key: value for key, value in trial.user_attrs.items() if f":{step}" not in key}
+    return trial
 
 
 def test_of_many_drivers_one_adopts(any_url: str) -> None:

@@ -11,7 +11,7 @@ from rankray.errors import StoreError
 from rankray.store import attach, open_study
 from rankray.store.mend import repair
 from rankray.store.records import STEP
-from store.helpers import Driver, begin, drive, make_config, said, states, stored
+from store.helpers import Driver, begin, begin_and_die, drive, make_config, said, states, stored
 
 
 def test_a_store_that_needs_nothing_is_left_alone(url: str) -> None:
@@ -29,7 +29,7 @@ def test_what_a_killed_driver_left_is_put_right(url: str) -> None:
     killed.report(given_back.number, said(given_back.params, 10))
     end = {"metrics": {"eval/nll": 9.0}, "checkpoint": None, "stop": True, "reason": "behind"}
     killed.storage.set_trial_user_attr(stored(killed, ended.number)._trial_id, f"{STEP}10", end)
-    killed._asker._create(killed._asker._open_point([]))
+    begin_and_die(killed)
     killed._lease.drop()
     done = "\n".join(repair(url))
     for line in ("trial 0 was given back", "trial 1 was ended as PRUNED", "trial 2 was voided"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from optuna.trial import TrialState
 from rankray.contracts import Report, Verdict
 from rankray.errors import StoreError
 from rankray.store import attach, open_study
-from rankray.store.records import READY, is_void
-from store.helpers import FULL, SPACE, begin, drive, make_config, states, stored
+from rankray.store.records import DRIVER, ORIGIN, READY, is_void
+from store.helpers import FULL, SPACE, begin, begin_and_die, drive, make_config, states, stored
 
 
 def test_parameters_are_the_space_s_in_order_without_the_inactive_ones(url: str) -> None:
@@ -145,33 +146,55 @@ def test_a_point_that_failed_with_everything_else_is_tried_by_the_next_driver(fi
         assert begin(store).origin == "sampler", "others have finished, so it is the point that is broken"
 
 
+def beaten(asker: Any, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another driver act just before this one creates the trial that it has decided on."""
+    real, acts = asker._create, [act]
+
+    def create(*what: Any) -> Any:
+        if acts:
+            acts.pop()()
+        return real(*what)
+
+    monkeypatch.setattr(asker, "_create", create)
+
+
 def test_two_drivers_cannot_take_one_point(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both see it free; the one whose trial has the higher number withdraws and goes on."""
     config = make_config(study={"baselines": ["sft"]})
     with open_study(file_url, config) as one, open_study(file_url, config) as two:
-        asker = one._asker
-        seen_before = asker._trials()
-        other = begin(two)
-        looks = iter([seen_before])
-        real = asker._trials
-        monkeypatch.setattr(asker, "_trials", lambda: next(looks, None) if looks_left(looks) else real())
+        beaten(one._asker, lambda: begin(two), monkeypatch)
         ticket = begin(one)
-    assert (other.origin, other.number) == ("baseline:sft", 0)
+    assert (stored(one, 0).user_attrs[DRIVER], stored(one, 0).user_attrs[ORIGIN]) == (two.driver, "baseline:sft")
     assert (ticket.origin, ticket.number) == ("sampler", 2)
     assert is_void(stored(one, 1))
 
 
-def looks_left(looks: Any) -> bool:
-    return looks.__length_hint__() > 0
+def test_two_drivers_that_ask_for_the_same_number_get_different_points(
+    file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+    with open_study(file_url, config) as one, open_study(file_url, config) as two:
+        beaten(one._asker, lambda: begin(two), monkeypatch)
+        ticket = begin(one)
+    assert stored(one, 1).params == stored(one, 0).params
+    assert is_void(stored(one, 1))
+    assert ticket.number == 2
+    assert ticket.params != stored(one, 0).params
 
 
-def test_the_budget_is_exact_when_two_drivers_see_the_last_place_free(file_url: str) -> None:
+def test_a_space_of_one_point_is_no_reason_to_ask_for_ever(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(space={"loss.objective": {"choice": ["sft"]}})
+    with open_study(file_url, config) as one, open_study(file_url, config) as two:
+        beaten(one._asker, lambda: begin(two), monkeypatch)
+        assert begin(one).number == 2
+
+
+def test_the_budget_is_exact_when_two_drivers_see_the_last_place_free(
+    file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = make_config(study={"trials": 1})
     with open_study(file_url, config) as one, open_study(file_url, config) as two:
-        asker = one._asker
-        real, before = asker._trials, [asker._trials()]
-        begin(two)
-        asker._trials = lambda: before.pop() if before else real()  # type: ignore[method-assign]
+        beaten(one._asker, lambda: begin(two), monkeypatch)
         assert one.next_trial() is None
         assert is_void(stored(one, 1))
         assert one.counts().failed == 0
@@ -181,7 +204,7 @@ def test_the_budget_is_exact_when_two_drivers_see_the_last_place_free(file_url: 
 def test_a_fresh_trial_of_a_live_driver_is_left_alone(file_url: str) -> None:
     config = make_config(study={"trials": 5})
     with open_study(file_url, config) as slow, open_study(file_url, config) as store:
-        slow._asker._create(slow._asker._open_point([]))
+        begin_and_die(slow)
         assert begin(store).number == 1
         assert READY not in stored(store, 0).user_attrs
         assert states(store)[0] == "RUNNING"
@@ -189,22 +212,23 @@ def test_a_fresh_trial_of_a_live_driver_is_left_alone(file_url: str) -> None:
         assert is_void(stored(store, 0))
 
 
-def test_a_driver_taken_for_dead_between_two_writes_of_a_new_trial_makes_another(file_url: str) -> None:
+def test_a_driver_taken_for_dead_between_two_writes_of_a_new_trial_makes_another(
+    file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_study(file_url, make_config())
-    asker = store._asker
-    real = asker._suggest
-    calls = []
+    asker, created = store._asker, []
+    real = asker._create
 
-    def discarded(trial_id: int, number: int) -> None:
-        calls.append(number)
-        if len(calls) == 1:
-            store.storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        real(trial_id, number)
+    def discarded(*what: Any) -> Any:
+        created.append(real(*what))
+        if len(created) == 1:
+            store.storage.set_trial_state_values(created[0]._trial_id, TrialState.FAIL)
+        return created[-1]
 
-    asker._suggest = discarded  # type: ignore[method-assign]
+    monkeypatch.setattr(asker, "_create", discarded)
     with store:
         assert begin(store).number == 1
-    assert calls == [0, 1]
+    assert [trial.number for trial in created] == [0, 1]
 
 
 def test_an_attached_study_is_not_written_to(file_url: str) -> None:

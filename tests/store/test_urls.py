@@ -101,7 +101,7 @@ def test_file_urls_are_relative_with_three_slashes_and_absolute_with_four() -> N
     assert parse_url("journal:////a/b.log").path == Path("/a/b.log")
 
 
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "lustre", "9p"])
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "lustre", "9p", "fuse.juicefs", "wekafs"])
 def test_sqlite_on_a_network_file_system_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = f"/dev/x / ext4 rw 0 0\nserver:/share {tmp_path} {kind} rw 0 0\n"
     monkeypatch.setattr(Path, "read_text", lambda self, **_: mounts)

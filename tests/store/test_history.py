@@ -1,0 +1,96 @@
+"""A driver's copy of a long study, and what of it a sampler is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.samplers import TPESampler
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma
+from optuna.storages import InMemoryStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import TrialState, create_trial
+
+from rankray.store import history
+from rankray.store.history import BEST, History
+
+SPACE = {"x": FloatDistribution(0.0, 1.0)}
+
+
+def ended(number: int) -> Any:
+    """Return a trial: one of three complete, one of five of the others failed, the others pruned at some step."""
+    x = number * 0.618 % 1
+    state = TrialState.COMPLETE if number % 3 == 0 else TrialState.FAIL if number % 5 == 0 else TrialState.PRUNED
+    return create_trial(
+        state=state,
+        params={"x": x},
+        distributions=SPACE,
+        value=None if state == TrialState.FAIL else x,
+        intermediate_values={10 * (1 + number % 3): x},
+        user_attrs={"rankray:step:10": {"metrics": {}, "marks": {"completed_rung_0": x}}},
+    )
+
+
+def filled(direction: StudyDirection, trials: int) -> tuple[InMemoryStorage, int]:
+    storage = InMemoryStorage()
+    study_id = storage.create_new_study([direction], "s")
+    for number in range(trials):
+        storage.create_new_trial(study_id, ended(number))
+    return storage, study_id
+
+
+def test_what_is_counted_follows_the_store() -> None:
+    storage, study_id = filled(StudyDirection.MINIMIZE, 30)
+    seen = History(storage, study_id, StudyDirection.MINIMIZE)
+    seen.refresh()
+    failed = sum(ended(number).state == TrialState.FAIL for number in range(30))
+    assert (seen.finished, seen.taken, len(seen.unfinished)) == (30 - failed, 30 - failed, 0)
+    begun = storage.create_new_trial(study_id)
+    assert len(seen.refresh()) == 31
+    assert (seen.finished, seen.taken, seen.unfinished) == (30 - failed, 31 - failed, {30})
+    storage.set_trial_state_values(begun, TrialState.FAIL)
+    seen.refresh()
+    assert (seen.finished, seen.taken, seen.unfinished) == (30 - failed, 30 - failed, set())
+
+
+def test_a_pruner_finds_its_marks() -> None:
+    storage, study_id = filled(StudyDirection.MINIMIZE, 3)
+    for trial in History(storage, study_id, StudyDirection.MINIMIZE).refresh():
+        assert trial.system_attrs == {"completed_rung_0": trial.params["x"]}
+    assert all(trial.system_attrs == {} for trial in storage.get_all_trials(study_id))
+
+
+@pytest.mark.parametrize("direction", [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE])
+@pytest.mark.parametrize("complete_enough", [True, False])
+def test_tpe_takes_the_same_trials_as_good_in_what_it_is_shown(
+    direction: StudyDirection, complete_enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`History` ranks as TPE does; if this fails, optuna ranks otherwise now, or takes more than BEST as good."""
+    monkeypatch.setattr(history, "SHOWN", 300)
+    storage, study_id = filled(direction, 600 if complete_enough else 0)
+    if not complete_enough:
+        for number in range(600):
+            if number % 3 or number < 30:  # ten complete trials: fewer than TPE takes as good
+                storage.create_new_trial(study_id, ended(number))
+    running = storage.create_new_trial(study_id)
+    seen = History(storage, study_id, direction)
+    everything = seen.refresh()
+    shown = seen.shown()
+    assert sum(trial.state.is_finished() for trial in shown) == 300
+    assert {trial.state for trial in shown} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING}
+    assert shown[-1]._trial_id == running
+    assert [trial.number for trial in shown] == sorted({trial.number for trial in shown})
+    study = Study("s", storage, TPESampler())
+    good = [
+        [each.number for each in _split_trials(study, trials, default_gamma(300))[0]]
+        for trials in ([each for each in everything if each.state != TrialState.FAIL], shown)
+    ]
+    assert len(good[0]) == BEST == default_gamma(10**6)
+    assert good[0] == good[1]
+
+
+def test_a_short_study_is_shown_whole() -> None:
+    storage, study_id = filled(StudyDirection.MINIMIZE, 20)
+    seen = History(storage, study_id, StudyDirection.MINIMIZE)
+    assert seen.refresh() == seen.shown()
