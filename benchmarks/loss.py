@@ -7,18 +7,23 @@ included, which alone take `(N + V) * H * 4` bytes.
 
     python benchmarks/loss.py                      the table: V = 32,000 and 151,936, N = 2,048, H = 512, float32
     python benchmarks/loss.py --quick              a minute: V = 32,000, N = 512, three rounds
-    python benchmarks/loss.py --only ours --cpu    CPU time, for a machine that others use too
+    python benchmarks/loss.py --only rankray --cpu CPU time, for a machine that others use too
+    python benchmarks/loss.py --device cuda        on a GPU: N = 8,192, H = 2,048 and 4,096, bfloat16, beside Liger
+
+Liger's fused linear cross-entropy is left out where `liger_kernel` is not installed, `torch.compile` on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -36,7 +41,7 @@ Contender = Callable[[Tensor, Tensor, Tensor], None]
 def three_products(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor) -> None:
     """Logits, gradient of the hidden states, gradient of the head: nothing else."""
     with torch.no_grad():
-        logits_CV = torch.empty(CHUNK, len(head_VH), dtype=hidden_NH.dtype)
+        logits_CV = torch.empty(CHUNK, len(head_VH), dtype=hidden_NH.dtype, device=head_VH.device)
         grad_VH = torch.zeros_like(head_VH)
         grad_NH = torch.empty_like(hidden_NH)
         for start in range(0, len(hidden_NH), CHUNK):
@@ -92,53 +97,79 @@ def trl_fused(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor) -> Tensor:
     return -found[0].mean()
 
 
+def liger(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor) -> Tensor:
+    """Liger's fused linear cross-entropy."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    return LigerFusedLinearCrossEntropyLoss()(head_VH, hidden_NH, label_N)
+
+
+def compiled(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor) -> Tensor:
+    """All the logits at once, through `torch.compile`."""
+    return torch.compile(plain)(hidden_NH, head_VH, label_N)
+
+
 CONTENDERS: dict[str, Contender] = {
     "floor: three products": three_products,
     "rankray sft": ours(objective="sft"),
     "rankray rri bound": ours(objective="rri", form="bound"),
     "rankray rri exact": ours(objective="rri", form="exact"),
-    "rankray rri exact, sorted": ours(objective="rri", form="exact", exact_ranks=True),
+    "rankray rri sorted": ours(objective="rri", form="exact", exact_ranks=True),
+    "rankray dft": ours(objective="dft"),
+    "rankray talr": ours(objective="talr", talr_temperature=3.0),
     "rankray eaft": ours(objective="eaft"),
     "linear_cross_entropy 256": with_gradients(torch_chunked),
     "linear + cross_entropy": with_gradients(plain),
     "checkpointed chunks": with_gradients(checkpointed),
     "trl fused head": with_gradients(trl_fused),
+    "liger fused": with_gradients(liger),
+    "torch.compile of the plain": with_gradients(compiled),
 }
 FLOOR = "floor: three products"
 
 
-def available(only: str) -> dict[str, Contender]:
-    """The contenders that can run here."""
-    found = {name: run for name, run in CONTENDERS.items() if only in name or name == FLOOR}
-    if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
-        found.pop("linear_cross_entropy 256", None)
-    try:
-        from trl.trainer.utils import _ChunkedLogProbFunction  # noqa: F401
-    except ImportError:
-        found.pop("trl fused head", None)
-    return found
+def available(args: argparse.Namespace) -> dict[str, Contender]:
+    """The contenders that were asked for and can run here."""
+    wanted = args.only or [""]
+    found = {name: run for name, run in CONTENDERS.items() if name == FLOOR or any(part in name for part in wanted)}
+    absent = {
+        "linear_cross_entropy 256": not hasattr(torch.nn, "LinearCrossEntropyOptions"),
+        "trl fused head": find_spec("trl") is None,
+        "liger fused": args.device == "cpu" or find_spec("liger_kernel") is None,
+        "torch.compile of the plain": args.device == "cpu",
+    }
+    return {name: run for name, run in found.items() if not absent.get(name, False)}
 
 
-def inputs(args: argparse.Namespace, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(args: argparse.Namespace, hidden: int, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states, head and labels; the logits' standard deviation is `--sharpness`."""
     torch.manual_seed(0)
-    dtype = getattr(torch, args.dtype)
-    hidden_NH = torch.randn(args.tokens, args.hidden).to(dtype).requires_grad_()
-    head_VH = (torch.randn(vocabulary, args.hidden) * args.sharpness / args.hidden**0.5).to(dtype).requires_grad_()
-    return hidden_NH, head_VH, torch.randint(0, vocabulary, (args.tokens,))
+    place = {"dtype": getattr(torch, args.dtype), "device": args.device}
+    hidden_NH = torch.randn(args.tokens, hidden).to(**place).requires_grad_()
+    head_VH = (torch.randn(vocabulary, hidden) * args.sharpness / hidden**0.5).to(**place).requires_grad_()
+    return hidden_NH, head_VH, torch.randint(0, vocabulary, (args.tokens,)).to(args.device)
 
 
-def times(args: argparse.Namespace, vocabulary: int, runs: dict[str, Contender]) -> dict[str, list[float]]:
-    """Seconds of every contender in every round, after one round to warm up."""
+def seconds_of(args: argparse.Namespace, run: Contender, given: tuple[Tensor, Tensor, Tensor]) -> float:
+    """Seconds of one call, until the device is done."""
     clock = time.process_time if args.cpu else time.perf_counter
-    given = inputs(args, vocabulary)
+    start = clock()
+    run(*given)
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def times(args: argparse.Namespace, hidden: int, vocabulary: int, runs: dict[str, Contender]) -> dict[str, list[float]]:
+    """Seconds of every contender in every round, after one round to warm up; each round starts with another one."""
+    given = inputs(args, hidden, vocabulary)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
     for number in range(args.rounds + 1):
-        for name, run in runs.items():
-            start = clock()
-            run(*given)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            taken = seconds_of(args, runs[name], given)
             if number:
-                seconds[name].append(clock() - start)
+                seconds[name].append(taken)
     return seconds
 
 
@@ -148,23 +179,30 @@ def resident_bytes(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def peak_bytes(args: argparse.Namespace, vocabulary: int, name: str) -> int:
+def peak_bytes(args: argparse.Namespace, name: str) -> int:
     """Peak memory above the inputs, in this process, which should have done nothing else."""
-    run = available("")[name]
+    run = CONTENDERS[name]
     small = torch.randn(8, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True), torch.arange(8)
-    run(*small)  # libraries are loaded, threads started
-    given = inputs(args, vocabulary)
+    if args.device == "cpu":
+        run(*small)  # libraries are loaded, threads started
+    given = inputs(args, args.hidden[0], args.vocabulary[0])
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(*given)
+        return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = resident_bytes("VmRSS")
     run(*given)
     return resident_bytes("VmHWM") - before
 
 
-def peaks(args: argparse.Namespace, vocabulary: int, names: list[str]) -> dict[str, int]:
+def peaks(args: argparse.Namespace, hidden: int, vocabulary: int, names: list[str]) -> dict[str, int]:
     """Peak memory of every contender, each in a fresh process."""
     found = {}
+    shape = ["--vocabulary", str(vocabulary), "--hidden", str(hidden), "--tokens", str(args.tokens)]
     for name in names:
-        command = [sys.executable, __file__, *sys.argv[1:], "--peak-of", name, "--vocabulary", str(vocabulary)]
+        command = [sys.executable, __file__, *sys.argv[1:], "--peak-of", name, *shape]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[name] = int(json.loads(done.stdout.splitlines()[-1]))
     return found
@@ -172,20 +210,25 @@ def peaks(args: argparse.Namespace, vocabulary: int, names: list[str]) -> dict[s
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--tokens", type=int, default=None, help="2,048; on a GPU 8,192")
+    parser.add_argument("--hidden", type=int, nargs="+", default=None, help="512; on a GPU 2,048 and 4,096")
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[32_000, 151_936])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default=None)
     parser.add_argument("--sharpness", type=float, default=1.0, help="standard deviation of the logits")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--only", default="", help="a part of the contenders' names")
+    parser.add_argument("--only", nargs="+", default=[], help="parts of the contenders' names")
     parser.add_argument("--cpu", action="store_true", help="CPU time instead of wall time")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.quick:
+    is_gpu = args.device == "cuda"
+    args.tokens = args.tokens or (8192 if is_gpu else 2048)
+    args.hidden = args.hidden or ([2048, 4096] if is_gpu else [512])
+    args.dtype = args.dtype or ("bfloat16" if is_gpu else "float32")
+    if args.quick and not args.peak_of:
         args.tokens, args.rounds = 512, 3
         args.vocabulary = args.vocabulary[:1]
     return args
@@ -197,22 +240,22 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.peak_of:
-        print(json.dumps(peak_bytes(args, args.vocabulary[0], args.peak_of)))
+        print(json.dumps(peak_bytes(args, args.peak_of)))
         return
-    runs = available(args.only)
-    for vocabulary in args.vocabulary:
+    runs = available(args)
+    for hidden, vocabulary in itertools.product(args.hidden, args.vocabulary):
         print(
-            f"\nV {vocabulary}, N {args.tokens}, H {args.hidden}, {args.dtype}, {torch.get_num_threads()} threads,"
-            f" median {'CPU' if args.cpu else 'wall'} time of {args.rounds} interleaved rounds,"
-            f" torch {torch.__version__}"
+            f"\nV {vocabulary}, N {args.tokens}, H {hidden}, {args.dtype}, {args.device},"
+            f" {torch.get_num_threads()} threads, median {'CPU' if args.cpu else 'wall'} time of {args.rounds}"
+            f" interleaved rounds, torch {torch.__version__}"
         )
-        seconds = times(args, vocabulary, runs)
-        memory = {} if args.no_memory else peaks(args, vocabulary, list(runs))
-        floor = statistics.median(seconds[FLOOR])
+        seconds = times(args, hidden, vocabulary, runs)
+        memory = {} if args.no_memory else peaks(args, hidden, vocabulary, list(runs))
         for name, taken in seconds.items():
             middle = statistics.median(taken)
+            ratio = statistics.median(mine / floor for mine, floor in zip(taken, seconds[FLOOR], strict=True))
             mebibytes = f"{memory[name] / 2**20:8.0f} MiB" if name in memory else ""
-            print(f"{name:28s} {middle * 1e3:9.1f} ms {middle / floor:6.2f} x floor {mebibytes}", flush=True)
+            print(f"{name:28s} {middle * 1e3:9.1f} ms {ratio:6.2f} x floor {mebibytes}", flush=True)
 
 
 if __name__ == "__main__":

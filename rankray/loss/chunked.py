@@ -99,10 +99,9 @@ def weighted_nll_with_stats(
         logit_scale: multiplies the logits (Cohere; Granite's divisor is 1 / logit_scale).
         logit_softcap: > 0, in logits (Gemma).
         sequence_N: see `token_weights`; only for talr with talr_temperature="auto", which costs a first forward pass.
-        exact_ranks: sort for the expected rank of rri's exact form. Without it, logits of 32 bits are counted into
-            buckets where V is large, which leaves S within 1e-5 / temperature of its value on a CPU (sorting the rows
-            where it would not) and within 1e-3 / temperature with Triton; on a CPU logits of other widths are always
-            sorted, and with Triton those of 16 bits are counted without error.
+        exact_ranks: sort for the expected rank of rri's exact form. Without it, tokens are counted into buckets where
+            V is large, which leaves S within 1e-5 / temperature of its value on a CPU (sorting the rows where it would
+            not) and within 1e-3 / temperature with Triton, there without error where the logits have 16 bits.
         knobs: see `token_weights`.
 
     Returns:
@@ -215,7 +214,7 @@ def _plan(
         dtype = torch.get_autocast_dtype(device.type)
     if chunk_size is None:
         wide_bytes = stats_dtype(dtype).itemsize
-        bytes_per_logit = wide_bytes * (2 if logit_softcap is None else 3) + dtype.itemsize % wide_bytes
+        bytes_per_logit = wide_bytes * (1 if logit_softcap is None else 2) + dtype.itemsize % wide_bytes
         chunk_size = choose_chunk_tokens(len(head_VH), bytes_per_logit, device)
     items: float | Tensor = max(1, len(row_T)) if num_items is None else num_items
     if isinstance(items, Tensor):

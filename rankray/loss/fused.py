@@ -4,8 +4,8 @@ Shapes: N tokens, T supervised tokens, V vocabulary, H hidden, C tokens of one c
 
 Weights are stop-gradient, so the gradient with respect to the logits is known as soon as the logits are:
 `weight * (softmax - onehot)`. Each chunk therefore forms its logits once, takes statistics, weight and gradient from
-them and lets them go; backward only multiplies by the gradient of the output. Live at any time: two (C, V) buffers
-(a third with a softcap, a narrow one for half precision; with Triton one in all) and, where the head is trained, its
+them and lets them go; backward only multiplies by the gradient of the output. Live at any time: one (C, V) buffer
+(a second with a softcap, a narrow one for half precision; with Triton one in all) and, where the head is trained, its
 gradient.
 """
 
@@ -67,7 +67,6 @@ class _Buffers:
     """The (C, V) memory, allocated once and reused by every chunk."""
 
     logits_CV: Tensor
-    prob_CV: Tensor
     narrow_CV: Tensor | None
     slope_CV: Tensor | None
 
@@ -77,7 +76,6 @@ class _Buffers:
         wide = torch.empty(shape, dtype=stats_dtype(plan.compute_dtype), device=head_VH.device)
         return cls(
             logits_CV=wide,
-            prob_CV=torch.empty_like(wide),
             narrow_CV=torch.empty_like(wide, dtype=plan.compute_dtype) if plan.is_half else None,
             slope_CV=None if plan.logit_softcap is None else torch.empty_like(wide),
         )
@@ -86,7 +84,7 @@ class _Buffers:
         """The first `rows` rows of each."""
         narrow_CV = None if self.narrow_CV is None else self.narrow_CV[:rows]
         slope_CV = None if self.slope_CV is None else self.slope_CV[:rows]
-        return _Buffers(self.logits_CV[:rows], self.prob_CV[:rows], narrow_CV, slope_CV)
+        return _Buffers(self.logits_CV[:rows], narrow_CV, slope_CV)
 
 
 @dataclass
@@ -173,8 +171,8 @@ def _torch_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_grad
     def read(hidden_CH: Tensor, label_C: Tensor) -> _Reading:
         mine = buffers.head(len(label_C))
         _form_logits(mine, hidden_CH, head_VH, bias_V, plan)
-        stats, correct_C = chunk_stats(mine.logits_CV, label_C, mine.prob_CV, plan.wanted, plan.exact_ranks)
-        slope_CV = mine.prob_CV
+        stats, correct_C = chunk_stats(mine.logits_CV, label_C, plan.wanted, plan.exact_ranks, plan.is_half)
+        slope_CV = mine.logits_CV
         if not wants_gradient:
             return _Reading(stats, correct_C, slope_CV, slope_CV)
         label_C1 = label_C.unsqueeze(1)

@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 
 from rankray.errors import LossError
-from rankray.loss.ranking import blocked_dot, count_at_least, expected_rank, over_rows
+from rankray.loss.ranking import FAR_BELOW
+from rankray.loss.rows import Readings, read_rows
 
 TOP_K = 20
 """How many of the most probable tokens EAFT's entropy looks at."""
 
 CHUNK_TOKENS = 256
-
-_FAR_BELOW = -1.0e4
-"""A shifted logit at which exp is exactly 0 in every dtype, yet 0 times it is 0 and not NaN (unlike -inf)."""
 
 
 class TokenStats(NamedTuple):
@@ -79,52 +77,64 @@ def token_stats(logits_NV: Tensor, target_N: Tensor, exact_ranks: bool = False) 
         empty_N = torch.empty(0, dtype=dtype, device=logits_NV.device)
         return TokenStats(empty_N, empty_N, empty_N, empty_N, empty_N)
     parts = []
+    is_half = logits_NV.dtype.itemsize == 2
     for logits_CV, target_C in zip(logits_NV.split(CHUNK_TOKENS), target_N.split(CHUNK_TOKENS), strict=True):
         work_CV = logits_CV.to(dtype, copy=True).contiguous()
-        parts.append(chunk_stats(work_CV, target_C, torch.empty_like(work_CV), ALL_STATS, exact_ranks)[0])
+        parts.append(chunk_stats(work_CV, target_C, ALL_STATS, exact_ranks, is_half)[0])
     return cat_stats(parts)
 
 
 def chunk_stats(
-    logits_CV: Tensor, target_C: Tensor, prob_CV: Tensor, wanted: frozenset[str], exact_ranks: bool = False
+    logits_CV: Tensor,
+    target_C: Tensor,
+    wanted: frozenset[str],
+    exact_ranks: bool = False,
+    from_16_bits: bool = False,
 ) -> tuple[TokenStats, Tensor]:
-    """Statistics of one chunk and whether the target is the greedy choice; the two (C, V) tensors are scratch.
+    """Statistics of one chunk and whether the target is the greedy choice; on return the logits are probabilities.
 
-    On return `prob_CV` holds softmax(logits_CV) and `logits_CV` holds nothing of use: no other (C, V) tensor lives.
+    On a CPU no other (C, V) tensor lives.
 
     Args:
-        logits_CV: contiguous, float32 or float64, overwritten.
+        logits_CV: contiguous, float32 or float64; overwritten with softmax(logits_CV).
         target_C: index of the true token.
-        prob_CV: like logits_CV; receives the probabilities.
         wanted: names of the fields of `TokenStats` to compute, a subset of `ALL_STATS`.
         exact_ranks: see `token_stats`.
+        from_16_bits: the logits were numbers of 16 bits.
 
     Returns:
         the statistics, and a bool (C,): `logits_CV.argmax(-1) == target_C`.
     """
+    if logits_CV.device.type == "cpu":
+        found = read_rows(logits_CV, target_C, wanted, exact_ranks, from_16_bits)
+    else:
+        found = _read_chunk(logits_CV, target_C, wanted)
+    entropy_bits_C = found.entropy_nats_C.clamp(min=0.0) / math.log(2.0)
+    top_entropy_C = _top_entropy_nats(logits_CV) if "top_entropy_nats_N" in wanted else None
+    stats = TokenStats(found.log_prob_C, entropy_bits_C, found.rank_C, found.expected_rank_C, top_entropy_C)
+    return stats, found.correct_C == 1.0
+
+
+def _read_chunk(logits_CV: Tensor, target_C: Tensor, wanted: frozenset[str]) -> Readings:
+    """What `read_rows` does, with torch alone and all the rows at once; it always sorts for the expected rank."""
     target_C1 = target_C.unsqueeze(1)
-    top_C1 = _argmax(logits_CV).unsqueeze(1)
-    target_logit_C1 = logits_CV.gather(1, target_C1)
-    top_logit_C1 = logits_CV.gather(1, top_C1)
-    unknown_C = torch.full_like(target_logit_C1[:, 0], math.nan)
-    rank_C = count_at_least(logits_CV, target_logit_C1) if "rank_N" in wanted else unknown_C
-
-    torch.softmax(logits_CV, -1, out=prob_CV)
+    top_C1 = logits_CV.argmax(-1, keepdim=True)
+    target_logit_C1, top_logit_C1 = logits_CV.gather(1, target_C1), logits_CV.gather(1, top_C1)
+    rank_C = entropy_C = expected_C = torch.full_like(target_logit_C1[:, 0], math.nan)
+    if "rank_N" in wanted:
+        rank_C = (logits_CV >= target_logit_C1).sum(-1).clamp_(min=1).to(logits_CV.dtype)
+    prob_CV = logits_CV.softmax(-1)
     log_norm_C1 = -prob_CV.gather(1, top_C1).log()
-    log_prob_C = (target_logit_C1 - top_logit_C1 - log_norm_C1).squeeze(1)
-
-    entropy_bits_C, expected_rank_C, top_entropy_C = unknown_C, unknown_C, None
-    if wanted & {"entropy_bits_N", "expected_rank_N"}:
-        logits_CV.sub_(top_logit_C1).clamp_(min=_FAR_BELOW)
     if "entropy_bits_N" in wanted:
-        entropy_nats_C = log_norm_C1.squeeze(1) - _row_dot(prob_CV, logits_CV)
-        entropy_bits_C = entropy_nats_C.clamp(min=0.0) / math.log(2.0)
-    if "top_entropy_nats_N" in wanted:
-        top_entropy_C = _top_entropy_nats(prob_CV)
+        logits_CV.sub_(top_logit_C1).clamp_(min=FAR_BELOW)
+        entropy_C = log_norm_C1.squeeze(1) - torch.linalg.vecdot(prob_CV, logits_CV)
+    logits_CV.copy_(prob_CV)
     if "expected_rank_N" in wanted:
-        expected_rank_C = expected_rank(prob_CV, logits_CV, exact_ranks)
-    stats = TokenStats(log_prob_C, entropy_bits_C, rank_C, expected_rank_C, top_entropy_C)
-    return stats, (top_C1 == target_C1).squeeze(1)
+        ranks_V = torch.arange(prob_CV.shape[1], 0, -1, dtype=prob_CV.dtype, device=prob_CV.device)
+        expected_C = prob_CV.sort(-1).values.mul_(ranks_V).sum(-1)
+    log_prob_C1 = target_logit_C1 - top_logit_C1 - log_norm_C1
+    correct_C1 = (top_C1 == target_C1).to(logits_CV.dtype)
+    return Readings(log_prob_C1.squeeze(1), entropy_C, rank_C, expected_C, correct_C1.squeeze(1))
 
 
 def cat_stats(parts: list[TokenStats]) -> TokenStats:
@@ -152,23 +162,6 @@ def check_targets(where: str, target_N: Tensor, vocabulary: int) -> None:
             f" allowed are 0 to {vocabulary - 1}, the rows of the head, and -100 for tokens to ignore;"
             " check that the tokenizer belongs to the model"
         )
-
-
-def on_numpy(tensor_CV: Tensor) -> bool:
-    """Whether numpy can work on this tensor in place (its argmax, dot and sort beat torch's on a CPU)."""
-    return tensor_CV.device.type == "cpu" and tensor_CV.is_contiguous()
-
-
-def _argmax(logits_CV: Tensor) -> Tensor:
-    if on_numpy(logits_CV):
-        return torch.from_numpy(over_rows(lambda logits_BV: logits_BV.argmax(-1), logits_CV.numpy()))
-    return logits_CV.argmax(-1)
-
-
-def _row_dot(left_CV: Tensor, right_CV: Tensor) -> Tensor:
-    if on_numpy(left_CV):
-        return torch.from_numpy(over_rows(blocked_dot, left_CV.numpy(), right_CV.numpy())).to(left_CV.dtype)
-    return torch.linalg.vecdot(left_CV, right_CV)
 
 
 def _top_entropy_nats(prob_CV: Tensor) -> Tensor:
