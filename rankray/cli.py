@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray import __version__
+from rankray import __version__, cluster_cli
 from rankray.errors import RankrayError, UserError
 from rankray.store_cli import app as store_app
 
@@ -29,6 +29,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(store_app, name="store")
+app.command()(cluster_cli.submit)
+app.command()(cluster_cli.doctor)
 
 File = Annotated[Path, typer.Argument(help="The YAML configuration.", show_default=False)]
 Study = Annotated[str, typer.Argument(help="The study's name.", show_default=False)]

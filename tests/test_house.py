@@ -26,7 +26,7 @@ OWNERS = {  # libraries that only these parts may import
     "transformers": {"finetune", "world.py", "quickstart.py"},
     "trl": {"finetune"},
     "torch": {"loss", "finetune", "world.py", "quickstart.py"},
-    "typer": {"cli.py", "store_cli.py"},
+    "typer": {"cli.py", "store_cli.py", "cluster_cli.py"},
 }
 
 
