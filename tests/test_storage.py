@@ -99,7 +99,7 @@ def test_probing_leaves_nothing(place, tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_told(options, tmp_path):
-    with pytest.raises(StorageError, match="s3://nonesuch/runs.* cannot be written or read here: .*credentials"):
+    with pytest.raises(StorageError, match=r"s3://nonesuch/runs.* cannot be written or read here: .*credentials"):
         storage.probe(f"s3://nonesuch/runs?{options}")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="give a directory that this node may write"):

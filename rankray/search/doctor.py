@@ -60,7 +60,7 @@ def _describe() -> dict[str, Any]:
 
     return {
         "versions": _versions_here(),
-        "gpus": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "cuda": torch.version.cuda or torch.version.hip,
         "credentials": [name for name in CREDENTIALS if name in os.environ],
     }
 
@@ -89,15 +89,10 @@ def _versions(nodes: list[reach.Node], answers: dict[str, Any]) -> Iterator[Find
 
 
 def _gpus(nodes: list[reach.Node], answers: dict[str, Any]) -> Iterator[Finding]:
-    sound = [(node, answers[node.id]) for node in nodes if not isinstance(answers[node.id], Exception)]
-    blind = [node.name for node, answer in sound if node.resources.get("GPU", 0) > answer["gpus"] and answer["gpus"]]
     total = sum(node.resources.get("GPU", 0) for node in nodes)
-    # A task that reserved no GPU sees none where Ray hides them, so only a count above zero says something.
-    fix = (
-        f"torch sees fewer GPUs than Ray has on {', '.join(blind)}: install the driver or the CUDA build"
-        if blind
-        else ""
-    )
+    sound = [node for node in nodes if not isinstance(answers[node.id], Exception)]
+    blind = [node.name for node in sound if node.resources.get("GPU", 0) and not answers[node.id]["cuda"]]
+    fix = f"torch is a build for CPUs on {', '.join(blind)}: install the one for its GPUs" if blind else ""
     yield Finding("gpus", f"{total:g} in the cluster", fix)
 
 
@@ -160,11 +155,15 @@ def _storage(place: str | None, nodes: list[reach.Node]) -> Iterator[Finding]:
         yield Finding("storage", f"{place} was written, read and deleted from {len(nodes)} nodes")
 
 
+def _now() -> float:
+    return time.time()
+
+
 def _clocks(nodes: list[reach.Node]) -> Finding:
     apart, shown = 0.0, []
     for node in nodes:
         before = time.time()
-        answer = reach.ask_all(time.time, among=[node])[node.id]
+        answer = reach.ask_all(_now, among=[node])[node.id]
         after = time.time()
         if isinstance(answer, float):
             off, doubt = answer - (before + after) / 2, (after - before) / 2

@@ -1,13 +1,14 @@
 """A search as a Ray job: the working directory is shipped, the driver runs on the cluster's head.
 
 What a job is given, its entrypoint and its environment, is shown to everybody who sees the cluster's dashboard. So no
-store URL with a password travels in it: the head has its own in `RANKRAY_STORE`. And a cluster that takes jobs from
-whoever reaches its port is refused, unless `RAY_AUTH_MODE=disabled` says that this is known.
+store URL with a password travels in it: the head has its own in `~/.rankray.env` or `RANKRAY_STORE`. And a cluster that
+takes jobs from whoever reaches its port is refused, unless `RAY_AUTH_MODE=disabled` says that this is known.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import urllib.error
@@ -23,11 +24,13 @@ from rankray.errors import ConfigError, StorageError, StoreError, SubmitError
 
 EXCLUDED = [".git", ".venv", "__pycache__", "rankray-runs", "rankray-quickstart", "*.db", "*.db-shm", "*.db-wal"]
 """What is not shipped, beside what `.gitignore` names."""
-NO_STORE = (
-    'if [ -z "$RANKRAY_STORE" ]; then echo "error: RANKRAY_STORE is not set on the head: no store was given, and the '
-    "job's own directory does not last; set RANKRAY_STORE in the environment that starts Ray there, or give --store\" "
+OWN_STORE = (
+    "set -a; if [ -f ~/.rankray.env ]; then . ~/.rankray.env; fi; set +a; "
+    'if [ -z "$RANKRAY_STORE" ]; then echo "error: RANKRAY_STORE: not set on the head, and no store was given; '
+    "the job's own directory does not last; write RANKRAY_STORE=URL to ~/.rankray.env there, or give --store\" "
     ">&2; exit 2; fi; "
 )
+"""Shell that takes the store's URL from the head: from `~/.rankray.env`, or the environment that Ray was started in."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def describe(
     for override in sets:
         words += ["--set", override]
     words += [*(["--store", store] if store else []), *(["--name", name] if name else [])]
-    entrypoint = ("" if store or ("store",) in loaded.places else NO_STORE) + "exec " + shlex.join(words)
+    entrypoint = ("" if store or ("store",) in loaded.places else OWN_STORE) + "exec " + shlex.join(words)
     environment: dict[str, Any] = {"working_dir": str(directory), "excludes": EXCLUDED}
     if packages:
         shipped = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt"
@@ -101,7 +104,7 @@ def _check_store(loaded: LoadedConfig, store: str) -> None:
     if masked(given) != given:
         raise StoreError(
             f"store: {masked(given)} holds a password, which everybody who sees the cluster's dashboard would read; "
-            "allowed is a URL without one; leave it out and set RANKRAY_STORE in the environment that starts Ray there"
+            "allowed is a URL without one; leave it out and write RANKRAY_STORE=URL to ~/.rankray.env on the head"
         )
     if given.startswith("sqlite:///") and not given.startswith("sqlite:////"):
         raise StoreError(
@@ -171,6 +174,8 @@ def submit(job: Job, address: str) -> tuple[Any, str]:
     """
     from ray.job_submission import JobSubmissionClient
 
+    for name in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         client = JobSubmissionClient(address)
         return client, client.submit_job(entrypoint=job.entrypoint, runtime_env=job.runtime_env)
