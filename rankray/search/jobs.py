@@ -21,6 +21,7 @@ from typing import Any
 from rankray import storage
 from rankray.config import LoadedConfig
 from rankray.errors import ConfigError, StorageError, StoreError, SubmitError
+from rankray.search.cluster import has_token
 
 EXCLUDED = [".git", ".venv", "__pycache__", "rankray-runs", "rankray-quickstart", "*.db", "*.db-shm", "*.db-wal"]
 """What is not shipped, beside what `.gitignore` names."""
@@ -129,12 +130,6 @@ def require_token() -> None:
             "RAY_AUTH_MODE=disabled for a cluster that nobody else can reach"
         )
     os.environ["RAY_AUTH_MODE"] = "token"
-
-
-def has_token() -> bool:
-    """Whether there is a token for a Ray cluster here."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    return bool(os.environ.get("RAY_AUTH_TOKEN")) or path.is_file()
 
 
 def refuse_open_cluster(address: str) -> None:

@@ -53,7 +53,7 @@ def test_words_with_spaces_stay_words(loaded, tmp_path):
     assert job.entrypoint.endswith("--store postgresql://db/x")
     assert subprocess.run(
         ["bash", "-c", job.entrypoint.replace("exec python", "printf '%s\\n'")], capture_output=True, text=True
-    ).stdout.splitlines()[5:7] == ["--set", "data.prompt='{q}; rm -rf ~'"]
+    ).stdout.splitlines()[4:6] == ["--set", "data.prompt='{q}; rm -rf ~'"]
 
 
 @pytest.mark.parametrize(
