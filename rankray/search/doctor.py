@@ -14,7 +14,7 @@ from rankray import __version__, storage
 from rankray.errors import RankrayError
 from rankray.search import reach
 from rankray.search.cluster import CREDENTIALS
-from rankray.search.placement import nodes_startable
+from rankray.search.growth import nodes_startable
 
 SKEW_SECONDS = 5.0
 """Clocks further apart than this mislead whoever compares times; leases themselves last longer."""
@@ -56,11 +56,8 @@ def examine(store: str, place: str | None) -> Iterator[Finding]:
 
 def _describe() -> dict[str, Any]:
     """Say what one node has."""
-    import torch
-
     return {
         "versions": _versions_here(),
-        "cuda": torch.version.cuda or torch.version.hip,
         "credentials": [name for name in CREDENTIALS if name in os.environ],
     }
 
@@ -91,9 +88,13 @@ def _versions(nodes: list[reach.Node], answers: dict[str, Any]) -> Iterator[Find
 def _gpus(nodes: list[reach.Node], answers: dict[str, Any]) -> Iterator[Finding]:
     total = sum(node.resources.get("GPU", 0) for node in nodes)
     sound = [node for node in nodes if not isinstance(answers[node.id], Exception)]
-    blind = [node.name for node in sound if node.resources.get("GPU", 0) and not answers[node.id]["cuda"]]
+    blind = [node.name for node in sound if node.resources.get("GPU", 0) and _for_cpus(answers[node.id])]
     fix = f"torch is a build for CPUs on {', '.join(blind)}: install the one for its GPUs" if blind else ""
     yield Finding("gpus", f"{total:g} in the cluster", fix)
+
+
+def _for_cpus(answer: dict[str, Any]) -> bool:
+    return str(answer["versions"]["torch"]).endswith("+cpu")
 
 
 def _cluster(nodes: list[reach.Node]) -> Finding:
