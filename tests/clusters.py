@@ -34,6 +34,11 @@ class Head:
     directory: Path
     process: subprocess.Popen[bytes]
 
+    def add(self, *words: str, **more: str) -> None:
+        """Add a node, with further arguments of `ray start` and environment variables; it is killed with the rest."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={self.address}", *words]
+        subprocess.run(command, env=environment(**more), check=True, capture_output=True, timeout=120)
+
     def kill(self) -> None:
         """Kill every process of the cluster, head included, and nothing else."""
         mine = set()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from clusters import environment, ray_head
 from s3 import CREDENTIALS, SECRET, credentials, s3_server
 
 from rankray import storage
@@ -142,3 +143,30 @@ def test_without_an_object_store_nothing_is_carried(monkeypatch, tmp_path):
     monkeypatch.setattr("rankray.finetune.run", lambda spec, reporter: (spec, reporter))
     spec = TrialSpec({}, str(tmp_path), checkpoint=str(tmp_path / "step"))
     assert carrier.train(spec, recorder) == (spec, recorder)
+
+
+def test_workers_on_two_nodes_bring_what_is_theirs(world, bucket, tmp_path):
+    """Two raylets stand for two machines; what each worker of a trial writes lies on its own node's disk."""
+    file, store = tmp_path / "tiny.yaml", f"sqlite:///{tmp_path / 'store.db'}"
+    text = FILE.format(root=world, store=store, place="DROPPED").replace("storage: DROPPED/runs", f"storage: {bucket}")
+    file.write_text(text + "resources: {workers: 2}\n")
+    place = Place(file, store)
+    words = place.command("--set", "study.pruner=none", "--set", "study.trials=1")
+    cache = {"RANKRAY_CACHE": str(tmp_path / "cache"), "RANKRAY_LEASE_SECONDS": "5", **CREDENTIALS}
+    with ray_head("--num-cpus=1", "--include-dashboard=false", **cache) as head:
+        head.add("--num-cpus=1", **cache)
+        own = environment(RAY_ADDRESS=head.address, **cache)
+        with open(tmp_path / "log.txt", "wb") as log:
+            driver = subprocess.Popen(words, stdout=log, stderr=log, env=own)
+        until(lambda: len(place.recorded()) >= 1, driver)
+        driver.kill()
+        driver.wait()
+        before = place.recorded()
+        done = subprocess.run(words, env=own, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+    after = place.recorded()
+    assert {key: after[key] for key in before} == before
+    assert sorted(step for _, step in after) == [2, 4, 6]
+    best = place.trials()[0]["checkpoint"]
+    assert {"model.safetensors", "rng_state_0.pth", "rng_state_1.pth", "rankray.json"} <= set(storage.names(best))
+    assert len(list((tmp_path / "cache" / "scratch").iterdir())) == 2
