@@ -150,3 +150,9 @@ def test_places_that_are_refused(given, said):
     with pytest.raises(ValueError, match=said) as refused:
         Config.model_validate(CONFIG | {"storage": given})
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["..", "../other", "a/../../b", "/etc", "a/b", ".hidden", "a\n", "a\x00b", "", "é"])
+def test_the_name_of_a_study_cannot_leave_its_directory(name):
+    with pytest.raises(ValueError, match="name"):
+        Config.model_validate(CONFIG | {"name": name})
