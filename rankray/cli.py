@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray import __version__
+from rankray import __version__, cluster_cli
 from rankray.errors import RankrayError, UserError
 from rankray.store_cli import app as store_app
 
@@ -29,6 +29,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(store_app, name="store")
+app.command()(cluster_cli.submit)
+app.command()(cluster_cli.doctor)
 
 File = Annotated[Path, typer.Argument(help="The YAML configuration.", show_default=False)]
 Study = Annotated[str, typer.Argument(help="The study's name.", show_default=False)]
@@ -75,20 +77,23 @@ def train(
     """Train one trial with the file's fixed values, in this process, without Ray."""
     loaded = _load(file, sets, "", name)
     _preflight(loaded)
+    from rankray import storage
     from rankray.contracts import TrialSpec
-    from rankray.finetune import run
     from rankray.report.training import LineReporter
+    from rankray.search import carrier
     from rankray.search.shelf import Shelf
 
     config = loaded.config
-    shelf = Shelf(config.storage, f"{config.name}/train")
-    reporter = LineReporter(
-        say=lambda line: _say(line, as_json),
-        max_steps=config.train.max_steps * config.study.seeds,
-        committed=lambda path: shelf.committed(0, path),
-    )
+    storage.probe(config.storage)
     tree = config.model_dump(mode="json") | {"space": {}}
-    outcome = run(TrialSpec(config=tree, directory=shelf.directory(0), checkpoint=resume or None), reporter)
+    with Shelf(config.storage, f"{config.name}/train") as shelf:
+        reporter = LineReporter(
+            say=lambda line: _say(line, as_json),
+            max_steps=config.train.max_steps * config.study.seeds,
+            committed=lambda path: shelf.committed(0, path),
+        )
+        spec = TrialSpec(config=tree, directory=shelf.directory(0), checkpoint=resume or None)
+        outcome = carrier.train(spec, reporter)
     if as_json:
         print(json.dumps({"metrics": outcome.metrics, "checkpoint": outcome.checkpoint, "steps": outcome.steps}))
     else:

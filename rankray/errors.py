@@ -6,6 +6,8 @@
     │   ├── DataError               a data file, its columns, or what tokenising leaves of it
     │   ├── ModelError              a model or tokenizer that cannot be loaded as asked
     │   ├── LossError               a loss called with impossible arguments
+    │   ├── SubmitError             a cluster that takes no jobs, or takes them from anybody
+    │   ├── StorageError            a place for checkpoints that cannot be written or read
     │   └── StoreError              a store URL, a study name
     │       └── StudyMismatch       a study of that name exists with another configuration
     ├── StoreUnavailable            the store does not answer (exit 1; resumable)
@@ -47,6 +49,14 @@ class ModelError(UserError):
 
 class LossError(UserError):
     """A loss was called with arguments that have no meaning."""
+
+
+class SubmitError(UserError):
+    """A search cannot be given to a cluster as a job."""
+
+
+class StorageError(UserError):
+    """A place for checkpoints cannot be written or read."""
 
 
 class StoreError(UserError):

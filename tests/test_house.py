@@ -15,9 +15,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {  # who may import whom, beside themselves, contracts and errors
     "config": set(),
     "loss": set(),
-    "store": {"config"},
+    "store": {"config", "storage"},
     "finetune": {"loss", "config"},
-    "search": {"finetune", "store", "config"},
+    "search": {"finetune", "store", "config", "storage"},
     "report": {"config", "store"},
 }
 OWNERS = {  # libraries that only these parts may import
@@ -26,7 +26,7 @@ OWNERS = {  # libraries that only these parts may import
     "transformers": {"finetune", "world.py", "quickstart.py"},
     "trl": {"finetune"},
     "torch": {"loss", "finetune", "world.py", "quickstart.py"},
-    "typer": {"cli.py", "store_cli.py"},
+    "typer": {"cli.py", "store_cli.py", "cluster_cli.py"},
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -254,7 +255,29 @@ class Config(Section):
     store: str = Field(default_factory=lambda: os.environ.get("RANKRAY_STORE", "sqlite:///rankray.db"))
     """Where the truth is kept: a sqlite, postgresql, mysql, journal or grpc URL; RANKRAY_STORE is the default."""
     storage: str = "./rankray-runs"
-    """Where checkpoints are kept: a directory."""
+    """Where checkpoints are kept: a directory that all nodes see, or `s3://bucket/prefix` or `gs://bucket/prefix`, with
+    options such as `?region=eu-west-1`. Credentials come from each node's environment, profile or role, never from
+    here."""
+
+    @field_validator("storage")
+    @classmethod
+    def _storage_place(cls, given: str) -> str:
+        if "://" not in given:
+            return given
+        url = urlsplit(given)
+        if url.scheme not in STORAGE_SCHEMES:
+            allowed = ", ".join(f"{scheme}://" for scheme in STORAGE_SCHEMES)
+            raise ValueError(f"got {url.scheme}://; allowed: a directory, {allowed}")
+        named, _, host = url.netloc.rpartition("@")
+        if not host or url.password is not None or (named and not url.scheme.startswith("abfs")):
+            raise ValueError(
+                "allowed is scheme://bucket/prefix, without credentials, which would be kept with the study; "
+                "leave them to each node's environment, profile or role"
+            )
+        unknown = [name for name, _ in parse_qsl(url.query, keep_blank_values=True) if name not in STORAGE_OPTIONS]
+        if unknown:
+            raise ValueError(f"unknown option {unknown[0]!r}; allowed: {', '.join(STORAGE_OPTIONS)}")
+        return given
 
     @model_validator(mode="after")
     def _metric_is_measured(self) -> Config:
@@ -280,6 +303,8 @@ class Config(Section):
         return self.study.direction or DIRECTIONS.get(self.study.metric, "maximize")
 
 
+STORAGE_SCHEMES = ("s3", "gs", "abfs", "abfss")
+STORAGE_OPTIONS = ("region", "scheme", "endpoint_override", "tls_ca_file_path", "project_id", "retry_limit_seconds")
 WEIGHTED_METRICS = ("train/loss", "eval/loss", "eval_loss", "loss")
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
     "eval/nll": "minimize",

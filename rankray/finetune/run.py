@@ -60,7 +60,9 @@ def run(spec: TrialSpec, reporter: Reporter) -> Outcome:
         spec: the trial.
         reporter: asked for a verdict at every report. If it has a method `progress(step, metrics)`, that is called now
             and then in between with the `train/...` metrics so far. If it has a method `leave() -> str`, a text it
-            returns after a step has the run leave with a checkpoint; see `Outcome.left`.
+            returns after a step has the run leave with a checkpoint; see `Outcome.left`. If it has a method
+            `keep(checkpoint)`, the directory is this node's own: the first worker of each node writes what is the
+            trial's, and every worker calls it with a complete checkpoint before that is reported.
 
     Raises:
         ConfigError, DataError, ModelError, LossError: the trial cannot be trained as configured.
@@ -121,7 +123,7 @@ class _Trial:
             loss=config.loss,
             on_step=lambda trainer, step: self._after_step(trainer, index, step),
         )
-        if trainer.is_world_process_zero():
+        if self._leads(trainer):
             remove_partial(self._directory)
         trainer.restore_train_sums(self._sums if resume else [])
         trainer.train(resume_from_checkpoint=resume)
@@ -148,9 +150,10 @@ class _Trial:
                 self._directory,
                 progress,
                 trainer.save_to,
-                leads=trainer.is_world_process_zero(),
+                leads=self._leads(trainer),
                 wait=trainer.accelerator.wait_for_everyone,
             )
+            self._keep(trainer, checkpoint)
         if seed_step == last:
             self._finished = [*self._finished, own]
         stop = self._report(step, metrics, checkpoint)
@@ -158,6 +161,17 @@ class _Trial:
             self._outcome = replace(self._outcome, left=leaving)
             return leaving
         return stop
+
+    def _leads(self, trainer: RankrayTrainer) -> bool:
+        """Whether this worker names and renames in the trial's directory."""
+        alone = hasattr(self._reporter, "keep")
+        return trainer.is_local_process_zero() if alone else trainer.is_world_process_zero()
+
+    def _keep(self, trainer: RankrayTrainer, checkpoint: str) -> None:
+        keep = getattr(self._reporter, "keep", None)
+        if keep is not None:
+            keep(checkpoint)
+            trainer.accelerator.wait_for_everyone()
 
     def _asked_to_leave(self, trainer: RankrayTrainer) -> str:
         """Ask the reporter whether the trial must leave; any worker's word counts for all."""

@@ -34,6 +34,7 @@ from typing import Any
 from ray.tune import Trainable
 
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
+from rankray.search import carrier
 from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
 from rankray.search.imports import quick_imports
 from rankray.search.lost import WorkersLost
@@ -156,9 +157,7 @@ class _Trainer:
         """Train a trial where its configuration wants it."""
         resources = spec.config.get("resources", {})
         if resources.get("workers", 1) == 1:
-            with quick_imports():
-                from rankray.finetune import run
-            return run(spec, reporter)
+            return carrier.train(spec, reporter)
         with quick_imports():
             from rankray.search.group import Group
         if self._group is None or not self._group.alive:

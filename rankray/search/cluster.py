@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -36,25 +37,34 @@ CREDENTIALS = ("RANKRAY_STORE", "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "MY
 def prepare_environment() -> None:
     """Set what Ray reads when it is imported or started; call before the first `import ray`.
 
-    `RAY_AUTH_MODE=token` must be there before the import where a token exists (trap 15); it is left to the user's
-    environment, and never set after the fact, which would hang.
+    `RAY_AUTH_MODE=token` must be there before the import where a cluster has a token (trap 15); set after the fact it
+    would hang. So it is set where a cluster is to be joined, a token is here, and nobody said otherwise.
     """
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
+    if os.environ.get("RAY_ADDRESS", "local") != "local" and has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def has_token() -> bool:
+    """Whether there is a token for a Ray cluster here."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or path.is_file()
 
 
 @contextmanager
 def ray_session(verbose: bool) -> Iterator[None]:
-    """Connect to the cluster that `RAY_ADDRESS` names, or one that runs on this machine, or start one of our own.
+    """Connect to the cluster that `RAY_ADDRESS` names, or start one of our own, and leave it at the end.
 
-    The session is left at the end. `RAY_ADDRESS=local` starts one of our own whatever runs here.
+    `RAY_ADDRESS=auto` names the one that runs on this machine.
     """
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
     options: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose}
     if os.environ.get("RAY_ADDRESS", "local") == "local":
-        options |= {"include_dashboard": False}
+        # Without an address Ray would join whatever cluster `ray start` last left a note of here, alive or not.
+        options |= {"include_dashboard": False, "address": "local"}
     warnings.filterwarnings("ignore", module=r"ray\..*")
     started_here = not ray.is_initialized()
     if started_here:

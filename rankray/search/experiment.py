@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rankray import storage
 from rankray.config import Config, apply_params
 from rankray.contracts import Observer, Report, TrialSpec, Verdict
 from rankray.errors import SearchFailed, StoreUnavailable
@@ -44,6 +45,7 @@ def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose
     Raises:
         StoreUnavailable: the store cannot be reached.
         ConfigError: a trial fits on no node.
+        StorageError: some node cannot write to the storage.
         SearchFailed: too many trials failed, or the store stayed away; what is finished stays finished.
     """
     prepare_environment()
@@ -59,8 +61,9 @@ def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose
 
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
-        with ray_session(verbose), interruptible(interrupt):
-            _run_until_done(study, config, control, observer)
+        shelf = Shelf(config.storage, config.name, study.identity)
+        with ray_session(verbose), interruptible(interrupt), shelf:
+            _run_until_done(study, config, control, observer, shelf)
         if control.error:
             raise SearchFailed(f"study {config.name}: {control.error}")
     return study.done
@@ -78,14 +81,16 @@ def _give_up(study: StudyStore) -> None:
         os._exit(130)
 
 
-def _run_until_done(study: StudyStore, config: Config, control: Control, observer: Observer) -> None:
+def _run_until_done(study: StudyStore, config: Config, control: Control, observer: Observer, shelf: Shelf) -> None:
     from rankray.search.delivery import Delivery, patience_seconds_default
     from rankray.search.placement import place
+    from rankray.search.reach import check_storage
     from rankray.search.scheduler import StoreScheduler
     from rankray.search.searcher import StoreSearcher
 
+    observer.phase("writing to the storage from every node")
+    check_storage(config.storage)
     placement = place(config)
-    shelf = Shelf(config.storage, config.name, study.identity)
     delivery = Delivery(study, patience_seconds_default(), on_verdict=_note_verdict(shelf, observer))
     watched = _Watched(study, observer, shelf)
     watched.tidy()
@@ -184,7 +189,7 @@ def worker_config(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a worker needs of a trial's configuration: parameters applied, local paths absolute, no store."""
     tree = apply_params(config, params).model_dump(mode="json")
     tree["store"] = "worker://"
-    tree["storage"] = str(Path(config.storage).absolute())
+    tree["storage"] = storage.absolute(config.storage)
     tree["train"]["threads"] = config.train.threads or max(1, int(config.resources.cpus_per_worker))
     for section, key in (("data", "train"), ("data", "eval"), ("model", "path")):
         if Path(tree[section][key]).exists():

@@ -22,13 +22,11 @@ import asyncio
 import dataclasses
 import itertools
 import json
-import shutil
 import threading
 import traceback
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -37,10 +35,12 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
+from rankray.search.carrier import train
 from rankray.search.events import FAILURE, OUTCOME, REPORT
 from rankray.search.imports import quick_imports
 from rankray.search.lost import WorkersLost, node_went
 from rankray.search.notice import Notice
+from rankray.storage import delete, inside
 
 LOOK_SECONDS = 1.0
 """How often a silent group is looked at, whether it still lives."""
@@ -65,7 +65,7 @@ class Group:
 
     Args:
         resources: a configuration's `resources:` block, as plain types.
-        storage: a directory that all nodes can write, where Ray Train keeps its files while the group lives.
+        storage: a place that all nodes can write, where Ray Train keeps its files while the group lives.
     """
 
     def __init__(self, resources: Mapping[str, Any], storage: str) -> None:
@@ -73,7 +73,7 @@ class Group:
         self._mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
         self._numbers = itertools.count(1)
         self._error: BaseException | None = None
-        self._scratch = Path(storage) / f".group-{uuid.uuid4().hex[:8]}"
+        self._storage, self._name = storage, f".group-{uuid.uuid4().hex[:8]}"
         self._thread = threading.Thread(target=self._fit, args=(dict(resources),), name="group", daemon=True)
         self._thread.start()
 
@@ -130,15 +130,15 @@ class Group:
                 train_loop_config={"mailbox": self._mailbox},
                 scaling_config=scaling(resources),
                 run_config=RunConfig(
-                    name=self._scratch.name,
-                    storage_path=str(self._scratch.parent),
+                    name=self._name,
+                    storage_path=self._storage,
                     failure_config=FailureConfig(max_failures=0),
                 ),
             ).fit()
         except BaseException as error:
             self._error = error
         finally:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            delete(inside(self._storage, self._name))
 
 
 def scaling(resources: Mapping[str, Any]) -> ScalingConfig:
@@ -220,11 +220,12 @@ def _serve(config: dict[str, Any]) -> None:
     mailbox, done, notice = config["mailbox"], 0, Notice()
     leads = ray.train.get_context().get_world_rank() == 0
     with quick_imports():
-        from rankray.finetune import run
+        import rankray.finetune  # noqa: F401
+    node = ray.get_runtime_context().get_node_id()
     while (offer := ray.get(mailbox.next_job.remote(done))) is not None:
         done, spec = offer[0], TrialSpec.from_json(offer[1])
         try:
-            outcome = run(spec, _Mailed(mailbox, done, notice))
+            outcome = train(spec, _Mailed(mailbox, done, notice), node)
         except BaseException as error:
             if not _lost_the_others(error):
                 failure = {"reason": _first_line(error), "traceback": traceback.format_exc()}

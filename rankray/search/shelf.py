@@ -7,42 +7,57 @@ A trial that has not ended keeps its last checkpoint, the best complete trials t
 none (`rankray.store.views.retention` says which). Several drivers may tidy up at once: what one deletes, none wants.
 
 One directory belongs to one study: the first one marks it as its own, and another study of the same name, from another
-store or begun anew after the first was deleted, gets a directory beside it. A copy of a study shares its checkpoints
-with the original.
+store or begun anew after the first was deleted, gets a directory beside it; in an object store, where nothing can be
+marked atomically, every study's prefix carries its identity. A copy of a study shares its checkpoints with the
+original.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+
+from rankray import storage
 
 MARK = "study.id"
 """The file in a study's directory that says whose it is."""
 
 
 class Shelf:
-    """The checkpoint directory of one study, seen from one launch of its driver.
+    """The checkpoints of one study, seen from one launch of its driver.
+
+    What lies in an object store is deleted in the background, as each deletion is a few round trips and the driver has
+    trials to see to; the end of the `with` block waits for it.
 
     Args:
-        storage: the configured storage directory.
+        place: the configured storage.
         study: the study's name.
         identity: what tells this study from others of its name; empty to take the directory as it is.
     """
 
-    def __init__(self, storage: str, study: str, identity: str = "") -> None:
-        self.root = Path(storage).absolute() / study
-        if identity and _mark(self.root, identity) != identity:
-            self.root = self.root.with_name(f"{self.root.name}-{identity[:8]}")
+    def __init__(self, place: str, study: str, identity: str = "") -> None:
+        self.root = storage.inside(storage.absolute(place), study)
+        if identity and (storage.is_remote(place) or _mark(Path(self.root), identity) != identity):
+            self.root = storage.inside(storage.absolute(place), f"{study}-{identity[:8]}")
         self._launch = uuid.uuid4().hex[:8]
         self._last: dict[int, str] = {}
+        self._background = ThreadPoolExecutor(1, "shelf") if storage.is_remote(place) else None
+
+    def __enter__(self) -> Shelf:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._background is not None:
+            self._background.shutdown(wait=True)
 
     def directory(self, number: int) -> str:
         """Return where trial `number` writes in this launch."""
-        return str(self._trial(number) / self._launch)
+        return storage.inside(self._trial(number), self._launch)
 
     def begin(self, number: int, checkpoint: str | None) -> None:
         """A trial starts; `checkpoint` is the committed one that it goes on from."""
@@ -54,7 +69,7 @@ class Shelf:
         before = self._last.get(number)
         self._last[number] = checkpoint
         if before and before != checkpoint:
-            self._delete(Path(before))
+            self._do(lambda: self._delete(before))
 
     def ended(self, number: int) -> None:
         """A trial ended, or goes on elsewhere."""
@@ -62,18 +77,28 @@ class Shelf:
 
     def tidy(self, ended: Collection[int], kept: Collection[int]) -> None:
         """Delete what ended trials left, but for those that keep their checkpoints; unknown names are left alone."""
-        for path in self.root.glob("trial-*"):
-            digits = path.name.removeprefix("trial-")
-            if digits.isdecimal() and int(digits) in ended and int(digits) not in kept:
-                self._delete(path)
 
-    def _trial(self, number: int) -> Path:
-        return self.root / f"trial-{number:05d}"
+        def sweep() -> None:
+            for name in storage.names(self.root):
+                digits = name.removeprefix("trial-")
+                if name != digits and digits.isdecimal() and int(digits) in ended and int(digits) not in kept:
+                    self._delete(storage.inside(self.root, name))
 
-    def _delete(self, path: Path) -> None:
-        """Delete a directory of this study; a path that leads elsewhere, by `..` or a link, is left alone."""
-        if Path(os.path.realpath(self.root)) in Path(os.path.realpath(path)).parents:
-            shutil.rmtree(path, ignore_errors=True)
+        self._do(sweep)
+
+    def _trial(self, number: int) -> str:
+        return storage.inside(self.root, f"trial-{number:05d}")
+
+    def _do(self, act: Callable[[], None]) -> None:
+        if self._background is None:
+            act()
+        else:
+            self._background.submit(act)
+
+    def _delete(self, place: str) -> None:
+        """Delete a place of this study; one that leads elsewhere, by `..` or a link, is left alone."""
+        if storage.holds(self.root, place):
+            storage.delete(place)
 
 
 def _mark(root: Path, identity: str) -> str:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.space import get_path
 from rankray.errors import StoreError
+from rankray.storage import is_remote
 from rankray.store.records import ATTEMPTS, END, LOST, ORIGIN, steps_of, ticket_of
 from rankray.store.trials import StudyStore
 
@@ -176,8 +177,11 @@ def _rank(study: StudyStore, found: FrozenTrial) -> tuple[float, int]:
 
 
 def _exists(checkpoint: str | None) -> bool | None:
-    """Return whether a checkpoint is there, as seen from this machine; None where there never was one."""
-    return None if checkpoint is None else os.path.isdir(checkpoint)
+    """Return whether a checkpoint is there, as seen from this machine; None where there never was one.
+
+    None also for one in an object store, which is not asked: it may be far away, and credentials may be elsewhere.
+    """
+    return None if checkpoint is None or is_remote(checkpoint) else os.path.isdir(checkpoint)
 
 
 def _objective(study: StudyStore, found: FrozenTrial) -> str:

@@ -1,11 +1,16 @@
+import contextlib
 import json
 import math
+import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 
 from rankray.errors import ModelError
 from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
+
+from .conftest import Killed, Recorder
 
 PROGRESS = Progress(30, 1, 10, {"eval/nll": 1.5}, {"eval/nll": math.inf}, [{"eval/nll": 2.0}])
 
@@ -40,3 +45,43 @@ def test_something_else_is_refused(tmp_path, text):
         (tmp_path / "rankray.json").write_text(text)
     with pytest.raises(ModelError, match=r"^checkpoint: .*cannot be resumed"):
         read_progress(str(tmp_path))
+
+
+class Planted:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, mark):
+        self._mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self._mark,)
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", "training_args.bin"]
+)
+def test_a_planted_pickle_is_never_run(name, tree, train, tmp_path):
+    short = tree(train__max_steps=4, evaluate__every_steps=2, train__batch_size=8)
+    with pytest.raises(Killed):
+        train(short, Recorder(die_at=4))
+    mark, checkpoint = tmp_path / "ran", tmp_path / "trial" / "step-000002"
+    (checkpoint / name).write_bytes(pickle.dumps(Planted(mark)))
+    if name == "pytorch_model.bin":
+        (checkpoint / "model.safetensors").unlink()
+    with contextlib.suppress(Exception):
+        train(short, checkpoint=str(checkpoint), directory="again")
+    assert not mark.exists()
+    pickle.loads((checkpoint / name).read_bytes())
+    assert mark.exists()
+
+
+def test_code_beside_the_weights_is_not_run(tree, train, tmp_path, model_dir):
+    planted, mark = tmp_path / "planted", tmp_path / "ran"
+    shutil.copytree(model_dir, planted)
+    config = json.loads((planted / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    (planted / "config.json").write_text(json.dumps(config))
+    (planted / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    with contextlib.suppress(Exception):
+        train(tree(model__path=str(planted), train__max_steps=2, evaluate__every_steps=2))
+    assert not mark.exists()

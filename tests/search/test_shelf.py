@@ -45,15 +45,15 @@ def test_the_checkpoint_gone_on_from_is_freed_after_the_next_commit(shelf, tmp_p
 
 def test_ended_trials_that_are_not_kept_leave_nothing(shelf):
     paths = [make(shelf, number, 10) for number in range(4)]
-    other = Shelf(str(shelf.root.parent), "study")
+    other = Shelf(str(Path(shelf.root).parent), "study")
     make(other, 1, 20)
-    foreign = shelf.root / "trial-notes"
+    foreign = Path(shelf.root) / "trial-notes"
     foreign.mkdir()
     for driver in (shelf, other):
         driver.tidy(ended={0, 1, 2}, kept={2})
         assert [path.exists() for path in paths] == [False, False, True, True]
-    assert sorted(path.name for path in shelf.root.iterdir()) == ["trial-00002", "trial-00003", "trial-notes"]
-    Shelf(str(shelf.root.parent), "nothing-yet").tidy({0}, set())
+    assert sorted(path.name for path in Path(shelf.root).iterdir()) == ["trial-00002", "trial-00003", "trial-notes"]
+    Shelf(str(Path(shelf.root).parent), "nothing-yet").tidy({0}, set())
 
 
 def test_a_trial_that_goes_on_elsewhere_keeps_its_checkpoint(shelf):
@@ -77,9 +77,9 @@ def test_no_path_leads_out_of_the_study(shelf, tmp_path, way):
     foreign.mkdir(parents=True)
     (foreign.parent / "kept.txt").write_text("x")
     make(shelf, 1, 10)
-    (shelf.root / "link").symlink_to(foreign.parent)
-    (shelf.root / "trial-00002").symlink_to(foreign.parent)
-    shelf.begin(1, str(shelf.root / way))
+    (Path(shelf.root) / "link").symlink_to(foreign.parent)
+    (Path(shelf.root) / "trial-00002").symlink_to(foreign.parent)
+    shelf.begin(1, str(Path(shelf.root) / way))
     shelf.committed(1, str(make(shelf, 1, 20)))
     shelf.tidy(ended={2}, kept=set())
     assert foreign.exists()
