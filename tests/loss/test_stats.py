@@ -21,7 +21,8 @@ def random_logits(rows: int, vocabulary: int, spread: float, dtype: torch.dtype)
 
 
 shapes = pytest.mark.parametrize(
-    ("vocabulary", "spread"), [(2, 1.0), (7, 3.0), (19, 5.0), (400, 0.01), (9000, 0.0), (9000, 2.0), (9000, 6.0)]
+    ("vocabulary", "spread"),
+    [(2, 1.0), (7, 3.0), (19, 5.0), (400, 0.01), (9000, 0.0), (9000, 1.1), (9000, 2.0), (9000, 6.0)],
 )
 
 
