@@ -266,7 +266,7 @@ def fire(kind: str, options: Any, draw: random.Random, server: Any = None) -> tu
     kills = sum(counted[name] for name in ("driver", "actor", "raylet", "server"))
     told = {name: count for name, count in found.items() if count}
     print(
-        f"{'stock' if options.stock else 'rankray'} search on {kind}: {kills} kills {dict(counted)}, "
+        f"{'stock' if options.stock else 'rankray'} search on {kind}: {kills} kills {dict(+counted)}, "
         f"finished {finished}/{options.trials}, invariants broken {sum(found.values())} {told or ''}, "
         f"steps in vain {vain}/{steps} ({vain / max(1, steps):.1%}), {seconds:.0f} s",
         flush=True,

@@ -41,7 +41,7 @@ def test_an_outage_is_trained_through_and_one_without_end_is_given_up_and_resume
     place = Place(file, server.url)
     words = ("--set", "evaluate.functions=[pause:briefly]", "--set", "study.trials=6", "--set", "study.pruner=none")
     process = place.begin(*words)
-    until(lambda: bool(place.recorded()), process)
+    until(lambda: bool(place.recorded()), process, seconds=300)
     before = place.recorded()
     server.stop()
     gone = time.time()
@@ -50,12 +50,12 @@ def test_an_outage_is_trained_through_and_one_without_end_is_given_up_and_resume
     server.start()
     trained = [float(line) for line in evaluated.read_text().splitlines() if gone + 0.1 < float(line) < back]
     assert trained, "trials go on training"
-    until(lambda: len(place.recorded()) >= len(before) + len(trained), process)
+    until(lambda: len(place.recorded()) >= len(before) + len(trained), process, seconds=300)
     seen = place.recorded()
     assert before.items() <= seen.items()
     assert process.poll() is None
     server.stop()
-    assert process.wait(timeout=PATIENCE_SECONDS + 90) == 1
+    assert process.wait(timeout=PATIENCE_SECONDS + 300) == 1
     said = (tmp_path / "log.txt").read_text()
     assert f"did not answer for {PATIENCE_SECONDS:.0f} s" in said
     assert "checkpoints are intact; run the same command again when it is back" in said
