@@ -61,9 +61,8 @@ def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose
 
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
-        shelf = Shelf(config.storage, config.name, study.identity)
-        with ray_session(verbose), interruptible(interrupt), shelf:
-            _run_until_done(study, config, control, observer, shelf)
+        with ray_session(verbose), interruptible(interrupt):
+            _run_until_done(study, config, control, observer)
         if control.error:
             raise SearchFailed(f"study {config.name}: {control.error}")
     return study.done
@@ -81,32 +80,33 @@ def _give_up(study: StudyStore) -> None:
         os._exit(130)
 
 
-def _run_until_done(study: StudyStore, config: Config, control: Control, observer: Observer, shelf: Shelf) -> None:
+def _run_until_done(study: StudyStore, config: Config, control: Control, observer: Observer) -> None:
     from rankray.search.delivery import Delivery, patience_seconds_default
     from rankray.search.placement import place
     from rankray.search.reach import check_storage
     from rankray.search.scheduler import StoreScheduler
     from rankray.search.searcher import StoreSearcher
 
+    placement = place(config)
     observer.phase("writing to the storage from every node")
     check_storage(config.storage)
-    placement = place(config)
-    delivery = Delivery(study, patience_seconds_default(), on_verdict=_note_verdict(shelf, observer))
-    watched = _Watched(study, observer, shelf)
-    watched.tidy()
-    make_spec = _spec_maker(config, shelf, watched)
-    observer.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
-    while not (control.stopping or study.done):
-        _tune(
-            StoreSearcher(study, delivery, control, placement.slots, make_spec),
-            StoreScheduler(delivery, control, watched, config.study.metric),
-            placement,
-            control,
-        )
-    if not delivery.flush() and not control.error:
-        control.error = (
-            delivery.lost or "store: not reachable, some reports are not delivered; run the same command again"
-        )
+    with Shelf(config.storage, config.name, study.identity) as shelf:
+        delivery = Delivery(study, patience_seconds_default(), on_verdict=_note_verdict(shelf, observer))
+        watched = _Watched(study, observer, shelf)
+        watched.tidy()
+        make_spec = _spec_maker(config, shelf, watched)
+        observer.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
+        while not (control.stopping or study.done):
+            _tune(
+                StoreSearcher(study, delivery, control, placement.slots, make_spec),
+                StoreScheduler(delivery, control, watched, config.study.metric),
+                placement,
+                control,
+            )
+        if not delivery.flush() and not control.error:
+            control.error = (
+                delivery.lost or "store: not reachable, some reports are not delivered; run the same command again"
+            )
 
 
 def _tune(searcher: Any, scheduler: Any, placement: Any, control: Control) -> None:

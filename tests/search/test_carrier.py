@@ -15,7 +15,9 @@ from s3 import CREDENTIALS, SECRET, credentials, s3_server
 from rankray import storage
 from rankray.contracts import Outcome, Report, TrialSpec, Verdict
 from rankray.search import carrier
-from search.conftest import FILE, Place, kill, until
+from search.conftest import FILE, PAUSE, Place, kill, until
+
+SLOW = ("--set", "evaluate.functions=[pause:briefly]")
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,11 @@ def test_a_killed_search_goes_on_from_the_bucket(world, bucket, tmp_path):
     store = f"sqlite:///{tmp_path / 'store.db'}"
     text = FILE.format(root=world, store=store, place="DROPPED").replace("storage: DROPPED/runs", f"storage: {bucket}")
     file.write_text(text)
+    (tmp_path / "pause.py").write_text(PAUSE)
     place = Place(file, store)
-    words = ("--set", "study.pruner=none", "--set", "study.keep_best=1", "--set", "study.trials=2")
+    words = (*SLOW, "--set", "study.pruner=none", "--set", "study.keep_best=1", "--set", "study.trials=2")
     search = place.begin(*words)
-    until(lambda: len(place.recorded()) >= 1, search)
+    until(lambda: len(place.recorded()) >= 1, search, seconds=300)
     kill(search)
     killed = set((tmp_path / "cache" / "scratch").glob("*/*"))
     before = place.recorded()
@@ -56,7 +59,9 @@ def test_a_killed_search_goes_on_from_the_bucket(world, bucket, tmp_path):
             [*place.command()[:3], "best", "tiny", "--store", store, "--json"], capture_output=True, check=True
         ).stdout
     )
-    root = storage.inside(bucket, "tiny")
+    [study] = storage.names(bucket)
+    assert study.startswith("tiny-")
+    root = storage.inside(bucket, study)
     assert storage.names(root) == [f"trial-{best['number']:05d}"]
     assert best["checkpoint"].startswith(root.partition("?")[0])
     assert {"model.safetensors", "optimizer.pt", "rankray.json"} <= set(storage.names(best["checkpoint"]))
@@ -151,14 +156,20 @@ def test_workers_on_two_nodes_bring_what_is_theirs(world, bucket, tmp_path):
     text = FILE.format(root=world, store=store, place="DROPPED").replace("storage: DROPPED/runs", f"storage: {bucket}")
     file.write_text(text + "resources: {workers: 2}\n")
     place = Place(file, store)
-    words = place.command("--set", "study.pruner=none", "--set", "study.trials=1")
-    cache = {"RANKRAY_CACHE": str(tmp_path / "cache"), "RANKRAY_LEASE_SECONDS": "5", **CREDENTIALS}
+    (tmp_path / "pause.py").write_text(PAUSE)
+    words = place.command(*SLOW, "--set", "study.pruner=none", "--set", "study.trials=1")
+    cache = {
+        "PYTHONPATH": str(tmp_path),
+        "RANKRAY_CACHE": str(tmp_path / "cache"),
+        "RANKRAY_LEASE_SECONDS": "5",
+        **CREDENTIALS,
+    }
     with ray_head("--num-cpus=1", "--include-dashboard=false", **cache) as head:
         head.add("--num-cpus=1", **cache)
         own = environment(RAY_ADDRESS=head.address, **cache)
         with open(tmp_path / "log.txt", "wb") as log:
             driver = subprocess.Popen(words, stdout=log, stderr=log, env=own)
-        until(lambda: len(place.recorded()) >= 1, driver)
+        until(lambda: len(place.recorded()) >= 1, driver, seconds=300)
         driver.kill()
         driver.wait()
         before = place.recorded()

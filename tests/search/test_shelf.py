@@ -98,12 +98,12 @@ def test_two_studies_of_one_name_never_share_a_directory(tmp_path):
     theirs, ours = make(first, 0, 10), make(second, 0, 10)
     second.tidy(ended={0}, kept=set())
     assert (theirs.exists(), ours.exists()) == (True, False)
-    assert Shelf(str(tmp_path), "s", "1" * 32).root == first.root == tmp_path / "s"
-    assert Shelf(str(tmp_path), "s", "2" * 32).root == second.root == tmp_path / "s-22222222"
-    assert [path.name for path in first.root.glob("*study*")] == ["study.id"]
+    assert Shelf(str(tmp_path), "s", "1" * 32).root == first.root == str(tmp_path / "s")
+    assert Shelf(str(tmp_path), "s", "2" * 32).root == second.root == str(tmp_path / "s-22222222")
+    assert [path.name for path in Path(first.root).glob("*study*")] == ["study.id"]
 
 
 def test_a_directory_of_an_earlier_version_goes_on_as_it_is(tmp_path):
     before = make(Shelf(str(tmp_path), "s"), 0, 10)
     shelf = Shelf(str(tmp_path), "s", "1" * 32)
-    assert shelf.root in before.parents
+    assert Path(shelf.root) in before.parents
