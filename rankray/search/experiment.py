@@ -129,7 +129,14 @@ def _tune(searcher: Any, scheduler: Any, placement: Any, control: Control) -> No
                 trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
-                name="launch", storage_path=scratch, verbose=0, stop=ControlStopper(control), callbacks=[]
+                name="launch",
+                storage_path=scratch,
+                verbose=0,
+                stop=ControlStopper(control),
+                callbacks=[],
+                # Without a word Tune saves a trial that ends, asks for the next one meanwhile, and starts a process
+                # for it that trains beside the one it then gets.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         tuner.fit()
