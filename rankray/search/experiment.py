@@ -83,6 +83,7 @@ def _give_up(study: StudyStore) -> None:
 
 def _run_until_done(study: StudyStore, config: Config, control: Control, observer: Observer, shelf: Shelf) -> None:
     from rankray.search.delivery import Delivery, patience_seconds_default
+    from rankray.search.packing import Packing, memory_bytes, worth_measuring
     from rankray.search.placement import place
     from rankray.search.reach import check_storage
     from rankray.search.scheduler import StoreScheduler
@@ -91,14 +92,16 @@ def _run_until_done(study: StudyStore, config: Config, control: Control, observe
     observer.phase("writing to the storage from every node")
     check_storage(config.storage)
     placement = place(config)
-    delivery = Delivery(study, patience_seconds_default(), on_verdict=_note_verdict(shelf, observer))
-    watched = _Watched(study, observer, shelf)
+    measures = worth_measuring(config, placement.slots)
+    packing = Packing(placement.slots, observer, measures=measures, memory=memory_bytes)
+    delivery = Delivery(study, patience_seconds_default(), on_verdict=_note_verdict(shelf, packing))
+    watched = _Watched(study, packing, shelf)
     watched.tidy()
     make_spec = _spec_maker(config, shelf, watched)
     observer.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
     while not (control.stopping or study.done):
         _tune(
-            StoreSearcher(study, delivery, control, placement.slots, make_spec),
+            StoreSearcher(study, delivery, control, lambda: packing.slots, make_spec),
             StoreScheduler(delivery, control, watched, config.study.metric),
             placement,
             control,
