@@ -8,12 +8,12 @@ evaluations since the trial began, when its first step began, and when the line 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import time
 from typing import Any
 
-import rankray.finetune.run  # noqa: F401
 from rankray.finetune.trainer import _AfterStep
 
 IMPORTED_AT = time.time()
@@ -35,9 +35,7 @@ def note(model: Any, tokenizer: Any, rows: Any) -> dict[str, float]:
 
 
 def _install() -> None:
-    import sys
-
-    run = sys.modules["rankray.finetune.run"]
+    run: Any = importlib.import_module("rankray.finetune.run")
     train, evaluate, after = run._Trial._train, run.evaluate, _AfterStep.on_step_end
 
     def timed_train(self: Any, index: int, resume: str | None) -> None:

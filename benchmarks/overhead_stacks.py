@@ -54,16 +54,15 @@ def tune_trial(config: dict[str, Any]) -> None:
 
 def train_worker(config: dict[str, Any]) -> None:
     """A trial in the workers of Ray Train; each of them reports, as Train wants it."""
-    import sys
+    import importlib
 
     import ray.train
-
-    import rankray.finetune.run
 
     def tell(report: Report) -> None:
         ray.train.report({**report.metrics, "step": report.step})
 
-    sys.modules["rankray.finetune.run"]._verdict_for_all = lambda reporter, report: reporter.report(report)
+    run: Any = importlib.import_module("rankray.finetune.run")
+    run._verdict_for_all = lambda reporter, report: reporter.report(report)
     run_trial(config["file"], config["params"], config["directory"], tell)
 
 
