@@ -34,8 +34,8 @@ STACKS = {"rankray": "rankray", "train": "Tune + Train V2", "tune": "Tune, reuse
 CASES = {  # steps, workers, trials at a time, trials, trials of the stock stack
     "one": (1, 1, 1, 9, 2),
     "twenty": (20, 1, 1, 9, 2),
-    "group": (20, 2, 1, 5, 3),
-    "search": (20, 1, 2, 32, 5),
+    "group": (20, 2, 1, 5, 2),
+    "search": (20, 1, 2, 32, 4),
 }
 SCALED_TO = 32
 
@@ -152,22 +152,17 @@ def _pss_mib(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def show(case: str, runs: dict[str, Run]) -> None:
-    """Print one case."""
-    steps, workers, slots, *_ = CASES[case]
-    print(f"\n{case}: {steps} step(s), {workers} worker(s), {slots} trial(s) at a time")
+def show(case: str, stack: str, run: Run) -> None:
+    """Print one case of one stack."""
+    overhead = f"{run.overhead_seconds:10.3f}" if CASES[case][2] == 1 else f"{'':10}"
     print(
-        f"{'':20} {'trials':>6} {'work s':>7} {'overhead s':>10} {'trials/h':>9} {'peak MiB':>9} {'first step s':>12}"
+        f"{STACKS[stack]:20} {len(run.ends):6} {statistics.mean(run.work_seconds[1:]):7.3f} {overhead} "
+        f"{run.trials_per_hour(SCALED_TO):9.0f} {run.pss_mib:9.0f} {run.phases['first step']:12.1f}",
+        flush=True,
     )
-    for stack, run in runs.items():
-        overhead = f"{run.overhead_seconds:10.3f}" if slots == 1 else f"{'':10}"
-        print(
-            f"{STACKS[stack]:20} {len(run.ends):6} {statistics.mean(run.work_seconds[1:]):7.3f} {overhead} "
-            f"{run.trials_per_hour(SCALED_TO):9.0f} {run.pss_mib:9.0f} {run.phases['first step']:12.1f}"
-        )
-    if "rankray" in runs:
-        said = ", ".join(f"{name} {seconds:.1f}" for name, seconds in sorted(runs["rankray"].phases.items(), key=_at))
-        print(f"rankray, seconds from the command: {said}, end {runs['rankray'].wall_seconds:.1f}")
+    if stack == "rankray":
+        said = ", ".join(f"{name} {seconds:.1f}" for name, seconds in sorted(run.phases.items(), key=_at))
+        print(f"{'':20} seconds from the command: {said}, end {run.wall_seconds:.1f}", flush=True)
 
 
 def _at(item: tuple[str, float]) -> float:
@@ -186,10 +181,12 @@ def main() -> None:
     directory = options.directory.absolute()
     world = build_world(directory / "world", pretrain_steps=50)
     for case in options.cases.split(","):
-        stacks = [each for each in options.stacks.split(",") if case != "group" or each in ("rankray", "train")]
-        runs = {stack: measure(stack, world, directory / f"{case}-{stack}", case) for stack in stacks}
-        show(case, runs)
-        sys.stdout.flush()
+        steps, workers, slots, *_ = CASES[case]
+        print(f"\n{case}: {steps} step(s), {workers} worker(s), {slots} trial(s) at a time")
+        print(f"{'':20} trials  work s overhead s  trials/h  peak MiB first step s", flush=True)
+        for stack in options.stacks.split(","):
+            if workers == 1 or stack in ("rankray", "train"):
+                show(case, stack, measure(stack, world, directory / f"{case}-{stack}", case))
 
 
 if __name__ == "__main__":

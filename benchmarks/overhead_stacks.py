@@ -118,11 +118,22 @@ def search_with_tune(trainable: Any, file: Path, directory: Path, config: Config
     ray.shutdown()
 
 
-def optimize(file: Path, directory: Path, config: Config) -> None:
-    """One process of Optuna's own search."""
+def make_study(directory: Path, config: Config) -> Any:
+    """Create Optuna's study, or open it."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name="peer",
+        storage=f"sqlite:///{directory}/optuna.db",
+        load_if_exists=True,
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=config.train.max_steps + 1),
+    )
+
+
+def optimize(file: Path, directory: Path, config: Config) -> None:
+    """One process of Optuna's own search."""
+    import optuna
 
     def objective(trial: optuna.Trial) -> float:
         params = {
@@ -137,13 +148,7 @@ def optimize(file: Path, directory: Path, config: Config) -> None:
 
         return run_trial(str(file), params, str(directory / f"trial-{trial.number}"), tell)["eval/nll"]
 
-    steps = config.train.max_steps
-    study = optuna.create_study(
-        study_name="peer",
-        storage=f"sqlite:///{directory}/optuna.db",
-        load_if_exists=True,
-        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=steps + 1),
-    )
+    study = make_study(directory, config)
     done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.RUNNING)
     left = optuna.study.MaxTrialsCallback(config.study.trials, states=done)
     study.optimize(objective, callbacks=[left])
@@ -159,6 +164,7 @@ def main() -> None:
     config = load_config(file).config
     prepare_environment()
     if stack == "optuna":
+        make_study(directory, config)  # two processes that make a database at once fail
         others = [subprocess.Popen([sys.executable, *sys.argv[:4], "1"]) for _ in range(slots - 1)]
         optimize(file, directory, config)
         assert not any(other.wait() for other in others)
