@@ -222,7 +222,8 @@ class ResourcesSection(Section):
     gpus_per_worker: NonNegative = 0
     """GPUs reserved for a worker; a fraction shares one."""
     concurrency: PositiveInt | Literal["auto"] = "auto"
-    """Trials at a time; `auto` fills what the cluster has."""
+    """Trials at a time; `auto` fills what the cluster has, and on one machine tries at first whether fewer get
+    more done."""
 
     @property
     def worker_range(self) -> tuple[int, int]:

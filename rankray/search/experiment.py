@@ -82,6 +82,7 @@ def _give_up(study: StudyStore) -> None:
 
 def _run_until_done(study: StudyStore, config: Config, control: Control, observer: Observer) -> None:
     from rankray.search.delivery import Delivery, patience_seconds_default
+    from rankray.search.packing import Packing, memory_bytes, worth_measuring
     from rankray.search.placement import place
     from rankray.search.reach import check_storage
     from rankray.search.scheduler import StoreScheduler
@@ -90,15 +91,16 @@ def _run_until_done(study: StudyStore, config: Config, control: Control, observe
     placement = place(config)
     observer.phase("writing to the storage from every node")
     check_storage(config.storage)
+    packing = Packing(placement.slots, observer, measures=worth_measuring(config, placement.slots), memory=memory_bytes)
     with Shelf(config.storage, config.name, study.identity) as shelf:
-        delivery = Delivery(study, patience_seconds_default(), on_verdict=_note_verdict(shelf, observer))
-        watched = _Watched(study, observer, shelf)
+        delivery = Delivery(study, patience_seconds_default(), on_verdict=_note_verdict(shelf, packing))
+        watched = _Watched(study, packing, shelf)
         watched.tidy()
         make_spec = _spec_maker(config, shelf, watched)
         observer.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
         while not (control.stopping or study.done):
             _tune(
-                StoreSearcher(study, delivery, control, placement.slots, make_spec),
+                StoreSearcher(study, delivery, control, lambda: packing.slots, make_spec),
                 StoreScheduler(delivery, control, watched, config.study.metric),
                 placement,
                 control,
@@ -129,7 +131,14 @@ def _tune(searcher: Any, scheduler: Any, placement: Any, control: Control) -> No
                 trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
-                name="launch", storage_path=scratch, verbose=0, stop=ControlStopper(control), callbacks=[]
+                name="launch",
+                storage_path=scratch,
+                verbose=0,
+                stop=ControlStopper(control),
+                callbacks=[],
+                # Without a word Tune saves a trial that ends, asks for the next one meanwhile, and starts a process
+                # for it that trains beside the one it then gets.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         tuner.fit()

@@ -31,7 +31,7 @@ class StoreSearcher(Searcher):
         study: the joined study.
         delivery: flushed before anything is asked, so that the sampler sees all there is to see.
         control: live trials and stop requests.
-        slots: trials at a time.
+        slots: returns how many trials may run at a time now.
         make_spec: turns a ticket into the spec its worker gets.
     """
 
@@ -40,7 +40,7 @@ class StoreSearcher(Searcher):
         study: StudyStore,
         delivery: Delivery,
         control: Control,
-        slots: int,
+        slots: Callable[[], int],
         make_spec: Callable[[Ticket], TrialSpec],
     ) -> None:
         super().__init__(metric=None, mode=None)
@@ -56,7 +56,7 @@ class StoreSearcher(Searcher):
         control.error = control.error or self._delivery.lost
         if control.stopping:
             return Searcher.FINISHED
-        if not delivered or len(control.live) >= self._slots or self._too_soon():
+        if not delivered or len(control.live) >= self._slots() or self._too_soon():
             return None
         begun = time.monotonic()
         try:

@@ -90,15 +90,27 @@ def test_every_objective_trains_in_a_used_process_as_in_a_fresh_one(tree, train,
 
 
 def test_nothing_grows_from_trial_to_trial(tree, train):
+    """Once each kind of trial has run; `benchmarks/resident_memory.py` looks at the memory of 200 trials."""
+
     def alive():
         gc.collect()
-        return sum(isinstance(item, torch.nn.Module) for item in gc.get_objects())
+        found = gc.get_objects()
+        tensors = {
+            item.untyped_storage().data_ptr(): item.untyped_storage().nbytes() for item in found if is_tensor(item)
+        }
+        return sum(isinstance(item, torch.nn.Module) for item in found), sum(tensors.values())
 
-    counts = []
-    for number in range(4):
-        train(tree(train__max_steps=2, model__lora={"rank": 2} if number % 2 else None), directory=f"t{number}")
-        counts.append(alive())
-    assert counts[1:] == [counts[0]] * 3
+    def is_tensor(item):
+        return issubclass(type(item), torch.Tensor)
+
+    kinds = [{}, {"model__lora": {"rank": 2}}, {"model__dtype": "bfloat16"}, {"train__sft": {"bf16": True}}]
+    held = []
+    for number in range(4 * len(kinds)):
+        train(tree(train__max_steps=2, **kinds[number % len(kinds)]), directory=f"t{number}")
+        held.append(alive())
+    for kind in range(len(kinds)):
+        assert held[kind + 8] == held[kind + 4]
+        assert held[kind + 12] == held[kind + 4]
 
 
 def test_what_is_kept_is_bounded(tree, train, monkeypatch):

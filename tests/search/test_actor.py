@@ -1,6 +1,8 @@
 """The actor, in this process: a report is a step's result, the next step or a reset is its verdict."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -62,6 +64,19 @@ def test_an_exception_is_told_and_the_process_is_used_again(actor):
     assert "Traceback" in told["traceback"]
     assert actor.reset_config(config()) is True
     assert heard(actor)["report"]["step"] == 1
+
+
+@pytest.mark.parametrize(
+    "error", ["CUDA error: an illegal memory access was encountered", "CUDA out of memory. Tried to allocate 2 GiB"]
+)
+def test_a_process_whose_accelerator_is_in_doubt_ends_itself_instead_of_taking_a_trial(actor, monkeypatch, error):
+    killed = []
+    heard(actor)
+    actor.reset_config(config(error=error))
+    assert heard(actor)["failure"]["reason"] == f"ValueError: {error}"
+    monkeypatch.setattr("os.kill", lambda pid, number: killed.append((pid, number)))
+    actor.reset_config(config())
+    assert killed == [(os.getpid(), signal.SIGKILL)]
 
 
 def test_nothing_carries_tunes_done(actor):

@@ -68,3 +68,26 @@ def test_three_failures_before_any_success_stop_the_search_with_the_first_error(
     trials = place.status()["trials"]
     assert trials["failed"] >= 3
     assert trials["running"] == trials["complete"] == 0
+
+
+def test_tune_is_told_to_save_nothing(monkeypatch):
+    """It would save a trial at its end, ask for the next one meanwhile, and start a second process for that."""
+    from ray import tune
+
+    from rankray.search import experiment
+    from rankray.search.control import Control
+    from rankray.search.placement import Placement
+
+    made = []
+
+    class Tuner:
+        def __init__(self, trainable, tune_config, run_config):
+            made.append((tune_config, run_config))
+
+        def fit(self):
+            pass
+
+    monkeypatch.setattr(tune, "Tuner", Tuner)
+    experiment._tune(None, None, Placement({"CPU": 1.0}, 1, ""), Control())
+    assert made[0][1].checkpoint_config.checkpoint_at_end is False
+    assert made[0][0].reuse_actors

@@ -64,7 +64,7 @@ def world(monkeypatch):
     monkeypatch.setattr(searcher_module, "POLL_SECONDS", 0.0)
     study, control, ends = Study(), Control(), Ends()
     delivery = Delivery(study)
-    searcher = StoreSearcher(study, delivery, control, 2, lambda ticket: TrialSpec({}, "d", ticket.number))
+    searcher = StoreSearcher(study, delivery, control, lambda: 2, lambda ticket: TrialSpec({}, "d", ticket.number))
     scheduler = StoreScheduler(delivery, control, ends, "eval/nll")
     return SimpleNamespace(study=study, control=control, ends=ends, searcher=searcher, scheduler=scheduler)
 
