@@ -96,8 +96,8 @@ CASES = {
     "an unknown store": (("study: {trials: 2}", "store: redis://localhost/0"), 13, ["redis", "sqlite:///"]),
     "a model that is none": (("MODEL", "WORLD/nothing"), 2, ["model.path"]),
     "fsdp on CPUs": (
-        ("study: {trials: 2}", "train: {parallelism: fsdp, batch_size: 2}\nresources: {workers: 2}"),
-        13,
+        ("batch_size: 2}\n", "batch_size: 2, parallelism: fsdp}\nresources: {workers: 2}\n"),
+        9,
         ["train.parallelism", "gpus_per_worker"],
     ),
     "uneven workers": (("study: {trials: 2}", "resources: {workers: 3}"), 13, ["train.batch_size", "3 workers"]),

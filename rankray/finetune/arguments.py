@@ -77,7 +77,7 @@ def sft_arguments(config: Config, seed: int, directory: str, half: bool = False)
 
 
 def _refuse_fsdp_on_cpus() -> None:
-    """Refuse what accelerate would silently train as DDP (trap 26)."""
+    """Refuse what accelerate would silently train as DDP (docs/traps.md)."""
     if not torch.accelerator.is_available():
         raise ConfigError(
             "train.parallelism: fsdp on a CPU, where accelerate does not shard; allowed there is ddp; set it, or give "
