@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from pydantic import ValidationError
 
 from rankray.config import Config
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.errors import ConfigError
-from rankray.finetune.arguments import lora_config, sft_arguments
+from rankray.finetune.arguments import lora_config, sft_arguments, world_size
 from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
 from rankray.finetune.evaluate import evaluate, load_function
 from rankray.finetune.quiet import quiet
@@ -94,6 +95,7 @@ class _Trial:
             load_function(name)
         first, resume = 0, self._spec.checkpoint
         if resume is not None:
+            _meet_the_others()
             progress = read_progress(resume)
             self._finished, first, self._sums = list(progress.finished), progress.seed_index, progress.train_sums
             if self._report(progress.step, progress.metrics, resume):
@@ -212,6 +214,12 @@ class _Trial:
         if time.monotonic() - self._last_word >= PROGRESS_SECONDS:
             self._last_word = time.monotonic()
             tell(step, trainer.train_metrics(reset=False))
+
+
+def _meet_the_others() -> None:
+    """Make the process group of the environment, if nobody has: a resumed trial reports before it trains."""
+    if world_size() > 1 and not torch.distributed.is_initialized():
+        PartialState(cpu=not torch.accelerator.is_available())
 
 
 def _mean(runs: list[dict[str, float]]) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """The nodes of a cluster: those that are there, and those its autoscaler may start.
 
-Ray has a place where an autoscaler may publish its limits, and open-source Ray's autoscaler never does (docs/traps.md); but
-on the head, where drivers run, its process is there, and names the file it works by. Where neither is to be had (on
-Kubernetes the autoscaler is in a container of its own), only whether there is an autoscaler is known.
+Ray has a place where an autoscaler may publish its limits, and open-source Ray's autoscaler never does
+(docs/traps.md); but on the head, where drivers run, its process is there, and names the file it works by. Where neither
+is to be had (on Kubernetes the autoscaler is in a container of its own), only whether there is an autoscaler is known.
 """
 
 from __future__ import annotations

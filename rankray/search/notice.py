@@ -19,13 +19,14 @@ LOOK_SECONDS = 1.0
 
 
 class Notice:
-    """Looks out, in a daemon thread, for the drain of this process's node."""
+    """Looks out, in a daemon thread, for the drain of this process's node; outside Ray there is nothing to look for."""
 
     def __init__(self) -> None:
-        self._node = ray.get_runtime_context().get_node_id()
         self._text = ""
         self._over = threading.Event()
-        threading.Thread(target=self._watch, name="notice", daemon=True).start()
+        if ray.is_initialized():  # to ask for the context would start a Ray
+            self._node = ray.get_runtime_context().get_node_id()
+            threading.Thread(target=self._watch, name="notice", daemon=True).start()
 
     def __call__(self) -> str:
         """Return why this process has to leave its node, or an empty string."""

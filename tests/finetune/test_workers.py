@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,10 @@ def together(spec, first=""):
     for worker in workers:
         worker.stdin.write(spec.to_json())
         worker.stdin.close()
+    watch = threading.Timer(120, lambda: [worker.kill() for worker in workers])
+    watch.start()
     said = [[json.loads(line) for line in worker.stdout] for worker in workers]
+    watch.cancel()
     return said, [worker.wait(timeout=60) for worker in workers]
 
 

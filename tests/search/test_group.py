@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -21,6 +22,9 @@ def trouble(model, tokenizer, rows):
     place = Path(__file__).parent
     if os.environ.get("RANK") == "1" and (place / "fail").exists():
         raise ValueError("the second worker's own")
+    if os.environ.get("RANK") == "1" and (place / "fail-once").exists():
+        (place / "fail-once").unlink()
+        raise ValueError("once")
     (place / f"worker-{os.environ.get('RANK', '0')}").write_text(str(os.getpid()))
     return {"pid": 0.0}
 """
@@ -205,3 +209,24 @@ def test_closing_gives_everything_back(alone_with_ray, spec, place):
     group.close()
     assert all_free(alone_with_ray)
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).name().startswith("ray::RayTrain") for pid in workers)
+
+
+def test_a_search_of_groups_with_pruned_and_failed_trials_leaves_nothing_held(alone_with_ray, place, make_place):
+    """Six trials where one group has room: they outnumber what there is all the time."""
+    searched = make_place()
+    (place / "fail-once").touch()
+    address = alone_with_ray.get_runtime_context().gcs_address
+    words = ["study.trials=6", "resources.workers=2", "evaluate.functions=[trouble:trouble]"]
+    done = subprocess.run(
+        searched.command(*(word for change in words for word in ("--set", change))),
+        capture_output=True,
+        text=True,
+        env=searched.environment() | {"RAY_ADDRESS": address},
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    status = searched.status()
+    assert status["budget"] == {"trials": 6, "finished": 6}
+    assert (status["trials"]["failed"], status["trials"]["running"]) == (1, 0)
+    assert status["trials"]["pruned"] > 0
+    assert all_free(alone_with_ray)

@@ -20,7 +20,7 @@ import sys, time
 import ray
 ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
 while True:
-    print(time.time(), sum(node["Alive"] for node in ray.nodes()) - 1, flush=True)
+    print("NODES", time.time(), sum(node["Alive"] for node in ray.nodes()) - 1, flush=True)
     time.sleep(0.5)
 """
 
@@ -84,7 +84,9 @@ def test_the_cluster_grows_for_a_search_and_shrinks_to_nothing(head, place):
     assert "starting 3 trial slots (3 of 3 that fit, 0 of them now)" in done.stdout
     seen = []
     for line in watcher.stdout:
-        at, nodes = line.split()
+        if not line.startswith("NODES "):
+            continue
+        _, at, nodes = line.split()
         seen.append((float(at), int(nodes)))
         if (seen[-1][0] > over and nodes == "0") or time.time() > over + 90:
             break

@@ -58,14 +58,14 @@ def test_kills_lose_nothing_and_repeat_nothing(any_url: str) -> None:
 
 
 def test_three_drivers_share_an_exact_budget(any_url: str) -> None:
-    config = make_config(study={"trials": 12, "baselines": ["sft", "paper"]})
+    config = make_config(study={"trials": 40, "baselines": ["sft", "paper"]})
     drivers = [Driver(any_url, config, waits=True) for _ in range(3)]
     for driver in drivers:
         driver.go()
     for driver in drivers:
         driver.finish()
     store = open_study(any_url, config)
-    kept = check_finished(store, 12)
+    kept = check_finished(store, 40)
     makers = {trial.user_attrs["rankray:driver"] for trial in kept}
     origins = [trial.user_attrs["rankray:origin"] for trial in kept]
     assert len(makers) > 1
