@@ -165,7 +165,7 @@ def test_workers_on_two_nodes_bring_what_is_theirs(world, bucket, tmp_path):
         **CREDENTIALS,
     }
     with ray_head("--num-cpus=1", "--include-dashboard=false", **cache) as head:
-        head.add("--num-cpus=1", **cache)
+        head.add("--num-cpus=1", "--node-ip-address=127.0.0.2", **cache)
         own = environment(RAY_ADDRESS=head.address, **cache)
         with open(tmp_path / "log.txt", "wb") as log:
             driver = subprocess.Popen(words, stdout=log, stderr=log, env=own)
