@@ -38,6 +38,7 @@ CASES = {  # steps, workers, trials at a time, trials, trials of the stock stack
     "search": (20, 1, 2, 32, 4),
 }
 SCALED_TO = 32
+CPUS_PER_WORKER = 1.0
 
 
 @dataclass
@@ -85,7 +86,7 @@ def write_search(world: Path, place: Path, steps: int, workers: int, slots: int,
     }
     halving = {"name": "successive_halving", "min_resource": steps + 1}
     tree["study"] = {"metric": "eval/nll", "trials": trials, "pruner": halving, "baselines": []}
-    tree["resources"] = {"workers": workers, "cpus_per_worker": 1, "concurrency": slots}
+    tree["resources"] = {"workers": workers, "cpus_per_worker": CPUS_PER_WORKER, "concurrency": slots}
     file = place / "search.yaml"
     file.write_text(yaml.safe_dump(tree))
     return file
