@@ -6,7 +6,7 @@ import pytest
 
 from search.conftest import until
 
-LONG = ("--set", "study.trials=1", "--set", "train.max_steps=300", "--set", "evaluate.every_steps=100")
+LONG = ("--set", "study.trials=1", "--set", "train.max_steps=1200", "--set", "evaluate.every_steps=400")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,7 @@ def cluster():
 def place(undisturbed, cluster, make_place, monkeypatch):
     """A place whose searches run on the cluster."""
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # as the cluster is, whatever token lies on this machine
     return make_place()
 
 
@@ -69,12 +70,12 @@ def reports(place):
 
 def test_a_drained_nodes_trial_leaves_with_a_checkpoint_and_loses_nothing(cluster, place, undisturbed):
     process = place.begin(*LONG)
-    until(lambda: (0, 100) in place.recorded(), process)
+    until(lambda: (0, 400) in place.recorded(), process)
     time.sleep(0.3)
     cluster.add_node(num_cpus=1)
     drain(cluster, busy_node(cluster), seconds=30)
     assert process.wait(timeout=120) == 0, (place.file.parent / "log.txt").read_text()
-    between = [step for _, step in place.recorded() if step % 100]
+    between = [step for _, step in place.recorded() if step % 400]
     assert len(between) == 1, "the checkpoint lies between two evaluations"
     said = (place.file.parent / "log.txt").read_text()
     assert f"it goes on elsewhere from step {between[0]}" in said
@@ -88,7 +89,7 @@ def test_a_drained_nodes_trial_leaves_with_a_checkpoint_and_loses_nothing(cluste
 
 def test_a_node_lost_without_notice_blames_no_trial(cluster, place, undisturbed):
     process = place.begin(*LONG)
-    for step in (100, 200):
+    for step in (400, 800):
         until(lambda step=step: (0, step) in place.recorded(), process)
         cluster.remove_node(busy_node(cluster), allow_graceful=False)
         cluster.add_node(num_cpus=1)
