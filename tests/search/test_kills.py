@@ -16,7 +16,7 @@ def test_a_trial_killed_between_two_checkpoints_ends_as_if_never_killed(place):
     place.search("--name", "whole", *ONE)
     process = place.begin("--name", "cut", *ONE)
     until(lambda: (0, 2) in place.recorded("cut"), process)
-    time.sleep(0.5)
+    time.sleep(0.1)
     assert (0, 4) not in place.recorded("cut"), "the kill was to come between two checkpoints"
     assert kill(process) == -signal.SIGKILL
     done = place.search("--name", "cut", *ONE)
