@@ -1,9 +1,22 @@
+import atexit
 import os
+import secrets
+import tempfile
+from pathlib import Path
 
 import pytest
 
 # Searches start a Ray of their own, whatever other Ray runs on this machine.
 os.environ.setdefault("RAY_ADDRESS", "local")
+
+# Every Ray of the tests has one token, and not the user's. Left to itself Ray starts a cluster without one, unless this
+# process started a local Ray before or a token lies in the home directory: what passes would hang on what ran first.
+_token = tempfile.NamedTemporaryFile(prefix="rankray-test-token-")
+atexit.register(_token.close)
+Path(_token.name).write_text(secrets.token_hex(32))
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN_PATH"] = _token.name
+os.environ.pop("RAY_AUTH_TOKEN", None)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -221,7 +221,7 @@ def test_a_search_of_groups_with_pruned_and_failed_trials_leaves_nothing_held(al
         searched.command(*(word for change in words for word in ("--set", change))),
         capture_output=True,
         text=True,
-        env=searched.environment() | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"},
+        env=searched.environment() | {"RAY_ADDRESS": address},
         timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
