@@ -6,6 +6,7 @@
     │   ├── DataError               a data file, its columns, or what tokenising leaves of it
     │   ├── ModelError              a model or tokenizer that cannot be loaded as asked
     │   ├── LossError               a loss called with impossible arguments
+    │   ├── ClusterError            a Ray cluster that does not answer, or does not let us in
     │   ├── SubmitError             a cluster that takes no jobs, or takes them from anybody
     │   ├── StorageError            a place for checkpoints that cannot be written or read
     │   └── StoreError              a store URL, a study name
@@ -49,6 +50,10 @@ class ModelError(UserError):
 
 class LossError(UserError):
     """A loss was called with arguments that have no meaning."""
+
+
+class ClusterError(UserError):
+    """A Ray cluster cannot be joined at the address given, or with the token given."""
 
 
 class SubmitError(UserError):

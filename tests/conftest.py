@@ -11,11 +11,12 @@ os.environ.setdefault("RAY_ADDRESS", "local")
 
 # Every Ray of the tests has one token, and not the user's. Left to itself Ray starts a cluster without one, unless this
 # process started a local Ray before or a token lies in the home directory: what passes would hang on what ran first.
-_token = tempfile.NamedTemporaryFile(prefix="rankray-test-token-")
-atexit.register(_token.close)
-Path(_token.name).write_text(secrets.token_hex(32))
+_handle, _token = tempfile.mkstemp(prefix="rankray-test-token-")
+os.write(_handle, secrets.token_hex(32).encode())
+os.close(_handle)
+atexit.register(Path(_token).unlink)
 os.environ["RAY_AUTH_MODE"] = "token"
-os.environ["RAY_AUTH_TOKEN_PATH"] = _token.name
+os.environ["RAY_AUTH_TOKEN_PATH"] = _token
 os.environ.pop("RAY_AUTH_TOKEN", None)
 
 

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rankray.errors import ClusterError
 from rankray.search.imports import quick_imports
 
 _QUIET = {
@@ -57,6 +59,9 @@ def ray_session(verbose: bool) -> Iterator[None]:
     """Connect to the cluster that `RAY_ADDRESS` names, or start one of our own, and leave it at the end.
 
     `RAY_ADDRESS=auto` names the one that runs on this machine.
+
+    Raises:
+        ClusterError: no cluster answers at that address, or it refuses us.
     """
     import ray
 
@@ -69,7 +74,7 @@ def ray_session(verbose: bool) -> Iterator[None]:
     started_here = not ray.is_initialized()
     if started_here:
         with without_credentials(), imported_meanwhile(*NEEDED_NEXT):
-            ray.init(**options)
+            _join_or_start(options)
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(level)
     if not verbose:
@@ -80,6 +85,53 @@ def ray_session(verbose: bool) -> Iterator[None]:
     finally:
         if started_here:
             ray.shutdown()
+
+
+def _join_or_start(options: dict[str, Any]) -> None:
+    """Call `ray.init`, and say what is wrong where a cluster cannot be joined: Ray alone waits minutes, then traces."""
+    import ray
+    from ray.exceptions import RayError
+
+    given = os.environ.get("RAY_ADDRESS", "local")
+    if given == "local":
+        ray.init(**options)
+        return
+    hint = "; unset RAY_ADDRESS to search on this machine alone"
+    address = given
+    if given == "auto":
+        from ray._private.services import canonicalize_bootstrap_address
+
+        address = canonicalize_bootstrap_address("auto") or ""
+        if not address:
+            raise ClusterError(
+                f"RAY_ADDRESS=auto: no Ray runs on this machine; start one with `ray start --head`{hint}"
+            )
+    if "://" not in address and not _answers(address):
+        raise ClusterError(
+            f"RAY_ADDRESS={given}: nothing answers at {address}; allowed is HOST:PORT of a running head (6379 unless "
+            f"--port said otherwise), or auto on one of its machines{hint}"
+        )
+    try:
+        ray.init(**options)
+    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+        said = str(error.__cause__ or error)
+        if "uthenticat" in said:
+            raise ClusterError(
+                f"RAY_ADDRESS={given}: the cluster refuses our token; give the head's (`ray get-auth-token` there) in "
+                "RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH or in ~/.ray/auth_token; RAY_AUTH_MODE=disabled only "
+                "for a cluster that was started with it"
+            ) from error
+        raise ClusterError(f"RAY_ADDRESS={given}: the cluster cannot be joined: {error}{hint}") from error
+
+
+def _answers(address: str, seconds: float = 5.0) -> bool:
+    """Whether something accepts connections at HOST:PORT, within some seconds."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=seconds):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

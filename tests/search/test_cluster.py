@@ -1,7 +1,10 @@
 """Which Ray a search joins or starts, and with what in its environment."""
 
+import socket
+
 import pytest
 
+from rankray.errors import ClusterError
 from rankray.search import cluster
 
 
@@ -26,9 +29,46 @@ def test_without_an_address_a_cluster_of_its_own_is_started(asked, monkeypatch):
 
 
 def test_an_address_is_left_to_ray(asked, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with cluster.ray_session(verbose=False):
-        assert {"address", "include_dashboard"}.isdisjoint(asked)
+    with socket.create_server(("127.0.0.1", 0)) as answering:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{answering.getsockname()[1]}")
+        with cluster.ray_session(verbose=False):
+            assert {"address", "include_dashboard"}.isdisjoint(asked)
+
+
+def test_an_address_where_nothing_answers_is_said_at_once(asked, monkeypatch):
+    """Ray alone waits for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    for given in (address, "127.0.0.1", "head:port"):
+        monkeypatch.setenv("RAY_ADDRESS", given)
+        with (
+            pytest.raises(ClusterError, match=f"RAY_ADDRESS={given}: nothing answers at {given}; allowed is HOST:PORT"),
+            cluster.ray_session(verbose=False),
+        ):
+            pass
+    assert not asked
+
+
+def test_auto_without_a_ray_here_is_said_at_once(asked, monkeypatch):
+    from ray._private import services
+
+    monkeypatch.setattr(services, "canonicalize_bootstrap_address", lambda address: None)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ClusterError, match=r"no Ray runs on this machine"), cluster.ray_session(verbose=False):
+        pass
+
+
+def test_a_cluster_that_cannot_be_joined_is_no_traceback(asked, monkeypatch):
+    import ray
+
+    def refuse(**options):
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as answering:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{answering.getsockname()[1]}")
+        with pytest.raises(ClusterError, match=r"cannot be joined: Failed to"), cluster.ray_session(verbose=False):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,10 @@ def test_a_search_is_submitted_followed_and_examined(world, tmp_path):
     with ray_head("--num-cpus=1", "--include-dashboard=true", HOME=str(home), PYTHONPATH=str(ROOT)) as head:
         wrong = run("submit", "tiny.yaml", "--address", head.dashboard, cwd=shipped, RAY_AUTH_TOKEN="f" * 32)
         assert wrong.returncode == 2, wrong.stderr
+        wrong = run("search", "tiny.yaml", cwd=shipped, RAY_ADDRESS=head.address, RAY_AUTH_TOKEN="f" * 32)
+        assert wrong.returncode == 2, wrong.stderr
+        assert "the cluster refuses our token" in wrong.stderr
+        assert "Traceback" not in wrong.stderr
         done = run("submit", "tiny.yaml", "--address", head.dashboard, "--set", "study.trials=2", cwd=shipped)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "best: eval/nll" in done.stdout
