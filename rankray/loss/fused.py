@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rankray.loss.gradients import Gradients
-from rankray.loss.stats import TokenStats, cat_stats, chunk_stats, stats_dtype
+from rankray.loss.stats import ChunkReader, TokenStats, cat_stats, stats_dtype
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,12 @@ def _triton_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_gra
 
 def _torch_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_gradient: bool) -> Reader:
     buffers = _Buffers.of(plan, head_VH)
+    read_chunk = ChunkReader(buffers.logits_CV, plan.wanted, plan.exact_ranks, plan.is_half)
 
     def read(hidden_CH: Tensor, label_C: Tensor) -> _Reading:
         mine = buffers.head(len(label_C))
         _form_logits(mine, hidden_CH, head_VH, bias_V, plan)
-        stats, correct_C = chunk_stats(mine.logits_CV, label_C, plan.wanted, plan.exact_ranks, plan.is_half)
+        stats, correct_C = read_chunk(mine.logits_CV, label_C)
         slope_CV = mine.logits_CV
         if not wants_gradient:
             return _Reading(stats, correct_C, slope_CV, slope_CV)

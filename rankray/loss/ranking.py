@@ -1,6 +1,6 @@
-"""The rank that was to be expected, E[R] = sum over k of k * p_(k), row by row on a CPU.
+"""The rank that was to be expected, E[R] = sum over k of k * p_(k), tile by tile on a CPU.
 
-Shapes: B rows, V vocabulary, K buckets.
+Shapes: B rows of a tile, V vocabulary, K buckets, F tokens that are sorted; a trailing 1 is a kept dimension.
 """
 
 from __future__ import annotations
@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from rankray.loss.threads import over_rows
 
 SORTED_UP_TO = 4096
 """Vocabularies below this are sorted: the buckets' fixed cost does not pay."""
@@ -24,94 +28,107 @@ TOLERANCE = 1e-5
 FAR_BELOW = -1.0e4
 """A shifted logit at which exp is exactly 0 in every dtype, yet 0 times it is 0 and not NaN (unlike -inf)."""
 
-ExpectedRank = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""mass_BV, shifted_BV -> the sums over k of k * mass_(k), float64: the expected ranks times the masses' sums."""
+ExpectedRank = Callable[[Tensor, Tensor], Tensor]
+"""prob_BV, shifted_BV -> the sums over k of k * prob_(k), (B,): the expected ranks, were the sums of prob 1."""
 
 
-def expected_rank_counter(dtype: np.dtype, vocabulary: int, exact: bool, from_16_bits: bool = False) -> ExpectedRank:
-    """Return what makes expected ranks from masses exp(shifted) and logits less their row's largest.
+def expected_rank_counter(like_BV: Tensor, exact: bool, from_16_bits: bool = False) -> ExpectedRank:
+    """Return what makes expected ranks from probabilities and from logits less their row's largest.
 
     Float32 rows of a large vocabulary are counted into buckets, ten times faster than they are sorted, wherever that
-    is provably good (see `_Buckets`); everything else is sorted. It may clamp logits of -inf.
+    is provably good (see `_Buckets`); everything else is sorted. It may change the shifted logits where they are
+    NaN or far below 0.
 
     Args:
-        dtype: of the rows.
-        vocabulary: their length.
+        like_BV: a tile of the largest size and the dtype that will come.
         exact: sort every row.
         from_16_bits: the logits were numbers of 16 bits, so that a bucket's tokens are ties and not spread evenly.
     """
-    if dtype == np.float32 and vocabulary >= SORTED_UP_TO and not exact:
-        return _Buckets(vocabulary, 0.0 if from_16_bits else 1.0)
+    if like_BV.dtype == torch.float32 and like_BV.shape[1] >= SORTED_UP_TO and not exact:
+        return _Buckets(like_BV, 0.0 if from_16_bits else 1.0)
     return _sorted
 
 
-def blocked_dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Same value as `(left * right).sum(-1)`, in float64: blocks of 256 in the arrays' dtype, their sums in float64.
+def row_sums(numbers_BV: Tensor) -> Tensor:
+    """Same value as `numbers_BV.sum(-1)`, a row's last bit being its own.
 
-    As fast as a BLAS dot, whose single-precision sum over a large vocabulary would lose two digits.
+    torch shares the sum of a single row out among its threads, and what comes out hangs on their number; of several
+    rows it does not.
     """
-    whole = left.shape[-1] // 256 * 256
-    blocks = (*left.shape[:-1], whole // 256, 256)
-    head = np.vecdot(left[..., :whole].reshape(blocks), right[..., :whole].reshape(blocks)).sum(-1, dtype=np.float64)
-    return np.asarray(head + np.vecdot(left[..., whole:], right[..., whole:]))
+    several_BV = numbers_BV if len(numbers_BV) > 1 else numbers_BV.expand(2, -1)
+    return several_BV.sum(-1)[: len(numbers_BV)]
 
 
-def _sorted(mass_BV: np.ndarray, shifted_BV: np.ndarray) -> np.ndarray:
-    ascending_BV = np.sort(mass_BV, axis=-1)
-    ranks_V = np.arange(mass_BV.shape[1], 0.0, -1.0, dtype=mass_BV.dtype)
-    return blocked_dot(ascending_BV, np.broadcast_to(ranks_V, mass_BV.shape))
+def _sorted(prob_BV: Tensor, shifted_BV: Tensor) -> Tensor:
+    ascending_BV = torch.from_numpy(over_rows(lambda part_BV: np.sort(part_BV, axis=-1), prob_BV.numpy()))
+    ranks_V = torch.arange(prob_BV.shape[1], 0, -1, dtype=prob_BV.dtype)
+    return row_sums(ascending_BV.mul_(ranks_V))
 
 
 class _Buckets:
-    """Counts tokens in buckets of equal width in log-probability; holds the memory for one row."""
+    """Counts tokens in buckets of equal width in log-probability; holds the memory for one tile."""
 
-    def __init__(self, vocabulary: int, evenness: float) -> None:
+    def __init__(self, like_BV: Tensor, evenness: float) -> None:
         self.evenness = evenness
-        self.position_V = np.empty(vocabulary, np.float32)
-        self.narrow_key_V = np.empty(vocabulary, np.int32)
-        self.key_V = np.empty(vocabulary, np.intp)
-        self.rank_V = np.empty(vocabulary, np.float32)
-        self.minus_K = -np.arange(BUCKETS, dtype=np.float32)
+        self.share_BV = torch.empty_like(like_BV)
+        self.ones_BV = torch.ones_like(like_BV)
+        self.narrow_key_BV = torch.empty_like(like_BV, dtype=torch.int32)
+        self.key_BV = torch.empty_like(like_BV, dtype=torch.int64)
+        self.count_BK, self.rank_BK, self.pairs_BK = like_BV.new_empty(3, len(like_BV), BUCKETS)
+        self.bucket_K = torch.arange(BUCKETS, dtype=like_BV.dtype)
 
-    def __call__(self, mass_BV: np.ndarray, shifted_BV: np.ndarray) -> np.ndarray:
-        return np.array([self._row(*row) for row in zip(mass_BV, shifted_BV, strict=True)])
+    def __call__(self, prob_BV: Tensor, shifted_BV: Tensor) -> Tensor:
+        lowest_B = shifted_BV.amin(-1)
+        if not bool((lowest_B >= FAR_BELOW).all()):
+            shifted_BV.nan_to_num_(nan=0.0).clamp_(min=FAR_BELOW)
+            lowest_B = lowest_B.nan_to_num(nan=0.0).clamp_(min=FAR_BELOW)
+        value_B, error_B = self.count(prob_BV, shifted_BV, lowest_B)
+        for row in _rows_where(~(error_B <= TOLERANCE * value_B)):
+            value_B[row], error_B[row] = self.sort_first(row, prob_BV)
+        coarse_B = ~(error_B <= TOLERANCE * value_B)
+        if coarse_B.any():
+            value_B[coarse_B] = _sorted(prob_BV[coarse_B], shifted_BV)
+        return value_B
 
-    def _row(self, mass_V: np.ndarray, shifted_V: np.ndarray) -> float:
-        lowest = float(shifted_V.min())
-        if lowest != lowest:
-            return lowest
-        if lowest < FAR_BELOW:
-            lowest = float(np.maximum(shifted_V, FAR_BELOW, out=shifted_V).min())
-        if lowest < 0.0:
-            value, error = self.count(mass_V, shifted_V, lowest)
-            if error <= TOLERANCE * value:
-                return value
-        return float(_sorted(mass_V[None], shifted_V[None])[0])
-
-    def count(self, mass_V: np.ndarray, shifted_V: np.ndarray, lowest: float) -> tuple[float, float]:
-        """The sum from counts, and a bound of its error.
+    def count(self, prob_BV: Tensor, shifted_BV: Tensor, lowest_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The sums from counts, and a bound of their errors.
 
         Tokens of a bucket share its middle rank. What that costs is known: inside a bucket of n tokens and width d
-        (nats), whose masses are at most q, sum(mass * rank) is within d * q * n^2 / 8 of the middle rank's, and within
-        d * q * n * (n - 1) / 4 after the correction for tokens spread evenly, d * (n - 1) / 12 ranks. A bucket that
-        holds one token is exact, and so are the first buckets, which are sorted. Tokens below `SPAN_NATS` share the
-        last bucket: their mass is nothing.
+        (nats), whose probabilities are at most q, sum(prob * rank) is within d * q * n^2 / 8 of the middle rank's, and
+        within d * q * n * (n - 1) / 4 after the correction for tokens spread evenly, d * (n - 1) / 12 ranks. A bucket
+        that holds one token is exact. Tokens below `SPAN_NATS` share the last bucket: their mass is nothing.
         """
-        width = min(-lowest, SPAN_NATS) / (BUCKETS - 1)
-        np.multiply(shifted_V, np.float32(-1.0 / width), out=self.position_V)
-        if lowest < -SPAN_NATS:
-            np.minimum(self.position_V, np.float32(BUCKETS - 1), out=self.position_V)
-        np.copyto(self.narrow_key_V, self.position_V, casting="unsafe")
-        np.copyto(self.key_V, self.narrow_key_V)
-        count_K = np.bincount(self.key_V, minlength=BUCKETS)
-        last_K = count_K.cumsum()
-        first = int(last_K.searchsorted(SORTED_FIRST, side="right"))
-        others_K = (count_K - 1).astype(np.float32)
-        rank_K = last_K.astype(np.float32) - others_K * np.float32(0.5 + self.evenness * width / 12)
-        rank_K[:first] = 0.0
-        value = float(blocked_dot(rank_K.take(self.key_V, out=self.rank_V, mode="clip"), mass_V))
-        first_T = np.sort(mass_V[np.flatnonzero(self.narrow_key_V < first)]).astype(np.float64)
-        value += float(np.dot(first_T, np.arange(len(first_T), 0.0, -1.0)))
+        rows = len(prob_BV)
+        share_BV, narrow_key_BV, key_BV = self.share_BV[:rows], self.narrow_key_BV[:rows], self.key_BV[:rows]
+        count_BK, rank_BK, pairs_BK = self.count_BK[:rows], self.rank_BK[:rows], self.pairs_BK[:rows]
+        width_B1 = (-lowest_B).clamp_(max=SPAN_NATS).div_(BUCKETS - 1).unsqueeze(1)
+        width_B1[width_B1 == 0.0] = 1.0  # all tokens are equal
+        position_BV = torch.mul(shifted_BV, -1.0 / width_B1, out=share_BV)
+        if bool((lowest_B < -SPAN_NATS).any()):
+            position_BV.clamp_(max=BUCKETS - 1)
+        key_BV.copy_(narrow_key_BV.copy_(position_BV))  # in two steps: torch has no fast one from float32 to int64
+        count_BK.zero_().scatter_add_(1, key_BV, self.ones_BV[:rows])
+        torch.cumsum(count_BK, 1, out=rank_BK)
+        others_BK = count_BK.sub_(1.0)
+        rank_BK.addcmul_(others_BK, 0.5 + self.evenness * width_B1 / 12, value=-1.0)
+        value_B = row_sums(torch.gather(rank_BK, 1, key_BV, out=share_BV).mul_(prob_BV))
 
-        pairs_K = others_K * (others_K + 1) * np.exp(self.minus_K[: len(others_K)] * np.float32(width))
-        return value, width / 4 * float(pairs_K[first:].sum())
+        scale_B1 = width_B1 / 4 * prob_BV.amax(-1, keepdim=True)
+        torch.mul(self.bucket_K, -width_B1, out=pairs_BK).exp_().mul_(scale_B1).mul_(others_BK)
+        pairs_BK.addcmul_(pairs_BK, others_BK)
+        return value_B, row_sums(pairs_BK)
+
+    def sort_first(self, row: int, prob_BV: Tensor) -> tuple[float, float]:
+        """What `count` said of a row, made better: its most probable tokens, `SORTED_FIRST` at most, are sorted."""
+        prob_V, share_V, key_V = prob_BV[row].numpy(), self.share_BV[row].numpy(), self.narrow_key_BV[row].numpy()
+        last_K = (self.count_BK[row] + 1.0).numpy().cumsum()
+        first = np.int32(last_K.searchsorted(SORTED_FIRST, side="right"))
+        is_first_V = key_V < first
+        share_V[is_first_V] = 0.0
+        first_T = np.sort(prob_V[is_first_V]).astype(np.float64)
+        value = float(row_sums(self.share_BV[row : row + 1])) + float(first_T @ np.arange(len(first_T), 0.0, -1.0))
+        return value, float(self.pairs_BK[row, int(first) :].sum(dtype=torch.float64))
+
+
+def _rows_where(is_so_B: Tensor) -> list[int]:
+    return is_so_B.nonzero().squeeze(1).tolist()

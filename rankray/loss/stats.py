@@ -10,6 +10,8 @@ it needs no rounding, and ties count against the target.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from rankray.errors import LossError
 from rankray.loss.ranking import FAR_BELOW
-from rankray.loss.rows import Readings, read_rows
+from rankray.loss.rows import Readings, RowReader
 
 TOP_K = 20
 """How many of the most probable tokens EAFT's entropy looks at."""
@@ -76,47 +78,51 @@ def token_stats(logits_NV: Tensor, target_N: Tensor, exact_ranks: bool = False) 
     if not len(target_N):
         empty_N = torch.empty(0, dtype=dtype, device=logits_NV.device)
         return TokenStats(empty_N, empty_N, empty_N, empty_N, empty_N)
-    parts = []
-    is_half = logits_NV.dtype.itemsize == 2
-    for logits_CV, target_C in zip(logits_NV.split(CHUNK_TOKENS), target_N.split(CHUNK_TOKENS), strict=True):
-        work_CV = logits_CV.to(dtype, copy=True).contiguous()
-        parts.append(chunk_stats(work_CV, target_C, ALL_STATS, exact_ranks, is_half)[0])
+    work_CV = torch.empty(min(len(target_N), CHUNK_TOKENS), logits_NV.shape[1], dtype=dtype, device=logits_NV.device)
+    read = ChunkReader(work_CV, ALL_STATS, exact_ranks, from_16_bits=logits_NV.dtype.itemsize == 2)
+    parts = [
+        read(work_CV[: len(target_C)].copy_(logits_CV), target_C)[0]
+        for logits_CV, target_C in zip(logits_NV.split(CHUNK_TOKENS), target_N.split(CHUNK_TOKENS), strict=True)
+    ]
     return cat_stats(parts)
 
 
-def chunk_stats(
-    logits_CV: Tensor,
-    target_C: Tensor,
-    wanted: frozenset[str],
-    exact_ranks: bool = False,
-    from_16_bits: bool = False,
-) -> tuple[TokenStats, Tensor]:
-    """Statistics of one chunk and whether the target is the greedy choice; on return the logits are probabilities.
-
-    On a CPU no other (C, V) tensor lives.
+class ChunkReader:
+    """Makes the statistics of chunks; on a CPU no other (C, V) tensor lives beside the one it is given.
 
     Args:
-        logits_CV: contiguous, float32 or float64; overwritten with softmax(logits_CV).
-        target_C: index of the true token.
+        like_CV: a chunk of the largest size that will come, on its device, float32 or float64.
         wanted: names of the fields of `TokenStats` to compute, a subset of `ALL_STATS`.
         exact_ranks: see `token_stats`.
-        from_16_bits: the logits were numbers of 16 bits.
-
-    Returns:
-        the statistics, and a bool (C,): `logits_CV.argmax(-1) == target_C`.
+        from_16_bits: the logits will be numbers of 16 bits.
     """
-    if logits_CV.device.type == "cpu":
-        found = read_rows(logits_CV, target_C, wanted, exact_ranks, from_16_bits)
-    else:
-        found = _read_chunk(logits_CV, target_C, wanted)
-    entropy_bits_C = found.entropy_nats_C.clamp(min=0.0) / math.log(2.0)
-    top_entropy_C = _top_entropy_nats(logits_CV) if "top_entropy_nats_N" in wanted else None
-    stats = TokenStats(found.log_prob_C, entropy_bits_C, found.rank_C, found.expected_rank_C, top_entropy_C)
-    return stats, found.correct_C == 1.0
+
+    def __init__(
+        self, like_CV: Tensor, wanted: frozenset[str], exact_ranks: bool = False, from_16_bits: bool = False
+    ) -> None:
+        self.wanted = wanted
+        self.read: Callable[[Tensor, Tensor], Readings] = (
+            RowReader(like_CV, wanted, exact_ranks, from_16_bits)
+            if like_CV.device.type == "cpu"
+            else partial(_read_chunk, wanted=wanted)
+        )
+
+    def __call__(self, logits_CV: Tensor, target_C: Tensor) -> tuple[TokenStats, Tensor]:
+        """Return the statistics, and a bool (C,): `logits_CV.argmax(-1) == target_C`.
+
+        Args:
+            logits_CV: contiguous; overwritten with softmax(logits_CV).
+            target_C: index of the true token.
+        """
+        found = self.read(logits_CV, target_C)
+        entropy_bits_C = found.entropy_nats_C.clamp(min=0.0) / math.log(2.0)
+        top_entropy_C = _top_entropy_nats(logits_CV) if "top_entropy_nats_N" in self.wanted else None
+        stats = TokenStats(found.log_prob_C, entropy_bits_C, found.rank_C, found.expected_rank_C, top_entropy_C)
+        return stats, found.correct_C == 1.0
 
 
 def _read_chunk(logits_CV: Tensor, target_C: Tensor, wanted: frozenset[str]) -> Readings:
-    """What `read_rows` does, with torch alone and all the rows at once; it always sorts for the expected rank."""
+    """What a `RowReader` does, with torch alone and all the rows at once; it always sorts for the expected rank."""
     target_C1 = target_C.unsqueeze(1)
     top_C1 = logits_CV.argmax(-1, keepdim=True)
     target_logit_C1, top_logit_C1 = logits_CV.gather(1, target_C1), logits_CV.gather(1, top_C1)

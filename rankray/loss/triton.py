@@ -47,7 +47,7 @@ def chunk_pass(
     exact_ranks: bool,
     wants_gradient: bool,
 ) -> tuple[TokenStats, Tensor]:
-    """Same values as `stats.chunk_stats` of `softcap * tanh(product_CV * scale / softcap)`; gradient in place.
+    """Same values as a `stats.ChunkReader` of `softcap * tanh(product_CV * scale / softcap)`; gradient in place.
 
     On return `product_CV` holds, where it is wanted, (softmax - onehot) times the softcap's slope, in its own dtype.
 

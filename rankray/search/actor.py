@@ -11,7 +11,7 @@ the scheduler by (trap 5). The JSON has one key:
     report   {"step", "metrics", "checkpoint"}
     outcome  {"metrics", "steps", "checkpoint", "stopped", "left"}
     failure  {"reason", "traceback"}
-    lost     {"reason", "blameless"}
+    lost     {"reason", "blameless", "nodes"}
 
 An exception in training is a result like any other: the process is sound and is used again, unless the accelerator
 is in doubt; then the process ends itself at the next reset, and the trial it was to take is placed anew. A trial that
@@ -138,7 +138,7 @@ class TrialActor(Trainable):
             try:
                 talk.events.put({OUTCOME: dataclasses.asdict(trainer.run(spec, talk))})
             except WorkersLost as lost:
-                talk.events.put({LOST: {"reason": str(lost), "blameless": lost.blameless}})
+                talk.events.put({LOST: {"reason": str(lost), "blameless": lost.blameless, "nodes": lost.nodes}})
             except BaseException as error:
                 self._poisoned = "CUDA" in str(error) or "AcceleratorError" in type(error).__name__
                 talk.events.put({FAILURE: trainer.failure(error)})

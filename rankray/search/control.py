@@ -25,7 +25,7 @@ class Control:
     """
 
     live: dict[int, str] = field(default_factory=dict)
-    deaths: dict[int, int] = field(default_factory=dict)
+    deaths: dict[int, list[list[str]]] = field(default_factory=dict)
     succeeded: int = 0
     failed: int = 0
     first_error: str = ""

@@ -121,7 +121,8 @@ class Group:
                 if ray.wait([reference], timeout=LOOK_SECONDS)[0]:
                     return ray.get(reference)
                 reason = f"the trial's worker group is gone: {_first_line(self._error)}"
-                raise WorkersLost(reason, blameless=node_went(self._error)) from self._error
+                nodes = ray.get(self._mailbox.nodes.remote())
+                raise WorkersLost(reason, node_went(self._error), nodes) from self._error
 
     def _fit(self, resources: dict[str, Any]) -> None:
         try:
@@ -167,6 +168,7 @@ class _Mailbox:
         self._changed = asyncio.Condition()
         self._events: asyncio.Queue[str] = asyncio.Queue()
         self._answers: asyncio.Queue[str] = asyncio.Queue()
+        self._nodes: set[str] = set()
 
     async def put(self, number: int, job: str | None) -> None:
         """Offer the next trial, or None to end the group."""
@@ -175,8 +177,13 @@ class _Mailbox:
             self._events, self._answers = asyncio.Queue(), asyncio.Queue()
             self._changed.notify_all()
 
-    async def next_job(self, done: int) -> tuple[int, str] | None:
-        """Wait for a trial after number `done`, or None at the end."""
+    async def nodes(self) -> list[str]:
+        """Return where workers have asked from, as Ray's node ids."""
+        return sorted(self._nodes)
+
+    async def next_job(self, done: int, node: str) -> tuple[int, str] | None:
+        """Wait for a trial after number `done`, or None at the end; `node` is where the worker is."""
+        self._nodes.add(node)
         async with self._changed:
             await self._changed.wait_for(lambda: self._closed or self._number > done)
             return None if self._closed else (self._number, self._job)
@@ -222,7 +229,7 @@ def _serve(config: dict[str, Any]) -> None:
     with quick_imports():
         import rankray.finetune  # noqa: F401
     node = ray.get_runtime_context().get_node_id()
-    while (offer := ray.get(mailbox.next_job.remote(done))) is not None:
+    while (offer := ray.get(mailbox.next_job.remote(done, node))) is not None:
         done, spec = offer[0], TrialSpec.from_json(offer[1])
         try:
             outcome = train(spec, _Mailed(mailbox, done, notice), node)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import cloudpickle
 from ray._private.state import actors
 from ray.core.generated import common_pb2
@@ -18,12 +20,13 @@ class WorkersLost(Exception):
     """Workers of a group, or its controller, are gone.
 
     Attributes:
-        blameless: whether that was because a node went.
+        blameless: whether that was because a node went, as far as is known yet.
+        nodes: where they were, as Ray's node ids.
     """
 
-    def __init__(self, reason: str, blameless: bool) -> None:
+    def __init__(self, reason: str, blameless: bool, nodes: list[str]) -> None:
         super().__init__(reason)
-        self.blameless = blameless
+        self.blameless, self.nodes = blameless, nodes
 
 
 def tune_error(trial: Trial) -> BaseException | None:
@@ -42,6 +45,32 @@ def tune_error(trial: Trial) -> BaseException | None:
 def node_went(error: BaseException | None) -> bool:
     """Return whether an error says that a process is gone because its node is."""
     return any(_node_went(each) for each in _within(error))
+
+
+def nodes_of(error: BaseException | None) -> list[str]:
+    """Return where the processes were that an error says are gone, as Ray's node ids."""
+    found = []
+    for each in _within(error):
+        if isinstance(each, RayActorError):
+            with suppress(Exception):
+                found.append(actors(each.actor_id)["Address"]["NodeID"])
+    return [node for node in found if node]
+
+
+def gone_nodes(nodes: Iterable[str], patience_seconds: float) -> set[str]:
+    """Return those of some nodes that Ray knows to be gone.
+
+    A process is missed at once, its node only after some failed health checks: so where none is known to be gone, and
+    there are several, this waits for the first.
+    """
+    asked, deadline = set(nodes), time.monotonic() + patience_seconds
+    while asked:
+        alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+        gone = {node for node in asked if not alive.get(node, True)}
+        if gone or len(alive) == 1 or time.monotonic() > deadline:
+            return gone
+        time.sleep(0.5)
+    return set()
 
 
 def _within(error: Any) -> Iterator[BaseException]:

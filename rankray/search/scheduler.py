@@ -17,10 +17,12 @@ from rankray.search.actor import EVENT
 from rankray.search.control import Control
 from rankray.search.delivery import Delivery
 from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
-from rankray.search.lost import node_went, tune_error
+from rankray.search.lost import gone_nodes, node_went, nodes_of, tune_error
 
 MAX_DEATHS = 3
 """How often the process of one trial may die under it before the trial is taken to be the cause."""
+HEALTH_SECONDS = 25.0
+"""How long Ray may take to miss a node: five health checks, one every three seconds, and some more."""
 
 
 class StoreScheduler(FIFOScheduler):
@@ -62,7 +64,7 @@ class StoreScheduler(FIFOScheduler):
         number = int(trial.config["number"])
         if self._holds(trial, number):
             error = tune_error(trial)
-            self._lost(trial, number, f"{type(error).__name__}: {error}", node_went(error))
+            self._lost(trial, number, f"{type(error).__name__}: {error}", node_went(error), nodes_of(error))
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """A trial that never ran is given back."""
@@ -79,14 +81,22 @@ class StoreScheduler(FIFOScheduler):
         """Return whether the trial is in this Tune trial's hands, and not ended, given back or in another's."""
         return self._control.live.get(number) == trial.trial_id
 
-    def _lost(self, trial: Trial, number: int, reason: str, blameless: bool) -> None:
-        """What trained the trial is gone."""
+    def _lost(self, trial: Trial, number: int, reason: str, blameless: bool, nodes: list[str]) -> None:
+        """What trained the trial is gone.
+
+        Whether the node went with it is often known only later, so each death is kept with its nodes, and judged when
+        there are enough of them to fail the trial.
+        """
         if blameless:
             self._give_back(trial, number, "its node went; it will go on from its last checkpoint")
             return
-        deaths = self._control.deaths[number] = self._control.deaths.get(number, 0) + 1
-        if deaths >= MAX_DEATHS:
-            self._fail(number, f"the trial's process died {deaths} times", reason)
+        deaths = self._control.deaths.setdefault(number, [])
+        deaths.append(nodes)
+        if len(deaths) >= MAX_DEATHS:
+            gone = gone_nodes((node for death in deaths[:-1] for node in death), 0.0) | gone_nodes(nodes, HEALTH_SECONDS)
+            deaths[:] = [death for death in deaths if gone.isdisjoint(death)]
+        if len(deaths) >= MAX_DEATHS:
+            self._fail(number, f"the trial's process died {len(deaths)} times", reason)
         else:
             self._give_back(trial, number, "its process died; it will go on from its last checkpoint")
 

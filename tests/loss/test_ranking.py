@@ -34,16 +34,15 @@ def rows_of(kind: str, rows: int = 24) -> torch.Tensor:
     return noise * {"equal": 0.0, "flat": 0.01, "random": 1.1, "sharp": 6.0, "certain": 40.0}[kind]
 
 
-def prepared(logits_CV: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Masses and shifted logits, as the rows hand them on."""
-    shifted_CV = (logits_CV - logits_CV.amax(-1, keepdim=True)).numpy()
-    return np.exp(shifted_CV), shifted_CV
+def prepared(logits_CV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and shifted logits, as the rows hand them on."""
+    shifted_CV = logits_CV - logits_CV.amax(-1, keepdim=True)
+    return shifted_CV.softmax(-1), shifted_CV
 
 
 def counted(logits_CV: torch.Tensor, exact: bool = False) -> torch.Tensor:
-    mass_CV, shifted_CV = prepared(logits_CV)
-    counter = expected_rank_counter(mass_CV.dtype, mass_CV.shape[1], exact)
-    return torch.from_numpy(counter(mass_CV, shifted_CV) / mass_CV.sum(-1, dtype=np.float64)).to(logits_CV.dtype)
+    prob_CV, shifted_CV = prepared(logits_CV)
+    return expected_rank_counter(prob_CV, exact)(prob_CV, shifted_CV) / prob_CV.sum(-1)
 
 
 def by_sorting(prob_CV: torch.Tensor) -> torch.Tensor:
@@ -60,14 +59,15 @@ def test_expected_rank_is_as_good_as_sorting_in_float32(kind, no_worse):
     no_worse(counted(logits_CV), by_sorting(logits_CV.softmax(-1)), by_sorting(logits_CV.double().softmax(-1)))
 
 
-@pytest.mark.parametrize("sorted_first", [0, 256])
+@pytest.mark.parametrize("sorts", [False, True])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "equal"])
-def test_the_buckets_know_their_error(kind, sorted_first, monkeypatch):
-    monkeypatch.setattr(ranking, "SORTED_FIRST", sorted_first)
-    buckets = ranking._Buckets(VOCABULARY, 1.0)
-    for mass_V, shifted_V in zip(*prepared(rows_of(kind)), strict=True):
-        value, error = buckets.count(mass_V, shifted_V, float(shifted_V.min()))
-        truth = by_sorting(torch.from_numpy(mass_V).double()[None]).item()
+def test_the_buckets_know_their_error(kind, sorts):
+    prob_CV, shifted_CV = prepared(rows_of(kind))
+    buckets = ranking._Buckets(prob_CV, 1.0)
+    value_C, error_C = buckets.count(prob_CV, shifted_CV, shifted_CV.amin(-1))
+    truth_C = by_sorting(prob_CV.double())
+    for row, truth in enumerate(truth_C.tolist()):
+        value, error = buckets.sort_first(row, prob_CV) if sorts else (value_C[row].item(), error_C[row].item())
         # 1.01: positions are rounded, so that buckets overlap by a thousandth; 2 eps: ranks are held in float32
         assert abs(value - truth) <= 1.01 * error + 2 * np.finfo(np.float32).eps * truth
 
@@ -85,11 +85,26 @@ def test_where_the_buckets_are_too_coarse_rows_are_sorted(monkeypatch):
 @pytest.mark.parametrize("kind", ["sharp", "two-point", "certain"])
 def test_where_few_tokens_decide_nothing_is_counted_coarsely(kind):
     logits_CV = rows_of(kind) if kind != "two-point" else distribution(kind, VOCABULARY)
-    mass_CV, shifted_CV = prepared(logits_CV)
-    buckets = ranking._Buckets(VOCABULARY, 1.0)
-    for mass_V, shifted_V in zip(mass_CV, shifted_CV, strict=True):
-        value, error = buckets.count(mass_V, shifted_V, float(shifted_V.min()))
+    prob_CV, shifted_CV = prepared(logits_CV)
+    buckets = ranking._Buckets(prob_CV, 1.0)
+    buckets.count(prob_CV, shifted_CV, shifted_CV.amin(-1))
+    for row in range(len(prob_CV)):
+        value, error = buckets.sort_first(row, prob_CV)
         assert error < ranking.TOLERANCE * value
+
+
+def test_only_what_counting_leaves_coarse_is_sorted(monkeypatch):
+    """A flat row and one of two likely tokens: of the second its first ones are sorted, and nothing of the first."""
+    logits_CV = torch.cat([rows_of("random", 1), distribution("two-point", VOCABULARY)[:1]])
+    refined = []
+    sort_first = ranking._Buckets.sort_first
+    monkeypatch.setattr(
+        ranking._Buckets, "sort_first", lambda self, row, prob_CV: refined.append(row) or sort_first(self, row, prob_CV)
+    )
+    monkeypatch.setattr(ranking, "_sorted", None)
+    truth_C = by_sorting(logits_CV.double().softmax(-1))
+    assert (counted(logits_CV) / truth_C - 1).abs().max() < ranking.TOLERANCE
+    assert refined == [1]
 
 
 def test_a_row_of_nan_stays_nan_and_harms_no_other():

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import math
-import os
 
-import numpy as np
 import pytest
 import torch
 
 from rankray.loss import rows
-from rankray.loss.rows import over_rows, read_rows
+from rankray.loss.rows import Readings, RowReader
 from rankray.loss.stats import _read_chunk
 
 EVERYTHING = frozenset({"entropy_bits_N", "rank_N", "expected_rank_N"})
@@ -22,9 +20,13 @@ def some_rows(count: int, vocabulary: int = 6000, dtype: torch.dtype = torch.flo
     return logits_CV, label_C
 
 
+def read_rows(logits_CV: torch.Tensor, label_C: torch.Tensor, wanted: frozenset[str], exact: bool = False) -> Readings:
+    return RowReader(logits_CV, wanted, exact)(logits_CV, label_C)
+
+
 @pytest.mark.parametrize("vocabulary", [2, 50, 6000])
 @pytest.mark.parametrize("wanted", [EVERYTHING, frozenset({"rank_N"}), frozenset()], ids=len)
-def test_numpy_and_torch_read_the_same(vocabulary, wanted):
+def test_in_tiles_and_at_once_the_same_is_read(vocabulary, wanted):
     logits_CV, label_C = some_rows(30, vocabulary, torch.float64)
     mine_CV, other_CV = logits_CV.clone(), logits_CV.clone()
     mine, other = read_rows(mine_CV, label_C, wanted), _read_chunk(other_CV, label_C, wanted)
@@ -67,42 +69,34 @@ def test_an_offset_of_all_logits_changes_nothing():
     assert all(torch.equal(column, other) for column, other in zip(found, moved, strict=True))
 
 
+def test_a_reader_serves_for_smaller_chunks():
+    logits_CV, label_C = some_rows(7)
+    reader = RowReader(logits_CV, EVERYTHING)
+    parts = [reader(logits_CV[part].clone(), label_C[part]) for part in (slice(0, 4), slice(4, 7))]
+    whole = read_rows(logits_CV, label_C, EVERYTHING)
+    for columns in zip(whole, *parts, strict=True):
+        assert torch.equal(columns[0], torch.cat(columns[1:]))
+
+
 @pytest.fixture
-def three_threads(monkeypatch):
-    monkeypatch.setattr(rows, "WORTH_A_THREAD", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    rows._pool.cache_clear()
-    yield
-    rows._pool.cache_clear()
+def threads():
+    """Sets torch's threads, and back at the end."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("vocabulary", [6000, 70_000])
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_neither_threads_nor_tiles_change_a_bit(count, three_threads, monkeypatch):
-    logits_CV, label_C = some_rows(count)
+def test_neither_threads_nor_tiles_change_a_bit(count, vocabulary, threads, monkeypatch):
+    """70,000 are enough for torch to share the sum of a single row out among its threads."""
+    logits_CV, label_C = some_rows(count, vocabulary)
     for exact in (False, True):
         runs = []
-        for threads, tile in ((3, 65_536), (1, 65_536), (1, 1), (2, 20_000)):
-            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        for number, tile in ((3, 65_536), (1, 65_536), (1, 1), (2, 20_000), (4, 10_000_000)):
+            threads(number)
             monkeypatch.setattr(rows, "TILE_NUMBERS", tile)
             given_CV = logits_CV.clone()
             runs.append([*read_rows(given_CV, label_C, EVERYTHING, exact), given_CV])
         for run in runs[1:]:
             assert all(torch.equal(column, other) for column, other in zip(run, runs[0], strict=True))
-
-
-def test_an_error_in_a_thread_is_raised(three_threads):
-    def fails(rows):
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        over_rows(fails, np.ones((6, 4)))
-
-
-def test_a_forked_process_has_threads_of_its_own(three_threads):
-    numbers = np.arange(24.0).reshape(6, 4)
-    assert over_rows(lambda part: part.sum(-1), numbers).tolist() == numbers.sum(-1).tolist()
-    child = os.fork()
-    if child == 0:
-        right = over_rows(lambda part: part.sum(-1), numbers).tolist() == numbers.sum(-1).tolist()
-        os._exit(0 if right else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -152,8 +152,24 @@ def test_a_dead_process_gives_its_trial_back_but_not_for_ever(world):
 def test_workers_lost_with_their_node_are_held_against_no_trial(world):
     for _ in range(2 * MAX_DEATHS):
         world.control.live[0] = "a"
-        assert tell(world, 0, lost={"reason": "gone", "blameless": True}) == TrialScheduler.STOP
+        assert tell(world, 0, lost={"reason": "gone", "blameless": True, "nodes": ["n"]}) == TrialScheduler.STOP
     assert world.study.told == [("release", 0)] * 2 * MAX_DEATHS
+
+
+def test_a_death_whose_node_turns_out_to_be_gone_counts_no_more(world, monkeypatch):
+    """Ray says that a process is gone long before it says that its node is."""
+    asked = []
+
+    def gone_nodes(nodes, patience_seconds):
+        asked.append((sorted(nodes), patience_seconds > 0))
+        return {"gone"}.intersection(asked[-1][0])
+
+    monkeypatch.setattr(scheduler, "gone_nodes", gone_nodes)
+    for node in ["here", "gone", "gone", "here", "gone", "here"]:
+        world.control.live[0] = "a"
+        tell(world, 0, lost={"reason": "died", "blameless": False, "nodes": [node]})
+    assert world.study.told == [("release", 0)] * 5 + [("fail", 0, f"the trial's process died {MAX_DEATHS} times")]
+    assert asked[:2] == [(["gone", "here"], False), (["gone"], True)]
 
 
 def test_a_trial_that_left_is_given_back_and_its_process_goes(world):
