@@ -93,7 +93,9 @@ class StoreScheduler(FIFOScheduler):
         deaths = self._control.deaths.setdefault(number, [])
         deaths.append(nodes)
         if len(deaths) >= MAX_DEATHS:
-            gone = gone_nodes((node for death in deaths[:-1] for node in death), 0.0) | gone_nodes(nodes, HEALTH_SECONDS)
+            gone = gone_nodes((node for death in deaths[:-1] for node in death), 0.0) | gone_nodes(
+                nodes, HEALTH_SECONDS
+            )
             deaths[:] = [death for death in deaths if gone.isdisjoint(death)]
         if len(deaths) >= MAX_DEATHS:
             self._fail(number, f"the trial's process died {len(deaths)} times", reason)

@@ -9,6 +9,9 @@ from search.conftest import until
 
 LONG = ("--set", "study.trials=1", "--set", "train.max_steps=1200", "--set", "evaluate.every_steps=400")
 
+TWO = ("--set", "study.trials=1", "--set", "train.max_steps=600", "--set", "evaluate.every_steps=150")
+TWO += ("--set", "resources.workers=2")
+
 
 @pytest.fixture(scope="module")
 def undisturbed(make_place):
@@ -101,6 +104,57 @@ def test_a_node_lost_without_notice_blames_no_trial(cluster, place, undisturbed)
     assert len(trial["work_lost"]) == MAX_DEATHS
     assert all(lost["wall_seconds"] > 0 for lost in trial["work_lost"])
     assert reports(place) == undisturbed
+
+
+@pytest.fixture(scope="module")
+def undisturbed_group(make_place):
+    """What a search of one trial of two workers records that loses nothing."""
+    place = make_place()
+    place.search(*TWO)
+    return place.recorded()
+
+
+def workers_nodes(cluster):
+    """Return the nodes whose one CPU is taken."""
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    return [
+        node for node in cluster.list_all_nodes() if not node.head and not free.get(node.node_id, {"CPU": 1}).get("CPU")
+    ]
+
+
+def test_a_drained_node_of_a_group_takes_the_group_along_with_a_checkpoint(cluster, place, undisturbed_group):
+    process = place.begin(*TWO)
+    until(lambda: (0, 150) in place.recorded(), process)
+    cluster.add_node(num_cpus=1)
+    drain(cluster, workers_nodes(cluster)[-1], seconds=60)
+    assert process.wait(timeout=240) == 0, (place.file.parent / "log.txt").read_text()
+    trial = place.trials()[0]
+    assert trial["state"] == "complete"
+    assert trial["failures"] == []
+    assert [lost["steps"] for lost in trial["work_lost"]] == [0]
+    found = reports(place)
+    assert found.keys() == undisturbed_group.keys()
+    for key, metrics in undisturbed_group.items():  # the sums behind train/... were added up over the workers twice
+        assert found[key] == pytest.approx(metrics, rel=1e-9)
+        assert found[key]["eval/nll"] == metrics["eval/nll"]
+
+
+def test_a_group_that_may_shrink_goes_on_with_the_nodes_that_are_left(cluster, place, undisturbed_group):
+    """One worker is enough for it: none of the nodes that go comes back."""
+    process = place.begin(*TWO, "--set", "resources.workers=[1,2]")
+    until(lambda: (0, 150) in place.recorded(), process)
+    cluster.remove_node(workers_nodes(cluster)[-1], allow_graceful=False)
+    assert process.wait(timeout=240) == 0, (place.file.parent / "log.txt").read_text()
+    cluster.add_node(num_cpus=1)
+    trial = place.trials()[0]
+    assert trial["state"] == "complete"
+    assert trial["failures"] == []
+    assert len(trial["work_lost"]) == 1
+    found = reports(place)
+    assert found.keys() == undisturbed_group.keys()
+    assert found[0, 150] == undisturbed_group[0, 150]
 
 
 @pytest.mark.parametrize("error", [None, ValueError("no"), RuntimeError("died")])
