@@ -1,7 +1,7 @@
 """What the machinery around a trial costs: ours, stock Ray Tune + Train V2, Tune alone with reuse_actors, Optuna alone.
 
-    python benchmarks/overhead.py --directory DIR                      about ten minutes on two idle cores
-    python benchmarks/overhead.py --directory DIR --cases one,twenty   some of: one, twenty, group, search
+    python benchmarks/overhead.py --directory DIR                      about a quarter of an hour, two idle cores
+    python benchmarks/overhead.py --directory DIR --cases one,twenty   some of: one, twenty, group, search, longer
 
 All stacks train the quickstart's model on its data with `finetune.run`, one thread a trial, one machine, one run of
 this file, one after another. Overhead is the time from the end of one trial to the end of the next, with one trial at a
@@ -36,6 +36,7 @@ CASES = {  # steps, workers, trials at a time, trials, trials of the stock stack
     "twenty": (20, 1, 1, 9, 2),
     "group": (20, 2, 1, 5, 2),
     "search": (20, 1, 2, 32, 4),
+    "longer": (100, 1, 2, 32, 4),
 }
 SCALED_TO = 32
 CPUS_PER_WORKER = 1.0

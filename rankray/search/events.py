@@ -7,5 +7,5 @@ OUTCOME = "outcome"
 FAILURE = "failure"
 """`{"reason": ..., "traceback": ...}`: training raised an exception."""
 LOST = "lost"
-"""`{"reason": ..., "blameless": ..., "nodes": [...]}`: processes that trained the trial are gone; blameless if it is known
-that their node is; the nodes are those of the whole group."""
+"""`{"reason": ..., "blameless": ..., "nodes": [...]}`: processes that trained the trial are gone; blameless if it is
+known that their node is; the nodes are those of the whole group."""

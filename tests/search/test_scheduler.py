@@ -10,6 +10,7 @@ from ray.tune.search import Searcher
 
 from rankray.contracts import TrialSpec, Verdict
 from rankray.errors import StoreUnavailable
+from rankray.search import scheduler
 from rankray.search import searcher as searcher_module
 from rankray.search.actor import EVENT
 from rankray.search.control import Control
