@@ -100,6 +100,22 @@ class Guard:
             return None
         return _retrying(lambda: backend._get_trials(study_id, None, unfinished, last), self._url)
 
+    def may_have_newer(self, study_id: int, last: int) -> bool:
+        """Return whether a study has a trial of an id above `last`: one small question to a database, else True."""
+        backend = getattr(self._guarded, "_backend", None)
+        if not isinstance(backend, RDBStorage):
+            return True
+        from optuna.storages._rdb.models import TrialModel
+        from sqlalchemy import select
+
+        newer = select(TrialModel.trial_id).where(TrialModel.study_id == study_id, TrialModel.trial_id > last).limit(1)
+
+        def ask() -> bool:
+            with backend.engine.connect() as connection:
+                return connection.execute(newer).first() is not None
+
+        return _retrying(ask, self._url)
+
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._guarded, name)
         if not callable(attribute):

@@ -51,17 +51,21 @@ class Claims:
         self.study_id = study_id
         self._storage = storage
         self._lock = threading.Lock()
-        self._read = 0
+        self._read, self._last = 0, -1
         self._first: dict[str, Any] = {}
         self._latest: dict[int, tuple[str, int]] = {}
 
     def refresh(self) -> None:
         """Read what others have entered since."""
         with self._lock:
+            may_have_newer = getattr(self._storage, "may_have_newer", lambda *_: True)
+            if self._read and not may_have_newer(self.study_id, self._last):
+                return
             entries = self._storage.get_all_trials(self.study_id, deepcopy=False)
             for entry in entries[self._read :]:
                 self._note(entry)
             self._read = len(entries)
+            self._last = entries[-1]._trial_id if entries else -1
 
     def enter(self, key: str, body: Any) -> Any:
         """Add an entry and return the body of the first one with this key: the caller's own if it won."""

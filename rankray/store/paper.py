@@ -45,7 +45,9 @@ class Paper:
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """Return the trials that are shown."""
-        shown = [trial for trial in self.trials if states is None or trial.state in states]
+        shown = list(self.trials)
+        if states is not None:
+            shown = [trial for trial in shown if trial.state in states]
         return copy.deepcopy(shown) if deepcopy else shown
 
     def get_trial(self, trial_id: int) -> FrozenTrial | None:

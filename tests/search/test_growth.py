@@ -1,5 +1,6 @@
 """Ray's real autoscaler, over its provider that starts raylets instead of machines: grown for a search, and shrunk."""
 
+import itertools
 import os
 import secrets
 import signal
@@ -79,6 +80,7 @@ def head(tmp_path_factory, monkeypatch):
 
 def test_the_cluster_grows_for_a_search_and_shrinks_to_nothing(head, place):
     watcher = subprocess.Popen([sys.executable, "-c", WATCH, head], stdout=subprocess.PIPE, text=True)
+    begun = time.time()
     done = place.search("--set", "study.trials=6", "--set", "train.max_steps=40")
     over = time.time()
     assert "starting 3 trial slots (3 of 3 that fit, 0 of them now)" in done.stdout
@@ -92,6 +94,13 @@ def test_the_cluster_grows_for_a_search_and_shrinks_to_nothing(head, place):
             break
     watcher.kill()
     counts = [nodes for _, nodes in seen]
+    spans = [(at, nodes, then - at) for (at, nodes), (then, _) in itertools.pairwise(seen)]
+    idle = sum(nodes * seconds for at, nodes, seconds in spans if at > over)
+    full = next((at - begun for at, nodes in seen if nodes == 3), float("nan"))
+    print(
+        f"\nfrom the command to 3 nodes {full:.1f} s, of a search of {over - begun:.1f} s; "
+        f"idle afterwards {idle:.0f} node-seconds, gone {seen[-1][0] - over:.1f} s after its end"
+    )
     assert counts[0] == 0
     assert max(counts) == 3
     assert counts[-1] == 0, "nodes go back when there is nothing more to do"
