@@ -188,24 +188,32 @@ def finish(field: Field, process: subprocess.Popen[bytes]) -> int:
 
 
 def judge(rows: list[dict[str, Any]], left: int, failed: int, file: Path, trials: int, steps: int) -> dict[str, int]:
-    """Count broken invariants and steps in vain; `rows` are the finished trials: params, step and value."""
+    """Count broken invariants and steps in vain; `rows` are the finished trials: params, value and the step it is of.
+
+    A row without a step is equal if its value is that of any step.
+    """
     from rankray.config import load_config
 
     config = load_config(file).config
-    needed = sum(row["step"] for row in rows)
+    unequal = needed = 0
+    for row in rows:
+        found = again(config, row)
+        step = row["step"] or next((step for step, value in found.items() if value == row["value"]), max(found))
+        unequal += found.get(step) != row["value"]
+        needed += step
     params = Counter(str(sorted(row["params"].items())) for row in rows)
     broken = {
         "budget missed by": abs(len(rows) - trials),
         "left running": left,
         "failed": failed,
-        "unequal to an uninterrupted trial": sum(again(config, row) != row["value"] for row in rows),
+        "unequal to an uninterrupted trial": unequal,
         "same parameters": sum(count > 1 for count in params.values()),
     }
     return broken | {"finished": len(rows), "steps": steps, "in vain": steps - needed}
 
 
-def again(config: Any, row: dict[str, Any]) -> float | None:
-    """Train a trial's settings without interruption, and return the study's metric at the step it ended with."""
+def again(config: Any, row: dict[str, Any]) -> dict[int, float]:
+    """Train a trial's settings without interruption to the step it ended with, None: to the end; the metric by step."""
     from rankray.contracts import Report, TrialSpec, Verdict
     from rankray.finetune import run
     from rankray.search.experiment import worker_config
@@ -215,13 +223,13 @@ def again(config: Any, row: dict[str, Any]) -> float | None:
     class Until:
         def report(self, report: Report) -> Verdict:
             found[report.step] = report.metrics[config.study.metric]
-            return Verdict(True, "far enough") if report.step >= row["step"] else Verdict(False)
+            return Verdict(True, "far enough") if report.step == row["step"] else Verdict(False)
 
     tree = worker_config(config, row["params"])
     tree["evaluate"]["functions"] = []
     with tempfile.TemporaryDirectory() as place:
         run(TrialSpec(tree, place), Until())
-    return found.get(row["step"])
+    return found
 
 
 def our_rows(url: str) -> tuple[list[dict[str, Any]], int, int]:
@@ -234,14 +242,14 @@ def our_rows(url: str) -> tuple[list[dict[str, Any]], int, int]:
     return finished, counts.running + counts.waiting, counts.failed
 
 
-def stock_rows(url: str, every: int) -> tuple[list[dict[str, Any]], int, int]:
-    """Return the same of the stock stack; it counts steps in reports."""
+def stock_rows(url: str) -> tuple[list[dict[str, Any]], int, int]:
+    """Return the same of the stock stack, whose last report is in the trial's value alone, without its step."""
     import optuna
 
     study = optuna.load_study(study_name="stock", storage=url)
     states = Counter(trial.state.name for trial in study.trials)
     rows = [
-        {"params": trial.params, "value": trial.value, "step": every * (trial.last_step or 0)}
+        {"params": trial.params, "value": trial.value, "step": None}
         for trial in study.trials
         if trial.state.name in ("COMPLETE", "PRUNED")
     ]
@@ -260,7 +268,7 @@ def fire(kind: str, options: Any, draw: random.Random, server: Any = None) -> tu
     begun = time.monotonic()
     counted = torment(field, options.kills, options.longest, draw)
     seconds = time.monotonic() - begun
-    rows, left, failed = stock_rows(url, int(SETTINGS["evaluate.every_steps"])) if options.stock else our_rows(url)
+    rows, left, failed = stock_rows(url) if options.stock else our_rows(url)
     found = judge(rows, left, failed, file, options.trials, field.steps())
     finished, steps, vain = (found.pop(name) for name in ("finished", "steps", "in vain"))
     kills = sum(counted[name] for name in ("driver", "actor", "raylet", "server"))
