@@ -45,6 +45,8 @@ from rankray.storage import delete, inside
 LOOK_SECONDS = 1.0
 """How often a silent group is looked at, whether it still lives."""
 CLOSE_SECONDS = 60.0
+RESIZE_SECONDS = 60.0
+"""How long a group of `[least, most]` workers trains before it is looked whether more, or fewer, fit by now."""
 
 
 class TrialFailed(Exception):
@@ -151,6 +153,7 @@ def scaling(resources: Mapping[str, Any]) -> ScalingConfig:
         num_workers=number,
         use_gpu=bool(gpus),
         resources_per_worker=bundle,
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
     )
 
 
