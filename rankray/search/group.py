@@ -149,12 +149,14 @@ def scaling(resources: Mapping[str, Any]) -> ScalingConfig:
     workers, gpus = resources["workers"], resources["gpus_per_worker"]
     number: Any = workers if isinstance(workers, int) else (int(workers[0]), int(workers[1]))
     bundle = {"CPU": float(resources["cpus_per_worker"])} | ({"GPU": float(gpus)} if gpus else {})
-    return ScalingConfig(
+    v2: Any = ScalingConfig  # its types are those of Train V1
+    scaling: ScalingConfig = v2(
         num_workers=number,
         use_gpu=bool(gpus),
         resources_per_worker=bundle,
         elastic_resize_monitor_interval_s=RESIZE_SECONDS,
     )
+    return scaling
 
 
 def _first_line(error: BaseException | None) -> str:
