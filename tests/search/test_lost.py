@@ -7,7 +7,7 @@ import pytest
 from rankray.search.scheduler import MAX_DEATHS
 from search.conftest import until
 
-LONG = ("--set", "study.trials=1", "--set", "train.max_steps=1200", "--set", "evaluate.every_steps=400")
+LONG = ("--set", "study.trials=1", "--set", "train.max_steps=1600", "--set", "evaluate.every_steps=400")
 
 TWO = ("--set", "study.trials=1", "--set", "train.max_steps=600", "--set", "evaluate.every_steps=150")
 TWO += ("--set", "resources.workers=2")
@@ -93,7 +93,7 @@ def test_a_drained_nodes_trial_leaves_with_a_checkpoint_and_loses_nothing(cluste
 def test_a_node_lost_without_notice_blames_no_trial(cluster, place, undisturbed):
     """As many nodes as processes may die under a trial before it is blamed."""
     process = place.begin(*LONG)
-    for step in (400, 400, 800):
+    for step in (400, 800, 1200):
         until(lambda step=step: (0, step) in place.recorded() and busy_node(cluster), process)
         cluster.remove_node(busy_node(cluster), allow_graceful=False)
         cluster.add_node(num_cpus=1)
