@@ -7,7 +7,7 @@ import pytest
 from rankray.search.scheduler import MAX_DEATHS
 from search.conftest import until
 
-LONG = ("--set", "study.trials=1", "--set", "train.max_steps=1600", "--set", "evaluate.every_steps=400")
+LONG = ("--set", "study.trials=1", "--set", "train.max_steps=2000", "--set", "evaluate.every_steps=400")
 
 TWO = ("--set", "study.trials=1", "--set", "train.max_steps=600", "--set", "evaluate.every_steps=150")
 TWO += ("--set", "resources.workers=2")
