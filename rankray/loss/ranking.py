@@ -1,6 +1,6 @@
 """The rank that was to be expected, E[R] = sum over k of k * p_(k), tile by tile on a CPU.
 
-Shapes: B rows of a tile, V vocabulary, K buckets, F tokens that are sorted; a trailing 1 is a kept dimension.
+Shapes: B rows of a tile, V vocabulary, K buckets, T tokens that are sorted; a trailing 1 is a kept dimension.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BUCKETS = 8192
 SPAN_NATS = 40.0
 
 SORTED_FIRST = 256
-"""The most probable tokens, up to so many, are sorted whatever the rest does: where few decide, buckets are coarse."""
+"""How many of a row's most probable tokens, at most, are sorted where counting was too coarse: often they decide."""
 
 TOLERANCE = 1e-5
 """Relative error of E[R] above which a row is sorted after all; it moves log2 I by less than this over temperature."""

@@ -46,13 +46,14 @@ def place(undisturbed, cluster, make_place, monkeypatch):
     return make_place()
 
 
-def busy_node(cluster):
-    """Return the node that the one trial occupies, or None."""
+def busy_nodes(cluster):
+    """Return the nodes whose one CPU is taken."""
     from ray._private.state import available_resources_per_node
 
     free = available_resources_per_node()
-    workers = [node for node in cluster.list_all_nodes() if not node.head]
-    return next((node for node in workers if node.node_id in free and not free[node.node_id].get("CPU")), None)
+    return [
+        node for node in cluster.list_all_nodes() if not node.head and not free.get(node.node_id, {"CPU": 1}).get("CPU")
+    ]
 
 
 def drain(cluster, node, seconds):
@@ -76,7 +77,7 @@ def test_a_drained_nodes_trial_leaves_with_a_checkpoint_and_loses_nothing(cluste
     until(lambda: (0, 400) in place.recorded(), process)
     time.sleep(0.3)
     cluster.add_node(num_cpus=1)
-    drain(cluster, busy_node(cluster), seconds=30)
+    drain(cluster, busy_nodes(cluster)[0], seconds=30)
     assert process.wait(timeout=120) == 0, (place.file.parent / "log.txt").read_text()
     between = [step for _, step in place.recorded() if step % 400]
     assert len(between) == 1, "the checkpoint lies between two evaluations"
@@ -94,8 +95,8 @@ def test_a_node_lost_without_notice_blames_no_trial(cluster, place, undisturbed)
     """As many nodes as processes may die under a trial before it is blamed."""
     process = place.begin(*LONG)
     for step in (400, 800, 1200):
-        until(lambda step=step: (0, step) in place.recorded() and busy_node(cluster), process)
-        cluster.remove_node(busy_node(cluster), allow_graceful=False)
+        until(lambda step=step: (0, step) in place.recorded() and busy_nodes(cluster), process)
+        cluster.remove_node(busy_nodes(cluster)[0], allow_graceful=False)
         cluster.add_node(num_cpus=1)
     assert process.wait(timeout=180) == 0, (place.file.parent / "log.txt").read_text()
     trial = place.trials()[0]
@@ -114,21 +115,11 @@ def undisturbed_group(make_place):
     return place.recorded()
 
 
-def workers_nodes(cluster):
-    """Return the nodes whose one CPU is taken."""
-    from ray._private.state import available_resources_per_node
-
-    free = available_resources_per_node()
-    return [
-        node for node in cluster.list_all_nodes() if not node.head and not free.get(node.node_id, {"CPU": 1}).get("CPU")
-    ]
-
-
 def test_a_drained_node_of_a_group_takes_the_group_along_with_a_checkpoint(cluster, place, undisturbed_group):
     process = place.begin(*TWO)
     until(lambda: (0, 150) in place.recorded(), process)
     cluster.add_node(num_cpus=1)
-    drain(cluster, workers_nodes(cluster)[-1], seconds=60)
+    drain(cluster, busy_nodes(cluster)[-1], seconds=60)
     assert process.wait(timeout=240) == 0, (place.file.parent / "log.txt").read_text()
     trial = place.trials()[0]
     assert trial["state"] == "complete"
@@ -145,7 +136,7 @@ def test_a_group_that_may_shrink_goes_on_with_the_nodes_that_are_left(cluster, p
     """One worker is enough for it: none of the nodes that go comes back."""
     process = place.begin(*TWO, "--set", "resources.workers=[1,2]")
     until(lambda: (0, 150) in place.recorded(), process)
-    cluster.remove_node(workers_nodes(cluster)[-1], allow_graceful=False)
+    cluster.remove_node(busy_nodes(cluster)[-1], allow_graceful=False)
     assert process.wait(timeout=240) == 0, (place.file.parent / "log.txt").read_text()
     cluster.add_node(num_cpus=1)
     trial = place.trials()[0]
