@@ -9,13 +9,16 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 from rankray.errors import ClusterError
+from rankray.search.forks import fork_server
 from rankray.search.imports import quick_imports
 
 _QUIET = {
@@ -24,6 +27,7 @@ _QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -55,36 +59,61 @@ def has_token() -> bool:
 
 
 @contextmanager
-def ray_session(verbose: bool) -> Iterator[None]:
+def ray_session(verbose: bool, preload: Sequence[str] = ()) -> Iterator[None]:
     """Connect to the cluster that `RAY_ADDRESS` names, or start one of our own, and leave it at the end.
 
     `RAY_ADDRESS=auto` names the one that runs on this machine.
 
+    Args:
+        verbose: let Ray talk.
+        preload: modules that all workers need; where Ray is started here, workers are forked from a process that has
+            imported them, if that can be (`rankray.search.forks`).
+
     Raises:
         ClusterError: no cluster answers at that address, or it refuses us.
     """
-    import ray
-
+    local = os.environ.get("RAY_ADDRESS", "local") == "local"
     level = logging.INFO if verbose else logging.ERROR
     options: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose}
-    if os.environ.get("RAY_ADDRESS", "local") == "local":
-        # Without an address Ray would join whatever cluster `ray start` last left a note of here, alive or not.
-        options |= {"include_dashboard": False, "address": "local"}
-    warnings.filterwarnings("ignore", module=r"ray\..*")
-    started_here = not ray.is_initialized()
-    if started_here:
-        with without_credentials(), imported_meanwhile(*NEEDED_NEXT):
-            _join_or_start(options)
-    for name in ("ray", "ray.tune", "ray.air", "ray.train"):
-        logging.getLogger(name).setLevel(level)
-    if not verbose:
-        # Tune prints the traceback of every process that goes, which the search itself says in a line.
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    try:
+    with ExitStack() as stack:
+        with without_credentials():
+            python = stack.enter_context(fork_server(preload if local else (), verbose))
+            import ray
+
+            if local:
+                # Without an address Ray would join whatever cluster `ray start` last left a note of, alive or not.
+                options |= {"include_dashboard": False, "address": "local"}
+            if python:
+                options["runtime_env"] = {"py_executable": python}
+            warnings.filterwarnings("ignore", module=r"ray\..*")
+            if not ray.is_initialized():
+                with imported_meanwhile(*NEEDED_NEXT), few_processes(verbose) if local else nullcontext():
+                    _join_or_start(options)
+                stack.callback(ray.shutdown)
+        for name in ("ray", "ray.tune", "ray.air", "ray.train"):
+            logging.getLogger(name).setLevel(level)
+        if not verbose:
+            # Tune prints the traceback of every process that goes, which the search itself says in a line.
+            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         yield
-    finally:
-        if started_here:
-            ray.shutdown()
+
+
+@contextmanager
+def few_processes(verbose: bool) -> Iterator[None]:
+    """Let a Ray that is started meanwhile go without its autoscaler, its web server and, if quiet, its log monitor.
+
+    Nothing asks them anything where a search has Ray to itself, but each is a Python process to start and to wait for,
+    at the end too. `ray.init` has no argument for it (trap 26).
+    """
+    from ray._private import node, parameter
+
+    ray_params: Any = parameter.RayParams
+    fewer = partial(ray_params, no_monitor=True, include_log_monitor=verbose)
+    with (
+        patch.object(parameter, "RayParams", fewer),
+        patch.object(node.Node, "start_api_server", lambda *_, **__: None),
+    ):
+        yield
 
 
 def _join_or_start(options: dict[str, Any]) -> None:

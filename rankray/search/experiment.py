@@ -20,6 +20,7 @@ from rankray import storage
 from rankray.config import Config, apply_params
 from rankray.contracts import Observer, Report, TrialSpec, Verdict
 from rankray.errors import SearchFailed, StoreUnavailable
+from rankray.search import forks
 from rankray.search.cluster import interruptible, prepare_environment, ray_session
 from rankray.search.control import Control
 from rankray.search.shelf import Shelf
@@ -61,7 +62,8 @@ def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose
 
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
-        with ray_session(verbose), interruptible(interrupt):
+        preload = forks.TRIALS if config.resources.workers == 1 else forks.GROUPS
+        with ray_session(verbose, preload), interruptible(interrupt):
             _run_until_done(study, config, control, observer)
         if control.error:
             raise SearchFailed(f"study {config.name}: {control.error}")
