@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py --directory DIR                      about a quarter of an hour, two idle cores
     python benchmarks/overhead.py --directory DIR --cases one,twenty   some of: one, twenty, group, search, longer
+    python benchmarks/overhead.py --directory DIR --cases search --stacks rankray,optuna --rounds 5
 
 All stacks train the quickstart's model on its data with `finetune.run`, one thread a trial, one machine, one run of
 this file, one after another. Overhead is the time from the end of one trial to the end of the next, with one trial at a
@@ -9,6 +10,7 @@ time, less the seconds inside optimizer steps and evaluations (`overhead_hooks`)
 pays the imports, is not in it. Of the search, trials/hour count everything from the command to its end. Memory is the
 highest sum of PSS over the process tree, looked at once a second. Where a stack is too slow for as many trials, the
 time of the missing ones is taken from the pace after the first, and the table says of how many trials it was measured.
+With rounds, stacks take turns, each round's ratio to Optuna alone is printed, and at the end the medians.
 """
 
 from __future__ import annotations
@@ -179,6 +181,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--stacks", default=",".join(STACKS))
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     directory = options.directory.absolute()
     world = build_world(directory / "world", pretrain_steps=50)
@@ -186,9 +189,26 @@ def main() -> None:
         steps, workers, slots, *_ = CASES[case]
         print(f"\n{case}: {steps} step(s), {workers} worker(s), {slots} trial(s) at a time")
         print(f"{'':20} trials  work s overhead s  trials/h  peak MiB first step s", flush=True)
-        for stack in options.stacks.split(","):
-            if workers == 1 or stack in ("rankray", "train"):
-                show(case, stack, measure(stack, world, directory / f"{case}-{stack}", case))
+        stacks = [stack for stack in options.stacks.split(",") if workers == 1 or stack in ("rankray", "train")]
+        paces: dict[str, list[float]] = {stack: [] for stack in stacks}
+        for _ in range(options.rounds):
+            for stack in stacks:
+                run = measure(stack, world, directory / f"{case}-{stack}", case)
+                show(case, stack, run)
+                paces[stack].append(run.trials_per_hour(SCALED_TO))
+        if {"rankray", "optuna"} <= paces.keys():
+            show_ratio(paces["rankray"], paces["optuna"])
+
+
+def show_ratio(ours: list[float], theirs: list[float]) -> None:
+    """Print trials/hour of rankray over those of Optuna alone, round by round."""
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(
+        f"trials/h, rankray over Optuna alone: {rounds}; median {statistics.median(ratios):.2f} "
+        f"(medians {statistics.median(ours):.0f} and {statistics.median(theirs):.0f})",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

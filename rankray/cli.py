@@ -266,28 +266,30 @@ def _options(version: Annotated[bool, typer.Option("--version", callback=_versio
 
 def _search(loaded: LoadedConfig, verbose: bool) -> None:
     provenance = _preflight(loaded) | {"file": str(Path(loaded.file).absolute())}
-    config = loaded.config
-    from rankray.report.board import Board
-    from rankray.report.live import watching
-    from rankray.search import run_search
-    from rankray.store import open_study, views
+    config, console = loaded.config, _console()
+    from rankray.search import forked_workers
 
-    console = _console()
-    study = open_study(config.store, config, provenance=provenance)
-    board = Board(
-        config.name,
-        config.study.metric,
-        maximize=config.direction == "maximize",
-        budget=config.study.trials,
-        max_steps=config.train.max_steps * config.study.seeds,
-        finished=study.finished,
-    )
-    counts = study.counts()
-    board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
-    if found := views.best(study):
-        board.best = (found["number"], found["value"], found["params"])
-    with watching(board, console) as observer:
-        done = run_search(study, config, observer, verbose=verbose)
+    with forked_workers(config, verbose) as python:
+        from rankray.report.board import Board
+        from rankray.report.live import watching
+        from rankray.search import run_search
+        from rankray.store import open_study, views
+
+        study = open_study(config.store, config, provenance=provenance)
+        board = Board(
+            config.name,
+            config.study.metric,
+            maximize=config.direction == "maximize",
+            budget=config.study.trials,
+            max_steps=config.train.max_steps * config.study.seeds,
+            finished=study.finished,
+        )
+        counts = study.counts()
+        board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
+        if found := views.best(study):
+            board.best = (found["number"], found["value"], found["params"])
+        with watching(board, console) as observer:
+            done = run_search(study, config, observer, verbose=verbose, python=python)
     if not done:
         _say(f"interrupted at {study.finished} of {config.study.trials}; run the same command again to go on")
         raise typer.Exit(130)

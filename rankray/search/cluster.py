@@ -9,16 +9,16 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from unittest.mock import patch
 
+from rankray.config import Config
 from rankray.errors import ClusterError
-from rankray.search.forks import fork_server
+from rankray.search import forks
 from rankray.search.imports import quick_imports
 
 _QUIET = {
@@ -27,7 +27,6 @@ _QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_prestart_worker_first_driver": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -59,56 +58,78 @@ def has_token() -> bool:
 
 
 @contextmanager
-def ray_session(verbose: bool, preload: Sequence[str] = ()) -> Iterator[None]:
+def forked_workers(config: Config, verbose: bool) -> Iterator[str | None]:
+    """Begin to import what workers need, where Ray is to be started here, and yield what it is to start them with.
+
+    None means the ordinary Python. The sooner this is entered, the sooner a first trial begins; see
+    `rankray.search.forks`.
+    """
+    prepare_environment()
+    modules = forks.TRIALS if config.resources.workers == 1 else forks.GROUPS
+    with ExitStack() as stack:
+        with without_credentials():
+            python = stack.enter_context(forks.fork_server(modules, verbose)) if _starts_ray() else None
+        yield python
+
+
+@contextmanager
+def ray_session(verbose: bool, python: str | None = None) -> Iterator[None]:
     """Connect to the cluster that `RAY_ADDRESS` names, or start one of our own, and leave it at the end.
 
     `RAY_ADDRESS=auto` names the one that runs on this machine.
 
     Args:
         verbose: let Ray talk.
-        preload: modules that all workers need; where Ray is started here, workers are forked from a process that has
-            imported them, if that can be (`rankray.search.forks`).
+        python: what a Ray that is started here starts its workers with; None: the ordinary Python.
 
     Raises:
         ClusterError: no cluster answers at that address, or it refuses us.
     """
-    local = os.environ.get("RAY_ADDRESS", "local") == "local"
+    import ray
+
     level = logging.INFO if verbose else logging.ERROR
     options: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose}
-    with ExitStack() as stack:
-        with without_credentials():
-            python = stack.enter_context(fork_server(preload if local else (), verbose))
-            import ray
-
-            if local:
-                # Without an address Ray would join whatever cluster `ray start` last left a note of, alive or not.
-                options |= {"include_dashboard": False, "address": "local"}
-            if python:
-                options["runtime_env"] = {"py_executable": python}
-            warnings.filterwarnings("ignore", module=r"ray\..*")
-            if not ray.is_initialized():
-                with imported_meanwhile(*NEEDED_NEXT), few_processes(verbose) if local else nullcontext():
-                    _join_or_start(options)
-                stack.callback(ray.shutdown)
-        for name in ("ray", "ray.tune", "ray.air", "ray.train"):
-            logging.getLogger(name).setLevel(level)
-        if not verbose:
-            # Tune prints the traceback of every process that goes, which the search itself says in a line.
-            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    if _starts_ray():
+        # Without an address Ray would join whatever cluster `ray start` last left a note of here, alive or not.
+        options |= {"include_dashboard": False, "address": "local"}
+        # Processes that wait for tasks: slots have an environment of their own, and so start processes of their own.
+        options |= {"_system_config": {"prestart_worker_first_driver": False}}
+        options |= {"runtime_env": {"py_executable": python}} if python else {}
+    warnings.filterwarnings("ignore", module=r"ray\..*")
+    started_here = not ray.is_initialized()
+    if started_here:
+        with without_credentials(), imported_meanwhile(*NEEDED_NEXT):
+            _join_or_start(options)
+    for name in ("ray", "ray.tune", "ray.air", "ray.train"):
+        logging.getLogger(name).setLevel(level)
+    if not verbose:
+        # Tune prints the traceback of every process that goes, which the search itself says in a line.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    try:
         yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _starts_ray() -> bool:
+    """Whether a search starts a Ray of its own."""
+    return os.environ.get("RAY_ADDRESS", "local") == "local"
 
 
 @contextmanager
-def few_processes(verbose: bool) -> Iterator[None]:
-    """Let a Ray that is started meanwhile go without its autoscaler, its web server and, if quiet, its log monitor.
+def few_processes(with_logs: bool) -> Iterator[None]:
+    """Let a Ray that is started meanwhile do without autoscaler and web server, and without log monitor if asked.
 
     Nothing asks them anything where a search has Ray to itself, but each is a Python process to start and to wait for,
-    at the end too. `ray.init` has no argument for it (trap 26).
+    at the end too. `ray.init` has no argument for it.
     """
+    from unittest.mock import patch  # it is slow to import
+
     from ray._private import node, parameter
 
     ray_params: Any = parameter.RayParams
-    fewer = partial(ray_params, no_monitor=True, include_log_monitor=verbose)
+    fewer = partial(ray_params, no_monitor=True, include_log_monitor=with_logs)
     with (
         patch.object(parameter, "RayParams", fewer),
         patch.object(node.Node, "start_api_server", lambda *_, **__: None),
@@ -123,7 +144,8 @@ def _join_or_start(options: dict[str, Any]) -> None:
 
     given = os.environ.get("RAY_ADDRESS", "local")
     if given == "local":
-        ray.init(**options)
+        with few_processes(options["log_to_driver"]):
+            ray.init(**options)
         return
     hint = "; unset RAY_ADDRESS to search on this machine alone"
     address = given

@@ -20,7 +20,6 @@ from rankray import storage
 from rankray.config import Config, apply_params
 from rankray.contracts import Observer, Report, TrialSpec, Verdict
 from rankray.errors import SearchFailed, StoreUnavailable
-from rankray.search import forks
 from rankray.search.cluster import interruptible, prepare_environment, ray_session
 from rankray.search.control import Control
 from rankray.search.shelf import Shelf
@@ -31,7 +30,9 @@ GRACE_SECONDS = 20.0
 """How long an interrupted search may take to end well before it is ended."""
 
 
-def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose: bool = False) -> bool:
+def run_search(
+    study: StudyStore, config: Config, observer: Observer, *, verbose: bool = False, python: str | None = None
+) -> bool:
     """Search until the study holds `study.trials` finished trials; a study that does already starts nothing.
 
     Args:
@@ -39,6 +40,7 @@ def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose
         config: the resolved configuration with its space.
         observer: who watches.
         verbose: let Ray talk.
+        python: what `forked_workers` gave, where it was asked.
 
     Returns:
         Whether the study is done; False when somebody interrupted the search, which can be resumed.
@@ -62,8 +64,7 @@ def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose
 
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
-        preload = forks.TRIALS if config.resources.workers == 1 else forks.GROUPS
-        with ray_session(verbose, preload), interruptible(interrupt):
+        with ray_session(verbose, python), interruptible(interrupt):
             _run_until_done(study, config, control, observer)
         if control.error:
             raise SearchFailed(f"study {config.name}: {control.error}")

@@ -11,7 +11,7 @@ libraries' memory shared:
                             +--forks--> worker: Ray's own worker script
 
 Ray is told by its `py_executable` runtime environment. The server forks only if that is sound: nothing runs in it but
-one thread, and two forks of it draw different random ids (trap 25). If it is not, or dies, or is asked for an
+one thread, and two forks of it draw different random ids (docs/traps.md). If it is not, or dies, or is asked for an
 environment that is not its own, Ray's workers start the ordinary way, some seconds later. It does not outlive the
 driver, and never has the store's credentials. `RANKRAY_FORK=0` does without it; so does a machine with an accelerator,
 unless `RANKRAY_FORK=1` asks for it.
@@ -36,7 +36,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 SWITCH = "RANKRAY_FORK"
 ACCELERATORS = ("nvidia*", "nvhost*", "nvgpu*", "kfd", "dxg", "accel*", "davinci*", "habana*", "neuron*")
@@ -48,7 +47,9 @@ TRIALS = ("rankray.search.actor",)
 GROUPS = (*TRIALS, "ray.train.torch", "rankray.search.group")
 """What trials of several workers need of Ray."""
 THEIRS = ("SPT_NOENV", "PYTHONBREAKPOINT", "PL_DISABLE_FORK", "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC")
-"""Variables that not all of Ray's workers have alike, and that are not read before a worker runs."""
+"""Variables that Ray gives some workers, and that are not read before a worker runs."""
+SHELLS = ("_", "SHLVL", "PWD", "OLDPWD", "LINES", "COLUMNS")
+"""Variables of the shell through which Ray starts workers: it sets some and drops others."""
 FORKABLE = ("jemalloc_bg_thd",)
 """Threads whose library stops them for a fork and starts them in it; OpenBLAS has stopped its own by the first one."""
 LONGEST_PATH = 100
@@ -112,7 +113,7 @@ def serve(listener: socket.socket, modules: Sequence[str]) -> Role | None:
     Raises:
         RuntimeError: this process cannot be forked soundly.
     """
-    environment = dict(os.environ)
+    environment, first = dict(os.environ), sys.path[0]
     for name in LIBRARIES:
         importlib.import_module(name)
     made = {name: value for name, value in os.environ.items() if environment.get(name) != value}
@@ -132,7 +133,7 @@ def serve(listener: socket.socket, modules: Sequence[str]) -> Role | None:
                 check_forks()
                 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
             if adopted is not None and _common(role["environment"]) == _common(adopted) and os.fork() == 0:
-                _answer(stub, role)
+                _answer(stub, role, first)
                 return role
             for file in role["files"]:
                 os.close(file)
@@ -144,6 +145,8 @@ def import_ray(modules: Sequence[str]) -> None:
     Remote classes draw one when they are defined, and a generator that has been used goes on alike in every fork. Here
     they get theirs from the operating system.
     """
+    from unittest.mock import patch
+
     import ray.actor
 
     class FromSystem:
@@ -206,20 +209,25 @@ def hear(stub: socket.socket) -> Role:
 
 def _common(environment: dict[str, str], but: str = "\0") -> dict[str, str]:
     """Return the variables that all workers have alike, without those that begin with `but`."""
-    return {name: value for name, value in environment.items() if name not in THEIRS and not name.startswith(but)}
+    own = {*THEIRS, *SHELLS}
+    return {name: value for name, value in environment.items() if name not in own and not name.startswith(but)}
 
 
-def _answer(stub: socket.socket, role: Role) -> None:
+def _answer(stub: socket.socket, role: Role, first: str) -> None:
     """Become what the stub was to be, and tell it; a fork that cannot is to end here, and the stub starts another."""
     try:
-        _become(role)
+        _become(role, first)
         stub.sendall(b"+")
     except BaseException:
         os._exit(1)
 
 
-def _become(role: Role) -> None:
-    """Take over what the stub was given, and what an ordinary process has that the server had not."""
+def _become(role: Role, first: str) -> None:
+    """Take over what the stub was given, and what an ordinary process has that the server had not.
+
+    Args:
+        first: what `sys.path` began with before anything was imported; a script's directory comes before it.
+    """
     import numpy
 
     for number, file in enumerate(role["files"][:3]):
@@ -231,13 +239,14 @@ def _become(role: Role) -> None:
     if role["leads"]:
         os.setpgid(0, 0)
     os.chdir(role["directory"])
-    for name in THEIRS:
+    for name in (*THEIRS, *SHELLS):
         os.environ.pop(name, None)
-    os.environ.update({name: role["environment"][name] for name in THEIRS if name in role["environment"]})
+        if name in role["environment"]:
+            os.environ[name] = role["environment"][name]
     Path("/proc/self/oom_score_adj").write_text(role["oom_score"])
     numpy.random.seed()
     sys.argv = role["command"]
-    sys.path.insert(0, os.path.dirname(role["command"][0]))
+    sys.path.insert(sys.path.index(first), os.path.dirname(role["command"][0]))
     gc.enable()
 
 
