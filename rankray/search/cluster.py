@@ -73,7 +73,7 @@ def forked_workers(config: Config, verbose: bool) -> Iterator[str | None]:
 
 
 @contextmanager
-def ray_session(verbose: bool, python: str | None = None) -> Iterator[None]:
+def ray_session(verbose: bool, python: str | None = None, *, state_api: bool = True) -> Iterator[None]:
     """Connect to the cluster that `RAY_ADDRESS` names, or start one of our own, and leave it at the end.
 
     `RAY_ADDRESS=auto` names the one that runs on this machine.
@@ -81,6 +81,8 @@ def ray_session(verbose: bool, python: str | None = None) -> Iterator[None]:
     Args:
         verbose: let Ray talk.
         python: what a Ray that is started here starts its workers with; None: the ordinary Python.
+        state_api: let a Ray that is started here answer questions of its state, as Ray Train has them; without, it is
+            there half a second sooner.
 
     Raises:
         ClusterError: no cluster answers at that address, or it refuses us.
@@ -99,7 +101,7 @@ def ray_session(verbose: bool, python: str | None = None) -> Iterator[None]:
     started_here = not ray.is_initialized()
     if started_here:
         with without_credentials(), imported_meanwhile(*NEEDED_NEXT):
-            _join_or_start(options)
+            _join_or_start(options, state_api)
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(level)
     if not verbose:
@@ -118,8 +120,8 @@ def _starts_ray() -> bool:
 
 
 @contextmanager
-def few_processes(with_logs: bool) -> Iterator[None]:
-    """Let a Ray that is started meanwhile do without autoscaler and web server, and without log monitor if asked.
+def few_processes(with_logs: bool, state_api: bool) -> Iterator[None]:
+    """Let a Ray that is started meanwhile do without autoscaler, and without log monitor and web server if not wanted.
 
     Nothing asks them anything where a search has Ray to itself, but each is a Python process to start and to wait for,
     at the end too. `ray.init` has no argument for it.
@@ -129,22 +131,22 @@ def few_processes(with_logs: bool) -> Iterator[None]:
     from ray._private import node, parameter
 
     ray_params: Any = parameter.RayParams
-    fewer = partial(ray_params, no_monitor=True, include_log_monitor=with_logs)
-    with (
-        patch.object(parameter, "RayParams", fewer),
-        patch.object(node.Node, "start_api_server", lambda *_, **__: None),
-    ):
+    with ExitStack() as stack:
+        fewer = partial(ray_params, no_monitor=True, include_log_monitor=with_logs)
+        stack.enter_context(patch.object(parameter, "RayParams", fewer))
+        if not state_api:
+            stack.enter_context(patch.object(node.Node, "start_api_server", lambda *_, **__: None))
         yield
 
 
-def _join_or_start(options: dict[str, Any]) -> None:
+def _join_or_start(options: dict[str, Any], state_api: bool) -> None:
     """Call `ray.init`, and say what is wrong where a cluster cannot be joined: Ray alone waits minutes, then traces."""
     import ray
     from ray.exceptions import RayError
 
     given = os.environ.get("RAY_ADDRESS", "local")
     if given == "local":
-        with few_processes(options["log_to_driver"]):
+        with few_processes(options["log_to_driver"], state_api):
             ray.init(**options)
         return
     hint = "; unset RAY_ADDRESS to search on this machine alone"

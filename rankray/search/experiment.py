@@ -64,7 +64,8 @@ def run_search(
 
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
-        with ray_session(verbose, python), interruptible(interrupt):
+        groups = config.resources.workers != 1
+        with ray_session(verbose, python, state_api=groups), interruptible(interrupt):
             _run_until_done(study, config, control, observer)
         if control.error:
             raise SearchFailed(f"study {config.name}: {control.error}")

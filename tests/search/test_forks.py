@@ -103,7 +103,7 @@ def ray_of_forks():
     prepare_environment()
     with forks.fork_server(forks.TRIALS) as python:
         servers = [each for each in psutil.Process().children() if "rankray.search.forks" in each.cmdline()]
-        with ray_session(verbose=False, python=python):
+        with ray_session(verbose=False, python=python, state_api=False):
             yield servers[0] if servers else None
 
 
@@ -207,6 +207,7 @@ def test_a_search_forks_all_its_workers(place, workers):
     running = {pid for pid, command in commands_below(driver).items() if re.match("ray::(?!.*Agent)", command)}
     assert len(forked) >= workers
     assert forked == running
+    assert any("dashboard.py" in command for command in commands_below(driver).values()) == (workers > 1)
     assert kill(process, signal.SIGTERM) == 130
 
 
