@@ -2,8 +2,7 @@
 
 A trial slot imports torch, transformers, trl and Ray Tune: five seconds of one core, and again for every slot, every
 worker of a group and every process that replaces another. Where the search starts Ray itself, one process, the fork
-server, imports them once while Ray starts, and each of Ray's workers is a fork of it, with the
-libraries' memory shared:
+server, imports them once while Ray starts, and each of Ray's workers is a fork of it that shares its memory:
 
     driver --starts--> fork server: imports, waits                         raylet
                             | ^                                              | starts, in Python's place
@@ -33,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +121,11 @@ def serve(listener: socket.socket, modules: Sequence[str]) -> Role | None:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
             return None
-        with suppress(OSError, ValueError), listener.accept()[0] as stub:
-            stub.settimeout(TALK_SECONDS)
-            stub.sendall(b"+")
-            role = hear(stub)
+        with listener.accept()[0] as stub:
+            try:
+                role = hear(stub)
+            except (OSError, ValueError):
+                continue
             if adopted is None and _common(role["environment"], but="RAY_") == _common(environment, but="RAY_"):
                 adopted = role["environment"]
                 os.environ.update({**adopted, **made})
@@ -192,11 +192,14 @@ def in_fork(function: Callable[[], bytes]) -> bytes:
 
 
 def hear(stub: socket.socket) -> Role:
-    """Return what a stub was given.
+    """Tell a stub that the server is there, and return what the stub was given.
 
     Raises:
+        OSError: it has gone, or is silent.
         ValueError: it has gone before it said all.
     """
+    stub.settimeout(TALK_SECONDS)
+    stub.sendall(b"+")
     head, files, _, _ = socket.recv_fds(stub, 8, 250)
     missing, parts = int.from_bytes(head, "big"), []
     while missing:

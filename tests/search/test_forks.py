@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -185,6 +187,18 @@ def test_ray_runs_here_without_what_nobody_asks(server):
     assert any("raylet" in command for command in running)
     for name in ("monitor.py", "dashboard.py", "log_monitor.py"):
         assert not [command for command in running if name in command]
+
+
+def test_a_stub_that_goes_before_its_time_harms_no_other(server):
+    import ray
+
+    place = shlex.split(ray.get_runtime_context().runtime_env["py_executable"])[-1]
+    for said in (b"", b"\0" * 7 + b"\x09{", b"\0" * 7 + b"\x01{"):
+        with socket.socket(socket.AF_UNIX) as stub:
+            stub.connect(place)
+            assert stub.recv(1) == b"+"
+            stub.sendall(said)
+    assert ask(facts)["forked"]
 
 
 def test_without_its_server_a_worker_starts_the_ordinary_way(server):
