@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def ray_head(*words: str, **more: str) -> Iterator[Head]:
         words: further arguments.
         more: further environment variables.
     """
-    port, dashboard = free_port(), free_port()
+    port, dashboard = free_ports(2)
     directory = Path(tempfile.mkdtemp(prefix="rr-"))  # short: socket paths have a limit
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
@@ -92,11 +92,13 @@ def ray_head(*words: str, **more: str) -> Iterator[Head]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def free_ports(number: int) -> list[int]:
+    """Return different ports that nobody listens on: asked for one after the other, two may be the same."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _until_started(head: Head, seconds: float = 120.0) -> None:
