@@ -10,7 +10,7 @@ time, less the seconds inside optimizer steps and evaluations (`overhead_hooks`)
 pays the imports, is not in it. Of the search, trials/hour count everything from the command to its end. Memory is the
 highest sum of PSS over the process tree, looked at once a second. Where a stack is too slow for as many trials, the
 time of the missing ones is taken from the pace after the first, and the table says of how many trials it was measured.
-With rounds, stacks take turns, each round's ratio to Optuna alone is printed, and at the end the medians.
+With rounds, stacks take turns; each round's ratio to Optuna alone is printed, and the median of them.
 """
 
 from __future__ import annotations

@@ -61,8 +61,9 @@ def has_token() -> bool:
 def forked_workers(config: Config, verbose: bool) -> Iterator[str | None]:
     """Begin to import what workers need, where Ray is to be started here, and yield what it is to start them with.
 
-    None means the ordinary Python. The sooner this is entered, the sooner a first trial begins; see
-    `rankray.search.forks`.
+    None means the ordinary Python. The sooner this is entered, the sooner a first trial begins: before the study is
+    opened, though one that turns out to be done, or cannot be opened, has then started a process in vain, which is
+    killed at once. See `rankray.search.forks`.
     """
     prepare_environment()
     modules = forks.TRIALS if config.resources.workers == 1 else forks.GROUPS
@@ -145,7 +146,7 @@ def _join_or_start(options: dict[str, Any], state_api: bool) -> None:
     from ray.exceptions import RayError
 
     given = os.environ.get("RAY_ADDRESS", "local")
-    if given == "local":
+    if _starts_ray():
         with few_processes(options["log_to_driver"], state_api):
             ray.init(**options)
         return

@@ -76,10 +76,10 @@ def fork_server(modules: Sequence[str], verbose: bool = False) -> Iterator[str |
     seconds, for which workers wait, not the caller.
 
     Args:
-        modules: what to import with Ray; nothing where no server is wanted.
+        modules: what to import with Ray.
         verbose: let the server say why it ends.
     """
-    directory = tempfile.mkdtemp(prefix="rankray-fork-") if modules and wanted() else ""
+    directory = tempfile.mkdtemp(prefix="rankray-fork-") if wanted() else ""
     place = os.path.join(directory, "socket")
     if not directory or len(place) > LONGEST_PATH:
         shutil.rmtree(directory, ignore_errors=True)

@@ -137,7 +137,7 @@ def server():
 
 def skip_where_nothing_forks():
     if not forks.wanted():
-        pytest.skip("workers are not forked on this system, or not beside an accelerator")
+        pytest.skip("workers are forked on Linux, and beside an accelerator only if RANKRAY_FORK=1 asks for it")
 
 
 def test_a_fork_is_as_an_ordinary_worker():
