@@ -99,7 +99,7 @@ def make_search(directory: Path, trials: int) -> Path:
     import yaml
 
     from rankray.config import load_config
-    from rankray.quickstart import build_world
+    from rankray.quickstart.build import build_world
 
     made = build_world(directory, pretrain_steps=20)
     (directory / "tally.py").write_text(TALLY)

@@ -175,7 +175,7 @@ def _at(item: tuple[str, float]) -> float:
 
 def main() -> None:
     """Run the cases, stack after stack."""
-    from rankray.quickstart import build_world
+    from rankray.quickstart.build import build_world
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, required=True)

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rankray.cluster.environment import prepare_environment
 from rankray.config import Config, load_config
 from rankray.contracts import Report, TrialSpec, Verdict
-from rankray.search.cluster import prepare_environment
 
 
 class _Passing:

@@ -21,7 +21,7 @@ from rankray.config import load_config
 from rankray.config.space import apply_params
 from rankray.contracts import Report, TrialSpec, Verdict
 from rankray.finetune import run
-from rankray.quickstart import build_world
+from rankray.quickstart.build import build_world
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "sft, rate far too low": {"loss.objective": "sft", "train.learning_rate": 1e-4},

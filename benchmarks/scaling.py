@@ -91,9 +91,9 @@ def group(directory: Path, world: Path, rounds: int) -> None:
     import overhead
     import ray
 
+    from rankray.cluster.environment import prepare_environment
     from rankray.config import load_config
     from rankray.contracts import TrialSpec
-    from rankray.search.cluster import prepare_environment
     from rankray.search.experiment import worker_config
 
     prepare_environment()
@@ -163,7 +163,7 @@ def _stock(spec: Any, place: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Run the parts."""
-    from rankray.quickstart import build_world
+    from rankray.quickstart.build import build_world
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, required=True)

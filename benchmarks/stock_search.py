@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rankray.search.cluster import prepare_environment
+from rankray.cluster.environment import prepare_environment
 
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
 prepare_environment()

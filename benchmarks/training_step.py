@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from rankray.finetune.head import HeadInputs, attach_head
 from rankray.loss import weighted_nll
+from rankray.model.head import HeadInputs, attach_head
 
 ASSETS = Path(os.environ.get("RANKRAY_TEST_ASSETS", Path(__file__).resolve().parents[2] / "shared"))
 OBJECTIVES: dict[str, dict[str, Any]] = {

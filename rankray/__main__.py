@@ -1,6 +1,6 @@
 """`python -m rankray`."""
 
-from rankray.cli import main
+from rankray.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -82,14 +82,14 @@ class Outcome:
         steps: optimizer steps done in all.
         checkpoint: the last checkpoint written, if any.
         stopped: the verdict's reason when the run was stopped before its end, else an empty string.
-        left: why the run left its place before its end, to be gone on with elsewhere from `checkpoint`; else empty.
+        preempted: why the run was preempted before its end, to be continued elsewhere from `checkpoint`; else empty.
     """
 
     metrics: dict[str, float]
     steps: int
     checkpoint: str | None = None
     stopped: str = ""
-    left: str = ""
+    preempted: str = ""
 
 
 @dataclass(frozen=True)

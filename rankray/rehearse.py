@@ -64,7 +64,7 @@ def rehearse(config: Config, curve: Curve, *, slots: int = 2, label: str = "as c
     """
     from rankray.store import open_study
 
-    full = config.train.max_steps * config.study.seeds
+    full = config.full_steps
     every = config.evaluate.every_steps
     with tempfile.TemporaryDirectory(prefix="rankray-rehearsal-") as scratch:
         study = open_study(f"journal:///{Path(scratch) / 'store.log'}", config)
@@ -110,7 +110,7 @@ def synthetic_curve(config: Config, seed: int = 0) -> Curve:
     centre = {path: draw.uniform(0.15, 0.85) for path in space}
     weight = {path: draw.uniform(0.3, 1.5) for path in space}
     better = 1.0 if config.direction == "minimize" else -1.0
-    full = config.train.max_steps * config.study.seeds
+    full = config.full_steps
 
     def curve(params: Mapping[str, Any], step: int) -> float:
         off = sum(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["fixtures.training", "fixtures.searches"]
+
 # Searches start a Ray of their own, whatever other Ray runs on this machine.
 os.environ.setdefault("RAY_ADDRESS", "local")
 

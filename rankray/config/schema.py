@@ -172,6 +172,11 @@ class EvaluateSection(Section):
         return names
 
 
+def default_store() -> str:
+    """Return the store that is used where none is given: RANKRAY_STORE, or a SQLite file in the current directory."""
+    return os.environ.get("RANKRAY_STORE") or "sqlite:///rankray.db"
+
+
 def _both_baselines() -> list[Literal["sft", "paper"]]:
     return ["sft", "paper"]
 
@@ -253,7 +258,7 @@ class Config(Section):
     each with an optional `when: {path: value}`; or the path of a file that holds such a mapping."""
     study: StudySection = StudySection()
     resources: ResourcesSection = ResourcesSection()
-    store: str = Field(default_factory=lambda: os.environ.get("RANKRAY_STORE", "sqlite:///rankray.db"))
+    store: str = Field(default_factory=lambda: default_store())
     """Where the truth is kept: a sqlite, postgresql, mysql, journal or grpc URL; RANKRAY_STORE is the default."""
     storage: str = "./rankray-runs"
     """Where checkpoints are kept: a directory that all nodes see, or `s3://bucket/prefix` or `gs://bucket/prefix`, with
@@ -297,6 +302,11 @@ class Config(Section):
         if self.study.direction is None and metric not in DIRECTIONS and "pass@" not in metric:
             raise ValueError(f"study.direction: missing for {metric!r}; set minimize or maximize")
         return self
+
+    @property
+    def full_steps(self) -> int:
+        """Optimizer steps of a whole trial, through all its seeds."""
+        return self.train.max_steps * self.study.seeds
 
     @property
     def direction(self) -> Literal["minimize", "maximize"]:

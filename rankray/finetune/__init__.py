@@ -1,8 +1,7 @@
 """Fine-tuning one trial: `run(spec, reporter) -> Outcome` is the only way to train, local or remote.
 
-    run(spec, reporter)                              train a trial, report at every evaluation, obey the verdicts
-    preflight(loaded)                                find what is wrong with data and model without importing torch
-    evaluate(model, tokenizer, data, config)         the metrics of a model on held-out examples
+    run(spec, reporter)      train a trial, report at every evaluation, obey the verdicts
+    preflight(loaded)        find what is wrong with data and model without importing torch
 
 Names load on first use: importing `rankray.finetune` or `rankray.finetune.preflight` imports no torch.
 """
@@ -15,11 +14,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rankray.finetune.evaluate import evaluate
     from rankray.finetune.preflight import preflight
     from rankray.finetune.run import run
 
-__all__ = ["evaluate", "preflight", "run"]
+__all__ = ["preflight", "run"]
 
 
 class _Lazy(ModuleType):

@@ -14,10 +14,11 @@ from typing import Any
 
 from rankray.config import LoadedConfig, apply_params
 from rankray.config.space import distributions
+from rankray.data.examples import Example, Places, common_prefix, make_examples
+from rankray.data.files import file_fingerprint, hub_parts, is_file_source, read_rows
 from rankray.errors import DataError, ModelError, nearest
-from rankray.finetune.examples import Example, Places, common_prefix, make_examples
-from rankray.finetune.rows import file_fingerprint, hub_parts, is_file_source, read_rows
 from rankray.finetune.sft_fields import check_sft_fields
+from rankray.model.files import context_length, local_model
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -59,23 +60,6 @@ def _searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
             low = int(distribution.low) if distribution.kind == "int" else distribution.low
             for value in distribution.choices or (low,):
                 yield LoadedConfig(apply_params(loaded.config, {path: value}), loaded.file, places)
-
-
-def local_model(path: str) -> Path | None:
-    """Return the directory a model path means, or None if it is an id on the hub."""
-    if path.startswith((".", "/", "~")) or Path(path).is_dir():
-        return Path(path).expanduser()
-    return None
-
-
-def context_length(config: dict[str, Any]) -> int | None:
-    """Return the longest sequence a model was made for, from its config.json; None where it does not say."""
-    nested = config.get("text_config")
-    for source in (config, nested if isinstance(nested, dict) else {}):
-        for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
-            if isinstance(source.get(key), int) and source[key] > 0:
-                return source[key]
-    return None
 
 
 def _check_model(path: str, place: str) -> tuple[str, Path | None]:

@@ -10,12 +10,12 @@ at the later one, so that every checkpoint belongs to a report; the last step of
 A trial that goes on from a checkpoint reports that checkpoint's step once more, which costs nothing, as its metrics are
 kept in it, and brings the verdict again; then it computes what it would have computed, bit for bit on a CPU.
 
-A reporter with a method `leave()` is asked after every step whether the trial has to leave its place, because its node
-is being taken away, say. If so, the step gets a checkpoint, which is reported without metrics where none are due, and
-the run ends there; who goes on from it computes, again, what would have been computed.
+A reporter with a method `preemption()` is asked after every step whether the trial is preempted, because its node is
+being taken away, say. If so, the step gets a checkpoint, which is reported without metrics where none are due, and the
+run ends there; whoever resumes from it computes, again, what would have been computed.
 
 With several workers (a process group, or the environment of one) every worker calls `run`; the first one's reporter is
-asked, and all obey its verdict; each one's `leave()` is asked, and all leave if one has to.
+asked, and all obey its verdict; each one's `preemption()` is asked, and all leave if one has to.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from pydantic import ValidationError
 from rankray.config import Config
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.errors import ConfigError
+from rankray.evaluate.run import evaluate, load_function
 from rankray.finetune.arguments import lora_config, sft_arguments, world_size
 from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
-from rankray.finetune.evaluate import evaluate, load_function
 from rankray.finetune.quiet import quiet
-from rankray.finetune.resident import (
+from rankray.finetune.trainer import RankrayTrainer
+from rankray.model.resident import (
     clean_process,
     computes_in_half,
     free_memory,
@@ -45,7 +46,6 @@ from rankray.finetune.resident import (
     split_of,
     tokenizer_of,
 )
-from rankray.finetune.trainer import RankrayTrainer
 
 PROGRESS_SECONDS = 1.0
 """How often `reporter.progress(step, metrics)` is called at most, where a reporter has such a method."""
@@ -60,8 +60,8 @@ def run(spec: TrialSpec, reporter: Reporter) -> Outcome:
     Args:
         spec: the trial.
         reporter: asked for a verdict at every report. If it has a method `progress(step, metrics)`, that is called now
-            and then in between with the `train/...` metrics so far. If it has a method `leave() -> str`, a text it
-            returns after a step has the run leave with a checkpoint; see `Outcome.left`. If it has a method
+            and then in between with the `train/...` metrics so far. If it has a method `preemption() -> str`, a text it
+            returns after a step has the run leave with a checkpoint; see `Outcome.preempted`. If it has a method
             `keep(checkpoint)`, the directory is this node's own: the first worker of each node writes what is the
             trial's, and every worker calls it with a complete checkpoint before that is reported.
 
@@ -106,7 +106,7 @@ class _Trial:
         for index in range(first, self._config.study.seeds):
             self._train(index, resume)
             resume = None
-            if self._outcome.stopped or self._outcome.left:
+            if self._outcome.stopped or self._outcome.preempted:
                 break
         return self._outcome
 
@@ -160,7 +160,7 @@ class _Trial:
             self._finished = [*self._finished, own]
         stop = self._report(step, metrics, checkpoint)
         if leaving and not stop and step < last * self._config.study.seeds:
-            self._outcome = replace(self._outcome, left=leaving)
+            self._outcome = replace(self._outcome, preempted=leaving)
             return leaving
         return stop
 
@@ -177,7 +177,7 @@ class _Trial:
 
     def _asked_to_leave(self, trainer: RankrayTrainer) -> str:
         """Ask the reporter whether the trial must leave; any worker's word counts for all."""
-        ask = getattr(self._reporter, "leave", None)
+        ask = getattr(self._reporter, "preemption", None)
         if ask is None:
             return ""
         why: str = ask()

@@ -11,19 +11,18 @@ import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
 from rankray.config.schema import LossSection
-from rankray.finetune.head import HeadInputs, attach_head, sequence_nlls
 from rankray.loss import LossStats, weighted_nll_with_stats
+from rankray.model.head import HeadInputs, attach_head, plain_model, sequence_nlls
 
 StepFunction = Callable[["RankrayTrainer", int], str]
 """Called after each optimizer step with its number; a text it returns stops the training."""
@@ -174,8 +173,3 @@ class _AfterStep(TrainerCallback):
         self._trainer.stopped = self._trainer.on_step(self._trainer, state.global_step)
         control.should_training_stop = control.should_training_stop or bool(self._trainer.stopped)
         return control
-
-
-def plain_model(model: Any) -> PreTrainedModel:
-    """Return the transformers model inside a LoRA wrap, or the model itself."""
-    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)

@@ -51,10 +51,8 @@ def check_lines(loaded: LoadedConfig) -> list[str]:
         lines.append("  searches nothing: the space is empty; `rankray train` is enough")
     for origin, params in baseline_points(config):
         lines.append(f"  starts with {origin}: {short_params(params)}")
-    steps = config.train.max_steps * config.study.seeds
-    lines.append(
-        f"a trial: {steps} steps of {config.train.batch_size} examples, a report every {config.evaluate.every_steps}"
-    )
+    trial = f"{config.full_steps} steps of {config.train.batch_size} examples"
+    lines.append(f"a trial: {trial}, a report every {config.evaluate.every_steps}")
     return lines
 
 

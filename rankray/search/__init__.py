@@ -1,4 +1,4 @@
-"""The search: Ray Tune places the trials, the store remembers and judges. The only place that imports ray.
+"""The search: Ray Tune places the trials, the store remembers and judges.
 
 Nothing here is imported before it is used.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_HOMES = {"forked_workers": "rankray.search.cluster", "run_search": "rankray.search.experiment"}
-__all__ = ["forked_workers", "run_search"]
+_HOMES = {"run_search": "rankray.search.experiment"}
+__all__ = ["run_search"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ What a step returns is one JSON string under `EVENT` (Tune flattens dicts), and 
 the scheduler by (trap 5). The JSON has one key:
 
     report   {"step", "metrics", "checkpoint"}
-    outcome  {"metrics", "steps", "checkpoint", "stopped", "left"}
+    outcome  {"metrics", "steps", "checkpoint", "stopped", "preempted"}
     failure  {"reason", "traceback"}
     lost     {"reason", "blameless", "nodes"}
 
@@ -33,12 +33,12 @@ from typing import Any
 
 from ray.tune import Trainable
 
+from rankray.checkpoints import staging
+from rankray.cluster.deaths import WorkersLost
+from rankray.cluster.drain import DrainWatcher
+from rankray.cluster.environment import quick_imports
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
-from rankray.search import carrier
 from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
-from rankray.search.imports import quick_imports
-from rankray.search.lost import WorkersLost
-from rankray.search.notice import Notice
 
 EVENT = "rankray"
 CLOSE_SECONDS = 20.0
@@ -50,11 +50,11 @@ STOP_SECONDS = 120.0
 class _Rendezvous:
     """The reporter a training thread talks to; `answer` is filled by the actor's thread."""
 
-    def __init__(self, leave: Callable[[], str]) -> None:
+    def __init__(self, preemption: Callable[[], str]) -> None:
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.answer: queue.Queue[Verdict] = queue.Queue()
         self.stopped: Verdict | None = None
-        self.leave = leave
+        self.preemption = preemption
 
     def report(self, report: Report) -> Verdict:
         if self.stopped is None:
@@ -66,8 +66,8 @@ class _Rendezvous:
         return self.stopped
 
 
-class NodeLeaves(Exception):
-    """The trial has left with its checkpoint; the process is to go too."""
+class NodeDrained(Exception):
+    """The trial was preempted and has its checkpoint; the process is to end too."""
 
 
 class TrialActor(Trainable):
@@ -78,8 +78,8 @@ class TrialActor(Trainable):
         self._jobs: queue.Queue[tuple[TrialSpec, _Rendezvous] | None] = queue.Queue()
         self._poisoned = False
         self._waiting = False
-        self._left = ""
-        self._notice = Notice()
+        self._preempted = ""
+        self._drain = DrainWatcher()
         self._idle = threading.Event()
         self._idle.set()
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -90,15 +90,15 @@ class TrialActor(Trainable):
         """Let the trial go on, and wait for what it has to say next.
 
         Raises:
-            NodeLeaves: it has left.
+            NodeDrained: it has left.
         """
-        if self._left:
-            raise NodeLeaves(self._left)
+        if self._preempted:
+            raise NodeDrained(self._preempted)
         if self._waiting:
             self._talk.answer.put(Verdict(stop=False))
         event = self._talk.events.get()
         self._waiting = REPORT in event
-        self._left = event.get(OUTCOME, {}).get("left", "")
+        self._preempted = event.get(OUTCOME, {}).get("preempted", "")
         return {EVENT: json.dumps(event)}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -110,7 +110,7 @@ class TrialActor(Trainable):
     def cleanup(self) -> None:
         """Let the training loop end before the process does."""
         self._stop()
-        self._notice.close()
+        self._drain.close()
         self._jobs.put(None)
         self._thread.join(CLOSE_SECONDS)
 
@@ -121,7 +121,7 @@ class TrialActor(Trainable):
         """Nothing: a trial goes on from the checkpoint its spec names."""
 
     def _start(self, config: dict[str, Any]) -> None:
-        self._talk = _Rendezvous(self._notice)
+        self._talk = _Rendezvous(self._drain)
         self._waiting = False
         self._idle.clear()
         self._jobs.put((TrialSpec.from_json(config["spec"]), self._talk))
@@ -157,7 +157,9 @@ class _Trainer:
         """Train a trial where its configuration wants it."""
         resources = spec.config.get("resources", {})
         if resources.get("workers", 1) == 1:
-            return carrier.train(spec, reporter)
+            with quick_imports():
+                from rankray.finetune import run
+            return staging.train(run, spec, reporter)
         with quick_imports():
             from rankray.search.group import Group
         if self._group is None or not self._group.alive:

@@ -7,8 +7,12 @@ stops when failures outnumber both `MANY` and the trials that succeeded in it.
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 
 from rankray.contracts import Report, WorkLost
 
@@ -77,3 +81,21 @@ class Control:
             self.error = (
                 f"{self.failed} trials failed and {self.succeeded} did not; the first error was\n\n{self.first_error}"
             )
+
+
+@contextmanager
+def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
+    """Call `on_interrupt()` on the first SIGINT or SIGTERM; the second one acts as it would without us."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        on_interrupt()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -16,31 +16,31 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rankray import storage
+from rankray.checkpoints import places
+from rankray.checkpoints.retention import CheckpointRetention
+from rankray.cluster.environment import prepare_environment
+from rankray.cluster.session import ray_session
 from rankray.config import Config, apply_params
 from rankray.contracts import Observer, Report, TrialSpec, Verdict
 from rankray.errors import SearchFailed, StoreUnavailable
-from rankray.search.cluster import interruptible, prepare_environment, ray_session
-from rankray.search.control import Control
-from rankray.search.shelf import Shelf
+from rankray.search.control import Control, interruptible
 from rankray.store import StudyStore, Ticket
-from rankray.store.views import retention
+from rankray.store.views import retention as kept_checkpoints
 
+NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.search.searcher", "rankray.search.stopper")
+"""What a search imports once Ray runs: with Ray Tune a second of work, done while Ray starts."""
 GRACE_SECONDS = 20.0
 """How long an interrupted search may take to end well before it is ended."""
 
 
-def run_search(
-    study: StudyStore, config: Config, observer: Observer, *, verbose: bool = False, python: str | None = None
-) -> bool:
+def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose: bool = False) -> bool:
     """Search until the study holds `study.trials` finished trials; a study that does already starts nothing.
 
     Args:
         study: the study, opened with `config` and not joined yet.
         config: the resolved configuration with its space.
         observer: who watches.
-        verbose: let Ray talk.
-        python: what `forked_workers` gave, where it was asked.
+        verbose: let Ray print what it has to say.
 
     Returns:
         Whether the study is done; False when somebody interrupted the search, which can be resumed.
@@ -64,8 +64,7 @@ def run_search(
 
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
-        groups = config.resources.workers != 1
-        with ray_session(verbose, python, state_api=groups), interruptible(interrupt):
+        with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt):
             _run_until_done(study, config, control, observer)
         if control.error:
             raise SearchFailed(f"study {config.name}: {control.error}")
@@ -85,10 +84,11 @@ def _give_up(study: StudyStore) -> None:
 
 
 def _run_until_done(study: StudyStore, config: Config, control: Control, observer: Observer) -> None:
+    from rankray.cluster.nodes import check_storage
+    from rankray.cluster.ray_private import memory_bytes
     from rankray.search.delivery import Delivery, patience_seconds_default
-    from rankray.search.packing import Packing, memory_bytes, worth_measuring
+    from rankray.search.packing import Packing, worth_measuring
     from rankray.search.placement import place
-    from rankray.search.reach import check_storage
     from rankray.search.scheduler import StoreScheduler
     from rankray.search.searcher import StoreSearcher
 
@@ -96,11 +96,11 @@ def _run_until_done(study: StudyStore, config: Config, control: Control, observe
     observer.phase("writing to the storage from every node")
     check_storage(config.storage)
     packing = Packing(placement.slots, observer, measures=worth_measuring(config, placement.slots), memory=memory_bytes)
-    with Shelf(config.storage, config.name, study.identity) as shelf:
-        delivery = Delivery(study, patience_seconds_default(), on_verdict=_note_verdict(shelf, packing))
-        watched = _Watched(study, packing, shelf)
+    with CheckpointRetention(config.storage, config.name, study.identity) as retention:
+        delivery = Delivery(study, patience_seconds_default(), on_verdict=_note_verdict(retention, packing))
+        watched = _Watched(study, packing, retention)
         watched.tidy()
-        make_spec = _spec_maker(config, shelf, watched)
+        make_spec = _spec_maker(config, retention, watched)
         observer.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
         while not (control.stopping or study.done):
             _tune(
@@ -155,14 +155,14 @@ def _trial_name(trial: Any) -> str:
 
 
 class _Watched:
-    """Passes the scheduler's news to the observer and tidies the shelf."""
+    """Passes the scheduler's news to the observer and tidies the retention."""
 
-    def __init__(self, study: StudyStore, observer: Observer, shelf: Shelf) -> None:
-        self._study, self._observer, self._shelf = study, observer, shelf
+    def __init__(self, study: StudyStore, observer: Observer, retention: CheckpointRetention) -> None:
+        self._study, self._observer, self._retention = study, observer, retention
         self.phase, self.started, self.reported = observer.phase, observer.started, observer.reported
 
     def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
-        self._shelf.ended(number)
+        self._retention.ended(number)
         if state != "lost":
             self.tidy()
         self._observer.ended(number, state, value, reason)
@@ -170,26 +170,26 @@ class _Watched:
     def tidy(self) -> None:
         """Delete the checkpoints that nobody wants any more; while the store is away, nothing is known to be one."""
         with suppress(StoreUnavailable):
-            self._shelf.tidy(*retention(self._study))
+            self._retention.tidy(*kept_checkpoints(self._study))
 
 
-def _note_verdict(shelf: Shelf, observer: Observer) -> Callable[[int, Report, Verdict], None]:
+def _note_verdict(retention: CheckpointRetention, observer: Observer) -> Callable[[int, Report, Verdict], None]:
     def note(number: int, report: Report, _verdict: Verdict) -> None:
         if report.checkpoint:
-            shelf.committed(number, report.checkpoint)
+            retention.committed(number, report.checkpoint)
         observer.reported(number, report.step, report.metrics)
 
     return note
 
 
-def _spec_maker(config: Config, shelf: Shelf, observer: Observer) -> Callable[[Ticket], TrialSpec]:
+def _spec_maker(config: Config, retention: CheckpointRetention, observer: Observer) -> Callable[[Ticket], TrialSpec]:
     def make(ticket: Ticket) -> TrialSpec:
-        shelf.begin(ticket.number, ticket.checkpoint)
+        retention.begin(ticket.number, ticket.checkpoint)
         step = int(ticket.history[-1]["step"]) if ticket.history else 0
         observer.started(ticket.number, ticket.params, ticket.origin, step)
         return TrialSpec(
             config=worker_config(config, ticket.params),
-            directory=shelf.directory(ticket.number),
+            directory=retention.directory(ticket.number),
             number=ticket.number,
             checkpoint=ticket.checkpoint,
             history=ticket.history,
@@ -202,7 +202,7 @@ def worker_config(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a worker needs of a trial's configuration: parameters applied, local paths absolute, no store."""
     tree = apply_params(config, params).model_dump(mode="json")
     tree["store"] = "worker://"
-    tree["storage"] = storage.absolute(config.storage)
+    tree["storage"] = places.absolute(config.storage)
     tree["train"]["threads"] = config.train.threads or max(1, int(config.resources.cpus_per_worker))
     for section, key in (("data", "train"), ("data", "eval"), ("model", "path")):
         if Path(tree[section][key]).exists():

@@ -34,13 +34,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rankray.checkpoints.places import delete, join
+from rankray.checkpoints.staging import train
+from rankray.cluster.deaths import WorkersLost, node_went
+from rankray.cluster.drain import DrainWatcher
+from rankray.cluster.environment import quick_imports
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
-from rankray.search.carrier import train
 from rankray.search.events import FAILURE, OUTCOME, REPORT
-from rankray.search.imports import quick_imports
-from rankray.search.lost import WorkersLost, node_went
-from rankray.search.notice import Notice
-from rankray.storage import delete, inside
 
 LOOK_SECONDS = 1.0
 """How often a silent group is looked at, whether it still lives."""
@@ -141,7 +141,7 @@ class Group:
         except BaseException as error:
             self._error = error
         finally:
-            delete(inside(self._storage, self._name))
+            delete(join(self._storage, self._name))
 
 
 def scaling(resources: Mapping[str, Any]) -> ScalingConfig:
@@ -218,8 +218,8 @@ class _Mailbox:
 class _Mailed:
     """A worker's reporter; only the first one's reports."""
 
-    def __init__(self, mailbox: Any, number: int, leave: Notice) -> None:
-        self._mailbox, self._number, self.leave = mailbox, number, leave
+    def __init__(self, mailbox: Any, number: int, preemption: DrainWatcher) -> None:
+        self._mailbox, self._number, self.preemption = mailbox, number, preemption
 
     def report(self, report: Report) -> Verdict:
         event = json.dumps({REPORT: dataclasses.asdict(report)})
@@ -229,15 +229,15 @@ class _Mailed:
 
 def _serve(config: dict[str, Any]) -> None:
     """Train what the mailbox offers, in every worker."""
-    mailbox, done, notice = config["mailbox"], 0, Notice()
+    mailbox, done, drain = config["mailbox"], 0, DrainWatcher()
     leads = ray.train.get_context().get_world_rank() == 0
     with quick_imports():
-        import rankray.finetune  # noqa: F401
+        from rankray.finetune import run
     node = ray.get_runtime_context().get_node_id()
     while (offer := ray.get(mailbox.next_job.remote(done, node))) is not None:
         done, spec = offer[0], TrialSpec.from_json(offer[1])
         try:
-            outcome = train(spec, _Mailed(mailbox, done, notice), node)
+            outcome = train(run, spec, _Mailed(mailbox, done, drain), node)
         except BaseException as error:
             if not _lost_the_others(error):
                 failure = {"reason": _first_line(error), "traceback": traceback.format_exc()}

@@ -15,12 +15,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray._common.utils import get_system_memory
-from ray._private.utils import get_used_memory
-
+from rankray.cluster.autoscaler import nodes_startable, nodes_there
 from rankray.config import Config
 from rankray.contracts import Observer
-from rankray.search.placement import nodes_startable, nodes_there
 
 SAMPLES_PER_SLOT = 2
 """How many times each slot reports before its pace is taken to be known."""
@@ -38,11 +35,6 @@ def worth_measuring(config: Config, slots: int) -> bool:
     alone = len(nodes_there()) == 1 and not nodes_startable()
     free = resources.concurrency == "auto" and resources.workers == 1
     return free and alone and config.study.trials >= TRIALS_PER_SLOT * slots
-
-
-def memory_bytes() -> tuple[int, int]:
-    """Return the memory in use on this machine, or in this container, and what there is of it."""
-    return get_used_memory(), get_system_memory()
 
 
 class Packing:

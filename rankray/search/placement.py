@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from ray.tune import PlacementGroupFactory
 
+from rankray.cluster.autoscaler import NodeKind, autoscaler_reports, nodes_startable, nodes_there
 from rankray.config import Config
 from rankray.errors import ConfigError
-from rankray.search.growth import NodeKind, autoscaler_reports, nodes_startable, nodes_there
 
 BESIDE_A_GROUP = {"node:__internal_head__": 0.001}
 """What a process takes that trains nothing itself: a place on the head, which is not a spot node."""

@@ -12,12 +12,12 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from rankray.cluster.deaths import gone_nodes, node_went, nodes_of, tune_error
 from rankray.contracts import Observer, Report
 from rankray.search.actor import EVENT
 from rankray.search.control import Control
 from rankray.search.delivery import Delivery
 from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
-from rankray.search.lost import gone_nodes, node_went, nodes_of, tune_error
 
 MAX_DEATHS = 3
 """How often the process of one trial may die under it before the trial is taken to be the cause."""
@@ -52,8 +52,8 @@ class StoreScheduler(FIFOScheduler):
             self._lost(trial, number, **event[LOST])
         elif FAILURE in event:
             self._fail(number, **event[FAILURE])
-        elif left := event[OUTCOME]["left"]:
-            self._give_back(trial, number, f"{left}; it goes on elsewhere from step {event[OUTCOME]['steps']}")
+        elif preempted := event[OUTCOME]["preempted"]:
+            self._give_back(trial, number, f"{preempted}; it continues elsewhere from step {event[OUTCOME]['steps']}")
             return TrialScheduler.CONTINUE
         else:
             self._complete(number, event[OUTCOME])

@@ -25,8 +25,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from rankray.config.schema import Config
 from rankray.config.space import Distribution, baseline_points, distributions
+from rankray.store.dry_run import DryRunStorage
 from rankray.store.history import History
-from rankray.store.paper import Paper
 from rankray.store.records import (
     DRIVER,
     ORIGIN,
@@ -52,7 +52,7 @@ class Asker:
         self._points: dict[str, tuple[str, dict[str, Any]]] = {}
         for origin, params in baseline_points(config):
             self._points.setdefault(point_key(params), (origin, params))
-        self._paper = Paper(storage, study_id, history.direction)
+        self._dry_run = DryRunStorage(storage, study_id, history.direction)
 
     def new(self) -> FrozenTrial | None:
         """Return a new trial with all its parameters, or None if the budget has no room; `history` is fresh.
@@ -60,19 +60,19 @@ class Asker:
         Raises:
             StoreUnavailable: the store does not answer. What was begun is discarded by the next call.
         """
-        apart = ""
+        seed_salt = ""
         while self._history.taken < self._config.study.trials:
             number = len(self._history.trials)
             key, origin, fixed = self._open_point()
-            trial = self._create(key, origin, self._propose(number, apart, fixed))
+            trial = self._create(key, origin, self._propose(number, seed_salt, fixed))
             if self._surplus(trial):
                 withdraw(self._storage, trial._trial_id, "surplus")
                 return None
-            twin = not apart and self._has_twin(trial, number)
+            twin = not seed_salt and self._has_twin(trial, number)
             if twin or key in self._tried(trial.number):
                 withdraw(self._storage, trial._trial_id, "surplus")
                 self._history.refresh()
-                apart = self._driver if twin else apart
+                seed_salt = self._driver if twin else seed_salt
                 continue
             try:
                 self._storage.set_trial_user_attr(trial._trial_id, READY, True)
@@ -119,16 +119,16 @@ class Asker:
         trial_id = self._storage.create_new_trial(self._study_id, template)
         return next(each for each in reversed(self._history.refresh()) if each._trial_id == trial_id)
 
-    def _propose(self, number: int, apart: str, fixed: dict[str, Any]) -> Proposal:
+    def _propose(self, number: int, seed_salt: str, fixed: dict[str, Any]) -> Proposal:
         """Return parameters and their distributions for the trial of this number."""
         draft = create_trial(state=TrialState.RUNNING, system_attrs={"fixed_params": fixed} if fixed else {})
         draft.number = number
-        self._paper.trials, self._paper.draft, self._paper.marks = self._history.shown(), draft, {}
+        self._dry_run.trials, self._dry_run.draft, self._dry_run.marks = self._history.shown(), draft, {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # A study of its own for each ask, as optuna keeps a study's history per thread until its own ask().
-            name, storage = self._config.name, cast(BaseStorage, self._paper)
-            trial = Trial(Study(name, storage, sampler(self._config, number, apart)), draft._trial_id)
+            name, storage = self._config.name, cast(BaseStorage, self._dry_run)
+            trial = Trial(Study(name, storage, sampler(self._config, number, seed_salt)), draft._trial_id)
             params: dict[str, Any] = {}
             for path, dist in self._space.items():
                 if dist.active(params, self._config):

@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.schema import Config
 from rankray.store.records import END, StepRecord, steps_of
-from rankray.store.strategies import full_steps
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
@@ -28,7 +27,7 @@ class Ender:
     def __init__(self, storage: BaseStorage, config: Config) -> None:
         self._storage = storage
         self._metric = config.study.metric
-        self._full = full_steps(config)
+        self._full = config.full_steps
 
     def carry_out(self, trial: FrozenTrial, record: StepRecord) -> None:
         """Do what a committed step record says, as far as it is not done."""

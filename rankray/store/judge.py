@@ -20,22 +20,22 @@ from optuna.trial import FrozenTrial
 
 from rankray.config.schema import Config
 from rankray.contracts import Report
-from rankray.store.paper import Paper
+from rankray.store.dry_run import DryRunStorage
 from rankray.store.records import StepRecord, steps_of
-from rankray.store.strategies import full_steps, pruner, strategy_name
+from rankray.store.strategies import pruner, strategy_name
 
 
 class Judge:
     """Decides on reports for one study. Not thread-safe: its caller holds a lock."""
 
-    def __init__(self, paper: Paper, name: str, config: Config) -> None:
+    def __init__(self, dry_run: DryRunStorage, name: str, config: Config) -> None:
         self._config = config
         self._metric = config.study.metric
-        self._full = full_steps(config)
+        self._full = config.full_steps
         self._name = strategy_name(config.study.pruner)
         self._pruner: BasePruner = pruner(config)
-        self._paper = paper
-        self._study = Study(study_name=name, storage=cast(BaseStorage, self._paper), pruner=self._pruner)
+        self._dry_run = dry_run
+        self._study = Study(study_name=name, storage=cast(BaseStorage, self._dry_run), pruner=self._pruner)
 
     def judge(self, trial: FrozenTrial, report: Report, trials: Sequence[FrozenTrial]) -> StepRecord:
         """Return the record to commit for a report that has none yet, given the study's trials. Writes nothing.
@@ -53,7 +53,7 @@ class Judge:
             return StepRecord(**{**vars(record), "stop": True, "failed": True, "reason": reason})
         if report.step >= self._full or any(step > report.step for step in steps_of(trial)):
             return record
-        self._paper.trials = trials
+        self._dry_run.trials = trials
         stop, marks = self._ask(trial, report.step, value)
         reason = f"{self._name} at step {report.step}: {self._metric} {value:.6g} is behind" if stop else ""
         return StepRecord(**{**vars(record), "stop": stop, "reason": reason, "marks": marks})
@@ -61,6 +61,6 @@ class Judge:
     def _ask(self, trial: FrozenTrial, step: int, value: float) -> tuple[bool, dict[str, Any]]:
         seen = copy.copy(trial)
         seen.intermediate_values = {**trial.intermediate_values, step: value}
-        self._paper.marks = {}
+        self._dry_run.marks = {}
         stop = bool(self._pruner.prune(self._study, seen))
-        return stop, self._paper.marks
+        return stop, self._dry_run.marks

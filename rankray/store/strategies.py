@@ -6,7 +6,7 @@ A new strategy is one line in `SAMPLERS` or `PRUNERS` here and its name in `rank
 The seed of a sampler is derived from the study's seed and the *number of the trial it is made for*, which is the
 number of trials already in the study. So a search that is stopped and started again goes on with fresh draws, and the
 same history gives the same proposal whoever asks. Of two drivers that ask at the same moment, the later one asks again,
-set `apart` by its own name, so two drivers never draw the same point either.
+set `seed_salt` by its own name, so two drivers never draw the same point either.
 """
 
 from __future__ import annotations
@@ -28,11 +28,6 @@ Factory = Callable[[Config, int], tuple[type, dict[str, Any]]]
 """From (configuration, seed) to a class and the arguments it takes unless the file says otherwise."""
 
 
-def full_steps(config: Config) -> int:
-    """Return the step at which a trial is done: optimizer steps, through all seeds."""
-    return config.train.max_steps * config.study.seeds
-
-
 def direction(config: Config) -> StudyDirection:
     """Return the study's direction as optuna has it."""
     return StudyDirection.MAXIMIZE if config.direction == "maximize" else StudyDirection.MINIMIZE
@@ -50,7 +45,7 @@ def _tpe(config: Config, seed: int) -> tuple[type, dict[str, Any]]:
 
 
 def _first_rung(config: Config) -> int:
-    return min(config.evaluate.every_steps, full_steps(config))
+    return min(config.evaluate.every_steps, config.full_steps)
 
 
 SAMPLERS: dict[str, Factory] = {
@@ -64,7 +59,7 @@ PRUNERS: dict[str, Factory] = {
     ),
     "hyperband": lambda config, seed: (
         HyperbandPruner,
-        {"min_resource": _first_rung(config), "max_resource": full_steps(config), "reduction_factor": 3},
+        {"min_resource": _first_rung(config), "max_resource": config.full_steps, "reduction_factor": 3},
     ),
     "median": lambda config, seed: (MedianPruner, {"n_startup_trials": 4, "n_warmup_steps": 0}),
     "none": lambda config, seed: (NopPruner, {}),
@@ -72,16 +67,16 @@ PRUNERS: dict[str, Factory] = {
 _NOT_OPTIONS = ("self", "seed", "gamma", "weights", "constraints_func", "categorical_distance_func")
 
 
-def sampler(config: Config, number: int, apart: str = "") -> BaseSampler:
+def sampler(config: Config, number: int, seed_salt: str = "") -> BaseSampler:
     """Return the study's sampler, seeded for the trial of this number.
 
-    `apart` gives other draws than everybody else's for this number.
+    `seed_salt` gives other draws than everybody else's for this number.
 
     Raises:
         ConfigError: `study.sampler` has an option that its class does not take, or a value that it refuses.
     """
     return _make(
-        "study.sampler", config.study.sampler, SAMPLERS, config, derived_seed(config.study.seed, number, apart)
+        "study.sampler", config.study.sampler, SAMPLERS, config, derived_seed(config.study.seed, number, seed_salt)
     )
 
 
@@ -99,9 +94,9 @@ def strategy_name(given: str | Mapping[str, Any]) -> str:
     return given if isinstance(given, str) else str(given["name"])
 
 
-def derived_seed(seed: int, number: int, apart: str = "") -> int:
-    """Return a 32-bit seed that depends on the study's seed, the trial's number and `apart` only."""
-    text = f"{seed}:{number}" + (f":{apart}" if apart else "")
+def derived_seed(seed: int, number: int, seed_salt: str = "") -> int:
+    """Return a 32-bit seed that depends on the study's seed, the trial's number and `seed_salt` only."""
+    text = f"{seed}:{number}" + (f":{seed_salt}" if seed_salt else "")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 

@@ -30,11 +30,11 @@ from rankray.contracts import Report, Verdict, WorkLost
 from rankray.errors import LeaseLost, RankrayError, StoreError
 from rankray.store.ask import Asker, withdraw
 from rankray.store.claims import IDENTITY, NOBODY, Claims
+from rankray.store.dry_run import DryRunStorage
 from rankray.store.ending import STATES, Ender
 from rankray.store.history import History
 from rankray.store.judge import Judge
 from rankray.store.leases import Lease, Watch, driver_records, lease_seconds_default
-from rankray.store.paper import Paper
 from rankray.store.records import (
     ATTEMPTS,
     KEPT_LOSSES,
@@ -91,7 +91,7 @@ class StudyStore:
         self._order = list(distributions(config))
         if not read_only:
             self._asker = Asker(storage, study_id, self._history, config, self.driver)
-            self._judge = Judge(Paper(storage, study_id, direction(config)), self.name, config)
+            self._judge = Judge(DryRunStorage(storage, study_id, direction(config)), self.name, config)
 
     def __repr__(self) -> str:
         return f"StudyStore({self.name!r}, {self.url!r})"

@@ -10,9 +10,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from rankray.checkpoints.places import is_remote
 from rankray.config.space import get_path
 from rankray.errors import StoreError
-from rankray.storage import is_remote
 from rankray.store.records import ATTEMPTS, END, LOST, ORIGIN, steps_of, ticket_of
 from rankray.store.trials import StudyStore
 

@@ -6,11 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fixtures.training import Killed, Recorder
 
 from rankray.errors import ModelError
 from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
-
-from .conftest import Killed, Recorder
 
 PROGRESS = Progress(30, 1, 10, {"eval/nll": 1.5}, {"eval/nll": math.inf}, [{"eval/nll": 2.0}])
 

@@ -1,8 +1,7 @@
 """A real pretrained model on real problems."""
 
 import pytest
-
-from .conftest import Killed, Recorder
+from fixtures.training import Killed, Recorder
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.training import Killed, Recorder
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rankray.errors import ConfigError, DataError, ModelError
-
-from .conftest import Killed, Recorder
 
 SHORT = {"evaluate__every_steps": 2, "train__max_steps": 7, "train__batch_size": 8}
 """24 examples, 3 steps an epoch: seven steps end in the third epoch, and step 4 is in the middle of the second."""
@@ -145,22 +144,22 @@ def test_a_trial_that_leaves_its_place_goes_on_as_if_it_had_not(tree, train, dro
     """Steps 1 and 3 lie between two evaluations, 4 is one, 6 the last of the first of two runs."""
     made = tree(**SHORT | {"train__max_steps": 6}, model__path=str(dropout_dir), study__seeds=2)
     whole = train(made, directory="whole")[1].by_step
-    left, before = train(made, Recorder(leave_at=step), directory="left")
-    assert (left.steps, left.left, left.stopped) == (step, "its node goes", "")
+    left, before = train(made, Recorder(preempt_at=step), directory="left")
+    assert (left.steps, left.preempted, left.stopped) == (step, "its node goes", "")
     assert left.checkpoint == before.reports[-1].checkpoint
     assert left.checkpoint.endswith(f"step-{step:06d}")
     assert before.by_step.keys() == {*range(2, step + 1, 2), step}
     assert bool(before.by_step[step]) == (step % 2 == 0)
     outcome, after = train(made, directory="left", checkpoint=left.checkpoint, history=history(before, step))
-    assert (outcome.steps, outcome.left) == (12, "")
+    assert (outcome.steps, outcome.preempted) == (12, "")
     found = {at: metrics for at, metrics in {**before.by_step, **after.by_step}.items() if metrics}
     assert found.keys() == whole.keys()
     assert all(same(found[at], whole[at]) for at in whole)
 
 
-def test_a_trial_asked_to_leave_at_its_end_has_ended(tree, train):
-    outcome, _ = train(tree(**SHORT), Recorder(leave_at=7))
-    assert (outcome.steps, outcome.left) == (7, "")
+def test_a_trial_asked_to_preempt_at_its_end_has_ended(tree, train):
+    outcome, _ = train(tree(**SHORT), Recorder(preempt_at=7))
+    assert (outcome.steps, outcome.preempted) == (7, "")
 
 
 def test_half_written_checkpoints_are_cleared_away(tree, train, tmp_path):

@@ -5,15 +5,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from rankray.data.tokenize import load_split
 from rankray.errors import ConfigError
-from rankray.finetune.data import load_split
 from rankray.loss import reference
 
 
 def logits_of(tree):
     """Logits and targets of all supervised tokens of the training set, by the model's own forward, in float64."""
     from rankray.config import Config
-    from rankray.finetune.resident import tokenizer_of
+    from rankray.model.resident import tokenizer_of
 
     config = Config.model_validate(tree)
     model = AutoModelForCausalLM.from_pretrained(config.model.path).double().eval()
@@ -81,8 +81,8 @@ def test_dft_is_trls_own(tree, tmp_path):
 
     from rankray.config import Config
     from rankray.finetune.arguments import sft_arguments
-    from rankray.finetune.resident import fresh_model, tokenizer_of
     from rankray.finetune.trainer import RankrayTrainer
+    from rankray.model.resident import fresh_model, tokenizer_of
 
     made = tree(**WHOLE)
     made["loss"] = {"objective": "dft"}

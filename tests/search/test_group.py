@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from finetune.conftest import ROWS, build_model
+from fixtures.training import ROWS, build_model
 
 from rankray.contracts import TrialSpec, Verdict
 
@@ -53,7 +53,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def session(place):
     """A Ray of two CPUs whose processes find `trouble`."""
-    from rankray.search.cluster import prepare_environment
+    from rankray.cluster.environment import prepare_environment
 
     prepare_environment()
     import ray

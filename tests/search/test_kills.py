@@ -5,8 +5,7 @@ import signal
 import time
 
 import pytest
-
-from search.conftest import kill, until
+from fixtures.searches import kill, until
 
 SLOW = ("--set", "evaluate.functions=[pause:briefly]")
 ONE = ("--set", "study.trials=1", *SLOW)

@@ -5,9 +5,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from fixtures.searches import FILE, Place, until
 from store.server import Postgres
-
-from search.conftest import FILE, Place, until
 
 OUTAGE_SECONDS = float(os.environ.get("RANKRAY_TEST_OUTAGE_SECONDS", "4"))
 """How long the server stays away the first time."""

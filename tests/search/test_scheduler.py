@@ -84,7 +84,7 @@ def tell(world, number, holder="a", **event):
 
 
 def outcome(**fields):
-    return {"metrics": {"eval/nll": 1.0}, "steps": 1, "checkpoint": None, "stopped": "", "left": "", **fields}
+    return {"metrics": {"eval/nll": 1.0}, "steps": 1, "checkpoint": None, "stopped": "", "preempted": "", **fields}
 
 
 def test_no_more_trials_than_slots(world):
@@ -176,7 +176,7 @@ def test_a_death_whose_node_turns_out_to_be_gone_counts_no_more(world, monkeypat
 def test_a_trial_that_left_is_given_back_and_its_process_goes(world):
     """Told to go on, the process ends itself; by then the trial may be in other hands, and the end is not its end."""
     world.searcher.suggest("a")
-    left = outcome(left="its node is being taken away", steps=3)
+    left = outcome(preempted="its node is being taken away", steps=3)
     assert tell(world, 0, outcome=left) == TrialScheduler.CONTINUE
     assert world.study.told == [("release", 0)]
     world.study.left.insert(0, 0)

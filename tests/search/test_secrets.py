@@ -9,9 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fixtures.searches import FILE, PAUSE, Place
 from store.server import PASSWORD, Postgres
-
-from search.conftest import FILE, PAUSE, Place
 
 SLOW = ("--set", "evaluate.functions=[pause:briefly]", "--set", "study.trials=2", "--verbose")
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from finetune.conftest import ROWS, build_model
+from fixtures.training import ROWS, build_model
 
 from rankray.contracts import TrialSpec, Verdict
 
@@ -23,7 +23,7 @@ RESOURCES = {"workers": [1, 2], "cpus_per_worker": 1, "gpus_per_worker": 0}
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     """A head that trains nothing and one node of one CPU, whose processes find `size`."""
-    from rankray.search.cluster import prepare_environment
+    from rankray.cluster.environment import prepare_environment
 
     prepare_environment()
     import ray

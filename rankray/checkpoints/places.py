@@ -1,0 +1,213 @@
+"""Places where checkpoints are kept: a directory that all nodes see, or a prefix of an object store.
+
+A place is a string everywhere: a path, or `s3://bucket/prefix`, `gs://bucket/prefix`, `abfss://container@account/prefix`
+with the options that pyarrow's `FileSystem.from_uri` knows as its query (`?region=...&endpoint_override=...`). It holds
+no credentials: those come from the node's environment or its role, and a URL that carries some is refused.
+
+An object store has no rename. What makes a checkpoint there valid is that the trial store commits its place, which
+happens only once everything is uploaded; `LAST`, the file that says where the trial stood, goes last for people's sake.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_before_delay, wait_exponential
+
+from rankray.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+LAST = "rankray.json"
+CHUNK_BYTES = 64 << 20
+PATIENCE_SECONDS = 120.0
+"""How long an object store may fail before a trial that writes to it does."""
+
+
+def is_remote(place: str) -> bool:
+    """Return whether a place is a prefix of an object store."""
+    return "://" in place
+
+
+def absolute(place: str) -> str:
+    """Return the place as it can be named anywhere: paths absolute, URLs as they are."""
+    return place if is_remote(place) else str(Path(place).absolute())
+
+
+def join(place: str, *names: str) -> str:
+    """Return a place below another one."""
+    if not is_remote(place):
+        return str(Path(place, *names))
+    url = urlsplit(place)
+    return urlunsplit(url._replace(path="/".join([url.path.rstrip("/"), *names])))
+
+
+def is_parent(outer: str, inner: str) -> bool:
+    """Return whether `inner` lies below `outer`, links and `..` followed."""
+    if is_remote(outer) != is_remote(inner):
+        return False
+    if not is_remote(outer):
+        return Path(os.path.realpath(outer)) in Path(os.path.realpath(inner)).parents
+    one, other = urlsplit(outer), urlsplit(inner)
+    names = other.path.split("/")
+    return one[:2] == other[:2] and other.path.startswith(one.path.rstrip("/") + "/") and ".." not in names
+
+
+def names(place: str) -> list[str]:
+    """Return the names directly below a place; none where it does not exist."""
+    if not is_remote(place):
+        return sorted(os.listdir(place)) if os.path.isdir(place) else []
+    from pyarrow.fs import FileSelector
+
+    with wrap_errors(place):
+        system, path = _system(place)
+        return sorted(info.base_name for info in system.get_file_info(FileSelector(path, allow_not_found=True)))
+
+
+def exists(place: str) -> bool:
+    """Return whether there is a directory at a place, or objects below it."""
+    return bool(names(place)) if is_remote(place) else os.path.isdir(place)
+
+
+def delete(place: str) -> None:
+    """Delete what lies below a place; what is not there, or cannot be deleted, is left."""
+    if not is_remote(place):
+        shutil.rmtree(place, ignore_errors=True)
+        return
+    try:
+        system, path = _system(place)
+        system.delete_dir(path)
+    except OSError:
+        return
+
+
+def upload(directory: Path, place: str) -> None:
+    """Copy the files of a directory to a place, and retry while the object store fails.
+
+    Raises:
+        StorageError: it kept failing.
+    """
+    files = [file for file in directory.rglob("*") if file.is_file()]
+
+    def copy(file: Path) -> None:
+        system, path = _system(join(place, *file.relative_to(directory).parts))
+        _copy(None, str(file), system, path)
+
+    with wrap_errors(place):
+        for file in sorted(files, key=lambda file: (file.name == LAST, file)):
+            with_retries(functools.partial(copy, file))
+
+
+def download(place: str, directory: Path) -> None:
+    """Copy what lies below a place into a directory, which appears complete or not at all.
+
+    Raises:
+        StorageError: the place is empty, or cannot be read.
+    """
+    partial = directory.with_name(f".{directory.name}-{uuid.uuid4().hex[:8]}")
+
+    def copy() -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        system, path = _system(place)
+        _copy(system, path, None, str(partial))
+
+    with wrap_errors(place):
+        with_retries(copy)
+        os.replace(partial, directory)
+
+
+def probe(place: str) -> None:
+    """Write a small file at a place, read it back and delete it.
+
+    Raises:
+        StorageError: one of the three did not work.
+    """
+    name, content = f".rankray-probe-{uuid.uuid4().hex[:8]}", uuid.uuid4().bytes
+    if not is_remote(place):
+        with wrap_errors(place):
+            Path(place).mkdir(parents=True, exist_ok=True)
+            file = Path(place, name)
+            file.write_bytes(content)
+            found = file.read_bytes()
+            file.unlink()
+    else:
+        with wrap_errors(place):
+            system, path = _system(join(place, name))
+            with system.open_output_stream(path) as out:
+                out.write(content)
+            with system.open_input_stream(path) as into:
+                found = into.read()
+            system.delete_file(path)
+    if found != content:
+        raise StorageError(f"storage: {place}: read back something else than was written; use another storage")
+
+
+@contextmanager
+def wrap_errors(place: str) -> Iterator[None]:
+    """Turn errors of reading and writing into a `StorageError` that names the place and says what to do."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        what = (
+            "check the bucket's name, its region and this node's credentials (environment, profile or role)"
+            if is_remote(place)
+            else "give a directory that this node may write"
+        )
+        raise StorageError(f"storage: {place} cannot be written or read here: {first}; {what}") from error
+
+
+def with_retries(act: Callable[[], None]) -> None:
+    """Call `act` again, at growing intervals for `PATIENCE_SECONDS` in all, while an object store fails."""
+    Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, OSError) and not isinstance(error, FileNotFoundError)),
+        wait=wait_exponential(multiplier=1, max=60),
+        stop=stop_before_delay(PATIENCE_SECONDS),
+        before_sleep=before_sleep_log(logger, logging.DEBUG),
+        reraise=True,
+    )(act)
+
+
+def _copy(source: Any, origin: str, target: Any, destination: str) -> None:
+    """Copy a file or a directory; None is the local disk.
+
+    Uploads through several of pyarrow's threads can deadlock (its issue 32372); downloads do not.
+    """
+    from pyarrow import fs
+
+    local = fs.LocalFileSystem()
+    fs.copy_files(
+        origin,
+        destination,
+        source_filesystem=source or local,
+        destination_filesystem=target or local,
+        chunk_size=CHUNK_BYTES,
+        use_threads=target is None,
+    )
+
+
+def _system(place: str) -> tuple[Any, str]:
+    """Return pyarrow's file system for a place, and the place's path in it."""
+    url = urlsplit(place)
+    system, root = _bucket(url.scheme, url.netloc, url.query)
+    return system, root + url.path.rstrip("/")
+
+
+@functools.lru_cache(maxsize=8)
+def _bucket(scheme: str, bucket: str, query: str) -> tuple[Any, str]:
+    from pyarrow.fs import FileSystem
+
+    options = dict(parse_qsl(query))
+    if scheme == "gs":
+        options.setdefault("retry_limit_seconds", "60")  # pyarrow would try a bucket it cannot reach for 15 minutes
+    return FileSystem.from_uri(urlunsplit((scheme, bucket, "", urlencode(options), "")))

@@ -1,0 +1,125 @@
+"""A trial whose checkpoints live in an object store: it trains on its node's own disk, and they are uploaded there.
+
+`finetune.run` knows directories only. `train` gives it one below this node's cache, downloads the checkpoint it goes on
+from, uploads each one it writes before it is reported, and puts the place in the store in the report. So what the trial
+store commits is always complete, and a node's disk holds one checkpoint at a time.
+
+Workers of one trial on several nodes write each what is theirs (the first one the model and optimizer, every one its
+RNG state) to their own disks; the first worker of each node uploads it, all to the same place. Workers on one node
+share a download.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from rankray import paths
+from rankray.checkpoints import places
+from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
+
+Run = Callable[[TrialSpec, Reporter], Outcome]
+KEPT_SECONDS = 3 * 86_400.0
+"""After this long nobody works any more in what a killed process left on a node's disk."""
+
+
+def train(run: Run, spec: TrialSpec, reporter: Reporter, node: str = "") -> Outcome:
+    """Train a trial with `run`, wherever its checkpoints are kept.
+
+    Args:
+        run: `rankray.finetune.run`.
+        spec: the trial; its directory and checkpoint may be in an object store.
+        reporter: told places, never this node's paths.
+        node: what tells nodes that share a home directory apart.
+    """
+    remote = places.is_remote(spec.directory)
+    if not remote and not places.is_remote(spec.checkpoint or ""):
+        return run(spec, reporter)
+    scratch_dir = _scratch_dir(spec.directory, node)
+    uploader = CheckpointUploader(reporter, spec.directory)
+    try:
+        here = dataclasses.replace(
+            spec,
+            directory=str(scratch_dir) if remote else spec.directory,
+            checkpoint=uploader.fetch(spec.checkpoint, scratch_dir) if spec.checkpoint else None,
+        )
+        outcome = run(here, uploader if remote else _Named(reporter, uploader.uploaded))
+        return dataclasses.replace(
+            outcome, checkpoint=uploader.uploaded.get(outcome.checkpoint or "", outcome.checkpoint)
+        )
+    finally:
+        if _first_of_node():
+            shutil.rmtree(scratch_dir, ignore_errors=True)
+
+
+class _Named:
+    """A reporter for whom checkpoints on this node's disk have the names they have for everybody."""
+
+    def __init__(self, reporter: Reporter, uploaded: dict[str, str]) -> None:
+        self._reporter, self.uploaded = reporter, uploaded
+
+    def report(self, report: Report) -> Verdict:
+        """Report, with the checkpoint's place."""
+        place = self.uploaded.get(report.checkpoint or "", report.checkpoint)
+        return self._reporter.report(dataclasses.replace(report, checkpoint=place))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("progress", "preemption"):
+            return getattr(self._reporter, name)
+        raise AttributeError(name)
+
+
+class CheckpointUploader(_Named):
+    """The reporter of a trial whose checkpoints are uploaded to `place`.
+
+    Attributes:
+        uploaded: path on this node to place in the store, of every checkpoint that is in both.
+    """
+
+    def __init__(self, reporter: Reporter, place: str) -> None:
+        super().__init__(reporter, {})
+        self._place = place
+
+    def fetch(self, checkpoint: str, scratch_dir: Path) -> str:
+        """Bring a checkpoint to this node, once for all of the trial's workers, and return its path."""
+        if not places.is_remote(checkpoint):
+            return checkpoint
+        path = scratch_dir / f"from-{Path(checkpoint.partition('?')[0]).name}"
+        with FileLock(scratch_dir / "lock"):
+            if not path.is_dir():
+                places.download(checkpoint, path)
+        self.uploaded[str(path)] = checkpoint
+        return str(path)
+
+    def keep(self, checkpoint: str) -> None:
+        """Upload a complete checkpoint; called by every worker, with all of them waiting afterwards."""
+        place = places.join(self._place, Path(checkpoint).name)
+        if _first_of_node():
+            places.upload(Path(checkpoint), place)
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        self.uploaded[checkpoint] = place
+
+
+def _first_of_node() -> bool:
+    """Whether this is the first of a trial's workers on this node; Ray Train numbers them."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _scratch_dir(place: str, node: str) -> Path:
+    """Return this node's directory for a trial, and delete those that dead processes left."""
+    all_dirs = paths.cache_home() / "scratch" / (node or "node")
+    scratch_dir = all_dirs / hashlib.sha256(place.encode()).hexdigest()[:24]
+    scratch_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.utime(scratch_dir)
+    for other in all_dirs.iterdir():
+        if other != scratch_dir and other.stat().st_mtime < time.time() - KEPT_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+    return scratch_dir

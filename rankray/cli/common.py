@@ -1,0 +1,105 @@
+"""What several verbs do: load a configuration, check it, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rankray.config import LoadedConfig
+    from rankray.store import StudyStore
+
+
+def load(file: Path, sets: list[str], store: str = "", name: str = "") -> LoadedConfig:
+    """Read a configuration with the command line's overrides.
+
+    Raises:
+        ConfigError: see `load_config`.
+    """
+    from rankray.config import load_config
+
+    overrides = [*sets, *([f"store={json.dumps(store)}"] if store else [])]
+    return load_config(file, overrides, name or None)
+
+
+def preflight(loaded: LoadedConfig) -> dict[str, Any]:
+    """Find what is wrong with store, resources and data before anything expensive starts; return fingerprints.
+
+    Raises:
+        UserError: something in it cannot work.
+    """
+    from rankray.errors import StoreError
+    from rankray.finetune.preflight import preflight as check_data_and_model
+    from rankray.store.urls import validate_url
+
+    try:
+        validate_url(loaded.config.store)
+    except StoreError as error:
+        raise StoreError(f"{loaded.where('store')}: {error}") from None
+    _check_workers(loaded)
+    return check_data_and_model(loaded)
+
+
+def _check_workers(loaded: LoadedConfig) -> None:
+    """Refuse numbers of workers over which a batch does not divide."""
+    from rankray.errors import ConfigError
+
+    resources, train = loaded.config.resources, loaded.config.train
+    least, most = resources.worker_range
+    if most > 1 and train.parallelism == "fsdp" and not resources.gpus_per_worker:
+        raise ConfigError(
+            f"{loaded.where('train.parallelism')}: train.parallelism: fsdp without GPUs; allowed without is ddp; set "
+            "it, or resources.gpus_per_worker"
+        )
+    batch = train.batch_size
+    uneven = [workers for workers in range(least, most + 1) if batch % workers]
+    if uneven and "train.batch_size" not in loaded.config.space:
+        raise ConfigError(
+            f"{loaded.where('resources.workers')}: resources.workers: {batch} examples of train.batch_size do not "
+            f"divide over {uneven[0]} workers; allowed are numbers that divide it, all from the least to the most; "
+            "change one of the two"
+        )
+
+
+def store_url(given: str) -> str:
+    """Return the store that a verb without a configuration looks at: the one given, RANKRAY_STORE or the default."""
+    from rankray.config import default_store
+
+    return given or default_store()
+
+
+def print_summary(study: StudyStore, file: str) -> None:
+    """Print what a study has found, and how to train the best again."""
+    from rankray.report.tables import summary
+    from rankray.store import views
+
+    summary(
+        console(),
+        file=file,
+        metric=study.config.study.metric,
+        best=views.best(study),
+        objectives=views.objectives(study),
+        status=views.status(study),
+    )
+
+
+def console() -> Console:
+    """Return a console on standard output; 120 columns wide where that is no terminal."""
+    from rich.console import Console
+
+    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+
+
+def say(line: str, to_stderr: bool = False) -> None:
+    """Print a line at once."""
+    print(line, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
+def environment_url(name: str, default: str) -> str:
+    """Return an address from the environment, without a slash at its end."""
+    return (os.environ.get(name) or default).rstrip("/")

@@ -1,0 +1,65 @@
+"""`rankray search` and `rankray quickstart`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rankray.cli.common import console, load, preflight, print_summary, say
+from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
+
+if TYPE_CHECKING:
+    from rankray.config import LoadedConfig
+
+
+def search(file: File, sets: Sets = NONE, store: Store = "", name: Name = "", verbose: Verbose = False) -> None:
+    """Search the file's space until the study holds its number of finished trials. Run again to resume or extend."""
+    _search(load(file, sets, store, name), verbose)
+
+
+def quickstart(
+    directory: Annotated[Path, typer.Option(help="Where the world, its study and its checkpoints are kept.")] = Path(
+        "rankray-quickstart"
+    ),
+    sets: Sets = NONE,
+    verbose: Verbose = False,
+) -> None:
+    """Make a small world offline (once), and search it: the whole product in a few minutes on two cores."""
+    from rankray.quickstart.build import build_world
+
+    file = build_world(directory, progress=lambda line: say(line))
+    say(f"searching {file} (the same as: rankray search {file})")
+    _search(load(file, sets), verbose)
+
+
+def _search(loaded: LoadedConfig, verbose: bool) -> None:
+    from rankray import logs
+    from rankray.report.board import Board
+    from rankray.report.live import watching
+    from rankray.search import run_search
+    from rankray.store import open_study, views
+
+    logs.configure(verbose)
+    provenance = preflight(loaded) | {"file": str(Path(loaded.file).absolute())}
+    config = loaded.config
+    study = open_study(config.store, config, provenance=provenance)
+    board = Board(
+        config.name,
+        config.study.metric,
+        maximize=config.direction == "maximize",
+        budget=config.study.trials,
+        max_steps=config.full_steps,
+        finished=study.finished,
+    )
+    counts = study.counts()
+    board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
+    if found := views.best(study):
+        board.best = (found["number"], found["value"], found["params"])
+    with watching(board, console()) as observer:
+        done = run_search(study, config, observer, verbose=verbose)
+    if not done:
+        say(f"interrupted at {study.finished} of {config.study.trials}; run the same command again to resume")
+        raise typer.Exit(130)
+    print_summary(study, loaded.file)

@@ -1,0 +1,50 @@
+"""`rankray train`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from rankray.cli.common import load, preflight, say
+from rankray.cli.options import NONE, File, Json, Name, Sets, Verbose
+
+
+def train(
+    file: File,
+    sets: Sets = NONE,
+    name: Name = "",
+    resume: Annotated[str, typer.Option(metavar="CHECKPOINT", help="Resume from a checkpoint of this command.")] = "",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train one trial with the file's fixed values, in this process, without Ray."""
+    from rankray import logs
+
+    logs.configure(verbose)
+    loaded = load(file, sets, name=name)
+    preflight(loaded)
+    from rankray.checkpoints import places, staging
+    from rankray.checkpoints.retention import CheckpointRetention
+    from rankray.contracts import TrialSpec
+    from rankray.finetune import run
+    from rankray.report.training import LineReporter
+
+    config = loaded.config
+    places.probe(config.storage)
+    tree = config.model_dump(mode="json") | {"space": {}}
+    with CheckpointRetention(config.storage, f"{config.name}/train") as retention:
+        reporter = LineReporter(
+            say=lambda line: say(line, as_json),
+            max_steps=config.full_steps,
+            committed=lambda path: retention.committed(0, path),
+        )
+        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None)
+        outcome = staging.train(run, spec, reporter)
+    if as_json:
+        print(json.dumps({"metrics": outcome.metrics, "checkpoint": outcome.checkpoint, "steps": outcome.steps}))
+    else:
+        for metric, value in outcome.metrics.items():
+            say(f"{metric}: {value:.6g}")
+        say(f"checkpoint: {outcome.checkpoint}")

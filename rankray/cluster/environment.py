@@ -1,0 +1,96 @@
+"""What Ray reads before it is imported, what its processes must not see, and imports that run beside other work."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+DEFAULTS = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+"""Variables of Ray and Ray Tune that are set unless the user has set them."""
+CREDENTIALS = ("RANKRAY_STORE", "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "MYSQL_PWD")
+"""Environment variables that may hold the store's password or say where it is: for the driver alone."""
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads when it is imported or started; call before the first `import ray`.
+
+    `RAY_AUTH_MODE=token` must be there before the import where a cluster has a token; set later, joining would hang. So
+    it is set where a cluster is to be joined, a token is here, and the user has not set it.
+    """
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    if not starts_ray() and has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def starts_ray() -> bool:
+    """Return whether a search starts a Ray of its own: no cluster is named by RAY_ADDRESS."""
+    return os.environ.get("RAY_ADDRESS", "local") == "local"
+
+
+def has_token() -> bool:
+    """Return whether there is a token for a Ray cluster here."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or path.is_file()
+
+
+@contextmanager
+def without_credentials() -> Iterator[None]:
+    """Take the store's credentials out of the environment for a while: processes started meanwhile never have them.
+
+    A local Ray is started within, and its workers inherit its environment, not the driver's.
+    """
+    kept = {name: os.environ.pop(name) for name in CREDENTIALS if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """Switch the garbage collector off while large libraries are imported: it finds nothing and takes a seventh."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@contextmanager
+def imported_meanwhile(*names: str) -> Iterator[None]:
+    """Import modules in a thread beside something that mostly waits; whoever needs them imports them as usual."""
+
+    def load() -> None:
+        for name in names:
+            try:
+                importlib.import_module(name)
+            except Exception:  # whoever needs the module meets the error where it can be reported
+                logger.debug("import of %s beside the start of Ray failed", name, exc_info=True)
+
+    thread = threading.Thread(target=load, daemon=True)
+    with quick_imports():
+        thread.start()
+        yield
+        thread.join()

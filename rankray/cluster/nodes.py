@@ -1,0 +1,128 @@
+"""What each node of the cluster can reach: asked before the first trial, and by `rankray doctor`.
+
+A storage that one node cannot write costs a trial's training before anybody notices. So the driver and a task on every
+node that is alive write a small file there, read it back and delete it; and where the storage is a directory, every
+node must see what the driver wrote, or its checkpoints would stay on its own disk. Nodes that an autoscaler starts
+later are not asked; the first checkpoint of a trial there is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rankray.checkpoints import places
+from rankray.errors import StorageError
+
+ASK_SECONDS = 120.0
+"""How long a node may take to answer; a process has to start there first."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is alive.
+
+    Attributes:
+        id: Ray's.
+        name: for people: its address, and the first letters of its id, as several may share an address.
+        resources: what it has, as Ray names them.
+        here: whether the driver runs on it.
+    """
+
+    id: str
+    name: str
+    resources: dict[str, float]
+    here: bool
+
+
+def nodes() -> list[Node]:
+    """Return the nodes that are alive, the driver's first."""
+    mine = ray.get_runtime_context().get_node_id()
+    found = [
+        Node(
+            each["NodeID"],
+            f"{each['NodeManagerAddress']} ({each['NodeID'][:8]})",
+            each["Resources"],
+            each["NodeID"] == mine,
+        )
+        for each in ray.nodes()
+        if each["Alive"]
+    ]
+    return sorted(found, key=lambda node: not node.here)
+
+
+def ask_all(question: Callable[..., Any], *args: Any, among: list[Node]) -> dict[str, Any]:
+    """Call a function on nodes, all at once, and return node id to what it returned, or to the exception it met."""
+    asked = {}
+    for node in among:
+        there: Any = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(question)
+        asked[node.id] = task.remote(*args)
+    answers: dict[str, Any] = {}
+    end = time.monotonic() + ASK_SECONDS
+    for node_id, reference in asked.items():
+        try:
+            answers[node_id] = ray.get(reference, timeout=max(0.1, end - time.monotonic()))
+        except Exception as error:
+            answers[node_id] = error
+    return answers
+
+
+def check_storage(place: str) -> None:
+    """See that the driver and every node can write, read and delete at the storage.
+
+    Raises:
+        StorageError: says which cannot, and what to do.
+    """
+    places.probe(place)
+    others = [node for node in nodes() if not node.here]
+    problems = storage_problems(places.absolute(place), others)
+    if problems:
+        raise StorageError("\n".join(problems.values()))
+
+
+def storage_problems(place: str, among: list[Node]) -> dict[str, str]:
+    """Return node id to what is wrong with the storage there; nothing of nodes where it works."""
+    if not among:
+        return {}
+    marker = None
+    if not places.is_remote(place):
+        marker = Path(place, f".rankray-seen-{uuid.uuid4().hex[:8]}")
+        marker.touch()
+    try:
+        answers = ask_all(_try_storage, place, str(marker or ""), among=among)
+    finally:
+        if marker:
+            marker.unlink(missing_ok=True)
+    told = {node.id: _problem(node, answers[node.id]) for node in among}
+    return {node_id: text for node_id, text in told.items() if text}
+
+
+def _try_storage(place: str, marker: str) -> str:
+    """Return what is wrong with the storage on this node, or an empty string."""
+    try:
+        places.probe(place)
+    except StorageError as error:
+        return str(error)
+    if marker and not os.path.exists(marker):
+        return (
+            f"storage: {place} is another directory here than the driver's; allowed is one that all nodes share, or "
+            "an object store; mount it here, or set storage to s3:// or gs://"
+        )
+    return ""
+
+
+def _problem(node: Node, answer: Any) -> str:
+    if isinstance(answer, Exception):
+        first = (str(answer).strip().splitlines() or [type(answer).__name__])[0]
+        lacks = "; install rankray there, at the driver's version" if "rankray" in str(answer) else ""
+        return f"node {node.name}: did not answer: {first}{lacks}"
+    return f"node {node.name}: {answer}" if answer else ""

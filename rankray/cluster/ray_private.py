@@ -1,0 +1,79 @@
+"""The private names of Ray that rankray uses, all of them, behind one door.
+
+Read from ray 2.60. Each function says why the public API does not do and what would replace it; each is called for real
+by `tests/cluster/test_ray_private.py`, which fails when an upgrade of Ray renames or changes what is behind it. Nothing
+outside this file imports a module or touches an attribute of Ray whose name starts with an underscore, or one of Ray's
+generated protocol buffers, and nothing of Ray is patched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+READ_FROM = "2.60"
+"""The version of Ray whose source these names were read from."""
+
+
+def running_here() -> str:
+    """Return the address of the Ray that runs on this machine, or an empty string.
+
+    `ray.init(address="auto")` is the public way; where no Ray runs it waits for minutes and raises a traceback.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return canonicalize_bootstrap_address("auto") or ""
+
+
+def token_authentication_enabled() -> bool:
+    """Return whether the Ray this process is connected to asks for a token. No public API tells."""
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    return bool(is_token_auth_enabled())
+
+
+def draining_nodes() -> dict[str, int]:
+    """Return node id to deadline (Unix time in ms, 0 for none) of the nodes that are being drained.
+
+    `ray.train.get_preemption_info()` is public, but answers only within a worker group, and is a barrier over it.
+    """
+    from ray._private.state import state
+
+    return dict(state.get_draining_nodes())
+
+
+def cluster_config() -> Any:
+    """Return the limits that an autoscaler has published (`node_group_configs`), or None. No public API tells."""
+    from ray._private.state import state
+
+    return state.get_cluster_config()
+
+
+def actor_node(actor_id: str) -> str:
+    """Return the node that an actor was on, an empty string where that is not known.
+
+    `ray.util.state.get_actor` is public, but needs the dashboard, which a local Ray and many clusters lack.
+    """
+    from ray._private.state import actors
+
+    return str(actors(actor_id)["Address"]["NodeID"] or "")
+
+
+def actor_died_with_its_node(actor_id: str) -> bool:
+    """Return whether an actor is dead because its node is. Public API: as for `actor_node`."""
+    from ray._private.state import actors
+    from ray.core.generated import common_pb2
+
+    context: Any = common_pb2
+    cause = actors(actor_id)["DeathCause"].actor_died_error_context
+    return bool(cause.reason == context.ActorDiedErrorContext.NODE_DIED)
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Return the memory in use on this machine, or in this container, and what there is of it, in bytes.
+
+    `psutil.virtual_memory` is public, but knows nothing of a container's limit.
+    """
+    from ray._common.utils import get_system_memory
+    from ray._private.utils import get_used_memory
+
+    return int(get_used_memory()), int(get_system_memory())

@@ -1,0 +1,117 @@
+"""From rows to what is said and what is to be answered, by templates or by a column of chat messages. Standard library.
+
+A template is text with `{column}` fields; literal braces are doubled. A field is the plain name of a column: no
+attributes, indices, conversions or format specifications, so a template can reach nothing but the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from string import Formatter
+from typing import Any, NamedTuple
+
+from rankray.config.schema import DataSection
+from rankray.data.files import Row
+from rankray.errors import DataError, nearest
+
+Turn = dict[str, Any]
+
+
+class Example(NamedTuple):
+    """One example: both texts, or for chat both lists of turns (the completion is one assistant turn)."""
+
+    prompt: str | list[Turn]
+    completion: str | list[Turn]
+
+
+class Places(NamedTuple):
+    """What error messages about a data section start with."""
+
+    source: str = "data.train"
+    prompt: str = "data.prompt"
+    completion: str = "data.completion"
+    messages: str = "data.messages"
+
+
+def make_examples(rows: Sequence[Row], data: DataSection, places: Places) -> list[Example]:
+    """Return the example of every row.
+
+    Raises:
+        DataError: a template is malformed or names a column that does not exist, a row has no value for it, or a row's
+            messages are not a conversation with an assistant turn.
+    """
+    if data.messages is not None:
+        _check_columns([data.messages], rows, places.messages, places.source)
+        return [_split_messages(row[data.messages], i, places.messages) for i, row in enumerate(rows, start=1)]
+    prompt = _parse(data.prompt, places.prompt)
+    completion = _parse(data.completion, places.completion)
+    _check_columns([name for _, name in prompt if name], rows, places.prompt, places.source)
+    _check_columns([name for _, name in completion if name], rows, places.completion, places.source)
+    return [Example(_render(prompt, row), _render(completion, row)) for row in rows]
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return how many leading tokens two sequences share: where the completion of a tokenised pair starts."""
+    length = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        length += 1
+    return length
+
+
+def _parse(template: str, where: str) -> list[tuple[str, str | None]]:
+    try:
+        parts = [(text, name, spec, conversion) for text, name, spec, conversion in Formatter().parse(template)]
+    except ValueError as error:
+        raise DataError(
+            f"{where}: {template!r} is not a template ({error}); fields are {{column}}, literal braces are doubled; "
+            "mend the braces"
+        ) from None
+    for _, name, spec, conversion in parts:
+        if name is not None and (not name or spec or conversion or any(sign in name for sign in ".[]")):
+            raise DataError(
+                f"{where}: the field {{{name}}} of {template!r} is not a column name; allowed is {{column}} and "
+                "nothing else inside the braces; literal braces are doubled"
+            )
+    return [(text, name) for text, name, _, _ in parts]
+
+
+def _render(parts: list[tuple[str, str | None]], row: Row) -> str:
+    return "".join(text + (str(row[name]) if name else "") for text, name in parts)
+
+
+def _check_columns(names: list[str], rows: Sequence[Row], where: str, source_where: str) -> None:
+    for name in names:
+        lacking = [number for number, row in enumerate(rows, start=1) if row.get(name) is None]
+        if not lacking:
+            continue
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        if name not in columns:
+            raise DataError(
+                f"{where}: no column {name!r}{nearest(name, columns)}; columns are {', '.join(columns)}; "
+                "name one of them"
+            )
+        raise DataError(
+            f"{source_where}: row {lacking[0]} has no value in column {name!r} ({len(lacking)} of {len(rows)} rows); "
+            "every row needs one; fill or remove these rows"
+        )
+
+
+def _split_messages(messages: Any, number: int, where: str) -> Example:
+    allowed = "a list of {role, content} with an assistant turn"
+    if not isinstance(messages, list) or not all(
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        for turn in messages
+    ):
+        raise DataError(f"{where}: row {number} holds {_short(messages)}; allowed is {allowed}; mend that row")
+    last = max((i for i, turn in enumerate(messages) if turn["role"] == "assistant"), default=None)
+    if last is None:
+        roles = ", ".join(turn["role"] for turn in messages) or "none"
+        raise DataError(f"{where}: row {number} has no assistant turn (roles: {roles}); allowed is {allowed}; add one")
+    return Example(messages[:last], [messages[last]])
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

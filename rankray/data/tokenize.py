@@ -1,0 +1,250 @@
+"""From a source to token ids and labels, tokenised once on each node.
+
+Prompt and completion are tokenised together, as the model will see them; the completion starts where that differs from
+the prompt's tokens alone (TRL's own rule), and only its tokens get labels. A completion from a template ends in the
+tokenizer's EOS token; one from chat messages ends as the chat template ends it. What is longer than `data.max_length`,
+or than the context the model was made for, is cut at the end; examples that keep no supervised token are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.compute
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from rankray.config.schema import DataSection
+from rankray.data.cache import Columns, shared_table, table_in_memory
+from rankray.data.examples import Example, Places, common_prefix, make_examples
+from rankray.data.files import Row, hub_parts, is_file_source, read_rows
+from rankray.errors import DataError, ModelError
+from rankray.model.head import IGNORED
+
+TOKENISE_AT_ONCE = 1000
+LEARNT_FROM = ["input_ids", "labels"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One tokenised example; everything from `start` on is the completion."""
+
+    input_ids: list[int]
+    start: int
+
+    @property
+    def labels(self) -> list[int]:
+        """The completion's tokens, -100 before it."""
+        return [IGNORED] * self.start + self.input_ids[self.start :]
+
+    @property
+    def supervised(self) -> bool:
+        """Whether a token is left to be predicted: the first of all has nothing to be predicted from."""
+        return max(self.start, 1) < len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training or held-out examples, tokenised.
+
+    Attributes:
+        table: a row for each example, columns as in `rankray.data.cache`; mapped from a file where one could be
+            written.
+        read: reads the rows, for those who need more than tokens.
+    """
+
+    table: datasets.Dataset
+    read: Callable[[], list[Row]]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows as read, each with its texts under `prompt` and `completion`.
+
+        Raises:
+            DataError: the source has changed since it was tokenised, or cannot be read any more.
+        """
+        return self.read()
+
+    @cached_property
+    def tokens(self) -> list[Tokens]:
+        """The tokens of each row, cut."""
+        columns = self.table.data
+        pairs = zip(columns["input_ids"].to_pylist(), columns["start"].to_pylist(), strict=True)
+        return [Tokens(ids, start) for ids, start in pairs]
+
+    @property
+    def dropped(self) -> int:
+        """How many examples keep no supervised token."""
+        return len(self.table) - int(pyarrow.compute.sum(self.table.data["supervised"]).as_py() or 0)
+
+    @cached_property
+    def dataset(self) -> datasets.Dataset:
+        """The supervised examples with columns `input_ids` and `labels`."""
+        table = self.table.select_columns(LEARNT_FROM)
+        if not self.dropped:
+            return table
+        supervised = self.table.data["supervised"].to_pylist()
+        return table.select([index for index, kept in enumerate(supervised) if kept], keep_in_memory=True)
+
+
+def load_split(
+    split: str,
+    data: DataSection,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int,
+    first: int | None = None,
+) -> Split:
+    """Read, fill in, tokenise and cut the examples of one split, or take what another process has made of the same.
+
+    Args:
+        split: `train` or `eval`: which field of `data` names the source.
+        data: the config's `data:` block.
+        tokenizer: the model's.
+        limit: tokens that an example may have; at most `data.max_length`.
+        first: take only so many rows; None takes all.
+
+    Raises:
+        DataError: the source cannot be read, a template does not fit, or nothing supervised is left after cutting.
+        ModelError: messages are to be used and the tokenizer has no chat template.
+    """
+    source, where = getattr(data, split), f"data.{split}"
+    origin = _FileOrigin(source, where) if is_file_source(source) else _HubOrigin(source, where)
+    templates = {"prompt": data.prompt, "completion": data.completion, "messages": data.messages}
+    words = _fingerprint(tokenizer)
+
+    def examples() -> tuple[list[Row], list[Example]]:
+        rows = origin.rows()[:first]
+        return rows, make_examples(rows, data, Places(source=where))
+
+    def make() -> Iterator[Columns]:
+        _, found = examples()
+        parts = [found[begin : begin + TOKENISE_AT_ONCE] for begin in range(0, len(found), TOKENISE_AT_ONCE)]
+        tokenise = _tokenise_texts if data.messages is None else _tokenise_chats
+        tokens = [[_cut(example, limit) for example in tokenise(part, tokenizer)] for part in parts]
+        if not any(example.supervised for part in tokens for example in part):
+            raise DataError(
+                f"data.max_length: {limit} leaves no completion token of any of the {len(found)} examples of {where}; "
+                "allowed is more than the shortest prompt has; raise data.max_length or shorten data.prompt"
+            )
+        yield from map(_columns, tokens)
+
+    def read() -> list[Row]:
+        rows, found = examples()
+        texts = found if data.messages is None else [_chat_texts(example, tokenizer) for example in found]
+        return [{**row, "prompt": e.prompt, "completion": e.completion} for row, e in zip(rows, texts, strict=True)]
+
+    if words is None:
+        return Split(table_in_memory(make()), read)
+    made_from = [origin.stamp, templates, limit, first, words, transformers.__version__]
+    return Split(shared_table(made_from, make), read)
+
+
+class _FileOrigin:
+    """A data file, as it was when first looked at."""
+
+    def __init__(self, source: str, where: str) -> None:
+        self._source, self._where = source, where
+        self.stamp = self._look()
+
+    def rows(self) -> list[Row]:
+        if self._look() != self.stamp:
+            raise DataError(
+                f"{self._where}: {self._source!r} was changed while it was in use; a search needs data that stay as "
+                "they are; start it again"
+            )
+        return read_rows(self._source, self._where)
+
+    def _look(self) -> Any:
+        path = Path(self._source)
+        if not path.is_file():
+            read_rows(self._source, self._where)
+        state = path.stat()
+        return [str(path.resolve()), state.st_size, state.st_mtime_ns]
+
+
+class _HubOrigin:
+    """A dataset of the hub, in the cache of `datasets`."""
+
+    def __init__(self, source: str, where: str) -> None:
+        self._loaded = _load_hub(source, where)
+        self.stamp = self._loaded._fingerprint
+
+    def rows(self) -> list[Row]:
+        return self._loaded.to_list()
+
+
+def _load_hub(source: str, where: str) -> datasets.Dataset:
+    name, config, split = hub_parts(source, where)
+    try:
+        return datasets.load_dataset(name, config, split=split)
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{where}: {source!r} cannot be loaded ({first}); allowed is hub-id:config:split of a dataset on the hub; "
+            "check the three parts and the connection, or give a local file"
+        ) from error
+
+
+def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return what tells a tokenizer's results from another's, or None where it keeps that to itself."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    rules = json.loads(backend.to_str())
+    for call in ("padding", "truncation"):
+        rules.pop(call, None)
+    said = [type(tokenizer).__name__, rules, tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _cut(example: Tokens, limit: int) -> Tokens:
+    return Tokens(example.input_ids[:limit], min(example.start, limit))
+
+
+def _columns(part: Sequence[Tokens]) -> Columns:
+    return {
+        name: [getattr(example, name) for example in part] for name in ("input_ids", "labels", "start", "supervised")
+    }
+
+
+def _tokenise_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
+    prompts = tokenizer([str(e.prompt) for e in examples], verbose=False)["input_ids"]
+    wholes = tokenizer([f"{e.prompt}{e.completion}" for e in examples], verbose=False)["input_ids"]
+    tokens = []
+    for prompt, whole in zip(prompts, wholes, strict=True):
+        start = common_prefix(prompt, whole)
+        if tokenizer.eos_token_id is not None and (len(whole) == start or whole[-1] != tokenizer.eos_token_id):
+            whole = [*whole, tokenizer.eos_token_id]
+        tokens.append(Tokens(list(whole), start))
+    return tokens
+
+
+def _tokenise_chats(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
+    tokens = []
+    for example in examples:
+        before = str(_chat_texts(example, tokenizer).prompt)
+        whole = str(tokenizer.apply_chat_template([*example.prompt, *example.completion], tokenize=False))
+        before_ids = tokenizer(before, add_special_tokens=False, verbose=False)["input_ids"] if before else []
+        ids = tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens.append(Tokens(list(ids), common_prefix(before_ids, ids)))
+    return tokens
+
+
+def _chat_texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> Example:
+    """Return prompt and completion of a conversation as texts: the prompt as the template opens the answer."""
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "data.messages: the model's tokenizer has no chat template; needed is one; take a chat model, or use "
+            "data.prompt and data.completion"
+        )
+    prompt: list[Any] = list(example.prompt)
+    before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) if prompt else ""
+    last: Any = example.completion[-1]
+    return Example(str(before), str(last["content"]))

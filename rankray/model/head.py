@@ -1,0 +1,188 @@
+"""From a causal language model to what the fused losses need: hidden states, head and labels, never the logits.
+
+Shapes: B sequences, T positions, N supervised tokens, H hidden, V vocabulary.
+
+`attach_head(model)` gives the model's forward one more argument: `model(**inputs, labels=labels, head=fn)` runs the
+model's backbone and returns `fn(HeadInputs)`. As it is the model's own forward that does it, what wraps a forward
+(LoRA, DDP, FSDP, autocast) keeps working. Without `head` the forward is the model's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rankray.errors import ModelError
+from rankray.loss import LossStats, plain_stats
+from rankray.loss.chunked import whole
+
+IGNORED = -100
+"""Label of a position that is not supervised."""
+
+
+class LogitHead(NamedTuple):
+    """How a model makes logits: `softcap * tanh((hidden @ weight.T + bias) * scale / softcap)`."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None
+    scale: float
+    softcap: float | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The head beside its weight, as the fused losses take it."""
+        return {"bias_V": self.bias_V, "logit_scale": self.scale, "logit_softcap": self.softcap}
+
+
+class HeadInputs(NamedTuple):
+    """What a fused loss takes, supervised positions only; `sequence_N` says which sequence each belongs to."""
+
+    hidden_NH: Tensor
+    label_N: Tensor
+    sequence_N: Tensor
+    head: LogitHead
+
+
+_MARK = "_rankray_head"
+HeadFunction = Callable[[HeadInputs], Any]
+
+
+def logit_head(model: PreTrainedModel) -> LogitHead:
+    """Return a model's LM head with the scale and softcap its configuration names.
+
+    Known: `final_logit_softcapping` (Gemma 2), `logit_scale` (Cohere), `logits_scaling` (Granite, a divisor),
+    `lm_head_multiplier` (Falcon-H1), `output_multiplier`. `check_head` finds a model that does yet another thing.
+
+    Raises:
+        ModelError: the model has no linear LM head.
+    """
+    layer = model.get_output_embeddings()
+    weight_VH = getattr(layer, "weight", None)
+    if weight_VH is None or weight_VH.dim() != 2:
+        raise ModelError(
+            f"model.path: {type(model).__name__} has no linear LM head; allowed are causal language models with one; "
+            "choose another model"
+        )
+    text = model.config.get_text_config()
+    scale = 1.0
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling"):
+        value = getattr(text, name, None)
+        if isinstance(value, int | float):
+            divides = name == "logits_scaling" and text.model_type != "hyperclovax"
+            scale = 1.0 / value if divides else float(value)
+            break
+    return LogitHead(weight_VH, getattr(layer, "bias", None), scale, getattr(text, "final_logit_softcapping", None))
+
+
+def attach_head(model: PreTrainedModel) -> None:
+    """Give a model's forward the argument `head`, once: what wraps the forward later must not be undone."""
+    if getattr(model, _MARK, False):
+        return
+    setattr(model, _MARK, True)
+    plain_forward = type(model).forward
+
+    @functools.wraps(plain_forward)
+    def forward(self: Any, *args: Any, head: HeadFunction | None = None, **kwargs: Any) -> Any:
+        if head is None:
+            return plain_forward(self, *args, **kwargs)
+        labels_BT = kwargs.pop("labels")
+        sequence_BT = kwargs.get("seq_idx")
+        kwargs["use_cache"] = False
+        hidden_BTH = self.base_model(*args, **kwargs).last_hidden_state
+        given = gather(hidden_BTH, labels_BT, sequence_BT, logit_head(self))
+        return head(with_adapters(given, self.get_output_embeddings()))
+
+    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+
+
+def gather(hidden_BTH: Tensor, labels_BT: Tensor, sequence_BT: Tensor | None, head: LogitHead) -> HeadInputs:
+    """Shift by one, keep the supervised positions, flatten.
+
+    Args:
+        hidden_BTH: the backbone's last hidden state.
+        labels_BT: token ids, -100 where nothing is to be learnt; the label at t is predicted from the state at t - 1.
+        sequence_BT: which sequence a position belongs to, for packed batches; None: each row is one.
+        head: the model's head.
+    """
+    label_BT = labels_BT[:, 1:]
+    mask_BT = label_BT != IGNORED
+    if sequence_BT is None:
+        sequence_BT = torch.arange(len(labels_BT), device=labels_BT.device)[:, None].expand_as(labels_BT)
+    return HeadInputs(
+        hidden_NH=hidden_BTH[:, :-1][mask_BT],
+        label_N=label_BT[mask_BT],
+        sequence_N=sequence_BT[:, 1:][mask_BT],
+        head=head,
+    )
+
+
+def with_adapters(given: HeadInputs, layer: Any) -> HeadInputs:
+    """Widen hidden states and head by a LoRA head's low-rank terms, so that their product has them; else as given.
+
+    hidden @ W^T + s * dropout(hidden) @ A^T @ B^T is [hidden, s * dropout(hidden) @ A^T] @ [W, B]^T. Costs a copy of
+    the head, as the two must lie side by side.
+
+    Raises:
+        ModelError: the head is wrapped in something other than plain LoRA.
+    """
+    if not hasattr(layer, "base_layer") or layer.disable_adapters or layer.merged:
+        return given
+    active = [name for name in layer.active_adapters if name in getattr(layer, "lora_A", {})]
+    biased = any(layer.lora_B[name].bias is not None for name in active)
+    if not hasattr(layer, "lora_A") or getattr(layer, "lora_variant", None) or biased:
+        raise ModelError(
+            f"model.lora: the LM head is a {type(layer).__name__} with a variant of LoRA that rankray does not know;"
+            " allowed is plain LoRA; leave out dora and lora_bias, or the head"
+        )
+    low = [layer.lora_A[name](layer.lora_dropout[name](given.hidden_NH)) * layer.scaling[name] for name in active]
+    weights = [whole(given.head.weight_VH), *(whole(layer.lora_B[name].weight) for name in active)]
+    return given._replace(
+        hidden_NH=torch.cat([given.hidden_NH, *low], 1), head=given.head._replace(weight_VH=torch.cat(weights, 1))
+    )
+
+
+def plain_totals(given: HeadInputs) -> LossStats:
+    """Head function: the plain sums over the supervised tokens."""
+    return plain_stats(given.hidden_NH, given.head.weight_VH, given.label_N, **given.head.options)
+
+
+def sequence_nlls(given: HeadInputs) -> list[float]:
+    """Head function: the mean plain NLL of each sequence, in nats."""
+    parts = [given.sequence_N == sequence for sequence in given.sequence_N.unique()]
+    chosen = [given._replace(hidden_NH=given.hidden_NH[part], label_N=given.label_N[part]) for part in parts]
+    return [plain_totals(one).nll for one in chosen]
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Compare the logits of two tokens with the model's own; costs one tiny forward.
+
+    Raises:
+        ModelError: they differ, so the model does something to its logits that `logit_head` does not know, and every
+            loss would be wrong.
+    """
+    ids = torch.tensor([[1, 2, 3]], device=model.device)
+    hidden_BTH = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    own_BTV = type(model).forward(model, input_ids=ids, use_cache=False).logits.float()
+    head = logit_head(model)
+    ours_BTV = torch.nn.functional.linear(hidden_BTH, head.weight_VH, head.bias_V).float() * head.scale
+    if head.softcap:
+        ours_BTV = head.softcap * torch.tanh(ours_BTV / head.softcap)
+    tolerance = torch.finfo(model.dtype).eps ** 0.5 * own_BTV.abs().max().clamp(min=1.0)
+    if not bool((own_BTV - ours_BTV).abs().max() <= tolerance):
+        raise ModelError(
+            f"model.path: {type(model).__name__} transforms its logits in a way rankray does not know; allowed are "
+            "a linear head with a scale and a tanh softcap; choose another model"
+        )
+
+
+def plain_model(model: Any) -> PreTrainedModel:
+    """Return the transformers model inside a LoRA wrap, or the model itself."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)

@@ -1,0 +1,263 @@
+"""What stays in the process from one trial to the next: tokenizer, tokenised data, base weights.
+
+A trial in a used process gives the same numbers as in a fresh one: each gets its own copy of the pristine weights, and
+`clean_process` puts back everything else that training leaves behind. Everything is kept under a key that holds all it
+depends on, files with their size and modification time; of each kind only the last few are kept.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rankray.config.schema import Config
+from rankray.data.files import is_file_source
+from rankray.data.tokenize import Split, load_split
+from rankray.errors import ConfigError, ModelError
+from rankray.model.files import local_model
+from rankray.model.head import check_head
+from rankray.model.mapped import copy_to_adapt, copy_to_train, map_weights
+
+Value = TypeVar("Value")
+KEPT = {"tokenizer": 2, "config": 2, "model": 1, "split": 6}
+"""How many of each kind are kept."""
+RESIDENT_BYTES = 8 << 30
+"""More than this of weights that are not mapped is loaded anew for each trial: a second copy would cost too much."""
+OWN_ENVIRONMENT = ("ACCELERATE_", "FSDP_")
+"""Variables through which transformers and accelerate talk to themselves."""
+
+_kept: dict[str, OrderedDict[Hashable, Any]] = {kind: OrderedDict() for kind in KEPT}
+_default_threads = torch.get_num_threads()
+
+
+def forget() -> None:
+    """Drop everything that is kept."""
+    for shelf in _kept.values():
+        shelf.clear()
+    gc.collect()
+
+
+def tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer, with a padding token (EOS where it has none of its own).
+
+    Raises:
+        ModelError: it cannot be loaded, or has neither padding nor EOS token.
+    """
+    path = config.model.path
+
+    def load() -> PreTrainedTokenizerBase:
+        place = _where(path)
+        try:
+            found = AutoTokenizer.from_pretrained(place, trust_remote_code=config.model.trust_remote_code)
+        except Exception as error:
+            raise _load_error("tokenizer", path, error) from error
+        found.pad_token = found.pad_token or found.eos_token
+        if found.pad_token is None:
+            raise ModelError(
+                f"model.path: the tokenizer of {path!r} has neither a padding nor an EOS token; one is needed; add one "
+                "and save the tokenizer again"
+            )
+        return found
+
+    return _keep("tokenizer", (_model_key(path), config.model.trust_remote_code), load)
+
+
+def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> Split:
+    """Return a split, tokenised; see `load_split`."""
+    data, limit = config.data, config.data.max_length
+    context = getattr(_model_config(config).get_text_config(), "max_position_embeddings", None)
+    if isinstance(context, int) and context > 0:
+        limit = min(limit, context)
+    first = config.evaluate.max_examples if split == "eval" else None
+    source = getattr(data, split)
+    stamp = _stamp([Path(source)]) if is_file_source(source) and Path(source).is_file() else None
+    shape = (data.prompt, data.completion, data.messages, limit, first)
+    key = (split, source, stamp, shape, _model_key(config.model.path), config.model.trust_remote_code)
+    return _keep("split", key, lambda: load_split(split, data, tokenizer, limit, first))
+
+
+def fresh_model(config: Config, checkpoint: str | None = None) -> PreTrainedModel:
+    """Return the base model with its saved weights, on the CPU, for the caller to change at will.
+
+    Args:
+        config: whose `model:` block says which, and in which type.
+        checkpoint: a directory with weights of the same model to take instead of the saved ones.
+
+    Raises:
+        ModelError: it cannot be loaded, or makes its logits in a way that is not known.
+        ConfigError: float16 without an accelerator.
+    """
+    if checkpoint is not None:
+        return _load_model(config, checkpoint)
+    copied = copy_to_train if config.model.lora is None else copy_to_adapt
+    key = (_model_key(config.model.path), _dtype(config), config.model.trust_remote_code)
+    if key in _kept["model"]:
+        return copied(_kept["model"][key])
+    _kept["model"].clear()
+    model = _load_model(config, _where(config.model.path))
+    check_head(model)
+    mapped = map_weights(model, _where(config.model.path))
+    if sum(p.numel() * p.element_size() for p in model.parameters()) - mapped <= RESIDENT_BYTES:
+        return copied(_keep("model", key, lambda: model))
+    return model
+
+
+def computes_in_half(config: Config) -> bool:
+    """Whether training is to run in float16 with loss scaling.
+
+    Raises:
+        ConfigError: float16 without an accelerator.
+    """
+    half = _saved_or_asked(config) == torch.float16
+    if half and not torch.accelerator.is_available():
+        given = config.model.dtype + (" (saved as float16)" if config.model.dtype == "auto" else "")
+        raise ConfigError(
+            f"model.dtype: {given} on a CPU, where float16 does not train; allowed there are float32 and bfloat16; "
+            "set one of them"
+        )
+    return half
+
+
+@contextmanager
+def clean_process(threads: int | None) -> Iterator[None]:
+    """Give a run a process like new, and leave none of its traces behind.
+
+    Args:
+        threads: CPU threads of torch in the calling thread; None: as many as torch chose at the start.
+    """
+    before = {name: value for name, value in os.environ.items() if name.startswith(OWN_ENVIRONMENT)}
+    _reset_accelerate()
+    torch.set_num_threads(threads or _default_threads)
+    with _quick_collections():
+        try:
+            yield
+        finally:
+            _clean_up(before)
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Keep what was there before out of garbage collections: the libraries alone are half a second's work for each."""
+    freezes = gc.get_freeze_count() == 0
+    if freezes:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if freezes:
+            gc.unfreeze()
+
+
+def _clean_up(environment: dict[str, str]) -> None:
+    for name in [name for name in os.environ if name.startswith(OWN_ENVIRONMENT)]:
+        if name not in environment:
+            del os.environ[name]
+    os.environ.update(environment)
+    torch.set_num_threads(_default_threads)
+    _reset_accelerate()
+    free_memory()
+
+
+def free_memory() -> None:
+    """Collect what the last training run left, on the accelerator too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _reset_accelerate() -> None:
+    """Forget accelerate's singletons (precision, device, accumulation); a process group stays as it is."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def _load_model(config: Config, path: str) -> PreTrainedModel:
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=_dtype(config),
+            trust_remote_code=config.model.trust_remote_code,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise _load_error("model", path, error) from error
+    model: PreTrainedModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model.path: the weights of {path!r} lack {len(missing)} of the model's tensors (first: {missing[0]}), "
+            "which would start at random; allowed are complete weights of the architecture config.json names; "
+            "complete the directory"
+        )
+    return model
+
+
+def _dtype(config: Config) -> torch.dtype:
+    """Type of the weights in memory: whole float16 weights are trained from float32 ones, with float16 arithmetic."""
+    half = computes_in_half(config) and config.model.lora is None
+    return torch.float32 if half else _saved_or_asked(config)
+
+
+def _saved_or_asked(config: Config) -> torch.dtype:
+    if config.model.dtype != "auto":
+        return getattr(torch, config.model.dtype)
+    saved = _model_config(config).dtype
+    return saved if isinstance(saved, torch.dtype) else torch.float32
+
+
+def _model_config(config: Config) -> Any:
+    path = config.model.path
+
+    def load() -> Any:
+        place = _where(path)
+        try:
+            return AutoConfig.from_pretrained(place, trust_remote_code=config.model.trust_remote_code)
+        except Exception as error:
+            raise _load_error("model", path, error) from error
+
+    return _keep("config", (_model_key(path), config.model.trust_remote_code), load)
+
+
+def _where(path: str) -> str:
+    directory = local_model(path)
+    if directory is not None and not directory.is_dir():
+        raise ModelError(f"model.path: no directory {path!r}; allowed is a model directory or a hub id; mend the path")
+    return path if directory is None else str(directory)
+
+
+def _model_key(path: str) -> Hashable:
+    directory = local_model(path)
+    if directory is None or not directory.is_dir():
+        return path
+    return str(directory.resolve()), _stamp(sorted(p for p in directory.iterdir() if p.is_file()))
+
+
+def _stamp(files: list[Path]) -> Hashable:
+    return tuple((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+def _keep(kind: str, key: Hashable, make: Callable[[], Value]) -> Value:
+    shelf = _kept[kind]
+    if key not in shelf:
+        shelf[key] = make()
+    shelf.move_to_end(key)
+    while len(shelf) > KEPT[kind]:
+        shelf.popitem(last=False)
+    return shelf[key]
+
+
+def _load_error(what: str, path: str, error: Exception) -> ModelError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelError(
+        f"model.path: the {what} of {path!r} cannot be loaded ({first}); allowed is a hub id or a local directory of a "
+        "causal language model; check the path, the connection and model.trust_remote_code"
+    )

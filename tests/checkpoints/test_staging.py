@@ -1,0 +1,179 @@
+"""Searches whose checkpoints live in an S3 server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fixtures.clusters import environment, ray_head
+from fixtures.s3 import CREDENTIALS, SECRET, credentials, s3_server
+from fixtures.searches import FILE, PAUSE, Place, kill, until
+
+from rankray.checkpoints import places, staging
+from rankray.contracts import Outcome, Report, TrialSpec, Verdict
+
+SLOW = ("--set", "evaluate.functions=[pause:briefly]")
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    pytest.importorskip("moto", reason="moto is not installed")
+    with s3_server(tmp_path_factory.mktemp("s3")) as options, credentials():
+        yield options
+
+
+@pytest.fixture
+def bucket(options, request, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANKRAY_CACHE", str(tmp_path / "cache"))
+    return f"s3://bucket/{request.node.name}?{options}"
+
+
+def everything_below(directory: Path) -> list[tuple[Path, bytes]]:
+    return [(path, path.read_bytes()) for path in directory.rglob("*") if path.is_file() and not path.is_symlink()]
+
+
+def test_a_killed_search_goes_on_from_the_bucket(world, bucket, tmp_path):
+    file = tmp_path / "tiny.yaml"
+    store = f"sqlite:///{tmp_path / 'store.db'}"
+    text = FILE.format(root=world, store=store, place="DROPPED").replace("storage: DROPPED/runs", f"storage: {bucket}")
+    file.write_text(text)
+    (tmp_path / "pause.py").write_text(PAUSE)
+    place = Place(file, store)
+    words = (*SLOW, "--set", "study.pruner=none", "--set", "study.keep_best=1", "--set", "study.trials=2")
+    search = place.begin(*words)
+    until(lambda: len(place.recorded()) >= 1, search, seconds=300)
+    kill(search)
+    killed = set((tmp_path / "cache" / "scratch").glob("*/*"))
+    before = place.recorded()
+    place.search(*words)
+    after = place.recorded()
+    assert {key: after[key] for key in before} == before
+    assert len(after) == 6
+    best = json.loads(
+        subprocess.run(
+            [*place.command()[:3], "best", "tiny", "--store", store, "--json"], capture_output=True, check=True
+        ).stdout
+    )
+    [study] = places.names(bucket)
+    assert study.startswith("tiny-")
+    root = places.join(bucket, study)
+    assert places.names(root) == [f"trial-{best['number']:05d}"]
+    assert best["checkpoint"].startswith(root.partition("?")[0])
+    assert {"model.safetensors", "optimizer.pt", "rankray.json"} <= set(places.names(best["checkpoint"]))
+    assert set((tmp_path / "cache" / "scratch").glob("*/*")) <= killed
+    written = [path for path, content in everything_below(tmp_path) if SECRET.encode() in content]
+    assert written == []
+
+
+def test_train_writes_to_a_bucket_and_goes_on_from_it(world, bucket, tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(FILE.format(root=world, store="sqlite:///unused.db", place=tmp_path))
+    command = [sys.executable, "-m", "rankray", "train", str(file), "--json", "--set", f"storage={bucket}"]
+
+    def train(*words: str) -> dict:
+        done = subprocess.run([*command, *words], capture_output=True, text=True, env=os.environ | CREDENTIALS)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    whole = train()
+    assert places.names(places.join(bucket, "tiny", "train", "trial-00000")) != []
+    again = train("--resume", whole["checkpoint"])
+    assert again["metrics"] == whole["metrics"]
+    assert again["checkpoint"] == whole["checkpoint"]
+
+
+class Recorder:
+    """A reporter that remembers, and can be asked to leave."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+
+    def report(self, report: Report) -> Verdict:
+        self.reports.append(report)
+        return Verdict(stop=False)
+
+    def preemption(self) -> str:
+        return "asked"
+
+
+def test_a_report_names_the_place_and_only_once_it_is_there(bucket, monkeypatch):
+    recorder = Recorder()
+    seen = []
+
+    def run(spec, reporter):
+        step = Path(spec.directory) / "step-000001"
+        step.mkdir()
+        (step / "rankray.json").write_text("{}")
+        assert reporter.preemption() == "asked"
+        assert not hasattr(reporter, "progress")
+        reporter.keep(str(step))
+        seen.append(step.exists())
+        reporter.report(Report(1, {}, str(step)))
+        return Outcome({}, 1, str(step))
+
+    place = places.join(bucket, "trial-00000", "launch")
+    outcome = staging.train(run, TrialSpec({}, place), recorder)
+    wanted = places.join(place, "step-000001")
+    assert [report.checkpoint for report in recorder.reports] == [wanted]
+    assert outcome.checkpoint == wanted
+    assert places.names(wanted) == ["rankray.json"]
+    assert seen == [False]
+
+
+def test_what_cannot_be_kept_is_not_reported(bucket, monkeypatch):
+    recorder = Recorder()
+
+    def run(spec, reporter):
+        step = Path(spec.directory) / "step-000001"
+        step.mkdir()
+        (step / "rankray.json").write_text("{}")
+        reporter.keep(str(step))
+        reporter.report(Report(1, {}, str(step)))
+
+    monkeypatch.setattr(places, "PATIENCE_SECONDS", 0.0)
+    with pytest.raises(places.StorageError, match="nonesuch"):
+        staging.train(run, TrialSpec({}, bucket.replace("bucket", "nonesuch", 1)), recorder)
+    assert recorder.reports == []
+
+
+def test_without_an_object_store_nothing_is_carried(monkeypatch, tmp_path):
+    recorder = Recorder()
+    spec = TrialSpec({}, str(tmp_path), checkpoint=str(tmp_path / "step"))
+    assert staging.train(lambda spec, reporter: (spec, reporter), spec, recorder) == (spec, recorder)
+
+
+def test_workers_on_two_nodes_bring_what_is_theirs(world, bucket, tmp_path):
+    """Two raylets stand for two machines; what each worker of a trial writes lies on its own node's disk."""
+    file, store = tmp_path / "tiny.yaml", f"sqlite:///{tmp_path / 'store.db'}"
+    text = FILE.format(root=world, store=store, place="DROPPED").replace("storage: DROPPED/runs", f"storage: {bucket}")
+    file.write_text(text + "resources: {workers: 2}\n")
+    place = Place(file, store)
+    (tmp_path / "pause.py").write_text(PAUSE)
+    words = place.command(*SLOW, "--set", "study.pruner=none", "--set", "study.trials=1")
+    cache = {
+        "PYTHONPATH": str(tmp_path),
+        "RANKRAY_CACHE": str(tmp_path / "cache"),
+        "RANKRAY_LEASE_SECONDS": "5",
+        **CREDENTIALS,
+    }
+    with ray_head("--num-cpus=1", "--include-dashboard=false", **cache) as head:
+        head.add("--num-cpus=1", "--node-ip-address=127.0.0.2", **cache)
+        own = environment(RAY_ADDRESS=head.address, **cache)
+        with open(tmp_path / "log.txt", "wb") as log:
+            driver = subprocess.Popen(words, stdout=log, stderr=log, env=own)
+        until(lambda: len(place.recorded()) >= 1, driver, seconds=300)
+        driver.kill()
+        driver.wait()
+        before = place.recorded()
+        done = subprocess.run(words, env=own, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+    after = place.recorded()
+    assert {key: after[key] for key in before} == before
+    assert sorted(step for _, step in after) == [2, 4, 6]
+    best = place.trials()[0]["checkpoint"]
+    assert {"model.safetensors", "rng_state_0.pth", "rng_state_1.pth", "rankray.json"} <= set(places.names(best))
+    assert len(list((tmp_path / "cache" / "scratch").iterdir())) == 2

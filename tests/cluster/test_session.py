@@ -1,0 +1,91 @@
+"""Which Ray a search joins or starts, and with what in its environment."""
+
+import socket
+
+import pytest
+
+from rankray.cluster import environment, session
+from rankray.errors import ClusterError
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `ray.init` was asked for."""
+    import ray
+
+    given = {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return given
+
+
+def test_without_an_address_a_cluster_of_its_own_is_started(asked, monkeypatch):
+    """Left without an address, Ray joins the last cluster that `ray start` made here, or waits for it if it is gone."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with session.ray_session(verbose=False):
+        assert asked["address"] == "local"
+        assert asked["include_dashboard"] is False
+
+
+def test_an_address_is_left_to_ray(asked, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as answering:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{answering.getsockname()[1]}")
+        with session.ray_session(verbose=False):
+            assert {"address", "include_dashboard"}.isdisjoint(asked)
+
+
+def test_an_address_where_nothing_answers_is_said_at_once(asked, monkeypatch):
+    """Ray alone waits for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    for given in (address, "127.0.0.1", "head:port"):
+        monkeypatch.setenv("RAY_ADDRESS", given)
+        with (
+            pytest.raises(ClusterError, match=f"RAY_ADDRESS={given}: nothing answers at {given}; allowed is HOST:PORT"),
+            session.ray_session(verbose=False),
+        ):
+            pass
+    assert not asked
+
+
+def test_auto_without_a_ray_here_is_said_at_once(asked, monkeypatch):
+    from ray._private import services
+
+    monkeypatch.setattr(services, "canonicalize_bootstrap_address", lambda address: None)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ClusterError, match=r"no Ray runs on this machine"), session.ray_session(verbose=False):
+        pass
+
+
+def test_a_cluster_that_cannot_be_joined_is_no_traceback(asked, monkeypatch):
+    import ray
+
+    def refuse(**options):
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as answering:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{answering.getsockname()[1]}")
+        with pytest.raises(ClusterError, match=r"cannot be joined: Failed to"), session.ray_session(verbose=False):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "mode", "then"),
+    [
+        ("10.0.0.1:6379", True, None, "token"),
+        ("10.0.0.1:6379", True, "disabled", "disabled"),
+        ("10.0.0.1:6379", False, None, None),
+        (None, True, None, None),
+    ],
+)
+def test_a_token_is_used_where_a_cluster_is_joined(monkeypatch, tmp_path, address, token, mode, then):
+    given = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": None}
+    monkeypatch.setattr(environment.os, "environ", {k: v for k, v in given.items() if v} | {"HOME": str(tmp_path)})
+    monkeypatch.setattr(environment.Path, "home", lambda: tmp_path)
+    if token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("x")
+    environment.prepare_environment()
+    assert environment.os.environ.get("RAY_AUTH_MODE") == then

@@ -1,0 +1,149 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rankray.config.schema import DataSection
+from rankray.data import cache as shared
+from rankray.data import tokenize as data_module
+from rankray.data.tokenize import load_split
+from rankray.errors import DataError
+
+COLUMNS = {"input_ids": [[1, 2, 3]], "labels": [[-100, 2, 3]], "start": [1], "supervised": [True]}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANKRAY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tokens"
+
+
+@pytest.fixture
+def tokenizer(model_dir):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_dir)
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps({"q": f"{i} plus 1 is?", "a": str(i + 1)}) + "\n" for i in range(5)))
+    return path
+
+
+def section(source, **fields):
+    return DataSection(train=str(source), eval=str(source), **{"prompt": "{q}\n", "completion": "{a}", **fields})
+
+
+def never():
+    raise AssertionError("made again")
+
+
+def test_a_table_is_made_once_and_then_mapped(cache):
+    made = shared.shared_table(["x"], lambda: iter([COLUMNS, COLUMNS]))
+    again = shared.shared_table(["x"], never)
+    assert again.to_dict() == made.to_dict() == {name: value * 2 for name, value in COLUMNS.items()}
+    assert [path.suffix for path in sorted(cache.glob("*.arrow"))] == [".arrow"]
+    with open("/proc/self/maps") as maps:
+        assert any(str(cache) in line for line in maps)
+
+
+def test_what_was_made_from_something_else_is_another_table():
+    shared.shared_table(["x"], lambda: iter([COLUMNS]))
+    with pytest.raises(AssertionError, match="made again"):
+        shared.shared_table(["y"], never)
+
+
+def test_a_table_that_cannot_be_made_leaves_no_file(cache):
+    def breaks():
+        yield COLUMNS
+        raise DataError("no")
+
+    with pytest.raises(DataError, match="no"):
+        shared.shared_table(["x"], breaks)
+    assert not [path for path in cache.iterdir() if path.suffix == ".arrow"]
+    assert len(shared.shared_table(["x"], lambda: iter([COLUMNS]))) == 1
+
+
+def test_a_place_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RANKRAY_CACHE", str(tmp_path / "file" / "below"))
+    assert shared.shared_table(["x"], lambda: iter([COLUMNS])).to_dict() == COLUMNS
+
+
+def test_what_nobody_used_for_long_is_deleted_when_another_is_written(cache):
+    shared.shared_table(["old"], lambda: iter([COLUMNS]))
+    [old] = cache.glob("*.arrow")
+    long_ago = time.time() - (shared.KEPT_DAYS + 1) * 86_400
+    os.utime(old, (long_ago, long_ago))
+    shared.shared_table(["new"], lambda: iter([COLUMNS]))
+    assert not old.exists()
+    assert len(list(cache.glob("*.arrow"))) == 1
+
+
+def test_use_keeps_a_table_from_being_old(cache):
+    shared.shared_table(["x"], lambda: iter([COLUMNS]))
+    [file] = cache.glob("*.arrow")
+    os.utime(file, (1, 1))
+    shared.shared_table(["x"], never)
+    shared.shared_table(["y"], lambda: iter([COLUMNS]))
+    assert file.exists()
+
+
+def test_processes_at_once_make_a_table_once(tmp_path):
+    code = (
+        "import sys, time\n"
+        "from rankray.data.cache import shared_table\n"
+        "def make():\n"
+        f"    open({str(tmp_path)!r} + '/made', 'a').write('x')\n"
+        "    time.sleep(0.5)\n"
+        "    yield {'input_ids': [[1]], 'labels': [[1]], 'start': [0], 'supervised': [False]}\n"
+        "print(len(shared_table('x', make)))\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0].strip() for process in running] == ["1"] * 3
+    assert (tmp_path / "made").read_text() == "x"
+
+
+def test_a_split_is_tokenised_once_for_all_processes(source, tokenizer, monkeypatch):
+    first = load_split("train", section(source), tokenizer, 64)
+    monkeypatch.setattr(data_module, "_tokenise_texts", lambda *_: never())
+    second = load_split("train", section(source), tokenizer, 64)
+    assert second.tokens == first.tokens
+    assert second.rows == first.rows
+    assert second.dataset.to_dict() == first.dataset.to_dict()
+    assert second.dataset.cache_files
+
+
+@pytest.mark.parametrize(
+    "change", [{"prompt": "{q} "}, {"completion": "{a}!"}, {"limit": 9}, {"first": 2}, {"source": True}, {"eos": True}]
+)
+def test_everything_the_tokens_depend_on_counts(source, tokenizer, monkeypatch, change):
+    load_split("train", section(source), tokenizer, 64)
+    monkeypatch.setattr(data_module, "_tokenise_texts", lambda *_: never())
+    if change.pop("source", False):
+        source.write_text(source.read_text() + json.dumps({"q": "9", "a": "9"}) + "\n")
+    if change.pop("eos", False):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(5)
+    limit, first = change.pop("limit", 64), change.pop("first", None)
+    with pytest.raises(AssertionError, match="made again"):
+        load_split("train", section(source, **change), tokenizer, limit, first)
+
+
+def test_rows_of_a_source_that_has_changed_are_refused(source, tokenizer):
+    split = load_split("train", section(source), tokenizer, 64)
+    source.write_text(json.dumps({"q": "9", "a": "9"}) + "\n")
+    with pytest.raises(DataError, match=r"^data.train: .*x.jsonl' was changed while it was in use"):
+        _ = split.rows
+
+
+def test_what_datasets_derives_from_a_table_is_found_again(cache, source, tokenizer):
+    for _ in range(2):
+        table = load_split("train", section(source), tokenizer, 64).dataset
+        os.utime(next(iter(cache.glob("[0-9a-f]*.arrow"))))
+        table.map(lambda row: {"length": len(row["input_ids"])})
+    assert len(list(cache.glob("cache-*.arrow"))) == 1

@@ -1,0 +1,60 @@
+import pytest
+
+from rankray.config.schema import DataSection
+from rankray.data.examples import Example, Places, common_prefix, make_examples
+from rankray.errors import DataError
+
+
+def section(**fields):
+    return DataSection(train="t.jsonl", eval="e.jsonl", **fields)
+
+
+def test_templates_fill_in_columns_and_keep_doubled_braces():
+    data = section(prompt="{{Q}} {my question}\n", completion="#{n}")
+    assert make_examples([{"my question": "a {b}", "n": 7}], data, Places()) == [Example("{Q} a {b}\n", "#7")]
+
+
+@pytest.mark.parametrize("template", ["{a.__class__}", "{a[0]}", "{a!r}", "{a:>9}", "{}", "{a"])
+def test_a_field_is_a_plain_column_name(template):
+    with pytest.raises(DataError, match=r"^data.prompt: "):
+        make_examples([{"a": "x"}], section(prompt=template, completion="{a}"), Places())
+
+
+def test_an_unknown_column_lists_the_columns_and_the_nearest():
+    with pytest.raises(
+        DataError, match=r"^data.completion: no column 'anser' \(did you mean 'answer'\?\); columns are q, answer"
+    ):
+        make_examples([{"q": "x", "answer": "y"}], section(prompt="{q}", completion="{anser}"), Places())
+
+
+def test_a_row_without_a_value_is_named():
+    rows = [{"q": "x", "a": "y"}, {"q": "x", "a": None}, {"q": "x"}]
+    with pytest.raises(DataError, match=r"^data.train: row 2 has no value in column 'a' \(2 of 3 rows\)"):
+        make_examples(rows, section(prompt="{q}", completion="{a}"), Places())
+
+
+def test_messages_end_at_the_last_assistant_turn():
+    turns = [
+        {"role": r, "content": c} for r, c in [("user", "1"), ("assistant", "2"), ("user", "3"), ("assistant", "4")]
+    ]
+    extra = {"role": "user", "content": "thanks"}
+    [example] = make_examples([{"chat": [*turns, extra]}], section(messages="chat"), Places())
+    assert example == Example(turns[:3], [turns[3]])
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("hello", "row 1 holds 'hello'"),
+        ([{"role": "user"}], "row 1 holds"),
+        ([{"role": "user", "content": "x"}], "no assistant turn .roles: user"),
+        ([], "no assistant turn .roles: none"),
+    ],
+)
+def test_malformed_messages_are_described(value, said):
+    with pytest.raises(DataError, match=f"^data.messages: .*{said}"):
+        make_examples([{"chat": value}], section(messages="chat"), Places())
+
+
+def test_common_prefix():
+    assert [common_prefix([1, 2, 3], other) for other in ([1, 2, 3, 4], [1, 9], [], [1, 2])] == [3, 1, 0, 2]

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from rankray.errors import StoreError
+from rankray.store import attach, open_study
+from rankray.store.records import STEP
+from rankray.store.repair import repair
+from store.helpers import Driver, begin, begin_and_die, drive, make_config, said, states, stored
+
+
+def test_a_store_that_needs_nothing_is_left_alone(url: str) -> None:
+    drive(open_study(url, make_config(study={"trials": 2})))
+    with open_study(url, make_config(name="other", study={"trials": 2})) as store:
+        begin(store)
+        assert repair(url) == []
+        assert store.counts().running == 1
+
+
+def test_what_a_killed_driver_left_is_put_right(url: str) -> None:
+    config = make_config(study={"trials": 4})
+    killed = open_study(url, config).join()
+    given_back, ended = begin(killed), begin(killed)
+    killed.report(given_back.number, said(given_back.params, 10))
+    end = {"metrics": {"eval/nll": 9.0}, "checkpoint": None, "stop": True, "reason": "behind"}
+    killed.storage.set_trial_user_attr(stored(killed, ended.number)._trial_id, f"{STEP}10", end)
+    begin_and_die(killed)
+    killed._lease.drop()
+    done = "\n".join(repair(url))
+    for line in ("trial 0 was given back", "trial 1 was ended as PRUNED", "trial 2 was voided"):
+        assert f"study s: {line}" in done
+    assert states(killed) == ["WAITING", "PRUNED", "FAIL"]
+    assert repair(url) == []
+    with open_study(url, config) as store:
+        ticket = begin(store)
+        assert (ticket.number, ticket.checkpoint, ticket.adopted) == (0, "checkpoint-10", True)
+
+
+def test_a_dead_driver_is_struck_off(url: str) -> None:
+    config = make_config(study={"trials": 8, "pruner": "none"}, train={"max_steps": 400})
+    driver = Driver(url, config)
+    store = open_study(url, config)
+    while not store.trials():
+        time.sleep(0.01)
+    driver.kill()
+    assert f"dead process {driver.process.pid}" in repair(url)[0]
+    assert all(trial.state != TrialState.RUNNING for trial in store.trials())
+    assert attach(url, "s").drivers() == {}
+
+
+def test_a_journal_s_torn_line_and_stale_lock_are_removed(journal_url: str, tmp_path: Path) -> None:
+    drive(open_study(journal_url, make_config(study={"trials": 1})))
+    path, lock = tmp_path / "store.log", tmp_path / "store.log.lock"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"op_code":5,"wor')
+    lock.symlink_to(path)
+    assert repair(journal_url) == ["journal: cut off a torn last line of 17 bytes"], "a fresh lock may be somebody's"
+    os.utime(lock, (1.0, 1.0), follow_symlinks=False)
+    assert repair(journal_url) == [f"journal: removed the stale lock {lock}"]
+    assert not lock.is_symlink()
+    assert path.read_bytes().startswith(whole)
+    assert attach(journal_url, "s").finished == 1
+
+
+def test_there_must_be_something_to_repair(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no such file"):
+        repair(f"journal:///{tmp_path}/none.log")
+    assert list(tmp_path.iterdir()) == []
