@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rankray.loss.gradients import Gradients
-from rankray.loss.stats import ChunkReader, TokenStats, cat_stats, stats_dtype
+from rankray.loss.stats import ChunkReader, cat_stats, stats_dtype
+from rankray.loss.tokens import TokenStats
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Plan:
     """1 / (number of supervised tokens in the global batch)."""
     wanted: frozenset[str]
     """Statistics that the weight looks at."""
-    weigh: Callable[[TokenStats], Tensor]
+    weights_of: Callable[[TokenStats], Tensor]
+    """The weight of each token, from its statistics."""
     chunk_tokens: int
     compute_dtype: torch.dtype
     """What the matrix products run in."""
@@ -52,7 +54,7 @@ class Plan:
 
 
 @dataclass
-class Outcome:
+class PassResult:
     """What a pass leaves behind for the supervised tokens, all detached."""
 
     stats: TokenStats
@@ -104,11 +106,11 @@ Reader = Callable[[Tensor, Tensor], _Reading]
 @torch.no_grad()
 def fused_pass(
     hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants: tuple[bool, bool, bool]
-) -> Outcome:
+) -> PassResult:
     """Loss, statistics, weights and the wanted gradients (hidden, head, bias) of the supervised tokens."""
     with torch.autocast(hidden_NH.device.type, enabled=False):
         gradients = Gradients.empty(hidden_NH, head_VH, wants, stats_dtype(plan.compute_dtype))
-        gradients.rest = plan.inverse_items if plan.is_half else 1.0
+        gradients.pending_scale = plan.inverse_items if plan.is_half else 1.0
         if not len(plan.row_T):
             return _nothing(hidden_NH, plan, gradients)
         compute_VH = head_VH.to(plan.compute_dtype)
@@ -121,7 +123,7 @@ def fused_pass(
         ):
             hidden_CH = hidden_NH.index_select(0, row_C).to(plan.compute_dtype)
             reading = read(hidden_CH, label_C)
-            weight_C = plan.weigh(reading.stats)
+            weight_C = plan.weights_of(reading.stats)
             if any(wants):
                 factor_C = weight_C * plan.logit_scale
                 if not plan.is_half:
@@ -132,7 +134,7 @@ def fused_pass(
             corrects.append(reading.correct_C)
     stats, weight_T = cat_stats(parts), torch.cat(weights)
     loss = -(weight_T * stats.log_prob_N).sum() * plan.inverse_items
-    return Outcome(stats, weight_T, torch.cat(corrects), loss.to(weight_T.dtype), gradients)
+    return PassResult(stats, weight_T, torch.cat(corrects), loss.to(weight_T.dtype), gradients)
 
 
 def on_triton(plan: Plan, device: torch.device) -> bool:
@@ -209,19 +211,19 @@ def _form_logits(buffers: _Buffers, hidden_CH: Tensor, head_VH: Tensor, bias_V: 
         buffers.logits_CV.mul_(plan.logit_softcap)
 
 
-def _nothing(hidden_NH: Tensor, plan: Plan, gradients: Gradients) -> Outcome:
+def _nothing(hidden_NH: Tensor, plan: Plan, gradients: Gradients) -> PassResult:
     none_T = torch.empty(0, dtype=stats_dtype(plan.compute_dtype), device=hidden_NH.device)
     zero = torch.zeros((), dtype=none_T.dtype, device=hidden_NH.device)
-    gradients.rest = 1.0
+    gradients.pending_scale = 1.0
     stats = TokenStats(none_T, none_T, none_T, none_T, none_T)
-    return Outcome(stats, none_T, none_T.bool(), zero, gradients)
+    return PassResult(stats, none_T, none_T.bool(), zero, gradients)
 
 
 @dataclass
 class Slot:
     """Where `FusedLoss` leaves what autograd does not carry."""
 
-    outcome: Outcome | None = field(default=None)
+    result: PassResult | None = field(default=None)
 
 
 class FusedLoss(torch.autograd.Function):
@@ -230,20 +232,20 @@ class FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan, slot: Slot) -> Tensor:
         """Return the loss, leave the rest in `slot`, and save the gradients."""
-        outcome = fused_pass(hidden_NH, head_VH, bias_V, plan, tuple(ctx.needs_input_grad[:3]))
-        gradients = outcome.gradients
+        result = fused_pass(hidden_NH, head_VH, bias_V, plan, tuple(ctx.needs_input_grad[:3]))
+        gradients = result.gradients
         ctx.save_for_backward(gradients.hidden_NH, gradients.head_VH, gradients.bias_V)
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden_NH, head_VH, bias_V)]
-        ctx.rest = gradients.rest
-        slot.outcome = outcome
-        outcome.gradients = Gradients(None, None, None)
-        return outcome.loss
+        ctx.pending_scale = gradients.pending_scale
+        slot.result = result
+        result.gradients = Gradients(None, None, None)
+        return result.loss
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the saved gradients; nothing is recomputed."""
-        factor = grad_output * ctx.rest
+        factor = grad_output * ctx.pending_scale
         is_one = factor.device.type == "cpu" and factor.item() == 1.0
         scaled = [
             None if gradient is None else (gradient if is_one else gradient * factor).to(dtype)

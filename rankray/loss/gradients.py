@@ -13,16 +13,16 @@ from torch import Tensor
 
 @dataclass
 class Gradients:
-    """Accumulators, float32 (float64 for float64), None where not wanted; `rest` is the factor still to be applied.
+    """Accumulators, float32 (float64 for float64), None where not wanted.
 
-    In full precision `rest` is 1. In half precision 1 / num_items waits until the sums are done, so that small
-    gradients do not underflow on the way.
+    `pending_scale` is the factor that must still be applied: 1 in full precision. In half precision it is
+    1 / num_items, applied only after the sums are complete, so that small gradients do not underflow before.
     """
 
     hidden_NH: Tensor | None
     head_VH: Tensor | None
     bias_V: Tensor | None
-    rest: float | Tensor = 1.0
+    pending_scale: float | Tensor = 1.0
 
     @classmethod
     def empty(cls, hidden_NH: Tensor, head_VH: Tensor, wants: tuple[bool, bool, bool], dtype: torch.dtype) -> Gradients:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rankray.loss.stats import TokenStats
+from rankray.loss.tokens import TokenStats
 
 
 def token_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,28 +19,12 @@ from torch import Tensor
 from rankray.errors import LossError
 from rankray.loss.ranking import FAR_BELOW
 from rankray.loss.rows import Readings, RowReader
+from rankray.loss.tokens import ALL_STATS, TokenStats
 
 TOP_K = 20
 """How many of the most probable tokens EAFT's entropy looks at."""
 
 CHUNK_TOKENS = 256
-
-
-class TokenStats(NamedTuple):
-    """Statistics of N predictions, each an (N,) tensor; see `token_stats` for their definitions.
-
-    A statistic that was not asked for is NaN in every place (`top_entropy_nats_N`: None), never a stale number.
-    """
-
-    log_prob_N: Tensor
-    entropy_bits_N: Tensor
-    rank_N: Tensor
-    expected_rank_N: Tensor
-    top_entropy_nats_N: Tensor | None = None
-
-
-ALL_STATS = frozenset({"entropy_bits_N", "rank_N", "expected_rank_N", "top_entropy_nats_N"})
-"""The statistics that cost a pass over the logits; `log_prob_N` is always there."""
 
 
 @torch.no_grad()

@@ -22,7 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rankray.loss.stats import TOP_K, TokenStats
+from rankray.loss.stats import TOP_K
+from rankray.loss.tokens import TokenStats
 
 BLOCK = 2048
 WARPS = 8

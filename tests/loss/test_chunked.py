@@ -323,7 +323,7 @@ def test_the_chunk_is_about_256_and_shrinks_with_the_vocabulary():
         ({"chunk_size": 0}, "chunk_size"),
         ({"logit_softcap": 0.0}, "logit_softcap"),
         ({"logit_scale": math.inf}, "logit_scale"),
-        ({"objective": "dpo"}, "allowed are rri, sft, dft, talr, eaft"),
+        ({"objective": "dpo"}, "allowed: rri, sft, dft, talr, eaft"),
         ({"temperature": -1.0}, "loss.temperature"),
     ],
 )
