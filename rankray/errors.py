@@ -93,7 +93,7 @@ def nearest(given: object, allowed: Iterable[object]) -> str:
 
 
 def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = ()) -> str:
-    """Return what pydantic found wrong with one field as `what was given; what is allowed`.
+    """Return what pydantic found wrong with one field as `what was given; what is allowed; what to do`.
 
     Args:
         errors: items of `ValidationError.errors()`, all about this field: several where it may be of several types.
@@ -102,7 +102,7 @@ def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = 
     first, kinds = errors[0], {str(error["type"]) for error in errors}
     if "extra_forbidden" in kinds:
         names = sorted(keys)
-        return f"unknown key{nearest(first['loc'][-1], names)}; allowed: {', '.join(names)}"
+        return f"unknown key{nearest(first['loc'][-1], names)}; allowed: {', '.join(names)}; correct the key"
     if kinds == {"value_error"}:
         return str(first["ctx"]["error"])
     given = first.get("input")
@@ -113,5 +113,6 @@ def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = 
         for name in re.findall(r"'(.*?)'", error["ctx"]["expected"])
     ]
     near = nearest(given, literals) if isinstance(given, str) and literals else ""
-    rules = [str(error["msg"]).removeprefix("Input should be ") for error in errors]
-    return f"got {given!r}{near}; allowed: {' or '.join(dict.fromkeys(rule[:1].lower() + rule[1:] for rule in rules))}"
+    rules = [re.sub(r"^Input should be |, (got|unable to) .*", "", str(error["msg"])) for error in errors]
+    allowed = " or ".join(dict.fromkeys(rule[:1].lower() + rule[1:] for rule in rules))
+    return f"got {given!r}{near}; allowed: {allowed}; correct the value"

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankray.config import Config
-from rankray.config.space import Distribution, distributions
+from rankray.config import Config, Distribution, distributions
 from rankray.contracts import Report
 from rankray.errors import UserError
 

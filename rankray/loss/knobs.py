@@ -39,7 +39,7 @@ class KeyOf:
         names = list(self.names())
         if given not in names:
             allowed = ", ".join([*names, self.also] if self.also else names)
-            raise ValueError(f"got {given!r}{nearest(given, names)}; allowed: {allowed}")
+            raise ValueError(f"got {given!r}{nearest(given, names)}; allowed: {allowed}; correct the name")
         return given
 
 
@@ -96,8 +96,5 @@ def make_knobs(knobs: Knobs | None = None, objective: str | None = None, **given
         by_name: dict[str, list[Any]] = {}
         for item in error.errors():
             by_name.setdefault(str(item["loc"][0]), []).append(item)
-        problems = [
-            f"loss.{name}: {describe_invalid(items, Knobs.model_fields)}; correct loss.{name}"
-            for name, items in by_name.items()
-        ]
+        problems = [f"loss.{name}: {describe_invalid(items, Knobs.model_fields)}" for name, items in by_name.items()]
         raise LossError("\n".join(problems)) from error

@@ -3,7 +3,9 @@
 import pytest
 
 from rankray.config import Config, apply_params, baseline_points
-from rankray.config.space import distributions, get_path, searchable_paths, space_problems
+from rankray.config.fields import searchable_paths
+from rankray.config.params import get_path
+from rankray.config.space import distributions, space_problems
 from rankray.errors import ConfigError
 
 BASE = {"name": "s", "model": {"path": "m"}, "data": {"train": "a.jsonl", "eval": "b.jsonl"}}

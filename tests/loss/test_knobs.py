@@ -26,7 +26,7 @@ def test_the_configuration_uses_this_model():
         ("rrri", {}, "loss.objective: got 'rrri'.*did you mean 'rri'.*talr"),
         ("rri", {"form": "bounds"}, "loss.form: got 'bounds'.*did you mean 'bound'.*'exact'"),
         ("rri", {"base": "two"}, "loss.base: got 'two'"),
-        ("rri", {"temperature": 0.0}, "loss.temperature: got 0.0; allowed: greater than 0; correct loss.temperature"),
+        ("rri", {"temperature": 0.0}, "loss.temperature: got 0.0; allowed: greater than 0; correct"),
         ("rri", {"temperature": math.nan}, "loss.temperature"),
         ("rri", {"temperature": "1"}, "loss.temperature"),
         ("rri", {"temperature": True}, "loss.temperature"),
