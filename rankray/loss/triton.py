@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
 """One chunk of logits on a GPU: statistics in one reading, the gradient in place in a second.
 
 Shapes: C tokens of one chunk, V vocabulary, K histogram keys.
