@@ -47,8 +47,8 @@ def token_weights(
         talr  max(p_t^(1/T), min_weight)
         eaft  (H20 / 3)^alpha, H20 in nats (LLaMA-Factory's form; Axolotl leaves the 3 out)
 
-    but in log space, so that a p_t that underflows does no harm. A weight that would overflow is the dtype's largest
-    finite number; a NaN statistic gives a NaN weight.
+    but in log space, so that a p_t that underflows still has the right weight. A weight that would overflow is the
+    largest finite number of the dtype; a NaN statistic gives a NaN weight.
 
     Args:
         stats: from `token_stats`, or by hand.
@@ -56,7 +56,7 @@ def token_weights(
         sequence_N: which sequence each token belongs to, any integers; only for talr with `talr_temperature="auto"`,
             whose T is the median over sequences of their mean NLL in nats (None: all tokens are one sequence).
             `weighted_nll` gets those NLLs from a first pass without gradients over the same batch, not from the
-            previous step: give a number to save that pass.
+            previous step; with a number for `talr_temperature` that pass is not needed.
         knobs: settings that were checked before, objective included, in place of `objective` and `settings`.
         settings: fields of `Knobs`; an objective ignores those that it does not use.
 
@@ -102,12 +102,12 @@ def _log2_scale(stats: TokenStats, knobs: Knobs) -> Tensor:
 
 
 def rank_value(rank_N: Tensor) -> Tensor:
-    """f(x) = 1 / log2(x + 1), so that f(1) = 1 and a worse rank is worth less."""
+    """Return f(x) = 1 / log2(x + 1), so that f(1) = 1 and a worse rank has a smaller value."""
     return 1.0 / (rank_N + 1.0).log2()
 
 
 def expected_rank_bound(entropy_bits_N: Tensor) -> Tensor:
-    """s(H) = 2^H / 4 + 1, a lower bound of E[R] for H >= 2 bits."""
+    """Return s(H) = 2^H / 4 + 1, a lower bound of E[R] for H >= 2 bits."""
     return entropy_bits_N.exp2() / 4.0 + 1.0
 
 
@@ -160,7 +160,7 @@ NEEDS: dict[str, Callable[[Knobs], frozenset[str]]] = {
 
 
 def needed_stats(knobs: Knobs) -> frozenset[str]:
-    """The fields of `TokenStats`, beside log_prob_N, that the objective looks at with these knobs."""
+    """Return the fields of `TokenStats`, beside log_prob_N, that the objective looks at with these knobs."""
     return NEEDS[knobs.objective](knobs) if knobs.objective in NEEDS else ALL_STATS
 
 
@@ -171,12 +171,12 @@ def _rri_needs(knobs: Knobs) -> frozenset[str]:
 
 
 def needs_talr_temperature(knobs: Knobs) -> bool:
-    """Whether T is still to be taken from the batch."""
+    """Return whether T must still be computed from the batch."""
     return knobs.objective == "talr" and knobs.talr_temperature == "auto"
 
 
 def talr_temperature(nll_N: Tensor, sequence_N: Tensor | None) -> float:
-    """Median over sequences of their mean NLL in nats (the mean of the middle two where their number is even).
+    """Return the median over sequences of their mean NLL in nats (the mean of the middle two for an even number).
 
     Same value as `median([nll_N[sequence_N == i].mean() for i in unique(sequence_N)])`; 1 where there is no token, and
     never below the smallest normal number of the dtype.
