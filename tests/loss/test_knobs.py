@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -56,6 +58,17 @@ def test_an_objective_exists_as_soon_as_it_is_in_weights(monkeypatch):
         Knobs(objective="mine")
     monkeypatch.setitem(WEIGHTS, "mine", lambda stats, knobs: 1 / stats.rank_N)
     assert Knobs(objective="mine").objective == make_knobs(objective="mine").objective == "mine"
+
+
+def test_the_way_of_a_setting_from_yaml_to_arithmetic_is_short():
+    """docs/loss.md lists it; each function it names exists where it says."""
+    root = Path(__file__).resolve().parents[2]
+    hops = re.findall(r"^\d+\. `(\S+\.py): ([\w.]+)`", (root / "docs" / "loss.md").read_text(encoding="utf-8"), re.M)
+    assert 5 <= len(hops) <= 9
+    for file, name in hops:
+        text = (root / "rankray" / file).read_text(encoding="utf-8")
+        for part in name.split("."):
+            assert re.search(rf"^\s*(def|class) {part}\b", text, re.M), f"{file}: {part}"
 
 
 def test_settings_need_no_torch():
