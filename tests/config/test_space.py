@@ -151,7 +151,7 @@ def test_every_searchable_path_is_a_field():
         get_path(made, path)
 
 
-def test_baselines_take_part_where_the_space_holds_them():
+def test_baselines_take_part_where_the_space_contains_them():
     points = dict(baseline_points(config(CONDITIONAL)))
     assert points["baseline:sft"] == {"loss.objective": "sft"}
     assert points["baseline:paper"] == {"loss.objective": "rri", "loss.form": "bound", "loss.temperature": 1.0}

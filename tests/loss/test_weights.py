@@ -61,7 +61,7 @@ def test_the_exact_scale_lies_between_a_half_and_two(log_prob, entropy_bits, ran
 
 @pytest.mark.parametrize("form", ["bound", "exact"])
 @pytest.mark.parametrize("temperature", [1e12, math.inf])
-def test_at_a_high_temperature_the_base_objective_is_left(form, temperature):
+def test_at_a_high_temperature_the_base_objective_remains(form, temperature):
     stats = some_stats()
     for base, objective in (("one", "sft"), ("prob", "dft")):
         ours = token_weights(stats, form=form, base=base, temperature=temperature)
@@ -94,7 +94,7 @@ def test_talr_takes_the_median_over_sequences_of_their_mean_nll():
     torch.testing.assert_close(token_weights(stats, "talr"), one_sequence)
 
 
-def test_talr_survives_a_batch_without_a_mistake():
+def test_talr_on_a_batch_without_a_mistake():
     stats = TokenStats(*torch.zeros(4, 3))
     assert token_weights(stats, "talr").tolist() == [1.0, 1.0, 1.0]
 
@@ -144,7 +144,7 @@ def test_only_what_the_objective_needs_is_asked_for():
     assert needed_stats(Knobs(form="exact", entropy_weight=0.0)) == {"rank_N"}
 
 
-def test_what_is_not_asked_for_is_not_looked_at(objective):
+def test_what_is_not_asked_for_is_not_used(objective):
     stats = some_stats()
     needed = needed_stats(Knobs(**objective)) | {"log_prob_N"}
     hidden = stats._replace(**{key: torch.full((50,), math.nan) for key in stats._fields if key not in needed})
