@@ -137,7 +137,9 @@ def recorded_curve(config: Config, rows: list[dict[str, Any]]) -> Curve:
     space, metric = distributions(config), config.study.metric
     whole = [row for row in rows if row["state"] == "complete" and row["steps"]]
     if not whole:
-        raise UserError("rehearse: no complete trial was recorded; needed: at least one; use synthetic curves, or finish some trials")
+        raise UserError(
+            "rehearse: no complete trial was recorded; needed: at least one; use synthetic curves, or finish some trials"
+        )
 
     def distance(row: dict[str, Any], params: Mapping[str, Any]) -> float:
         apart = 0.0
