@@ -138,7 +138,7 @@ def recorded_curve(config: Config, rows: list[dict[str, Any]]) -> Curve:
     whole = [row for row in rows if row["state"] == "complete" and row["steps"]]
     if not whole:
         raise UserError(
-            "rehearse: no complete trial was recorded; needed: at least one; use synthetic curves, or finish some trials"
+            "rehearse: no complete trial was recorded; needed: at least one; use synthetic curves, or finish a trial"
         )
 
     def distance(row: dict[str, Any], params: Mapping[str, Any]) -> float:

@@ -65,7 +65,7 @@ class ModelSection(Section):
     lora: LoraSection | None = None
     """Train low-rank adapters instead of all weights; null trains everything."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Off unless you read that code."""
+    """Run code that comes with the model. Leave it off unless you have read that code."""
 
 
 class DataSection(Section):
@@ -161,7 +161,7 @@ class EvaluateSection(Section):
     def _function_form(cls, names: list[str]) -> list[str]:
         for name in names:
             if not re.fullmatch(r"[\w.]+:\w+", name):
-                raise ValueError(f"got {name!r}; allowed: module:function; write it as in my_package.my_module:f1")
+                raise ValueError(f"got {name!r}; allowed: module:function; write it as in my_package.my_module:my_function")
         return names
 
 
@@ -178,10 +178,11 @@ class StudySection(Section):
     direction: Literal["minimize", "maximize"] | None = None
     """`minimize` or `maximize`; null takes the direction of a built-in metric."""
     sampler: str | dict[str, Any] = "tpe"
-    """Sampler that proposes settings: a name such as `tpe` or `random`, or `{name: tpe, ...}` with its own options."""
+    """Sampler that proposes settings: a name such as `tpe` or `random`, or `{name: tpe, ...}` with its own options. The
+    error of an unknown name lists them all."""
     pruner: str | dict[str, Any] = "successive_halving"
     """Pruner that stops hopeless trials: a name such as `successive_halving` or `none`, or `{name: ..., ...}` with its
-    own options."""
+    own options. The error of an unknown name lists them all."""
     trials: PositiveInt = 64
     """Finished trials (complete and pruned) that the study should hold; raise it to extend a finished search."""
     seeds: PositiveInt = 1
