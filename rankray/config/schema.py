@@ -161,7 +161,7 @@ class EvaluateSection(Section):
     def _function_form(cls, names: list[str]) -> list[str]:
         for name in names:
             if not re.fullmatch(r"[\w.]+:\w+", name):
-                raise ValueError(f"got {name!r}; allowed: module:function; write it as in my_package.my_module:my_function")
+                raise ValueError(f"got {name!r}; allowed: module:function; as in my_package.my_module:name")
         return names
 
 
