@@ -17,8 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rankray.config import load_config
-from rankray.config.space import apply_params
+from rankray.config import apply_params, load_config
 from rankray.contracts import Report, TrialSpec, Verdict
 from rankray.finetune import run
 from rankray.quickstart.build import build_world

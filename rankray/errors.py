@@ -21,7 +21,9 @@ Messages read `where: what was given; what is allowed; what to do`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class RankrayError(Exception):
@@ -88,3 +90,29 @@ def nearest(given: object, allowed: Iterable[object]) -> str:
     """Return ` (did you mean 'x'?)` for the closest allowed name, or an empty string."""
     matches = difflib.get_close_matches(str(given), [str(name) for name in allowed], n=1, cutoff=0.5)
     return f" (did you mean '{matches[0]}'?)" if matches else ""
+
+
+def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = ()) -> str:
+    """Return what pydantic found wrong with one field as `what was given; what is allowed; what to do`.
+
+    Args:
+        errors: items of `ValidationError.errors()`, all about this field: several where it may be of several types.
+        keys: the names allowed where the field stands, for a field that does not exist.
+    """
+    first, kinds = errors[0], {str(error["type"]) for error in errors}
+    if "extra_forbidden" in kinds:
+        names = sorted(keys)
+        return f"unknown key{nearest(first['loc'][-1], names)}; allowed: {', '.join(names)}; correct the key"
+    if kinds == {"value_error"}:
+        return str(first["ctx"]["error"])
+    given = first.get("input")
+    literals = [
+        name
+        for error in errors
+        if error["type"] == "literal_error"
+        for name in re.findall(r"'(.*?)'", error["ctx"]["expected"])
+    ]
+    near = nearest(given, literals) if isinstance(given, str) and literals else ""
+    rules = [re.sub(r"^Input should be |, (got|unable to) .*", "", str(error["msg"])) for error in errors]
+    allowed = " or ".join(dict.fromkeys(rule[:1].lower() + rule[1:] for rule in rules))
+    return f"got {given!r}{near}; allowed: {allowed}; correct the value"

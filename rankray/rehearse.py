@@ -1,13 +1,14 @@
 """A whole search in virtual time: the file's own space, sampler, pruner and budget, on curves that cost nothing.
 
-What a sampler and a pruner will do with a budget is hard to guess and cheap to try. A rehearsal runs the real store (in
-a temporary journal) with the real sampler and the real pruner, and draws each trial's metric from a curve:
+What a sampler and a pruner do with a budget is hard to predict and cheap to try. A rehearsal runs the real store (in a
+temporary journal) with the real sampler and the real pruner, and takes each trial's metric from a curve:
 
-- synthetic: a bowl with its optimum drawn from the seed, approached exponentially over the steps, with noise;
-- recorded: the curve of the nearest complete trial of a study that was run before.
+- synthetic: a bowl whose optimum is drawn from the seed, approached exponentially over the steps, with noise;
+- recorded: the curve of the nearest complete trial of an earlier study.
 
-Trials take virtual time, one unit a step, on `slots` at once, so that asynchronous pruning sees what it would see. Run
-beside it, on the same curves, are the same search without pruning, and random search without pruning.
+Trials take virtual time, one unit per step, in `slots` slots, so that asynchronous pruning sees the reports in the
+order of a real search. For comparison, the same search without pruning, and random search without pruning, run on the
+same curves.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankray.config import Config
-from rankray.config.space import Distribution, distributions
+from rankray.config import Config, Distribution, distributions
 from rankray.contracts import Report
 from rankray.errors import UserError
 
@@ -32,16 +32,16 @@ Curve = Callable[[Mapping[str, Any], int], float]
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What one search in virtual time came to.
+    """The result of one search in virtual time.
 
     Attributes:
         label: which search.
-        complete: trials trained to the end.
-        pruned: trials stopped early.
-        steps: optimizer steps spent, over all trials.
-        virtual_steps: steps of wall time, with `slots` trials at once.
+        complete: number of trials trained to the end.
+        pruned: number of trials stopped early.
+        steps: optimizer steps of all trials together.
+        virtual_steps: duration of the search in steps, with `slots` trials at a time.
         best: best value of a complete trial.
-        best_at_step: virtual step at which that trial was done.
+        best_at_step: virtual step at which that trial ended.
     """
 
     label: str
@@ -57,9 +57,9 @@ def rehearse(config: Config, curve: Curve, *, slots: int = 2, label: str = "as c
     """Run the whole search on a curve.
 
     Args:
-        config: the configuration; its store and storage are not touched.
-        curve: what a trial would report.
-        slots: trials at once.
+        config: the configuration; its store and storage are not used.
+        curve: the metric a trial would report.
+        slots: trials at a time.
         label: a name for the result.
     """
     from rankray.store import open_study
@@ -132,12 +132,14 @@ def recorded_curve(config: Config, rows: list[dict[str, Any]]) -> Curve:
         rows: recorded trials, each with `params` and `steps` as `rankray.store.views.trial` gives them.
 
     Raises:
-        UserError: there is no complete trial among them.
+        UserError: none of them is complete.
     """
     space, metric = distributions(config), config.study.metric
     whole = [row for row in rows if row["state"] == "complete" and row["steps"]]
     if not whole:
-        raise UserError("rehearse: no complete trial was recorded; use synthetic curves, or finish some trials first")
+        raise UserError(
+            "rehearse: no complete trial was recorded; needed: at least one; use synthetic curves, or finish a trial"
+        )
 
     def distance(row: dict[str, Any], params: Mapping[str, Any]) -> float:
         apart = 0.0

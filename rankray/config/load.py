@@ -3,7 +3,7 @@
 `load_config(file, overrides)` reads the file, applies `--set a.b=c` overrides, follows `space:` to its file, validates
 everything, and raises one `ConfigError` that lists every problem found, one line each:
 
-    search.yaml:7: loss.temprature: unknown key (did you mean 'temperature'?); allowed: alpha, base, ...
+    search.yaml:7: loss.temprature: unknown key (did you mean 'temperature'?); allowed: alpha, ...; correct the key
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from rankray.config.params import set_path
+from rankray.config.problems import Key, problems_of
 from rankray.config.schema import Config
-from rankray.config.space import set_path, space_problems
+from rankray.config.space import space_problems
 from rankray.errors import ConfigError, nearest
 
-Key = tuple[str | int, ...]
 MAX_PROBLEMS = 12
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-5` as the number it is (YAML 1.1 takes it for a string)."""
+    """SafeLoader that reads `1e-5` as a number (in YAML 1.1 it is a string)."""
 
 
 _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
@@ -77,7 +78,8 @@ def load_config(file: str | Path, overrides: Sequence[str] = (), name: str | Non
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_list([_problem(item, places, shown) for item in error.errors()])) from error
+        problems = [f"{_place(places, key, shown)}: {text}" for key, text in problems_of(error)]
+        raise ConfigError(_list(problems)) from error
     problems = [
         f"{_place(places, ('space', path), shown)}: space.{path}: {message}" for path, message in space_problems(config)
     ]
@@ -100,14 +102,15 @@ def _read(file: Path, shown: str) -> tuple[dict[str, Any], dict[Key, str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{shown}: cannot be read ({error}); give the path of a YAML configuration") from error
     places: dict[Key, str] = {}
+    loader = _Loader(text)
     try:
-        root = yaml.compose(text, Loader=_Loader)
-        tree = yaml.load(text, Loader=_Loader)
+        root = loader.get_single_node()
+        tree = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{shown}:{line}: not valid YAML: {error.problem}; mend that line") from error
+        raise ConfigError(f"{shown}:{line}: not valid YAML: {error.problem}; fix that line") from error
     if not isinstance(tree, dict) or root is None:
-        raise ConfigError(f"{shown}: got {type(tree).__name__}; write a mapping that starts with name:, model:, data:")
+        raise ConfigError(f"{shown}: got {type(tree).__name__}; allowed: a mapping; start it with name:, model:, data:")
     _note_places(root, (), places, shown)
     return tree, places
 
@@ -135,12 +138,12 @@ def _apply_override(tree: dict[str, Any], places: dict[Key, str], override: str)
     try:
         value = parse_value(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML ({error})") from error
+        raise ConfigError(f"--set {override}: the value is not valid YAML ({error}); quote or correct it") from error
     place = f"--set {path}"
     if path.startswith("space."):
         space = tree.setdefault("space", {})
         if not isinstance(space, dict):
-            raise ConfigError(f"{place}: space: names a file ({space}); edit that file or set the whole of space")
+            raise ConfigError(f"{place}: space: is a file ({space}); edit that file, or set the whole of space")
         space[path.removeprefix("space.")] = value
         places[("space", path.removeprefix("space."))] = place
         return
@@ -180,54 +183,6 @@ def _place(places: dict[Key, str], key: Key, default: str) -> str:
         if key[:end] in places:
             return places[key[:end]]
     return default
-
-
-def _problem(item: Any, places: dict[Key, str], shown: str) -> str:
-    """Turn one pydantic error into `where: path: what; what is allowed; what to do`."""
-    loc: Key = tuple(item["loc"])
-    place, path = _place(places, loc, shown), ".".join(str(part) for part in loc)
-    given, kind, context = item.get("input"), item["type"], item.get("ctx", {})
-    if kind == "extra_forbidden":
-        allowed = _allowed_keys(loc[:-1])
-        near = nearest(loc[-1], allowed)
-        return f"{place}: {path}: unknown key{near}; allowed: {', '.join(sorted(allowed))}"
-    if kind == "missing":
-        return f"{place}: {path}: missing; {_describe(loc)}"
-    if kind == "literal_error":
-        near = nearest(given, re.findall(r"'(.*?)'", context["expected"]))
-        return f"{place}: {path}: got {given!r}{near}; allowed: {context['expected']}"
-    if kind == "value_error":
-        message = str(context.get("error", item["msg"]))
-        metric = message.split(":")[0]
-        if not path and metric in ("study.metric", "study.direction"):
-            return f"{_place(places, tuple(metric.split('.')), shown)}: {message}"
-        return f"{place}: {path}: {message}"
-    if kind == "string_pattern_mismatch":
-        return f"{place}: {path}: got {given!r}; {_describe(loc)}"
-    return f"{place}: {path}: got {given!r}; {item['msg'][:1].lower()}{item['msg'][1:]}"
-
-
-def _section(loc: Key) -> type[BaseModel] | None:
-    model: type[BaseModel] = Config
-    for part in loc:
-        info = model.model_fields.get(str(part))
-        options = (info.annotation, *getattr(info.annotation, "__args__", ())) if info else ()
-        inner = [t for t in options if isinstance(t, type) and issubclass(t, BaseModel)]
-        if not inner:
-            return None
-        model = inner[0]
-    return model
-
-
-def _allowed_keys(loc: Key) -> list[str]:
-    model = _section(loc)
-    return list(model.model_fields) if model else []
-
-
-def _describe(loc: Key) -> str:
-    model = _section(loc[:-1])
-    info = model.model_fields.get(str(loc[-1])) if model else None
-    return (info.description if info and info.description else "this key is required").rstrip(".")
 
 
 def _list(problems: list[str]) -> str:

@@ -7,21 +7,33 @@ in YAML, with `--set`, in the search space, in the store and in logs.
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rankray.errors import nearest
+from rankray.loss.knobs import KeyOf, Knobs, NonNegative, Positive
 
-SAMPLERS = ("tpe", "random")
-PRUNERS = ("successive_halving", "hyperband", "median", "none")
-Objective = Literal["sft", "dft", "talr", "eaft", "rri"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+if TYPE_CHECKING:
+    from rankray.config.space import SearchSpace
+
 PositiveInt = Annotated[int, Field(ge=1)]
+
+
+BASELINES: dict[str, dict[str, Any]] = {
+    "sft": {"loss.objective": "sft"},
+    "paper": {
+        "loss.objective": "rri",
+        "loss.form": "bound",
+        "loss.temperature": 1.0,
+        "loss.entropy_weight": 1.0,
+        "loss.max_scale": None,
+    },
+}
+"""Settings to compare every search with: plain SFT, and the paper's (its base weight is the file's own)."""
 
 
 class Section(BaseModel):
@@ -53,47 +65,24 @@ class ModelSection(Section):
     lora: LoraSection | None = None
     """Train low-rank adapters instead of all weights; null trains everything."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Off unless you read that code."""
+    """Run code that comes with the model. Leave it off unless you have read that code."""
 
 
 class DataSection(Section):
-    """What is learnt and what is measured."""
+    """What the model learns from, and what it is measured on."""
 
     train: str = Field(min_length=1)
     """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet or .csv file."""
     eval: str = Field(min_length=1)
     """Held-out examples, in the same form."""
     prompt: str = "{prompt}"
-    """Template over columns for what the model is given; not trained on."""
+    """Template over columns for the model's input; not trained on."""
     completion: str = "{completion}"
-    """Template over columns for what the model is to answer; the only tokens that are trained on."""
+    """Template over columns for the answer the model should give; the only tokens that are trained on."""
     messages: str | None = None
     """Column of chat messages (`role`, `content`); the last assistant turn is trained on. Replaces the templates."""
     max_length: Annotated[int, Field(ge=2)] = 2048
-    """Tokens per example; what is longer is cut at the end."""
-
-
-class LossSection(Section):
-    """How each token's loss is weighted."""
-
-    objective: Objective = "rri"
-    """`sft` weighs every token 1, `dft` by p_t, `talr` by p_t^(1/T), `eaft` by entropy, `rri` by relative rank."""
-    form: Literal["bound", "exact"] = "bound"
-    """Form of the indicator (rri): `bound` is what the paper trains with, `exact` uses the expected rank itself."""
-    base: Literal["one", "prob"] = "prob"
-    """Base weight that the relative scale multiplies (rri): `one`, or the target's probability (the paper, maths)."""
-    temperature: Positive = 1.0
-    """Rank-mapping temperature of the indicator (rri); 1 is the paper, large values give the base objective itself."""
-    entropy_weight: NonNegative = 1.0
-    """Weight of the expected rank against the rank itself (rri); 1 is the paper, 0 looks at probability only."""
-    max_scale: Positive | None = None
-    """Cap on the relative scale S (rri); null leaves it as it is."""
-    min_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Floor under a token's weight (talr)."""
-    talr_temperature: Positive | Literal["auto"] = "auto"
-    """T of talr; `auto` takes the median over the batch's sequences of their mean NLL in nats."""
-    alpha: NonNegative = 1.0
-    """Exponent of the normalised top-20 entropy (eaft)."""
+    """Tokens per example; longer examples are cut at the end."""
 
 
 class TrainSection(Section):
@@ -112,7 +101,7 @@ class TrainSection(Section):
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay of AdamW."""
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
-    """How the learning rate goes on after the warm-up."""
+    """How the learning rate changes after the warm-up."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of data order, dropout and adapters."""
     checkpoint_every_steps: PositiveInt | None = None
@@ -127,12 +116,15 @@ class TrainSection(Section):
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainSection:
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+            raise ValueError(
+                f"got micro_batch_size {self.micro_batch_size}; allowed: a divisor of batch_size {self.batch_size}; "
+                "change one of the two"
+            )
         return self
 
 
 class EvaluateSection(Section):
-    """What is measured on the held-out examples, and when."""
+    """What is measured on the held-out examples, and how often."""
 
     every_steps: PositiveInt = 25
     """Steps between evaluations: each is a report, and a chance to prune."""
@@ -145,7 +137,7 @@ class EvaluateSection(Section):
     max_new_tokens: PositiveInt = 128
     """Longest answer that `accuracy` and `pass@k` generate, in tokens."""
     answer: str = "auto"
-    """What of a text is the answer: `auto` (after the last `####`, else the last number, else all of it), `text`
+    """Which part of a text is the answer: `auto` (after the last `####`, else the last number, else all of it), `text`
     (all of it, stripped), or a regular expression with one group, whose last match counts."""
     sampling_temperature: Positive = 1.0
     """Logit temperature of the answers sampled for `pass@k`."""
@@ -159,7 +151,8 @@ class EvaluateSection(Section):
         for name in names:
             if name not in ("nll", "token_accuracy", "accuracy") and not re.fullmatch(r"pass@[1-9]\d*", name):
                 raise ValueError(
-                    f"unknown metric {name!r}; choose from nll, token_accuracy, accuracy, pass@k (as in pass@4)"
+                    f"unknown metric {name!r}; allowed: nll, token_accuracy, accuracy, pass@k (as in pass@4); choose "
+                    "from these"
                 )
         return names
 
@@ -168,66 +161,56 @@ class EvaluateSection(Section):
     def _function_form(cls, names: list[str]) -> list[str]:
         for name in names:
             if not re.fullmatch(r"[\w.]+:\w+", name):
-                raise ValueError(f"{name!r} is not of the form module:function")
+                raise ValueError(f"got {name!r}; allowed: module:function; as in my_package.my_module:name")
         return names
 
 
 def default_store() -> str:
-    """Return the store that is used where none is given: RANKRAY_STORE, or a SQLite file in the current directory."""
+    """Return the store to use where none is given: RANKRAY_STORE, or a SQLite file in the current directory."""
     return os.environ.get("RANKRAY_STORE") or "sqlite:///rankray.db"
 
 
-def _both_baselines() -> list[Literal["sft", "paper"]]:
-    return ["sft", "paper"]
-
-
 class StudySection(Section):
-    """The search: what is optimised, how, and for how long."""
+    """The search: what it optimises, how, and for how long."""
 
     metric: str = "eval/nll"
-    """What a trial is judged by; must not depend on the weights that are searched."""
+    """Metric that trials are compared on; it must not depend on the weights that are searched."""
     direction: Literal["minimize", "maximize"] | None = None
-    """`minimize` or `maximize`; null knows the built-in metrics."""
+    """`minimize` or `maximize`; null takes the direction of a built-in metric."""
     sampler: str | dict[str, Any] = "tpe"
-    """Who proposes: `tpe`, `random`, or `{name: tpe, ...}` with the sampler's own options."""
+    """Sampler that proposes settings: a name such as `tpe` or `random`, or `{name: tpe, ...}` with its own options. The
+    error of an unknown name lists them all."""
     pruner: str | dict[str, Any] = "successive_halving"
-    """Who stops hopeless trials: `successive_halving`, `hyperband`, `median`, `none`, or `{name: ...}` with options."""
+    """Pruner that stops hopeless trials: a name such as `successive_halving` or `none`, or `{name: ..., ...}` with its
+    own options. The error of an unknown name lists them all."""
     trials: PositiveInt = 64
-    """Finished trials (complete and pruned) that the study is to hold; raise it to extend a finished search."""
+    """Finished trials (complete and pruned) that the study should hold; raise it to extend a finished search."""
     seeds: PositiveInt = 1
-    """Training runs per trial, each with a seed of its own; the metrics are their running mean."""
+    """Training runs per trial, each with its own seed; the metrics are their running mean."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the sampler."""
     max_failures_per_trial: Annotated[int, Field(ge=0)] = 0
-    """How often a trial that failed is tried again from its last checkpoint before it is FAILED."""
+    """How often a trial that failed is retried from its last checkpoint before it is FAILED."""
     keep_best: PositiveInt = 3
-    """How many complete trials keep their checkpoints, the best ones; those of all others go when their trial ends."""
-    baselines: list[Literal["sft", "paper"]] = Field(default_factory=_both_baselines)
-    """Settings tried first where the space holds them: plain SFT, and the paper's fixed setting."""
+    """How many of the best complete trials keep their checkpoints; those of all others are deleted when their trial
+    ends."""
+    baselines: list[Annotated[str, KeyOf(lambda: BASELINES)]] = Field(default_factory=lambda: list(BASELINES))
+    """Settings tried first where the space contains them: plain SFT, and the paper's fixed setting."""
     warm_start: list[dict[str, Any]] = Field(default_factory=list)
     """Points of the space to try first, each a mapping of dotted paths to values; enqueued once."""
 
-    @field_validator("sampler", "pruner")
-    @classmethod
-    def _known_strategy(cls, given: str | dict[str, Any], info: ValidationInfo) -> str | dict[str, Any]:
-        allowed = SAMPLERS if info.field_name == "sampler" else PRUNERS
-        name = given.get("name") if isinstance(given, dict) else given
-        if name not in allowed:
-            raise ValueError(f"got {name!r}{nearest(name, allowed)}; allowed: {', '.join(allowed)}")
-        return given
-
 
 class ResourcesSection(Section):
-    """What one trial occupies, and how many run at a time."""
+    """What one trial occupies, and how many trials run at a time."""
 
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
-    """Worker processes per trial; `[least, most]` takes what there is, and grows or shrinks while the trial runs."""
+    """Worker processes per trial; `[least, most]` takes what is free, and grows or shrinks while the trial runs."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     """CPUs reserved for a worker."""
     gpus_per_worker: NonNegative = 0
     """GPUs reserved for a worker; a fraction shares one."""
     concurrency: PositiveInt | Literal["auto"] = "auto"
-    """Trials at a time; `auto` fills what the cluster has, and on one machine tries at first whether fewer get
+    """Trials at a time; `auto` fills the cluster, and on one machine first measures whether fewer trials at a time get
     more done."""
 
     @property
@@ -239,7 +222,7 @@ class ResourcesSection(Section):
     @classmethod
     def _least_before_most(cls, given: int | tuple[int, int]) -> int | tuple[int, int]:
         if not isinstance(given, int) and given[0] >= given[1]:
-            raise ValueError(f"got {list(given)}; allowed is a number, or [least, most] with least below most")
+            raise ValueError(f"got {list(given)}; allowed: a number, or [least, most] with least below most")
         return given
 
 
@@ -250,19 +233,19 @@ class Config(Section):
     """The study's name: letters, digits, dot, dash and underscore; the file's own name where it is left out."""
     model: ModelSection
     data: DataSection
-    loss: LossSection = LossSection()
+    loss: Knobs = Knobs()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
     space: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Dotted path to distribution: `{float: [low, high], log: true}`, `{int: [low, high], step: 1}`, `{choice: [...]}`,
-    each with an optional `when: {path: value}`; or the path of a file that holds such a mapping."""
+    each with an optional `when: {path: value}`; or the path of a file that contains such a mapping."""
     study: StudySection = StudySection()
     resources: ResourcesSection = ResourcesSection()
     store: str = Field(default_factory=lambda: default_store())
-    """Where the truth is kept: a sqlite, postgresql, mysql, journal or grpc URL; RANKRAY_STORE is the default."""
+    """Where the study is kept: a sqlite, postgresql, mysql, journal or grpc URL; RANKRAY_STORE is the default."""
     storage: str = "./rankray-runs"
-    """Where checkpoints are kept: a directory that all nodes see, or `s3://bucket/prefix` or `gs://bucket/prefix`, with
-    options such as `?region=eu-west-1`. Credentials come from each node's environment, profile or role, never from
+    """Where checkpoints are kept: a directory that all nodes can reach, or `s3://bucket/prefix` or `gs://bucket/prefix`,
+    with options such as `?region=eu-west-1`. Credentials come from each node's environment, profile or role, never from
     here."""
 
     @field_validator("storage")
@@ -287,7 +270,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _metric_is_measured(self) -> Config:
-        """Refuse weighted and unmeasured metrics: a study must select on something its weights cannot bend."""
+        """Refuse weighted and unmeasured metrics: a study must select on something its weights cannot change."""
         metric, measured = self.study.metric, ["eval/nll", *(f"eval/{name}" for name in self.evaluate.metrics)]
         if metric in WEIGHTED_METRICS:
             raise ValueError(
@@ -296,12 +279,30 @@ class Config(Section):
             )
         if metric not in measured and not (metric.startswith("eval/") and self.evaluate.functions):
             raise ValueError(
-                f"study.metric: {metric!r} is not measured; choose from {', '.join(dict.fromkeys(measured))}, "
-                "or add it to evaluate.metrics"
+                f"study.metric: {metric!r} is not measured; allowed: {', '.join(dict.fromkeys(measured))}; choose "
+                "one of these, or add it to evaluate.metrics"
             )
         if self.study.direction is None and metric not in DIRECTIONS and "pass@" not in metric:
-            raise ValueError(f"study.direction: missing for {metric!r}; set minimize or maximize")
+            raise ValueError(f"study.direction: missing for {metric!r}; allowed: minimize, maximize; set one")
         return self
+
+    @model_validator(mode="after")
+    def _loss_is_finite(self) -> Config:
+        """Refuse infinite settings, which `rankray.loss` takes: a study is stored as JSON, which has no infinity."""
+        for name, value in self.loss:
+            if isinstance(value, float) and math.isinf(value):
+                raise ValueError(f"loss.{name}: got {value}; allowed: a finite number; set a very large one instead")
+        return self
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """The parsed and checked `space:`. Made on first use, and kept with this configuration and its copies."""
+        kept: SearchSpace | None = self.__dict__.get("_search_space")
+        if kept is None or kept.source is not self.space:
+            from rankray.config.space import parse_space
+
+            kept = self.__dict__["_search_space"] = parse_space(self)
+        return kept
 
     @property
     def full_steps(self) -> int:
@@ -323,7 +324,7 @@ DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
     "eval/token_accuracy": "maximize",
 }
 SEARCHABLE_SECTIONS = ("model", "data", "loss", "train")
-"""Sections whose fields a space may vary; the others say how the search itself is run."""
+"""Sections whose fields a space may vary; the others say how the search itself runs."""
 FREE_FIELDS = (
     "study.trials",
     "study.keep_best",

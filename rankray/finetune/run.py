@@ -28,11 +28,9 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from pydantic import ValidationError
 
-from rankray.config import Config
+from rankray.config import Config, config_from
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
-from rankray.errors import ConfigError
 from rankray.evaluate.run import evaluate, load_function
 from rankray.finetune.arguments import lora_config, sft_arguments, world_size
 from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
@@ -68,11 +66,7 @@ def run(spec: TrialSpec, reporter: Reporter) -> Outcome:
     Raises:
         ConfigError, DataError, ModelError, LossError: the trial cannot be trained as configured.
     """
-    try:
-        config = Config.model_validate(spec.config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}") from error
+    config = config_from(spec.config)
     with quiet(), clean_process(config.train.threads):
         return _Trial(config, spec, reporter).run()
 

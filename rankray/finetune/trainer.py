@@ -20,8 +20,7 @@ from torch import Tensor
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
-from rankray.config.schema import LossSection
-from rankray.loss import LossStats, weighted_nll_with_stats
+from rankray.loss import Knobs, LossStats, weighted_nll_with_stats
 from rankray.model.head import HeadInputs, attach_head, plain_model, sequence_nlls
 
 StepFunction = Callable[["RankrayTrainer", int], str]
@@ -39,8 +38,8 @@ class RankrayTrainer(SFTTrainer):
 
     loss_is_scaled_for_ga: Any = True
 
-    def __init__(self, *, loss: LossSection, on_step: StepFunction, **arguments: Any) -> None:
-        self._knobs = loss.model_dump()
+    def __init__(self, *, loss: Knobs, on_step: StepFunction, **arguments: Any) -> None:
+        self._knobs = loss
         self._shares_temperature = loss.objective == "talr" and loss.talr_temperature == "auto"
         self._stats: LossStats | None = None
         self.on_step = on_step
@@ -71,7 +70,7 @@ class RankrayTrainer(SFTTrainer):
                 sequence_N=given.sequence_N,
                 num_items=items,
                 **given.head.options,
-                **self._knobs,
+                knobs=self._knobs,
             )
             return loss, stats.vector()
 
@@ -86,9 +85,9 @@ class RankrayTrainer(SFTTrainer):
         """Collect the parts of a batch; for talr also settle what T they share."""
         parts, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._shares_temperature and (len(parts) > 1 or self.accelerator.num_processes > 1):
-            self._knobs["talr_temperature"] = self._median_nll(parts)
+            self._knobs = self._knobs.model_copy(update={"talr_temperature": self._median_nll(parts)})
         elif self._shares_temperature:
-            self._knobs["talr_temperature"] = "auto"
+            self._knobs = self._knobs.model_copy(update={"talr_temperature": "auto"})
         return parts, items
 
     def _median_nll(self, parts: list[dict[str, Any]]) -> float:

@@ -1,15 +1,16 @@
-"""The weighted token losses: statistics, weights, the fused chunked pass, and the oracle they are checked against.
+"""The weighted token losses: statistics, weights, the fused chunked pass, and the oracle to check them against.
 
-Usable on its own: needs torch and numpy, nothing of transformers or Ray. Names load on first use, so importing
-`rankray.loss` costs nothing until one of them is touched.
+Usable on its own: needs torch, numpy and pydantic, but neither transformers nor Ray. Names load on first use, so
+importing `rankray.loss` costs nothing until one of them is used.
 
     token_stats(logits_NV, target_N)                      what a weight may look at, per token
-    token_weights(stats, objective, **knobs)              the weight of each token, stop-gradient
-    weighted_nll(hidden_NH, head_VH, label_N, ...)        the loss, logits never materialised
-    weighted_nll_with_stats(...)                          the same and the sums a trainer logs, for free
+    token_weights(stats, objective, **settings)           the weight of each token, stop-gradient
+    weighted_nll(hidden_NH, head_VH, label_N, ...)        the loss, without materialising all logits
+    weighted_nll_with_stats(...)                          the same, and the sums a trainer logs, at no extra cost
     plain_stats(hidden_NH, head_VH, label_N)              evaluation: plain NLL and accuracy, no gradients
+    Knobs                                                 the settings: the `loss:` block of a configuration
     WEIGHTS                                               objective name -> weight function: the extension point
-    reference                                             the same in float64, full logits, as the paper writes it
+    reference                                             the same in float64, with full logits, as in the paper
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rankray.loss import reference
     from rankray.loss.chunked import plain_stats, weighted_nll, weighted_nll_with_stats
-    from rankray.loss.stats import TokenStats, token_stats
+    from rankray.loss.knobs import Knobs
+    from rankray.loss.stats import token_stats
+    from rankray.loss.tokens import TokenStats
     from rankray.loss.totals import LossStats
-    from rankray.loss.weights import WEIGHTS, Knobs, token_weights
+    from rankray.loss.weights import WEIGHTS, token_weights
 
 __all__ = [
     "WEIGHTS",
@@ -39,9 +42,9 @@ __all__ = [
 
 _HOME = {
     "WEIGHTS": "weights",
-    "Knobs": "weights",
+    "Knobs": "knobs",
     "LossStats": "totals",
-    "TokenStats": "stats",
+    "TokenStats": "tokens",
     "plain_stats": "chunked",
     "token_stats": "stats",
     "token_weights": "weights",

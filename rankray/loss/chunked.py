@@ -1,10 +1,10 @@
-"""The weighted token loss from hidden states and output head, without ever holding the logits.
+"""The weighted token loss from hidden states and output head, without ever holding all logits in memory.
 
 Shapes: N tokens, V vocabulary, H hidden, C tokens of one chunk.
 
     loss = sum over supervised tokens of w * (-ln p_t) / num_items
 
-`fused.py` does the pass; here are the public calls, the checks and the choice of the chunk.
+`fused.py` does the pass; here are the public calls, the checks and the choice of the chunk size.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from rankray.errors import LossError
-from rankray.loss.fused import FusedLoss, Outcome, Plan, Slot, fused_pass
+from rankray.loss.fused import FusedLoss, PassResult, Plan, Slot, fused_pass
+from rankray.loss.knobs import Knobs, make_knobs
 from rankray.loss.stats import CHUNK_TOKENS, check_targets, stats_dtype
 from rankray.loss.totals import LossStats
 from rankray.loss.weights import (
     WEIGHTS,
-    Knobs,
-    check_knobs,
     needed_stats,
     needs_talr_temperature,
     relative_scale,
@@ -35,24 +34,28 @@ from rankray.loss.weights import (
 IGNORED = -100
 """The label of a token that is not supervised."""
 
+PLAIN = Knobs(objective="sft")
+"""Every token has weight 1."""
+
 Call = ParamSpec("Call")
 Result = TypeVar("Result")
 
 
 def _eager(function: Callable[Call, Result]) -> Callable[Call, Result]:
-    """Under torch.compile, break the graph and run the function as it is: it makes gradients in forward, with numpy."""
+    """Under torch.compile, break the graph and run the function eagerly: it makes gradients in forward, with numpy."""
 
     @wraps(function)
     def call(*args: Call.args, **kwargs: Call.kwargs) -> Result:
         if torch.compiler.is_compiling():
-            return cast(Result, torch.compiler.disable(function)(*args, **kwargs))
+            eager = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+            return cast(Result, eager(*args, **kwargs))
         return function(*args, **kwargs)
 
     return call
 
 
 def weighted_nll(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor, **options: Any) -> Tensor:
-    """Return the weighted loss, a scalar: the first of what `weighted_nll_with_stats` returns; same arguments."""
+    """Return the weighted loss, a scalar; `weighted_nll_with_stats` returns it first, and has the same arguments."""
     return weighted_nll_with_stats(hidden_NH, head_VH, label_N, **options)[0]
 
 
@@ -62,7 +65,7 @@ def weighted_nll_with_stats(
     head_VH: Tensor,
     label_N: Tensor,
     *,
-    objective: str = "rri",
+    objective: str | None = None,
     bias_V: Tensor | None = None,
     num_items: int | float | Tensor | None = None,
     chunk_size: int | None = None,
@@ -70,16 +73,17 @@ def weighted_nll_with_stats(
     logit_softcap: float | None = None,
     sequence_N: Tensor | None = None,
     exact_ranks: bool = False,
-    **knobs: Any,
+    knobs: Knobs | None = None,
+    **settings: Any,
 ) -> tuple[Tensor, LossStats]:
     """Return the weighted loss and the sums to log beside it.
 
     Same value as
 
         logits_NV = linear(hidden_NH, head_VH, bias_V) * logit_scale
-        logits_NV = logit_softcap * tanh(logits_NV / logit_softcap)                      # where there is a softcap
+        logits_NV = logit_softcap * tanh(logits_NV / logit_softcap)                      # if there is a softcap
         keep_N = label_N != -100
-        weight = token_weights(token_stats(logits_NV[keep_N], label_N[keep_N]), objective, **knobs)
+        weight = token_weights(token_stats(logits_NV[keep_N], label_N[keep_N]), objective, **settings)
         loss = (weight.detach() * cross_entropy(logits_NV[keep_N], label_N[keep_N], reduction="none")).sum() / num_items
 
     and the same gradients, without allocating `(N, V)` forward or backward. Ignored tokens cost nothing. Without a
@@ -87,45 +91,51 @@ def weighted_nll_with_stats(
     non-finite; a logit of -inf beside the target is a token of probability 0. Not twice differentiable.
 
     Args:
-        hidden_NH: what goes into the head. Under autocast the products run in the autocast dtype.
+        hidden_NH: the input of the head. Under autocast the products run in the autocast dtype.
         head_VH: the head's weight; its gradient is accumulated in float32, and only computed if it is trained. A
             DTensor (FSDP2) is gathered, see `whole`.
         label_N: the token to predict from each row (already shifted); -100 is ignored.
-        objective: a key of `WEIGHTS`.
+        objective: a key of `WEIGHTS`; None: the default of `Knobs`, rri.
         bias_V: the head's bias.
         num_items: the denominator: supervised tokens in the *global* batch (over accumulation steps and ranks).
             None: the supervised tokens given.
-        chunk_size: tokens whose logits live at a time; None: `choose_chunk_tokens`.
+        chunk_size: tokens whose logits are in memory at a time; None: `choose_chunk_tokens`.
         logit_scale: multiplies the logits (Cohere; Granite's divisor is 1 / logit_scale).
         logit_softcap: > 0, in logits (Gemma).
         sequence_N: see `token_weights`; only for talr with talr_temperature="auto", which costs a first forward pass.
         exact_ranks: sort for the expected rank of rri's exact form. Without it, tokens are counted into buckets where
-            V is large, which leaves S within 1e-5 / temperature of its value on a CPU (sorting the rows where it would
-            not) and within 1e-3 / temperature with Triton, there without error where the logits have 16 bits.
-        knobs: see `token_weights`.
+            V is large, which keeps S within 1e-5 / temperature of its value on a CPU (rows where it would not are
+            sorted) and within 1e-3 / temperature with Triton, and has no error there if the logits have 16 bits.
+        knobs: settings that were checked before, objective included: what a trainer passes with every micro batch.
+        settings: fields of `Knobs` by name instead, checked at each call; see `token_weights`.
 
     Returns:
         the loss, a 0-d tensor in float32 (float64 for float64 inputs), and its `LossStats`.
 
     Raises:
-        LossError: shapes that do not fit, a label outside the vocabulary, an impossible knob or option.
+        LossError: shapes that do not match, a label outside the vocabulary, an impossible setting or option.
 
     Source: arXiv:2602.01745, the weighted objective.
     """
-    checked = check_knobs(objective, knobs)
+    checked = make_knobs(knobs, objective, **settings)
     _check_shapes(hidden_NH, head_VH, label_N, bias_V, sequence_N)
     _check_options(num_items, chunk_size, logit_scale, logit_softcap)
     head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
     plan = _plan(hidden_NH, head_VH, label_N, num_items, chunk_size, logit_scale, logit_softcap)
-    if needs_talr_temperature(objective, checked):
+    if needs_talr_temperature(checked):
         first = fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False))
         sequence_T = None if sequence_N is None else sequence_N[plan.row_T]
-        checked = replace(checked, talr_temperature=talr_temperature(-first.stats.log_prob_N, sequence_T))
-    weigh = WEIGHTS[objective]
-    wanted = needed_stats(objective, checked)
-    plan = replace(plan, wanted=wanted, weigh=lambda stats: weigh(stats, checked), exact_ranks=exact_ranks)
-    loss, outcome = _run(hidden_NH, head_VH, bias_V, plan)
-    return loss, _totals(outcome, objective, checked)
+        temperature = talr_temperature(-first.stats.log_prob_N, sequence_T)
+        checked = checked.model_copy(update={"talr_temperature": temperature})
+    weight_function = WEIGHTS[checked.objective]
+    plan = replace(
+        plan,
+        wanted=needed_stats(checked),
+        weights_of=lambda stats: weight_function(stats, checked),
+        exact_ranks=exact_ranks,
+    )
+    loss, result = _run(hidden_NH, head_VH, bias_V, plan)
+    return loss, _totals(result, checked)
 
 
 @torch.no_grad()
@@ -148,7 +158,7 @@ def plain_stats(
         hidden_NH,
         head_VH,
         label_N,
-        objective="sft",
+        knobs=PLAIN,
         bias_V=bias_V,
         chunk_size=chunk_size,
         logit_scale=logit_scale,
@@ -160,7 +170,7 @@ def whole(parameter: Tensor) -> Tensor:
     """Return a parameter as a plain tensor: a DTensor gathered from its mesh, anything else as it is.
 
     The gradient that flows back is averaged over the mesh and sharded like the parameter, as FSDP2 does with every
-    parameter it gathers itself; so every rank of the mesh must make the call, each with its own tokens.
+    parameter that it gathers itself. So every rank of the mesh must make the call, each with its own tokens.
     """
     if type(parameter) in (Tensor, torch.nn.Parameter):
         return parameter
@@ -171,14 +181,14 @@ def whole(parameter: Tensor) -> Tensor:
     mesh = parameter.device_mesh
     gathered: Tensor = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
     if gathered.requires_grad:
-        gathered.register_hook(lambda gradient: gradient / mesh.size())
+        gathered.register_hook(lambda gradient: gradient / mesh.size())  # type: ignore[no-untyped-call]
     return gathered
 
 
 def choose_chunk_tokens(vocabulary: int, bytes_per_logit: int, device: torch.device) -> int:
-    """How many tokens' logits to hold at a time: 256, fewer where they would take over 1/64 of the device's memory.
+    """How many tokens' logits to hold at a time: 256, or fewer if they would take over 1/64 of the device's memory.
 
-    Depends on the memory the device has, not on what is free: a resumed run must cut its chunks as the first one did,
+    It depends on the size of the memory, not on how much is free: a resumed run must use the chunks of the first one,
     or its sums would differ in the last bit.
     """
     budget_bytes = _memory_bytes(device) // 64
@@ -204,7 +214,7 @@ def _plan(
     logit_scale: float,
     logit_softcap: float | None,
 ) -> Plan:
-    """Settle everything but the objective; as it stands it is sft's."""
+    """Return the plan of `sft`; the caller replaces what depends on the objective."""
     device = hidden_NH.device
     row_T = (label_N != IGNORED).nonzero().squeeze(1)
     label_T = label_N[row_T].long()
@@ -223,8 +233,8 @@ def _plan(
         row_T=row_T,
         label_T=label_T,
         inverse_items=1.0 / items,
-        wanted=needed_stats("sft", Knobs()),
-        weigh=lambda stats: torch.ones_like(stats.log_prob_N),
+        wanted=needed_stats(PLAIN),
+        weights_of=lambda stats: torch.ones_like(stats.log_prob_N),
         chunk_tokens=chunk_size,
         compute_dtype=dtype,
         logit_scale=logit_scale,
@@ -232,21 +242,21 @@ def _plan(
     )
 
 
-def _run(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan) -> tuple[Tensor, Outcome]:
+def _run(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan) -> tuple[Tensor, PassResult]:
     inputs = [tensor for tensor in (hidden_NH, head_VH, bias_V) if tensor is not None]
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
-        outcome = fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False))
-        return outcome.loss, outcome
+        result = fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False))
+        return result.loss, result
     slot = Slot()
-    loss = FusedLoss.apply(hidden_NH, head_VH, bias_V, plan, slot)
-    assert slot.outcome is not None
-    return loss, slot.outcome
+    loss: Tensor = FusedLoss.apply(hidden_NH, head_VH, bias_V, plan, slot)  # type: ignore[no-untyped-call]
+    assert slot.result is not None
+    return loss, slot.result
 
 
-def _totals(outcome: Outcome, objective: str, knobs: Knobs) -> LossStats:
-    stats = outcome.stats
-    scale_T = relative_scale(stats, knobs) if objective == "rri" else torch.ones_like(outcome.weight_T)
-    return LossStats.of(stats.log_prob_N, outcome.weight_T, scale_T, outcome.correct_T)
+def _totals(result: PassResult, knobs: Knobs) -> LossStats:
+    stats = result.stats
+    scale_T = relative_scale(stats, knobs) if knobs.objective == "rri" else torch.ones_like(result.weight_T)
+    return LossStats.of(stats.log_prob_N, result.weight_T, scale_T, result.correct_T)
 
 
 def _check_shapes(

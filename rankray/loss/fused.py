@@ -1,11 +1,11 @@
-"""One pass over the tokens that yields loss, statistics and gradients together, a chunk of logits at a time.
+"""One pass over the tokens that computes loss, statistics and gradients together, a chunk of logits at a time.
 
 Shapes: N tokens, T supervised tokens, V vocabulary, H hidden, C tokens of one chunk; a trailing 1 is a kept dimension.
 
 Weights are stop-gradient, so the gradient with respect to the logits is known as soon as the logits are:
-`weight * (softmax - onehot)`. Each chunk therefore forms its logits once, takes statistics, weight and gradient from
-them and lets them go; backward only multiplies by the gradient of the output. Live at any time: one (C, V) buffer
-(a second with a softcap, a narrow one for half precision; with Triton one in all) and, where the head is trained, its
+`weight * (softmax - onehot)`. Each chunk therefore computes its logits once, takes statistics, weight and gradient from
+them and frees them; backward only multiplies by the gradient of the output. In memory at any time: one (C, V) buffer
+(a second with a softcap, a narrow one for half precision; with Triton one in total) and, where the head is trained, its
 gradient.
 """
 
@@ -22,28 +22,30 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rankray.loss.gradients import Gradients
-from rankray.loss.stats import ChunkReader, TokenStats, cat_stats, stats_dtype
+from rankray.loss.stats import ChunkReader, cat_stats, stats_dtype
+from rankray.loss.tokens import TokenStats
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compute, settled before the first chunk."""
+    """What to compute, decided before the first chunk."""
 
     row_T: Tensor
-    """Where the supervised tokens stand in the batch."""
+    """Positions of the supervised tokens in the batch."""
     label_T: Tensor
     inverse_items: float | Tensor
     """1 / (number of supervised tokens in the global batch)."""
     wanted: frozenset[str]
     """Statistics that the weight looks at."""
-    weigh: Callable[[TokenStats], Tensor]
+    weights_of: Callable[[TokenStats], Tensor]
+    """The weight of each token, from its statistics."""
     chunk_tokens: int
     compute_dtype: torch.dtype
-    """What the matrix products run in."""
+    """Dtype of the matrix products."""
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     exact_ranks: bool = False
-    """Sort for the expected rank even where counting is good enough."""
+    """Sort for the expected rank even where counting is accurate enough."""
 
     @property
     def is_half(self) -> bool:
@@ -52,8 +54,8 @@ class Plan:
 
 
 @dataclass
-class Outcome:
-    """What a pass leaves behind for the supervised tokens, all detached."""
+class PassResult:
+    """The result of a pass over the supervised tokens, all detached."""
 
     stats: TokenStats
     weight_T: Tensor
@@ -89,7 +91,7 @@ class _Buffers:
 
 @dataclass
 class _Reading:
-    """What one chunk's logits gave; the slopes as `Gradients.add` takes them."""
+    """What was read from one chunk's logits; the slopes as `Gradients.add` takes them."""
 
     stats: TokenStats
     correct_C: Tensor
@@ -98,17 +100,17 @@ class _Reading:
 
 
 Reader = Callable[[Tensor, Tensor], _Reading]
-"""Reads one chunk: hidden_CH, label_C -> what it gives, valid until the next call."""
+"""Reads one chunk: hidden_CH, label_C -> its reading, valid until the next call."""
 
 
 @torch.no_grad()
 def fused_pass(
     hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants: tuple[bool, bool, bool]
-) -> Outcome:
-    """Loss, statistics, weights and the wanted gradients (hidden, head, bias) of the supervised tokens."""
+) -> PassResult:
+    """Return loss, statistics, weights and the wanted gradients (hidden, head, bias) of the supervised tokens."""
     with torch.autocast(hidden_NH.device.type, enabled=False):
         gradients = Gradients.empty(hidden_NH, head_VH, wants, stats_dtype(plan.compute_dtype))
-        gradients.rest = plan.inverse_items if plan.is_half else 1.0
+        gradients.pending_scale = plan.inverse_items if plan.is_half else 1.0
         if not len(plan.row_T):
             return _nothing(hidden_NH, plan, gradients)
         compute_VH = head_VH.to(plan.compute_dtype)
@@ -117,11 +119,11 @@ def fused_pass(
         read = reader(compute_VH, compute_V, plan, any(wants))
         parts, weights, corrects = [], [], []
         for row_C, label_C in zip(
-            plan.row_T.split(plan.chunk_tokens), plan.label_T.split(plan.chunk_tokens), strict=True
+            torch.split(plan.row_T, plan.chunk_tokens), torch.split(plan.label_T, plan.chunk_tokens), strict=True
         ):
             hidden_CH = hidden_NH.index_select(0, row_C).to(plan.compute_dtype)
             reading = read(hidden_CH, label_C)
-            weight_C = plan.weigh(reading.stats)
+            weight_C = plan.weights_of(reading.stats)
             if any(wants):
                 factor_C = weight_C * plan.logit_scale
                 if not plan.is_half:
@@ -132,11 +134,11 @@ def fused_pass(
             corrects.append(reading.correct_C)
     stats, weight_T = cat_stats(parts), torch.cat(weights)
     loss = -(weight_T * stats.log_prob_N).sum() * plan.inverse_items
-    return Outcome(stats, weight_T, torch.cat(corrects), loss.to(weight_T.dtype), gradients)
+    return PassResult(stats, weight_T, torch.cat(corrects), loss.to(weight_T.dtype), gradients)
 
 
 def on_triton(plan: Plan, device: torch.device) -> bool:
-    """Whether the kernels of `triton.py` do the work: on CUDA, or on a CPU under Triton's interpreter."""
+    """Return whether the kernels of `triton.py` are used: on CUDA, or on a CPU under Triton's interpreter."""
     if device.type != "cuda" and not (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return False
     return plan.compute_dtype != torch.float64 and importlib.util.find_spec("triton") is not None
@@ -209,41 +211,41 @@ def _form_logits(buffers: _Buffers, hidden_CH: Tensor, head_VH: Tensor, bias_V: 
         buffers.logits_CV.mul_(plan.logit_softcap)
 
 
-def _nothing(hidden_NH: Tensor, plan: Plan, gradients: Gradients) -> Outcome:
+def _nothing(hidden_NH: Tensor, plan: Plan, gradients: Gradients) -> PassResult:
     none_T = torch.empty(0, dtype=stats_dtype(plan.compute_dtype), device=hidden_NH.device)
     zero = torch.zeros((), dtype=none_T.dtype, device=hidden_NH.device)
-    gradients.rest = 1.0
+    gradients.pending_scale = 1.0
     stats = TokenStats(none_T, none_T, none_T, none_T, none_T)
-    return Outcome(stats, none_T, none_T.bool(), zero, gradients)
+    return PassResult(stats, none_T, none_T.bool(), zero, gradients)
 
 
 @dataclass
 class Slot:
-    """Where `FusedLoss` leaves what autograd does not carry."""
+    """Where `FusedLoss` puts what autograd does not return."""
 
-    outcome: Outcome | None = field(default=None)
+    result: PassResult | None = field(default=None)
 
 
 class FusedLoss(torch.autograd.Function):
-    """The loss of `fused_pass` for autograd: gradients are made in forward, backward scales them."""
+    """The loss of `fused_pass` for autograd: forward computes the gradients, backward scales them."""
 
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan, slot: Slot) -> Tensor:
-        """Return the loss, leave the rest in `slot`, and save the gradients."""
-        outcome = fused_pass(hidden_NH, head_VH, bias_V, plan, tuple(ctx.needs_input_grad[:3]))
-        gradients = outcome.gradients
+        """Return the loss, put everything else into `slot`, and save the gradients."""
+        result = fused_pass(hidden_NH, head_VH, bias_V, plan, tuple(ctx.needs_input_grad[:3]))
+        gradients = result.gradients
         ctx.save_for_backward(gradients.hidden_NH, gradients.head_VH, gradients.bias_V)
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden_NH, head_VH, bias_V)]
-        ctx.rest = gradients.rest
-        slot.outcome = outcome
-        outcome.gradients = Gradients(None, None, None)
-        return outcome.loss
+        ctx.pending_scale = gradients.pending_scale
+        slot.result = result
+        result.gradients = Gradients(None, None, None)
+        return result.loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the saved gradients; nothing is recomputed."""
-        factor = grad_output * ctx.rest
+        factor = grad_output * ctx.pending_scale
         is_one = factor.device.type == "cpu" and factor.item() == 1.0
         scaled = [
             None if gradient is None else (gradient if is_one else gradient * factor).to(dtype)

@@ -1,4 +1,4 @@
-"""The gradients of a fused pass: accumulators, and one chunk's share of them.
+"""The gradients of a fused pass: accumulators, and how a chunk adds its share.
 
 Shapes: N tokens, V vocabulary, H hidden, C tokens of one chunk; a trailing 1 is a kept dimension.
 """
@@ -13,20 +13,20 @@ from torch import Tensor
 
 @dataclass
 class Gradients:
-    """Accumulators, float32 (float64 for float64), None where not wanted; `rest` is the factor still to be applied.
+    """Accumulators, float32 (float64 for float64), None where not wanted.
 
-    In full precision `rest` is 1. In half precision 1 / num_items waits until the sums are done, so that small
-    gradients do not underflow on the way.
+    `pending_scale` is the factor that must still be applied: 1 in full precision. In half precision it is
+    1 / num_items, applied only after the sums are complete, so that small gradients do not underflow before.
     """
 
     hidden_NH: Tensor | None
     head_VH: Tensor | None
     bias_V: Tensor | None
-    rest: float | Tensor = 1.0
+    pending_scale: float | Tensor = 1.0
 
     @classmethod
     def empty(cls, hidden_NH: Tensor, head_VH: Tensor, wants: tuple[bool, bool, bool], dtype: torch.dtype) -> Gradients:
-        """Zeros for what is wanted of hidden, head and bias."""
+        """Return zeros for those of hidden, head and bias whose gradient is wanted."""
         shapes = (hidden_NH.shape, head_VH.shape, head_VH.shape[:1])
         hidden, head, bias = (
             torch.zeros(shape, dtype=dtype, device=head_VH.device) if want else None
@@ -46,18 +46,18 @@ class Gradients:
         """Add one chunk's share.
 
         Args:
-            row_C: where the chunk's tokens stand in the batch.
+            row_C: positions of the chunk's tokens in the batch.
             hidden_CH: their hidden states, in the dtype of the products.
-            head_VH: the head, likewise.
-            factor_C: what multiplies a token's gradient: weight, logit scale and, but in half precision, 1 / num_items.
+            head_VH: the head, in the same dtype.
+            factor_C: factor of a token's gradient: weight, logit scale and, except in half precision, 1 / num_items.
             slope_CV: gradient of a token's NLL with respect to its scaled product, in the dtype of the products.
-            wide_CV: the same before it was narrowed, where that exists.
+            wide_CV: the same before it was narrowed to that dtype, where it exists.
         """
         factor_C1 = factor_C.unsqueeze(1)
         if self.bias_V is not None and wide_CV is not None:
             self.bias_V.addmv_(wide_CV.t(), factor_C)
         elif self.bias_V is not None:
-            for some_BV, factor_B in zip(slope_CV.split(32), factor_C.split(32), strict=True):
+            for some_BV, factor_B in zip(torch.split(slope_CV, 32), torch.split(factor_C, 32), strict=True):
                 self.bias_V.addmv_(some_BV.to(factor_C.dtype).t(), factor_B)
         if self.hidden_NH is not None:
             product_CH = torch.mm(slope_CV, head_VH).to(factor_C.dtype)
@@ -71,6 +71,6 @@ def add_product(sum_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
     if sum_VH.dtype == left_VC.dtype:
         sum_VH.addmm_(left_VC, right_CH)
     elif sum_VH.device.type == "cuda":
-        torch.addmm(sum_VH, left_VC, right_CH, out_dtype=sum_VH.dtype, out=sum_VH)  # type: ignore[call-overload]
+        torch.addmm(sum_VH, left_VC, right_CH, out_dtype=sum_VH.dtype, out=sum_VH)
     else:
         sum_VH.add_(torch.mm(left_VC, right_CH))

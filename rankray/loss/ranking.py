@@ -1,4 +1,4 @@
-"""The rank that was to be expected, E[R] = sum over k of k * p_(k), tile by tile on a CPU.
+"""The expected rank, E[R] = sum over k of k * p_(k), tile by tile on a CPU.
 
 Shapes: B rows of a tile, V vocabulary, K buckets, T tokens that are sorted; a trailing 1 is a kept dimension.
 """
@@ -14,35 +14,35 @@ from torch import Tensor
 from rankray.loss.threads import over_rows
 
 SORTED_UP_TO = 4096
-"""Vocabularies below this are sorted: the buckets' fixed cost does not pay."""
+"""Smaller vocabularies are sorted: the fixed cost of the buckets is not worth it."""
 
 BUCKETS = 8192
 SPAN_NATS = 40.0
 
 SORTED_FIRST = 256
-"""How many of a row's most probable tokens, at most, are sorted where counting was too coarse: often they decide."""
+"""How many of a row's most probable tokens, at most, are sorted where counting was too coarse; often that is enough."""
 
 TOLERANCE = 1e-5
-"""Relative error of E[R] above which a row is sorted after all; it moves log2 I by less than this over temperature."""
+"""Relative error of E[R] above which a row is sorted; it changes log2 I by less than this divided by temperature."""
 
 FAR_BELOW = -1.0e4
 """A shifted logit at which exp is exactly 0 in every dtype, yet 0 times it is 0 and not NaN (unlike -inf)."""
 
 ExpectedRank = Callable[[Tensor, Tensor], Tensor]
-"""prob_BV, shifted_BV -> the sums over k of k * prob_(k), (B,): the expected ranks, were the sums of prob 1."""
+"""prob_BV, shifted_BV -> the sums over k of k * prob_(k), (B,): the expected ranks if each row of prob sums to 1."""
 
 
 def expected_rank_counter(like_BV: Tensor, exact: bool, from_16_bits: bool = False) -> ExpectedRank:
-    """Return what makes expected ranks from probabilities and from logits less their row's largest.
+    """Return a function from probabilities, and from logits minus their row's maximum, to expected ranks.
 
-    Float32 rows of a large vocabulary are counted into buckets, ten times faster than they are sorted, wherever that
-    is provably good (see `_Buckets`); everything else is sorted. It may change the shifted logits where they are
-    NaN or far below 0.
+    Float32 rows of a large vocabulary are counted into buckets, ten times faster than sorting, wherever that is
+    provably accurate (see `_Buckets`); everything else is sorted. The function may change the shifted logits where
+    they are NaN or far below 0.
 
     Args:
-        like_BV: a tile of the largest size and the dtype that will come.
+        like_BV: a tile of the largest size and of the dtype that the function will get.
         exact: sort every row.
-        from_16_bits: the logits were numbers of 16 bits, so that a bucket's tokens are ties and not spread evenly.
+        from_16_bits: the logits had 16 bits, so that the tokens of a bucket are ties and not spread evenly.
     """
     if like_BV.dtype == torch.float32 and like_BV.shape[1] >= SORTED_UP_TO and not exact:
         return _Buckets(like_BV, 0.0 if from_16_bits else 1.0)
@@ -50,10 +50,10 @@ def expected_rank_counter(like_BV: Tensor, exact: bool, from_16_bits: bool = Fal
 
 
 def row_sums(numbers_BV: Tensor) -> Tensor:
-    """Same value as `numbers_BV.sum(-1)`, a row's last bit being its own.
+    """Same value as `numbers_BV.sum(-1)`, where the last bit of a row's sum depends on that row alone.
 
-    torch shares the sum of a single row out among its threads, and what comes out hangs on their number; of several
-    rows it does not.
+    torch splits the sum of a single row among its threads, so that the last bit depends on their number; it does not
+    do that with several rows.
     """
     several_BV = numbers_BV if len(numbers_BV) > 1 else numbers_BV.expand(2, -1)
     return several_BV.sum(-1)[: len(numbers_BV)]
@@ -66,7 +66,7 @@ def _sorted(prob_BV: Tensor, shifted_BV: Tensor) -> Tensor:
 
 
 class _Buckets:
-    """Counts tokens in buckets of equal width in log-probability; holds the memory for one tile."""
+    """Counts tokens in buckets of equal width in log-probability; owns the memory for one tile."""
 
     def __init__(self, like_BV: Tensor, evenness: float) -> None:
         self.evenness = evenness
@@ -91,12 +91,12 @@ class _Buckets:
         return value_B
 
     def count(self, prob_BV: Tensor, shifted_BV: Tensor, lowest_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The sums from counts, and a bound of their errors.
+        """Return the sums from counts, and an upper bound of their errors.
 
-        Tokens of a bucket share its middle rank. What that costs is known: inside a bucket of n tokens and width d
+        Tokens of a bucket share its middle rank. The error of that is bounded: inside a bucket of n tokens and width d
         (nats), whose probabilities are at most q, sum(prob * rank) is within d * q * n^2 / 8 of the middle rank's, and
         within d * q * n * (n - 1) / 4 after the correction for tokens spread evenly, d * (n - 1) / 12 ranks. A bucket
-        that holds one token is exact. Tokens below `SPAN_NATS` share the last bucket: their mass is nothing.
+        with one token is exact. Tokens further than `SPAN_NATS` below share the last bucket: their mass is negligible.
         """
         rows = len(prob_BV)
         share_BV, narrow_key_BV, key_BV = self.share_BV[:rows], self.narrow_key_BV[:rows], self.key_BV[:rows]
@@ -119,7 +119,7 @@ class _Buckets:
         return value_B, row_sums(pairs_BK)
 
     def sort_first(self, row: int, prob_BV: Tensor) -> tuple[float, float]:
-        """What `count` said of a row, made better: its most probable tokens, `SORTED_FIRST` at most, are sorted."""
+        """Return a better sum and error bound of a row than `count`: its first `SORTED_FIRST` tokens are sorted."""
         prob_V, share_V, key_V = prob_BV[row].numpy(), self.share_BV[row].numpy(), self.narrow_key_BV[row].numpy()
         last_K = (self.count_BK[row] + 1.0).numpy().cumsum()
         first = np.int32(last_K.searchsorted(SORTED_FIRST, side="right"))

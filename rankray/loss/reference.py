@@ -1,9 +1,9 @@
-"""The oracle: every objective with full logits, in float64, written down as the papers do.
+"""The oracle: every objective with full logits, in float64, written as in the papers.
 
 Shapes: N tokens, V vocabulary, H hidden.
 
-Nothing is shared with the fused pass, nothing is fast, nothing is in log space that the paper has not in log space.
-The rest of `rankray.loss` is right where it agrees with this page.
+It shares nothing with the fused pass, is not fast, and uses log space only where the paper does. The rest of
+`rankray.loss` is correct where it agrees with this file.
 
 Source: arXiv:2602.01745 (rri), arXiv:2508.05629 (dft), arXiv:2509.20758 (talr), arXiv:2601.02151 (eaft).
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rankray.loss.stats import TokenStats
+from rankray.loss.tokens import TokenStats
 
 
 def token_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:
@@ -36,7 +36,7 @@ def token_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:
 
 
 def f(x: Tensor) -> Tensor:
-    """Worth of a rank."""
+    """Value of a rank: 1 for rank 1, smaller for a worse rank."""
     return 1 / torch.log2(x + 1)
 
 
@@ -46,7 +46,7 @@ def s(entropy_bits: Tensor) -> Tensor:
 
 
 def indicator(stats: TokenStats, form: str, temperature: float, entropy_weight: float) -> Tensor:
-    """The Relative Rank Indicator I: above 1 where the token was guessed better than was to be expected."""
+    """The Relative Rank Indicator I: above 1 where the token was predicted better than expected."""
     one = torch.ones(())
     if form == "exact":
         better = (f(stats.rank_N) - f(one)) - entropy_weight * (f(stats.expected_rank_N) - f(one))
@@ -96,7 +96,7 @@ def median_nll(nll_N: Tensor, sequence_N: Tensor | None) -> float:
     """Median over sequences of their mean NLL, nats."""
     if sequence_N is None:
         sequence_N = torch.zeros_like(nll_N)
-    means = [nll_N[sequence_N == sequence].mean() for sequence in sequence_N.unique()]
+    means = [nll_N[sequence_N == sequence].mean() for sequence in torch.unique(sequence_N)]
     return float(torch.stack(means).quantile(0.5))
 
 

@@ -1,9 +1,9 @@
-"""The statistics of a chunk on a CPU, some rows at a time: a row is read from memory once and then stays in the cache.
+"""The statistics of a chunk on a CPU, a few rows at a time: a row is read from memory once and then stays in the cache.
 
 Shapes: C tokens of one chunk, B rows of a tile, V vocabulary; a trailing 1 is a kept dimension.
 
-torch works on a tile with all its threads at once. A row's result depends on that row alone, so neither the threads nor
-the tiles change a bit of it.
+torch works on a tile with all its threads. A row's result depends on that row alone: neither the number of threads nor
+the size of the tiles changes a bit of it.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from torch import Tensor
 from rankray.loss.ranking import expected_rank_counter, row_sums
 
 TILE_NUMBERS = 262_144
-"""Logits of a tile for every thread, which is whole rows and at least one: few enough for the caches, and many enough
-that calling torch costs little beside them."""
+"""Logits per tile and thread (whole rows, at least one): few enough to fit the caches, and enough that the cost of
+calling torch does not matter."""
 
 
 class Readings(NamedTuple):
-    """What the rows gave, each (C,), in the dtype of the logits; NaN where it was not asked for."""
+    """What was read from the rows, each (C,), in the dtype of the logits; NaN where it was not asked for."""
 
     log_prob_C: Tensor
     entropy_nats_C: Tensor
     rank_C: Tensor
     expected_rank_C: Tensor
     correct_C: Tensor
-    """1 where the target is the greedy choice, which is the first of several largest; else 0."""
+    """1 where the target is the greedy choice (the first one of equal largest logits), else 0."""
 
 
 class RowReader:
-    """Reads chunks of rows and leaves their probabilities in their place; holds the memory for one tile.
+    """Reads chunks of rows and overwrites them with their probabilities; owns the memory for one tile.
 
     Args:
-        like_CV: a chunk of the largest size that will come, on the CPU, float32 or float64.
+        like_CV: a chunk of the largest size that it will get, on the CPU, float32 or float64.
         wanted: of "entropy_bits_N", "rank_N" and "expected_rank_N", what to compute.
-        exact_ranks: sort for the expected rank even where counting would do.
+        exact_ranks: sort for the expected rank even where counting would be accurate enough.
         from_16_bits: the logits will be numbers of 16 bits.
     """
 
@@ -54,7 +54,7 @@ class RowReader:
             self.expected_rank = expected_rank_counter(self.scratch_BV, exact_ranks, from_16_bits)
 
     def __call__(self, logits_CV: Tensor, label_C: Tensor) -> Readings:
-        """Read every row; `stats.ChunkReader` says what comes out.
+        """Read every row; `stats.ChunkReader` documents the result.
 
         Args:
             logits_CV: contiguous; overwritten.
@@ -62,7 +62,7 @@ class RowReader:
         """
         target_C1 = logits_CV.gather(1, label_C.unsqueeze(1))
         found_6C = logits_CV.new_full((6, len(label_C)), math.nan)
-        parts = zip(*(part.split(self.tile) for part in (logits_CV, target_C1, found_6C.t())), strict=True)
+        parts = zip(*(torch.split(part, self.tile) for part in (logits_CV, target_C1, found_6C.t())), strict=True)
         top_C = torch.cat([self._read(logits_BV, target_B1, found_B6.t()) for logits_BV, target_B1, found_B6 in parts])
         top_logit_C, top_prob_C, total_C, rank_C, expected_rank_C, moment_C = found_6C.double()
         log_norm_C = total_C.log() - top_prob_C.log()
@@ -76,7 +76,7 @@ class RowReader:
         return Readings(*(column_C.to(logits_CV.dtype) for column_C in readings))
 
     def _read(self, logits_BV: Tensor, target_B1: Tensor, found_6B: Tensor) -> Tensor:
-        """Read one tile; return where the largest logits are, and fill `found_6B` as `__call__` takes it apart."""
+        """Read one tile; return where the largest logits are, and fill `found_6B` in the order `__call__` unpacks."""
         shifted_BV = self.scratch_BV[: len(logits_BV)]
         top_logit_B, top_prob_B, total_B, rank_B, expected_rank_B, moment_B = found_6B
         if "rank_N" in self.wanted:
@@ -88,12 +88,12 @@ class RowReader:
         torch.sub(logits_BV, top_logit_B1, out=shifted_BV)
         prob_BV = torch.softmax(shifted_BV, -1, out=logits_BV)
         top_prob_B.copy_(prob_BV.gather(1, top_B1).squeeze(1))
-        total_B.copy_(row_sums(prob_BV))  # 1, but for what torch's softmax loses over a large vocabulary
+        total_B.copy_(row_sums(prob_BV))  # 1, but for the rounding of torch's softmax over a large vocabulary
         if self.expected_rank is not None:
             expected_rank_B.copy_(self.expected_rank(prob_BV, shifted_BV))
         if "entropy_bits_N" in self.wanted:
             moment_B.copy_(row_sums(shifted_BV.mul_(prob_BV)))
-            if moment_B.isnan().any():  # -inf times a probability of 0 is 0; a row that is NaN has a norm that is
+            if moment_B.isnan().any():  # count -inf * 0 as 0; a NaN row still has a NaN norm
                 moment_B.copy_(row_sums(shifted_BV.nan_to_num_(nan=0.0)))
         prob_BV.div_(total_B.unsqueeze(1))
         return top_B

@@ -1,10 +1,10 @@
-"""Per-token statistics of a prediction: what a token weight may look at.
+"""Per-token statistics of a prediction, from its logits: what a token weight may look at.
 
 Shapes: N tokens, V vocabulary, C tokens of one chunk; a trailing 1 is a kept dimension.
 
 Everything here is stop-gradient. Statistics are computed in float32 (float64 for float64 logits) and in log space, so
-a target whose probability underflows still has its log-probability. Rank is counted on logits, not on probabilities:
-it needs no rounding, and ties count against the target.
+a target whose probability underflows still has its log-probability. Ranks are counted on logits, not on probabilities,
+so they have no rounding error; ties count against the target.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,28 +19,12 @@ from torch import Tensor
 from rankray.errors import LossError
 from rankray.loss.ranking import FAR_BELOW
 from rankray.loss.rows import Readings, RowReader
+from rankray.loss.tokens import ALL_STATS, TokenStats
 
 TOP_K = 20
 """How many of the most probable tokens EAFT's entropy looks at."""
 
 CHUNK_TOKENS = 256
-
-
-class TokenStats(NamedTuple):
-    """Statistics of N predictions, each an (N,) tensor; see `token_stats` for their definitions.
-
-    A statistic that was not asked for is NaN in every place (`top_entropy_nats_N`: None), never a stale number.
-    """
-
-    log_prob_N: Tensor
-    entropy_bits_N: Tensor
-    rank_N: Tensor
-    expected_rank_N: Tensor
-    top_entropy_nats_N: Tensor | None = None
-
-
-ALL_STATS = frozenset({"entropy_bits_N", "rank_N", "expected_rank_N", "top_entropy_nats_N"})
-"""The statistics that cost a pass over the logits; `log_prob_N` is always there."""
 
 
 @torch.no_grad()
@@ -82,16 +65,18 @@ def token_stats(logits_NV: Tensor, target_N: Tensor, exact_ranks: bool = False) 
     read = ChunkReader(work_CV, ALL_STATS, exact_ranks, from_16_bits=logits_NV.dtype.itemsize == 2)
     parts = [
         read(work_CV[: len(target_C)].copy_(logits_CV), target_C)[0]
-        for logits_CV, target_C in zip(logits_NV.split(CHUNK_TOKENS), target_N.split(CHUNK_TOKENS), strict=True)
+        for logits_CV, target_C in zip(
+            torch.split(logits_NV, CHUNK_TOKENS), torch.split(target_N, CHUNK_TOKENS), strict=True
+        )
     ]
     return cat_stats(parts)
 
 
 class ChunkReader:
-    """Makes the statistics of chunks; on a CPU no other (C, V) tensor lives beside the one it is given.
+    """Computes the statistics of chunks; on a CPU it makes no (C, V) tensor beside the one it is given.
 
     Args:
-        like_CV: a chunk of the largest size that will come, on its device, float32 or float64.
+        like_CV: a chunk of the largest size that it will get, on its device, float32 or float64.
         wanted: names of the fields of `TokenStats` to compute, a subset of `ALL_STATS`.
         exact_ranks: see `token_stats`.
         from_16_bits: the logits will be numbers of 16 bits.
@@ -122,7 +107,7 @@ class ChunkReader:
 
 
 def _read_chunk(logits_CV: Tensor, target_C: Tensor, wanted: frozenset[str]) -> Readings:
-    """What a `RowReader` does, with torch alone and all the rows at once; it always sorts for the expected rank."""
+    """Do what a `RowReader` does, with torch alone and all rows at once; it always sorts for the expected rank."""
     target_C1 = target_C.unsqueeze(1)
     top_C1 = logits_CV.argmax(-1, keepdim=True)
     target_logit_C1, top_logit_C1 = logits_CV.gather(1, target_C1), logits_CV.gather(1, top_C1)
@@ -173,4 +158,5 @@ def check_targets(where: str, target_N: Tensor, vocabulary: int) -> None:
 def _top_entropy_nats(prob_CV: Tensor) -> Tensor:
     top_CK = prob_CV.topk(min(TOP_K, prob_CV.shape[1]), dim=-1).values
     top_CK = top_CK / top_CK.sum(-1, keepdim=True)
-    return torch.special.entr(top_CK).sum(-1)
+    entropy_C: Tensor = torch.special.entr(top_CK).sum(-1)
+    return entropy_C

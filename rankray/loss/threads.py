@@ -1,4 +1,4 @@
-"""Rows shared out among threads: numpy leaves the interpreter's lock while it works on a row."""
+"""Rows divided among threads: numpy releases the interpreter's lock while it works on a row."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ WORTH_A_THREAD = 200_000
 
 
 def over_rows(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
-    """Same value as `function(*arrays)`, its rows shared out among as many threads as torch uses.
+    """Same value as `function(*arrays)`, with the rows divided among as many threads as torch uses.
 
-    For work of long steps, such as sorting: threads that come back to the interpreter every few microseconds wait for
-    each other more than they work.
+    For long steps, such as sorting: threads that return to the interpreter every few microseconds spend their time
+    waiting for each other.
 
     Args:
         function: makes one result per row, from that row alone.
-        arrays: equally many rows each.
+        arrays: all with the same number of rows.
     """
     threads = min(torch.get_num_threads(), len(arrays[0]), arrays[0].size // WORTH_A_THREAD)
     if threads < 2:
@@ -40,4 +40,4 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a pool's threads do not live on in a forked process
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # the threads of a pool do not exist in a forked process

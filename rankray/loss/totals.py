@@ -1,4 +1,4 @@
-"""The sums a trainer logs beside a weighted loss, cheap enough to be there always.
+"""The sums a trainer logs beside a weighted loss, cheap enough to compute always.
 
 Shapes: N tokens, B buckets of the relative scale.
 """
@@ -15,14 +15,14 @@ NEAR_ONE = 0.05
 BUCKETS_PER_OCTAVE = 32
 OCTAVES = 16
 BUCKETS = 2 * OCTAVES * BUCKETS_PER_OCTAVE + 1
-"""Buckets of S, equally wide in log2 S, the middle one about S = 1; the outermost hold all that lies beyond 2^±16."""
+"""Buckets of S, equally wide in log2 S, the middle one around S = 1; the outermost contain all beyond 2^±16."""
 
 
 @dataclass(frozen=True)
 class LossStats:
     """Detached sums over supervised tokens, 0-d tensors and one of counts: add over batches, all-reduce over ranks.
 
-    Sums, not means, so that `a + b` and a reduction of `vector()` are right whatever the batch sizes. The relative
+    Sums, not means, so that `a + b` and a reduction of `vector()` are correct for any batch sizes. The relative
     scale S is rri's; for the other objectives it is 1.
     """
 
@@ -39,13 +39,13 @@ class LossStats:
     scale_sum: Tensor
     """Sum of the relative scale S."""
     scale_near_one_count: Tensor
-    """Tokens with |S - 1| <= 0.05: where rri did nothing."""
+    """Tokens with |S - 1| <= 0.05: where rri changes next to nothing."""
     scale_counts_B: Tensor
-    """Tokens by log2 S, rounded to a 32nd: what the quantiles are read from. A NaN is in the last bucket."""
+    """Tokens by log2 S, rounded to a 32nd: source of the quantiles. A NaN is in the last bucket."""
 
     @classmethod
     def of(cls, log_prob_N: Tensor, weight_N: Tensor, scale_N: Tensor, correct_N: Tensor) -> LossStats:
-        """Sum up per-token values; float64 where the device has it."""
+        """Sum per-token values, in float64 where the device has it."""
         wide = torch.float32 if log_prob_N.device.type == "mps" else torch.float64
         nll_N, weight_N, scale_N = -log_prob_N.to(wide), weight_N.to(wide), scale_N.to(wide)
         place_N = (scale_N.log2() * BUCKETS_PER_OCTAVE).round().nan_to_num(nan=BUCKETS) + BUCKETS // 2

@@ -1,16 +1,16 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False
-"""One chunk of logits on a GPU: statistics in one reading, the gradient in place in a second.
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
+"""One chunk of logits on a GPU: statistics in one pass over it, the gradient in place in a second pass.
 
 Shapes: C tokens of one chunk, V vocabulary, K histogram keys.
 
-cuBLAS has made the logits of a chunk. The target's logit is taken from them first (a dot product of its own would
-round differently and spoil the ties), so that rank, greedy choice, log-sum-exp, entropy and the histogram behind the
-expected rank all come from one reading; the second overwrites each logit with (softmax - onehot) * slope, which is the
-gradient up to the token's weight, and sums up the expected rank on the way. No second (C, V) buffer exists.
+cuBLAS computes the logits of a chunk. The target's logit is read from them first (a separate dot product would round
+differently and break ties), so that rank, greedy choice, log-sum-exp, entropy and the histogram for the expected rank
+all come from one pass. The second pass overwrites each logit with (softmax - onehot) * slope, which is the gradient up
+to the token's weight, and sums the expected rank. There is no second (C, V) buffer.
 
 The expected rank is exact for logits of 16 bits: there are 65,536 of them, and each has its own key. Logits of 32 bits
-need the row's maximum first, hence a third reading, and share keys 0.0024 nats wide; `exact_ranks` sorts instead.
-Counts are integers, so that no result depends on the order in which threads run.
+need the row's maximum first, so a third pass, and share keys 0.0024 nats wide; `exact_ranks` sorts instead. Counts are
+integers, so that no result depends on the order in which threads run.
 
 Imported only where triton is installed. With TRITON_INTERPRET=1 in the environment the same kernels run on a CPU.
 """
@@ -22,7 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rankray.loss.stats import TOP_K, TokenStats
+from rankray.loss.stats import TOP_K
+from rankray.loss.tokens import TokenStats
 
 BLOCK = 2048
 WARPS = 8
@@ -30,7 +31,7 @@ KEYS_16_BIT = tl.constexpr(65536)
 KEYS_32_BIT = tl.constexpr(16384)
 KEY_WIDTH_NATS = tl.constexpr(40.0 / 16383)
 ROWS_COUNTED = 128
-"""Rows whose histograms live at a time."""
+"""Rows whose histograms are in memory at a time."""
 
 LOWEST = tl.constexpr(-3.0e38)
 FAR_BELOW = tl.constexpr(-1.0e4)
@@ -49,7 +50,7 @@ def chunk_pass(
 ) -> tuple[TokenStats, Tensor]:
     """Same values as a `stats.ChunkReader` of `softcap * tanh(product_CV * scale / softcap)`; gradient in place.
 
-    On return `product_CV` holds, where it is wanted, (softmax - onehot) times the softcap's slope, in its own dtype.
+    On return `product_CV` contains, if it is wanted, (softmax - onehot) times the softcap's slope, in its own dtype.
 
     Args:
         product_CV: hidden @ head^T + bias in float32, bfloat16 or float16, rows contiguous; overwritten.
@@ -58,7 +59,7 @@ def chunk_pass(
         scale: multiplies the product.
         softcap: as in `weighted_nll`.
         exact_ranks: sort for the expected rank where the histogram would not be exact.
-        wants_gradient: whether the second reading writes.
+        wants_gradient: whether the second pass writes.
 
     Returns:
         the statistics, and a bool (C,): whether the target is the greedy choice.
@@ -198,7 +199,7 @@ def _logit(raw, scale, softcap, HAS_SOFTCAP: tl.constexpr):
 
 @triton.jit
 def _key_16_bit(raw, IS_FLIPPED: tl.constexpr):
-    """A key of its own for each number of 16 bits, the largest logit first."""
+    """Return a separate key for each number of 16 bits, the largest logit first."""
     bits = raw.to(tl.int16, bitcast=True).to(tl.int32)
     order = tl.where(bits < 0, bits ^ 0x7FFF, bits)
     if IS_FLIPPED:
@@ -210,7 +211,7 @@ def _key_16_bit(raw, IS_FLIPPED: tl.constexpr):
 
 @triton.jit
 def _key_32_bit(z, top):
-    """How many key widths a logit lies below the largest; a NaN comes out as some key, its softmax is NaN anyway."""
+    """Return how many key widths a logit lies below the largest; a NaN gets any key, as its softmax is NaN anyway."""
     distance = tl.minimum(tl.maximum((top - z) / KEY_WIDTH_NATS, 0.0), KEYS_32_BIT - 1.0)
     return tl.minimum(tl.maximum(distance.to(tl.int32), 0), KEYS_32_BIT - 1)
 

@@ -1,29 +1,27 @@
-"""What a configuration means, in words: `rankray explain` and `rankray check`. Fed by the schema's own docstrings."""
+"""What a configuration means, in words: `rankray explain` and `rankray check`, from the schema's own docstrings."""
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rankray.config import Config, LoadedConfig, apply_params, baseline_points
-from rankray.config.space import distributions
+from rankray.config import Config, LoadedConfig, all_fields, apply_params, baseline_points, distributions
 from rankray.errors import ConfigError, nearest
 from rankray.report.board import short_params
 
 
 def explain_lines(key: str = "") -> list[str]:
-    """Return what is to be said of a dotted path, of a section, or of everything.
+    """Return the documentation of a dotted path, of a section, or of everything.
 
     Raises:
         ConfigError: there is no such field; names the nearest one.
     """
-    fields = dict(_walk(Config, ""))
+    fields = all_fields()
     if key in fields:
         return _field_lines(key, fields[key])
     chosen = [path for path in fields if not key or path.startswith(f"{key}.")]
@@ -65,29 +63,11 @@ def best_yaml(config: Config, params: Mapping[str, Any]) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, FieldInfo]]:
-    found: list[tuple[str, FieldInfo]] = []
-    for name, field in model.model_fields.items():
-        inner = _section(field.annotation)
-        if inner is not None:
-            found.extend(_walk(inner, f"{prefix}{name}."))
-        else:
-            found.append((prefix + name, field))
-    return found
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    for option in (annotation, *typing.get_args(annotation)):
-        if isinstance(option, type) and issubclass(option, BaseModel):
-            return option
-    return None
-
-
 def _field_lines(path: str, field: FieldInfo) -> list[str]:
-    default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"  # type: ignore[call-arg]
+    default = "required" if field.is_required() else f"default {_default(field)!r}"
     limits = "".join(f", {_limit(item)}" for item in field.metadata if _limit(item))
     return [
-        f"{path}: {_allowed(field.annotation)}{limits}; {default}",
+        f"{path}: {_names(field.metadata) or _allowed(field.annotation)}{limits}; {default}",
         f"  {' '.join((field.description or '').split())}",
     ]
 
@@ -97,8 +77,8 @@ def _allowed(annotation: Any) -> str:
     if origin is Literal:
         return " | ".join(map(str, args))
     if origin is typing.Annotated:
-        limits = [_limit(item) for item in getattr(args[1], "metadata", args[1:])]
-        return " ".join([_allowed(args[0]), *filter(None, limits)])
+        metadata = getattr(args[1], "metadata", args[1:])
+        return " ".join([_names(metadata) or _allowed(args[0]), *filter(None, map(_limit, metadata))])
     if origin in (typing.Union, types.UnionType):
         return " | ".join(_allowed(arg) for arg in args)
     if annotation is type(None):
@@ -108,6 +88,16 @@ def _allowed(annotation: Any) -> str:
     return {"str": "text", "bool": "true | false", "Any": "anything"}.get(
         getattr(annotation, "__name__", ""), ""
     ) or getattr(annotation, "__name__", str(annotation))
+
+
+def _default(field: FieldInfo) -> Any:
+    default: Any = field.get_default(call_default_factory=True, validated_data={})
+    return default
+
+
+def _names(metadata: Sequence[Any]) -> str:
+    """Return the names a text may be, where a field's annotations list them (`rankray.loss.knobs.KeyOf`)."""
+    return " | ".join(name for item in metadata if hasattr(item, "names") for name in item.names())
 
 
 def _limit(item: Any) -> str:

@@ -20,7 +20,7 @@ from rankray.checkpoints import places
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.cluster.environment import prepare_environment
 from rankray.cluster.session import ray_session
-from rankray.config import Config, apply_params
+from rankray.config import Config, trial_tree
 from rankray.contracts import Observer, Report, TrialSpec, Verdict
 from rankray.errors import SearchFailed, StoreUnavailable
 from rankray.search.control import Control, interruptible
@@ -199,8 +199,11 @@ def _spec_maker(config: Config, retention: CheckpointRetention, observer: Observ
 
 
 def worker_config(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a worker needs of a trial's configuration: parameters applied, local paths absolute, no store."""
-    tree = apply_params(config, params).model_dump(mode="json")
+    """Return what a worker needs of a trial's configuration: parameters applied, local paths absolute, no store.
+
+    `finetune.run` validates it, so that a combination that is refused fails its trial and not the search.
+    """
+    tree = trial_tree(config, params)
     tree["store"] = "worker://"
     tree["storage"] = places.absolute(config.storage)
     tree["train"]["threads"] = config.train.threads or max(1, int(config.resources.cpus_per_worker))

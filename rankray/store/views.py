@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.checkpoints.places import is_remote
-from rankray.config.space import get_path
+from rankray.config.params import get_path
 from rankray.errors import StoreError
 from rankray.store.records import ATTEMPTS, END, LOST, ORIGIN, steps_of, ticket_of
 from rankray.store.trials import StudyStore

@@ -1,10 +1,19 @@
-"""The search space: what it may hold, and what follows from it."""
+"""The search space: what it may contain, and what follows from it."""
+
+import pickle
+from collections import Counter
 
 import pytest
+import yaml
 
-from rankray.config import Config, apply_params, baseline_points
-from rankray.config.space import distributions, get_path, searchable_paths, space_problems
+from rankray.config import Config, apply_params, baseline_points, config_from, load_config, trial_tree
+from rankray.config.distribution import parse_distribution
+from rankray.config.fields import searchable_paths
+from rankray.config.params import get_path
+from rankray.config.space import distributions, space_problems
 from rankray.errors import ConfigError
+from rankray.report.explain import check_lines
+from rankray.store import open_study
 
 BASE = {"name": "s", "model": {"path": "m"}, "data": {"train": "a.jsonl", "eval": "b.jsonl"}}
 CONDITIONAL = {
@@ -16,6 +25,60 @@ CONDITIONAL = {
 
 def config(space=None, **sections):
     return Config.model_validate({**BASE, "space": space or {}, **sections})
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Count how often an entry of the space is parsed, and a configuration validated."""
+    counted = Counter()
+
+    def parse(path, raw):
+        counted["parse"] += 1
+        return parse_distribution(path, raw)
+
+    def validate(tree):
+        counted["validate"] += 1
+        return whole(tree)
+
+    whole = Config.model_validate
+    monkeypatch.setattr("rankray.config.space.parse_distribution", parse)
+    monkeypatch.setattr(Config, "model_validate", validate)
+    return counted
+
+
+def test_a_search_parses_and_checks_its_space_once(calls, tmp_path):
+    """From the file to the trials: only a stored study, which is another configuration, is validated again."""
+    file = tmp_path / "search.yaml"
+    study = {"trials": 6, "sampler": "random", "pruner": "none"}
+    file.write_text(yaml.safe_dump({**BASE, "space": CONDITIONAL, "study": study}))
+    loaded = load_config(file)
+    values = 2 + 2 + 2  # two bounds, two forms, two objectives
+    assert calls == {"parse": 3, "validate": 1 + values}
+    calls.clear()
+    check_lines(loaded)
+    with open_study(f"journal:///{tmp_path / 'store.log'}", loaded.config) as study:
+        tickets = [study.next_trial() for _ in range(4)]
+        assert calls["parse"] == 0
+        assert calls["validate"] <= 1
+        for ticket in tickets:
+            study.complete(ticket.number, {"eval/nll": 1.0})
+    calls.clear()
+    config_from(trial_tree(loaded.config, tickets[0].params))
+    assert calls == {"validate": 1}, "a trial is validated once"
+
+
+def test_copies_keep_the_parsed_space_unless_the_space_differs(calls):
+    made = config(CONDITIONAL)
+    unchanged = (made.model_dump(), repr(made), config(CONDITIONAL))
+    first = distributions(made)
+    assert (made.model_dump(), repr(made), made) == unchanged, "a parsed space is no field"
+    copied = made.model_copy(update={"study": made.study.model_copy(update={"trials": 3})})
+    assert distributions(copied) is first
+    assert distributions(pickle.loads(pickle.dumps(made))) == first
+    assert calls["parse"] == 3
+    other = made.model_copy(update={"space": {"loss.alpha": {"float": [0, 1]}}})
+    assert list(distributions(other)) == ["loss.alpha"]
+    assert distributions(made) is first
 
 
 def test_conditions_order_the_space():
@@ -88,7 +151,7 @@ def test_every_searchable_path_is_a_field():
         get_path(made, path)
 
 
-def test_baselines_take_part_where_the_space_holds_them():
+def test_baselines_take_part_where_the_space_contains_them():
     points = dict(baseline_points(config(CONDITIONAL)))
     assert points["baseline:sft"] == {"loss.objective": "sft"}
     assert points["baseline:paper"] == {"loss.objective": "rri", "loss.form": "bound", "loss.temperature": 1.0}

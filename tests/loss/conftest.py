@@ -1,4 +1,4 @@
-"""What the loss tests share: batches, the naive computation in the dtype at hand, and the rule to compare by.
+"""What the loss tests share: batches, the naive computation in the same dtype, and how to compare with the truth.
 
 The rule: against float64 truth, be no worse than twice the naive computation in the same dtype, plus one rounding of
 the truth itself. No tolerance is chosen by hand.
@@ -20,7 +20,7 @@ from rankray.loss import TokenStats, reference
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Two threads on two busy cores wait for each other more than they compute."""
+    """Compute with one thread: two threads on two busy cores spend their time waiting for each other."""
     torch.set_num_threads(1)
 
 
@@ -62,7 +62,7 @@ class Batch:
         return [self.hidden_NH, self.head_VH, self.bias_V]
 
     def widened(self) -> Batch:
-        """The same numbers in float64, as leaves of their own: gradients of the truth are not rounded."""
+        """Return the same numbers in float64, as separate leaves: gradients of the truth are not rounded."""
         leaves = [leaf.detach().double().requires_grad_() for leaf in self.leaves()]
         return Batch(*leaves, self.label_N, self.sequence_N)
 
@@ -143,7 +143,7 @@ def naive_token_stats() -> Callable[..., TokenStats]:
 
 
 def check_no_worse(ours: Tensor, naive: Tensor, truth: Tensor) -> None:
-    """Norm of our error against twice the naive one, plus one rounding of the truth in our dtype."""
+    """Compare the norm of our error with twice the naive one, plus one rounding of the truth in our dtype."""
     error = (ours.detach().double() - truth.detach().double()).norm()
     naive_error = (naive.detach().double() - truth.detach().double()).norm()
     rounding = torch.finfo(ours.dtype).eps * truth.detach().double().norm()

@@ -1,3 +1,5 @@
+"""The public calls: values, gradients, memory and errors of the chunked loss."""
+
 from __future__ import annotations
 
 import math
@@ -80,7 +82,7 @@ def test_the_chunk_size_changes_nothing(objective, chunk_size, batch_of):
 
 @pytest.mark.parametrize("objective_name", ["sft", "fixed"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradcheck_with_the_weight_held_still(objective_name, shape, batch_of, monkeypatch):
+def test_gradcheck_with_constant_weights(objective_name, shape, batch_of, monkeypatch):
     batch = batch_of(tokens=9, vocabulary=12, hidden=4)
     kept = int((batch.label_N != -100).sum())
     weight_N = torch.linspace(0.2, 3.0, kept, dtype=torch.float64)
@@ -99,7 +101,7 @@ def test_gradcheck_with_the_weight_held_still(objective_name, shape, batch_of, m
 def test_two_halves_sum_to_the_whole(objective, as_tensor, batch_of):
     batch = batch_of()
     if objective["objective"] == "talr":
-        objective = {**objective, "talr_temperature": 2.0}  # auto looks at the batch, and a half is another batch
+        objective = {**objective, "talr_temperature": 2.0}  # auto depends on the batch, and a half is another batch
     items = int((batch.label_N != -100).sum())
     whole = weighted_nll(batch.hidden_NH, batch.head_VH, batch.label_N, **objective)
     num_items = torch.tensor(items) if as_tensor else items
@@ -112,7 +114,7 @@ def test_two_halves_sum_to_the_whole(objective, as_tensor, batch_of):
         torch.testing.assert_close(mine, true, rtol=1e-10, atol=1e-14)
 
 
-def test_ignored_tokens_have_no_say(objective, batch_of):
+def test_ignored_tokens_change_nothing(objective, batch_of):
     batch = batch_of()
     keep_N = batch.label_N != -100
     hidden_NH = batch.hidden_NH.detach().clone()
@@ -127,7 +129,7 @@ def test_ignored_tokens_have_no_say(objective, batch_of):
 
 
 @pytest.mark.parametrize("tokens", [0, 5])
-def test_nothing_to_learn_from_is_a_loss_of_zero(objective, tokens, batch_of):
+def test_without_supervised_tokens_the_loss_is_zero(objective, tokens, batch_of):
     batch = batch_of()
     hidden_NH = batch.hidden_NH.detach()[:tokens].requires_grad_()
     label_N = torch.full((tokens,), -100)
@@ -172,7 +174,7 @@ def test_a_target_of_probability_zero_breaks_the_loss(objective):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the largest tensor that any operation makes."""
+    """Records the size of the largest tensor that any operation makes."""
 
     numel = 0
 
@@ -183,7 +185,7 @@ class LargestTensor(TorchDispatchMode):
         return made
 
 
-def test_the_logits_never_exist_as_a_whole(objective, batch_of):
+def test_the_logits_never_exist_all_at_once(objective, batch_of):
     batch = batch_of(tokens=600, vocabulary=150, dtype=torch.float32)
     label_N = batch.label_N.clamp(min=0)
     with LargestTensor() as largest:
@@ -323,7 +325,7 @@ def test_the_chunk_is_about_256_and_shrinks_with_the_vocabulary():
         ({"chunk_size": 0}, "chunk_size"),
         ({"logit_softcap": 0.0}, "logit_softcap"),
         ({"logit_scale": math.inf}, "logit_scale"),
-        ({"objective": "dpo"}, "allowed are rri, sft, dft, talr, eaft"),
+        ({"objective": "dpo"}, "allowed: rri, sft, dft, talr, eaft"),
         ({"temperature": -1.0}, "loss.temperature"),
     ],
 )

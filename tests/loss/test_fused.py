@@ -1,4 +1,4 @@
-"""What the fused pass must stand: hard numbers, compilation, determinism, threads, heads that lie on several ranks."""
+"""The fused pass in hard cases: extreme numbers, compilation, determinism, and heads sharded over several ranks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_vocabulary_of_a_quarter_of_a_million(objective, spread):
     head_VH = (torch.randn(BIG, 4, generator=generator) * spread).requires_grad_()
     with torch.no_grad():
         label_N = (hidden_NH @ head_VH.t()).argmax(-1)
-    label_N[0] = 17  # one that is hardly ever right: its probability underflows where the spread is large
+    label_N[0] = 17  # an unlikely token: its probability underflows where the spread is large
     loss, stats = weighted_nll_with_stats(hidden_NH, head_VH, label_N, max_scale=50.0, **without_cap(objective))
     truth = reference.weighted_nll(hidden_NH, head_VH, label_N, max_scale=50.0, **without_cap(objective))
     assert loss.isfinite()

@@ -1,3 +1,5 @@
+"""The expected rank: counting in buckets, sorting, and the error bound between them."""
+
 from __future__ import annotations
 
 import math
@@ -21,7 +23,7 @@ def rows_of(kind: str, rows: int = 24) -> torch.Tensor:
     if kind == "cluster":  # all but one in a bucket or two, where the order inside decides
         noise[:, 0] = 8000.0
         return noise * 1e-3
-    if kind == "lopsided":  # one token of a bucket carries the mass of it, the others its number
+    if kind == "lopsided":  # one token of a bucket has most of its mass, the others most of its count
         logits = torch.where(torch.rand(rows, VOCABULARY, generator=generator) < 0.001, 0.0, -2.4e-3)
         logits[:, :2] = torch.tensor([9.0, -40.0])
         return logits
@@ -35,7 +37,7 @@ def rows_of(kind: str, rows: int = 24) -> torch.Tensor:
 
 
 def prepared(logits_CV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities and shifted logits, as the rows hand them on."""
+    """Return probabilities and shifted logits, as `rows` passes them."""
     shifted_CV = logits_CV - logits_CV.amax(-1, keepdim=True)
     return shifted_CV.softmax(-1), shifted_CV
 
@@ -68,7 +70,7 @@ def test_the_buckets_know_their_error(kind, sorts):
     truth_C = by_sorting(prob_CV.double())
     for row, truth in enumerate(truth_C.tolist()):
         value, error = buckets.sort_first(row, prob_CV) if sorts else (value_C[row].item(), error_C[row].item())
-        # 1.01: positions are rounded, so that buckets overlap by a thousandth; 2 eps: ranks are held in float32
+        # 1.01: positions are rounded, so that buckets overlap by a thousandth; 2 eps: ranks are stored in float32
         assert abs(value - truth) <= 1.01 * error + 2 * np.finfo(np.float32).eps * truth
 
 
@@ -94,7 +96,7 @@ def test_where_few_tokens_decide_nothing_is_counted_coarsely(kind):
 
 
 def test_only_what_counting_leaves_coarse_is_sorted(monkeypatch):
-    """A flat row and one of two likely tokens: of the second its first ones are sorted, and nothing of the first."""
+    """A flat row and one of two likely tokens: only the first tokens of the second row are sorted."""
     logits_CV = torch.cat([rows_of("random", 1), distribution("two-point", VOCABULARY)[:1]])
     refined = []
     sort_first = ranking._Buckets.sort_first

@@ -1,4 +1,4 @@
-"""The oracle against numbers worked out by hand and against writings that share nothing with it."""
+"""The oracle against numbers computed by hand and against implementations that share nothing with it."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Statistics of rows on a CPU: independent of tiles, threads and neighbouring rows."""
+
 from __future__ import annotations
 
 import math
@@ -69,7 +71,7 @@ def test_an_offset_of_all_logits_changes_nothing():
     assert all(torch.equal(column, other) for column, other in zip(found, moved, strict=True))
 
 
-def test_a_reader_serves_for_smaller_chunks():
+def test_a_reader_also_reads_smaller_chunks():
     logits_CV, label_C = some_rows(7)
     reader = RowReader(logits_CV, EVERYTHING)
     parts = [reader(logits_CV[part].clone(), label_C[part]) for part in (slice(0, 4), slice(4, 7))]
@@ -80,7 +82,7 @@ def test_a_reader_serves_for_smaller_chunks():
 
 @pytest.fixture
 def threads():
-    """Sets torch's threads, and back at the end."""
+    """Set the number of torch's threads, and restore it at the end."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -89,7 +91,7 @@ def threads():
 @pytest.mark.parametrize("vocabulary", [6000, 70_000])
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_neither_threads_nor_tiles_change_a_bit(count, vocabulary, threads, monkeypatch):
-    """70,000 are enough for torch to share the sum of a single row out among its threads."""
+    """70,000 tokens are enough for torch to split the sum of a single row among its threads."""
     logits_CV, label_C = some_rows(count, vocabulary)
     for exact in (False, True):
         runs = []

@@ -1,3 +1,5 @@
+"""Per-token statistics against the reference and against properties they must have."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""Rows divided among threads."""
+
 from __future__ import annotations
 
 import os

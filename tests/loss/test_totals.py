@@ -1,3 +1,5 @@
+"""The sums beside the loss, and the quantiles read from them."""
+
 from __future__ import annotations
 
 import math
@@ -38,7 +40,7 @@ def test_quantiles_of_two_batches_are_those_of_both():
     assert travelled.token_count == 1000
 
 
-def test_the_ends_hold_what_lies_beyond():
+def test_the_outermost_buckets_contain_everything_beyond():
     stats = stats_of(torch.tensor([0.0, 1e-30, 1e30, math.inf, math.nan]))
     assert stats.scale_counts_B[[0, -1]].tolist() == [2.0, 3.0]
     assert stats.scale_counts_B.sum() == 5

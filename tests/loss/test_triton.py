@@ -1,4 +1,4 @@
-"""The GPU kernels, run on the CPU by Triton's interpreter: it must be chosen before triton is imported."""
+"""The GPU kernels, run on the CPU by Triton's interpreter, which must be selected before triton is imported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_kernels_under_the_interpreter():
     assert "skipped" not in done.stdout
 
 
-def test_without_a_gpu_torch_does_the_work(batch_of, monkeypatch):
+def test_without_a_gpu_torch_is_used(batch_of, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     batch = batch_of(dtype=torch.float32)
     plan = _plan(batch.hidden_NH, batch.head_VH, batch.label_N, None, None, 1.0, None)

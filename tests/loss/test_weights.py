@@ -1,3 +1,5 @@
+"""From statistics to weights: each objective against its paper, and what is refused."""
+
 from __future__ import annotations
 
 import math
@@ -8,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankray.errors import LossError
-from rankray.loss import WEIGHTS, TokenStats, reference, token_stats, token_weights
-from rankray.loss.weights import Knobs, check_knobs, needed_stats, relative_scale
+from rankray.loss import WEIGHTS, Knobs, TokenStats, reference, token_stats, token_weights
+from rankray.loss.weights import needed_stats, relative_scale
 
 
 def some_stats(tokens: int = 50, vocabulary: int = 300, spread: float = 3.0) -> TokenStats:
@@ -59,7 +61,7 @@ def test_the_exact_scale_lies_between_a_half_and_two(log_prob, entropy_bits, ran
 
 @pytest.mark.parametrize("form", ["bound", "exact"])
 @pytest.mark.parametrize("temperature", [1e12, math.inf])
-def test_at_a_high_temperature_the_base_objective_is_left(form, temperature):
+def test_at_a_high_temperature_the_base_objective_remains(form, temperature):
     stats = some_stats()
     for base, objective in (("one", "sft"), ("prob", "dft")):
         ours = token_weights(stats, form=form, base=base, temperature=temperature)
@@ -92,7 +94,7 @@ def test_talr_takes_the_median_over_sequences_of_their_mean_nll():
     torch.testing.assert_close(token_weights(stats, "talr"), one_sequence)
 
 
-def test_talr_survives_a_batch_without_a_mistake():
+def test_talr_on_a_batch_without_a_mistake():
     stats = TokenStats(*torch.zeros(4, 3))
     assert token_weights(stats, "talr").tolist() == [1.0, 1.0, 1.0]
 
@@ -136,18 +138,17 @@ def test_the_scale_is_what_multiplies_the_base():
 
 
 def test_only_what_the_objective_needs_is_asked_for():
-    assert needed_stats("sft", Knobs()) == frozenset()
-    assert needed_stats("rri", Knobs()) == {"entropy_bits_N", "rank_N"}
-    assert needed_stats("rri", Knobs(form="exact")) == {"rank_N", "expected_rank_N"}
-    assert needed_stats("rri", Knobs(form="exact", entropy_weight=0.0)) == {"rank_N"}
+    assert needed_stats(Knobs(objective="sft")) == frozenset()
+    assert needed_stats(Knobs()) == {"entropy_bits_N", "rank_N"}
+    assert needed_stats(Knobs(form="exact")) == {"rank_N", "expected_rank_N"}
+    assert needed_stats(Knobs(form="exact", entropy_weight=0.0)) == {"rank_N"}
 
 
-def test_what_is_not_asked_for_is_not_looked_at(objective):
+def test_what_is_not_asked_for_is_not_used(objective):
     stats = some_stats()
-    name, knobs = objective["objective"], {key: value for key, value in objective.items() if key != "objective"}
-    needed = needed_stats(name, check_knobs(name, knobs)) | {"log_prob_N"}
+    needed = needed_stats(Knobs(**objective)) | {"log_prob_N"}
     hidden = stats._replace(**{key: torch.full((50,), math.nan) for key in stats._fields if key not in needed})
-    assert torch.equal(token_weights(hidden, name, **knobs), token_weights(stats, name, **knobs))
+    assert torch.equal(token_weights(hidden, **objective), token_weights(stats, **objective))
 
 
 def test_an_objective_is_added_with_one_line(monkeypatch):
@@ -156,31 +157,18 @@ def test_an_objective_is_added_with_one_line(monkeypatch):
     assert torch.equal(token_weights(stats, "margin"), 1 / stats.rank_N)
 
 
-@pytest.mark.parametrize(
-    ("objective", "knobs", "says"),
-    [
-        ("rrri", {}, "did you mean 'rri'"),
-        ("rri", {"form": "bounds"}, "loss.form: 'bounds'.*did you mean 'bound'.*'exact'"),
-        ("rri", {"base": "two"}, "loss.base: 'two'"),
-        ("rri", {"temperature": 0.0}, "loss.temperature: 0.0; allowed is a number > 0"),
-        ("rri", {"temperature": math.nan}, "loss.temperature"),
-        ("rri", {"temperature": "1"}, "loss.temperature"),
-        ("rri", {"entropy_weight": -0.1}, "loss.entropy_weight: -0.1"),
-        ("rri", {"max_scale": 0.0}, "loss.max_scale"),
-        ("rri", {"temprature": 1.0}, "did you mean 'temperature'"),
-        ("talr", {"min_weight": 1.5}, r"\[0, 1\]"),
-        ("talr", {"talr_temperature": "aut"}, "did you mean 'auto'"),
-        ("eaft", {"alpha": -1.0}, "loss.alpha"),
-    ],
-)
-def test_errors_say_what_is_allowed(objective, knobs, says):
-    with pytest.raises(LossError, match=says):
-        token_weights(some_stats(), objective, **knobs)
-
-
-def test_knobs_of_other_objectives_are_ignored():
+def test_checked_settings_are_taken_as_they_are():
     stats = some_stats()
-    ours = token_weights(stats, "dft", temperature=-1.0, form="?", alpha=-3.0, max_scale=None)
+    knobs = Knobs(form="exact", base="one", temperature=2.5)
+    expected = token_weights(stats, form="exact", base="one", temperature=2.5)
+    assert torch.equal(token_weights(stats, knobs=knobs), expected)
+    with pytest.raises(LossError, match="got them and temperature"):
+        token_weights(stats, knobs=knobs, temperature=1.0)
+
+
+def test_an_objective_ignores_what_it_does_not_use():
+    stats = some_stats()
+    ours = token_weights(stats, "dft", temperature=0.1, form="exact", alpha=3.0, max_scale=None)
     assert torch.equal(ours, token_weights(stats, "dft"))
 
 

@@ -1,4 +1,4 @@
-"""What `test_triton.py` runs in a process of its own, under Triton's interpreter; not collected by itself."""
+"""What `test_triton.py` runs in a separate process, under Triton's interpreter; pytest does not collect it itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _small_blocks(monkeypatch):
 
 @pytest.fixture
 def kernels_used(monkeypatch):
-    """Counts the chunks that the kernels took."""
+    """Counts the chunks that the kernels processed."""
     calls = []
     chunk_pass = kernels.chunk_pass
     monkeypatch.setattr(kernels, "chunk_pass", lambda *args, **kw: calls.append(1) or chunk_pass(*args, **kw))

@@ -17,7 +17,7 @@ from rankray.quickstart import build as quickstart
 from rankray.quickstart.build import build_world, split_problems, write_data
 from rankray.quickstart.language import LARGEST, UNKNOWN, all_problems, clean_row, corrupt, vocabulary
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 EQUATION = r"(\d+) ([+-]) (\d+) = (\d+) \."
 

@@ -3,6 +3,7 @@
 import pytest
 
 from rankray.errors import ConfigError
+from rankray.loss import WEIGHTS
 from rankray.report.explain import explain_lines
 
 
@@ -11,7 +12,14 @@ def test_a_field_says_what_is_allowed_and_its_default():
     assert lines[0] == "loss.temperature: float, above 0; default 1.0"
     assert "Rank-mapping temperature" in lines[1]
     assert explain_lines("loss.form")[0] == "loss.form: bound | exact; default 'bound'"
+    assert explain_lines("study.baselines")[0] == "study.baselines: list of sft | paper; default ['sft', 'paper']"
     assert "required" in explain_lines("data.train")[0]
+
+
+def test_the_objectives_are_those_there_are(monkeypatch):
+    monkeypatch.setitem(WEIGHTS, "mine", lambda stats, knobs: 1 / stats.rank_N)
+    allowed = explain_lines("loss.objective")[0]
+    assert allowed == "loss.objective: rri | sft | dft | talr | eaft | mine; default 'rri'"
 
 
 def test_a_section_lists_its_fields_and_a_last_name_is_enough():

@@ -7,16 +7,10 @@ import pytest
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler, TPESampler
 
-from rankray.config import schema
 from rankray.errors import ConfigError
 from rankray.store import open_study
-from rankray.store.strategies import PRUNERS, SAMPLERS, derived_seed, pruner, sampler
+from rankray.store.strategies import derived_seed, pruner, sampler
 from store.helpers import make_config, run_trial
-
-
-def test_names_are_those_of_the_schema() -> None:
-    assert tuple(SAMPLERS) == schema.SAMPLERS
-    assert tuple(PRUNERS) == schema.PRUNERS
 
 
 @pytest.mark.parametrize(("name", "kind"), [("tpe", TPESampler), ("random", RandomSampler)])

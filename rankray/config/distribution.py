@@ -1,0 +1,116 @@
+"""One entry of `space:`: what it may say, and the distribution it describes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from rankray.config.params import get_path
+from rankray.config.schema import Config
+from rankray.errors import ConfigError, nearest
+
+_KINDS = ("float", "int", "choice")
+_OPTIONS = {"float": {"log", "step", "when"}, "int": {"log", "step", "when"}, "choice": {"when"}}
+
+
+class Distribution(BaseModel):
+    """What one parameter may be.
+
+    `float` and `int` lie in [low, high], both ends included; `log` spreads them evenly over orders of magnitude, `step`
+    puts them on a grid from `low`. `choice` takes one of `choices`. `when` maps paths to the values under which the
+    parameter exists.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    kind: Literal["float", "int", "choice"]
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] = ()
+    when: dict[str, tuple[Any, ...]] = {}
+
+    def contains(self, value: Any) -> bool:
+        """Return whether `value` is one this distribution could propose."""
+        if self.kind == "choice":
+            return any(
+                value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices
+            )
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        if self.kind == "int" and value != int(value):
+            return False
+        if not self.low <= value <= self.high:
+            return False
+        return self.step is None or math.isclose(round((value - self.low) / self.step) * self.step, value - self.low)
+
+    def active(self, params: Mapping[str, Any], config: Config) -> bool:
+        """Return whether this parameter exists, given the parameters drawn so far and the fixed fields.
+
+        A condition on a searched parameter that does not itself exist is not met.
+        """
+        searched = config.space
+        for path, values in self.when.items():
+            if path in searched and path not in params:
+                return False
+            if (params[path] if path in params else get_path(config, path)) not in values:
+                return False
+        return True
+
+
+def parse_distribution(path: str, raw: dict[str, Any]) -> Distribution:
+    """Return what an entry of `space:` says about the field at `path`.
+
+    Raises:
+        ConfigError: it is not of a form that `Distribution` can have. Whether the field accepts the values is not
+            checked here.
+    """
+    kinds = [kind for kind in _KINDS if kind in raw]
+    if len(kinds) != 1:
+        raise ConfigError(f"needs exactly one of float, int or choice, got {', '.join(raw) or 'nothing'}")
+    kind = kinds[0]
+    for key in raw:
+        if key != kind and key not in _OPTIONS[kind]:
+            allowed = sorted(_OPTIONS[kind])
+            raise ConfigError(
+                f"unknown key {key!r}{nearest(key, allowed)}; allowed beside {kind}: {', '.join(allowed)}; "
+                "correct the key"
+            )
+    when = raw.get("when") or {}
+    if not isinstance(when, dict):
+        raise ConfigError(f"when: got {when!r}; write a mapping such as when: {{loss.objective: rri}}")
+    conditions = {other: tuple(v) if isinstance(v, list) else (v,) for other, v in when.items()}
+    if kind == "choice":
+        choices = raw["choice"]
+        if not isinstance(choices, list) or not choices:
+            raise ConfigError(f"choice: got {choices!r}; write a list of at least one value")
+        return Distribution(path=path, kind="choice", choices=tuple(choices), when=conditions)
+    return _parse_range(path, kind, raw, conditions)  # type: ignore[arg-type]
+
+
+def _parse_range(path: str, kind: Literal["float", "int"], raw: dict[str, Any], when: dict[str, Any]) -> Distribution:
+    bounds, log, step = raw[kind], raw.get("log", False), raw.get("step")
+    numbers = isinstance(bounds, list) and len(bounds) == 2
+    if not numbers or not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in bounds):
+        raise ConfigError(f"{kind}: got {bounds!r}; write two numbers, [low, high]")
+    low, high = bounds
+    if not low < high:
+        raise ConfigError(f"{kind}: low {low} is not below high {high}; write [low, high] with low < high")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ConfigError(f"{kind}: [{low}, {high}] is not finite; give finite bounds")
+    if kind == "int" and not (low == int(low) and high == int(high)):
+        raise ConfigError(f"int: [{low}, {high}] are not whole numbers; use float: or whole bounds")
+    if not isinstance(log, bool):
+        raise ConfigError(f"log: got {log!r}; allowed: true, false; choose one")
+    if log and low <= 0:
+        raise ConfigError(f"log: true needs low > 0, got {low}; raise low or leave log out")
+    if step is not None and (isinstance(step, bool) or not isinstance(step, (int, float)) or step <= 0):
+        raise ConfigError(f"step: got {step!r}; allowed: a number above 0; correct the step")
+    if step is not None and log:
+        raise ConfigError("step and log exclude each other; keep one")
+    return Distribution(path=path, kind=kind, low=low, high=high, log=log, step=step, when=when)

@@ -1,0 +1,47 @@
+"""Every field of the configuration under its dotted path: what may be set, searched, explained and documented."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from rankray.config.schema import SEARCHABLE_SECTIONS, Config
+
+
+def all_fields() -> dict[str, FieldInfo]:
+    """Return dotted path -> field, in the order of the schema; sections are not fields."""
+    return _fields_of(Config, "")
+
+
+def searchable_paths() -> list[str]:
+    """Return every dotted path a space may vary; the fields of `train.sft` are not among them."""
+    return [path for path in all_fields() if path.split(".")[0] in SEARCHABLE_SECTIONS]
+
+
+def keys_of(section: str) -> list[str]:
+    """Return the keys that the section at a dotted path may have, "" being the whole file; [] if it is no section."""
+    prefix = f"{section}." if section else ""
+    found = [path.removeprefix(prefix).split(".")[0] for path in all_fields() if path.startswith(prefix)]
+    return list(dict.fromkeys(found))
+
+
+def _fields_of(model: type[BaseModel], prefix: str) -> dict[str, FieldInfo]:
+    found: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        section = _section_in(field.annotation)
+        if section is None:
+            found[prefix + name] = field
+        else:
+            found.update(_fields_of(section, f"{prefix}{name}."))
+    return found
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a field is, or may be; None for a plain field."""
+    for option in (annotation, *typing.get_args(annotation)):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None

@@ -1,0 +1,70 @@
+"""Values at dotted paths of a configuration: reading one, setting one, and the configuration of one trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from rankray.config.problems import problems_of
+from rankray.config.schema import Config
+from rankray.errors import ConfigError
+
+
+def get_path(config: BaseModel, path: str) -> Any:
+    """Return the value at a dotted path; KeyError where there is no such field."""
+    node: Any = config
+    for part in path.split("."):
+        if isinstance(node, BaseModel):
+            if part not in type(node).model_fields:
+                raise KeyError(path)
+            node = getattr(node, part)
+        elif isinstance(node, Mapping):
+            node = node.get(part)
+        else:
+            raise KeyError(path)
+    return node
+
+
+def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set a dotted path in nested dicts, making the dicts on the way."""
+    *parents, last = path.split(".")
+    for part in parents:
+        child = tree.get(part)
+        if not isinstance(child, dict):
+            child = tree[part] = {}
+        tree = child
+    tree[last] = value
+
+
+def trial_tree(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of one trial as JSON types: `params` set at their paths, and no space.
+
+    It is not validated here: whoever makes a `Config` of it (`config_from`) does that, once.
+    """
+    tree = config.model_dump(mode="json", exclude={"space"})
+    for path, value in params.items():
+        set_path(tree, path, value)
+    return tree
+
+
+def config_from(tree: Mapping[str, Any]) -> Config:
+    """Return the configuration that a tree of plain values describes.
+
+    Raises:
+        ConfigError: a key or a value the configuration does not accept; lists every problem.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(text for _, text in problems_of(error))) from error
+
+
+def apply_params(config: Config, params: Mapping[str, Any]) -> Config:
+    """Return the configuration of one trial, validated: `params` set at their paths, and no space.
+
+    Raises:
+        ConfigError: a value the configuration does not accept.
+    """
+    return config_from(trial_tree(config, params))

@@ -1,0 +1,100 @@
+"""The settings of a loss: every field of `loss:` in a configuration, with its default and its rule, defined here only.
+
+`rankray.config` uses this model as its `loss:` block; `rankray.loss` makes it from keyword arguments. Needs pydantic,
+but not torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+from rankray.errors import LossError, describe_invalid, nearest
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveOrInfinite = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class KeyOf:
+    """Annotation of a text that must be a key of a dictionary, as that is when the text is validated.
+
+    Attributes:
+        names: returns the dictionary, or its keys.
+        also: what else would be allowed, for the error.
+    """
+
+    names: Callable[[], Iterable[str]]
+    also: str = ""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, given: str) -> str:
+        names = list(self.names())
+        if given not in names:
+            allowed = ", ".join([*names, self.also] if self.also else names)
+            raise ValueError(f"got {given!r}{nearest(given, names)}; allowed: {allowed}; correct the name")
+        return given
+
+
+def objectives() -> list[str]:
+    """Return the names of the weight functions there are now."""
+    from rankray.loss.weights import WEIGHTS
+
+    return list(WEIGHTS)
+
+
+class Knobs(BaseModel):
+    """How each token's loss is weighted: the `loss:` block of a configuration.
+
+    A value is checked whether or not the objective uses it. An objective ignores the fields that it does not use.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    objective: Annotated[str, KeyOf(objectives, "or a function added to rankray.loss.WEIGHTS")] = "rri"
+    """`sft` weights every token 1, `dft` by p_t, `talr` by p_t^(1/T), `eaft` by entropy, `rri` by relative rank."""
+    form: Literal["bound", "exact"] = "bound"
+    """Form of the indicator (rri): `bound` is what the paper trains with, `exact` uses the expected rank itself."""
+    base: Literal["one", "prob"] = "prob"
+    """Base weight that the relative scale multiplies (rri): `one`, or the target's probability (the paper, maths)."""
+    temperature: PositiveOrInfinite = 1.0
+    """Rank-mapping temperature of the indicator (rri); 1 is the paper, large values give the base objective itself."""
+    entropy_weight: NonNegative = 1.0
+    """Weight of the expected rank against the rank itself (rri); 1 is the paper, 0 looks at probability only."""
+    max_scale: PositiveOrInfinite | None = None
+    """Cap on the relative scale S (rri); null leaves it as it is."""
+    min_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Lower limit of a token's weight (talr)."""
+    talr_temperature: PositiveOrInfinite | Literal["auto"] = "auto"
+    """T of talr; `auto` takes the median over the batch's sequences of their mean NLL in nats."""
+    alpha: NonNegative = 1.0
+    """Exponent of the normalised top-20 entropy (eaft)."""
+
+
+def make_knobs(knobs: Knobs | None = None, objective: str | None = None, **given: Any) -> Knobs:
+    """Return the settings of one call: `knobs` as they are, or checked keyword arguments with defaults filled in.
+
+    Raises:
+        LossError: an unknown name or an impossible value, or both `knobs` and keyword arguments.
+    """
+    if objective is not None:
+        given["objective"] = objective
+    if knobs is not None:
+        if given:
+            raise LossError(f"knobs: got them and {', '.join(given)}; allowed: one of the two; leave the others out")
+        return knobs
+    try:
+        return Knobs.model_validate(given, strict=True)
+    except ValidationError as error:
+        by_name: dict[str, list[Any]] = {}
+        for item in error.errors():
+            by_name.setdefault(str(item["loc"][0]), []).append(item)
+        problems = [f"loss.{name}: {describe_invalid(items, Knobs.model_fields)}" for name, items in by_name.items()]
+        raise LossError("\n".join(problems)) from error

@@ -1,0 +1,28 @@
+"""What a weight may look at: the statistics of N predictions. Importing this does not import torch.
+
+Shapes: N tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TokenStats(NamedTuple):
+    """Statistics of N predictions, each an (N,) tensor; `rankray.loss.token_stats` defines them.
+
+    A statistic that was not asked for is NaN in every place (`top_entropy_nats_N`: None), never a stale number.
+    """
+
+    log_prob_N: Tensor
+    entropy_bits_N: Tensor
+    rank_N: Tensor
+    expected_rank_N: Tensor
+    top_entropy_nats_N: Tensor | None = None
+
+
+ALL_STATS = frozenset({"entropy_bits_N", "rank_N", "expected_rank_N", "top_entropy_nats_N"})
+"""The statistics that cost a pass over the logits; `log_prob_N` is always there."""
