@@ -40,7 +40,7 @@ FEATURES = datasets.Features(
         "supervised": datasets.Value("bool"),
     }
 )
-"""Of each example: its tokens, its labels (-100 in the prompt), the completion's first place, whether any is supervised."""
+"""Of each example: tokens, labels (-100 in the prompt), where the completion starts, whether a token is supervised."""
 
 Columns = dict[str, list[Any]]
 
