@@ -19,24 +19,26 @@ from rankray.finetune.trainer import reset_accelerate
 LIBRARY_VARIABLES = ("ACCELERATE_", "FSDP_")
 """How the environment variables begin that transformers sets for accelerate."""
 
-_default_threads = torch.get_num_threads()
-
 
 @contextmanager
 def clean_process(threads: int | None) -> Iterator[None]:
     """Start a run with the state of a fresh process, and restore that state afterwards.
 
     Args:
-        threads: CPU threads of torch in the calling thread; None: as many as torch chose at the start.
+        threads: CPU threads of torch in the calling thread; None leaves their number as it is.
     """
-    before = {name: value for name, value in os.environ.items() if name.startswith(LIBRARY_VARIABLES)}
+    threads_before = torch.get_num_threads()
+    variables_before = {name: value for name, value in os.environ.items() if name.startswith(LIBRARY_VARIABLES)}
     reset_accelerate()
-    torch.set_num_threads(threads or _default_threads)
+    torch.set_num_threads(threads or threads_before)
     with _frozen_heap():
         try:
             yield
         finally:
-            _restore(before)
+            torch.set_num_threads(threads_before)
+            _restore_variables(variables_before)
+            reset_accelerate()
+            free_memory()
 
 
 @contextmanager
@@ -52,14 +54,11 @@ def _frozen_heap() -> Iterator[None]:
             gc.unfreeze()
 
 
-def _restore(environment: dict[str, str]) -> None:
+def _restore_variables(before: dict[str, str]) -> None:
     for name in [name for name in os.environ if name.startswith(LIBRARY_VARIABLES)]:
-        if name not in environment:
+        if name not in before:
             del os.environ[name]
-    os.environ.update(environment)
-    torch.set_num_threads(_default_threads)
-    reset_accelerate()
-    free_memory()
+    os.environ.update(before)
 
 
 def free_memory() -> None:
