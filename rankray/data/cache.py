@@ -17,7 +17,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,7 @@ def shared_table(made_from: Any, make: Callable[[], Iterable[Columns]]) -> datas
         if not file.is_file():
             _delete_unused(file.parent)
             _write(file, fingerprint, make())
-        with suppress(OSError):
-            os.utime(file)
+        _mark_as_used(file)
         return datasets.Dataset.from_file(str(file))
     finally:
         lock.release()
@@ -99,9 +97,15 @@ def _write(file: Path, fingerprint: str, parts: Iterable[Columns]) -> None:
             writer.finalize(close_stream=False)
         os.replace(unfinished, file)
     except BaseException:
-        with suppress(OSError):
-            os.unlink(unfinished)
+        Path(unfinished).unlink(missing_ok=True)
         raise
+
+
+def _mark_as_used(file: Path) -> None:
+    try:
+        os.utime(file)
+    except OSError as error:
+        logger.debug("%s may be deleted although it is used: %s", file, error)
 
 
 def _delete_unused(place: Path) -> None:

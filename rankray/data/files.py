@@ -11,11 +11,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from rankray.errors import DataError, nearest
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 FORMS = "hub-id:config:split, or the path of a .jsonl, .json, .parquet or .csv file"
@@ -63,7 +66,8 @@ def read_rows(source: str, where: str) -> list[Row]:
     except (OSError, ValueError, csv.Error) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{where}: {source!r} cannot be read as {path.suffix} ({first}); fix the file or its ending"
+            f"{where}: {source!r} cannot be read as {path.suffix} ({first}); allowed is {FORMS}; "
+            "fix the file or its ending"
         ) from error
     if not rows:
         raise DataError(f"{where}: {source!r} holds no rows; at least one is needed; give a file with examples")
@@ -109,7 +113,9 @@ def _json_lines(lines: Iterable[str]) -> Iterable[Row]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"line {number} is not JSON ({error}); write one object per line; fix that line") from None
+            raise DataError(
+                f"line {number} is not JSON ({error}); allowed is one object per line; fix that line"
+            ) from None
         yield _as_row(row, f"line {number}")
 
 
@@ -117,7 +123,8 @@ def _read_json(path: Path) -> list[Row]:
     text = path.read_text(encoding="utf-8")
     try:
         tree = json.loads(text)
-    except ValueError:
+    except ValueError as error:
+        logger.debug("%s is not one JSON value, read as lines of JSON: %s", path, error)
         return list(_json_lines(text.splitlines()))
     if isinstance(tree, dict):
         return [tree]
@@ -126,7 +133,7 @@ def _read_json(path: Path) -> list[Row]:
 
 def _as_row(row: Any, place: str) -> Row:
     if not isinstance(row, dict):
-        raise DataError(f"{place} is {type(row).__name__}; each row is an object of column: value; fix it")
+        raise DataError(f"{place} is {type(row).__name__}; allowed is an object of column: value; fix it")
     return row
 
 
@@ -135,7 +142,10 @@ def _read_csv(path: Path) -> list[Row]:
         rows = list(csv.DictReader(file, strict=True))
     for number, row in enumerate(rows, start=1):
         if None in row:
-            raise DataError(f"row {number} has more values than the header has columns; quote values with commas")
+            raise DataError(
+                f"row {number} has more values than the header has columns; allowed is one value per column; "
+                "quote values with commas"
+            )
     return rows
 
 

@@ -13,6 +13,7 @@ Resuming reads data, never code: weights are safetensors, and transformers reads
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rankray.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "rankray.json"
 PARTIAL = ".partial-"
@@ -99,6 +102,8 @@ def remove_partial(directory: Path) -> None:
     """Remove unfinished checkpoints, which killed processes left in a trial's directory."""
     for path in directory.glob(f"{PARTIAL}*"):
         shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            logger.debug("%s could not be removed", path)
 
 
 def _put_in_place(partial: Path, final: Path) -> None:

@@ -151,7 +151,11 @@ def _read_json(file: Path, where: str) -> dict[str, Any]:
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{where}: {str(file)!r} is not JSON ({error}); save the model again") from error
+        raise ModelError(
+            f"{where}: {str(file)!r} is not JSON ({error}); needed is a JSON object; save the model again"
+        ) from error
     if not isinstance(tree, dict):
-        raise ModelError(f"{where}: {str(file)!r} holds {type(tree).__name__}, not an object; save the model again")
+        raise ModelError(
+            f"{where}: {str(file)!r} holds {type(tree).__name__}; needed is a JSON object; save the model again"
+        )
     return tree

@@ -8,6 +8,7 @@ it depends on (files by path, size and modification time), and only the last few
 from __future__ import annotations
 
 import gc
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -23,6 +24,8 @@ from rankray.errors import ConfigError, ModelError
 from rankray.model.files import local_model
 from rankray.model.head import check_head
 from rankray.model.mapped import copy_to_adapt, copy_to_train, map_weights
+
+logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 KEPT = {"tokenizer": 2, "config": 2, "model": 1, "split": 6}
@@ -102,6 +105,7 @@ def fresh_model(config: Config, checkpoint: str | None = None) -> PreTrainedMode
     mapped = map_weights(model, _model_place(config.model.path))
     if sum(p.numel() * p.element_size() for p in model.parameters()) - mapped <= RESIDENT_BYTES:
         return copied(_keep("model", key, lambda: model))
+    logger.debug("%s is too large to keep, each trial loads it again", config.model.path)
     return model
 
 

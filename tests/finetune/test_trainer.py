@@ -210,7 +210,9 @@ SEAMS = {
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(owner, name) for owner, names in SEAMS.items() for name in names], ids=lambda each: str(each)
+    ("owner", "name"),
+    [(owner, name) for owner, names in SEAMS.items() for name in names],
+    ids=lambda each: getattr(each, "__name__", each),
 )
 def test_private_names_of_the_libraries_are_still_there(owner, name):
     assert hasattr(owner, name), f"{name} is gone: read how {owner.__module__} does this now and change trainer.py"
