@@ -34,7 +34,7 @@ def kill_at(store: StudyStore, write: int) -> None:
     left = [write]
 
     def mortal(name: str) -> Callable[..., Any]:
-        real = getattr(storage._guarded, name)
+        real = getattr(storage.behind, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if left[0] == 0:

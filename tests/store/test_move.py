@@ -74,7 +74,7 @@ def test_a_study_that_is_worked_on_is_neither_copied_nor_deleted(sqlite_url: str
     copy_study(sqlite_url, journal_url, "s")
 
 
-def test_a_copy_that_was_cut_short_is_refused_and_made_anew(
+def test_a_copy_that_was_interrupted_is_refused_and_made_anew(
     sqlite_url: str, journal_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half_done(sqlite_url)
@@ -91,7 +91,7 @@ def test_a_copy_that_was_cut_short_is_refused_and_made_anew(
     with pytest.raises(KeyboardInterrupt):
         copy_study(sqlite_url, journal_url, "s")
     assert list_studies(journal_url) == []
-    with pytest.raises(StoreError, match="being copied, or that was cut short"):
+    with pytest.raises(StoreError, match="being copied, or that was interrupted"):
         open_study(journal_url, make_config(study={"trials": 6, "baselines": ["sft"]}))
     assert copy_study(sqlite_url, journal_url, "s") == 4
     assert shown(journal_url) == shown(sqlite_url)
@@ -112,7 +112,7 @@ def test_a_deleted_study_is_gone_and_others_stay(kind: str, request: pytest.Fixt
     assert attach(any_url, "one").finished == 1
 
 
-def test_a_deletion_that_was_cut_short_is_done_again(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_that_was_interrupted_is_done_again(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     half_done(sqlite_url)
 
     def killed(storage: Any, name: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -41,14 +42,14 @@ def test_what_a_killed_driver_left_is_put_right(url: str) -> None:
         assert (ticket.number, ticket.checkpoint, ticket.adopted) == (0, "checkpoint-10", True)
 
 
-def test_a_dead_driver_is_struck_off(url: str) -> None:
+def test_a_dead_driver_is_removed(url: str) -> None:
     config = make_config(study={"trials": 8, "pruner": "none"}, train={"max_steps": 400})
     driver = Driver(url, config)
     store = open_study(url, config)
     while not store.trials():
         time.sleep(0.01)
     driver.kill()
-    assert f"dead process {driver.process.pid}" in repair(url)[0]
+    assert re.fullmatch(f"study s: removed dead driver [0-9a-f]+, process {driver.process.pid}", repair(url)[0])
     assert all(trial.state != TrialState.RUNNING for trial in store.trials())
     assert attach(url, "s").drivers() == {}
 
