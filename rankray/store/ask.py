@@ -44,7 +44,8 @@ from rankray.store.strategies import sampler
 
 logger = logging.getLogger(__name__)
 
-Proposal = tuple[dict[str, Any], dict[str, BaseDistribution]]
+Proposal = tuple[dict[str, Any], dict[str, BaseDistribution], dict[str, Any]]
+"""Parameters, their distributions, and what the sampler wants to remember of them, as Optuna system attributes."""
 
 
 class Asker:
@@ -120,13 +121,14 @@ class Asker:
     def _create(self, key: str, origin: str, proposal: Proposal) -> FrozenTrial:
         """Create a trial and return it as it is in the store; the history is then fresh."""
         attributes = {DRIVER: self._driver, ORIGIN: origin} | ({POINT: key} if key else {})
-        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
-        template.params, template.distributions = proposal
+        params, kinds, marks = proposal
+        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes, system_attrs=marks)
+        template.params, template.distributions = params, kinds
         created = self._storage.create_new_trial(self._study_id, template)
         return next(each for each in reversed(self._history.refresh()) if trial_id(each) == created)
 
     def _propose(self, number: int, seed_salt: str, fixed: dict[str, Any]) -> Proposal:
-        """Return parameters and their distributions for the trial of this number."""
+        """Return what the trial of this number is to be."""
         draft = create_trial(state=TrialState.RUNNING, system_attrs={"fixed_params": fixed} if fixed else {})
         draft.number = number
         self._dry_run.trials, self._dry_run.draft, self._dry_run.marks = self._history.shown(), draft, {}
@@ -139,7 +141,7 @@ class Asker:
             for path, dist in self._space.items():
                 if dist.active(params, self._config):
                     params[path] = _suggest(trial, dist)
-        return params, trial.distributions
+        return params, trial.distributions, self._dry_run.marks
 
 
 def withdraw(storage: BaseStorage, trial: FrozenTrial, reason: str) -> None:

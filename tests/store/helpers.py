@@ -68,7 +68,7 @@ def begin_and_die(store: Any) -> None:
     """
     store._history.refresh()
     key, origin, _ = store._asker._open_point()
-    store._asker._create(key, origin, ({}, {}))
+    store._asker._create(key, origin, ({}, {}, {}))
 
 
 def states(store: Any) -> list[str]:
