@@ -1,4 +1,4 @@
-"""Configurations and a driver to be killed, for the tests of the store."""
+"""Configurations, trials that run, and drivers in processes that can be killed, for the tests of the store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing import forkserver
 from typing import Any
 from unittest import mock
@@ -62,13 +63,21 @@ def begin(store: Any) -> Any:
 
 
 def begin_and_die(store: Any) -> None:
-    """Leave what a driver leaves that is killed between creating a trial and judging its place; it has no parameters.
+    """Leave what a driver leaves if it is killed between creating a trial and judging its place; without parameters.
 
     Earlier versions, and optuna itself, create a trial before its parameters.
     """
     store._history.refresh()
     key, origin, _ = store._asker._open_point()
     store._asker._create(key, origin, ({}, {}, {}))
+
+
+def wait_for(happened: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until something has happened; the limit is for machines that are busy with other things."""
+    limit = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < limit, f"did not happen within {seconds} s"
+        time.sleep(0.01)
 
 
 def states(store: Any) -> list[str]:
@@ -91,7 +100,7 @@ def drive(store: Any) -> None:
 
 
 class Driver:
-    """A driver in a process of its own, forked from a server that has imported everything: it starts at once."""
+    """A driver in a process, forked from a server that has imported everything, so that it starts at once."""
 
     def __init__(self, url: str, config: Config, *, waits: bool = False) -> None:
         _start_server()
@@ -105,14 +114,14 @@ class Driver:
             self.go()
 
     def go(self) -> None:
-        """Let it work: until then it only holds the study open."""
+        """Let it work: until then it only has the study open."""
         self._pipe.send("go")
 
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
 
-    def finish(self, timeout: float = 60) -> None:
+    def finish(self, timeout: float = 300) -> None:
         self.process.join(timeout)
         assert self.process.exitcode == 0
 
@@ -128,7 +137,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def _start_server() -> None:
-    """Start the server, if need be, in an environment in which it finds what it is to import."""
+    """Start the server, unless it runs, in an environment in which it finds what it is to import."""
     heavy = ["store.helpers", "optuna.storages._rdb.models", "alembic.migration", "alembic.script"]
     _CONTEXT.set_forkserver_preload(heavy)
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):

@@ -9,9 +9,16 @@ from rankray.errors import StoreError
 from rankray.store import attach, list_studies, move, open_study, views
 from rankray.store.backend import connect
 from rankray.store.move import copy_study, delete_study
+from store.conftest import on_server, url_of
 from store.helpers import begin, drive, make_config, said, stored
 
-PAIRS = [("sqlite", "journal"), ("journal", "postgresql"), ("postgresql", "mysql"), ("mysql", "sqlite")]
+PAIRS = [
+    ("sqlite", "journal"),
+    ("journal", "sqlite"),
+    on_server("journal", "postgresql"),
+    on_server("postgresql", "mysql"),
+    on_server("mysql", "sqlite"),
+]
 
 
 def half_done(url: str) -> Any:
@@ -39,10 +46,10 @@ def shown(url: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize(("kind", "other"), PAIRS)
-def test_a_copy_shows_what_the_original_shows_and_goes_on(
+def test_a_copy_shows_what_the_original_shows_and_is_resumed(
     kind: str, other: str, request: pytest.FixtureRequest
 ) -> None:
-    source, target = (str(request.getfixturevalue(f"{each}_url")) for each in (kind, other))
+    source, target = url_of(kind, request), url_of(other, request)
     half_done(source)
     before = shown(source)
     assert copy_study(source, target, "s") == 4
@@ -97,9 +104,9 @@ def test_a_copy_that_was_interrupted_is_refused_and_made_anew(
     assert shown(journal_url) == shown(sqlite_url)
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", "journal", on_server("postgresql")])
 def test_a_deleted_study_is_gone_and_others_stay(kind: str, request: pytest.FixtureRequest) -> None:
-    any_url = str(request.getfixturevalue(f"{kind}_url"))
+    any_url = url_of(kind, request)
     for name in ("one", "two"):
         drive(open_study(any_url, make_config(name=name, study={"trials": 2})))
     delete_study(any_url, "one")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from rankray.errors import StoreError
 from rankray.store import attach, open_study
 from rankray.store.records import STEP
 from rankray.store.repair import repair
-from store.helpers import Driver, begin, begin_and_die, drive, make_config, said, states, stored
+from store.helpers import Driver, begin, begin_and_die, drive, make_config, said, states, stored, wait_for
 
 
 def test_a_store_that_needs_nothing_is_left_alone(url: str) -> None:
@@ -46,8 +45,7 @@ def test_a_dead_driver_is_removed(url: str) -> None:
     config = make_config(study={"trials": 8, "pruner": "none"}, train={"max_steps": 400})
     driver = Driver(url, config)
     store = open_study(url, config)
-    while not store.trials():
-        time.sleep(0.01)
+    wait_for(store.trials)
     driver.kill()
     assert re.fullmatch(f"study s: removed dead driver [0-9a-f]+, process {driver.process.pid}", repair(url)[0])
     assert all(trial.state != TrialState.RUNNING for trial in store.trials())
