@@ -140,7 +140,7 @@ class Watch:
                 seen, still = self._still.get(driver, (None, 0.0))
                 self._still[driver] = (beat, still + passed if beat == seen and driver in self._still else 0.0)
 
-    def gone(self, driver: str) -> bool:
+    def is_dead(self, driver: str) -> bool:
         """Return whether a driver is dead: nobody, unknown, left, dead on this machine, or silent for a lease."""
         with self._lock:
             record = self._records.get(driver)
@@ -153,7 +153,7 @@ class Watch:
 
     def alive(self) -> list[str]:
         """Return the drivers that are not dead."""
-        return [driver for driver in list(self._records) if not self.gone(driver)]
+        return [driver for driver in list(self._records) if not self.is_dead(driver)]
 
 
 class Lease:

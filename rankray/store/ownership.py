@@ -119,7 +119,7 @@ class TrialOwnership:
         for name, state in STATES.items():
             if trial.state == state:
                 return name
-        owned = trial.state == TrialState.RUNNING and not self._watch.gone(self._claims.owner(trial)[0])
+        owned = trial.state == TrialState.RUNNING and not self._watch.is_dead(self._claims.owner(trial)[0])
         return "running" if owned else "waiting"
 
     def remove_dead_drivers(self) -> dict[str, Record]:
@@ -200,7 +200,7 @@ class TrialOwnership:
     def _is_orphan(self, trial: FrozenTrial) -> bool:
         """Return whether nobody runs an unfinished trial: its owner is dead, or is this driver and does not know it."""
         owner, _ = self._claims.owner(trial)
-        return trial.number not in self._held if owner == self.driver else self._watch.gone(owner)
+        return trial.number not in self._held if owner == self.driver else self._watch.is_dead(owner)
 
     def _adopt(self, trial: FrozenTrial) -> FrozenTrial | None:
         """Return an orphan if it has become this driver's and is still to be run."""

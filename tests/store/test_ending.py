@@ -1,4 +1,4 @@
-"""A kill between any two writes is harmless: every write of every operation is the last one once."""
+"""Whole: a kill between any two writes is harmless: every write of every operation is the last one once."""
 
 from __future__ import annotations
 

@@ -41,22 +41,22 @@ def test_a_driver_is_gone_after_a_lease_of_silence_on_the_observer_s_clock() -> 
     watch = Watch(60, clock)
     watch.look({"d": {**ELSEWHERE, "beat": 7}})
     watch_for(59, watch, clock, {**ELSEWHERE, "beat": 7}, 10)
-    assert not watch.gone("d")
+    assert not watch.is_dead("d")
     assert watch.alive() == ["d"]
     watch_for(2, watch, clock, {**ELSEWHERE, "beat": 7}, 1)
-    assert watch.gone("d")
+    assert watch.is_dead("d")
     watch.look({"d": {**ELSEWHERE, "beat": 8}})
-    assert not watch.gone("d")
+    assert not watch.is_dead("d")
 
 
 def test_wall_clocks_do_not_matter_to_a_take_over() -> None:
     clock = Clock()
     watch = Watch(60, clock)
     watch_for(30, watch, clock, {**ELSEWHERE, "beat": 7, "at": 0.0}, 10)
-    assert not watch.gone("d")
+    assert not watch.is_dead("d")
     shown = Watch(60, clock, by_date=True)
     shown.look({"d": {**ELSEWHERE, "beat": 7, "at": 0.0}})
-    assert shown.gone("d")
+    assert shown.is_dead("d")
 
 
 def test_one_look_after_an_outage_takes_nobody_s_trials() -> None:
@@ -64,7 +64,7 @@ def test_one_look_after_an_outage_takes_nobody_s_trials() -> None:
     watch = Watch(60, clock)
     watch.look({"d": {**ELSEWHERE, "beat": 7}})
     watch_for(3600, watch, clock, {**ELSEWHERE, "beat": 7}, 1)
-    assert not watch.gone("d")
+    assert not watch.is_dead("d")
 
 
 def test_a_driver_with_a_longer_lease_is_waited_for_that_long() -> None:
@@ -73,15 +73,15 @@ def test_a_driver_with_a_longer_lease_is_waited_for_that_long() -> None:
     record = {**ELSEWHERE, "beat": 7, "lease": 60}
     watch.look({"d": record})
     watch_for(59, watch, clock, record, 100)
-    assert not watch.gone("d")
+    assert not watch.is_dead("d")
 
 
 def test_who_is_not_registered_is_gone() -> None:
     watch = Watch(60)
     watch.look({"left": None})
-    assert watch.gone("left")
-    assert watch.gone("never seen")
-    assert watch.gone("")
+    assert watch.is_dead("left")
+    assert watch.is_dead("never seen")
+    assert watch.is_dead("")
 
 
 def test_processes_on_this_machine_are_known_dead_as_soon_as_they_are() -> None:
