@@ -186,7 +186,7 @@ def committed(study: Any) -> dict[tuple[int, int], Any]:
 
 
 def start(url: str, config: Config, place: Path) -> Any:
-    """Start a driver in a process of its own."""
+    """Start a driver in a new process."""
     process = FORK.Process(target=drive, args=(url, config.model_dump_json(), str(place)))
     process.start()
     return process

@@ -90,6 +90,7 @@ def process_start(pid: int) -> str | None:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else str(round(process.create_time()))
     except psutil.NoSuchProcess:
+        logger.debug("leases: there is no process %d", pid)
         return None
 
 

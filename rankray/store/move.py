@@ -8,6 +8,7 @@ it again finishes what was interrupted.
 from __future__ import annotations
 
 import copy
+import logging
 import uuid
 from typing import Any
 
@@ -22,6 +23,8 @@ from rankray.store.records import DRIVER
 from rankray.store.study import PART, attach
 from rankray.store.trials import StudyStore
 from rankray.store.urls import masked
+
+logger = logging.getLogger(__name__)
 
 COPIED, DELETED = "copied", "deleted"
 
@@ -125,4 +128,5 @@ def _id(storage: BaseStorage, name: str) -> Any:
     try:
         return storage.get_study_id_from_name(name)
     except KeyError:
+        logger.debug("study %s: not in this store", name)
         return None

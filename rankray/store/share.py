@@ -1,7 +1,7 @@
 """A store shared over the network: Optuna's gRPC proxy in front of a database that others cannot reach.
 
 Who connects with `grpc://host:port` needs no database driver and no password, and so the channel is neither encrypted
-nor guarded: whoever reaches the port reads and writes every study. So it listens on loopback unless `host` says
+nor guarded: everybody who reaches the port can read and write every study. So it listens on loopback unless `host` says
 otherwise. Other machines come through a tunnel: `ssh -N -L 13000:localhost:13000 HOST`, then `grpc://localhost:13000`.
 """
 

@@ -218,7 +218,7 @@ class StudyStore(TrialOwnership):
 
     @property
     def finished(self) -> int:
-        """How many trials are complete or pruned, whoever ran them."""
+        """How many trials are complete or pruned, over all drivers."""
         with self._lock:
             self._history.refresh()
             return self._history.finished

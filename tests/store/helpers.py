@@ -39,7 +39,7 @@ def make_config(*, study: dict[str, Any] | None = None, **changes: Any) -> Confi
 
 
 def nll(params: dict[str, Any], step: int) -> float:
-    """What a trial with these parameters measures at a step: the same whoever runs it."""
+    """What a trial with these parameters measures at a step: the same for every driver."""
     return abs(params["train.learning_rate"] * 1e3 - 0.3) + params.get("loss.temperature", 1.0) / 10 + 1.0 / step
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from pathlib import Path
@@ -41,6 +42,32 @@ def test_what_passes_is_tried_again(error: Exception) -> None:
     flaky = Flaky(2, error)
     assert RetryingStorage(flaky, URL).get_all_studies() == "studies"  # type: ignore[arg-type]
     assert flaky.calls == 3
+
+
+def test_each_retry_leaves_a_line_in_the_log_without_the_password(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    caplog.set_level(logging.DEBUG, logger="rankray.store.backend")
+    flaky = Flaky(2, internal(sqlite3.OperationalError(f"cannot reach {URL}\nmore")))
+    assert RetryingStorage(flaky, URL).get_all_studies() == "studies"  # type: ignore[arg-type]
+    assert caplog.messages == [
+        f"store: postgresql://u:***@h/d: try {number} failed (OperationalError: cannot reach postgresql://u:***@h/d); "
+        f"trying again in {pause:.2f} s"
+        for number, pause in enumerate(backend.RETRY_SECONDS[:2], 1)
+    ]
+    assert pauses == list(backend.RETRY_SECONDS[:2])
+
+
+def test_it_gives_up_after_all_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    flaky = Flaky(99, ConnectionResetError())
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        RetryingStorage(flaky, URL).get_all_studies()  # type: ignore[arg-type]
+    assert pauses == list(backend.RETRY_SECONDS)
+    assert flaky.calls == len(pauses) + 1
 
 
 @pytest.mark.usefixtures("impatient")

@@ -51,7 +51,7 @@ def test_an_empty_space_has_trials_without_parameters(url: str) -> None:
         assert begin(store) == Ticket(number=0, params={}, adopted=True)
 
 
-def test_a_report_is_judged_once_and_answered_the_same_for_ever(any_url: str) -> None:
+def test_a_report_is_judged_once_and_always_answered_the_same(any_url: str) -> None:
     config = make_config(study={"trials": 3})
     with open_study(any_url, config) as store:
         good, bad = begin(store), begin(store)
@@ -218,7 +218,7 @@ def test_a_driver_that_was_replaced_is_refused(any_url: str) -> None:
 def test_a_write_that_was_under_way_when_its_driver_was_replaced_overwrites_nothing(
     any_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A driver that freezes between its look at the claims and its write, and wakes up after its trial has gone on."""
+    """A driver freezes between its look at the claims and its write; meanwhile another one continues its trial."""
     old, new, number = take_over(any_url)
     kept = new.report(number, Report(20, {"eval/nll": 0.5}, "new"))
     trial = stored(old, number)

@@ -23,8 +23,8 @@ class Recorder:
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("kind", ["plain", "retrying"])
-def test_every_method_of_optuna_s_storages_is_handed_on(kind: str, name: str) -> None:
-    """Also one that an upgrade of Optuna adds: it fails here until it is handed on, too."""
+def test_every_method_of_optuna_s_storages_is_delegated(kind: str, name: str) -> None:
+    """Also one that an upgrade of Optuna adds: it fails here until it is delegated, too."""
     behind: Any = Recorder()
     storage = DelegatingStorage(behind) if kind == "plain" else RetryingStorage(behind, "sqlite:///x.db")
     assert name in vars(DelegatingStorage)

@@ -81,7 +81,7 @@ def test_a_study_that_is_worked_on_is_neither_copied_nor_deleted(sqlite_url: str
     copy_study(sqlite_url, journal_url, "s")
 
 
-def test_a_copy_that_was_interrupted_is_refused_and_made_anew(
+def test_a_copy_that_was_interrupted_is_refused_and_made_again(
     sqlite_url: str, journal_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half_done(sqlite_url)

@@ -130,7 +130,7 @@ def test_seeds_depend_on_the_study_and_the_number_of_trials_in_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["random", "tpe"])
-def test_a_restart_goes_on_with_fresh_draws_as_if_there_had_been_none(name: str, tmp_path: Any) -> None:
+def test_a_restart_continues_with_new_draws_as_if_there_had_been_none(name: str, tmp_path: Any) -> None:
     config = make_config(study={"sampler": name, "trials": 12, "pruner": "none"})
 
     def points(url: str, per_launch: int) -> list[dict[str, Any]]:
