@@ -47,12 +47,13 @@ def said(params: dict[str, Any], step: int) -> Report:
     return Report(step, {"eval/nll": nll(params, step), "train/loss": 0.5}, f"checkpoint-{step}")
 
 
-def run_trial(store: Any, ticket: Any) -> None:
-    """Run a trial as a trainer does: from its last checkpoint, to its end or a stop."""
+def run_trial(store: Any, ticket: Any, step_seconds: float = 0) -> None:
+    """Run a trial as a trainer does: from its last checkpoint, to its end or a stop; wait after each report."""
     done = int(ticket.checkpoint.rpartition("-")[2]) if ticket.checkpoint else 0
     for step in STEPS:
         if step > done and store.report(ticket.number, said(ticket.params, step)).stop:
             return
+        time.sleep(step_seconds)
     store.complete(ticket.number, said(ticket.params, FULL).metrics)
 
 
@@ -88,7 +89,7 @@ def stored(store: Any, number: int) -> Any:
     return store.storage.get_all_trials(store.study_id)[number]
 
 
-def drive(store: Any) -> None:
+def drive(store: Any, step_seconds: float = 0) -> None:
     """Work on a study until its budget is used up."""
     with store:
         while not store.done:
@@ -96,16 +97,16 @@ def drive(store: Any) -> None:
             if ticket is None:
                 time.sleep(0.02)
             else:
-                run_trial(store, ticket)
+                run_trial(store, ticket, step_seconds)
 
 
 class Driver:
     """A driver in a process, forked from a server that has imported everything, so that it starts at once."""
 
-    def __init__(self, url: str, config: Config, *, waits: bool = False) -> None:
+    def __init__(self, url: str, config: Config, *, waits: bool = False, step_seconds: float = 0) -> None:
         _start_server()
         ours, theirs = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=main, args=(url, config.model_dump_json(), theirs))
+        self.process = _CONTEXT.Process(target=main, args=(url, config.model_dump_json(), theirs, step_seconds))
         self.process.start()
         theirs.close()
         assert ours.recv() == "ready"
@@ -126,11 +127,11 @@ class Driver:
         assert self.process.exitcode == 0
 
 
-def main(url: str, config: str, ready: Any) -> None:
+def main(url: str, config: str, ready: Any, step_seconds: float) -> None:
     store = open_study(url, Config.model_validate_json(config))
     ready.send("ready")
     assert ready.recv() == "go"
-    drive(store)
+    drive(store, step_seconds)
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")

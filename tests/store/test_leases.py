@@ -9,13 +9,12 @@ import threading
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
 
 from rankray.contracts import Report
 from rankray.errors import LeaseLost, StoreError, StoreUnavailable
 from rankray.store import attach, leases, open_study, views
 from rankray.store.leases import Watch, known_dead, process_start, this_process
-from rankray.store.records import READY
+from rankray.store.records import steps_of
 from store.helpers import Driver, make_config, wait_for
 
 
@@ -243,14 +242,15 @@ def test_the_lease_survives_an_outage(file_url: str, monkeypatch: pytest.MonkeyP
 
 def test_a_killed_driver_s_trials_are_adopted_at_once(url: str) -> None:
     config = make_config(study={"trials": 8, "pruner": "none"}, train={"max_steps": 400})
-    driver = Driver(url, config)
     store = open_study(url, config)
-    wait_for(store.trials)
+    driver = Driver(url, config, step_seconds=3600)
+    wait_for(lambda: [trial for trial in store.trials() if steps_of(trial)])
     driver.kill()
     assert views.status(attach(url, "s"))["state"] == "interrupted"
-    begun = [
-        trial.number for trial in store.trials() if trial.state == TrialState.RUNNING and READY in trial.user_attrs
-    ]
     with store:
-        found = [ticket.number for ticket in iter(store.next_trial, None) if ticket.adopted]
-    assert found == begun
+        adopted = store.next_trial()
+        fresh = store.next_trial()
+    assert adopted is not None
+    assert fresh is not None
+    assert (adopted.number, adopted.adopted, adopted.checkpoint) == (0, True, "checkpoint-10")
+    assert (fresh.number, fresh.adopted) == (1, False)

@@ -5,11 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
 
 from rankray.errors import StoreError
 from rankray.store import attach, open_study
-from rankray.store.records import STEP
+from rankray.store.records import STEP, steps_of
 from rankray.store.repair import repair
 from store.helpers import Driver, begin, begin_and_die, drive, make_config, said, states, stored, wait_for
 
@@ -43,12 +42,14 @@ def test_what_a_killed_driver_left_is_put_right(url: str) -> None:
 
 def test_a_dead_driver_is_removed(url: str) -> None:
     config = make_config(study={"trials": 8, "pruner": "none"}, train={"max_steps": 400})
-    driver = Driver(url, config)
     store = open_study(url, config)
-    wait_for(store.trials)
+    driver = Driver(url, config, step_seconds=3600)
+    wait_for(lambda: [trial for trial in store.trials() if steps_of(trial)])
     driver.kill()
-    assert re.fullmatch(f"study s: removed dead driver [0-9a-f]+, process {driver.process.pid}", repair(url)[0])
-    assert all(trial.state != TrialState.RUNNING for trial in store.trials())
+    removed, *others = repair(url)
+    assert re.fullmatch(f"study s: removed dead driver [0-9a-f]+, process {driver.process.pid}", removed)
+    assert others == ["study s: trial 0 was given back: the next search resumes it"]
+    assert states(store) == ["WAITING"]
     assert attach(url, "s").drivers() == {}
 
 
