@@ -1,12 +1,27 @@
+"""What holds for all tests: their tiers, the order in which two processes take them, one token, one cache, one seed.
+
+Nobody marks a test `unit`, `ray` or `db`: the tier follows from the fixtures it asks for, or from the file's own
+`pytestmark`. Only `slow` is written by hand, for a longer version of what a test of `make test` covers as well.
+"""
+
 import atexit
 import os
+import random
 import secrets
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["fixtures.training", "fixtures.searches"]
+pytest_plugins = ["fixtures.training", "fixtures.searches", "fixtures.clusters"]
+
+TIERS = ("ray", "db", "unit")
+"""Most costly first: a test that needs Ray and a server is in the first tier."""
+RAY_FIXTURES = {"world", "make_place", "nodes", "joined", "shared_nodes"}
+"""Whoever asks for one of these starts searches, or Ray itself."""
+DB_FIXTURES = ("postgres", "mysql", "grpc", "server")
+"""Parts of the names of fixtures, and of their parameters, that start a database server or a proxy in front of one."""
 
 # Searches start a Ray of their own, whatever other Ray runs on this machine.
 os.environ.setdefault("RAY_ADDRESS", "local")
@@ -20,6 +35,58 @@ atexit.register(Path(_token).unlink)
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN_PATH"] = _token
 os.environ.pop("RAY_AUTH_TOKEN", None)
+
+
+def tier_of(item: pytest.Item) -> str:
+    """Return a test's tier: as marked in its file, or as its fixtures say."""
+    for tier in TIERS:
+        if item.get_closest_marker(tier):
+            return tier
+    names = set(getattr(item, "fixturenames", ()))
+    if names & RAY_FIXTURES:
+        return "ray"
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    asked = names | {str(value) for value in parameters.values() if isinstance(value, str)}
+    return "db" if any(part in name for name in asked for part in DB_FIXTURES) else "unit"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test its tier; tests of one file stay in one process, and the longest files are taken first."""
+    for item in items:
+        tier = tier_of(item)
+        item.add_marker(tier)
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: TIERS.index(tier_of(item)))
+    items.sort(key=lambda item: _group(item) != "cluster")
+
+
+def _group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    return str(marker.args[0]) if marker else ""
+
+
+@pytest.fixture(autouse=True)
+def no_ray_in_units(request: pytest.FixtureRequest):
+    """A test that starts Ray in this process belongs to the tier `ray`."""
+    before = _runs_ray()
+    yield
+    if tier_of(request.node) != "ray":
+        assert before or not _runs_ray(), "this test starts Ray: mark its file with pytestmark = pytest.mark.ray"
+
+
+def _runs_ray() -> bool:
+    ray = sys.modules.get("ray")
+    return hasattr(ray, "is_initialized") and bool(ray.is_initialized())
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of a test's random moments; printed where it fails, and taken from RANKRAY_TEST_SEED to try it again."""
+    drawn = int(os.environ.get("RANKRAY_TEST_SEED") or random.SystemRandom().randrange(10**6))
+    print(f"RANKRAY_TEST_SEED={drawn}")
+    return drawn
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,12 +1,10 @@
 """A worker group that may grow: a node is added to a cluster of raylets while the trial trains."""
 
 import json
-import os
-import time
-from pathlib import Path
 
 import pytest
 from fixtures.training import ROWS, build_model
+from fixtures.waiting import until
 
 from rankray.contracts import TrialSpec, Verdict
 
@@ -17,42 +15,25 @@ import os
 def size(model, tokenizer, rows):
     return {"workers": float(os.environ.get("WORLD_SIZE", "1"))}
 """
+pytestmark = pytest.mark.xdist_group("cluster")
+
 RESOURCES = {"workers": [1, 2], "cpus_per_worker": 1, "gpus_per_worker": 0}
 
 
-@pytest.fixture
-def cluster(tmp_path, monkeypatch):
-    """A head that trains nothing and one node of one CPU, whose processes find `size`."""
-    from rankray.cluster.environment import prepare_environment
-
-    prepare_environment()
-    import ray
-    from ray.cluster_utils import Cluster
-
-    (tmp_path / "size.py").write_text(SIZE)
-    root = str(Path(__file__).parents[2])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), root, os.environ.get("PYTHONPATH", "")]))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-
-
 class Growing:
-    """A reporter that adds a node, and has the trial wait until it is used."""
+    """A reporter that adds a node after the first report, and lets the trial wait until a second worker came."""
 
-    def __init__(self, cluster):
-        self.cluster, self.sizes, self.nll = cluster, {}, {}
+    def __init__(self, nodes=None):
+        self.nodes, self.sizes, self.nll = nodes, {}, {}
 
     def report(self, report):
-        if not self.sizes:
-            self.cluster.add_node(num_cpus=1)
+        if self.nodes and not self.sizes:
+            self.nodes.add()
+            until(lambda: len(self.nodes.alive()) == 2)
         self.nll[report.step] = report.metrics["eval/nll"]
         self.sizes[report.step] = report.metrics["eval/workers"]
-        if 2.0 not in self.sizes.values():
-            time.sleep(1.0)
+        if self.nodes and report.step % LOOK_STEPS == 0 and 2.0 not in self.sizes.values():
+            until(lambda: self.nodes.free_cpus() == 0, seconds=LOOK_SECONDS)
         return Verdict(stop=False)
 
 
