@@ -1,4 +1,4 @@
-"""The rules of the house (CONTRIBUTING.md) as failing tests. They hold for every file: there is no list of exceptions."""
+"""The rules of the house (CONTRIBUTING.md) as failing tests. They hold for every file: no list of exceptions."""
 
 import ast
 import json

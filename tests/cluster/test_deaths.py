@@ -6,7 +6,6 @@ A gate holds the trial at its evaluations, so that every death comes between two
 import pytest
 from fixtures.waiting import ended, until
 
-from rankray.contracts import TrialSpec, Verdict
 from rankray.search.scheduler import MAX_DEATHS
 
 pytestmark = pytest.mark.xdist_group("cluster")
@@ -31,28 +30,7 @@ def reports(place):
     return {key: metrics for key, metrics in place.recorded().items() if metrics}
 
 
-class Recorder:
-    def __init__(self):
-        self.metrics = {}
-
-    def report(self, report):
-        self.metrics[0, report.step] = dict(report.metrics)
-        return Verdict(stop=False)
-
-
-def undisturbed(place, directory):
-    """Train the search's trial in this process, and return what it reports when nothing happens."""
-    from rankray.finetune import run
-    from rankray.search.experiment import worker_config
-    from rankray.store import attach
-
-    config = worker_config(attach(place.store, "tiny").config, place.trials()[0]["params"])
-    recorder = Recorder()
-    run(TrialSpec(config=config, directory=str(directory)), recorder)
-    return recorder.metrics
-
-
-def test_a_drained_nodes_trial_leaves_with_a_checkpoint_and_loses_nothing(nodes, place, gate, tmp_path):
+def test_a_drained_nodes_trial_leaves_with_a_checkpoint_and_loses_nothing(nodes, place, gate):
     process = place.begin(*ONE, *gate.words)
     drained = until(lambda: gate.node(1), process, log=place.log)
     nodes.add()
@@ -67,10 +45,10 @@ def test_a_drained_nodes_trial_leaves_with_a_checkpoint_and_loses_nothing(nodes,
     assert trial["state"] == "complete"
     assert trial["failures"] == []
     assert [lost["steps"] for lost in trial["work_lost"]] == [0]
-    assert reports(place) == undisturbed(place, tmp_path / "alone")
+    assert reports(place) == place.undisturbed()
 
 
-def test_a_node_lost_without_notice_blames_no_trial(nodes, place, gate, tmp_path):
+def test_a_node_lost_without_notice_blames_no_trial(nodes, place, gate):
     """As many nodes as processes may die under a trial before it is blamed."""
     process = place.begin(*ONE, *gate.words)
     until(lambda: gate.node(1), process, log=place.log)
@@ -88,7 +66,7 @@ def test_a_node_lost_without_notice_blames_no_trial(nodes, place, gate, tmp_path
     assert trial["failures"] == []
     assert len(trial["work_lost"]) == MAX_DEATHS
     assert all(lost["wall_seconds"] > 0 for lost in trial["work_lost"])
-    assert reports(place) == undisturbed(place, tmp_path / "alone")
+    assert reports(place) == place.undisturbed()
 
 
 @pytest.fixture(scope="module")
