@@ -18,8 +18,8 @@ pytest_plugins = ["fixtures.training", "fixtures.searches", "fixtures.clusters"]
 
 TIERS = ("ray", "db", "unit")
 """Most costly first: a test that needs Ray and a server is in the first tier."""
-RAY_FIXTURES = {"world", "make_place", "nodes", "joined", "shared_nodes"}
-"""Whoever asks for one of these starts searches, or Ray itself."""
+RAY_FIXTURE = "modules"
+"""What every fixture asks for that starts searches, or Ray itself (`fixtures/`)."""
 DB_FIXTURES = ("postgres", "mysql", "grpc", "server")
 """Parts of the names of fixtures, and of their parameters, that start a database server or a proxy in front of one."""
 
@@ -43,10 +43,10 @@ def tier_of(item: pytest.Item) -> str:
         if item.get_closest_marker(tier):
             return tier
     names = set(getattr(item, "fixturenames", ()))
-    if names & RAY_FIXTURES:
+    if RAY_FIXTURE in names:
         return "ray"
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    asked = names | {str(value) for value in parameters.values() if isinstance(value, str)}
+    asked = names | {value for value in parameters.values() if isinstance(value, str) and value.isidentifier()}
     return "db" if any(part in name for name in asked for part in DB_FIXTURES) else "unit"
 
 

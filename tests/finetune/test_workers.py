@@ -1,4 +1,4 @@
-"""Several workers that train one trial together."""
+"""Whole: several workers that train one trial together."""
 
 import json
 import os
