@@ -7,10 +7,13 @@ Nobody marks a test `unit`, `ray` or `db`: the tier follows from the fixtures it
 import atexit
 import os
 import random
+import re
 import secrets
 import sys
 import tempfile
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,19 +55,35 @@ def tier_of(item: pytest.Item) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its tier; tests of one file stay in one process, and the longest files are taken first."""
+    """Give each test its tier; take the longest first: the shared cluster, other tests with Ray, servers, the rest."""
     for item in items:
-        tier = tier_of(item)
-        item.add_marker(tier)
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: TIERS.index(tier_of(item)))
-    items.sort(key=lambda item: _group(item) != "cluster")
+        item.add_marker(tier_of(item))
+    items.sort(key=lambda item: (group_of(item.path) != "cluster", TIERS.index(tier_of(item))))
 
 
-def _group(item: pytest.Item) -> str:
-    marker = item.get_closest_marker("xdist_group")
-    return str(marker.args[0]) if marker else ""
+@lru_cache
+def group_of(file: Path) -> str:
+    """Return which tests a file's tests share a process with: those of its xdist group, else only each other."""
+    named = re.search(r"""xdist_group\(["'](\w+)["']\)""", file.read_text(encoding="utf-8"))
+    return named[1] if named else str(file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep groups together for `--dist loadgroup`.
+
+    pytest-xdist 3.8 writes groups into a private attribute of items that pytest 9.2 no longer reads, and then spreads
+    every test over all processes, without a word.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(config.rootpath / nodeid.partition("::")[0])
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(autouse=True)
