@@ -125,6 +125,12 @@ def test_imports_point_down_only(module):
     assert not wrong, f"{mine} may import {sorted(allowed)}"
 
 
+def test_contributing_has_every_room_on_its_map():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = ROOMS.keys() - {"__init__", "__main__"}
+    assert [name for name in sorted(rooms) if f"`{name}/`" not in text and f"`{name}.py`" not in text] == []
+
+
 def test_the_rooms_have_an_order():
     """Rooms that import each other in a circle could not be read one after the other."""
     waiting = {name: {room(other) for other in allowed} - {name} for name, allowed in ROOMS.items()}
