@@ -1,4 +1,4 @@
-"""Whole: several workers that train one trial together."""
+"""Several workers that train one trial together."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def together(spec, first=""):
     watch.start()
     said = [[json.loads(line) for line in worker.stdout] for worker in workers]
     watch.cancel()
-    return said, [worker.wait(timeout=600) for worker in workers]
+    return said, [worker.wait(timeout=60) for worker in workers]
 
 
 def test_two_workers_do_what_one_does(tree, train, tmp_path):
