@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 CLOUDS = ("aws", "gcp", "azure")
 SCHEMAS = Path(os.environ.get("RANKRAY_TEST_ASSETS", ROOT.parent / "shared")) / "schemas" / "kuberay"
