@@ -216,7 +216,7 @@ def again(config: Any, row: dict[str, Any]) -> dict[int, float]:
     """Train a trial's settings without interruption to the step it ended with, None: to the end; the metric by step."""
     from rankray.contracts import Report, TrialSpec, Verdict
     from rankray.finetune import run
-    from rankray.search.experiment import worker_config
+    from rankray.search.specs import worker_config
 
     found: dict[int, float] = {}
 

@@ -35,7 +35,7 @@ class _Passing:
 def run_trial(file: str, params: dict[str, Any], directory: str, tell: Callable[[Report], None]) -> dict[str, float]:
     """Train one trial in this process."""
     from rankray.finetune import run
-    from rankray.search.experiment import worker_config
+    from rankray.search.specs import worker_config
 
     config = worker_config(load_config(Path(file)).config, params)
     return run(TrialSpec(config, directory), _Passing(tell)).metrics

@@ -94,7 +94,7 @@ def group(directory: Path, world: Path, rounds: int) -> None:
     from rankray.cluster.environment import prepare_environment
     from rankray.config import load_config
     from rankray.contracts import TrialSpec
-    from rankray.search.experiment import worker_config
+    from rankray.search.specs import worker_config
 
     prepare_environment()
     place = directory / "group"

@@ -31,7 +31,7 @@ def train(config: dict[str, Any]) -> None:
     """One trial as a Tune function: report and checkpoint at every evaluation, go on from the checkpoint."""
     from rankray.contracts import Report, TrialSpec, Verdict
     from rankray.finetune import run
-    from rankray.search.experiment import worker_config
+    from rankray.search.specs import worker_config
 
     loaded = load_config(config["file"]).config
     params = {path: value for path, value in config.items() if path != "file"}

@@ -19,7 +19,7 @@ def test_a_trial_killed_between_two_checkpoints_ends_as_if_never_killed(place):
     assert (0, 4) not in place.recorded("cut"), "the kill was to come between two checkpoints"
     assert kill(process) == -signal.SIGKILL
     done = place.search("--name", "cut", *ONE)
-    assert "trial 0 started (goes on from step 2)" in done.stdout
+    assert "trial 0 started (resumes from step 2)" in done.stdout
     whole, cut = place.recorded("whole"), place.recorded("cut")
     assert whole == cut, "equal, not close"
     assert place.status("cut")["best"]["value"] == place.status("whole")["best"]["value"]
