@@ -49,7 +49,8 @@ def join(place: str, *names: str) -> str:
     if not is_remote(place):
         return str(Path(place, *names))
     url = urlsplit(place)
-    return urlunsplit(url._replace(path="/".join([url.path.rstrip("/"), *names])))
+    path = "/".join([url.path.rstrip("/"), *names])
+    return urlunsplit((url.scheme, url.netloc, path, url.query, url.fragment))
 
 
 def is_parent(outer: str, inner: str) -> bool:

@@ -8,7 +8,10 @@ generated protocol buffers, and nothing of Ray is patched.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 READ_FROM = "2.60"
 """The version of Ray in whose source these names were read."""
@@ -21,7 +24,11 @@ def running_here() -> str:
     """
     from ray._private.services import canonicalize_bootstrap_address
 
-    return canonicalize_bootstrap_address("auto") or ""
+    try:
+        return canonicalize_bootstrap_address("auto") or ""
+    except ConnectionError:
+        logger.debug("no Ray runs on this machine", exc_info=True)
+        return ""
 
 
 def token_authentication_enabled() -> bool:
