@@ -21,7 +21,7 @@ import psutil
 from rankray.config import load_config
 from rankray.contracts import Report, TrialSpec, Verdict
 from rankray.quickstart.build import build_world
-from rankray.search.specs import worker_config
+from rankray.search.experiment import worker_config
 
 OBJECTIVES = ("sft", "dft", "talr", "eaft", "rri")
 
