@@ -106,7 +106,7 @@ def write_search(world: Path, place: Path, steps: int, workers: int, slots: int,
     return file
 
 
-def measure(stack: str, world: Path, place: Path, case: str, python: str) -> Run:
+def measure(stack: str, world: Path, place: Path, case: str, python: str = "") -> Run:
     """Run one case of one stack; the stack `before` runs with another interpreter, `python`, and its own checkout."""
     steps, workers, slots, trials, few = CASES[case]
     shutil.rmtree(place, ignore_errors=True)
