@@ -59,7 +59,7 @@ class StoreOutbox:
     Args:
         study: the study, joined by this driver.
         patience_seconds: how long the store may be unreachable.
-        news: told of every report that was delivered.
+        news: notified of every report that was delivered.
     """
 
     def __init__(self, study: StudyStore, patience_seconds: float = 600.0, news: News | None = None) -> None:

@@ -1,6 +1,6 @@
 """What happens in a launch, passed to everybody who watches it.
 
-The searcher tells `News` of each start, the outbox of each delivered report, the scheduler of each end, and whoever is
+The searcher notifies `News` of each start, the outbox of each delivered report, the scheduler of each end; whoever is
 busy with something says which phase that is. `News` calls the observers one after the other, the one that was added
 last first: the checkpoints, then the number of slots, then the view.
 """

@@ -32,8 +32,8 @@ class StoreScheduler(FIFOScheduler):
     Args:
         outbox: takes what is written to the store.
         control: live trials, failures, stop requests.
-        news: told of every end.
-        metric: the study's metric, whose value is told with an end.
+        news: notified of every end.
+        metric: the study's metric, whose value an end comes with.
     """
 
     _supports_buffered_results = False

@@ -40,7 +40,7 @@ class StoreSearcher(Searcher):
         control: live trials and stop requests.
         slots: returns how many trials may run at a time now.
         make_spec: turns a ticket into the spec its worker gets.
-        news: told of every start.
+        news: notified of every start.
     """
 
     def __init__(

@@ -91,3 +91,12 @@ def test_nothing_carries_tunes_done(actor):
     """A result with `done` would pass the scheduler by (trap 5)."""
     results = [actor.step() for _ in range(4)]
     assert all("done" not in result for result in results)
+
+
+def test_the_process_logs_as_its_environment_says(actor, monkeypatch):
+    """RANKRAY_LOG reaches the processes that train."""
+    configured = []
+    monkeypatch.setattr("rankray.logs.configure", lambda: configured.append(True))
+    other = TrialActor(config())
+    other.stop()
+    assert configured == [True]
