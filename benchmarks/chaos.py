@@ -257,10 +257,10 @@ def main() -> int:
 
 def searches(options: argparse.Namespace) -> tuple[int, int]:
     """Kill in whole searches; return (kills, invariants broken)."""
-    from chaos_search import LONGEST_SECONDS, fires
+    from chaos_search import LONGEST_SECONDS, searches_with_kills
 
     each = {"kills": options.search_kills, "trials": options.search_trials, "backends": options.backends}
-    return fires(argparse.Namespace(**each, seed=options.seed, longest=LONGEST_SECONDS, stock=False))
+    return searches_with_kills(argparse.Namespace(**each, seed=options.seed, longest=LONGEST_SECONDS, stock=False))
 
 
 if __name__ == "__main__":

@@ -164,20 +164,21 @@ def test_each_library_has_its_owner(module):
 
 def private_names(module: Path) -> set[str]:
     """Return the private names of ray and optuna that a file imports or touches."""
-    found = set()
-    for name in imports(module):
+    found, imported = set(), imports(module)
+    standard = {name for name in imported if name in sys.stdlib_module_names}
+    for name in imported:
         library, *parts = name.split(".")
         if library in DOORS and (any(part.startswith("_") for part in parts) or "generated" in parts):
             found.add(name)
     for node in ast.walk(tree_of(module)):
-        if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr) and not _is_own(node.value):
+        if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr) and not _is_own(node.value, standard):
             found.add(ast.unparse(node))
     return found
 
 
-def _is_own(owner: ast.expr) -> bool:
-    """Whether an attribute with an underscore is read from this file's own classes or modules."""
-    return isinstance(owner, ast.Name) and owner.id in ("self", "cls")
+def _is_own(owner: ast.expr, standard: set[str]) -> bool:
+    """Whether an attribute with an underscore is a class's own, or documented, such as `os._exit`."""
+    return isinstance(owner, ast.Name) and owner.id in {"self", "cls", *standard}
 
 
 @each_module

@@ -25,8 +25,8 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from rankray.config import Distribution, baseline_points, distributions
 from rankray.config.schema import Config
-from rankray.config.space import Distribution, baseline_points, distributions
 from rankray.store.dry_run import DryRunStorage
 from rankray.store.history import History
 from rankray.store.optuna_private import trial_id

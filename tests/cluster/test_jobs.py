@@ -72,7 +72,7 @@ def test_what_would_be_lost_or_seen_is_refused(loaded, tmp_path, text, store, er
     assert "secret" not in str(refused.value)
 
 
-def test_a_file_outside_what_is_shipped_is_refused(loaded, tmp_path):
+def test_a_file_outside_what_is_uploaded_is_refused(loaded, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(ConfigError, match=r"lies outside .*elsewhere"):
         jobs.describe(loaded(), tmp_path / "elsewhere")
@@ -82,7 +82,7 @@ def test_without_a_token_nothing_is_submitted(monkeypatch, tmp_path):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(SubmitError, match=r"no token for the cluster here; .*RAY_AUTH_MODE=disabled"):
+    with pytest.raises(SubmitError, match=r"has no token for the cluster; .*RAY_AUTH_MODE=disabled"):
         jobs.require_token()
     with pytest.raises(SubmitError, match=r"127\.0\.0\.1:1 does not answer .*tunnel"):
         jobs.refuse_open_cluster("http://127.0.0.1:1")

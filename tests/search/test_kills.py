@@ -1,7 +1,6 @@
 """Killed at any moment, the same command continues: nothing finished lost, nothing run twice, nothing left RUNNING."""
 
 import random
-import re
 import signal
 import time
 
@@ -23,7 +22,7 @@ def test_a_trial_killed_between_two_checkpoints_ends_as_if_never_killed(place, g
     assert kill(process) == -signal.SIGKILL
     gate.open()
     done = place.search("--name", "cut", *gated)
-    assert re.search(r"trial 0 started \([a-z ]+ from step 2\)", done.stdout)
+    assert "trial 0 started (resumes from step 2)" in done.stdout
     whole = place.undisturbed("cut")
     assert place.recorded("cut") == whole, "equal, not close"
     assert place.status("cut")["best"]["value"] == whole[0, 6]["eval/nll"]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from rankray.contracts import Report, Verdict
-from rankray.search.delivery import Delivery
+from rankray.contracts import Report
+from rankray.search.delivery import StoreOutbox
+from rankray.search.news import News
 from rankray.store import open_study
 from rankray.store.records import steps_of
 from store.helpers import FULL, STEPS, make_config, nll
@@ -33,9 +34,9 @@ def server() -> Iterator[Postgres]:
 
 
 class Trainers:
-    """Trials that train through `Delivery` as a search's do: a step each, in turn, in several slots."""
+    """Trials that train through `StoreOutbox` as a search's do: a step each, in turn, in several slots."""
 
-    def __init__(self, store: Any, delivery: Delivery) -> None:
+    def __init__(self, store: Any, delivery: StoreOutbox) -> None:
         self._store, self._delivery = store, delivery
         self._running: dict[int, tuple[dict[str, Any], int]] = {}
         self.trained: list[tuple[int, int]] = []
@@ -68,11 +69,12 @@ def test_reports_made_during_an_outage_are_delivered_in_order_and_nothing_fails(
     config = make_config(study={"trials": 6, "pruner": "none"})
     delivered: list[tuple[int, int]] = []
 
-    def note(number: int, report: Report, _: Verdict) -> None:
-        delivered.append((number, report.step))
+    class Delivered(News):
+        def reported(self, number: int, report: Report) -> None:
+            delivered.append((number, report.step))
 
     with open_study(server.url, config) as store:
-        delivery = Delivery(store, on_verdict=note)
+        delivery = StoreOutbox(store, news=News(Delivered()))
         trainers = Trainers(store, delivery)
         trainers.turn()
         trainers.turn()
@@ -98,7 +100,7 @@ def test_reports_made_during_an_outage_are_delivered_in_order_and_nothing_fails(
 def test_a_store_that_stays_down_is_given_up_and_the_next_driver_resumes(server: Postgres) -> None:
     config = make_config(study={"trials": 4, "pruner": "none"})
     store = open_study(server.url, config).join()
-    delivery = Delivery(store, patience_seconds=0.2)
+    delivery = StoreOutbox(store, patience_seconds=0.2)
     trainers = Trainers(store, delivery)
     trainers.turn()
     trainers.turn()
@@ -112,7 +114,7 @@ def test_a_store_that_stays_down_is_given_up_and_the_next_driver_resumes(server:
     server.start()
     store._lease.drop()  # what remains of the process that gave up
     with open_study(server.url, config) as heir:
-        following = Trainers(heir, Delivery(heir))
+        following = Trainers(heir, StoreOutbox(heir))
         following.until_done()
         assert heir.counts().finished == 4
         assert not set(following.trained) & set(committed), "what was committed is not done again"
