@@ -1,4 +1,4 @@
-"""Bad input: one screen that says where, what and what to do; exit code 2; nothing started.
+"""Whole: bad input: one screen that says where, what and what to do; exit code 2; nothing started.
 
 All cases run through the real command line, one after another in one fresh process, which says after each what it had
 loaded by then: neither ray nor torch.

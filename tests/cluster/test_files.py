@@ -1,4 +1,4 @@
-"""The launcher files in cluster/, against the schemas of those who read them."""
+"""Whole: the launcher files in cluster/, against the schemas of those who read them."""
 
 from __future__ import annotations
 

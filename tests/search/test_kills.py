@@ -1,4 +1,4 @@
-"""Killed at any moment, the same command continues: nothing finished lost, nothing run twice, nothing left RUNNING."""
+"""Whole: killed at any moment, the same command resumes: nothing finished is lost, run twice or left RUNNING."""
 
 import random
 import signal

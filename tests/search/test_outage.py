@@ -1,4 +1,4 @@
-"""PostgreSQL goes away in the middle of a real search: it comes back, and goes for good."""
+"""Whole: PostgreSQL goes down in the middle of a real search, comes back, and stays down."""
 
 import os
 import signal

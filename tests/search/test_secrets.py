@@ -1,4 +1,4 @@
-"""A password planted in the store's URL is found nowhere but in the memory of the driver."""
+"""Whole: a password planted in the store's URL is found nowhere but in the memory of the driver."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A worker group that may grow: a node is added to a cluster of raylets while the trial trains."""
+"""Whole: a worker group that may grow: a node is added to a cluster of raylets while the trial trains."""
 
 import json
 
