@@ -20,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 HALF = '    "mine": lambda stats, knobs: stats.log_prob_N.new_full(stats.log_prob_N.shape, 0.5),'
-SAME_DRAW = '    "mine": lambda config, seed: (RandomSampler, {"seed": 7}),'
+SAME_DRAW = '    "mine": lambda config, seed: (samplers.RandomSampler, {"seed": 7}),'
 EVALUATION = """\
 def count(model, tokenizer, rows):
     return {"questions": float(len(rows))}
