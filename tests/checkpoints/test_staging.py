@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from fixtures.clusters import environment, ray_head
 from fixtures.s3 import CREDENTIALS, SECRET, credentials, s3_server
-from fixtures.searches import FILE, PAUSE, Place, kill, until
+from fixtures.searches import FILE, PAUSE, Place, kill
+from fixtures.waiting import until
 
 from rankray.checkpoints import places, staging
 from rankray.contracts import Outcome, Report, TrialSpec, Verdict
@@ -36,7 +39,17 @@ def everything_below(directory: Path) -> list[tuple[Path, bytes]]:
     return [(path, path.read_bytes()) for path in directory.rglob("*") if path.is_file() and not path.is_symlink()]
 
 
-def test_a_killed_search_goes_on_from_the_bucket(world, bucket, tmp_path):
+def processes_with(cache: Path) -> list[int]:
+    """Return the processes that were started with a cache directory."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("RANKRAY_CACHE") == str(cache):
+                found.append(process.pid)
+    return found
+
+
+def test_a_killed_search_resumes_from_the_bucket(world, bucket, tmp_path):
     file = tmp_path / "tiny.yaml"
     store = f"sqlite:///{tmp_path / 'store.db'}"
     text = FILE.format(root=world, store=store, place="DROPPED").replace("storage: DROPPED/runs", f"storage: {bucket}")
@@ -45,8 +58,9 @@ def test_a_killed_search_goes_on_from_the_bucket(world, bucket, tmp_path):
     place = Place(file, store)
     words = (*SLOW, "--set", "study.pruner=none", "--set", "study.keep_best=1", "--set", "study.trials=2")
     search = place.begin(*words)
-    until(lambda: len(place.recorded()) >= 1, search, seconds=300)
+    until(lambda: len(place.recorded()) >= 1, search, log=place.log)
     kill(search)
+    until(lambda: not processes_with(tmp_path / "cache"))  # a trial's process sees only then that its Ray is gone
     killed = set((tmp_path / "cache" / "scratch").glob("*/*"))
     before = place.recorded()
     place.search(*words)
@@ -165,11 +179,11 @@ def test_workers_on_two_nodes_bring_what_is_theirs(world, bucket, tmp_path):
         own = environment(RAY_ADDRESS=head.address, **cache)
         with open(tmp_path / "log.txt", "wb") as log:
             driver = subprocess.Popen(words, stdout=log, stderr=log, env=own)
-        until(lambda: len(place.recorded()) >= 1, driver, seconds=300)
+        until(lambda: len(place.recorded()) >= 1, driver, log=place.log)
         driver.kill()
         driver.wait()
         before = place.recorded()
-        done = subprocess.run(words, env=own, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(words, env=own, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
     after = place.recorded()
     assert {key: after[key] for key in before} == before

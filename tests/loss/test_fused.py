@@ -204,7 +204,7 @@ def test_a_head_sharded_over_two_ranks(tmp_path):
         for rank in range(2)
     ]
     try:
-        said = [process.communicate(timeout=240)[0] for process in ranks]
+        said = [process.communicate(timeout=600)[0] for process in ranks]
     finally:
         for process in ranks:
             process.kill()

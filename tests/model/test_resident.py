@@ -57,7 +57,7 @@ def fresh(tmp_path_factory):
 
     yield go
     process.stdin.close()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=600) == 0
 
 
 @pytest.fixture(autouse=True)

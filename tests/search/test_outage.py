@@ -68,7 +68,7 @@ def test_an_outage_is_trained_through_and_one_without_end_is_given_up_and_resume
     assert ended(process) == 1
     said = place.log.read_text()
     assert f"did not answer for {PATIENCE_SECONDS:.0f} s" in said
-    assert "checkpoints are intact; run the same command again when it is back" in said
+    assert "checkpoints are intact; run the same command again once the store is back" in said
     server.start()
     checkpoints = [row["checkpoint"] for row in place.trials().values() if row["state"] in ("running", "waiting")]
     assert all(os.path.isdir(path) for path in checkpoints if path)

@@ -232,11 +232,11 @@ def test_the_lease_survives_an_outage(file_url: str, monkeypatch: pytest.MonkeyP
     with store:
         down.set()
         for _ in range(3):
-            assert tries.acquire(timeout=120)
+            assert tries.acquire(timeout=600)
         down.clear()
         beat = store.drivers()[store.driver]["beat"]
         for _ in range(3):
-            assert tries.acquire(timeout=120)
+            assert tries.acquire(timeout=600)
         assert store.drivers()[store.driver]["beat"] > beat
 
 

@@ -148,7 +148,7 @@ def test_a_server_with_the_service_answers_optuna_s_proxy(cached: Any) -> None:
     server.start()
     try:
         proxy = optuna.storages.GrpcStorageProxy(host="127.0.0.1", port=port)
-        proxy.wait_server_ready(timeout=10)
+        proxy.wait_server_ready(timeout=120)
         study = proxy.create_new_study(MINIMIZE, "s")
         created = proxy.create_new_trial(study)
         proxy.set_trial_user_attr(created, "key", 1)
