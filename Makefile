@@ -3,13 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint types setup clean
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=25
+
+.PHONY: quickstart test test-unit test-all lint types setup clean
 
 quickstart: setup
 	$(BIN)/rankray quickstart
 
+# Everything but the longer versions of tests that are in here too.
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not slow'
+
+# What needs neither Ray nor a server.
+test-unit: setup
+	$(PYTEST) -m 'unit and not slow'
+
+test-all: setup
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
-"""The store under fire: drivers and database servers killed at random moments, on every back end.
+"""The store under kills: drivers and database servers killed at random moments, on every back end.
 
-Each trial carries a state that depends on every step before it, kept in checkpoint files; so a trial that was resumed
-from the wrong place, or ran twice, ends with another value. Two drivers work on a study at a time; one of them, or the
-PostgreSQL server, is killed with SIGKILL at a random moment, again and again. Afterwards these must hold:
+Each trial has a state that depends on every step before it, kept in checkpoint files. So a trial that was resumed from
+the wrong place, or ran twice, ends with another value. Two drivers work on a study at a time. One of them, or the
+PostgreSQL server, is killed with SIGKILL at a random moment, again and again. The seed of the moments is printed; give
+it with `--seed` to repeat them. Afterwards this must be true:
 
 - the number of finished trials is exact, and nothing is left RUNNING;
 - no value that was committed before a kill has changed;
@@ -36,7 +37,7 @@ FORK = multiprocessing.get_context("forkserver")
 
 
 def make_config(trials: int) -> Config:
-    """Return a search over nothing in particular."""
+    """Return a search over two parameters."""
     return Config.model_validate(
         {
             "name": "chaos",
@@ -59,12 +60,12 @@ def advance(state: str, step: int) -> str:
 
 
 def measure(state: str, step: int) -> float:
-    """Return what is measured of a state: noise on a falling curve."""
+    """Return the metric of a state: noise on a falling curve."""
     return int(state[:8], 16) / 2**32 + 5.0 / step
 
 
 def uninterrupted(params: dict[str, Any], last: int) -> float:
-    """Return the value of a trial that nobody interrupted."""
+    """Return the value of a trial that was never interrupted."""
     state = repr(sorted(params.items()))
     for step in range(1, last + 1):
         state = advance(state, step)
@@ -72,7 +73,7 @@ def uninterrupted(params: dict[str, Any], last: int) -> float:
 
 
 def run_trial(study: Any, ticket: Any, place: Path) -> None:
-    """Train as a trainer does: from the last committed checkpoint; checkpoint, report, obey."""
+    """Train as a trainer does: from the last committed checkpoint; write a checkpoint, report, stop on a verdict."""
     state, done = repr(sorted(ticket.params.items())), 0
     if ticket.checkpoint:
         state, done = Path(ticket.checkpoint).read_text(), int(ticket.history[-1]["step"])
@@ -97,7 +98,7 @@ def note(file: Path, line: str) -> None:
 
 
 def drive(url: str, config: str, place: str) -> None:
-    """Work on the study until it is done; what a killed database does to this driver is survived like an outage."""
+    """Work on the study until it is done; a killed database is an outage for this driver, which it survives."""
     from rankray.errors import LeaseLost, StoreUnavailable
     from rankray.store import open_study
 
@@ -119,7 +120,7 @@ def drive(url: str, config: str, place: str) -> None:
 
 
 def torment(kind: str, url: str, kills: int, trials: int, server: Any, draw: random.Random) -> dict[str, int]:
-    """Kill, look, and go on; return what was counted."""
+    """Kill and look, again and again; return the counts."""
     from rankray.store import attach, open_study
 
     place = Path(tempfile.mkdtemp(prefix=f"rankray-chaos-{kind}-"))
@@ -171,9 +172,9 @@ def judge(study: Any, place: Path, trials: int, changed: int, drivers: list[Any]
         "drivers that failed": sum(driver.exitcode != 0 for driver in drivers),
     }
     redone = len(work) - len(set(work))
-    told = {name: count for name, count in broken.items() if count}
-    if told:
-        print("broken:", told)
+    found = {name: count for name, count in broken.items() if count}
+    if found:
+        print("broken:", found)
     return {"finished": counts.finished, "broken": sum(broken.values()), "redone": redone, "steps": len(work)}
 
 
@@ -185,7 +186,7 @@ def committed(study: Any) -> dict[tuple[int, int], Any]:
 
 
 def start(url: str, config: Config, place: Path) -> Any:
-    """Start a driver in a process of its own."""
+    """Start a driver in a new process."""
     process = FORK.Process(target=drive, args=(url, config.model_dump_json(), str(place)))
     process.start()
     return process
@@ -209,8 +210,8 @@ class Server:
         os.kill(int(file.read_text().splitlines()[0]), 9)
         time.sleep(0.5)
         for _ in range(40):
-            for left in (file, file.with_name(".s.PGSQL.5432.lock")):
-                left.unlink(missing_ok=True)  # the killed one may linger as a zombie, which is taken for alive
+            for stale in (file, file.with_name(".s.PGSQL.5432.lock")):
+                stale.unlink(missing_ok=True)  # the killed process may be a zombie, which PostgreSQL takes as alive
             try:
                 self.server.ensure_postgres_running()
                 self.server.psql("select 1")
@@ -255,11 +256,11 @@ def main() -> int:
 
 
 def searches(options: argparse.Namespace) -> tuple[int, int]:
-    """Fight over whole searches; return (kills, invariants broken)."""
-    from chaos_search import LONGEST_SECONDS, fires
+    """Kill in whole searches; return (kills, invariants broken)."""
+    from chaos_search import LONGEST_SECONDS, searches_with_kills
 
     each = {"kills": options.search_kills, "trials": options.search_trials, "backends": options.backends}
-    return fires(argparse.Namespace(**each, seed=options.seed, longest=LONGEST_SECONDS, stock=False))
+    return searches_with_kills(argparse.Namespace(**each, seed=options.seed, longest=LONGEST_SECONDS, stock=False))
 
 
 if __name__ == "__main__":

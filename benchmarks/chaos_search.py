@@ -1,17 +1,17 @@
-"""A whole search under fire: its driver, its trial actors, its raylet and its database killed at random moments.
+"""A whole search with kills: its driver, its trial actors, its raylet and its database die at random moments.
 
 The search is real: Ray, a small Llama (the quickstart's, hardly pretrained), a store of each kind. A kill is one of
 
 - the whole session of the driver, which is then started again with the same command;
-- one trial actor, which the search has to survive by itself;
+- one trial actor, which the search has to survive without help;
 - the raylet, after which the driver is killed and started again, as a supervisor would;
 - the PostgreSQL server, which is started again at once.
 
-Afterwards the number of finished trials must be exact, none may be left RUNNING or have failed, no two may have the
-same parameters, and every finished trial is trained again without interruption and must have had the same metric at
-the step it ended with. Every optimizer step of every worker is counted, so what was trained in vain is known.
+Afterwards the number of finished trials must be exact, no trial may be left RUNNING or have failed, and no two may have
+the same parameters. Every finished trial is trained again without interruption, and must have the same metric at the
+step at which it ended. Every optimizer step of every worker is counted, so the steps trained in vain are known.
 
-`--stock` points the same kills at Ray Tune with OptunaSearch, ASHA and Tuner.restore, and asks the same of it.
+`--stock` makes the same kills in Ray Tune with OptunaSearch, ASHA and Tuner.restore, and checks the same.
 
     python benchmarks/chaos_search.py --kills 12 --trials 24 --backends sqlite journal postgresql
     python benchmarks/chaos_search.py --kills 12 --trials 24 --stock
@@ -47,7 +47,7 @@ SETTINGS = {
 LONGEST_SECONDS = 15.0
 """Longest time between two kills."""
 WORDS = {"actor": ("Trainable", "TrialActor", "ImplicitFunc"), "raylet": ("raylet/raylet",)}
-"""What the command line of a process to be killed has one of in it."""
+"""The command line of a process to be killed contains one of these."""
 TALLY = """\
 import os
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -68,8 +68,8 @@ def nothing(model, tokenizer, rows):
 
 
 @dataclass
-class Field:
-    """Where one search is fought over: its command, its directory, its database server if it has one."""
+class Search:
+    """One search with kills: its command, its directory, its database server if it has one."""
 
     command: list[str]
     directory: Path
@@ -77,11 +77,11 @@ class Field:
 
     @property
     def log(self) -> Path:
-        """What the driver and Ray have to say."""
+        """The output of the driver and of Ray."""
         return self.directory / "log.txt"
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the driver in a session of its own."""
+        """Start the driver in its own session."""
         environment = os.environ | {
             "PYTHONPATH": str(self.directory),
             "RANKRAY_CHAOS_TALLY": str(self.directory / "tally"),
@@ -95,7 +95,7 @@ class Field:
 
 
 def make_search(directory: Path, trials: int) -> Path:
-    """Make the world and a plain search file on it."""
+    """Make the quickstart's world and a plain search file for it."""
     import yaml
 
     from rankray.config import load_config
@@ -122,7 +122,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def victims(process: subprocess.Popen[bytes], words: tuple[str, ...]) -> list[int]:
-    """Return the driver's descendants whose command line has one of the words in it."""
+    """Return the driver's descendants whose command line contains one of the words."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
@@ -133,11 +133,11 @@ def victims(process: subprocess.Popen[bytes], words: tuple[str, ...]) -> list[in
     return found
 
 
-def torment(field: Field, kills: int, longest: float, draw: random.Random) -> Counter[str]:
-    """Kill until the number is reached; start again whatever ended."""
+def kill_at_random(search: Search, kills: int, longest: float, draw: random.Random) -> Counter[str]:
+    """Kill until the number of kills is reached; start the driver again whenever it has ended."""
     counted: Counter[str] = Counter()
-    kinds = ["driver", "actor", "actor", "raylet"] + ["server"] * 2 * (field.server is not None)
-    process = field.start()
+    kinds = ["driver", "actor", "actor", "raylet"] + ["server"] * 2 * (search.server is not None)
+    process = search.start()
     while sum(counted[kind] for kind in set(kinds)) < kills:
         time.sleep(draw.uniform(1.0, longest))
         if process.poll() is not None:
@@ -146,21 +146,21 @@ def torment(field: Field, kills: int, longest: float, draw: random.Random) -> Co
             counted["driver ended with an error"] += 1
             if counted["driver ended with an error"] >= 5:
                 break
-            process = field.start()
+            process = search.start()
             continue
         kind = draw.choice(kinds)
-        if kill(field, process, kind, draw):
+        if kill(search, process, kind, draw):
             counted[kind] += 1
             if kind in ("driver", "raylet"):
-                process = field.start()
-    counted["driver ended with an error"] += finish(field, process)
+                process = search.start()
+    counted["driver ended with an error"] += finish(search, process)
     return counted
 
 
-def kill(field: Field, process: subprocess.Popen[bytes], kind: str, draw: random.Random) -> bool:
-    """Kill one thing, and everything that ends with it; return whether there was one to kill."""
+def kill(search: Search, process: subprocess.Popen[bytes], kind: str, draw: random.Random) -> bool:
+    """Kill one process, and everything that ends with it; return whether there was one to kill."""
     if kind == "server":
-        field.server.kill_and_restart()
+        search.server.kill_and_restart()
         return True
     pids = [process.pid] if kind == "driver" else victims(process, WORDS[kind])
     if not pids:
@@ -174,8 +174,8 @@ def kill(field: Field, process: subprocess.Popen[bytes], kind: str, draw: random
     return True
 
 
-def finish(field: Field, process: subprocess.Popen[bytes]) -> int:
-    """Let the search come to its end, started again up to three times; return how often it ended with an error."""
+def finish(search: Search, process: subprocess.Popen[bytes]) -> int:
+    """Let the search end, started again up to three times; return how often it ended with an error."""
     for again in range(4):
         try:
             process.wait(timeout=600)
@@ -183,14 +183,14 @@ def finish(field: Field, process: subprocess.Popen[bytes]) -> int:
             end(process)
         if process.returncode in (0, 2) or again == 3:
             break
-        process = field.start()
+        process = search.start()
     return again + (process.returncode != 0)
 
 
 def judge(rows: list[dict[str, Any]], left: int, failed: int, file: Path, trials: int, steps: int) -> dict[str, int]:
-    """Count broken invariants and steps in vain; `rows` are the finished trials: params, value and the step it is of.
+    """Count broken invariants and steps in vain; `rows` are the finished trials: params, value and the value's step.
 
-    A row without a step is equal if its value is that of any step.
+    A row without a step counts as equal if its value is that of any step.
     """
     from rankray.config import load_config
 
@@ -213,10 +213,10 @@ def judge(rows: list[dict[str, Any]], left: int, failed: int, file: Path, trials
 
 
 def again(config: Any, row: dict[str, Any]) -> dict[int, float]:
-    """Train a trial's settings without interruption to the step it ended with, None: to the end; the metric by step."""
+    """Train a trial again, uninterrupted, to the step it ended at (None: to the end); return the metric by step."""
     from rankray.contracts import Report, TrialSpec, Verdict
     from rankray.finetune import run
-    from rankray.search.experiment import worker_config
+    from rankray.search.specs import worker_config
 
     found: dict[int, float] = {}
 
@@ -243,7 +243,7 @@ def our_rows(url: str) -> tuple[list[dict[str, Any]], int, int]:
 
 
 def stock_rows(url: str) -> tuple[list[dict[str, Any]], int, int]:
-    """Return the same of the stock stack, whose last report is in the trial's value alone, without its step."""
+    """Return the same for the stock stack, which keeps a trial's last value without its step."""
     import optuna
 
     study = optuna.load_study(study_name="stock", storage=url)
@@ -256,31 +256,31 @@ def stock_rows(url: str) -> tuple[list[dict[str, Any]], int, int]:
     return rows, states["RUNNING"] + states["WAITING"], states["FAIL"]
 
 
-def fire(kind: str, options: Any, draw: random.Random, server: Any = None) -> tuple[int, int]:
-    """Fight over one search, print a line, and return (kills, invariants broken)."""
+def search_with_kills(kind: str, options: Any, draw: random.Random, server: Any = None) -> tuple[int, int]:
+    """Run one search with kills, print a line, and return (kills, invariants broken)."""
     directory = Path(tempfile.mkdtemp(prefix=f"rankray-chaos-search-{kind}-"))
     file = make_search(directory, options.trials)
     urls = {"sqlite": f"sqlite:///{directory}/store.db", "journal": f"journal:///{directory}/store.log"}
     url = server.url if server else urls[kind]
     ours = [sys.executable, "-m", "rankray", "search", str(file), "--store", url]
     stock = [sys.executable, str(ROOT / "benchmarks" / "stock_search.py"), str(file), str(directory), url]
-    field = Field(stock if options.stock else ours, directory, server)
+    search = Search(stock if options.stock else ours, directory, server)
     begun = time.monotonic()
-    counted = torment(field, options.kills, options.longest, draw)
+    counted = kill_at_random(search, options.kills, options.longest, draw)
     seconds = time.monotonic() - begun
     rows, left, failed = stock_rows(url) if options.stock else our_rows(url)
-    found = judge(rows, left, failed, file, options.trials, field.steps())
+    found = judge(rows, left, failed, file, options.trials, search.steps())
     finished, steps, vain = (found.pop(name) for name in ("finished", "steps", "in vain"))
     kills = sum(counted[name] for name in ("driver", "actor", "raylet", "server"))
-    told = {name: count for name, count in found.items() if count}
+    shown = {name: count for name, count in found.items() if count}
     print(
         f"{'stock' if options.stock else 'rankray'} search on {kind}: {kills} kills {dict(+counted)}, "
-        f"finished {finished}/{options.trials}, invariants broken {sum(found.values())} {told or ''}, "
+        f"finished {finished}/{options.trials}, invariants broken {sum(found.values())} {shown or ''}, "
         f"steps in vain {vain}/{steps} ({vain / max(1, steps):.1%}), {seconds:.0f} s",
         flush=True,
     )
     errors = Counter(
-        line.split(":")[0].split(".")[-1] for line in field.log.read_text().splitlines() if names_an_error(line)
+        line.split(":")[0].split(".")[-1] for line in search.log.read_text().splitlines() if names_an_error(line)
     )
     if counted["driver ended with an error"] or options.stock:
         print(f"  errors in its log: {dict(errors.most_common(5))}")
@@ -293,7 +293,7 @@ def names_an_error(line: str) -> bool:
 
 
 def main() -> int:
-    """Run, print a line per store, and return the number of broken invariants."""
+    """Run a search on each store, print a line for each, and return the number of broken invariants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=12, help="per store")
     parser.add_argument("--trials", type=int, default=24, help="per store")
@@ -302,17 +302,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--stock", action="store_true")
     options = parser.parse_args()
-    kills, broken = fires(options)
+    kills, broken = searches_with_kills(options)
     print(f"seed {options.seed}: {kills} kills, invariants broken in all: {broken}")
     return broken
 
 
-def fires(options: Any) -> tuple[int, int]:
-    """Fight over a search on each store; return (kills, invariants broken) of all."""
+def searches_with_kills(options: Any) -> tuple[int, int]:
+    """Run a search with kills on each store; return (kills, invariants broken) of all."""
     from chaos import Server
 
     draw = random.Random(options.seed)
-    found = [fire(kind, options, draw, Server() if kind == "postgresql" else None) for kind in options.backends]
+    found = [
+        search_with_kills(kind, options, draw, Server() if kind == "postgresql" else None) for kind in options.backends
+    ]
     return sum(kills for kills, _ in found), sum(broken for _, broken in found)
 
 

@@ -1,8 +1,8 @@
 """Kill a search again and again, and count what was lost.
 
 Starts `rankray search` in a process group of its own, kills the whole group with SIGKILL at a random moment, starts the
-same command again, and so on; the last start runs to the end. Then the study is compared with what was seen recorded
-before each kill.
+same command again, and so on; the last start runs to the end. Then the study is compared with the reports that were
+stored before each kill.
 
     python benchmarks/kills.py --kills 10 --trials 12
 """
@@ -44,13 +44,13 @@ def main() -> int:
     for kill in range(options.kills):
         after = draw.uniform(1.0, options.longest)
         ended = run_and_kill(file, directory, after)
-        now = look(store)
+        now = stored_reports(store)
         changed += sum(now.get(key) != value for key, value in seen.items())
         seen |= now
         done_early += ended
         print(f"kill {kill + 1}: after {after:4.1f} s, {len(now)} reports in the store" + " (ended before)" * ended)
     last = rankray("search", str(file))
-    now, state = look(store), status("stories", store)
+    now, state = stored_reports(store), status("stories", store)
     changed += sum(now.get(key) != value for key, value in seen.items())
     broken = changed + (last.returncode != 0) + (state["trials"]["running"] + state["trials"]["waiting"])
     broken += state["budget"]["finished"] != options.trials
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def run_and_kill(file: Path, directory: Path, after: float) -> bool:
-    """Start the search, kill its process group after some seconds; return whether it had ended by itself."""
+    """Start the search and kill its process group after some seconds; return whether it had ended by itself."""
     with open(directory / "log.txt", "a") as log:
         command = [sys.executable, "-m", "rankray", "search", str(file)]
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -77,8 +77,8 @@ def run_and_kill(file: Path, directory: Path, after: float) -> bool:
             return False
 
 
-def look(store: str) -> dict[tuple[int, int], dict[str, float]]:
-    """Return what the store holds; nothing where there is no study yet."""
+def stored_reports(store: str) -> dict[tuple[int, int], dict[str, float]]:
+    """Return the reports in the store; none if there is no study yet."""
     try:
         return recorded("stories", store)
     except RankrayError:

@@ -3,14 +3,16 @@
     python benchmarks/overhead.py --directory DIR                      about a quarter of an hour, two idle cores
     python benchmarks/overhead.py --directory DIR --cases one,twenty   some of: one, twenty, group, search, longer
     python benchmarks/overhead.py --directory DIR --cases search --stacks rankray,optuna --rounds 5
+    python benchmarks/overhead.py --directory DIR --before OTHER/.venv/bin/python --rounds 3   and another checkout
 
-All stacks train the quickstart's model on its data with `finetune.run`, one thread a trial, one machine, one run of
-this file, one after another. Overhead is the time from the end of one trial to the end of the next, with one trial at a
-time, less the seconds inside optimizer steps and evaluations (`overhead_hooks`): the first trial of a search, which
-pays the imports, is not in it. Of the search, trials/hour count everything from the command to its end. Memory is the
-highest sum of PSS over the process tree, looked at once a second. Where a stack is too slow for as many trials, the
-time of the missing ones is taken from the pace after the first, and the table says of how many trials it was measured.
-With rounds, stacks take turns; each round's ratio to Optuna alone is printed, and the median of them.
+All stacks train the quickstart's model on its data with `finetune.run`, one thread per trial, on one machine, in one
+run of this file, one after another. Overhead is the time from the end of one trial to the end of the next, with one
+trial at a time, minus the seconds inside optimizer steps and evaluations (`overhead_hooks`); the first trial of a
+search, which includes the imports, is left out. For a search, trials/hour include everything from the command to its
+end. Memory is the highest sum of PSS over the process tree, and CPU the seconds of all its processes; both are sampled
+twice a second. If a stack is too slow for as many trials, the time of the missing ones is estimated from the pace after
+the first, and the table shows how many trials were measured. With several rounds, stacks alternate; the ratio to Optuna
+alone is printed for each round, with the median, and so is the ratio to the checkout given with `--before`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,13 @@ import psutil
 import yaml
 
 HERE = Path(__file__).resolve().parent
-STACKS = {"rankray": "rankray", "train": "Tune + Train V2", "tune": "Tune, reuse_actors", "optuna": "Optuna alone"}
+STACKS = {
+    "rankray": "rankray",
+    "before": "rankray before",
+    "train": "Tune + Train V2",
+    "tune": "Tune, reuse_actors",
+    "optuna": "Optuna alone",
+}
 CASES = {  # steps, workers, trials at a time, trials, trials of the stock stack
     "one": (1, 1, 1, 9, 2),
     "twenty": (20, 1, 1, 9, 2),
@@ -53,13 +62,15 @@ class Run:
         ends: when each trial ended, in order, from the command.
         work_seconds: seconds of training and evaluation of each trial, in the same order.
         pss_mib: highest memory of the process tree.
-        phases: what was said when, from the command.
+        cpu_seconds: CPU time of each process of the tree, by its id.
+        phases: seconds from the command to each phase.
     """
 
     wall_seconds: float = 0.0
     ends: list[float] = field(default_factory=list)
     work_seconds: list[float] = field(default_factory=list)
     pss_mib: float = 0.0
+    cpu_seconds: dict[int, float] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -95,24 +106,25 @@ def write_search(world: Path, place: Path, steps: int, workers: int, slots: int,
     return file
 
 
-def measure(stack: str, world: Path, place: Path, case: str) -> Run:
-    """Run one case of one stack."""
+def measure(stack: str, world: Path, place: Path, case: str, python: str = "") -> Run:
+    """Run one case of one stack; the stack `before` runs with another interpreter, `python`, and its own checkout."""
     steps, workers, slots, trials, few = CASES[case]
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     file = write_search(world, place, steps, workers, slots, few if stack == "train" else trials)
     peer = [str(HERE / "overhead_stacks.py"), stack, str(file), str(place), str(slots)]
-    words = ["-m", "rankray", "search", str(file)] if stack == "rankray" else peer
+    words = ["-m", "rankray", "search", str(file)] if stack in ("rankray", "before") else peer
+    interpreter, root = (python, checkout_of(python)) if stack == "before" else (sys.executable, HERE.parent)
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]),
+        "PYTHONPATH": os.pathsep.join([str(root / "benchmarks"), str(root)]),
         "RANKRAY_NOTES": str(place / "notes"),
     }
     run, began = Run(), time.time()
     with open(place / "errors.txt", "w") as errors:
         process = subprocess.Popen(
-            [sys.executable, *words], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            [interpreter, *words], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=place
         )
-        watcher = threading.Thread(target=_watch_memory, args=(process.pid, run), daemon=True)
+        watcher = threading.Thread(target=_watch_processes, args=(process.pid, run), daemon=True)
         watcher.start()
         assert process.stdout is not None
         for line in process.stdout:
@@ -138,14 +150,24 @@ def _read_notes(file: Path, run: Run, began: float) -> None:
     run.phases |= {"imported": first["imported_at"] - began, "first step": first["first_step_at"] - began}
 
 
-def _watch_memory(pid: int, run: Run) -> None:
+def checkout_of(python: str) -> Path:
+    """Return the directory from which another interpreter imports rankray."""
+    code = "import rankray; print(rankray.__file__)"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, cwd=Path(python).parent)
+    return Path(found.stdout.strip()).parent.parent
+
+
+def _watch_processes(pid: int, run: Run) -> None:
     while psutil.pid_exists(pid):
         try:
-            tree = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+            tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         except psutil.Error:
             return
-        run.pss_mib = max(run.pss_mib, sum(map(_pss_mib, tree)))
-        time.sleep(1.0)
+        run.pss_mib = max(run.pss_mib, sum(_pss_mib(process.pid) for process in tree))
+        for process in tree:
+            with suppress(psutil.Error):
+                run.cpu_seconds[process.pid] = sum(process.cpu_times()[:2])
+        time.sleep(0.5)
 
 
 def _pss_mib(pid: int) -> float:
@@ -161,10 +183,11 @@ def show(case: str, stack: str, run: Run) -> None:
     overhead = f"{run.overhead_seconds:10.3f}" if CASES[case][2] == 1 else f"{'':10}"
     print(
         f"{STACKS[stack]:20} {len(run.ends):6} {statistics.mean(run.work_seconds[1:]):7.3f} {overhead} "
-        f"{run.trials_per_hour(SCALED_TO):9.0f} {run.pss_mib:9.0f} {run.phases['first step']:12.1f}",
+        f"{run.trials_per_hour(SCALED_TO):9.0f} {run.pss_mib:9.0f} {run.phases['first step']:12.1f} "
+        f"{sum(run.cpu_seconds.values()):7.0f}",
         flush=True,
     )
-    if stack == "rankray":
+    if stack in ("rankray", "before"):
         said = ", ".join(f"{name} {seconds:.1f}" for name, seconds in sorted(run.phases.items(), key=_at))
         print(f"{'':20} seconds from the command: {said}, end {run.wall_seconds:.1f}", flush=True)
 
@@ -180,32 +203,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--cases", default=",".join(CASES))
-    parser.add_argument("--stacks", default=",".join(STACKS))
+    parser.add_argument("--stacks", default="rankray,train,tune,optuna")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--before", default="", metavar="PYTHON", help="the interpreter of another checkout's rankray")
     options = parser.parse_args()
+    wanted = [*options.stacks.split(","), *(["before"] if options.before else [])]
     directory = options.directory.absolute()
     world = build_world(directory / "world", pretrain_steps=50)
     for case in options.cases.split(","):
         steps, workers, slots, *_ = CASES[case]
         print(f"\n{case}: {steps} step(s), {workers} worker(s), {slots} trial(s) at a time")
-        print(f"{'':20} trials  work s overhead s  trials/h  peak MiB first step s", flush=True)
-        stacks = [stack for stack in options.stacks.split(",") if workers == 1 or stack in ("rankray", "train")]
+        print(f"{'':20} trials  work s overhead s  trials/h  peak MiB first step s   CPU s", flush=True)
+        stacks = [stack for stack in wanted if workers == 1 or stack not in ("tune", "optuna")]
         paces: dict[str, list[float]] = {stack: [] for stack in stacks}
         for _ in range(options.rounds):
             for stack in stacks:
-                run = measure(stack, world, directory / f"{case}-{stack}", case)
+                run = measure(stack, world, directory / f"{case}-{stack}", case, options.before)
                 show(case, stack, run)
                 paces[stack].append(run.trials_per_hour(SCALED_TO))
-        if {"rankray", "optuna"} <= paces.keys():
-            show_ratio(paces["rankray"], paces["optuna"])
+        for other in ("optuna", "before"):
+            if {"rankray", other} <= paces.keys():
+                show_ratio(STACKS[other], paces["rankray"], paces[other])
 
 
-def show_ratio(ours: list[float], theirs: list[float]) -> None:
-    """Print trials/hour of rankray over those of Optuna alone, round by round."""
+def show_ratio(name: str, ours: list[float], theirs: list[float]) -> None:
+    """Print trials/hour of rankray divided by those of another stack, round by round."""
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(
-        f"trials/h, rankray over Optuna alone: {rounds}; median {statistics.median(ratios):.2f} "
+        f"trials/h, rankray / {name}: {rounds}; median {statistics.median(ratios):.2f} "
         f"(medians {statistics.median(ours):.0f} and {statistics.median(theirs):.0f})",
         flush=True,
     )

@@ -1,9 +1,9 @@
-"""Seconds of training and evaluation, noted in whatever process trains: imported there by naming `overhead_hooks:note`.
+"""Seconds of training and evaluation, noted in every process that trains.
 
-`rankray.finetune.run` imports the functions of `evaluate.functions` at the start of a trial, so this module reaches
-every worker of every stack by the file alone. From then on each evaluation appends one line to `RANKRAY_NOTES`: which
-process and trial, how many seconds went into steps (forward, backward, clipping, optimizer, schedule) and into
-evaluations since the trial began, when its first step began, and when the line was written.
+`rankray.finetune.run` imports the functions of `evaluate.functions` at the start of a trial; a search file that names
+`overhead_hooks:note` there brings this module into every worker of every stack. From then on each evaluation appends
+one line to `RANKRAY_NOTES`: process and trial, the seconds spent in steps (forward, backward, clipping, optimizer,
+schedule) and in evaluations since the trial began, when its first step began, and when the line was written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ IMPORTED_AT = time.time()
 
 
 class _Clock:
-    """The present trial's figures in this process."""
+    """Figures of the current trial in this process."""
 
     step_began = evaluation_began = first_step_at = 0.0
     training_seconds = evaluation_seconds = 0.0
@@ -30,7 +30,7 @@ _clock = _Clock()
 
 
 def note(model: Any, tokenizer: Any, rows: Any) -> dict[str, float]:
-    """Count nothing: everything is done when this module is imported."""
+    """Return no metrics: everything is done when this module is imported."""
     return {}
 
 
@@ -56,12 +56,12 @@ def _install() -> None:
         _clock.evaluation_seconds += time.time() - began
         return found
 
-    def told(self: Any, step: int, metrics: Any, checkpoint: str | None) -> str:
+    def noted_report(self: Any, step: int, metrics: Any, checkpoint: str | None) -> str:
         _write(self._spec, step)
         return report(self, step, metrics, checkpoint)
 
     report = run._Trial._report
-    run._Trial._train, run._Trial._report, run.evaluate = timed_train, told, timed_evaluate
+    run._Trial._train, run._Trial._report, run.evaluate = timed_train, noted_report, timed_evaluate
     _AfterStep.on_step_begin, _AfterStep.on_step_end = begin, end
 
 

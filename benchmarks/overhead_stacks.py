@@ -1,10 +1,10 @@
-"""The peers of `overhead.py`: the same trials, `finetune.run` on the same file, under other machinery.
+"""The other stacks of `overhead.py`: the same trials, `finetune.run` on the same file, without rankray's search.
 
     python benchmarks/overhead_stacks.py train FILE DIRECTORY SLOTS     Tune function > TorchTrainer (Train V2), ASHA
     python benchmarks/overhead_stacks.py tune FILE DIRECTORY SLOTS      Tune function, reuse_actors, ASHA
     python benchmarks/overhead_stacks.py optuna FILE DIRECTORY SLOTS    study.optimize in SLOTS processes over SQLite
 
-Written as their documentation has it. Every stack asks its pruner, and none prunes: all do the same work.
+Written as their documentation shows it. Every stack asks its pruner, and none prunes, so all do the same work.
 """
 
 from __future__ import annotations
@@ -22,52 +22,53 @@ from rankray.contracts import Report, TrialSpec, Verdict
 
 
 class _Passing:
-    """A reporter that hands every report to a function, and never stops."""
+    """A reporter that passes every report to a function, and never stops a trial."""
 
-    def __init__(self, tell: Callable[[Report], None]) -> None:
-        self._tell = tell
+    def __init__(self, send: Callable[[Report], None]) -> None:
+        self._send = send
 
     def report(self, report: Report) -> Verdict:
-        self._tell(report)
+        self._send(report)
         return Verdict(stop=False)
 
 
-def run_trial(file: str, params: dict[str, Any], directory: str, tell: Callable[[Report], None]) -> dict[str, float]:
+def run_trial(file: str, params: dict[str, Any], directory: str, send: Callable[[Report], None]) -> dict[str, float]:
     """Train one trial in this process."""
     from rankray.finetune import run
-    from rankray.search.experiment import worker_config
+    from rankray.search.specs import worker_config
 
     config = worker_config(load_config(Path(file)).config, params)
-    return run(TrialSpec(config, directory), _Passing(tell)).metrics
+    return run(TrialSpec(config, directory), _Passing(send)).metrics
 
 
 def tune_trial(config: dict[str, Any]) -> None:
     """A trial as a Tune function."""
     from ray import tune
 
-    def tell(report: Report) -> None:
+    def send(report: Report) -> None:
         tune.report({**report.metrics, "step": report.step})
 
     params = {name: value for name, value in config.items() if "." in name}
-    run_trial(config["file"], params, str(Path(config["directory"]) / _unique(params)), tell)
+    run_trial(config["file"], params, str(Path(config["directory"]) / _unique(params)), send)
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """A trial in the workers of Ray Train; each of them reports, as Train wants it."""
+    """A trial in the workers of Ray Train; all of them report, as Train requires."""
     import importlib
 
     import ray.train
 
-    def tell(report: Report) -> None:
+    def send(report: Report) -> None:
         ray.train.report({**report.metrics, "step": report.step})
 
     run: Any = importlib.import_module("rankray.finetune.run")
-    run._verdict_for_all = lambda reporter, report: reporter.report(report)
-    run_trial(config["file"], config["params"], config["directory"], tell)
+    asked_by_all = "_shared_verdict" if hasattr(run, "_shared_verdict") else "_verdict_for_all"
+    setattr(run, asked_by_all, lambda reporter, report: reporter.report(report))
+    run_trial(config["file"], config["params"], config["directory"], send)
 
 
 def train_trial(config: dict[str, Any]) -> None:
-    """A trial as a Tune function that lets TorchTrainer train."""
+    """A trial as a Tune function that trains with TorchTrainer."""
     import ray.train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -100,7 +101,7 @@ def search_with_tune(trainable: Any, file: Path, directory: Path, config: Config
         "directory": str(directory),
         "workers": config.resources.workers,
     }
-    # The function itself computes nothing where TorchTrainer's workers do: it leaves the cores to them.
+    # Where TorchTrainer's workers train, the function itself computes nothing, and reserves no core.
     tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1} if reuse else {"node:__internal_head__": 0.001}),
         param_space=space,
@@ -141,12 +142,12 @@ def optimize(file: Path, directory: Path, config: Config) -> None:
             "loss.temperature": trial.suggest_float("loss.temperature", 0.25, 4.0, log=True),
         }
 
-        def tell(report: Report) -> None:
+        def send(report: Report) -> None:
             trial.report(report.metrics["eval/nll"], report.step)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        return run_trial(str(file), params, str(directory / f"trial-{trial.number}"), tell)["eval/nll"]
+        return run_trial(str(file), params, str(directory / f"trial-{trial.number}"), send)["eval/nll"]
 
     study = make_study(directory, config)
     done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.RUNNING)

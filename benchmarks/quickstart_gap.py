@@ -1,8 +1,8 @@
 """How far apart good and bad settings end in the quickstart world: held-out accuracy over three seeds.
 
 Every setting is trained from the start by `rankray.finetune.run`, as a trial of the quickstart is, once per
-`train.seed`, and measured at its last step. The learning rates called best were picked in a sweep on seed 0 alone; the
-default seeds are others, so that nothing shown was picked by its own result.
+`train.seed`, and measured at its last step. The learning rates called best were chosen in a sweep on seed 0 only. The
+default seeds are others, so no setting was chosen by the result that is shown.
 
     python benchmarks/quickstart_gap.py --directory rankray-quickstart --seeds 1 2 3
 """
@@ -40,17 +40,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "rri, temperature 4": {"loss.temperature": 4.0, "train.learning_rate": 2e-3},
 }
-"""Label to what differs from the quickstart's file, whose fixed values are the paper's setting."""
+"""Label -> differences from the quickstart's search file, whose fixed values are the paper's setting."""
 
 
 class Keep:
-    """A reporter that keeps the accuracies and lets every trial run to its end."""
+    """A reporter that records the accuracies and lets every trial run to its end."""
 
     def __init__(self) -> None:
         self.curve: list[float] = []
 
     def report(self, report: Report) -> Verdict:
-        """Note the accuracy of a report; never stop."""
+        """Record the accuracy of a report; never stop."""
         self.curve.append(report.metrics["eval/accuracy"])
         return Verdict(stop=False)
 

@@ -1,10 +1,10 @@
-"""Whether a process grows that trains one trial after another, and how many bytes a trial writes.
+"""Whether a process that trains one trial after another grows, and how many bytes a trial writes.
 
     python benchmarks/resident_memory.py --directory DIR --trials 200
 
-Trials take turns through objectives, LoRA and full, float32 and bfloat16, two steps each, on the quickstart's model.
-Printed are the process's own memory (USS) after so many trials, and what one trial with all weights and one with
-adapters write into their checkpoints.
+Trials alternate between objectives, LoRA and full fine-tuning, float32 and bfloat16, with two steps each, on the
+quickstart's model. It prints the process's own memory (USS) after a number of trials, and the size of the
+checkpoints of one trial with all weights and of one with adapters.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ import psutil
 from rankray.config import load_config
 from rankray.contracts import Report, TrialSpec, Verdict
 from rankray.quickstart.build import build_world
-from rankray.search.experiment import worker_config
 
 OBJECTIVES = ("sft", "dft", "talr", "eaft", "rri")
 
 
-class _GoOn:
+class _NeverStop:
     def report(self, report: Report) -> Verdict:
         return Verdict(stop=False)
 
 
 def tree_of(file: Path, number: int) -> dict[str, Any]:
     """Return the configuration of one trial."""
-    tree = worker_config(load_config(file).config, {})
+    tree = load_config(file).config.model_dump(mode="json")
     tree["train"] |= {"max_steps": 2, "learning_rate": 1e-4 * (1 + number % 7)}
     tree["evaluate"] |= {"every_steps": 1, "metrics": ["nll"], "max_examples": 32}
     tree["study"] |= {"metric": "eval/nll"}
@@ -49,7 +48,7 @@ def uss_mib() -> float:
 
 
 def written(place: Path) -> str:
-    """Return what lies in a trial's directory."""
+    """Return number and size of the checkpoints in a trial's directory."""
     checkpoints = sorted(place.glob("step-*"))
     sizes = [sum(file.stat().st_size for file in each.rglob("*") if file.is_file()) for each in checkpoints]
     return f"{len(sizes)} checkpoints of {sizes[-1] / 1024:.0f} KiB" if sizes else "nothing"
@@ -67,7 +66,7 @@ def main() -> None:
     began = time.monotonic()
     for number in range(options.trials):
         place = options.directory.absolute() / "trial"
-        run(TrialSpec(tree_of(file, number), str(place)), _GoOn())
+        run(TrialSpec(tree_of(file, number), str(place)), _NeverStop())
         if number in (0, 1):
             print(f"{'adapters' if number % 2 else 'all weights'}: {written(place)}", flush=True)
         shutil.rmtree(place)

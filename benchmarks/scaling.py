@@ -2,13 +2,13 @@
 
     python benchmarks/scaling.py --directory DIR                       about six minutes on two idle cores
     python benchmarks/scaling.py --directory DIR --parts slots,group   one of the two, or both
-    python benchmarks/scaling.py --directory DIR --steps 20            shorter trials: the search's start weighs more
+    python benchmarks/scaling.py --directory DIR --steps 20            shorter trials: the search's start matters more
 
-Slots: the same search of 16 trials with 1, 2 and 4 trials at a time, each in a search of its own; efficiency is
-trials/hour over those of one slot, per core that the slots can have at most. Group: in one Ray, turn about, a trial of
-two workers (a) in a worker group that is started for it, (b) in the group that stands already, as all but a slot's
-first trial are, and (c) by `TorchTrainer.fit`, all around the same `finetune.run`. Printed are medians of the seconds
-from the order to the first report, from the trial's end to the last resource free again, and (b) and (c) as a ratio.
+Slots: the same search of 16 trials with 1, 2 and 4 trials at a time. Efficiency is trials/hour divided by those of one
+slot and by the number of cores that the slots can use. Group: in one Ray, alternating, a trial of two workers (a) in a
+worker group that is started for it, (b) in a group that runs already, as for all trials of a slot but the first, and
+(c) with `TorchTrainer.fit`, all with the same `finetune.run`. It prints medians of the seconds from the request to the
+first report and from the trial's end until all resources are free again, and the ratio of (b) to (c).
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def slots(directory: Path, world: Path, steps: int) -> None:
 
 
 class First:
-    """A reporter that notes when it is first told something."""
+    """A reporter that notes when the first report comes."""
 
     def __init__(self) -> None:
         self.at = 0.0
 
     def report(self, report: Any) -> Any:
-        """Note it, and go on."""
+        """Note the time; the verdict is to continue."""
         from rankray.contracts import Verdict
 
         self.at = self.at or time.time()
@@ -60,7 +60,7 @@ class First:
 
 
 def train_alone(config: dict[str, Any]) -> None:
-    """Train one trial in a worker of Ray Train's, as somebody would who uses `finetune.run` with it."""
+    """Train one trial in a worker of Ray Train, as anybody would who calls `finetune.run` there."""
     import ray.train
 
     from rankray.contracts import TrialSpec
@@ -69,11 +69,11 @@ def train_alone(config: dict[str, Any]) -> None:
     first = First()
     run(TrialSpec.from_json(config["spec"]), first)
     if ray.train.get_context().get_world_rank() == 0:
-        Path(config["note"]).write_text(str(first.at))  # Train V2 returns no metrics of reports without a checkpoint
+        Path(config["note"]).write_text(str(first.at))  # Train V2 returns no metrics without a checkpoint
 
 
 def free(seconds: float = 60.0) -> float:
-    """Wait until Ray has everything back; return the seconds it took."""
+    """Wait until all of Ray's resources are free; return the seconds it took."""
     import ray
     from ray.util import placement_group_table
 
@@ -83,7 +83,7 @@ def free(seconds: float = 60.0) -> float:
         if not held and ray.available_resources().get("CPU") == ray.cluster_resources().get("CPU"):
             return time.time() - began
         time.sleep(0.02)
-    raise TimeoutError("resources never came back")
+    raise TimeoutError("resources were never released")
 
 
 def group(directory: Path, world: Path, rounds: int) -> None:
@@ -94,7 +94,7 @@ def group(directory: Path, world: Path, rounds: int) -> None:
     from rankray.cluster.environment import prepare_environment
     from rankray.config import load_config
     from rankray.contracts import TrialSpec
-    from rankray.search.experiment import worker_config
+    from rankray.search.specs import worker_config
 
     prepare_environment()
     place = directory / "group"
@@ -112,7 +112,7 @@ def group(directory: Path, world: Path, rounds: int) -> None:
     def spec(name: str) -> TrialSpec:
         return TrialSpec(config=tree, directory=str(place / name))
 
-    found: dict[str, list[tuple[float, float]]] = {"started for it": [], "standing": [], "TorchTrainer": []}
+    found: dict[str, list[tuple[float, float]]] = {"started for it": [], "running": [], "TorchTrainer": []}
     for turn in range(rounds):
         for name, times in _ours(tree, spec, turn).items():
             found[name].append(times)
@@ -123,9 +123,9 @@ def group(directory: Path, world: Path, rounds: int) -> None:
         to_first, to_free = (statistics.median(column) for column in zip(*times, strict=True))
         print(f"{name:16} {to_first:18.2f} {to_free:14.2f}", flush=True)
     ratio = statistics.median(
-        ours[0] / stock[0] for ours, stock in zip(found["standing"], found["TorchTrainer"], strict=True)
+        ours[0] / stock[0] for ours, stock in zip(found["running"], found["TorchTrainer"], strict=True)
     )
-    print(f"standing / TorchTrainer, to the first report: {ratio:.3f} (median of {rounds} rounds' ratios)")
+    print(f"running / TorchTrainer, to the first report: {ratio:.3f} (median of {rounds} rounds' ratios)")
 
 
 def _ours(tree: dict[str, Any], spec: Any, turn: int) -> dict[str, tuple[float, float]]:
@@ -133,7 +133,7 @@ def _ours(tree: dict[str, Any], spec: Any, turn: int) -> dict[str, tuple[float, 
 
     times, began = {}, time.time()
     made = Group(tree["resources"], tree["storage"])
-    for name in ("started for it", "standing"):
+    for name in ("started for it", "running"):
         first = First()
         made.run(spec(f"{name}-{turn}"), first)
         times[name] = [first.at - began, 0.0]

@@ -1,6 +1,6 @@
 """The stock stack, for comparison: Ray Tune, OptunaSearch over a database, ASHA, and Tuner.restore after a crash.
 
-Written as their documentation has it; a trial is the same `finetune.run` on the same file, with Tune's checkpoints.
+Written as their documentation shows it; a trial is the same `finetune.run` on the same file, with Tune's checkpoints.
 
     python benchmarks/stock_search.py FILE DIRECTORY URL        # again: restores
 """
@@ -28,10 +28,10 @@ from rankray.config import load_config  # noqa: E402
 
 
 def train(config: dict[str, Any]) -> None:
-    """One trial as a Tune function: report and checkpoint at every evaluation, go on from the checkpoint."""
+    """One trial as a Tune function: report and checkpoint at every evaluation, resume from the checkpoint."""
     from rankray.contracts import Report, TrialSpec, Verdict
     from rankray.finetune import run
-    from rankray.search.experiment import worker_config
+    from rankray.search.specs import worker_config
 
     loaded = load_config(config["file"]).config
     params = {path: value for path, value in config.items() if path != "file"}

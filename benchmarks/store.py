@@ -1,9 +1,9 @@
 """The trial store on a large study, beside plain Optuna on the same database; and eight drivers on one small study.
 
-For each database: a study of N ended trials is written (in bulk, outside the clock), then a fresh process's first
-minutes are timed: opening it and adopting an orphan, asking for new trials, reporting steps, completing. Plain Optuna
-does the same work on the same trials with its own API (`study.ask` with the same sampler, `trial.report` +
-`should_prune`, `study.tell`), so that the ratio is the price of leases, exact budgets and durable verdicts.
+For each database: a study of N ended trials is written (in bulk, not timed). Then the work of a new process is timed:
+opening the study and adopting an orphan, asking for new trials, reporting steps, completing. Plain Optuna does the same
+work on the same trials with its own API (`study.ask` with the same sampler, `trial.report` + `should_prune`,
+`study.tell`). So the ratio is the price of leases, exact budgets and durable verdicts.
 
     python benchmarks/store.py --trials 10000
     python benchmarks/store.py --trials 1000 --only sqlite --drivers 0
@@ -39,6 +39,7 @@ from rankray.contracts import Report
 from rankray.store import StudyStore, open_study
 from rankray.store.backend import connect
 from rankray.store.claims import find_or_create
+from rankray.store.optuna_private import database_of
 from rankray.store.strategies import pruner, sampler
 
 STEPS = (10, 20, 30, 40)
@@ -72,12 +73,12 @@ def curve(number: int) -> list[float]:
 
 
 def fill(storage: Any, study_id: int, trials: int, *, ours: bool) -> None:
-    """Write ended trials in bulk, through optuna's own tables; `ours` adds what rankray notes on each."""
+    """Write ended trials in bulk, through Optuna's own tables; `ours` adds what rankray stores with each."""
     import random
 
     draw = random.Random(0)
     space = optuna_space()
-    session = storage._guarded._backend.scoped_session()
+    session = database_of(storage.behind).scoped_session()
     begun = datetime.now() - timedelta(days=1)
     for start in range(0, trials, CHUNK):
         numbers = range(start, min(start + CHUNK, trials))
@@ -125,7 +126,7 @@ def fill(storage: Any, study_id: int, trials: int, *, ours: bool) -> None:
 
 
 def noted(points: list[float]) -> dict[str, Any]:
-    """Return the attributes that rankray writes on a trial with these values."""
+    """Return the attributes that rankray stores with a trial of these values."""
     attributes: dict[str, Any] = {"rankray:driver": "gone", "rankray:origin": "sampler", "rankray:ready": True}
     for step, value in zip(STEPS, points, strict=False):
         stop = len(points) == 1
@@ -208,7 +209,7 @@ def measure_plain(url: str, trials: int, asks: int) -> dict[str, float]:
     ended: list[float] = []
 
     def first() -> optuna.Study:
-        fresh: Any = connect(url)._guarded  # type: ignore[attr-defined]
+        fresh = connect(url).behind
         study = optuna.load_study(study_name="plain", storage=fresh, sampler=sampler(config, 0), pruner=pruner(config))
         study.get_trials(deepcopy=False)
         return study
@@ -233,7 +234,7 @@ def report_plain(trial: optuna.Trial, step: int, value: float) -> bool:
 
 
 def summary(opened: list[float], asked: list[float], reported: list[float], ended: list[float]) -> dict[str, float]:
-    """Return the figures of one side, in seconds; medians but for the first."""
+    """Return the figures of one side, in seconds; all but the first are medians."""
     return {
         "open (+ adopt)": opened[0],
         "ask p50": statistics.median(asked),
@@ -274,7 +275,7 @@ def work(url: str, trials: int, ready: Any, go: Any) -> None:
 
 
 def measure_drivers(url: str, drivers: int, trials: int) -> dict[str, Any]:
-    """Let several driver processes share one study; return what came of it."""
+    """Let several driver processes share one study; return the counts and the speed."""
     context = multiprocessing.get_context("spawn")
     ready, go = context.Semaphore(0), context.Event()
     open_study(url, make_config("shared", trials, "random"))

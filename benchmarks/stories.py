@@ -1,6 +1,6 @@
-"""A real search on a real model: what several benchmarks and the acceptance runs share.
+"""A real search on a real model, shared by several benchmarks and the acceptance runs.
 
-stories260K fine-tuned on GSM8K; both are found through RANKRAY_TEST_ASSETS (default `../shared`).
+It fine-tunes stories260K on GSM8K; both are found through RANKRAY_TEST_ASSETS (default `../shared`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def write_search(directory: Path, *, name: str = "stories", trials: int = 8, sto
 
 
 def rankray(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line; return what it did."""
+    """Run the command line; return the completed process."""
     return subprocess.run([sys.executable, "-m", "rankray", *words], text=True, capture_output=True, **options)
 
 

@@ -1,9 +1,9 @@
 """Whole training steps, `rri` beside `sft`: forward, weighted loss, backward, optimizer.
 
-Two models: stories260K (from RANKRAY_TEST_ASSETS, default `../shared`; left out where it is absent) and a Llama of 25
-million weights with V = 32,000, randomly initialised. Steps of the objectives are interleaved, each round starts with
-another one, and the median of the ratios within a round is shown. A second model that trains with `sft` shows what of a
-ratio is chance.
+Two models: stories260K (from RANKRAY_TEST_ASSETS, default `../shared`; skipped if it is missing) and a randomly
+initialised Llama of 25 million weights with V = 32,000. Steps of the objectives are interleaved, each round starts with
+another one, and the median of the ratios within a round is printed. A second model that trains with `sft` shows how
+much of a ratio is chance.
 
     python benchmarks/training_step.py --rounds 15
 """
@@ -45,15 +45,15 @@ def llama() -> Any:
 
 
 def stepper(model: Any, ids_BT: torch.Tensor, options: dict[str, Any]) -> Callable[[], None]:
-    """One optimizer step on the same batch, whenever it is called."""
+    """Return a function that does one optimizer step, always on the same batch."""
     attach_head(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
-    def weigh(given: HeadInputs) -> torch.Tensor:
+    def loss_of(given: HeadInputs) -> torch.Tensor:
         return weighted_nll(given.hidden_NH, given.head.weight_VH, given.label_N, **given.head.options, **options)
 
     def step() -> None:
-        model(input_ids=ids_BT, labels=ids_BT, head=weigh).backward()
+        model(input_ids=ids_BT, labels=ids_BT, head=loss_of).backward()
         optimizer.step()
         optimizer.zero_grad()
 

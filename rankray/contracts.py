@@ -20,7 +20,7 @@ class TrialSpec:
         number: the trial's number in its study; 0 for a trial outside a study.
         config: the resolved configuration with the trial's parameters applied, as plain JSON types.
         directory: where this trial writes its checkpoints.
-        checkpoint: the last committed checkpoint to go on from, or None to start afresh.
+        checkpoint: the last committed checkpoint to resume from, or None to start from the beginning.
         history: metrics of every step committed so far, in step order: `[{"step": 10, "eval/nll": 3.2}, ...]`.
     """
 
@@ -31,7 +31,7 @@ class TrialSpec:
     history: list[dict[str, float]] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """Return the spec as one JSON string, the form in which it travels."""
+        """Return the spec as one JSON string, the form in which it is sent to a worker."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -42,12 +42,12 @@ class TrialSpec:
 
 @dataclass(frozen=True)
 class Report:
-    """What a trial says at one step.
+    """What a trial reports at one step.
 
     Attributes:
         step: optimizer steps done, from 1; with several seeds, counted through all of them.
         metrics: metric name to value, names as in the design (`eval/nll`, `train/loss`, ...).
-        checkpoint: a checkpoint that is completely written and holds exactly this step, if one was made.
+        checkpoint: a completely written checkpoint of exactly this step, if one was made.
     """
 
     step: int
@@ -82,7 +82,7 @@ class Outcome:
         steps: optimizer steps done in all.
         checkpoint: the last checkpoint written, if any.
         stopped: the verdict's reason when the run was stopped before its end, else an empty string.
-        preempted: why the run was preempted before its end, to be continued elsewhere from `checkpoint`; else empty.
+        preempted: why the run was preempted before its end; another process resumes it from `checkpoint`. Else empty.
     """
 
     metrics: dict[str, float]
@@ -94,12 +94,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class WorkLost:
-    """What was trained and has to be trained again, as a trial's process is gone before its end.
+    """Work that has to be done again because a trial's process died before the trial ended.
 
     Attributes:
-        reason: why it is gone.
-        steps: steps that were reported after the last checkpoint; what came after them nobody knows.
-        wall_seconds: time from the last checkpoint, or from the start, to the loss.
+        reason: why the process died.
+        steps: steps reported after the last checkpoint; steps after the last report are unknown and not counted.
+        wall_seconds: time from the last checkpoint, or from the start, to the death.
     """
 
     reason: str
@@ -108,31 +108,33 @@ class WorkLost:
 
 
 class Reporter(Protocol):
-    """Where a trial sends its reports. The call may block until the verdict is known."""
+    """Where a trial sends its reports. A call may block until the verdict is known."""
 
     def report(self, report: Report) -> Verdict:
         """Deliver one report and return the verdict on the trial.
 
-        A reporter must accept the same step twice and answer the second time as it did the first.
+        A reporter accepts the same step twice, and gives the same verdict both times.
         """
         ...
 
 
 class Observer(Protocol):
-    """Who watches a search: the live view, or plain lines. Calls come from the driver's thread and must be quick."""
+    """Watches a search: the live view, plain lines. Calls come from the driver's thread and must be quick."""
 
     def phase(self, text: str) -> None:
         """What the search is busy with before and between trials (`starting Ray`, ...)."""
         ...
 
-    def started(self, number: int, params: Mapping[str, Any], origin: str, step: int) -> None:
-        """A trial was placed; `step` is above 0 for one that goes on from a checkpoint."""
+    def started(
+        self, number: int, params: Mapping[str, Any], origin: str, step: int, checkpoint: str | None = None
+    ) -> None:
+        """A trial was placed; `step` is above 0 for one that resumes from `checkpoint`."""
         ...
 
-    def reported(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
-        """A trial's report was delivered."""
+    def reported(self, number: int, report: Report) -> None:
+        """A trial's report is in the store."""
         ...
 
     def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
-        """A trial ended `complete`, `pruned`, `failed`, or `lost` (its process died; it will be gone on with)."""
+        """A trial ended `complete`, `pruned` or `failed`, or is `lost`: its process died, and it will be resumed."""
         ...

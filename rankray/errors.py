@@ -1,17 +1,17 @@
 """The errors rankray raises, all under one root.
 
-    RankrayError                    anything rankray says itself; `exit_code` is what the command line returns
+    RankrayError                    anything rankray raises itself; `exit_code` is what the command line returns
     ├── UserError (ValueError)      bad input, found before anything expensive starts (exit 2)
     │   ├── ConfigError             the YAML, `--set`, or a value in it
     │   ├── DataError               a data file, its columns, or what tokenising leaves of it
     │   ├── ModelError              a model or tokenizer that cannot be loaded as asked
     │   ├── LossError               a loss called with impossible arguments
-    │   ├── ClusterError            a Ray cluster that does not answer, or does not let us in
-    │   ├── SubmitError             a cluster that takes no jobs, or takes them from anybody
+    │   ├── ClusterError            a Ray cluster that does not answer, or refuses us
+    │   ├── SubmitError             a cluster that accepts no jobs, or accepts them from anybody
     │   ├── StorageError            a place for checkpoints that cannot be written or read
     │   └── StoreError              a store URL, a study name
     │       └── StudyMismatch       a study of that name exists with another configuration
-    ├── StoreUnavailable            the store does not answer (exit 1; resumable)
+    ├── StoreUnavailable            the store is unreachable (exit 1; resumable)
     ├── LeaseLost                   this driver no longer owns the trial it writes to (internal)
     └── SearchFailed                the search ran and failed (exit 1)
 
@@ -75,7 +75,7 @@ class StudyMismatch(StoreError):
 
 
 class StoreUnavailable(RankrayError):
-    """The store does not answer; what was committed is safe and the search can be resumed."""
+    """The store is unreachable; what was committed is safe and the search can be resumed."""
 
 
 class LeaseLost(RankrayError):

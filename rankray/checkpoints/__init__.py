@@ -1,6 +1,6 @@
-"""Where checkpoints are, which of them are kept, and how they get there. No Ray, no store, no torch.
+"""Where checkpoints are, which of them are kept, and how they get there. No Ray, no trial store, no torch.
 
 places       a directory that all nodes see, or a prefix of an object store
-retention    which checkpoints of a study stay, and when the others go
-staging      trials whose checkpoints live in an object store: trained on local disk, uploaded
+retention    which checkpoints of a study are kept, and when the others are deleted
+staging      trials whose checkpoints are in an object store: written to local disk and uploaded
 """

@@ -1,11 +1,12 @@
 """Places where checkpoints are kept: a directory that all nodes see, or a prefix of an object store.
 
 A place is a string everywhere: a path, or `s3://bucket/prefix`, `gs://bucket/prefix`, `abfss://container@account/prefix`
-with the options that pyarrow's `FileSystem.from_uri` knows as its query (`?region=...&endpoint_override=...`). It holds
-no credentials: those come from the node's environment or its role, and a URL that carries some is refused.
+with the options of pyarrow's `FileSystem.from_uri` as its query (`?region=...&endpoint_override=...`). It holds no
+credentials: those come from the node's environment or its role, and a URL that contains some is refused.
 
-An object store has no rename. What makes a checkpoint there valid is that the trial store commits its place, which
-happens only once everything is uploaded; `LAST`, the file that says where the trial stood, goes last for people's sake.
+An object store has no rename. A checkpoint there is valid once the trial store has committed its place, which happens
+only after everything is uploaded. `LAST`, the file that says where the trial stood, is uploaded last, so that people
+can tell too.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ logger = logging.getLogger(__name__)
 LAST = "rankray.json"
 CHUNK_BYTES = 64 << 20
 PATIENCE_SECONDS = 120.0
-"""How long an object store may fail before a trial that writes to it does."""
+"""How long an object store may fail before the trial that writes to it fails."""
 
 
 def is_remote(place: str) -> bool:
-    """Return whether a place is a prefix of an object store."""
+    """Return whether a place is in an object store."""
     return "://" in place
 
 
 def absolute(place: str) -> str:
-    """Return the place as it can be named anywhere: paths absolute, URLs as they are."""
+    """Return the place in a form that is valid in every process: paths absolute, URLs unchanged."""
     return place if is_remote(place) else str(Path(place).absolute())
 
 
@@ -48,11 +49,12 @@ def join(place: str, *names: str) -> str:
     if not is_remote(place):
         return str(Path(place, *names))
     url = urlsplit(place)
-    return urlunsplit(url._replace(path="/".join([url.path.rstrip("/"), *names])))
+    path = "/".join([url.path.rstrip("/"), *names])
+    return urlunsplit((url.scheme, url.netloc, path, url.query, url.fragment))
 
 
 def is_parent(outer: str, inner: str) -> bool:
-    """Return whether `inner` lies below `outer`, links and `..` followed."""
+    """Return whether `inner` lies below `outer`, with links and `..` resolved."""
     if is_remote(outer) != is_remote(inner):
         return False
     if not is_remote(outer):
@@ -79,7 +81,7 @@ def exists(place: str) -> bool:
 
 
 def delete(place: str) -> None:
-    """Delete what lies below a place; what is not there, or cannot be deleted, is left."""
+    """Delete a place and everything below it; what does not exist or cannot be deleted is left."""
     if not is_remote(place):
         shutil.rmtree(place, ignore_errors=True)
         return
@@ -87,11 +89,11 @@ def delete(place: str) -> None:
         system, path = _system(place)
         system.delete_dir(path)
     except OSError:
-        return
+        logger.debug("%s cannot be deleted; it is left", place, exc_info=True)
 
 
 def upload(directory: Path, place: str) -> None:
-    """Copy the files of a directory to a place, and retry while the object store fails.
+    """Copy the files of a directory to a place, with retries while the object store fails.
 
     Raises:
         StorageError: it kept failing.
@@ -108,7 +110,7 @@ def upload(directory: Path, place: str) -> None:
 
 
 def download(place: str, directory: Path) -> None:
-    """Copy what lies below a place into a directory, which appears complete or not at all.
+    """Copy a place into a directory, which appears complete or not at all.
 
     Raises:
         StorageError: the place is empty, or cannot be read.
@@ -130,7 +132,7 @@ def probe(place: str) -> None:
     """Write a small file at a place, read it back and delete it.
 
     Raises:
-        StorageError: one of the three did not work.
+        StorageError: one of the three failed.
     """
     name, content = f".rankray-probe-{uuid.uuid4().hex[:8]}", uuid.uuid4().bytes
     if not is_remote(place):
@@ -149,12 +151,12 @@ def probe(place: str) -> None:
                 found = into.read()
             system.delete_file(path)
     if found != content:
-        raise StorageError(f"storage: {place}: read back something else than was written; use another storage")
+        raise StorageError(f"storage: {place}: what was read back is not what was written; use another storage")
 
 
 @contextmanager
 def wrap_errors(place: str) -> Iterator[None]:
-    """Turn errors of reading and writing into a `StorageError` that names the place and says what to do."""
+    """Turn errors of reading and writing into a `StorageError` that names the place and what to do."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -181,7 +183,7 @@ def with_retries(act: Callable[[], None]) -> None:
 def _copy(source: Any, origin: str, target: Any, destination: str) -> None:
     """Copy a file or a directory; None is the local disk.
 
-    Uploads through several of pyarrow's threads can deadlock (its issue 32372); downloads do not.
+    Uploads with several of pyarrow's threads can deadlock (its issue 32372); downloads do not.
     """
     from pyarrow import fs
 
@@ -209,5 +211,6 @@ def _bucket(scheme: str, bucket: str, query: str) -> tuple[Any, str]:
 
     options = dict(parse_qsl(query))
     if scheme == "gs":
-        options.setdefault("retry_limit_seconds", "60")  # pyarrow would try a bucket it cannot reach for 15 minutes
-    return FileSystem.from_uri(urlunsplit((scheme, bucket, "", urlencode(options), "")))
+        options.setdefault("retry_limit_seconds", "60")  # otherwise pyarrow tries an unreachable bucket for 15 minutes
+    found: tuple[Any, str] = FileSystem.from_uri(urlunsplit((scheme, bucket, "", urlencode(options), "")))
+    return found

@@ -1,19 +1,19 @@
 """Where checkpoints lie, and which are kept.
 
-A trial writes below `<storage>/<study>/trial-00007/<launch>/`; the launch's own directory means that a process which
-outlived its driver can never write into what its successor reads. Only checkpoints whose location the store has
-committed are ever resumed, so deleting is safe in one order only: commit the new one, then delete the one before.
-A trial that has not ended keeps its last checkpoint, the best complete trials the one they ended with, and all others
-none (`rankray.store.views.retention` says which). Several drivers may tidy up at once: what one deletes, none wants.
+A trial writes below `<storage>/<study>/trial-00007/<launch>/`. Each launch has its own directory, so a process that
+outlives its driver never writes into what the next driver reads. Only checkpoints that the store has committed are
+resumed from, so only one order is safe: commit the new one, then delete the one before. A trial that has not ended
+keeps its last checkpoint, the best complete trials keep their final one, and all others keep none
+(`rankray.store.views.retention` says which). Several drivers may tidy up at once: what one of them deletes, none needs.
 
-One directory belongs to one study: the first one marks it as its own, and another study of the same name, from another
-store or begun anew after the first was deleted, gets a directory beside it; in an object store, where nothing can be
-marked atomically, every study's prefix carries its identity. A copy of a study shares its checkpoints with the
-original.
+A directory belongs to one study. The first study marks it; another study of the same name, from another store or
+created again after the first was deleted, gets a directory beside it. In an object store nothing can be marked
+atomically, so every study's prefix contains its identity. A copy of a study shares its checkpoints with the original.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Collection
@@ -24,20 +24,22 @@ from types import TracebackType
 
 from rankray.checkpoints import places
 
+logger = logging.getLogger(__name__)
+
 MARK = "study.id"
-"""The file in a study's directory that says whose it is."""
+"""The file in a study's directory that names the study it belongs to."""
 
 
 class CheckpointRetention:
-    """The checkpoints of one study, seen from one launch of its driver.
+    """The checkpoints of one study, for one launch of its driver.
 
-    What lies in an object store is deleted in the background, as each deletion is a few round trips and the driver has
-    trials to see to; the end of the `with` block waits for it.
+    In an object store, deletions run in the background, as each takes a few round trips and the driver has trials to
+    serve; the end of the `with` block waits for them.
 
     Args:
         place: the configured storage.
         study: the study's name.
-        identity: what tells this study from others of its name; empty to take the directory as it is.
+        identity: distinguishes studies of the same name; empty to use the directory unmarked.
     """
 
     def __init__(self, place: str, study: str, identity: str = "") -> None:
@@ -60,23 +62,23 @@ class CheckpointRetention:
         return places.join(self._trial(number), self._launch)
 
     def begin(self, number: int, checkpoint: str | None) -> None:
-        """A trial starts; `checkpoint` is the committed one that it goes on from."""
+        """A trial starts; `checkpoint` is the committed one that it resumes from, if any."""
         if checkpoint:
             self._last[number] = checkpoint
 
     def committed(self, number: int, checkpoint: str) -> None:
-        """The store holds `checkpoint` now: the one before it is of no use any more."""
+        """The store has committed `checkpoint`: delete the one before it."""
         before = self._last.get(number)
         self._last[number] = checkpoint
         if before and before != checkpoint:
             self._do(lambda: self._delete(before))
 
     def ended(self, number: int) -> None:
-        """A trial ended, or goes on elsewhere."""
+        """A trial ended, or is resumed elsewhere."""
         self._last.pop(number, None)
 
     def tidy(self, ended: Collection[int], kept: Collection[int]) -> None:
-        """Delete what ended trials left, but for those that keep their checkpoints; unknown names are left alone."""
+        """Delete the directories of the trials in `ended`, except those in `kept`; unknown names are left alone."""
 
         def sweep() -> None:
             for name in places.names(self.root):
@@ -96,21 +98,22 @@ class CheckpointRetention:
             self._background.submit(act)
 
     def _delete(self, place: str) -> None:
-        """Delete a place of this study; one that leads elsewhere, by `..` or a link, is left alone."""
+        """Delete a place of this study; one outside it, by `..` or a link, is left alone."""
         if places.is_parent(self.root, place):
             places.delete(place)
 
 
 def _mark(root: Path, identity: str) -> str:
-    """Mark a directory that has no mark yet, whole or not at all; return whose it is."""
+    """Mark a directory that has no mark yet, atomically; return the identity of the study it belongs to."""
     root.mkdir(parents=True, exist_ok=True)
     draft = root / f".{MARK}-{uuid.uuid4().hex}"
     draft.write_text(identity, encoding="utf-8")
     try:
         os.link(draft, root / MARK)
     except FileExistsError:
-        pass
+        logger.debug("%s is marked already", root)
     except OSError:  # a file system without hard links
+        logger.debug("%s has no hard links; its mark is written in place", root, exc_info=True)
         with suppress(FileExistsError), open(root / MARK, "x", encoding="utf-8") as file:
             file.write(identity)
     finally:

@@ -1,12 +1,11 @@
-"""A trial whose checkpoints live in an object store: it trains on its node's own disk, and they are uploaded there.
+"""Trials whose checkpoints are in an object store: they are written to the node's own disk and uploaded.
 
-`finetune.run` knows directories only. `train` gives it one below this node's cache, downloads the checkpoint it goes on
-from, uploads each one it writes before it is reported, and puts the place in the store in the report. So what the trial
-store commits is always complete, and a node's disk holds one checkpoint at a time.
+`finetune.run` knows only directories. `train` gives it one below this node's cache, downloads the checkpoint to resume
+from, uploads each new one before it is reported, and reports its place in the object store. So what the trial store
+commits is always complete, and a node's disk holds one checkpoint at a time.
 
-Workers of one trial on several nodes write each what is theirs (the first one the model and optimizer, every one its
-RNG state) to their own disks; the first worker of each node uploads it, all to the same place. Workers on one node
-share a download.
+The workers of a trial on several nodes write to their own disks: the first worker the model and optimizer, every worker
+its RNG state. The first worker of each node uploads them, all to the same place. Workers on one node share a download.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 
 Run = Callable[[TrialSpec, Reporter], Outcome]
 KEPT_SECONDS = 3 * 86_400.0
-"""After this long nobody works any more in what a killed process left on a node's disk."""
+"""When what a killed process left on a node's disk is deleted: by then nobody uses it any more."""
 
 
 def train(run: Run, spec: TrialSpec, reporter: Reporter, node: str = "") -> Outcome:
@@ -37,8 +36,8 @@ def train(run: Run, spec: TrialSpec, reporter: Reporter, node: str = "") -> Outc
     Args:
         run: `rankray.finetune.run`.
         spec: the trial; its directory and checkpoint may be in an object store.
-        reporter: told places, never this node's paths.
-        node: what tells nodes that share a home directory apart.
+        reporter: gets places in the object store, never paths on this node.
+        node: distinguishes nodes that share a home directory.
     """
     remote = places.is_remote(spec.directory)
     if not remote and not places.is_remote(spec.checkpoint or ""):
@@ -61,13 +60,13 @@ def train(run: Run, spec: TrialSpec, reporter: Reporter, node: str = "") -> Outc
 
 
 class _Named:
-    """A reporter for whom checkpoints on this node's disk have the names they have for everybody."""
+    """A reporter that replaces paths on this node's disk by places that all nodes know."""
 
     def __init__(self, reporter: Reporter, uploaded: dict[str, str]) -> None:
         self._reporter, self.uploaded = reporter, uploaded
 
     def report(self, report: Report) -> Verdict:
-        """Report, with the checkpoint's place."""
+        """Report, with the checkpoint's place instead of its path."""
         place = self.uploaded.get(report.checkpoint or "", report.checkpoint)
         return self._reporter.report(dataclasses.replace(report, checkpoint=place))
 
@@ -81,7 +80,7 @@ class CheckpointUploader(_Named):
     """The reporter of a trial whose checkpoints are uploaded to `place`.
 
     Attributes:
-        uploaded: path on this node to place in the store, of every checkpoint that is in both.
+        uploaded: path on this node to place in the object store, for every checkpoint that is in both.
     """
 
     def __init__(self, reporter: Reporter, place: str) -> None:
@@ -89,7 +88,7 @@ class CheckpointUploader(_Named):
         self._place = place
 
     def fetch(self, checkpoint: str, scratch_dir: Path) -> str:
-        """Bring a checkpoint to this node, once for all of the trial's workers, and return its path."""
+        """Download a checkpoint to this node, once for all workers of the trial here, and return its path."""
         if not places.is_remote(checkpoint):
             return checkpoint
         path = scratch_dir / f"from-{Path(checkpoint.partition('?')[0]).name}"
@@ -100,7 +99,7 @@ class CheckpointUploader(_Named):
         return str(path)
 
     def keep(self, checkpoint: str) -> None:
-        """Upload a complete checkpoint; called by every worker, with all of them waiting afterwards."""
+        """Upload a complete checkpoint; every worker calls this, and all of them wait for each other afterwards."""
         place = places.join(self._place, Path(checkpoint).name)
         if _first_of_node():
             places.upload(Path(checkpoint), place)
@@ -109,12 +108,12 @@ class CheckpointUploader(_Named):
 
 
 def _first_of_node() -> bool:
-    """Whether this is the first of a trial's workers on this node; Ray Train numbers them."""
+    """Return whether this is the first of a trial's workers on this node; Ray Train numbers them."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _scratch_dir(place: str, node: str) -> Path:
-    """Return this node's directory for a trial, and delete those that dead processes left."""
+    """Return this node's directory for a trial, and delete old ones that dead processes left."""
     all_dirs = paths.cache_home() / "scratch" / (node or "node")
     scratch_dir = all_dirs / hashlib.sha256(place.encode()).hexdigest()[:24]
     scratch_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

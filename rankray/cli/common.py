@@ -35,12 +35,14 @@ def preflight(loaded: LoadedConfig) -> dict[str, Any]:
     """
     from rankray.errors import StoreError
     from rankray.finetune.preflight import preflight as check_data_and_model
+    from rankray.store import strategies
     from rankray.store.urls import validate_url
 
     try:
         validate_url(loaded.config.store)
     except StoreError as error:
         raise StoreError(f"{loaded.where('store')}: {error}") from None
+    strategies.check(loaded.config, loaded.where)
     _check_workers(loaded)
     return check_data_and_model(loaded)
 

@@ -47,6 +47,10 @@ def explain(
 
     for line in explain_lines(key):
         say(line)
+    if key in ("study.sampler", "study.pruner"):
+        from rankray.store.strategies import PRUNERS, SAMPLERS
+
+        say(f"  allowed: {', '.join(SAMPLERS if key == 'study.sampler' else PRUNERS)}")
 
 
 def rehearse(

@@ -23,11 +23,16 @@ Name = Annotated[str, typer.Option("--name", help="The study to copy.", show_def
 @app.command("list")
 def list_(store: Store = "") -> None:
     """List the studies in a store and how far they are."""
+    from rankray.errors import StoreError
     from rankray.store import attach, list_studies, views
 
     names = list_studies(store_url(store))
     for name in names:
-        shown = views.status(attach(store_url(store), name))
+        try:
+            shown = views.status(attach(store_url(store), name))
+        except StoreError as error:  # one study that cannot be read must not hide the others
+            print(f"{name}: {error}")
+            continue
         best = "nothing complete yet" if shown["best"] is None else f"best {shown['best']['value']:.6g}"
         budget = shown["budget"]
         print(f"{name}: {shown['state']}, {budget['finished']} of {budget['trials']} trials, {best}")

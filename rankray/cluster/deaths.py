@@ -1,10 +1,10 @@
-"""Processes that are gone: by their own doing, or because their node went, which is never the trial's failure."""
+"""Processes that died: by themselves, or because their node is gone, which is never the trial's failure."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from ray.tune.experiment import Trial
 
 from rankray.cluster import ray_private
 
+logger = logging.getLogger(__name__)
+
 
 class WorkersLost(Exception):
-    """Workers of a group, or its controller, are gone.
+    """Workers of a group, or its controller, died.
 
     Attributes:
-        blameless: whether that was because a node went, as far as is known yet.
-        nodes: where they were, as Ray's node ids.
+        blameless: whether that was because a node is gone, as far as is known yet.
+        nodes: the nodes they ran on, as Ray's node ids.
     """
 
     def __init__(self, reason: str, blameless: bool, nodes: list[str]) -> None:
@@ -30,10 +32,10 @@ class WorkersLost(Exception):
 
 
 def tune_error(trial: Trial) -> BaseException | None:
-    """Return the error that a trial of Tune's has just met.
+    """Return the error that has just ended a Tune trial, or None.
 
-    `Trial.get_pickled_error` looks in the experiment's storage, into which the error is only copied later; here it is
-    read where Tune has written it, on this machine.
+    `Trial.get_pickled_error` reads the experiment's storage, where the error is copied only later. This reads the file
+    that Tune has written on this machine.
     """
     file = trial.pickled_error_file
     if not file or not Path(file).is_file():
@@ -43,29 +45,31 @@ def tune_error(trial: Trial) -> BaseException | None:
 
 
 def node_went(error: BaseException | None) -> bool:
-    """Return whether an error says that a process is gone because its node is."""
+    """Return whether an error says that a process died because its node is gone."""
     return any(_node_went(each) for each in _within(error))
 
 
 def nodes_of(error: BaseException | None) -> list[str]:
-    """Return where the processes were that an error says are gone, as Ray's node ids."""
+    """Return the nodes of the processes that died according to an error, as Ray's node ids."""
     found = []
     for each in _within(error):
         if isinstance(each, RayActorError):
-            with suppress(Exception):
+            try:
                 found.append(ray_private.actor_node(each.actor_id))
+            except Exception:
+                logger.debug("Ray does not say on which node actor %s was", each.actor_id, exc_info=True)
     return [node for node in found if node]
 
 
 def gone_nodes(nodes: Iterable[str], patience_seconds: float) -> set[str]:
-    """Return those of some nodes that Ray knows to be gone.
+    """Return which of some nodes Ray knows to be gone.
 
-    A process is missed at once, its node only after some failed health checks: so where none is known to be gone, and
-    there are several, this waits for the first.
+    Ray notices a dead process at once, but a dead node only after some failed health checks. So if none of the nodes is
+    known to be gone yet, and the cluster has several, this waits up to `patience_seconds` for the first.
     """
     asked, deadline = set(nodes), time.monotonic() + patience_seconds
     while asked:
-        alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+        alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
         gone = {node for node in asked if not alive.get(node, True)}
         if gone or len(alive) == 1 or time.monotonic() > deadline:
             return gone
@@ -74,7 +78,7 @@ def gone_nodes(nodes: Iterable[str], patience_seconds: float) -> set[str]:
 
 
 def _within(error: Any) -> Iterator[BaseException]:
-    """Return an error and those it was raised from; of a worker group's, those of its workers."""
+    """Return an error and the errors it was raised from; of a worker group's error, also those of its workers."""
     seen = 0
     while isinstance(error, BaseException) and seen < 20:
         yield error
@@ -91,6 +95,8 @@ def _node_went(error: BaseException) -> bool:
         return False
     if error.preempted:
         return True
-    with suppress(Exception):
+    try:
         return ray_private.actor_died_with_its_node(error.actor_id)
-    return False
+    except Exception:
+        logger.debug("Ray does not say why actor %s died; its node is not blamed", error.actor_id, exc_info=True)
+        return False

@@ -1,8 +1,9 @@
-"""What is right and wrong with this machine and the cluster it is connected to: one line each, with the fix."""
+"""What works and what does not on this machine and the cluster it is connected to: one line each, with the fix."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import time
@@ -19,8 +20,10 @@ from rankray.cluster.environment import CREDENTIALS
 from rankray.cluster.nodes import Node
 from rankray.errors import RankrayError
 
+logger = logging.getLogger(__name__)
+
 SKEW_SECONDS = 5.0
-"""Clocks further apart than this mislead whoever compares times; leases themselves last longer."""
+"""Clocks further apart than this mislead people who compare times; leases last longer, and are not affected."""
 COMPARED = ("ray", "torch", "transformers", "trl", "optuna", "pyarrow")
 
 
@@ -29,9 +32,9 @@ class Finding:
     """One line.
 
     Attributes:
-        what: what was looked at.
+        what: what was examined.
         text: what was found.
-        fix: what to do about it; empty where nothing is wrong.
+        fix: what to do about it; empty if nothing is wrong.
     """
 
     what: str
@@ -40,11 +43,11 @@ class Finding:
 
 
 def examine(store: str, place: str | None) -> Iterator[Finding]:
-    """Look at everything; Ray must be connected.
+    """Examine everything; Ray must be connected.
 
     Args:
         store: the store's URL.
-        place: the storage, or None where no file was given.
+        place: the storage, or None if no file was given.
     """
     nodes = cluster_nodes.nodes()
     answers = cluster_nodes.ask_all(_describe, among=nodes)
@@ -58,7 +61,7 @@ def examine(store: str, place: str | None) -> Iterator[Finding]:
 
 
 def _describe() -> dict[str, Any]:
-    """Say what one node has."""
+    """Return versions and credentials of the node this runs on."""
     return {
         "versions": _versions_here(),
         "credentials": [name for name in CREDENTIALS if name in os.environ],
@@ -129,26 +132,28 @@ def _store(store: str, nodes: list[Node], answers: dict[str, Any]) -> Iterator[F
     try:
         held = len(list_studies(store))
     except RankrayError as error:
+        logger.debug("the store cannot be read", exc_info=True)
         yield Finding("store", str(error).splitlines()[0], "start it, or give another with --store or RANKRAY_STORE")
     else:
         took = (time.monotonic() - begun) * 1000
         yield Finding("store", f"{masked(store)} answers the driver in {took:.0f} ms and holds {held} studies")
     trains = [node for node in nodes if node.resources.get("CPU", 0) and not isinstance(answers[node.id], Exception)]
     leaks = [f"{node.name} has {', '.join(names)}" for node in trains if (names := answers[node.id]["credentials"])]
-    text = "workers need no way to the store, their reports go through the driver; "
+    text = "workers need no access to the store, their reports go through the driver; "
     fix = "start Ray on nodes that train without these variables" if leaks else ""
     yield Finding("secrets", text + ("; ".join(leaks) or "none of them holds its credentials"), fix)
 
 
 def _storage(place: str | None, nodes: list[Node]) -> Iterator[Finding]:
     if place is None:
-        yield Finding("storage", "not looked at: give a configuration file to have it written to from every node")
+        yield Finding("storage", "not examined: give a configuration file, and every node will try to write there")
         return
     fix = "see above"
     try:
         places.probe(place)
         problems = cluster_nodes.storage_problems(places.absolute(place), [node for node in nodes if not node.here])
     except RankrayError as error:
+        logger.debug("the storage cannot be written here", exc_info=True)
         yield Finding("storage", f"the driver: {error}", fix)
         return
     for text in problems.values():

@@ -1,4 +1,4 @@
-"""What Ray reads before it is imported, what its processes must not see, and imports that run beside other work."""
+"""What Ray reads when it is imported, what its processes must not see, and imports that run beside other work."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ DEFAULTS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # one process per core that no trial can use: Tune's have a runtime_env
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -27,14 +28,14 @@ DEFAULTS = {
 }
 """Variables of Ray and Ray Tune that are set unless the user has set them."""
 CREDENTIALS = ("RANKRAY_STORE", "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "MYSQL_PWD")
-"""Environment variables that may hold the store's password or say where it is: for the driver alone."""
+"""Environment variables that may hold the store's password or say where to find it: only the driver may have them."""
 
 
 def prepare_environment() -> None:
     """Set what Ray reads when it is imported or started; call before the first `import ray`.
 
-    `RAY_AUTH_MODE=token` must be there before the import where a cluster has a token; set later, joining would hang. So
-    it is set where a cluster is to be joined, a token is here, and the user has not set it.
+    For a cluster with token authentication, `RAY_AUTH_MODE=token` must be set before the import: set later, joining
+    would hang. So it is set if a cluster will be joined, there is a token, and the user has not set the variable.
     """
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
@@ -43,21 +44,21 @@ def prepare_environment() -> None:
 
 
 def starts_ray() -> bool:
-    """Return whether a search starts a Ray of its own: no cluster is named by RAY_ADDRESS."""
+    """Return whether a search starts its own Ray: RAY_ADDRESS names no cluster."""
     return os.environ.get("RAY_ADDRESS", "local") == "local"
 
 
 def has_token() -> bool:
-    """Return whether there is a token for a Ray cluster here."""
+    """Return whether this machine has a token for a Ray cluster."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     return bool(os.environ.get("RAY_AUTH_TOKEN")) or path.is_file()
 
 
 @contextmanager
 def without_credentials() -> Iterator[None]:
-    """Take the store's credentials out of the environment for a while: processes started meanwhile never have them.
+    """Take the store's credentials out of the environment while the block runs: processes started in it lack them.
 
-    A local Ray is started within, and its workers inherit its environment, not the driver's.
+    A local Ray is started in such a block, and its workers inherit its environment, not the driver's.
     """
     kept = {name: os.environ.pop(name) for name in CREDENTIALS if name in os.environ}
     try:
@@ -68,7 +69,7 @@ def without_credentials() -> Iterator[None]:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Switch the garbage collector off while large libraries are imported: it finds nothing and takes a seventh."""
+    """Switch the garbage collector off while large libraries are imported: it finds nothing, for 1/7 of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -80,13 +81,13 @@ def quick_imports() -> Iterator[None]:
 
 @contextmanager
 def imported_meanwhile(*names: str) -> Iterator[None]:
-    """Import modules in a thread beside something that mostly waits; whoever needs them imports them as usual."""
+    """Import modules in a thread while the block runs, which mostly waits; whoever needs them imports them as usual."""
 
     def load() -> None:
         for name in names:
             try:
                 importlib.import_module(name)
-            except Exception:  # whoever needs the module meets the error where it can be reported
+            except Exception:  # whoever needs the module gets the error where it can be reported
                 logger.debug("import of %s beside the start of Ray failed", name, exc_info=True)
 
     thread = threading.Thread(target=load, daemon=True)

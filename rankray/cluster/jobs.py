@@ -1,8 +1,8 @@
-"""A search as a Ray job: the working directory is shipped, the driver runs on the cluster's head.
+"""A search as a Ray job: the working directory is uploaded, and the driver runs on the cluster's head.
 
-What a job is given, its entrypoint and its environment, is shown to everybody who sees the cluster's dashboard. So no
-store URL with a password travels in it: the head has its own in `~/.rankray.env` or `RANKRAY_STORE`. And a cluster that
-takes jobs from whoever reaches its port is refused, unless `RAY_AUTH_MODE=disabled` says that this is known.
+A job's entrypoint and environment are visible to everybody who sees the cluster's dashboard. So they never contain a
+store URL with a password: the head has its own in `~/.rankray.env` or `RANKRAY_STORE`. And a cluster that takes jobs
+from anybody who can reach its port is refused, unless `RAY_AUTH_MODE=disabled` says that this is intended.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from rankray.config import LoadedConfig
 from rankray.errors import ConfigError, StorageError, StoreError, SubmitError
 
 EXCLUDED = [".git", ".venv", "__pycache__", "rankray-runs", "rankray-quickstart", "*.db", "*.db-shm", "*.db-wal"]
-"""What is not shipped, beside what `.gitignore` names."""
+"""What is not uploaded, beside what `.gitignore` names."""
 OWN_STORE = (
     "set -a; if [ -f ~/.rankray.env ]; then . ~/.rankray.env; fi; set +a; "
     'if [ -z "$RANKRAY_STORE" ]; then echo "error: RANKRAY_STORE: not set on the head, and no store was given; '
     "the job's own directory does not last; write RANKRAY_STORE=URL to ~/.rankray.env there, or give --store\" "
     ">&2; exit 2; fi; "
 )
-"""Shell that takes the store's URL from the head: from `~/.rankray.env`, or the environment that Ray was started in."""
+"""Shell code that takes the store's URL from `~/.rankray.env` on the head, or from the environment Ray started in."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is submitted.
+    """What is submitted to the cluster.
 
     Attributes:
         entrypoint: the shell command that the head runs.
-        runtime_env: Ray's description of what it runs in.
+        runtime_env: the environment it runs in, as Ray describes it.
     """
 
     entrypoint: str
@@ -59,20 +59,20 @@ def describe(
     """Return a search as a job.
 
     Args:
-        loaded: the configuration, read here.
-        directory: what is shipped; the file must lie in it.
+        loaded: the configuration, read on this machine.
+        directory: what is uploaded; the configuration file must lie in it.
         sets: overrides to pass on.
-        store: store URL to pass on; it must hold no password.
+        store: store URL to pass on; it must contain no password.
         name: study name to pass on.
         packages: pip requirements to install on every node for this job, under the directory's `constraints.txt`.
 
     Raises:
-        ConfigError, StoreError, StorageError: something in it exists here only, or holds a secret.
+        ConfigError, StoreError, StorageError: something in it exists only on this machine, or contains a secret.
     """
     file = Path(loaded.file).resolve()
     if directory.resolve() not in file.parents:
         raise ConfigError(
-            f"{loaded.file}: lies outside {directory}, which is what is shipped; allowed is a file in it; "
+            f"{loaded.file}: lies outside {directory}, which is what is uploaded; allowed is a file in it; "
             "change to its directory or give --working-dir"
         )
     _check_store(loaded, store)
@@ -115,17 +115,17 @@ def _check_store(loaded: LoadedConfig, store: str) -> None:
 
 
 def require_token() -> None:
-    """Have Ray's client send the token there is; call before the first `import ray`.
+    """Make Ray's client send this machine's token; call before the first `import ray`.
 
     Raises:
-        SubmitError: there is none, and nobody said that the cluster needs none.
+        SubmitError: there is no token, and `RAY_AUTH_MODE=disabled` is not set.
     """
     mode = os.environ.get("RAY_AUTH_MODE", "")
     if mode == "disabled":
         return
     if not has_token():
         raise SubmitError(
-            "submit: there is no token for the cluster here; allowed are RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or "
+            "submit: this machine has no token for the cluster; allowed are RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or "
             "~/.ray/auth_token; fetch the head's (`ray get-auth-token` there) into ~/.ray/auth_token, or set "
             "RAY_AUTH_MODE=disabled for a cluster that nobody else can reach"
         )
@@ -136,7 +136,7 @@ def refuse_open_cluster(address: str) -> None:
     """Refuse a cluster that answers without a token.
 
     Raises:
-        SubmitError: it does, or does not answer at all.
+        SubmitError: it answers without a token, or does not answer at all.
     """
     try:
         with urllib.request.urlopen(f"{address}/api/jobs/", timeout=20):
@@ -156,13 +156,13 @@ def refuse_open_cluster(address: str) -> None:
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         return
     raise SubmitError(
-        f"submit: the cluster at {address} takes jobs from whoever reaches its port; allowed is one with token "
+        f"submit: the cluster at {address} takes jobs from anybody who reaches its port; allowed is one with token "
         "authentication; start it with RAY_AUTH_MODE=token, or set RAY_AUTH_MODE=disabled here if nobody else can"
     )
 
 
 def submit(job: Job, address: str) -> tuple[Any, str]:
-    """Submit a job, and return Ray's client and the job's id.
+    """Submit a job; return Ray's client and the job's id.
 
     Raises:
         SubmitError: what Ray's job client needs is not installed, or the cluster refuses the job.
@@ -181,7 +181,7 @@ def submit(job: Job, address: str) -> tuple[Any, str]:
 
 
 def follow(client: Any, job_id: str, show: Callable[[str], None]) -> int:
-    """Show a job's output until it ends, and return the exit code of its driver, 1 where it has none."""
+    """Show a job's output until it ends; return the exit code of its driver, or 1 if it has none."""
 
     async def tail() -> None:
         async for text in client.tail_job_logs(job_id):

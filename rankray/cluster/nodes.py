@@ -1,13 +1,14 @@
 """What each node of the cluster can reach: asked before the first trial, and by `rankray doctor`.
 
-A storage that one node cannot write costs a trial's training before anybody notices. So the driver and a task on every
-node that is alive write a small file there, read it back and delete it; and where the storage is a directory, every
-node must see what the driver wrote, or its checkpoints would stay on its own disk. Nodes that an autoscaler starts
-later are not asked; the first checkpoint of a trial there is.
+If one node cannot write to the storage, a trial's training is lost before anybody notices. So the driver, and a task on
+every running node, write a small file there, read it back and delete it. Where the storage is a directory, every node
+must also see what the driver wrote, or its checkpoints would stay on its own disk. Nodes that an autoscaler starts
+later are not asked; there, the first checkpoint of a trial shows it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import uuid
@@ -22,17 +23,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rankray.checkpoints import places
 from rankray.errors import StorageError
 
+logger = logging.getLogger(__name__)
+
 ASK_SECONDS = 120.0
 """How long a node may take to answer; a process has to start there first."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is alive.
+    """A running node.
 
     Attributes:
-        id: Ray's.
-        name: for people: its address, and the first letters of its id, as several may share an address.
+        id: Ray's node id.
+        name: for people: its address and the first letters of its id, as several nodes may share an address.
         resources: what it has, as Ray names them.
         here: whether the driver runs on it.
     """
@@ -44,7 +47,7 @@ class Node:
 
 
 def nodes() -> list[Node]:
-    """Return the nodes that are alive, the driver's first."""
+    """Return the running nodes, the driver's first."""
     mine = ray.get_runtime_context().get_node_id()
     found = [
         Node(
@@ -53,14 +56,14 @@ def nodes() -> list[Node]:
             each["Resources"],
             each["NodeID"] == mine,
         )
-        for each in ray.nodes()
+        for each in ray.nodes()  # type: ignore[no-untyped-call]
         if each["Alive"]
     ]
     return sorted(found, key=lambda node: not node.here)
 
 
 def ask_all(question: Callable[..., Any], *args: Any, among: list[Node]) -> dict[str, Any]:
-    """Call a function on nodes, all at once, and return node id to what it returned, or to the exception it met."""
+    """Call a function on several nodes at once; return node id to what it returned there, or to the exception."""
     asked = {}
     for node in among:
         there: Any = NodeAffinitySchedulingStrategy(node.id, soft=False)
@@ -72,15 +75,16 @@ def ask_all(question: Callable[..., Any], *args: Any, among: list[Node]) -> dict
         try:
             answers[node_id] = ray.get(reference, timeout=max(0.1, end - time.monotonic()))
         except Exception as error:
+            logger.debug("node %s gave no answer", node_id, exc_info=True)
             answers[node_id] = error
     return answers
 
 
 def check_storage(place: str) -> None:
-    """See that the driver and every node can write, read and delete at the storage.
+    """Check that the driver and every node can write, read and delete at the storage.
 
     Raises:
-        StorageError: says which cannot, and what to do.
+        StorageError: names those that cannot, and what to do.
     """
     places.probe(place)
     others = [node for node in nodes() if not node.here]
@@ -90,7 +94,7 @@ def check_storage(place: str) -> None:
 
 
 def storage_problems(place: str, among: list[Node]) -> dict[str, str]:
-    """Return node id to what is wrong with the storage there; nothing of nodes where it works."""
+    """Return node id to what is wrong with the storage there; nodes where it works are left out."""
     if not among:
         return {}
     marker = None
@@ -102,8 +106,8 @@ def storage_problems(place: str, among: list[Node]) -> dict[str, str]:
     finally:
         if marker:
             marker.unlink(missing_ok=True)
-    told = {node.id: _problem(node, answers[node.id]) for node in among}
-    return {node_id: text for node_id, text in told.items() if text}
+    problems = {node.id: _problem(node, answers[node.id]) for node in among}
+    return {node_id: text for node_id, text in problems.items() if text}
 
 
 def _try_storage(place: str, marker: str) -> str:
@@ -114,8 +118,8 @@ def _try_storage(place: str, marker: str) -> str:
         return str(error)
     if marker and not os.path.exists(marker):
         return (
-            f"storage: {place} is another directory here than the driver's; allowed is one that all nodes share, or "
-            "an object store; mount it here, or set storage to s3:// or gs://"
+            f"storage: {place} is not the same directory here as on the driver's node; allowed is one that all nodes "
+            "share, or an object store; mount it here, or set storage to s3:// or gs://"
         )
     return ""
 

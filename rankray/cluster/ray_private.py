@@ -1,17 +1,20 @@
 """The private names of Ray that rankray uses, all of them, behind one door.
 
-Read from ray 2.60. Each function says why the public API does not do and what would replace it; each is called for real
-by `tests/cluster/test_ray_private.py`, which fails when an upgrade of Ray renames or changes what is behind it. Nothing
-outside this file imports a module or touches an attribute of Ray whose name starts with an underscore, or one of Ray's
+Read from ray 2.60. Each function says why no public API is enough and what would replace it. Each is called for real by
+`tests/cluster/test_ray_private.py`, which fails when an upgrade of Ray renames or changes what is behind it. Nothing
+outside this file imports a module or uses an attribute of Ray whose name starts with an underscore, or one of Ray's
 generated protocol buffers, and nothing of Ray is patched.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
 READ_FROM = "2.60"
-"""The version of Ray whose source these names were read from."""
+"""The version of Ray in whose source these names were read."""
 
 
 def running_here() -> str:
@@ -21,11 +24,15 @@ def running_here() -> str:
     """
     from ray._private.services import canonicalize_bootstrap_address
 
-    return canonicalize_bootstrap_address("auto") or ""
+    try:
+        return canonicalize_bootstrap_address("auto") or ""
+    except ConnectionError:
+        logger.debug("no Ray runs on this machine", exc_info=True)
+        return ""
 
 
 def token_authentication_enabled() -> bool:
-    """Return whether the Ray this process is connected to asks for a token. No public API tells."""
+    """Return whether the Ray that this process is connected to asks for a token. No public API says so."""
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
     return bool(is_token_auth_enabled())
@@ -42,14 +49,14 @@ def draining_nodes() -> dict[str, int]:
 
 
 def cluster_config() -> Any:
-    """Return the limits that an autoscaler has published (`node_group_configs`), or None. No public API tells."""
+    """Return the limits that an autoscaler has published (`node_group_configs`), or None. No public API says so."""
     from ray._private.state import state
 
     return state.get_cluster_config()
 
 
 def actor_node(actor_id: str) -> str:
-    """Return the node that an actor was on, an empty string where that is not known.
+    """Return the node that an actor is or was on; an empty string if it never had one.
 
     `ray.util.state.get_actor` is public, but needs the dashboard, which a local Ray and many clusters lack.
     """
@@ -59,7 +66,7 @@ def actor_node(actor_id: str) -> str:
 
 
 def actor_died_with_its_node(actor_id: str) -> bool:
-    """Return whether an actor is dead because its node is. Public API: as for `actor_node`."""
+    """Return whether an actor died because its node did. Public API: as for `actor_node`."""
     from ray._private.state import actors
     from ray.core.generated import common_pb2
 
@@ -69,11 +76,11 @@ def actor_died_with_its_node(actor_id: str) -> bool:
 
 
 def memory_bytes() -> tuple[int, int]:
-    """Return the memory in use on this machine, or in this container, and what there is of it, in bytes.
+    """Return the memory in use and the memory there is, on this machine or in this container, in bytes.
 
-    `psutil.virtual_memory` is public, but knows nothing of a container's limit.
+    `psutil.virtual_memory` is public, but does not know the limit of a container.
     """
     from ray._common.utils import get_system_memory
     from ray._private.utils import get_used_memory
 
-    return int(get_used_memory()), int(get_system_memory())
+    return int(get_used_memory()), int(get_system_memory())  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Starting Ray, or joining a cluster, quietly; and leaving it."""
+"""Start Ray or join a cluster, quietly, and leave it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from rankray.cluster import ray_private
 from rankray.cluster.environment import imported_meanwhile, starts_ray, without_credentials
 from rankray.errors import ClusterError
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
 def ray_session(verbose: bool, *meanwhile: str) -> Iterator[None]:
-    """Connect to the cluster that `RAY_ADDRESS` names, or start one of our own, and leave it at the end.
+    """Connect to the cluster that `RAY_ADDRESS` names, or start our own Ray, and leave it at the end.
 
-    `RAY_ADDRESS=auto` names the one that runs on this machine.
+    `RAY_ADDRESS=auto` names the cluster that runs on this machine.
 
     Args:
-        verbose: let Ray print what it has to say.
+        verbose: show Ray's own messages.
         meanwhile: modules to import while Ray starts.
 
     Raises:
@@ -33,7 +35,7 @@ def ray_session(verbose: bool, *meanwhile: str) -> Iterator[None]:
     level = logging.INFO if verbose else logging.ERROR
     options: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose}
     if starts_ray():
-        # Without an address Ray would join whatever cluster `ray start` last noted here, alive or not.
+        # Without an address, Ray would join the cluster that `ray start` last noted here, alive or not.
         options |= {"include_dashboard": False, "address": "local"}
     warnings.filterwarnings("ignore", module=r"ray\..*")
     started_here = not ray.is_initialized()
@@ -43,7 +45,7 @@ def ray_session(verbose: bool, *meanwhile: str) -> Iterator[None]:
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(level)
     if not verbose:
-        # Tune prints the traceback of every process that dies, which the search itself reports in a line.
+        # Tune prints the traceback of every process that dies; the search itself reports it in one line.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         yield
@@ -53,7 +55,7 @@ def ray_session(verbose: bool, *meanwhile: str) -> Iterator[None]:
 
 
 def _join_or_start(options: dict[str, Any]) -> None:
-    """Call `ray.init`, and say what is wrong where a cluster cannot be joined: Ray alone waits minutes, then traces."""
+    """Call `ray.init`; say what is wrong if a cluster cannot be joined. Ray alone waits for minutes, then raises."""
     import ray
     from ray.exceptions import RayError
 
@@ -72,7 +74,7 @@ def _join_or_start(options: dict[str, Any]) -> None:
     if "://" not in address and not _answers(address):
         raise ClusterError(
             f"RAY_ADDRESS={given}: nothing answers at {address}; allowed is HOST:PORT of a running head (6379 unless "
-            f"--port said otherwise), or auto on one of its machines{hint}"
+            f"--port gave another), or auto on one of its machines{hint}"
         )
     try:
         ray.init(**options)
@@ -88,10 +90,11 @@ def _join_or_start(options: dict[str, Any]) -> None:
 
 
 def _answers(address: str, seconds: float = 5.0) -> bool:
-    """Whether something accepts connections at HOST:PORT, within some seconds."""
+    """Return whether something accepts connections at HOST:PORT within some seconds."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=seconds):
             return True
     except (OSError, ValueError):
+        logger.debug("nothing accepts a connection at %s", address, exc_info=True)
         return False

@@ -1,38 +1,45 @@
-"""Tokenised splits on disk, one file for all processes of a node, mapped into the memory of each.
+"""Tokenised splits on disk: one Arrow file per split for all processes of a node, mapped into the memory of each.
 
-A split is tokenised by the first process that needs it; the others wait for it, and every later trial, launch and study
-with the same source, templates, tokenizer and length maps the file: an Arrow stream below `RANKRAY_CACHE`, or
+The first process that needs a split tokenises it, while the others wait. Every later trial, run and study with the
+same source, templates, tokenizer and length maps that file. Files lie below `RANKRAY_CACHE`, or
 `$XDG_CACHE_HOME/rankray`, or `~/.cache/rankray`. A file appears under its name complete or not at all. Its name is a
-fingerprint of all it was made from, so a changed source is another file; those that nobody has used for `KEPT_DAYS` are
-deleted when a new one is written. Where nothing can be written there, a process keeps its tokens to itself.
+fingerprint of everything it was made from, so a changed source gets another file. Files that nobody has used for
+`KEPT_DAYS` are deleted when a new one is written. Where the directory cannot be written, each process keeps its tokens
+in its own memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
-from datasets.table import InMemoryTable
+from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
 
 from rankray import paths
 
-FORMAT = 1
-"""Raise it when what is in the files changes."""
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+"""Increase it when the content of the files changes."""
 KEPT_DAYS = 30
-SCHEMA = pa.schema(
-    {"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "start": pa.int32(), "supervised": pa.bool_()}
+FEATURES = datasets.Features(
+    {
+        "input_ids": datasets.List(datasets.Value("int32")),
+        "labels": datasets.List(datasets.Value("int32")),
+        "start": datasets.Value("int32"),
+        "supervised": datasets.Value("bool"),
+    }
 )
-"""Of each example: its tokens, -100 for those of the prompt, where the completion starts, whether a token is learnt."""
+"""Of each example: tokens, labels (-100 in the prompt), where the completion starts, whether a token is supervised."""
 
 Columns = dict[str, list[Any]]
 
@@ -43,60 +50,70 @@ def directory() -> Path:
 
 
 def shared_table(made_from: Any, make: Callable[[], Iterable[Columns]]) -> datasets.Dataset:
-    """Return the table of a split, mapped from this node's file, which is made where it is missing.
+    """Return the table of a split, mapped from this node's file, which is written first where it is missing.
 
     Args:
         made_from: everything the tokens depend on, as plain JSON types.
         make: yields the table's columns, part by part. What it raises is raised here, and no file is left.
     """
-    name = hashlib.sha256(json.dumps([FORMAT, made_from], sort_keys=True).encode()).hexdigest()[:40]
-    file = directory() / f"{name}.arrow"
+    fingerprint = hashlib.sha256(json.dumps([FORMAT, made_from], sort_keys=True).encode()).hexdigest()[:40]
+    file = directory() / f"{fingerprint}.arrow"
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = FileLock(file.with_suffix(".lock"))
         lock.acquire()
-    except OSError:
+    except OSError as error:
+        logger.debug("%s cannot be written, tokens stay in memory: %s", file.parent, error)
         return table_in_memory(make())
     try:
         if not file.is_file():
-            _forget_unused(file.parent)
-            _write(file, make())
-        with suppress(OSError):
-            os.utime(file)
-        table = datasets.Dataset.from_file(str(file))
+            _delete_unused(file.parent)
+            _write(file, fingerprint, make())
+        _mark_as_used(file)
+        return datasets.Dataset.from_file(str(file))
     finally:
         lock.release()
-    table._fingerprint = name  # `datasets` would take the file's times, and never find again what it derived from it
-    return table
 
 
 def table_in_memory(parts: Iterable[Columns]) -> datasets.Dataset:
-    """Return the same table in this process alone."""
-    return datasets.Dataset(InMemoryTable(pa.Table.from_batches(_batches(parts), schema=SCHEMA)))
+    """Return the same table in the memory of this process alone."""
+    return datasets.concatenate_datasets([datasets.Dataset.from_dict(part, features=FEATURES) for part in parts])
 
 
-def _batches(parts: Iterable[Columns]) -> Iterator[pa.RecordBatch]:
-    for columns in parts:
-        yield pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
+def _write(file: Path, fingerprint: str, parts: Iterable[Columns]) -> None:
+    """Write the file beside its place, then rename it.
 
-
-def _write(file: Path, parts: Iterable[Columns]) -> None:
+    The fingerprint goes into the file, as the dataset's own: otherwise `datasets` would make one from the file's times,
+    and never find again what it derived from the table.
+    """
     handle, unfinished = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".arrow")
     try:
-        with os.fdopen(handle, "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as stream:
-            for batch in _batches(parts):
-                stream.write_batch(batch)
+        with (
+            os.fdopen(handle, "wb") as sink,
+            ArrowWriter(stream=sink, features=FEATURES, fingerprint=fingerprint) as writer,
+        ):
+            for columns in parts:
+                writer.write_batch(columns)
+            writer.finalize(close_stream=False)
         os.replace(unfinished, file)
     except BaseException:
-        with suppress(OSError):
-            os.unlink(unfinished)
+        Path(unfinished).unlink(missing_ok=True)
         raise
 
 
-def _forget_unused(place: Path) -> None:
-    """Delete what is old. A process that still has such a file mapped keeps it until it ends."""
+def _mark_as_used(file: Path) -> None:
+    try:
+        os.utime(file)
+    except OSError as error:
+        logger.debug("%s may be deleted although it is used: %s", file, error)
+
+
+def _delete_unused(place: Path) -> None:
+    """Delete files that are too old. A process that still has such a file mapped keeps it until it ends."""
     oldest = time.time() - KEPT_DAYS * 86_400
     for path in place.iterdir():
-        with suppress(OSError):
+        try:
             if path.suffix in (".arrow", ".lock") and path.stat().st_mtime < oldest:
                 path.unlink()
+        except OSError as error:
+            logger.debug("%s is old and was not deleted: %s", path, error)

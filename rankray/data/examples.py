@@ -1,7 +1,7 @@
-"""From rows to what is said and what is to be answered, by templates or by a column of chat messages. Standard library.
+"""From rows to prompts and completions, by templates or from a column of chat messages. Standard library only.
 
 A template is text with `{column}` fields; literal braces are doubled. A field is the plain name of a column: no
-attributes, indices, conversions or format specifications, so a template can reach nothing but the row.
+attributes, indices, conversions or format specifications, so a template can read nothing but the row.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from rankray.data.files import Row
 from rankray.errors import DataError, nearest
 
 Turn = dict[str, Any]
+IGNORED = -100
+"""Label of a position that is not supervised."""
 
 
 class Example(NamedTuple):
-    """One example: both texts, or for chat both lists of turns (the completion is one assistant turn)."""
+    """Prompt and completion: two texts, or for chat two lists of turns (the completion is one assistant turn)."""
 
     prompt: str | list[Turn]
     completion: str | list[Turn]
 
 
 class Places(NamedTuple):
-    """What error messages about a data section start with."""
+    """How error messages about a data section begin."""
 
     source: str = "data.train"
     prompt: str = "data.prompt"
@@ -66,7 +68,7 @@ def _parse(template: str, where: str) -> list[tuple[str, str | None]]:
     except ValueError as error:
         raise DataError(
             f"{where}: {template!r} is not a template ({error}); fields are {{column}}, literal braces are doubled; "
-            "mend the braces"
+            "fix the braces"
         ) from None
     for _, name, spec, conversion in parts:
         if name is not None and (not name or spec or conversion or any(sign in name for sign in ".[]")):
@@ -104,7 +106,7 @@ def _split_messages(messages: Any, number: int, where: str) -> Example:
         isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
         for turn in messages
     ):
-        raise DataError(f"{where}: row {number} holds {_short(messages)}; allowed is {allowed}; mend that row")
+        raise DataError(f"{where}: row {number} holds {_short(messages)}; allowed is {allowed}; fix that row")
     last = max((i for i, turn in enumerate(messages) if turn["role"] == "assistant"), default=None)
     if last is None:
         roles = ", ".join(turn["role"] for turn in messages) or "none"

@@ -1,9 +1,9 @@
 """Reading data files into rows, the same way for `check` and for training. Needs no torch and no `datasets`.
 
-A source is either the path of a file, told by its ending, or a dataset on the Hugging Face hub,
+A source is either the path of a file, recognised by its ending, or a dataset on the Hugging Face hub,
 `hub-id:config:split` (or `hub-id:split` where there is only one configuration). A relative path is relative to the
-current directory. Of a .csv file every value is text; the other formats keep their types. Nothing is cached on disk, so
-a changed file is never mixed up with what it held before.
+current directory. In a .csv file every value is text; the other formats keep their types. Nothing is cached on disk, so
+a changed file is never confused with its earlier content.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from rankray.errors import DataError, nearest
 
+logger = logging.getLogger(__name__)
+
 Row = dict[str, Any]
 FORMS = "hub-id:config:split, or the path of a .jsonl, .json, .parquet or .csv file"
 
 
 def is_file_source(source: str) -> bool:
-    """Whether a source is the path of a file, by its ending."""
+    """Whether a source is the path of a file, judged by its ending."""
     return Path(source).suffix.lower() in READERS
 
 
@@ -48,14 +51,14 @@ def read_rows(source: str, where: str) -> list[Row]:
 
     Args:
         source: path of a file with one of the known endings.
-        where: what an error message starts with, such as `search.yaml:7: data.train`.
+        where: how an error message begins, such as `search.yaml:7: data.train`.
 
     Raises:
-        DataError: the file is missing, cannot be parsed, holds something other than rows, or none.
+        DataError: the file is missing, cannot be parsed, holds something other than rows, or is empty.
     """
     path = Path(source)
     if not path.is_file():
-        raise DataError(f"{where}: no file {source!r}{_beside(path)}; allowed is {FORMS}; mend the path")
+        raise DataError(f"{where}: no file {source!r}{_beside(path)}; allowed is {FORMS}; fix the path")
     try:
         rows = READERS[path.suffix.lower()](path)
     except DataError as error:
@@ -63,7 +66,8 @@ def read_rows(source: str, where: str) -> list[Row]:
     except (OSError, ValueError, csv.Error) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{where}: {source!r} cannot be read as {path.suffix} ({first}); mend the file or its ending"
+            f"{where}: {source!r} cannot be read as {path.suffix} ({first}); allowed is {FORMS}; "
+            "fix the file or its ending"
         ) from error
     if not rows:
         raise DataError(f"{where}: {source!r} holds no rows; at least one is needed; give a file with examples")
@@ -75,7 +79,7 @@ def file_fingerprint(path: Path, sample_above_bytes: int | None = None) -> str:
 
     Args:
         path: the file.
-        sample_above_bytes: of a larger file take its size and 64 evenly spaced blocks of 64 KiB instead of all of it.
+        sample_above_bytes: hash only the size and 64 evenly spaced blocks of 64 KiB of a file larger than this.
     """
     digest, size = hashlib.sha256(), path.stat().st_size
     with path.open("rb") as file:
@@ -109,7 +113,9 @@ def _json_lines(lines: Iterable[str]) -> Iterable[Row]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"line {number} is not JSON ({error}); write one object per line; mend that line") from None
+            raise DataError(
+                f"line {number} is not JSON ({error}); allowed is one object per line; fix that line"
+            ) from None
         yield _as_row(row, f"line {number}")
 
 
@@ -117,7 +123,8 @@ def _read_json(path: Path) -> list[Row]:
     text = path.read_text(encoding="utf-8")
     try:
         tree = json.loads(text)
-    except ValueError:
+    except ValueError as error:
+        logger.debug("%s is not one JSON value, read as lines of JSON: %s", path, error)
         return list(_json_lines(text.splitlines()))
     if isinstance(tree, dict):
         return [tree]
@@ -126,7 +133,7 @@ def _read_json(path: Path) -> list[Row]:
 
 def _as_row(row: Any, place: str) -> Row:
     if not isinstance(row, dict):
-        raise DataError(f"{place} is {type(row).__name__}; each row is an object of column: value; mend it")
+        raise DataError(f"{place} is {type(row).__name__}; allowed is an object of column: value; fix it")
     return row
 
 
@@ -135,14 +142,18 @@ def _read_csv(path: Path) -> list[Row]:
         rows = list(csv.DictReader(file, strict=True))
     for number, row in enumerate(rows, start=1):
         if None in row:
-            raise DataError(f"row {number} has more values than the header has columns; quote values with commas")
+            raise DataError(
+                f"row {number} has more values than the header has columns; allowed is one value per column; "
+                "quote values with commas"
+            )
     return rows
 
 
 def _read_parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(path).to_pylist()
+    rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+    return rows
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {

@@ -1,15 +1,17 @@
 """From a source to token ids and labels, tokenised once on each node.
 
-Prompt and completion are tokenised together, as the model will see them; the completion starts where that differs from
-the prompt's tokens alone (TRL's own rule), and only its tokens get labels. A completion from a template ends in the
-tokenizer's EOS token; one from chat messages ends as the chat template ends it. What is longer than `data.max_length`,
-or than the context the model was made for, is cut at the end; examples that keep no supervised token are left out.
+Prompt and completion are tokenised together, as the model will see them. The completion starts at the first token that
+differs from the tokens of the prompt alone (TRL's own rule), and only its tokens get labels. A completion from a
+template ends with the tokenizer's EOS token; one from chat messages ends as the chat template ends it. An example that
+is longer than `data.max_length`, or than the model's context, is cut at the end; examples that keep no supervised token
+are dropped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,19 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import datasets.fingerprint
 import pyarrow.compute
 import transformers
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.schema import DataSection
 from rankray.data.cache import Columns, shared_table, table_in_memory
-from rankray.data.examples import Example, Places, common_prefix, make_examples
+from rankray.data.examples import IGNORED, Example, Places, common_prefix, make_examples
 from rankray.data.files import Row, hub_parts, is_file_source, read_rows
 from rankray.errors import DataError, ModelError
-from rankray.model.head import IGNORED
 
-TOKENISE_AT_ONCE = 1000
-LEARNT_FROM = ["input_ids", "labels"]
+logger = logging.getLogger(__name__)
+
+ROWS_PER_PART = 1000
+TRAINED_COLUMNS = ["input_ids", "labels"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Tokens:
 
     @property
     def supervised(self) -> bool:
-        """Whether a token is left to be predicted: the first of all has nothing to be predicted from."""
+        """Whether any token is left to predict; the very first token cannot be predicted."""
         return max(self.start, 1) < len(self.input_ids)
 
 
@@ -57,7 +61,7 @@ class Split:
     Attributes:
         table: a row for each example, columns as in `rankray.data.cache`; mapped from a file where one could be
             written.
-        read: reads the rows, for those who need more than tokens.
+        read: reads the rows, for callers who need more than tokens.
     """
 
     table: datasets.Dataset
@@ -65,16 +69,16 @@ class Split:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The rows as read, each with its texts under `prompt` and `completion`.
+        """The rows of the source, each with its texts added as `prompt` and `completion`.
 
         Raises:
-            DataError: the source has changed since it was tokenised, or cannot be read any more.
+            DataError: the source has changed since it was tokenised, or can no longer be read.
         """
         return self.read()
 
     @cached_property
     def tokens(self) -> list[Tokens]:
-        """The tokens of each row, cut."""
+        """The tokens of each row, cut to the limit."""
         columns = self.table.data
         pairs = zip(columns["input_ids"].to_pylist(), columns["start"].to_pylist(), strict=True)
         return [Tokens(ids, start) for ids, start in pairs]
@@ -87,7 +91,7 @@ class Split:
     @cached_property
     def dataset(self) -> datasets.Dataset:
         """The supervised examples with columns `input_ids` and `labels`."""
-        table = self.table.select_columns(LEARNT_FROM)
+        table = self.table.select_columns(TRAINED_COLUMNS)
         if not self.dropped:
             return table
         supervised = self.table.data["supervised"].to_pylist()
@@ -101,23 +105,23 @@ def load_split(
     limit: int,
     first: int | None = None,
 ) -> Split:
-    """Read, fill in, tokenise and cut the examples of one split, or take what another process has made of the same.
+    """Read, tokenise and cut the examples of one split, or map the file that another process made from the same source.
 
     Args:
-        split: `train` or `eval`: which field of `data` names the source.
+        split: `train` or `eval`, the field of `data` that names the source.
         data: the config's `data:` block.
         tokenizer: the model's.
-        limit: tokens that an example may have; at most `data.max_length`.
-        first: take only so many rows; None takes all.
+        limit: the most tokens an example may have; at most `data.max_length`.
+        first: take only this many rows; None takes all.
 
     Raises:
-        DataError: the source cannot be read, a template does not fit, or nothing supervised is left after cutting.
-        ModelError: messages are to be used and the tokenizer has no chat template.
+        DataError: the source cannot be read, a template does not fit, or no supervised token is left after cutting.
+        ModelError: `data.messages` is set and the tokenizer has no chat template.
     """
     source, where = getattr(data, split), f"data.{split}"
     origin = _FileOrigin(source, where) if is_file_source(source) else _HubOrigin(source, where)
     templates = {"prompt": data.prompt, "completion": data.completion, "messages": data.messages}
-    words = _fingerprint(tokenizer)
+    rules = _tokenizer_fingerprint(tokenizer)
 
     def examples() -> tuple[list[Row], list[Example]]:
         rows = origin.rows()[:first]
@@ -125,7 +129,7 @@ def load_split(
 
     def make() -> Iterator[Columns]:
         _, found = examples()
-        parts = [found[begin : begin + TOKENISE_AT_ONCE] for begin in range(0, len(found), TOKENISE_AT_ONCE)]
+        parts = [found[begin : begin + ROWS_PER_PART] for begin in range(0, len(found), ROWS_PER_PART)]
         tokenise = _tokenise_texts if data.messages is None else _tokenise_chats
         tokens = [[_cut(example, limit) for example in tokenise(part, tokenizer)] for part in parts]
         if not any(example.supervised for part in tokens for example in part):
@@ -140,14 +144,15 @@ def load_split(
         texts = found if data.messages is None else [_chat_texts(example, tokenizer) for example in found]
         return [{**row, "prompt": e.prompt, "completion": e.completion} for row, e in zip(rows, texts, strict=True)]
 
-    if words is None:
+    if rules is None:
+        logger.debug("%s has no fingerprint, tokens stay in memory", type(tokenizer).__name__)
         return Split(table_in_memory(make()), read)
-    made_from = [origin.stamp, templates, limit, first, words, transformers.__version__]
+    made_from = [origin.stamp, templates, limit, first, rules, transformers.__version__]
     return Split(shared_table(made_from, make), read)
 
 
 class _FileOrigin:
-    """A data file, as it was when first looked at."""
+    """A data file; later reads are refused if it has changed since the first look."""
 
     def __init__(self, source: str, where: str) -> None:
         self._source, self._where = source, where
@@ -156,8 +161,8 @@ class _FileOrigin:
     def rows(self) -> list[Row]:
         if self._look() != self.stamp:
             raise DataError(
-                f"{self._where}: {self._source!r} was changed while it was in use; a search needs data that stay as "
-                "they are; start it again"
+                f"{self._where}: {self._source!r} was changed while it was in use; a search needs data that do "
+                "not change; start it again"
             )
         return read_rows(self._source, self._where)
 
@@ -174,10 +179,18 @@ class _HubOrigin:
 
     def __init__(self, source: str, where: str) -> None:
         self._loaded = _load_hub(source, where)
-        self.stamp = self._loaded._fingerprint
+        self.stamp = self._look(source)
 
     def rows(self) -> list[Row]:
-        return self._loaded.to_list()
+        rows: list[Row] = self._loaded.to_list()
+        return rows
+
+    def _look(self, source: str) -> Any:
+        """Return the cache files, whose paths hold the dataset's revision; a hash of the rows where there are none."""
+        files = [Path(file["filename"]) for file in self._loaded.cache_files]
+        if not files:
+            return [source, datasets.fingerprint.Hasher.hash(self._loaded.to_list())]
+        return [source, *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
 
 
 def _load_hub(source: str, where: str) -> datasets.Dataset:
@@ -192,16 +205,16 @@ def _load_hub(source: str, where: str) -> datasets.Dataset:
         ) from error
 
 
-def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return what tells a tokenizer's results from another's, or None where it keeps that to itself."""
+def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return a hash of everything a tokenizer's results depend on, or None for one that cannot be serialised."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
     rules = json.loads(backend.to_str())
-    for call in ("padding", "truncation"):
+    for call in ("padding", "truncation"):  # settings of the last call, not of the tokenizer
         rules.pop(call, None)
-    said = [type(tokenizer).__name__, rules, tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    parts = [type(tokenizer).__name__, rules, tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _cut(example: Tokens, limit: int) -> Tokens:
@@ -238,7 +251,7 @@ def _tokenise_chats(examples: Sequence[Example], tokenizer: PreTrainedTokenizerB
 
 
 def _chat_texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> Example:
-    """Return prompt and completion of a conversation as texts: the prompt as the template opens the answer."""
+    """Return prompt and completion of a conversation as texts; the prompt ends where the template opens the answer."""
     if not tokenizer.chat_template:
         raise ModelError(
             "data.messages: the model's tokenizer has no chat template; needed is one; take a chat model, or use "

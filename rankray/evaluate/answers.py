@@ -1,4 +1,4 @@
-"""What of a text is the answer, and when two answers are the same. Standard library.
+"""Which part of a text is the answer, and when two answers are the same. Standard library only.
 
 Numbers are compared as numbers: "1,000" is "1000", "5." is "5", "$3.50" is "3.5".
 """
@@ -15,15 +15,15 @@ NUMBER = r"[-+]?\$?(?:\d[\d,]*)?\.?\d+(?:[eE][-+]?\d+)?"
 
 
 def extract(text: str, answer: str) -> str | None:
-    """Return the normalised answer in a text, or None where there is none.
+    """Return the normalised answer in a text, or None if there is none.
 
     Args:
         text: a completion.
-        answer: `auto` (the line after the last `####`, else the last number, else all of it), `text` (all of it), or a
-            regular expression with one group, whose last match counts.
+        answer: `auto` (the rest of the line after the last `####`, else the last number, else the whole text), `text`
+            (the whole text), or a regular expression with one group, whose last match counts.
 
     Raises:
-        ConfigError: `answer` is no regular expression with one group.
+        ConfigError: `answer` is not a regular expression with one group.
     """
     if answer == "text":
         return normalise(text)
@@ -37,7 +37,7 @@ def extract(text: str, answer: str) -> str | None:
 
 
 def normalise(text: str) -> str:
-    """Return a text stripped and with its inner spaces made single, or the shortest form of the number it is."""
+    """Return a number in its shortest form, and any other text stripped and with single spaces."""
     text = " ".join(text.split())
     number = text.rstrip(".").replace(",", "").replace("$", "").removesuffix("%")
     if not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", number):
@@ -54,12 +54,12 @@ def _pattern(answer: str) -> re.Pattern[str]:
         pattern = re.compile(answer)
     except re.error as error:
         raise ConfigError(
-            f"evaluate.answer: {answer!r} is no regular expression ({error}); allowed are auto, text and a regular "
-            "expression with one group; mend it"
+            f"evaluate.answer: {answer!r} is not a regular expression ({error}); allowed are auto, text and a regular "
+            "expression with one group; fix the expression"
         ) from error
     if pattern.groups != 1:
         raise ConfigError(
             f"evaluate.answer: {answer!r} has {pattern.groups} groups; allowed are auto, text and a regular expression "
-            "with one group; put one pair of parentheses round the answer"
+            "with one group; put one pair of parentheses around the answer"
         )
     return pattern

@@ -1,7 +1,7 @@
-"""Answers of a model: greedy or sampled, in left-padded batches, with nothing of the model's own taste in them.
+"""Answers of a model: greedy or sampled, in left-padded batches, without the model's own generation settings.
 
-A model's saved generation settings (repetition penalty, top-k, ...) fill in whatever a call to `generate` leaves open;
-so they are put aside meanwhile, and greedy means greedy.
+A model's saved generation settings (repetition penalty, top-k, ...) replace every setting that a call to `generate`
+does not give. They are set aside during generation, so greedy means greedy.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ def generate_texts(
     max_new_tokens: int,
     logit_temperature: float | None = None,
 ) -> list[str]:
-    """Return what the model answers to each prompt, without special tokens.
+    """Return the model's answer to each prompt, without special tokens.
 
     Args:
-        model: in eval mode; LoRA or not.
+        model: in eval mode; with or without LoRA.
         tokenizer: the model's.
         prompts: token ids; an empty prompt is answered from the EOS token.
-        batch_size: prompts at a time; the longest go together.
-        max_new_tokens: tokens of an answer; fewer where the model's context ends before.
-        logit_temperature: sample at this temperature from torch's generator; None takes the likeliest token.
+        batch_size: prompts at a time, longest first.
+        max_new_tokens: the most tokens of an answer; fewer if the model's context ends earlier.
+        logit_temperature: sample at this temperature with torch's generator; None takes the most likely token.
     """
     context = getattr(plain_model(model).config.get_text_config(), "max_position_embeddings", None)
     texts = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    with _own_settings(model, tokenizer, max_new_tokens, logit_temperature) as settings:
+    with _generation_settings(model, tokenizer, max_new_tokens, logit_temperature) as settings:
         for begin in range(0, len(order), batch_size):
             chosen = order[begin : begin + batch_size]
             ids_BT, mask_BT = _left_padded([prompts[i] for i in chosen], tokenizer)
@@ -56,9 +56,10 @@ def generate_texts(
 
 
 @contextmanager
-def _own_settings(
+def _generation_settings(
     model: Any, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, logit_temperature: float | None
 ) -> Iterator[GenerationConfig]:
+    """Give the settings to generate with, while the model's own are set aside."""
     plain = plain_model(model)
     saved, use_cache = plain.generation_config, plain.config.use_cache
     ends = saved.eos_token_id if isinstance(saved.eos_token_id, list) else [saved.eos_token_id]
@@ -73,9 +74,10 @@ def _own_settings(
     }
     if logit_temperature is not None:
         settings |= {"temperature": logit_temperature, "top_k": 0, "top_p": 1.0}
-    plain.generation_config, plain.config.use_cache = GenerationConfig(), True
+    plain.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    plain.config.use_cache = True
     try:
-        yield GenerationConfig(**settings)
+        yield GenerationConfig(**settings)  # type: ignore[no-untyped-call]
     finally:
         plain.generation_config, plain.config.use_cache = saved, use_cache
 

@@ -8,18 +8,19 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.schema import Config
+from rankray.data.examples import IGNORED
 from rankray.data.tokenize import Split
 from rankray.evaluate.answers import extract
 from rankray.evaluate.generate import generate_texts
 from rankray.loss import LossStats
-from rankray.model.head import IGNORED, attach_head, plain_model, plain_totals
+from rankray.model.head import attach_head, plain_model, plain_totals
 
 SAMPLING_SEED = 20_260_201
-"""Seed of every pass@k evaluation, the same at each step of each trial, so that trials are compared on equal terms."""
+"""Seed of every pass@k evaluation: the same at each step of each trial, so that trials are comparable."""
 
 
 def token_totals(model: Any, tokenizer: PreTrainedTokenizerBase, data: Split, batch_size: int) -> LossStats:
-    """Return the plain sums over all supervised tokens, longest examples first, logits never held."""
+    """Return the plain sums over all supervised tokens; longest examples first, without computing the logits."""
     attach_head(plain_model(model))
     examples = sorted((e for e in data.tokens if e.supervised), key=lambda e: -len(e.input_ids))
     total: LossStats | None = None
@@ -44,7 +45,7 @@ def token_totals(model: Any, tokenizer: PreTrainedTokenizerBase, data: Split, ba
 def solved(
     model: Any, tokenizer: PreTrainedTokenizerBase, data: Split, config: Config, logit_temperature: float | None
 ) -> list[bool]:
-    """Return of each row whether the model's answer is right: greedy, or sampled at a logit temperature."""
+    """Return for each row whether the model's answer is right: greedy, or sampled at a logit temperature."""
     asked = [index for index, example in enumerate(data.tokens) if example.supervised]
     texts = generate_texts(
         model,
@@ -64,7 +65,7 @@ def solved(
 def pass_at_k(
     model: Any, tokenizer: PreTrainedTokenizerBase, data: Split, config: Config, samples: dict[str, int]
 ) -> dict[str, float]:
-    """Return `eval/pass@k` for each name in `samples`, by its k."""
+    """Return `eval/pass@k`, the share of rows solved by at least one of k samples, for each name and k in `samples`."""
     torch.manual_seed(SAMPLING_SEED)
     is_solved = [False] * len(data.rows)
     metrics: dict[str, float] = {}
@@ -76,5 +77,5 @@ def pass_at_k(
 
 
 def share(is_solved: list[bool]) -> float:
-    """Return the share that is solved."""
+    """Return the share of rows that are solved."""
     return sum(is_solved) / len(is_solved)

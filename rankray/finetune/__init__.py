@@ -1,7 +1,7 @@
 """Fine-tuning one trial: `run(spec, reporter) -> Outcome` is the only way to train, local or remote.
 
     run(spec, reporter)      train a trial, report at every evaluation, obey the verdicts
-    preflight(loaded)        find what is wrong with data and model without importing torch
+    preflight(loaded)        find mistakes in data and model without importing torch
 
 Names load on first use: importing `rankray.finetune` or `rankray.finetune.preflight` imports no torch.
 """
@@ -21,9 +21,9 @@ __all__ = ["preflight", "run"]
 
 
 class _Lazy(ModuleType):
-    """A package whose names are functions of the submodules that carry the same names.
+    """A package whose public names are functions in submodules of the same name.
 
-    Importing a submodule binds it in its package; here that must not hide the function, so the binding is refused.
+    Importing a submodule sets it as an attribute of its package. Here that would hide the function, so it is ignored.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

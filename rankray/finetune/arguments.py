@@ -1,4 +1,4 @@
-"""From the configuration to TRL's SFTConfig: what is always so, what `train:` says, what `train.sft:` adds."""
+"""From the configuration to TRL's SFTConfig: fixed values, the fields of `train:`, and those of `train.sft:`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from trl import SFTConfig
+from trl import SFTConfig  # type: ignore[attr-defined]
 
 from rankray.config.schema import Config
 from rankray.errors import ConfigError
@@ -17,15 +17,15 @@ from rankray.finetune.sft_fields import check_sft_fields
 def sft_arguments(config: Config, seed: int, directory: str, half: bool = False) -> SFTConfig:
     """Return the SFTConfig of one training run.
 
-    Nothing is printed, reported, uploaded, evaluated or saved by the trainer itself: `run` does what is to be done of
-    that. Weights are trained in the type they have, without autocast (`half` apart); mixed precision is
+    The trainer itself prints, reports, uploads, evaluates and saves nothing: `run` evaluates, saves and reports.
+    Weights are trained in the type they have, without autocast (except with `half`); mixed precision is
     `model.dtype: float32` with `train.sft: {bf16: true}`.
 
     Args:
         config: the trial's configuration.
-        seed: of data order, dropout and adapters.
+        seed: for data order, dropout and the initial adapters.
         directory: where the trial writes.
-        half: compute in float16 with loss scaling, the only way in which float16 trains.
+        half: compute in float16 with loss scaling; float16 does not train without it.
 
     Raises:
         ConfigError: a field of `train.sft` that does not exist, is set elsewhere or has an impossible value; a batch
@@ -72,12 +72,12 @@ def sft_arguments(config: Config, seed: int, directory: str, half: bool = False)
         return SFTConfig(**fields)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"train.sft: {config.train.sft}: {error}; allowed is what TRL's SFTConfig takes; mend that value"
+            f"train.sft: {config.train.sft}: {error}; allowed is what TRL's SFTConfig takes; fix that value"
         ) from error
 
 
 def _refuse_fsdp_on_cpus() -> None:
-    """Refuse what accelerate would silently train as DDP (docs/traps.md)."""
+    """Refuse FSDP on CPUs, which accelerate would silently train as DDP (docs/traps.md)."""
     if not torch.accelerator.is_available():
         raise ConfigError(
             "train.parallelism: fsdp on a CPU, where accelerate does not shard; allowed there is ddp; set it, or give "
@@ -89,7 +89,7 @@ def split_batch(batch_size: int, micro_batch_size: int | None, workers: int) -> 
     """Return (examples per forward pass and worker, accumulation steps) that make up one optimizer step.
 
     Raises:
-        ConfigError: the batch does not divide so.
+        ConfigError: the batch does not divide evenly.
     """
     if batch_size % workers:
         raise ConfigError(

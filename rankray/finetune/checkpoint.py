@@ -1,18 +1,19 @@
-"""Checkpoints: complete Hugging Face directories, written under another name and renamed when they are whole.
+"""Checkpoints: complete Hugging Face directories, written under a temporary name and renamed when complete.
 
     <directory>/step-000030/
         model.safetensors (or adapter_model.safetensors), config, tokenizer    loadable with from_pretrained
-        optimizer.pt  scheduler.pt  rng_state.pth  trainer_state.json          transformers' own, for going on
+        optimizer.pt  scheduler.pt  rng_state.pth  trainer_state.json          transformers' own, to resume from
         rankray.json                                                           see `Progress`
 
-What is read back is data, never code: weights are safetensors, and transformers reads the `.pt` and `.pth` files with
-`torch.load(weights_only=True)` (it lets numpy's plain array types through for the RNG state). The pickled
-`training_args.bin` that the trainer would add is not kept.
+Resuming reads data, never code: weights are safetensors, and transformers reads the `.pt` and `.pth` files with
+`torch.load(weights_only=True)` (for the RNG state it also allows numpy's plain array types). The trainer's pickled
+`training_args.bin` is deleted.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -21,22 +22,24 @@ from pathlib import Path
 
 from rankray.errors import ModelError
 
+logger = logging.getLogger(__name__)
+
 STATE_FILE = "rankray.json"
 PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a trial stands when a checkpoint is made.
+    """How far a trial has come at a checkpoint.
 
     Attributes:
-        step: optimizer steps done through all seeds.
+        step: optimizer steps done, over all seeds.
         seed_index: which of the trial's training runs this is, from 0.
         seed_step: optimizer steps done in this run.
         metrics: the metrics reported at this step.
-        own_metrics: this run's own `eval/...` metrics, before the mean with the finished runs.
+        own_metrics: the `eval/...` metrics of this run alone, before the mean with the finished runs.
         finished: the final `eval/...` metrics of the runs before this one.
-        train_sums: what `train/...` metrics of the next report are made of so far, where no report has told them yet.
+        train_sums: the sums behind the `train/...` metrics of the next report, so far.
     """
 
     step: int
@@ -55,13 +58,13 @@ def write_checkpoint(
     leads: bool = True,
     wait: Callable[[], None] = lambda: None,
 ) -> str:
-    """Write a checkpoint and return its path; it appears under its name complete or not at all.
+    """Write a checkpoint and return its path. It appears under its name complete or not at all.
 
     Args:
-        directory: the trial's.
-        progress: what goes into `rankray.json`.
-        save: writes everything else into the directory it is given; each worker calls it, for its own RNG state.
-        leads: whether this worker is the one that names and renames.
+        directory: of the trial.
+        progress: the content of `rankray.json`.
+        save: writes everything else into a given directory; every worker calls it, for its own RNG state.
+        leads: whether this worker makes and renames the directory.
         wait: returns when all workers have called it.
     """
     final = directory / f"step-{progress.step:06d}"
@@ -83,7 +86,7 @@ def read_progress(checkpoint: str) -> Progress:
     """Return where the trial stood at a checkpoint.
 
     Raises:
-        ModelError: it is not a checkpoint of rankray's, or not whole.
+        ModelError: it is not a checkpoint of rankray, or it is incomplete.
     """
     file = Path(checkpoint) / STATE_FILE
     try:
@@ -91,14 +94,16 @@ def read_progress(checkpoint: str) -> Progress:
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(
             f"checkpoint: {checkpoint!r} cannot be resumed ({error}); allowed is a directory that holds {STATE_FILE}; "
-            "take an earlier checkpoint or start afresh"
+            "take an earlier checkpoint, or start without one"
         ) from error
 
 
 def remove_partial(directory: Path) -> None:
-    """Remove what killed processes left half-written in a trial's directory."""
+    """Remove unfinished checkpoints, which killed processes left in a trial's directory."""
     for path in directory.glob(f"{PARTIAL}*"):
         shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            logger.debug("%s could not be removed", path)
 
 
 def _put_in_place(partial: Path, final: Path) -> None:

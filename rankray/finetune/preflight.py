@@ -1,7 +1,7 @@
-"""Finding what is wrong with data and model before anything expensive starts, without importing torch.
+"""Find mistakes in data and model before anything expensive starts, without importing torch.
 
-`check` prints what this finds, and `search` calls it before Ray starts. Local files and local model directories are
-looked into, also those that the space may choose; what lives on the Hugging Face hub is left to the full loader.
+`check` prints what this finds, and `search` calls it before Ray starts. Local files and model directories are read,
+including those that the space may choose. Data and models on the Hugging Face hub are checked when they are loaded.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ SAMPLE_ABOVE_BYTES = 32 << 20
 
 
 def preflight(loaded: LoadedConfig) -> dict[str, Any]:
-    """Check data and model of a configuration and return where they come from.
+    """Check data and model of a configuration and return their fingerprints.
 
     Returns:
-        `{"data": {"train": ..., "eval": ...}, "model": ...}`: `sha256:...` of a local file's content, of a local
-        model's config.json and weights (files above 32 MiB by their size and evenly spaced samples), or the hub id.
+        `{"data": {"train": ..., "eval": ...}, "model": ...}`: `sha256:...` of a local file, or of a local model's
+        config.json and weights (of files above 32 MiB: the size and evenly spaced samples); otherwise the hub id.
 
     Raises:
         DataError: a file is missing, unreadable or empty, a column does not exist, messages are malformed, or
-            `data.max_length` cuts every completion away.
-        ModelError: a local model directory is not complete.
+            `data.max_length` leaves no completion.
+        ModelError: a local model directory is incomplete.
         ConfigError: `train.sft` holds a field that does not exist or is set elsewhere.
     """
     for variant in _searched_variants(loaded):
@@ -52,7 +52,7 @@ def _check(loaded: LoadedConfig) -> dict[str, Any]:
 
 
 def _searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
-    """Yield the configuration with each choice, and each lower bound, that the space has for data or model path."""
+    """Yield the configuration with each choice or lower bound the space has for data, model path and `train.sft`."""
     for path, distribution in distributions(loaded.config).items():
         if path == "model.path" or path.startswith(("data.", "train.sft.")):
             place = loaded.places.get(("space", path), loaded.file)
@@ -71,7 +71,7 @@ def _check_model(path: str, place: str) -> tuple[str, Path | None]:
         near = [p.name for p in directory.parent.iterdir() if p.is_dir()] if directory.parent.is_dir() else []
         raise ModelError(
             f"{where}: no directory {path!r}{nearest(directory.name, near)}; allowed is a model directory or a hub id; "
-            "mend the path"
+            "fix the path"
         )
     have = ", ".join(sorted(p.name for p in directory.iterdir())[:12]) or "nothing"
     needed = {"config.json": ("config.json",), "weights (*.safetensors)": WEIGHT_FILES, "a tokenizer": TOKENIZER_FILES}
@@ -89,7 +89,8 @@ def _check_model(path: str, place: str) -> tuple[str, Path | None]:
 
 def _check_split(split: str, loaded: LoadedConfig, model: Path | None) -> str:
     data, place = loaded.config.data, loaded.where(f"data.{split}")
-    source, where = getattr(data, split), f"{place}: data.{split}"
+    source: str = getattr(data, split)
+    where = f"{place}: data.{split}"
     if not is_file_source(source):
         hub_parts(source, where)
         return source
@@ -108,7 +109,7 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None) -> str:
 
 
 def _check_room(examples: Sequence[Example], model: Path, split: str, max_length: int, where: str) -> None:
-    """Raise DataError unless some example keeps a completion token after cutting; stops at the first that does."""
+    """Raise DataError unless at least one example keeps a completion token after cutting; stop at the first one."""
     file = model / "tokenizer.json"
     if not file.is_file():
         return
@@ -131,7 +132,7 @@ def _check_room(examples: Sequence[Example], model: Path, split: str, max_length
 
 
 def _prompt_tokens(tokenizer: Any, prompt: Any, completion: Any) -> int:
-    """Return how many tokens come before the completion; for chat a lower bound, as the template adds some."""
+    """Return how many tokens precede the completion; for chat a lower bound, because the template adds some."""
     if isinstance(prompt, str):
         whole = tokenizer.encode(prompt + completion).ids
         return common_prefix(tokenizer.encode(prompt).ids, whole)
@@ -150,7 +151,11 @@ def _read_json(file: Path, where: str) -> dict[str, Any]:
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{where}: {str(file)!r} is not JSON ({error}); save the model again") from error
+        raise ModelError(
+            f"{where}: {str(file)!r} is not JSON ({error}); needed is a JSON object; save the model again"
+        ) from error
     if not isinstance(tree, dict):
-        raise ModelError(f"{where}: {str(file)!r} holds {type(tree).__name__}, not an object; save the model again")
+        raise ModelError(
+            f"{where}: {str(file)!r} holds {type(tree).__name__}; needed is a JSON object; save the model again"
+        )
     return tree

@@ -1,4 +1,4 @@
-"""Keeping the libraries' chatter out of the terminal: progress bars, notices, warnings that ask for nothing."""
+"""Keep the libraries' output off the terminal: progress bars, notices, and warnings that need no action."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOGGERS = ("trl", "accelerate", "peft", "datasets", "torch.distributed")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the context only errors are printed; what was set before is set again afterwards."""
+    """Print only errors within the context; restore the settings afterwards."""
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in LOGGERS}
     verbosity, bars = transformers.logging.get_verbosity(), datasets.are_progress_bars_disabled()
     model_bars = transformers.logging.is_progress_bar_enabled()
@@ -23,8 +23,8 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
+        transformers.logging.set_verbosity(logging.ERROR)
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         datasets.disable_progress_bars()
         try:
             yield
@@ -33,6 +33,6 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
             transformers.logging.set_verbosity(verbosity)
             if model_bars:
-                transformers.logging.enable_progress_bar()
+                transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
             if not bars:
                 datasets.enable_progress_bars()

@@ -1,6 +1,6 @@
-"""Which fields of TRL's SFTConfig may be passed through `train.sft`, known without importing TRL.
+"""Which fields of TRL's SFTConfig `train.sft` may pass through, found without importing TRL.
 
-The field names are read from the text of the installed modules, which takes milliseconds; importing them takes seconds.
+The field names are read from the source of the installed modules, which takes milliseconds; an import takes seconds.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ WITHOUT_EFFECT = frozenset(
         "enable_jit_checkpoint",
     }
 )
-"""Fields that could not do what they say here: data is tokenised, losses and checkpoints are made before TRL's turn."""
+"""Fields that cannot work here, because rankray tokenises the data, computes the loss and writes checkpoints itself."""
 
 
 def check_sft_fields(fields: Mapping[str, Any], where: Callable[[str], str] | None = None) -> None:
@@ -77,7 +77,7 @@ def check_sft_fields(fields: Mapping[str, Any], where: Callable[[str], str] | No
         where: from a dotted path to `file:line`, as in `LoadedConfig.where`; None where no file is known.
 
     Raises:
-        ConfigError: a name that SFTConfig does not have, or one that is set elsewhere or without effect.
+        ConfigError: a name that SFTConfig does not have, that is set elsewhere, or that has no effect.
     """
     for name in fields:
         path = f"train.sft.{name}"
@@ -90,7 +90,7 @@ def check_sft_fields(fields: Mapping[str, Any], where: Callable[[str], str] | No
             raise ConfigError(f"{place}: has no effect in rankray; allowed are fields that do; remove it")
         if name not in sft_field_names():
             near = nearest(name, sft_field_names() - OURS.keys() - WITHOUT_EFFECT)
-            raise ConfigError(f"{place}: no such field{near}; allowed are the fields of TRL's SFTConfig; mend the name")
+            raise ConfigError(f"{place}: no such field{near}; allowed are the fields of TRL's SFTConfig; fix the name")
 
 
 @cache

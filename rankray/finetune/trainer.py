@@ -1,8 +1,11 @@
-"""TRL's SFTTrainer with a weighted loss that never makes the logits, and checkpoints that hold everything.
+"""TRL's SFTTrainer with a weighted loss that never computes the logits, and checkpoints that hold the whole state.
 
-Gradient accumulation is exact: every micro batch is divided by the supervised tokens of the whole batch, over all
-micro batches and ranks. For talr with `talr_temperature: auto` a batch in several parts is first passed through the
-model without gradients or dropout, as its median is one over all the batch's sequences; a number saves that pass.
+Gradient accumulation is exact: the loss of every micro batch is divided by the supervised tokens of the whole batch,
+over all micro batches and ranks. For talr with `talr_temperature: auto`, a batch in several parts first passes through
+the model without gradients or dropout, because the median is over all sequences of the batch; a number saves that pass.
+
+This is the only file that uses private names of trl, transformers and accelerate, all read from trl 1.16, transformers
+5.23 and accelerate 1.15. A test in `tests/finetune/test_trainer.py` fails when one of them changes.
 """
 
 from __future__ import annotations
@@ -14,17 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
-from trl import SFTTrainer
+from trl import SFTTrainer  # type: ignore[attr-defined]
 
 from rankray.loss import Knobs, LossStats, weighted_nll_with_stats
 from rankray.model.head import HeadInputs, attach_head, plain_model, sequence_nlls
 
 StepFunction = Callable[["RankrayTrainer", int], str]
-"""Called after each optimizer step with its number; a text it returns stops the training."""
+"""Called after each optimizer step with its number; if it returns a text, training stops."""
 
 
 class RankrayTrainer(SFTTrainer):
@@ -33,10 +37,11 @@ class RankrayTrainer(SFTTrainer):
     Args:
         loss: the config's `loss:` block.
         on_step: see `StepFunction`.
-        arguments: what SFTTrainer takes.
+        arguments: the arguments of SFTTrainer.
     """
 
     loss_is_scaled_for_ga: Any = True
+    """The loss is already the micro batch's share of the whole batch's; transformers must not divide it again."""
 
     def __init__(self, *, loss: Knobs, on_step: StepFunction, **arguments: Any) -> None:
         self._knobs = loss
@@ -48,7 +53,7 @@ class RankrayTrainer(SFTTrainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(_AfterStep(self))
         self.model_accepts_loss_kwargs = True
-        self._loss_shifts_labels = True
+        self._loss_shifts_labels = True  # `num_items_in_batch` must not count first tokens, which nothing predicts
         attach_head(plain_model(self.model))
 
     def compute_loss(
@@ -62,7 +67,7 @@ class RankrayTrainer(SFTTrainer):
         assert not return_outputs, "there are no logits to return"
         items = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch).clamp(min=1)
 
-        def weigh(given: HeadInputs) -> tuple[Tensor, Tensor]:
+        def loss_of(given: HeadInputs) -> tuple[Tensor, Tensor]:
             loss, stats = weighted_nll_with_stats(
                 given.hidden_NH,
                 given.head.weight_VH,
@@ -74,7 +79,8 @@ class RankrayTrainer(SFTTrainer):
             )
             return loss, stats.vector()
 
-        loss, vector = model(**inputs, head=weigh)
+        loss: Tensor
+        loss, vector = model(**inputs, head=loss_of)
         stats = LossStats.from_vector(vector)
         self._stats = stats if self._stats is None else self._stats + stats
         if items is not None and self.args.average_tokens_across_devices:
@@ -82,7 +88,7 @@ class RankrayTrainer(SFTTrainer):
         return loss
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """Collect the parts of a batch; for talr also settle what T they share."""
+        """Collect the micro batches of a batch; for talr also compute the temperature T that they share."""
         parts, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._shares_temperature and (len(parts) > 1 or self.accelerator.num_processes > 1):
             self._knobs = self._knobs.model_copy(update={"talr_temperature": self._median_nll(parts)})
@@ -103,8 +109,8 @@ class RankrayTrainer(SFTTrainer):
     def train_metrics(self, reset: bool) -> dict[str, float]:
         """Return `train/...` over the tokens seen since the last reset, over all ranks; empty before the first step.
 
-        `train/loss` is the weighted loss per supervised token, `train/nll` the plain one in nats; `train/scale_p05` and
-        so on are quantiles of the relative scale.
+        `train/loss` is the weighted loss per supervised token, `train/nll` the plain one in nats. `train/scale_p05`,
+        `_p50` and `_p95` are quantiles of the relative scale.
         """
         if self._stats is None:
             return {}
@@ -133,7 +139,7 @@ class RankrayTrainer(SFTTrainer):
         return total.tolist()
 
     def restore_train_sums(self, sums: list[float]) -> None:
-        """Go on from `train_sums`, on the first rank alone, as they are those of all."""
+        """Continue from `train_sums`; on the first rank only, because they are the sums over all ranks."""
         if sums and self.is_world_process_zero():
             wide = torch.float32 if self.args.device.type == "mps" else torch.float64
             self._stats = LossStats.from_vector(torch.tensor(sums, dtype=wide, device=self.args.device))
@@ -145,25 +151,25 @@ class RankrayTrainer(SFTTrainer):
         self._save_scaler(directory)
         self._save_rng_state(directory)
         if self.args.should_save:
-            # A pickle, and what FSDP saves of the weights a second time.
+            # The first is a pickle; the second is FSDP's own copy of the weights.
             for name in ("training_args.bin", "pytorch_model_fsdp.bin"):
                 (Path(directory) / name).unlink(missing_ok=True)
             self.state.save_to_json(os.path.join(directory, "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load adapters; a whole model was already loaded from its checkpoint by whoever made it.
+        """Load adapters only: a full model was loaded from its checkpoint before the trainer was made.
 
-        transformers' own way is a lenient `load_state_dict`, which leaves out what a checkpoint names differently.
+        transformers would use a lenient `load_state_dict`, which ignores weights that a checkpoint names differently.
         """
         if isinstance(self.model, PeftModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _send_telemetry(self) -> None:
-        """Send nothing to anybody."""
+        """Send nothing: TRL would report each new trainer to the hub."""
 
 
 class _AfterStep(TrainerCallback):
-    """Runs `on_step` when a step is done: weights and schedule have moved, gradients are gone, the RNG is at rest."""
+    """Calls `on_step` when a step is complete: weights and schedule are updated, and the gradients are cleared."""
 
     def __init__(self, trainer: RankrayTrainer) -> None:
         self._trainer = trainer
@@ -172,3 +178,9 @@ class _AfterStep(TrainerCallback):
         self._trainer.stopped = self._trainer.on_step(self._trainer, state.global_step)
         control.should_training_stop = control.should_training_stop or bool(self._trainer.stopped)
         return control
+
+
+def reset_accelerate() -> None:
+    """Reset accelerate's global state (precision, device, accumulation); a process group stays as it is."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

@@ -1,4 +1,4 @@
-"""The model: its head without logits, its weights shared by the processes of a node, what stays between trials.
+"""The model: its head without logits, weights shared by the processes of a node, what is kept between trials.
 
 head         hidden states, head and labels for the fused losses, from any causal language model
 files        what a model directory says, read without torch

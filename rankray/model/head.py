@@ -3,8 +3,8 @@
 Shapes: B sequences, T positions, N supervised tokens, H hidden, V vocabulary.
 
 `attach_head(model)` gives the model's forward one more argument: `model(**inputs, labels=labels, head=fn)` runs the
-model's backbone and returns `fn(HeadInputs)`. As it is the model's own forward that does it, what wraps a forward
-(LoRA, DDP, FSDP, autocast) keeps working. Without `head` the forward is the model's own.
+model's backbone and returns `fn(HeadInputs)`. This happens inside the model's own forward, so what wraps a forward
+(LoRA, DDP, FSDP, autocast) keeps working. Without `head` the forward is unchanged.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rankray.data.examples import IGNORED
 from rankray.errors import ModelError
 from rankray.loss import LossStats, plain_stats
 from rankray.loss.chunked import whole
 
-IGNORED = -100
-"""Label of a position that is not supervised."""
 
-
-class LogitHead(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class LogitHead:
     """How a model makes logits: `softcap * tanh((hidden @ weight.T + bias) * scale / softcap)`."""
 
     weight_VH: Tensor
@@ -37,12 +37,13 @@ class LogitHead(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The head beside its weight, as the fused losses take it."""
+        """Everything but the weight, as keyword arguments of the fused losses."""
         return {"bias_V": self.bias_V, "logit_scale": self.scale, "logit_softcap": self.softcap}
 
 
-class HeadInputs(NamedTuple):
-    """What a fused loss takes, supervised positions only; `sequence_N` says which sequence each belongs to."""
+@dataclass(frozen=True, eq=False)
+class HeadInputs:
+    """What a fused loss takes, for supervised positions only; `sequence_N` says which sequence each belongs to."""
 
     hidden_NH: Tensor
     label_N: Tensor
@@ -55,15 +56,15 @@ HeadFunction = Callable[[HeadInputs], Any]
 
 
 def logit_head(model: PreTrainedModel) -> LogitHead:
-    """Return a model's LM head with the scale and softcap its configuration names.
+    """Return a model's LM head with the scale and softcap that its configuration gives.
 
     Known: `final_logit_softcapping` (Gemma 2), `logit_scale` (Cohere), `logits_scaling` (Granite, a divisor),
-    `lm_head_multiplier` (Falcon-H1), `output_multiplier`. `check_head` finds a model that does yet another thing.
+    `lm_head_multiplier` (Falcon-H1), `output_multiplier`. `check_head` detects a model that does anything else.
 
     Raises:
         ModelError: the model has no linear LM head.
     """
-    layer = model.get_output_embeddings()
+    layer = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     weight_VH = getattr(layer, "weight", None)
     if weight_VH is None or weight_VH.dim() != 2:
         raise ModelError(
@@ -82,7 +83,7 @@ def logit_head(model: PreTrainedModel) -> LogitHead:
 
 
 def attach_head(model: PreTrainedModel) -> None:
-    """Give a model's forward the argument `head`, once: what wraps the forward later must not be undone."""
+    """Give a model's forward the argument `head`, once: a second time would undo what has wrapped the forward since."""
     if getattr(model, _MARK, False):
         return
     setattr(model, _MARK, True)
@@ -99,15 +100,15 @@ def attach_head(model: PreTrainedModel) -> None:
         given = gather(hidden_BTH, labels_BT, sequence_BT, logit_head(self))
         return head(with_adapters(given, self.get_output_embeddings()))
 
-    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+    model.forward = types.MethodType(forward, model)
 
 
 def gather(hidden_BTH: Tensor, labels_BT: Tensor, sequence_BT: Tensor | None, head: LogitHead) -> HeadInputs:
-    """Shift by one, keep the supervised positions, flatten.
+    """Shift by one, keep the supervised positions and flatten.
 
     Args:
         hidden_BTH: the backbone's last hidden state.
-        labels_BT: token ids, -100 where nothing is to be learnt; the label at t is predicted from the state at t - 1.
+        labels_BT: token ids, -100 at unsupervised positions; the label at t is predicted from the state at t - 1.
         sequence_BT: which sequence a position belongs to, for packed batches; None: each row is one.
         head: the model's head.
     """
@@ -124,10 +125,10 @@ def gather(hidden_BTH: Tensor, labels_BT: Tensor, sequence_BT: Tensor | None, he
 
 
 def with_adapters(given: HeadInputs, layer: Any) -> HeadInputs:
-    """Widen hidden states and head by a LoRA head's low-rank terms, so that their product has them; else as given.
+    """Widen hidden states and head by a LoRA head's low-rank terms, so that their product includes them.
 
-    hidden @ W^T + s * dropout(hidden) @ A^T @ B^T is [hidden, s * dropout(hidden) @ A^T] @ [W, B]^T. Costs a copy of
-    the head, as the two must lie side by side.
+    hidden @ W^T + s * dropout(hidden) @ A^T @ B^T is [hidden, s * dropout(hidden) @ A^T] @ [W, B]^T. This copies the
+    head, as W and B must be in one tensor. Without LoRA on the head the inputs are returned as given.
 
     Raises:
         ModelError: the head is wrapped in something other than plain LoRA.
@@ -143,9 +144,8 @@ def with_adapters(given: HeadInputs, layer: Any) -> HeadInputs:
         )
     low = [layer.lora_A[name](layer.lora_dropout[name](given.hidden_NH)) * layer.scaling[name] for name in active]
     weights = [whole(given.head.weight_VH), *(whole(layer.lora_B[name].weight) for name in active)]
-    return given._replace(
-        hidden_NH=torch.cat([given.hidden_NH, *low], 1), head=given.head._replace(weight_VH=torch.cat(weights, 1))
-    )
+    head = replace(given.head, weight_VH=torch.cat(weights, 1))
+    return replace(given, hidden_NH=torch.cat([given.hidden_NH, *low], 1), head=head)
 
 
 def plain_totals(given: HeadInputs) -> LossStats:
@@ -155,17 +155,17 @@ def plain_totals(given: HeadInputs) -> LossStats:
 
 def sequence_nlls(given: HeadInputs) -> list[float]:
     """Head function: the mean plain NLL of each sequence, in nats."""
-    parts = [given.sequence_N == sequence for sequence in given.sequence_N.unique()]
-    chosen = [given._replace(hidden_NH=given.hidden_NH[part], label_N=given.label_N[part]) for part in parts]
-    return [plain_totals(one).nll for one in chosen]
+    masks = [given.sequence_N == sequence for sequence in torch.unique(given.sequence_N)]
+    parts = [replace(given, hidden_NH=given.hidden_NH[mask], label_N=given.label_N[mask]) for mask in masks]
+    return [plain_totals(part).nll for part in parts]
 
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
-    """Compare the logits of two tokens with the model's own; costs one tiny forward.
+    """Compare the logits of three tokens with the model's own; costs one tiny forward.
 
     Raises:
-        ModelError: they differ, so the model does something to its logits that `logit_head` does not know, and every
+        ModelError: they differ: the model transforms its logits in a way that `logit_head` does not know, and every
             loss would be wrong.
     """
     ids = torch.tensor([[1, 2, 3]], device=model.device)
@@ -184,5 +184,5 @@ def check_head(model: PreTrainedModel) -> None:
 
 
 def plain_model(model: Any) -> PreTrainedModel:
-    """Return the transformers model inside a LoRA wrap, or the model itself."""
+    """Return the transformers model inside a LoRA wrapper, or the model itself."""
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)

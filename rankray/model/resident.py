@@ -1,22 +1,20 @@
-"""What stays in the process from one trial to the next: tokenizer, tokenised data, base weights.
+"""What a process keeps from one trial to the next: tokenizer, tokenised data, base weights.
 
-A trial in a used process gives the same numbers as in a fresh one: each gets its own copy of the pristine weights, and
-`clean_process` puts back everything else that training leaves behind. Everything is kept under a key that holds all it
-depends on, files with their size and modification time; of each kind only the last few are kept.
+A trial in a used process gives the same numbers as in a fresh one: each gets its own copy of the saved weights, and
+`finetune.process` restores everything else that training changes. Each thing is kept under a key that holds everything
+it depends on (files by path, size and modification time), and only the last few of each kind are kept.
 """
 
 from __future__ import annotations
 
 import gc
-import os
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rankray.config.schema import Config
@@ -27,22 +25,21 @@ from rankray.model.files import local_model
 from rankray.model.head import check_head
 from rankray.model.mapped import copy_to_adapt, copy_to_train, map_weights
 
+logger = logging.getLogger(__name__)
+
 Value = TypeVar("Value")
 KEPT = {"tokenizer": 2, "config": 2, "model": 1, "split": 6}
 """How many of each kind are kept."""
 RESIDENT_BYTES = 8 << 30
-"""More than this of weights that are not mapped is loaded anew for each trial: a second copy would cost too much."""
-OWN_ENVIRONMENT = ("ACCELERATE_", "FSDP_")
-"""Variables through which transformers and accelerate talk to themselves."""
+"""A model with more bytes of unmapped weights is loaded again for each trial: a second copy would cost too much."""
 
 _kept: dict[str, OrderedDict[Hashable, Any]] = {kind: OrderedDict() for kind in KEPT}
-_default_threads = torch.get_num_threads()
 
 
 def forget() -> None:
     """Drop everything that is kept."""
-    for shelf in _kept.values():
-        shelf.clear()
+    for entries in _kept.values():
+        entries.clear()
     gc.collect()
 
 
@@ -55,7 +52,7 @@ def tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
     path = config.model.path
 
     def load() -> PreTrainedTokenizerBase:
-        place = _where(path)
+        place = _model_place(path)
         try:
             found = AutoTokenizer.from_pretrained(place, trust_remote_code=config.model.trust_remote_code)
         except Exception as error:
@@ -86,14 +83,14 @@ def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def fresh_model(config: Config, checkpoint: str | None = None) -> PreTrainedModel:
-    """Return the base model with its saved weights, on the CPU, for the caller to change at will.
+    """Return the base model with its saved weights, on the CPU, for the caller to change freely.
 
     Args:
-        config: whose `model:` block says which, and in which type.
-        checkpoint: a directory with weights of the same model to take instead of the saved ones.
+        config: whose `model:` block names the model and its type.
+        checkpoint: a directory with weights of the same model to load instead of the base model's.
 
     Raises:
-        ModelError: it cannot be loaded, or makes its logits in a way that is not known.
+        ModelError: it cannot be loaded, or computes its logits in an unknown way.
         ConfigError: float16 without an accelerator.
     """
     if checkpoint is not None:
@@ -103,11 +100,12 @@ def fresh_model(config: Config, checkpoint: str | None = None) -> PreTrainedMode
     if key in _kept["model"]:
         return copied(_kept["model"][key])
     _kept["model"].clear()
-    model = _load_model(config, _where(config.model.path))
+    model = _load_model(config, _model_place(config.model.path))
     check_head(model)
-    mapped = map_weights(model, _where(config.model.path))
+    mapped = map_weights(model, _model_place(config.model.path))
     if sum(p.numel() * p.element_size() for p in model.parameters()) - mapped <= RESIDENT_BYTES:
         return copied(_keep("model", key, lambda: model))
+    logger.debug("%s is too large to keep, each trial loads it again", config.model.path)
     return model
 
 
@@ -117,7 +115,7 @@ def computes_in_half(config: Config) -> bool:
     Raises:
         ConfigError: float16 without an accelerator.
     """
-    half = _saved_or_asked(config) == torch.float16
+    half = _configured_dtype(config) == torch.float16
     if half and not torch.accelerator.is_available():
         given = config.model.dtype + (" (saved as float16)" if config.model.dtype == "auto" else "")
         raise ConfigError(
@@ -125,59 +123,6 @@ def computes_in_half(config: Config) -> bool:
             "set one of them"
         )
     return half
-
-
-@contextmanager
-def clean_process(threads: int | None) -> Iterator[None]:
-    """Give a run a process like new, and leave none of its traces behind.
-
-    Args:
-        threads: CPU threads of torch in the calling thread; None: as many as torch chose at the start.
-    """
-    before = {name: value for name, value in os.environ.items() if name.startswith(OWN_ENVIRONMENT)}
-    _reset_accelerate()
-    torch.set_num_threads(threads or _default_threads)
-    with _quick_collections():
-        try:
-            yield
-        finally:
-            _clean_up(before)
-
-
-@contextmanager
-def _quick_collections() -> Iterator[None]:
-    """Keep what was there before out of garbage collections: the libraries alone are half a second's work for each."""
-    freezes = gc.get_freeze_count() == 0
-    if freezes:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if freezes:
-            gc.unfreeze()
-
-
-def _clean_up(environment: dict[str, str]) -> None:
-    for name in [name for name in os.environ if name.startswith(OWN_ENVIRONMENT)]:
-        if name not in environment:
-            del os.environ[name]
-    os.environ.update(environment)
-    torch.set_num_threads(_default_threads)
-    _reset_accelerate()
-    free_memory()
-
-
-def free_memory() -> None:
-    """Collect what the last training run left, on the accelerator too."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _reset_accelerate() -> None:
-    """Forget accelerate's singletons (precision, device, accumulation); a process group stays as it is."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def _load_model(config: Config, path: str) -> PreTrainedModel:
@@ -202,23 +147,22 @@ def _load_model(config: Config, path: str) -> PreTrainedModel:
 
 
 def _dtype(config: Config) -> torch.dtype:
-    """Type of the weights in memory: whole float16 weights are trained from float32 ones, with float16 arithmetic."""
+    """Return the type of the weights in memory: full fine-tuning in float16 keeps float32 weights."""
     half = computes_in_half(config) and config.model.lora is None
-    return torch.float32 if half else _saved_or_asked(config)
+    return torch.float32 if half else _configured_dtype(config)
 
 
-def _saved_or_asked(config: Config) -> torch.dtype:
-    if config.model.dtype != "auto":
-        return getattr(torch, config.model.dtype)
-    saved = _model_config(config).dtype
-    return saved if isinstance(saved, torch.dtype) else torch.float32
+def _configured_dtype(config: Config) -> torch.dtype:
+    """Return `model.dtype`, or for `auto` the type that the weights were saved in."""
+    dtype = _model_config(config).dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def _model_config(config: Config) -> Any:
     path = config.model.path
 
     def load() -> Any:
-        place = _where(path)
+        place = _model_place(path)
         try:
             return AutoConfig.from_pretrained(place, trust_remote_code=config.model.trust_remote_code)
         except Exception as error:
@@ -227,10 +171,11 @@ def _model_config(config: Config) -> Any:
     return _keep("config", (_model_key(path), config.model.trust_remote_code), load)
 
 
-def _where(path: str) -> str:
+def _model_place(path: str) -> str:
+    """Return what `from_pretrained` is given: the absolute directory, or the hub id."""
     directory = local_model(path)
     if directory is not None and not directory.is_dir():
-        raise ModelError(f"model.path: no directory {path!r}; allowed is a model directory or a hub id; mend the path")
+        raise ModelError(f"model.path: no directory {path!r}; allowed is a model directory or a hub id; fix the path")
     return path if directory is None else str(directory)
 
 
@@ -246,13 +191,14 @@ def _stamp(files: list[Path]) -> Hashable:
 
 
 def _keep(kind: str, key: Hashable, make: Callable[[], Value]) -> Value:
-    shelf = _kept[kind]
-    if key not in shelf:
-        shelf[key] = make()
-    shelf.move_to_end(key)
-    while len(shelf) > KEPT[kind]:
-        shelf.popitem(last=False)
-    return shelf[key]
+    """Return what is kept under a key, made where it is missing; the least recently used entries are dropped."""
+    entries: OrderedDict[Hashable, Value] = _kept[kind]
+    if key not in entries:
+        entries[key] = make()
+    entries.move_to_end(key)
+    while len(entries) > KEPT[kind]:
+        entries.popitem(last=False)
+    return entries[key]
 
 
 def _load_error(what: str, path: str, error: Exception) -> ModelError:

@@ -1,20 +1,21 @@
-"""The offline world of the first command: a language, a model that speaks it, noisy data and a search to run on them.
+"""The offline world of `rankray quickstart`: a language, a model pretrained on it, noisy data and a search over them.
 
-`build_world(directory)` makes, once, with fixed seeds and without a network:
+`build_world(directory)` makes this once, with fixed seeds and without a network:
 
-    directory/world/model/        a tiny Llama, really pretrained on the clean form of the language, and its tokenizer
+    directory/world/model/        a tiny Llama, pretrained on the clean form of the language, and its tokenizer
     directory/world/train.jsonl   fine-tuning examples: fillers, synonyms, and corrupted tokens in many of the answers
     directory/world/eval.jsonl    held-out problems, worded like the fine-tuning set, with right answers
-    directory/world/world.json    what the world was made from; written last
-    directory/quickstart.yaml     the search, ready for `rankray search`
+    directory/world/world.json    the recipe and the size of each file; written last
+    directory/quickstart.yaml     the search file for `rankray search`
 
-The world is built beside its place and moved there whole, so that an interrupted build is never taken for a finished
-one. A world made from the same recipe is used again.
+The world is built in a temporary directory and renamed, so an interrupted build is never mistaken for a finished one. A
+world with the same recipe is reused.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -30,14 +31,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlamaForCausalLM
 
+logger = logging.getLogger(__name__)
+
 VERSION = 1
-"""Raise it when the language, the model or the data change, so that worlds made before are made anew."""
+"""Increase it when the language, the model or the data change, so that older worlds are built again."""
 EVAL_EXAMPLES = 256
 TRAIN_EXAMPLES = 800
 CORRUPTED_SHARE = 0.6
-"""Share of fine-tuning examples with corrupted tokens in their answer."""
+"""Share of fine-tuning examples whose answer has corrupted tokens."""
 CORRUPTED_RATE = 0.2
-"""Chance of each token of such an answer to be another one."""
+"""Chance that a token of such an answer is replaced."""
 PRETRAIN_STEPS = 800
 PRETRAIN_BATCH = 32
 PRETRAIN_RATE = 5e-3
@@ -48,19 +51,19 @@ Progress = Callable[[str], None]
 
 
 def build_world(directory: Path, *, progress: Progress | None = None, pretrain_steps: int = PRETRAIN_STEPS) -> Path:
-    """Make the world in a directory, unless it is there, and return the path of its search file.
+    """Build the world in a directory, unless it exists, and return the path of its search file.
 
     Args:
-        directory: where the world, its store and its checkpoints are kept; made if missing.
-        progress: called with a line now and then.
-        pretrain_steps: fewer make a worse model sooner; another number is another world.
+        directory: of the world, its store and its checkpoints; created if missing.
+        progress: called with a line of text now and then.
+        pretrain_steps: fewer steps give a worse model sooner; another number gives another world.
     """
     say = progress or (lambda line: None)
     directory = Path(directory).resolve()
     directory.mkdir(parents=True, exist_ok=True)
     world = directory / "world"
     recipe = _recipe(pretrain_steps)
-    if not _is_made(world, recipe):
+    if not _is_complete(world, recipe):
         say(f"making a small world in {world} (once)")
         started = time.monotonic()
         unfinished = Path(tempfile.mkdtemp(prefix=".world-", dir=directory))
@@ -69,14 +72,14 @@ def build_world(directory: Path, *, progress: Progress | None = None, pretrain_s
             _move(unfinished, world, recipe)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        say(f"the world is made, in {time.monotonic() - started:.0f} s")
+        say(f"the world is ready, after {time.monotonic() - started:.0f} s")
     return _write_search(directory, world)
 
 
 def split_problems() -> tuple[list[Problem], list[Problem], list[Problem]]:
     """Return the problems to pretrain on, to fine-tune on and to hold out.
 
-    What is held out occurs in neither of the others; what is fine-tuned on may be pretrained on, in the clean form.
+    Held-out problems occur in neither of the others. Fine-tuning problems may occur in pretraining, in the clean form.
     """
     problems = all_problems()
     random.Random(SEED).shuffle(problems)
@@ -97,14 +100,15 @@ def _recipe(pretrain_steps: int) -> dict[str, Any]:
     return {"version": VERSION, "seed": SEED, "data": data, "model": MODEL, "pretraining": pretraining}
 
 
-def _is_made(world: Path, recipe: dict[str, Any]) -> bool:
-    """Whether a finished world of this recipe is there, with all its files."""
+def _is_complete(world: Path, recipe: dict[str, Any]) -> bool:
+    """Whether there is a complete world of this recipe, with all its files."""
     try:
         found = json.loads((world / "world.json").read_text(encoding="utf-8"))
         sizes = {name: (world / name).stat().st_size for name in found["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.debug("no complete world in %s: %s", world, error)
         return False
-    return found["recipe"] == recipe and sizes == found["files"]
+    return bool(found["recipe"] == recipe and sizes == found["files"])
 
 
 def _make(place: Path, recipe: dict[str, Any], say: Progress) -> None:
@@ -117,15 +121,16 @@ def _make(place: Path, recipe: dict[str, Any], say: Progress) -> None:
 
 
 def _move(unfinished: Path, world: Path, recipe: dict[str, Any]) -> None:
-    """Put a finished build in its place; one that another process finished meanwhile is kept."""
-    if _is_made(world, recipe):
+    """Rename a finished build to its final name; keep one that another process finished in the meantime."""
+    if _is_complete(world, recipe):
         return
     shutil.rmtree(world, ignore_errors=True)
     try:
         os.rename(unfinished, world)
     except OSError:
-        if not _is_made(world, recipe):
+        if not _is_complete(world, recipe):
             raise
+        logger.debug("another process built %s in the meantime", world)
 
 
 def _write_rows(file: Path, rows: list[Row]) -> None:
@@ -133,7 +138,7 @@ def _write_rows(file: Path, rows: list[Row]) -> None:
 
 
 def _save_tokenizer(directory: Path) -> None:
-    """Save a tokenizer of whole words, in the form that AutoTokenizer loads."""
+    """Save a tokenizer of whole words that AutoTokenizer can load."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -141,18 +146,20 @@ def _save_tokenizer(directory: Path) -> None:
 
     words = Tokenizer(WordLevel({word: index for index, word in enumerate(vocabulary())}, unk_token=UNKNOWN))
     words.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN)
+    special = {"pad_token": PAD, "eos_token": EOS, "unk_token": UNKNOWN}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **special)  # type: ignore[no-untyped-call]
     tokenizer.save_pretrained(directory)
 
 
 def _save_model(directory: Path, steps: int, say: Progress) -> None:
-    """Pretrain and save the model; on one thread, so that the weights do not depend on the number of cores."""
+    """Pretrain and save the model, on one thread, so that the weights do not depend on the number of cores."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, logging
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
     threads, bars = torch.get_num_threads(), logging.is_progress_bar_enabled()
     torch.set_num_threads(1)
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
@@ -172,11 +179,11 @@ def _save_model(directory: Path, steps: int, say: Progress) -> None:
     finally:
         torch.set_num_threads(threads)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _pretrain(model: LlamaForCausalLM, steps: int, say: Progress) -> None:
-    """Train on the clean form, question and answer alike: AdamW, a tenth of warm-up, then a cosine."""
+    """Train on questions and answers of the clean form: AdamW, warm-up for a tenth of the steps, then a cosine."""
     import torch
     from torch.nn import functional
 
@@ -193,17 +200,17 @@ def _pretrain(model: LlamaForCausalLM, steps: int, say: Progress) -> None:
         logits = model(input_ids=inputs).logits[:, :-1]
         loss = functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 200 == 0 or step == steps:
             say(f"pretraining: step {step} of {steps}, loss {loss.item():.2f} nats per token")
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
 
 
 def _batch(rows: list[Row], ids: dict[str, int]) -> tuple[Tensor, Tensor]:
-    """Return padded tokens and their labels; padding comes last, where causal attention never sees it."""
+    """Return padded tokens and their labels; padding is on the right, where causal attention does not see it."""
     import torch
 
     texts = [f"{row['question']} {row['answer']} {EOS}".split() for row in rows]
@@ -213,7 +220,7 @@ def _batch(rows: list[Row], ids: dict[str, int]) -> tuple[Tensor, Tensor]:
 
 
 def _write_search(directory: Path, world: Path) -> Path:
-    """Write the search file, unless it is there with just these words."""
+    """Write the search file, unless it exists with the same text."""
     file = directory / "quickstart.yaml"
     text = SEARCH
     values = {
@@ -234,7 +241,7 @@ def _write_search(directory: Path, world: Path) -> Path:
 
 SEARCH = """\
 # Which objective, temperature, entropy weight and learning rate fine-tune best on answers with corrupted tokens?
-# Written by `rankray quickstart`, which writes it anew: copy this file before you change it.
+# Written by `rankray quickstart`, which overwrites it: copy this file before you change it.
 name: quickstart
 
 model: {path: <MODEL>}           # 0.1 M parameters, pretrained on clean word problems
@@ -268,9 +275,9 @@ study:
   metric: eval/accuracy
   direction: maximize
   sampler: tpe
-  # The better half at step 50 goes on. Earlier would be too early: high learning rates start badly here and end well.
+  # The better half at step 50 continues. Earlier would be too early: high learning rates start badly here, end well.
   pruner: {name: successive_halving, min_resource: 50, reduction_factor: 2}
-  trials: 20                     # finished ones, pruned or complete; raise it and run again to go on
+  trials: 20                     # finished ones, pruned or complete; raise it and run again to continue
 
 resources: {workers: 1, cpus_per_worker: 1, concurrency: auto}
 store: <STORE>

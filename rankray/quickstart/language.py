@@ -1,7 +1,7 @@
 """The procedural language of the quickstart world: word problems with worked answers, clean and noisy.
 
-A `Problem` is numbers only: a start, then two changes. `clean_row` words it as the model is pretrained on it;
-`noisy_row` as the fine-tuning set and the held-out set have it: synonyms, other questions and fillers. `corrupt` then
+A `Problem` is numbers only: a start, then two changes. `clean_row` words it in the form that the model is pretrained
+on, `noisy_row` in the form of the fine-tuning and held-out sets: synonyms, other questions and fillers. `corrupt` then
 does to the answers of the fine-tuning set what careless annotators do: it replaces some of their tokens.
 
     clean      before lunch , anna has 7 hats . anna wins 5 . later , anna eats 3 hats . how many hats does anna have ?
@@ -10,7 +10,7 @@ does to the answers of the fine-tuning set what careless annotators do: it repla
                7 + 5 = 12 . 12 - 3 = 9 . #### 9
     corrupted  7 + 5 = 4 . 12 - ben = 9 . #### 9
 
-Everything follows from seeds: the same call gives the same rows everywhere. Standard library only.
+Everything follows from seeds: the same call gives the same rows on every machine. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 NAMES = ("anna", "ben", "carla", "david", "emma", "felix", "gina", "hugo")
 ITEMS = ("apples", "books", "coins", "dolls", "eggs", "flags", "hats", "keys")
 LARGEST = 30
-"""No number in a problem, in its working or in its right answer is larger."""
+"""The largest number in a problem, its equations or its right answer."""
 STARTS = range(2, 16)
 AMOUNTS = range(2, 10)
 
@@ -54,7 +54,7 @@ class Problem:
     changes: tuple[tuple[str, int], tuple[str, int]]
 
     @property
-    def worked(self) -> list[str]:
+    def equations(self) -> list[str]:
         """The equations, one per change."""
         lines, now = [], self.start
         for (sign, amount), result in zip(self.changes, self.results, strict=True):
@@ -72,8 +72,8 @@ class Problem:
 
     @property
     def answer(self) -> str:
-        """The right worked answer."""
-        return " ".join([*self.worked, f"#### {self.results[-1]}"])
+        """The right answer, with its equations."""
+        return " ".join([*self.equations, f"#### {self.results[-1]}"])
 
 
 def all_problems() -> list[Problem]:
@@ -84,7 +84,7 @@ def all_problems() -> list[Problem]:
 
 
 def vocabulary() -> list[str]:
-    """Return every token of the language in a fixed order: special ones, numbers, words."""
+    """Return every token of the language in a fixed order: special tokens, numbers, words."""
     texts = [*NAMES, *ITEMS, *NOISY_HAS, *OPENINGS, *FILLERS, *NOISY_QUESTIONS, ". , + - = ####"]
     texts += [verb for verbs in (CLEAN_VERBS, NOISY_VERBS) for group in verbs.values() for verb in group]
     words = {word for text in texts for word in text.split() if not word.startswith("{")}
@@ -94,22 +94,22 @@ def vocabulary() -> list[str]:
 def clean_row(problem: Problem, rng: random.Random) -> Row:
     """Word a problem in the clean form."""
     name, item = rng.choice(NAMES), rng.choice(ITEMS)
-    told = [f"{name} has {problem.start} {item} ."]
+    sentences = [f"{name} has {problem.start} {item} ."]
     for sign, amount in problem.changes:
         again = f" {item}" if rng.random() < ITEM_RATE else ""
-        told.append(f"{name} {rng.choice(CLEAN_VERBS[sign])} {amount}{again} .")
-    told.append(CLEAN_QUESTION.format(name=name, item=item))
-    opened = [f"{rng.choice(OPENINGS)} , {text}" if rng.random() < OPENING_RATE else text for text in told]
+        sentences.append(f"{name} {rng.choice(CLEAN_VERBS[sign])} {amount}{again} .")
+    sentences.append(CLEAN_QUESTION.format(name=name, item=item))
+    opened = [f"{rng.choice(OPENINGS)} , {text}" if rng.random() < OPENING_RATE else text for text in sentences]
     return {"question": " ".join(opened), "answer": problem.answer}
 
 
 def noisy_row(problem: Problem, rng: random.Random) -> Row:
-    """Word a problem in the form of the fine-tuning and held-out sets; the answer is right."""
+    """Word a problem in the form of the fine-tuning and held-out sets, with the right answer."""
     name, item = rng.choice(NAMES), rng.choice(ITEMS)
-    told = [f"{name} {rng.choice(NOISY_HAS)} {problem.start} {item} ."]
-    told += [f"{name} {rng.choice(NOISY_VERBS[sign])} {amount} ." for sign, amount in problem.changes]
-    told.append(rng.choice(NOISY_QUESTIONS).format(name=name, item=item))
-    words = " ".join(told).split()
+    sentences = [f"{name} {rng.choice(NOISY_HAS)} {problem.start} {item} ."]
+    sentences += [f"{name} {rng.choice(NOISY_VERBS[sign])} {amount} ." for sign, amount in problem.changes]
+    sentences.append(rng.choice(NOISY_QUESTIONS).format(name=name, item=item))
+    words = " ".join(sentences).split()
     filled = [f"{rng.choice(FILLERS)} {word}" if rng.random() < FILLER_RATE else word for word in words]
     return {"question": " ".join(filled), "answer": problem.answer}
 
@@ -125,7 +125,7 @@ def corrupt(answer: str, rate: float, rng: random.Random) -> str:
 
 
 def noisy_rows(problems: list[Problem], seed: int, share: float = 0.0, rate: float = 0.0) -> list[Row]:
-    """Return one noisy row per problem; with chance `share` its answer is corrupted, and `corrupted` says so."""
+    """Return one noisy row per problem; with chance `share` its answer is corrupted, which `corrupted` says."""
     rng, rows = random.Random(seed), []
     for problem in problems:
         row = noisy_row(problem, rng) | {"corrupted": rng.random() < share}

@@ -1,7 +1,7 @@
-"""What is known of a running search, for whoever draws it.
+"""The state of a running search, for the views that show it.
 
-`Board` is an `Observer`: the driver tells it what happens, and the views read it. It counts what the study held before
-this launch, so that progress is the study's and the estimate of the time left is this launch's own.
+`Board` is an `Observer`: the driver tells it what happens, and the views read it. It includes the trials that the study
+held before this launch, so progress is that of the study; the estimate of the time left is from this launch alone.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rankray.contracts import Report
+
 
 @dataclass
 class Running:
-    """One trial in flight."""
+    """A running trial."""
 
     params: dict[str, Any]
     origin: str
@@ -24,13 +26,13 @@ class Running:
 
 
 class Board:
-    """State of one launch.
+    """The state of one launch.
 
     Args:
         name: the study's name.
-        metric: what trials are judged by.
+        metric: the metric that trials are compared by.
         maximize: whether larger is better.
-        budget: finished trials the study is to hold.
+        budget: how many finished trials complete the study.
         max_steps: steps of a whole trial.
         finished: trials that were finished before this launch.
         clock: a monotonic clock, in seconds.
@@ -62,17 +64,19 @@ class Board:
         """Note what the search is busy with."""
         self.doing = text
 
-    def started(self, number: int, params: Mapping[str, Any], origin: str, step: int) -> None:
+    def started(
+        self, number: int, params: Mapping[str, Any], origin: str, step: int, checkpoint: str | None = None
+    ) -> None:
         """Note a trial that was placed."""
         self.doing = ""
         self._first_start = self._first_start if self._first_start is not None else self._clock()
         self.running[number] = Running(dict(params), origin, step, since=self._clock())
 
-    def reported(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+    def reported(self, number: int, report: Report) -> None:
         """Note a report."""
         if number in self.running:
-            self.running[number].step = step
-            self.running[number].metrics = dict(metrics)
+            self.running[number].step = report.step
+            self.running[number].metrics = dict(report.metrics)
 
     def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
         """Note the end of a trial."""
@@ -88,11 +92,11 @@ class Board:
         self.last = f"trial {number} {state}" + (f": {reason}" if reason else "")
 
     def age(self, trial: Running) -> float:
-        """Return for how many seconds a trial has been running in this launch."""
+        """Return how many seconds a trial has been running in this launch."""
         return self._clock() - trial.since
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds to the end from this launch's pace; None before its first trial has finished."""
+        """Estimate the seconds to the end from the pace of this launch; None before its first trial has finished."""
         done = self.finished - self._before
         if not done or self._first_start is None:
             return None
@@ -100,12 +104,12 @@ class Board:
 
 
 def short_params(params: Mapping[str, Any]) -> str:
-    """Return parameters on one line, with the last part of each path and numbers at three digits."""
+    """Return parameters on one line: the last part of each path, and numbers with three significant digits."""
     return " ".join(f"{path.split('.')[-1]}={short_value(value)}" for path, value in params.items())
 
 
 def short_value(value: Any) -> str:
-    """Return a value at three significant digits if it is a float."""
+    """Return a value as text; a float has three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

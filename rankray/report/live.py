@@ -21,7 +21,7 @@ _COLOURS = {"complete": "green", "pruned": "yellow", "failed": "red", "lost": "m
 def watching(board: Board, console: Console) -> Iterator[Board]:
     """Show `board` while the block runs: live in a terminal, as plain lines elsewhere.
 
-    Yields the observer to hand to the search.
+    Yields the observer for the search.
     """
     if not console.is_terminal:
         yield PlainLines(board, console)
@@ -42,10 +42,12 @@ class PlainLines(Board):
         super().phase(text)
         self._print(f"{self.name}: {text}")
 
-    def started(self, number: int, params: Mapping[str, Any], origin: str, step: int) -> None:
+    def started(
+        self, number: int, params: Mapping[str, Any], origin: str, step: int, checkpoint: str | None = None
+    ) -> None:
         """Print a start."""
-        super().started(number, params, origin, step)
-        again = f" (goes on from step {step})" if step else ""
+        super().started(number, params, origin, step, checkpoint)
+        again = f" (resumes from step {step})" if step else ""
         label = "" if origin == "sampler" else f" [{origin}]"
         self._print(f"trial {number} started{again}{label}: {short_params(params)}")
 

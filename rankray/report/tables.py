@@ -1,4 +1,4 @@
-"""Tables of what a study holds, from the plain dicts of `rankray.store.views`."""
+"""Tables of a study, from the plain dicts of `rankray.store.views`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LABELS = {"baseline:sft": "plain SFT, fixed", "baseline:paper": "the paper's se
 
 
 def retrain_command(file: str, params: Mapping[str, Any]) -> str:
-    """Return the command that trains a trial's settings again."""
+    """Return the command that trains with a trial's settings."""
     import json
 
     sets = [
@@ -29,7 +29,7 @@ def retrain_command(file: str, params: Mapping[str, Any]) -> str:
 
 
 def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) -> RenderableType:
-    """Return a study's state, and its best trials."""
+    """Return a study's state and its best trials."""
     counts = ", ".join(f"{count} {state}" for state, count in status["trials"].items() if count)
     budget = status["budget"]
     head = Text.from_markup(
@@ -52,7 +52,7 @@ def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) 
 
 
 def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
-    """Return the best trial of each objective beside plain SFT and the paper's fixed setting."""
+    """Return the best trial of each objective, beside plain SFT and the paper's fixed setting."""
     table = Table(
         box=None, padding=(0, 1), header_style="dim", title=f"best {metric} by objective", title_justify="left"
     )
@@ -68,7 +68,7 @@ def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
 def summary(
     console: Console, *, file: str, metric: str, best: Row | None, objectives: Sequence[Row], status: Row
 ) -> None:
-    """Print what a finished search found: the best of each objective, and how to have the best again."""
+    """Print what a finished search found: the best of each objective, and how to train the best again."""
     if best is None:
         console.print(f"{status['study']}: no trial is complete yet")
         return
@@ -96,7 +96,7 @@ def _figure(value: Any) -> str:
 
 
 def rehearsal_view(results: Sequence[Any], metric: str) -> RenderableType:
-    """Return rehearsals beside each other, in virtual steps."""
+    """Return a table of rehearsals, in virtual steps."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
     for title in (
         "search",
@@ -135,7 +135,9 @@ def trial_view(trial: Row) -> RenderableType:
         gone = " (not there)" if trial.get("checkpoint_exists") is False else ""
         parts.append(Text(f"checkpoint: {trial['checkpoint']}{gone}"))
     for lost in trial.get("work_lost") or []:
-        text = f"lost and done again: {lost['steps']} reported steps, {lost['wall_seconds']:.0f} s ({lost['reason']})"
+        text = (
+            f"lost and trained again: {lost['steps']} reported steps, {lost['wall_seconds']:.0f} s ({lost['reason']})"
+        )
         parts.append(Text(text))
     if trial.get("traceback"):
         parts.append(Text(str(trial["traceback"])))

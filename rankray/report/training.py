@@ -8,19 +8,19 @@ from rankray.contracts import Report, Verdict
 
 
 class LineReporter:
-    """A reporter that prints each report, never stops a trial, and says when a new checkpoint replaces an old one.
+    """A reporter that prints each report, passes checkpoints on, and never stops a trial.
 
     Args:
         say: prints a line.
         max_steps: steps of the whole run, for the line.
-        committed: told each checkpoint, once it is complete.
+        committed: called with each checkpoint once it is complete.
     """
 
     def __init__(self, say: Callable[[str], None], max_steps: int, committed: Callable[[str], None]) -> None:
         self._say, self._max_steps, self._committed = say, max_steps, committed
 
     def report(self, report: Report) -> Verdict:
-        """Print the report; go on."""
+        """Print the report; the verdict is to continue."""
         figures = "  ".join(f"{name} {value:.5g}" for name, value in report.metrics.items())
         self._say(f"step {report.step}/{self._max_steps}  {figures}")
         if report.checkpoint:

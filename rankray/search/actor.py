@@ -1,28 +1,30 @@
 """The Tune actor that trains one-worker trials, one after another, in the same process.
 
-`finetune.run` reports by calling; Tune asks by `step()`. Between them stands a thread that lives as long as the actor:
-a report is handed over as the result of the current `step()`, and the thread then waits until the verdict is known,
-which is the next `step()` (go on) or a reset (stop). So no trial computes past a rung it was to be stopped at, and
-imports, tokenizer, data and base weights stay where they are for the next trial.
+`finetune.run` reports by calling; Tune asks by `step()`. Training runs in a thread that lives as long as the actor: a
+report becomes the result of the current `step()`, and the thread then waits for the verdict, which is the next `step()`
+(continue) or a reset (stop). So no trial computes past a rung at which it is stopped, and imports, tokenizer, data and
+base weights stay loaded for the next trial. A reset brings the next trial, and in `stops` why the one before it was
+stopped (see `searcher`); where no further trial comes, the search itself is ending.
 
-What a step returns is one JSON string under `EVENT` (Tune flattens dicts), and never Tune's `done`, which would pass
-the scheduler by (trap 5). The JSON has one key:
+A step returns one JSON string under `EVENT` (Tune flattens dicts), and never Tune's `done`, of which the scheduler is
+not told (trap 5). The JSON has one key:
 
     report   {"step", "metrics", "checkpoint"}
     outcome  {"metrics", "steps", "checkpoint", "stopped", "preempted"}
     failure  {"reason", "traceback"}
     lost     {"reason", "blameless", "nodes"}
 
-An exception in training is a result like any other: the process is sound and is used again, unless the accelerator
-is in doubt; then the process ends itself at the next reset, and the trial it was to take is placed anew. A trial that
-left its place, because the node is being taken away, takes the process with it: no other trial may start there.
-`reset_config` never returns False, which would end a trial without telling anybody (trap 6).
+An exception in training is a result like any other: the process is sound and is used again, unless its accelerator
+may be broken; then the process kills itself at the next reset, and the trial it would have taken is placed anew. When a
+trial is preempted, because its node is being taken away, the process ends too: no other trial may start there.
+`reset_config` never returns False, which would end a trial without telling the scheduler (trap 6).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import queue
 import signal
@@ -33,6 +35,7 @@ from typing import Any
 
 from ray.tune import Trainable
 
+from rankray import logs
 from rankray.checkpoints import staging
 from rankray.cluster.deaths import WorkersLost
 from rankray.cluster.drain import DrainWatcher
@@ -40,15 +43,19 @@ from rankray.cluster.environment import quick_imports
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
 
+logger = logging.getLogger(__name__)
+
 EVENT = "rankray"
 CLOSE_SECONDS = 20.0
-"""How long the end of a process waits for its worker group to give back what it held."""
+"""How long an ending process waits for its worker group to release its resources."""
 STOP_SECONDS = 120.0
-"""How long a stopped trial may take to leave its training loop before the process is given up."""
+"""How long a stopped trial may take to leave its training loop; then its process is killed."""
+SEARCH_ENDS = "the search is ending"
+"""Why a trial is stopped whose process is given no reason."""
 
 
 class _Rendezvous:
-    """The reporter a training thread talks to; `answer` is filled by the actor's thread."""
+    """The reporter of a training thread; the actor's thread puts the verdicts into `answer`."""
 
     def __init__(self, preemption: Callable[[], str]) -> None:
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -67,16 +74,20 @@ class _Rendezvous:
 
 
 class NodeDrained(Exception):
-    """The trial was preempted and has its checkpoint; the process is to end too."""
+    """The trial was preempted and has its checkpoint; its process has to end too."""
 
 
 class TrialActor(Trainable):
-    """Trains the trial in `config["spec"]`, a `TrialSpec` as one JSON string."""
+    """Trains the trial in `config["spec"]`, a `TrialSpec` as one JSON string.
+
+    `config["stops"]` is the JSON of `{number: reason}`, where the trial before may find why it was stopped.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the first trial's training."""
+        logs.configure()
         self._jobs: queue.Queue[tuple[TrialSpec, _Rendezvous] | None] = queue.Queue()
-        self._poisoned = False
+        self._broken = False
         self._waiting = False
         self._preempted = ""
         self._drain = DrainWatcher()
@@ -87,74 +98,79 @@ class TrialActor(Trainable):
         self._start(config)
 
     def step(self) -> dict[str, Any]:
-        """Let the trial go on, and wait for what it has to say next.
+        """Let the trial continue, and wait for its next event.
 
         Raises:
-            NodeDrained: it has left.
+            NodeDrained: it was preempted, and the scheduler knows.
         """
         if self._preempted:
             raise NodeDrained(self._preempted)
         if self._waiting:
-            self._talk.answer.put(Verdict(stop=False))
-        event = self._talk.events.get()
+            self._rendezvous.answer.put(Verdict(stop=False))
+        event = self._rendezvous.events.get()
         self._waiting = REPORT in event
         self._preempted = event.get(OUTCOME, {}).get("preempted", "")
         return {EVENT: json.dumps(event)}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Stop whatever still runs and start the next trial here; always True."""
-        self._stop()
+        """Stop the trial that still runs, if any, and start the next one here; always True."""
+        self._stop(json.loads(new_config.get("stops") or "{}").get(str(self._number), SEARCH_ENDS))
         self._start(new_config)
         return True
 
     def cleanup(self) -> None:
         """Let the training loop end before the process does."""
-        self._stop()
+        self._stop(SEARCH_ENDS)
         self._drain.close()
         self._jobs.put(None)
         self._thread.join(CLOSE_SECONDS)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: checkpoints are the trial's own, committed in the store."""
+        """Nothing: a trial writes its own checkpoints, and the store commits them."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: a trial goes on from the checkpoint its spec names."""
+        """Nothing: a trial resumes from the checkpoint that its spec names."""
 
     def _start(self, config: dict[str, Any]) -> None:
-        self._talk = _Rendezvous(self._drain)
+        self._rendezvous = _Rendezvous(self._drain)
         self._waiting = False
         self._idle.clear()
-        self._jobs.put((TrialSpec.from_json(config["spec"]), self._talk))
+        spec = TrialSpec.from_json(config["spec"])
+        self._number = spec.number
+        self._jobs.put((spec, self._rendezvous))
 
-    def _stop(self) -> None:
-        self._talk.answer.put(Verdict(stop=True, reason="stopped by the search"))
-        if not self._idle.wait(timeout=STOP_SECONDS) or self._poisoned:
+    def _stop(self, reason: str) -> None:
+        self._rendezvous.answer.put(Verdict(stop=True, reason=reason))
+        if not self._idle.wait(timeout=STOP_SECONDS) or self._broken:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _work(self) -> None:
         trainer = _Trainer()
         while (job := self._jobs.get()) is not None:
-            spec, talk = job
+            spec, rendezvous = job
             try:
-                talk.events.put({OUTCOME: dataclasses.asdict(trainer.run(spec, talk))})
+                outcome = trainer.run(spec, rendezvous)
+                if outcome.stopped:
+                    logger.debug("trial %d stopped at step %d: %s", spec.number, outcome.steps, outcome.stopped)
+                rendezvous.events.put({OUTCOME: dataclasses.asdict(outcome)})
             except WorkersLost as lost:
-                talk.events.put({LOST: {"reason": str(lost), "blameless": lost.blameless, "nodes": lost.nodes}})
+                rendezvous.events.put({LOST: {"reason": str(lost), "blameless": lost.blameless, "nodes": lost.nodes}})
             except BaseException as error:
-                self._poisoned = "CUDA" in str(error) or "AcceleratorError" in type(error).__name__
-                talk.events.put({FAILURE: trainer.failure(error)})
+                self._broken = "CUDA" in str(error) or "AcceleratorError" in type(error).__name__
+                rendezvous.events.put({FAILURE: trainer.failure(error)})
             finally:
                 self._idle.set()
         trainer.close()
 
 
 class _Trainer:
-    """Trains trials in this process, or in a worker group of its own."""
+    """Trains trials in this process, or in a worker group that belongs to it."""
 
     def __init__(self) -> None:
         self._group: Any = None
 
     def run(self, spec: TrialSpec, reporter: Reporter) -> Outcome:
-        """Train a trial where its configuration wants it."""
+        """Train a trial: here if it has one worker, else in a worker group."""
         resources = spec.config.get("resources", {})
         if resources.get("workers", 1) == 1:
             with quick_imports():
@@ -165,10 +181,11 @@ class _Trainer:
         if self._group is None or not self._group.alive:
             self.close()
             self._group = Group(resources, spec.config["storage"])
-        return self._group.run(spec, reporter)
+        outcome: Outcome = self._group.run(spec, reporter)
+        return outcome
 
     def failure(self, error: BaseException) -> dict[str, str]:
-        """Return what to say of an exception: of a worker's own, what it said itself."""
+        """Return reason and traceback of an exception; of one that a worker raised, the worker's."""
         first = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {first[0] if first else 'no message'}"
         return {
@@ -177,7 +194,7 @@ class _Trainer:
         }
 
     def close(self) -> None:
-        """Give the group's resources back."""
+        """Release the group's resources."""
         if self._group is not None:
             self._group.close()
             self._group = None

@@ -1,8 +1,8 @@
 """What the parts of one running search share: which trials are live, and whether to stop.
 
-A search stops early for one of three reasons: somebody interrupted it, too many trials failed, or the store stayed
-away. Failures are systematic when the first `SYSTEMATIC` trials of a launch all fail; after a success, a launch
-stops when failures outnumber both `MANY` and the trials that succeeded in it.
+A search stops early for one of three reasons: it was interrupted, too many trials failed, or the store stayed
+unreachable. Too many have failed when the first `SYSTEMATIC` trials of a launch all fail; after a success, when at
+least `MANY` have failed and more than have succeeded.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ MANY = 10
 class Control:
     """Shared state of one launch; touched by the driver's thread and, for `interrupt`, by a signal handler.
 
-    `live` holds the numbers of the trials that were handed out, each with the id of the Tune trial it was handed to. A
-    trial that was given back may be handed out again before Tune is through with the trial that had it before.
+    `live` holds the numbers of the trials that are handed out, each with the id of the Tune trial that has it. A trial
+    that was given back may be handed out again before Tune has finished with the Tune trial that had it before.
+    `stops` holds why trials were stopped by a verdict, the latest one last.
     """
 
     live: dict[int, str] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Control:
     first_error: str = ""
     error: str = ""
     interrupted: bool = False
+    stops: dict[int, str] = field(default_factory=dict)
 
     _reported: dict[int, int] = field(default_factory=dict)
     _kept: dict[int, tuple[int, float]] = field(default_factory=dict)
@@ -45,8 +47,9 @@ class Control:
         return self.interrupted or bool(self.error)
 
     def begin(self, number: int, step: int, holder: str = "") -> None:
-        """A trial is handed out to a trial of Tune's, to go on from a step."""
+        """A trial is handed out to the Tune trial `holder`, to start or resume at a step."""
         self.live[number] = holder
+        self.stops.pop(number, None)
         self._reported[number] = step
         self._kept.pop(number, None)
 
@@ -56,10 +59,19 @@ class Control:
         if report.checkpoint:
             self._kept[number] = report.step, time.time()
 
-    def work_lost(self, number: int, started: float | None, reason: str) -> WorkLost | None:
-        """Return what is lost with a process that started at a Unix time, None if it never did.
+    def stopped(self, number: int, reason: str) -> None:
+        """A verdict stopped a trial."""
+        self.stops[number] = reason
 
-        It is right to within the steps after the last report, which nobody has heard of.
+    def latest_stops(self, most: int) -> dict[int, str]:
+        """Return the reasons of at most so many latest stops, and forget earlier ones."""
+        self.stops = dict(list(self.stops.items())[-most:])
+        return self.stops
+
+    def work_lost(self, number: int, started: float | None, reason: str) -> WorkLost | None:
+        """Return what work is lost with a process that started at a Unix time; None if it never started.
+
+        Steps after the last report are unknown and not counted.
         """
         if started is None:
             return None
@@ -72,7 +84,7 @@ class Control:
         self.succeeded += 1
 
     def failure(self, number: int, reason: str, traceback: str) -> None:
-        """A trial failed for good; decide whether that was one too many."""
+        """A trial failed for good; set `error` if that was one too many."""
         self.failed += 1
         self.first_error = self.first_error or f"trial {number}: {reason}\n{traceback}".rstrip()
         if self.failed >= SYSTEMATIC and not self.succeeded:
@@ -85,7 +97,7 @@ class Control:
 
 @contextmanager
 def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """Call `on_interrupt()` on the first SIGINT or SIGTERM; the second one acts as it would without us."""
+    """Call `on_interrupt()` on the first SIGINT or SIGTERM; a second one has its default effect."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, _frame: FrameType | None) -> None:

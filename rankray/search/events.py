@@ -1,4 +1,4 @@
-"""What a training process tells the search: one JSON object with one of these keys."""
+"""The events that a training process sends to the search: one JSON object with one of these keys."""
 
 REPORT = "report"
 """A `Report`; the trial waits for the verdict."""
@@ -7,5 +7,5 @@ OUTCOME = "outcome"
 FAILURE = "failure"
 """`{"reason": ..., "traceback": ...}`: training raised an exception."""
 LOST = "lost"
-"""`{"reason": ..., "blameless": ..., "nodes": [...]}`: processes that trained the trial are gone; blameless if it is
-known that their node is; the nodes are those of the whole group."""
+"""`{"reason": ..., "blameless": ..., "nodes": [...]}`: processes that trained the trial are gone. `blameless` if their
+node is known to be gone too; `nodes` are the nodes of the whole group."""

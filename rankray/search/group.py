@@ -3,17 +3,17 @@
 `TorchTrainer.fit` starts a controller, a placement group, worker processes and a process group: some fifteen seconds
 before the first step, and again for each trial. Here `fit` runs once per trial slot, in a thread of the slot's
 `TrialActor`, and its training function takes trials from a mailbox until there are no more. Workers keep what a single
-process keeps: imports, tokenizer, tokenised data, base weights.
+process keeps loaded: imports, tokenizer, tokenised data, base weights.
 
     TrialActor, a thread per group                      workers
-    Group.run(spec, reporter)  --put--> mailbox --next_job--> all: finetune.run(spec)
-                               <-hear-- mailbox <---say------ the first one: its reports and outcome; any: its failure
-                               -answer> mailbox ---verdict--> the first one, which tells the others
+    Group.run(spec, reporter)  ----put-----> mailbox --next_job--> all: finetune.run(spec)
+                               <-next_event- mailbox <---send----- the first: its reports and outcome; any: its failure
+                               ---answer---> mailbox ---verdict--> the first, which tells the others
 
-A trial that fails takes its group with it, as the others may wait in a collective operation; the next trial starts a
-new one. If workers die instead, `Group.run` raises `WorkersLost`: the trial is not to blame. If Ray Train restarts the
-workers, because a group with room to grow was resized or a node was preempted, they ask for the same trial again and
-go on from its last reported checkpoint.
+When a trial fails, its group ends too, as other workers may wait in a collective operation; the next trial starts a
+new group. If workers die instead, `Group.run` raises `WorkersLost`: the trial is not to blame. If Ray Train restarts
+the workers, because a group of `[least, most]` workers was resized or a node was preempted, they ask for the same trial
+again and resume from its last reported checkpoint.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import asyncio
 import dataclasses
 import itertools
 import json
+import logging
 import threading
 import traceback
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import ray
@@ -34,6 +34,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rankray import logs
 from rankray.checkpoints.places import delete, join
 from rankray.checkpoints.staging import train
 from rankray.cluster.deaths import WorkersLost, node_went
@@ -42,15 +43,18 @@ from rankray.cluster.environment import quick_imports
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.search.events import FAILURE, OUTCOME, REPORT
 
+logger = logging.getLogger(__name__)
+
 LOOK_SECONDS = 1.0
-"""How often a silent group is looked at, whether it still lives."""
+"""How often to check that a silent group is still alive."""
 CLOSE_SECONDS = 60.0
+"""How long a group may take to end."""
 RESIZE_SECONDS = 60.0
-"""How long a group of `[least, most]` workers trains before it is looked whether more, or fewer, fit by now."""
+"""How often to check whether a group of `[least, most]` workers can grow or has to shrink."""
 
 
 class TrialFailed(Exception):
-    """A worker raised an exception while it trained.
+    """A worker raised an exception in training.
 
     Attributes:
         reason: its type and first line.
@@ -63,7 +67,7 @@ class TrialFailed(Exception):
 
 
 class Group:
-    """A worker group that stays.
+    """A worker group that trains one trial after another.
 
     Args:
         resources: a configuration's `resources:` block, as plain types.
@@ -85,7 +89,7 @@ class Group:
         return self._thread.is_alive()
 
     def run(self, spec: TrialSpec, reporter: Reporter) -> Outcome:
-        """Train a trial, as `finetune.run` does; `reporter` is asked here.
+        """Train a trial, as `finetune.run` does; `reporter` is called in this process.
 
         Raises:
             TrialFailed: a worker raised an exception; the group is gone.
@@ -94,7 +98,7 @@ class Group:
         number = next(self._numbers)
         self._call("put", number, spec.to_json())
         while True:
-            event = json.loads(self._call("hear"))
+            event = json.loads(self._call("next_event"))
             if FAILURE in event:
                 self._thread.join(CLOSE_SECONDS)
                 raise TrialFailed(**event[FAILURE])
@@ -104,22 +108,24 @@ class Group:
             self._call("answer", json.dumps(dataclasses.asdict(verdict)))
 
     def close(self) -> None:
-        """Let the workers go, and give their resources back."""
+        """End the workers and release their resources."""
         if self.alive:
-            with suppress(Exception):
+            try:
                 self._mailbox.put.remote(0, None)
+            except Exception:
+                logger.debug("a group's mailbox cannot be reached; the group is killed", exc_info=True)
             self._thread.join(CLOSE_SECONDS)
         ray.kill(self._mailbox)
 
     def _call(self, method: str, *args: Any) -> Any:
-        """Call the mailbox, and look meanwhile whether the group still lives."""
+        """Call the mailbox, and check while waiting that the group is still alive."""
         reference = getattr(self._mailbox, method).remote(*args)
         while True:
             ready, _ = ray.wait([reference], timeout=LOOK_SECONDS)
             if ready:
                 return ray.get(reference)
             if not self.alive:
-                # A word said just before the end comes first.
+                # An event sent just before the end comes first.
                 if ray.wait([reference], timeout=LOOK_SECONDS)[0]:
                     return ray.get(reference)
                 reason = f"the trial's worker group is gone: {_first_line(self._error)}"
@@ -145,7 +151,7 @@ class Group:
 
 
 def scaling(resources: Mapping[str, Any]) -> ScalingConfig:
-    """Return how Ray Train is to place the workers of one trial."""
+    """Return how Ray Train places the workers of one trial."""
     workers, gpus = resources["workers"], resources["gpus_per_worker"]
     number: Any = workers if isinstance(workers, int) else (int(workers[0]), int(workers[1]))
     bundle = {"CPU": float(resources["cpus_per_worker"])} | ({"GPU": float(gpus)} if gpus else {})
@@ -193,8 +199,8 @@ class _Mailbox:
             await self._changed.wait_for(lambda: self._closed or self._number > done)
             return None if self._closed else (self._number, self._job)
 
-    async def say(self, number: int, event: str) -> str | None:
-        """Tell the slot something of trial `number`; wait for the verdict if it is a report."""
+    async def send(self, number: int, event: str) -> str | None:
+        """Send the slot an event of trial `number`; if it is a report, wait for the verdict."""
         if number != self._number:
             return None
         await self._events.put(event)
@@ -206,7 +212,7 @@ class _Mailbox:
             self._job = dataclasses.replace(TrialSpec.from_json(self._job), checkpoint=report["checkpoint"]).to_json()
         return answer
 
-    async def hear(self) -> str:
+    async def next_event(self) -> str:
         """Wait for the next event."""
         return await self._events.get()
 
@@ -216,19 +222,22 @@ class _Mailbox:
 
 
 class _Mailed:
-    """A worker's reporter; only the first one's reports."""
+    """The reporter of a worker; only the first worker of a group reports."""
 
     def __init__(self, mailbox: Any, number: int, preemption: DrainWatcher) -> None:
         self._mailbox, self._number, self.preemption = mailbox, number, preemption
 
     def report(self, report: Report) -> Verdict:
         event = json.dumps({REPORT: dataclasses.asdict(report)})
-        answer = ray.get(self._mailbox.say.remote(self._number, event))
-        return Verdict(**json.loads(answer)) if answer else Verdict(stop=True, reason="the search has moved on")
+        answer = ray.get(self._mailbox.send.remote(self._number, event))
+        return (
+            Verdict(**json.loads(answer)) if answer else Verdict(stop=True, reason="the search has given this trial up")
+        )
 
 
 def _serve(config: dict[str, Any]) -> None:
     """Train what the mailbox offers, in every worker."""
+    logs.configure()
     mailbox, done, drain = config["mailbox"], 0, DrainWatcher()
     leads = ray.train.get_context().get_world_rank() == 0
     with quick_imports():
@@ -241,14 +250,14 @@ def _serve(config: dict[str, Any]) -> None:
         except BaseException as error:
             if not _lost_the_others(error):
                 failure = {"reason": _first_line(error), "traceback": traceback.format_exc()}
-                ray.get(mailbox.say.remote(done, json.dumps({FAILURE: failure})))
+                ray.get(mailbox.send.remote(done, json.dumps({FAILURE: failure})))
             raise
         if leads:
-            ray.get(mailbox.say.remote(done, json.dumps({OUTCOME: dataclasses.asdict(outcome)})))
+            ray.get(mailbox.send.remote(done, json.dumps({OUTCOME: dataclasses.asdict(outcome)})))
 
 
 def _lost_the_others(error: BaseException) -> bool:
-    """Whether a worker failed only because another one is gone: what torch's process groups raise says so."""
+    """Return whether a worker failed only because another one is gone, judged by what torch's process groups raise."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     words = ("gloo", "NCCL", "ProcessGroup")
     return "DistError" in kinds or ("RuntimeError" in kinds and any(word in str(error) for word in words))

@@ -1,7 +1,7 @@
-"""What a trial occupies, and how many fit: on the nodes there are, and on those an autoscaler may still start.
+"""The resources of a trial, and how many trials fit: on the nodes there are, and on those an autoscaler may start.
 
-Slots are counted over all that may be started (see `growth`), and Tune is told to ask for all of them at once: each
-pending trial is then a demand that the autoscaler sees, and the cluster grows to what the search can use in one go
+Slots are counted over all nodes that may be started (see `autoscaler`), and Tune asks for all of them at once. Each
+pending trial is then a demand that the autoscaler sees, so the cluster grows to what the search can use in one step
 instead of node by node (trap 7).
 """
 
@@ -16,7 +16,7 @@ from rankray.config import Config
 from rankray.errors import ConfigError
 
 BESIDE_A_GROUP = {"node:__internal_head__": 0.001}
-"""What a process takes that trains nothing itself: a place on the head, which is not a spot node."""
+"""Resources of a process that trains nothing itself: a place on the head, which is not a spot node."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Placement:
     """Resources of one trial and the number of trials at a time.
 
     Attributes:
-        bundle: resources of the process that Tune starts for a trial, as Ray names them. A trial of several workers is
-            only looked after there: its worker group reserves its own.
-        slots: trials that run at a time.
-        reason: how `slots` came about, for people.
+        bundle: resources of the process that Tune starts for a trial, as Ray names them. For a trial of several workers
+            this process only manages the worker group, which reserves its own resources.
+        slots: how many trials run at a time.
+        reason: why as many, for people.
     """
 
     bundle: dict[str, float]
@@ -62,9 +62,9 @@ def place(config: Config) -> Placement:
 
 
 def _room(wanted: dict[str, float], there: list[NodeKind], startable: list[NodeKind]) -> tuple[int, int]:
-    """Return how many workers fit on the nodes that are there, and on all there could be."""
+    """Return how many workers fit on the running nodes, and on all that there could be."""
     now = sum(kind.room(wanted) for kind in there)
-    # Those of the startable nodes that run already are among the ones that are there; the head is not one of them.
+    # Startable nodes include those that run already, but not the head.
     head = sum(kind.room(wanted) for kind in there if kind.is_head)
     return now, max(now, head + sum(kind.room(wanted) for kind in startable))
 

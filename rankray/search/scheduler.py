@@ -1,7 +1,7 @@
 """Tune's scheduler, as thin as it can be: every verdict comes from the store.
 
-Tune tells a scheduler of every result of a running trial, and hands it the Trial, whose config carries the store's
-number (trap 3). Each event a trial's actor sends (see `actor`) is told to the store here and nowhere else.
+Tune passes a scheduler every result of a running trial, with the Trial, whose config carries the store's number
+(trap 3). Each event a trial's actor sends (see `actor`) is written to the store here and nowhere else.
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rankray.cluster.deaths import gone_nodes, node_went, nodes_of, tune_error
-from rankray.contracts import Observer, Report
+from rankray.contracts import Report
 from rankray.search.actor import EVENT
 from rankray.search.control import Control
-from rankray.search.delivery import Delivery
+from rankray.search.delivery import StoreOutbox
 from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
+from rankray.search.news import News
 
 MAX_DEATHS = 3
-"""How often the process of one trial may die under it before the trial is taken to be the cause."""
+"""How often the process of one trial dies before the trial counts as the cause and fails."""
 HEALTH_SECONDS = 25.0
-"""How long Ray may take to miss a node: five health checks, one every three seconds, and some more."""
+"""How long Ray may take to notice that a node is gone: five health checks, one every three seconds, and a margin."""
 
 
 class StoreScheduler(FIFOScheduler):
     """Passes events to the store and verdicts to Tune.
 
     Args:
-        delivery: the way to the store.
+        outbox: takes what is written to the store.
         control: live trials, failures, stop requests.
-        observer: who watches.
-        metric: the study's metric, for the observer.
+        news: notified of every end.
+        metric: the study's metric, whose value an end comes with.
     """
 
     _supports_buffered_results = False
 
-    def __init__(self, delivery: Delivery, control: Control, observer: Observer, metric: str) -> None:
-        super().__init__()
-        self._delivery, self._control, self._observer, self._study_metric = delivery, control, observer, metric
+    def __init__(self, outbox: StoreOutbox, control: Control, news: News, metric: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._outbox, self._control, self._news, self._study_metric = outbox, control, news, metric
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Tell the store what the trial said; return what is to become of it."""
+        """Write a trial's event to the store; return whether the trial continues."""
         number, event = int(trial.config["number"]), json.loads(result[EVENT])
         if not self._holds(trial, number):
             return TrialScheduler.STOP
@@ -60,7 +61,7 @@ class StoreScheduler(FIFOScheduler):
         return TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The trial's process died. The trial goes on elsewhere, unless its processes keep dying."""
+        """The trial's process died. The trial is resumed elsewhere, unless its processes keep dying."""
         number = int(trial.config["number"])
         if self._holds(trial, number):
             error = tune_error(trial)
@@ -72,23 +73,23 @@ class StoreScheduler(FIFOScheduler):
         if self._holds(trial, number):
             self._give_back(trial, number, "not started")
 
-    def swept(self, number: int) -> None:
-        """A trial that Tune ended without a word (trap 6, or an interruption) is given back."""
-        self._delivery.release(number)
+    def dropped(self, number: int) -> None:
+        """A trial that Tune ended without telling us (trap 6, or an interruption) is given back."""
+        self._outbox.release(number)
         self._end(number, "lost", None, "given back")
 
     def _holds(self, trial: Trial, number: int) -> bool:
-        """Return whether the trial is in this Tune trial's hands, and not ended, given back or in another's."""
+        """Return whether this Tune trial still has the store's trial: not ended, given back or handed to another."""
         return self._control.live.get(number) == trial.trial_id
 
     def _lost(self, trial: Trial, number: int, reason: str, blameless: bool, nodes: list[str]) -> None:
-        """What trained the trial is gone.
+        """The processes that trained the trial are gone.
 
-        Whether the node went with it is often known only later, so each death is kept with its nodes, and judged when
-        there are enough of them to fail the trial.
+        Whether their node is gone too is often known only later. So each death is kept with its nodes, and looked at
+        again when there are enough of them to fail the trial: deaths with a node that is gone no longer count.
         """
         if blameless:
-            self._give_back(trial, number, "its node went; it will go on from its last checkpoint")
+            self._give_back(trial, number, "its node is gone; it will resume from its last checkpoint")
             return
         deaths = self._control.deaths.setdefault(number, [])
         deaths.append(nodes)
@@ -100,17 +101,18 @@ class StoreScheduler(FIFOScheduler):
         if len(deaths) >= MAX_DEATHS:
             self._fail(number, f"the trial's process died {len(deaths)} times", reason)
         else:
-            self._give_back(trial, number, "its process died; it will go on from its last checkpoint")
+            self._give_back(trial, number, "its process died; it will resume from its last checkpoint")
 
     def _give_back(self, trial: Trial, number: int, reason: str) -> None:
-        self._delivery.release(number, self._control.work_lost(number, trial.run_metadata.start_time, reason))
+        self._outbox.release(number, self._control.work_lost(number, trial.run_metadata.start_time, reason))
         self._end(number, "lost", None, reason)
 
     def _report(self, number: int, report: Report) -> str:
-        verdict = self._delivery.report(number, report)
+        verdict = self._outbox.report(number, report)
         self._control.reported(number, report)
         if not verdict.stop:
             return TrialScheduler.CONTINUE
+        self._control.stopped(number, verdict.reason)
         value = report.metrics.get(self._study_metric)
         if verdict.failed:
             self._control.failure(number, verdict.reason, "")
@@ -121,12 +123,12 @@ class StoreScheduler(FIFOScheduler):
         return TrialScheduler.STOP
 
     def _complete(self, number: int, outcome: dict[str, Any]) -> None:
-        self._delivery.complete(number, outcome["metrics"])
+        self._outbox.complete(number, outcome["metrics"])
         self._control.success()
         self._end(number, "complete", outcome["metrics"].get(self._study_metric), "")
 
     def _fail(self, number: int, reason: str, traceback: str) -> None:
-        if self._delivery.fail(number, reason, traceback):
+        if self._outbox.fail(number, reason, traceback):
             self._end(number, "lost", None, f"{reason}; it will be tried again")
             return
         self._control.failure(number, reason, traceback)
@@ -134,7 +136,7 @@ class StoreScheduler(FIFOScheduler):
 
     def _end(self, number: int, state: str, value: float | None, reason: str) -> None:
         self._control.live.pop(number, None)
-        self._observer.ended(number, state, value, reason)
+        self._news.ended(number, state, value, reason)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -1,11 +1,15 @@
 """Tune's searcher, as thin as it can be: every trial comes from the store.
 
 Tune keeps nothing of ours: no state is saved, none restored, and a pickled searcher holds no store (and so no
-password). A suggestion is `{"number": n, "spec": json}`; the number is the only identity a trial has.
+password). A suggestion is `{"number": n, "spec": json, "stops": json}`; the number is the only identity a trial has,
+and `stops` holds the reasons of the latest stops, `{number: reason}`. A process learns of a stop only by being given
+its next trial, so it finds there why the one before was stopped.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,13 +19,16 @@ from ray.tune.search import Searcher
 from rankray.contracts import TrialSpec
 from rankray.errors import StoreUnavailable
 from rankray.search.control import Control
-from rankray.search.delivery import Delivery
+from rankray.search.delivery import StoreOutbox
+from rankray.search.news import News
 
 if TYPE_CHECKING:
     from rankray.store import StudyStore, Ticket
 
+logger = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.5
-"""How often the store is asked again after it had nothing to start."""
+"""How long the store is not asked again after it had nothing to start."""
 
 
 class StoreSearcher(Searcher):
@@ -29,31 +36,33 @@ class StoreSearcher(Searcher):
 
     Args:
         study: the joined study.
-        delivery: flushed before anything is asked, so that the sampler sees all there is to see.
+        outbox: flushed before the store is asked, so that the sampler sees every result.
         control: live trials and stop requests.
         slots: returns how many trials may run at a time now.
         make_spec: turns a ticket into the spec its worker gets.
+        news: notified of every start.
     """
 
     def __init__(
         self,
         study: StudyStore,
-        delivery: Delivery,
+        outbox: StoreOutbox,
         control: Control,
         slots: Callable[[], int],
         make_spec: Callable[[Ticket], TrialSpec],
+        news: News,
     ) -> None:
         super().__init__(metric=None, mode=None)
-        self._study, self._delivery, self._control = study, delivery, control
-        self._slots, self._make_spec = slots, make_spec
+        self._study, self._outbox, self._control = study, outbox, control
+        self._slots, self._make_spec, self._news = slots, make_spec, news
         self._ask_again_at = 0.0
         self._live_then = 0
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial, None where there is none for now, or FINISHED."""
         control = self._control
-        delivered = self._delivery.flush()
-        control.error = control.error or self._delivery.lost
+        delivered = self._outbox.flush()
+        control.error = control.error or self._outbox.lost
         if control.stopping:
             return Searcher.FINISHED
         if not delivered or len(control.live) >= self._slots() or self._too_soon():
@@ -62,24 +71,28 @@ class StoreSearcher(Searcher):
         try:
             ticket = self._study.next_trial()
             done = ticket is None and self._study.done
-            self._delivery.answered()
+            self._outbox.answered()
         except StoreUnavailable:
+            logger.debug("no new trial for now: the store is unreachable", exc_info=True)
             ticket, done = None, False
-            self._delivery.unanswered()
+            self._outbox.unanswered()
         if ticket is None:
-            now = time.monotonic()  # a store that is away makes the driver wait for at most half of its time
+            now = time.monotonic()  # an unreachable store makes the driver wait for at most half of its time
             self._ask_again_at = now + max(POLL_SECONDS, now - begun)
             self._live_then = len(control.live)
             return Searcher.FINISHED if done else None
-        control.begin(ticket.number, int(ticket.history[-1]["step"]) if ticket.history else 0, trial_id)
-        self._delivery.begin(ticket.number)
-        return {"number": ticket.number, "spec": self._make_spec(ticket).to_json()}
+        step = int(ticket.history[-1]["step"]) if ticket.history else 0
+        control.begin(ticket.number, step, trial_id)
+        self._outbox.begin(ticket.number)
+        self._news.started(ticket.number, ticket.params, ticket.origin, step, ticket.checkpoint)
+        stops = json.dumps(control.latest_stops(2 * self._slots()))
+        return {"number": ticket.number, "spec": self._make_spec(ticket).to_json(), "stops": stops}
 
     def _too_soon(self) -> bool:
         return len(self._control.live) >= self._live_then and time.monotonic() < self._ask_again_at
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the scheduler tells the store, since Tune passes a searcher by on STOP (trap 3)."""
+        """Nothing: the scheduler tells the store, as Tune does not tell a searcher of a STOP (trap 3)."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the store holds the truth."""

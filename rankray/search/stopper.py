@@ -1,6 +1,6 @@
 """A stopper that stops everything or nothing.
 
-Tune passes the scheduler by for results that meet a stopper (trap 5), so this one never looks at a result.
+Tune does not show the scheduler a result on which a stopper stops a trial (trap 5). So this one never looks at results.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rankray.search.control import Control
 
 
 class ControlStopper(Stopper):
-    """Ends the whole experiment once `control` says so; pickles to one that never does."""
+    """Ends the whole Tune run once `control` is stopping; a pickled copy never ends anything."""
 
     def __init__(self, control: Control | None = None) -> None:
         self._control = control
@@ -23,7 +23,7 @@ class ControlStopper(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Return whether the search is to end now."""
+        """Return whether the search has to end now."""
         return self._control is not None and self._control.stopping
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The trial store: the one place that holds the truth, and the only one that imports optuna.
+"""The trial store: the one place where the state of a search is kept, and the only package that imports optuna.
 
-Names are loaded when first used, so that importing this package costs nothing.
+Names are loaded when they are first used, so that importing this package is fast.
 
     open_study(url, config)     create or resume a study, to work on it
-    attach(url, name)           look at a study without touching it
+    attach(url, name)           look at a study without changing it
     list_studies(url)           the names of the studies in a store
     validate_url, masked        check and show a store URL
     views                       plain dicts for the command line

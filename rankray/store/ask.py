@@ -1,21 +1,23 @@
-"""New trials: a proposal on paper, one write, a place in the budget.
+"""New trials: proposed in a dry run, created in one write, given a place in the budget.
 
-A trial is created with its driver, its origin, its point and its parameters in one write, so nobody ever meets a trial
-that belongs to no one. What it is to be is asked on paper before (`paper`), for the number that it will have if nobody
-comes between. Then three questions are decided by number, without a lock: lower numbers win. A trial that finds the
-budget filled by lower ones, its point taken by a lower one, or another driver's trial of the same parameters that came
-between, withdraws. Every trial's place is judged after all lower ones exist, and trials only ever leave the budget by
-failing, so the finished trials can never be more than the budget. READY says that the place was judged: a trial whose
-driver died before is discarded, never run.
+A trial is created with its driver, its origin, its point and its parameters in one write, so there is never a trial
+that belongs to nobody. Its parameters are proposed before, in a dry run (`dry_run`), for the number that the trial will
+have if no other driver creates one first. Then three questions are decided by number, without a lock: lower numbers
+win. A trial is withdrawn if lower numbers fill the budget, if a lower number has taken its point, or if another driver
+has just created a trial of the same parameters. Every trial's place is judged after all lower ones exist, and trials
+only ever leave the budget by failing, so the finished trials can never be more than the budget. READY says that the
+place was judged: a trial whose driver died before that is discarded, never run.
 
-A point is tried once. Only while nothing in the study has finished yet does a point that failed under an earlier driver
-count as untried: then it was most likely not the point that was broken, and the search was started again to mend it.
+A point is tried once. There is one exception: while nothing in the study has finished yet, a point that failed under an
+earlier driver counts as untried. Then most likely not the point was broken, and the search was started again after a
+fix.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -23,10 +25,11 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from rankray.config import Distribution, baseline_points, distributions
 from rankray.config.schema import Config
-from rankray.config.space import Distribution, baseline_points, distributions
 from rankray.store.dry_run import DryRunStorage
 from rankray.store.history import History
+from rankray.store.optuna_private import trial_id
 from rankray.store.records import (
     DRIVER,
     ORIGIN,
@@ -39,7 +42,10 @@ from rankray.store.records import (
 )
 from rankray.store.strategies import sampler
 
-Proposal = tuple[dict[str, Any], dict[str, BaseDistribution]]
+logger = logging.getLogger(__name__)
+
+Proposal = tuple[dict[str, Any], dict[str, BaseDistribution], dict[str, Any]]
+"""Parameters, their distributions, and what the sampler wants to remember of them, as Optuna system attributes."""
 
 
 class Asker:
@@ -58,7 +64,7 @@ class Asker:
         """Return a new trial with all its parameters, or None if the budget has no room; `history` is fresh.
 
         Raises:
-            StoreUnavailable: the store does not answer. What was begun is discarded by the next call.
+            StoreUnavailable: the store does not answer. A trial that was begun is discarded by the next call.
         """
         seed_salt = ""
         while self._history.taken < self._config.study.trials:
@@ -66,28 +72,29 @@ class Asker:
             key, origin, fixed = self._open_point()
             trial = self._create(key, origin, self._propose(number, seed_salt, fixed))
             if self._surplus(trial):
-                withdraw(self._storage, trial._trial_id, "surplus")
+                withdraw(self._storage, trial, "surplus")
                 return None
             twin = not seed_salt and self._has_twin(trial, number)
             if twin or key in self._tried(trial.number):
-                withdraw(self._storage, trial._trial_id, "surplus")
+                withdraw(self._storage, trial, "surplus")
                 self._history.refresh()
                 seed_salt = self._driver if twin else seed_salt
                 continue
             try:
-                self._storage.set_trial_user_attr(trial._trial_id, READY, True)
+                self._storage.set_trial_user_attr(trial_id(trial), READY, True)
                 return trial
             except optuna.exceptions.UpdateFinishedTrialError:
-                self._history.refresh()  # another driver took this one for dead and discarded the trial
+                logger.debug("trial %d: another driver declared this one dead and discarded it", trial.number)
+                self._history.refresh()
         return None
 
     def _surplus(self, trial: FrozenTrial) -> bool:
-        """Return whether the budget is filled by trials of lower numbers."""
+        """Return whether trials of lower numbers fill the budget."""
         higher = self._history.trials[trial.number :]
         return self._history.taken - sum(map(counts_against_budget, higher)) >= self._config.study.trials
 
     def _has_twin(self, trial: FrozenTrial, number: int) -> bool:
-        """Return whether a trial of the same parameters came between: another driver asked for the same number."""
+        """Return whether another driver, asked for the same number, has just created a trial of the same parameters."""
         between = self._history.trials[number : trial.number]
         return any(each.params == trial.params and not is_void(each) for each in between)
 
@@ -112,37 +119,38 @@ class Asker:
         }
 
     def _create(self, key: str, origin: str, proposal: Proposal) -> FrozenTrial:
-        """Create a trial, and return it as it is in the store, with the history read anew."""
+        """Create a trial and return it as it is in the store; the history is then fresh."""
         attributes = {DRIVER: self._driver, ORIGIN: origin} | ({POINT: key} if key else {})
-        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
-        template.params, template.distributions = proposal
-        trial_id = self._storage.create_new_trial(self._study_id, template)
-        return next(each for each in reversed(self._history.refresh()) if each._trial_id == trial_id)
+        params, kinds, marks = proposal
+        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes, system_attrs=marks)
+        template.params, template.distributions = params, kinds
+        created = self._storage.create_new_trial(self._study_id, template)
+        return next(each for each in reversed(self._history.refresh()) if trial_id(each) == created)
 
     def _propose(self, number: int, seed_salt: str, fixed: dict[str, Any]) -> Proposal:
-        """Return parameters and their distributions for the trial of this number."""
+        """Return what the trial of this number is to be."""
         draft = create_trial(state=TrialState.RUNNING, system_attrs={"fixed_params": fixed} if fixed else {})
         draft.number = number
         self._dry_run.trials, self._dry_run.draft, self._dry_run.marks = self._history.shown(), draft, {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # A study of its own for each ask, as optuna keeps a study's history per thread until its own ask().
-            name, storage = self._config.name, cast(BaseStorage, self._dry_run)
-            trial = Trial(Study(name, storage, sampler(self._config, number, seed_salt)), draft._trial_id)
+            # A new Study for each ask, because Optuna keeps a study's history per thread until its own ask().
+            study = Study(self._config.name, self._dry_run, sampler(self._config, number, seed_salt))
+            trial = Trial(study, trial_id(draft))
             params: dict[str, Any] = {}
             for path, dist in self._space.items():
                 if dist.active(params, self._config):
                     params[path] = _suggest(trial, dist)
-        return params, trial.distributions
+        return params, trial.distributions, self._dry_run.marks
 
 
-def withdraw(storage: BaseStorage, trial_id: int, why: str) -> None:
+def withdraw(storage: BaseStorage, trial: FrozenTrial, reason: str) -> None:
     """Make a trial void: FAILED in the store, and counted nowhere. A finished trial is left as it is."""
     try:
-        storage.set_trial_user_attr(trial_id, VOID, why)
-        storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        storage.set_trial_user_attr(trial_id(trial), VOID, reason)
+        storage.set_trial_state_values(trial_id(trial), TrialState.FAIL)
     except optuna.exceptions.UpdateFinishedTrialError:
-        pass
+        logger.debug("trial %d: has ended already, and is not withdrawn as %s", trial.number, reason)
 
 
 def _suggest(trial: Trial, dist: Distribution) -> Any:

@@ -1,32 +1,38 @@
-"""From a store URL to an optuna storage that retries, and that raises nothing with a password in it."""
+"""From a store URL to an Optuna storage that retries, and whose errors hold no password."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
-import time
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
+from sqlalchemy.engine import make_url
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
+from typing_extensions import override
 
-from rankray.errors import RankrayError, StoreError, StoreUnavailable
+from rankray.errors import StoreError, StoreUnavailable
+from rankray.store import optuna_private
+from rankray.store.delegating import DelegatingStorage
 from rankray.store.journal import journal_lock
 from rankray.store.urls import StoreURL, masked, parse_url, scrub
 
+logger = logging.getLogger(__name__)
+
 RETRY_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Pauses between tries of an operation that failed for want of a connection or a lock."""
+"""Pauses between tries of an operation that failed because there was no connection, or another one held a lock."""
 BUSY_SECONDS = 60
 SYNCHRONOUS = "FULL"
-"""SQLite's: what is committed outlives a power cut. Tests lower it, since killing processes does not need it."""
+"""SQLite's setting: what is committed survives a power cut. Tests lower it: killing processes does not need it."""
 CONNECT_SECONDS = 5
 """How long one try to reach a server may take."""
-_PATIENCE: dict[str, dict[str, Any]] = {
+_DRIVER_OPTIONS: dict[str, dict[str, Any]] = {
     "psycopg2": {
         "connect_timeout": CONNECT_SECONDS,
         "keepalives_idle": 30,
@@ -37,23 +43,24 @@ _PATIENCE: dict[str, dict[str, Any]] = {
     "pymysql": {"connect_timeout": CONNECT_SECONDS, "read_timeout": 60, "write_timeout": 60},
     "mysqldb": {"connect_timeout": CONNECT_SECONDS, "read_timeout": 60, "write_timeout": 60},
 }
-_PATIENCE["psycopg"] = _PATIENCE["psycopg2"]
-"""Driver options, so that a server that vanished without a word is an error and no endless wait."""
+_DRIVER_OPTIONS["psycopg"] = _DRIVER_OPTIONS["psycopg2"]
+"""Timeouts, so that a server that vanished is an error and not an endless wait."""
 _DRIVER_MODULES = ("sqlalchemy", "sqlite3", "psycopg2", "psycopg", "pymysql", "MySQLdb", "grpc")
 _TRANSIENT_NAMES = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "RpcError")
 _RACE_NAMES = ("IntegrityError", "ProgrammingError")
-"""What else passes while a store is opened: two that open a new one make its tables at the same moment."""
+"""What else is transient while a store is opened: two processes that open a new one make its tables at once."""
+P = ParamSpec("P")
 T = TypeVar("T")
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-def connect(url: str, *, create: bool = True) -> BaseStorage:
+def connect(url: str, *, create: bool = True) -> RetryingStorage:
     """Open the storage behind a URL.
 
-    The returned storage retries what fails for want of a connection, then raises `StoreUnavailable`. It is safe to
-    share among threads.
+    The returned storage retries what fails because there was no connection, then raises `StoreUnavailable`. It is safe
+    to share among threads.
 
     Args:
         url: a store URL.
@@ -70,84 +77,94 @@ def connect(url: str, *, create: bool = True) -> BaseStorage:
         try:
             parts.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"store: {masked(url)}: its directory cannot be made ({error.strerror})") from None
-    storage = _retrying(lambda: _open(parts), url, passing=_RACE_NAMES)
-    return cast(BaseStorage, Guard(storage, url))
+            raise StoreError(
+                f"store: {masked(url)}: its directory cannot be made ({error.strerror}); "
+                "allowed: a file in a directory that you may write; correct --store"
+            ) from None
+    return RetryingStorage(with_retries(lambda: _open(parts), url, also_transient=_RACE_NAMES), url)
 
 
-class Guard:
-    """A storage whose methods retry what is transient and turn the rest into `StoreUnavailable` without secrets.
+class RetryingStorage(DelegatingStorage):
+    """A storage that retries what is transient, and turns the rest into `StoreUnavailable` without secrets.
 
-    A retried write may have been committed although its answer was lost. All writes of this package bear that: they
-    set the same value again, or (creating a trial or a claim) leave one more record that nobody takes for theirs.
+    A retried write may have been committed although its answer was lost. All writes of this package allow for that:
+    they set the same value again, or (creating a trial or a claim) leave one more record that nobody takes for theirs.
     """
 
-    def __init__(self, storage: BaseStorage, url: str) -> None:
-        self._guarded = storage
+    def __init__(self, behind: BaseStorage, url: str) -> None:
+        super().__init__(behind)
         self._url = url
 
     def __repr__(self) -> str:
-        return f"Guard({masked(self._url)!r})"
+        return f"RetryingStorage({masked(self._url)!r})"
+
+    @property
+    def behind(self) -> BaseStorage:
+        """The storage whose calls are retried."""
+        return self._behind
 
     def changed_trials(self, study_id: int, unfinished: set[int], last: int) -> list[FrozenTrial] | None:
-        """Return the trials of these ids and those of ids above `last`; None where only all can be read.
+        """Return the trials of these ids and those of ids above `last`; None where only all of them can be read.
 
-        It is what optuna's own cache asks of a database; that cache also copies and sorts all trials at each reading.
-        Ids of one study are given in order, as each is taken under the lock of the study's row.
+        Ids of one study are given in order, because each is taken under the lock of the study's row.
         """
-        backend = getattr(self._guarded, "_backend", None)
-        if not isinstance(backend, RDBStorage):
+        database = optuna_private.database_of(self._behind)
+        if database is None:
             return None
-        return _retrying(lambda: backend._get_trials(study_id, None, unfinished, last), self._url)
+        return self._call(optuna_private.changed_trials, database, study_id, unfinished, last)
 
     def may_have_newer(self, study_id: int, last: int) -> bool:
-        """Return whether a study has a trial of an id above `last`: one small question to a database, else True."""
-        backend = getattr(self._guarded, "_backend", None)
-        if not isinstance(backend, RDBStorage):
-            return True
-        from optuna.storages._rdb.models import TrialModel
-        from sqlalchemy import select
+        """Return whether a study has a trial of an id above `last`; always True where that cannot be asked cheaply."""
+        database = optuna_private.database_of(self._behind)
+        return database is None or self._call(optuna_private.has_newer_trial, database, study_id, last)
 
-        newer = select(TrialModel.trial_id).where(TrialModel.study_id == study_id, TrialModel.trial_id > last).limit(1)
-
-        def ask() -> bool:
-            with backend.engine.connect() as connection:
-                return connection.execute(newer).first() is not None
-
-        return _retrying(ask, self._url)
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._guarded, name)
-        if not callable(attribute):
-            return attribute
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return _retrying(lambda: attribute(*args, **kwargs), self._url)
-
-        self.__dict__[name] = call
-        return call
+    @override
+    def _call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return with_retries(lambda: method(*args, **kwargs), self._url)
 
 
-def _retrying(operation: Callable[[], T], url: str, passing: tuple[str, ...] = ()) -> T:
-    for pause in (*RETRY_SECONDS, None):
-        try:
-            return operation()
-        except (RankrayError, KeyError, optuna.exceptions.UpdateFinishedTrialError):
+def with_retries(operation: Callable[[], T], url: str, also_transient: tuple[str, ...] = ()) -> T:
+    """Call `operation`, and again after each of `RETRY_SECONDS` while what fails is transient.
+
+    Args:
+        operation: what to do.
+        url: the store's URL, for messages.
+        also_transient: names of more errors of database drivers that are worth another try.
+
+    Raises:
+        StoreUnavailable: the database, the network or the disk failed for good. Other errors are passed on.
+    """
+
+    def is_transient(error: BaseException) -> bool:
+        cause = _driver_error(error)
+        return cause is not None and (_transient(cause) or type(cause).__name__ in also_transient)
+
+    def log(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        cause = error and _driver_error(error)
+        logger.debug(
+            "store: %s: try %d failed (%s: %s); trying again in %.2f s",
+            masked(url), state.attempt_number, type(cause).__name__, _first_line(cause, url), state.upcoming_sleep,
+        )  # fmt: skip
+
+    tries = Retrying(
+        retry=retry_if_exception(is_transient),
+        wait=wait_chain(*map(wait_fixed, RETRY_SECONDS)),
+        stop=stop_after_attempt(len(RETRY_SECONDS) + 1),
+        before_sleep=log,
+        reraise=True,
+    )
+    try:
+        return tries(operation)
+    except Exception as error:
+        cause = _driver_error(error)
+        if cause is None:
             raise
-        except optuna.exceptions.DuplicatedStudyError:
-            raise
-        except Exception as error:
-            cause = _driver_error(error)
-            if cause is None:
-                raise
-            if pause is None or not (_transient(cause) or type(cause).__name__ in passing):
-                raise StoreUnavailable(_unavailable(cause, url)) from None
-        time.sleep(pause)
-    raise AssertionError("unreachable")
+        raise StoreUnavailable(_unavailable(cause, url)) from None
 
 
 def _driver_error(error: BaseException) -> BaseException | None:
-    """Return what the database, the network or the disk said, or None if the error is not theirs."""
+    """Return the error of the database, the network or the disk, or None if the error is not one of theirs."""
     if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     module = type(error).__module__.split(".")[0]
@@ -160,13 +177,17 @@ def _transient(cause: BaseException) -> bool:
     return isinstance(cause, OSError) or any(kind.__name__ in _TRANSIENT_NAMES for kind in type(cause).__mro__)
 
 
+def _first_line(cause: BaseException | None, url: str) -> str:
+    """Return the first line of a driver's message, without the URL's password."""
+    details = getattr(cause, "details", None)  # an error of grpc has its message there
+    text = str((details() if callable(details) else None) or getattr(cause, "orig", None) or cause).strip()
+    return scrub(text.splitlines()[0], url) if text else ""
+
+
 def _unavailable(cause: BaseException, url: str) -> str:
-    details = getattr(cause, "details", None)  # what grpc has to say
-    said = str((details() if callable(details) else None) or getattr(cause, "orig", None) or cause).strip().splitlines()
-    first = scrub(said[0], url) if said else ""
-    does = "does not answer" if _transient(cause) else "refuses what it was asked"
+    what = "does not answer" if _transient(cause) else "refuses what it was asked"
     return (
-        f"store: {masked(url)} {does} ({type(cause).__name__}: {first}); what was committed is safe; "
+        f"store: {masked(url)} {what} ({type(cause).__name__}: {_first_line(cause, url)}); what was committed is safe; "
         "check that it is up and reachable, then run the same command again"
     )
 
@@ -184,17 +205,17 @@ def _open(parts: StoreURL) -> BaseStorage:
         options: dict[str, Any] = {"creator": lambda: _sqlite(str(parts.path))}
         url = parts.raw
     else:
-        given = {key for key, _ in parse_qsl(urlsplit(parts.raw).query)}
-        patience = {key: value for key, value in _PATIENCE[parts.driver].items() if key not in given}
-        options = {"pool_pre_ping": True, "pool_recycle": 1800, "connect_args": patience}
-        url = f"{parts.scheme}+{parts.driver}://{parts.raw.partition('://')[2]}"
+        given = make_url(parts.raw)
+        timeouts = {key: value for key, value in _DRIVER_OPTIONS[parts.driver].items() if key not in given.query}
+        options = {"pool_pre_ping": True, "pool_recycle": 1800, "connect_args": timeouts}
+        url = given.set(drivername=f"{parts.scheme}+{parts.driver}").render_as_string(hide_password=False)
     # optuna passes the URL through str.format, so braces (in a password) are doubled.
     engine_url = url.replace("{", "{{").replace("}", "}}")
     return optuna.storages.get_storage(RDBStorage(engine_url, engine_kwargs=options))
 
 
 def _sqlite(path: str) -> sqlite3.Connection:
-    """Connect: a write-ahead log, so that readers never wait; a sync at each commit; patience with other writers."""
+    """Connect with a write-ahead log (readers never wait), a sync at each commit, and a long wait for other writers."""
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode=WAL")

@@ -1,20 +1,21 @@
 """Claims: an append-only log in which the first entry for a key wins, on every backend.
 
-The log is a companion study, `<study>/claims`, one finished trial per entry. Optuna numbers the trials of a study
-one after the other on all its backends, under a row lock or in one appended line, together with all they carry; so of
-two entries with one key, everybody agrees which came first. Nothing is ever changed or removed.
+The log is a second study, `<study>/claims`, with one finished trial per entry. Optuna numbers the trials of a study
+one after the other on all its backends, under a row lock or in one appended line, together with all their attributes.
+So of two entries with one key, everybody agrees which came first. No entry is ever changed or removed.
 
 Two things are decided here:
 
 - `identity`: what the study is. The first entry holds the whole configuration, and an id that no other study has;
-  later ones change nothing. A copy has the original's.
-- `trial:<number>:<fence>`: who owns a trial. Fence 0 belongs to the driver that created it. Whoever takes it over
-  enters the next fence; the highest fence with its first entry is the owner. An entry without a driver releases the
-  trial. There is no second place that says who owns a trial, so there is nothing that could disagree or be half done.
+  later entries change nothing. A copy of a study has the identity of the original.
+- `trial:<number>:<fence>`: who owns a trial. Fence 0 belongs to the driver that created it. A driver that takes it over
+  enters the next fence; the first entry of the highest fence is the owner. An entry without a driver releases the
+  trial. No second place says who owns a trial, so nothing can disagree or be half done.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -23,7 +24,11 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from rankray.store.backend import RetryingStorage
+from rankray.store.optuna_private import trial_id
 from rankray.store.records import DRIVER
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = "/claims"
 NOBODY = ""
@@ -37,10 +42,11 @@ def find_or_create(storage: BaseStorage, name: str, direction: StudyDirection) -
     try:
         return storage.get_study_id_from_name(name)
     except KeyError:
-        pass
+        logger.debug("study %s: not there yet; creating it", name)
     try:
         return storage.create_new_study([direction], name)
     except optuna.exceptions.DuplicatedStudyError:
+        logger.debug("study %s: another process created it first", name)
         return storage.get_study_id_from_name(name)
 
 
@@ -58,14 +64,13 @@ class Claims:
     def refresh(self) -> None:
         """Read what others have entered since."""
         with self._lock:
-            may_have_newer = getattr(self._storage, "may_have_newer", lambda *_: True)
-            if self._read and not may_have_newer(self.study_id, self._last):
+            if self._read and not self._may_have_newer():
                 return
             entries = self._storage.get_all_trials(self.study_id, deepcopy=False)
             for entry in entries[self._read :]:
                 self._note(entry)
             self._read = len(entries)
-            self._last = entries[-1]._trial_id if entries else -1
+            self._last = trial_id(entries[-1]) if entries else -1
 
     def enter(self, key: str, body: Any) -> Any:
         """Add an entry and return the body of the first one with this key: the caller's own if it won."""
@@ -86,6 +91,10 @@ class Claims:
         """Enter `driver` as the next owner of a trial; return whether it was the first to do so."""
         _, fence = self.owner(trial)
         return bool(self.enter(f"trial:{trial.number}:{fence + 1}", driver) == driver)
+
+    def _may_have_newer(self) -> bool:
+        storage = self._storage
+        return not isinstance(storage, RetryingStorage) or storage.may_have_newer(self.study_id, self._last)
 
     def _note(self, entry: FrozenTrial) -> None:
         key, body = entry.user_attrs[_KEY], entry.user_attrs[_BODY]

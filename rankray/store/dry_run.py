@@ -1,66 +1,110 @@
-"""Asking optuna's samplers and pruners on paper: they see a storage that writes nothing.
+"""Dry runs of Optuna's samplers and pruners: they see a storage that writes nothing of a trial.
 
 Both write while they are asked: a pruner notes rungs on the trial, a sampler every parameter, each in a write of its
-own. Here their writes are kept back, so that what they say can be committed in one write, together with all else.
+own. Here their writes are kept back, so that what they decide can be committed in one write, together with all else.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Container, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from typing_extensions import override
+
+from rankray.store.delegating import DelegatingStorage
 
 
-class DryRunStorage:
+class DryRunStorage(DelegatingStorage):
     """A storage of one study that shows the trials it is given, and notes what would be written of another.
+
+    Writing to a trial or deleting the study is a bug, and fails. Attributes of the study are those of the store, also
+    where a sampler writes some.
 
     Attributes:
         trials: what is shown.
-        draft: the trial that is asked about, in no storage.
-        marks: the system attributes that were to be written.
+        draft: the trial that is being asked about; it is in no storage.
+        marks: the system attributes that would have been written to it.
     """
 
     def __init__(self, storage: BaseStorage, study_id: int, direction: StudyDirection) -> None:
-        self._storage, self._study_id, self._direction = storage, study_id, direction
+        super().__init__(storage)
+        self._study_id, self._direction = study_id, direction
         self.trials: Sequence[FrozenTrial] = ()
         self.draft: FrozenTrial | None = None
         self.marks: dict[str, Any] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
+    @override
     def get_study_id_from_name(self, study_name: str) -> int:
-        """Return the one study."""
         return self._study_id
 
+    @override
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Return the one direction."""
         return [self._direction]
 
+    @override
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return the trials that are shown."""
         shown = list(self.trials)
         if states is not None:
             shown = [trial for trial in shown if trial.state in states]
         return copy.deepcopy(shown) if deepcopy else shown
 
-    def get_trial(self, trial_id: int) -> FrozenTrial | None:
-        """Return the draft."""
+    @override
+    def get_n_trials(self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None) -> int:
+        states = (state,) if isinstance(state, TrialState) else state
+        return len(self.get_all_trials(study_id, deepcopy=False, states=states))
+
+    @override
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        assert self.draft is not None, "a pruner is handed its trial and does not read it"
         return self.draft
 
+    @override
     def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
-        """Return what was noted of the draft."""
         return dict(self.marks)
 
+    @override
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Note it."""
         self.marks[key] = value
 
-    def set_trial_param(self, *written: Any) -> None:
-        """Nothing: the trial that optuna keeps beside has it."""
+    @override
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        """Write nothing: the trial object that Optuna hands out keeps the parameter itself."""
+
+    @override
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> NoReturn:
+        _refuse()
+
+    @override
+    def delete_study(self, study_id: int) -> NoReturn:
+        _refuse()
+
+    @override
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> NoReturn:
+        _refuse()
+
+    @override
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> NoReturn:
+        _refuse()
+
+    @override
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> NoReturn:
+        _refuse()
+
+    @override
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> NoReturn:
+        _refuse()
+
+
+def _refuse() -> NoReturn:
+    raise AssertionError("a dry run writes nothing of a trial: only `StudyStore` does")

@@ -1,14 +1,15 @@
-"""Carrying out what has been committed: the writes that follow a step record or an end record.
+"""Ending trials: the writes that follow a committed step record or end record.
 
-Everything here can be done twice, or by another driver than the one that committed; a trial that is already ended is
+Everything here can be done twice, or by another driver than the one that committed. A trial that has already ended is
 left as it is.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -16,13 +17,16 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.schema import Config
+from rankray.store.optuna_private import trial_id
 from rankray.store.records import END, StepRecord, steps_of
+
+logger = logging.getLogger(__name__)
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 class Ender:
-    """Ends the trials of one study. Its caller owns them."""
+    """Ends the trials of one study. The caller owns them."""
 
     def __init__(self, storage: BaseStorage, config: Config) -> None:
         self._storage = storage
@@ -32,9 +36,9 @@ class Ender:
     def carry_out(self, trial: FrozenTrial, record: StepRecord) -> None:
         """Do what a committed step record says, as far as it is not done."""
         value = record.metrics.get(self._metric)
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+        with _unless_ended(trial):
             if value is not None and not record.failed and trial.intermediate_values.get(record.step) != value:
-                self._storage.set_trial_intermediate_value(trial._trial_id, record.step, value)
+                self._storage.set_trial_intermediate_value(trial_id(trial), record.step, value)
         if record.stop:
             state = "failed" if record.failed else "pruned"
             self._close(trial, {"state": state, "value": None if record.failed else value})
@@ -53,10 +57,10 @@ class Ender:
         """End a trial as FAILED."""
         self._commit(trial, {"state": "failed", "reason": reason, **more})
 
-    def mend(self, trial: FrozenTrial) -> bool:
+    def finish_committed(self, trial: FrozenTrial) -> bool:
         """Do what an earlier owner committed and did not finish; return whether that ended the trial.
 
-        A trial that has reported its last step is complete, even if nobody came to say so.
+        A trial that has reported its last step is complete, even if its driver died before saying so.
         """
         steps = steps_of(trial)
         for record in steps.values():
@@ -73,12 +77,21 @@ class Ender:
         return False
 
     def _commit(self, trial: FrozenTrial, end: dict[str, Any]) -> None:
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self._storage.set_trial_user_attr(trial._trial_id, END, end)
+        with _unless_ended(trial):
+            self._storage.set_trial_user_attr(trial_id(trial), END, end)
             self._close(trial, end)
 
     def _close(self, trial: FrozenTrial, end: Mapping[str, Any]) -> None:
         value = end.get("value")
         values = None if value is None else [value]
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self._storage.set_trial_state_values(trial._trial_id, STATES[end["state"]], values)
+        with _unless_ended(trial):
+            self._storage.set_trial_state_values(trial_id(trial), STATES[end["state"]], values)
+
+
+@contextmanager
+def _unless_ended(trial: FrozenTrial) -> Iterator[None]:
+    """Leave out a write to a trial that has ended."""
+    try:
+        yield
+    except optuna.exceptions.UpdateFinishedTrialError:
+        logger.debug("trial %d: has ended already and is left as it is", trial.number)

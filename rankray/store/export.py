@@ -45,7 +45,7 @@ def step_rows(study: StudyStore) -> list[Row]:
 
 
 def write_csv(rows: list[Row], path: Path) -> None:
-    """Write rows as CSV: nothing for None, lists and mappings as JSON.
+    """Write rows as CSV: None as an empty cell, lists and mappings as JSON.
 
     Raises:
         StoreError: the file cannot be written.
@@ -61,7 +61,7 @@ def write_csv(rows: list[Row], path: Path) -> None:
 
 
 def write_parquet(rows: list[Row], path: Path) -> None:
-    """Write rows as Parquet; a column of values of several kinds holds their texts.
+    """Write rows as Parquet; a column with values of several types is written as text.
 
     Raises:
         StoreError: the file cannot be written, or pyarrow is not installed.
@@ -79,7 +79,7 @@ def write_parquet(rows: list[Row], path: Path) -> None:
 
 
 def _columns(rows: list[Row]) -> list[str]:
-    """Return all columns: the common ones as they come, then parameters, then metrics."""
+    """Return all columns: the common ones in their order, then parameters, then metrics."""
     found = dict.fromkeys(key for row in rows for key in row)
     return sorted(
         found,
@@ -92,7 +92,7 @@ def _columns(rows: list[Row]) -> list[str]:
 
 
 def _alike(values: Iterable[Any]) -> list[Any]:
-    """Return values of one kind: numbers as floats where not all are whole, anything mixed as text."""
+    """Return values of one type: integers beside floats become floats, other mixtures become text."""
     column = list(values)
     kinds = {type(value) for value in column if value is not None}
     if len(kinds) <= 1 and not kinds & {list, dict}:
@@ -111,4 +111,7 @@ def _cell(value: Any) -> Any:
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"export: {path} cannot be written ({error.strerror or error}); choose another file")
+    return StoreError(
+        f"export: {path} cannot be written ({error.strerror or error}); allowed: a file in a directory that you may "
+        "write; choose another file"
+    )

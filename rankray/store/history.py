@@ -1,7 +1,7 @@
 """One driver's copy of a study: every trial as last read, and what is counted of them.
 
-A store hands over what has changed since the last reading, and only that is looked at, so that a question to a study of
-ten thousand trials costs little more than in one of a hundred.
+Only what has changed since the last reading is read, so a question about a study of ten thousand trials costs little
+more than one about a study of a hundred.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from rankray.store.backend import RetryingStorage
+from rankray.store.optuna_private import trial_id
 from rankray.store.records import POINT, with_marks
 
 SHOWN = 500
 """How many finished trials a sampler is shown at most."""
 BEST = 25
-"""How many of these are the best: as many as TPE ever takes as good, so that these are the same with and without."""
+"""How many of these are the best ones: as many as TPE ever takes as good, so that it takes the same ones as good."""
 Rank = tuple[int, float, float, int]
 
 
@@ -25,8 +27,8 @@ class History:
     """The trials of one study. Not thread-safe: its caller holds a lock.
 
     Attributes:
-        direction: the study's.
-        trials: all trials as of the last `refresh`, by number, each with its pruner's marks; they must not be changed.
+        direction: the study's direction.
+        trials: all trials as of the last `refresh`, by number, each with its pruner's marks; do not change them.
         unfinished: the numbers of those that are running or waiting.
         pointed: the numbers of those that try a baseline or warm-start point.
     """
@@ -51,10 +53,10 @@ class History:
             if trial.number == len(self.trials):
                 self.trials.append(trial)
                 self.unfinished.add(trial.number)
-                self._last = max(self._last, trial._trial_id)
+                self._last = max(self._last, trial_id(trial))
                 if POINT in trial.user_attrs:
                     self.pointed.append(trial.number)
-            assert self.trials[trial.number]._trial_id == trial._trial_id, "trials are numbered one after the other"
+            assert trial_id(self.trials[trial.number]) == trial_id(trial), "trials are numbered one after the other"
             self.trials[trial.number] = with_marks(trial)
             if trial.state.is_finished():
                 self._ended(trial)
@@ -62,10 +64,11 @@ class History:
 
     def _changed(self) -> list[FrozenTrial]:
         """Return the trials that are new or were unfinished, by number."""
-        open_ids = {self.trials[number]._trial_id for number in self.unfinished}
-        changed = getattr(self._storage, "changed_trials", lambda *_: None)(self._study_id, open_ids, self._last)
-        if changed is not None:
-            return sorted(changed, key=lambda trial: trial.number)
+        open_ids = {trial_id(self.trials[number]) for number in self.unfinished}
+        if isinstance(self._storage, RetryingStorage):
+            changed = self._storage.changed_trials(self._study_id, open_ids, self._last)
+            if changed is not None:
+                return sorted(changed, key=lambda trial: trial.number)
         stored = self._storage.get_all_trials(self._study_id, deepcopy=False)
         return [stored[number] for number in sorted(self.unfinished)] + stored[len(self.trials) :]
 
@@ -80,10 +83,10 @@ class History:
         return len(self._numbers) + len(self.unfinished)
 
     def shown(self) -> list[FrozenTrial]:
-        """Return what a sampler is shown: everything, or in a long study a part that tells the same.
+        """Return what a sampler is shown: everything, or in a long study a part from which it learns the same.
 
-        That is what still runs, the best finished trials in the order in which TPE ranks them, and an even sample of
-        the others, the last one always among them.
+        That part is what still runs, the best finished trials in the order in which TPE ranks them, and an even sample
+        of the others, which always has the last one.
         """
         if len(self._numbers) <= SHOWN:
             return self.trials
@@ -101,7 +104,7 @@ class History:
         insort(self._ranked, self._rank(trial))
 
     def _rank(self, trial: FrozenTrial) -> Rank:
-        """Return what TPE sorts by: complete trials by value, then pruned ones, the furthest first."""
+        """Return what TPE sorts by: complete trials by value, then pruned ones, the one with most steps first."""
         if trial.state == TrialState.COMPLETE:
             return 0, self._sign * float(trial.value or 0.0), 0.0, trial.number
         step, value = max(trial.intermediate_values.items(), default=(-1, 0.0))

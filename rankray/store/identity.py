@@ -1,8 +1,9 @@
-"""What a study is: its configuration, kept without secrets, and what may not change when it is opened again."""
+"""What a study is: its configuration, stored without secrets, and what may not change when it is opened again."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,10 @@ from pydantic import ValidationError
 from rankray.config.schema import FREE_FIELDS, Config
 from rankray.errors import StudyMismatch
 
+logger = logging.getLogger(__name__)
+
 FINGERPRINTS = ("data", "model")
-"""Entries of the provenance that are part of what a study is."""
+"""Entries of the provenance that must stay the same, too."""
 _ABSENT = object()
 
 
@@ -56,19 +59,20 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
         raise StudyMismatch(
             f"study {name}: a study of this name exists and was made from something else:\n"
             + "\n".join(lines)
-            + "\nstart another study with --name other, or restore these to go on with this one"
+            + "\nstart another study with --name other, or set these back to resume this one"
         )
 
 
 def _with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return snapshot(restore(stored, "sqlite:///unused.db"))
-    except ValidationError:
+    except ValidationError as error:
+        logger.debug("stored configuration: does not fit this version, and is compared as it is: %s", error)
         return dict(stored)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted path to value; the entries of `space` and lists are values."""
+    """Return a mapping of dotted path to value; lists and the entries of `space` are values."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"

@@ -1,9 +1,9 @@
 """Locks for journal files.
 
-Optuna's own locks are files that outlive a killed process, so that every other process waits out a grace period. On a
-local disk the kernel's lock is used, which dies with its holder; a network file system keeps optuna's lock, since
-kernel locks are not to be relied on there. All processes that share a journal must see it through the same kind of
-file system.
+Optuna's own locks are files that outlive a killed process, so that every other process waits for a grace period. On a
+local disk the kernel's lock is used, which is released when its holder dies. On a network file system Optuna's lock is
+used, because kernel locks cannot be relied on there. All processes that share a journal must see it through the same
+kind of file system.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 
 from optuna.storages.journal import JournalFileSymlinkLock
-from optuna.storages.journal._file import BaseJournalFileLock
 
+from rankray.store.optuna_private import BaseJournalFileLock
 from rankray.store.urls import network_file_system
 
 
@@ -26,9 +26,9 @@ def journal_lock(path: Path) -> BaseJournalFileLock:
 class KernelLock(BaseJournalFileLock):
     """An exclusive `flock` on `<journal>.flock`, released by the kernel when its holder dies.
 
-    One process holds it once at a time: optuna calls it under a lock of its own. On acquiring, a torn last line, left
-    by a full disk or a crashed machine, is cut off: it was never acknowledged, and any line after it would make the
-    journal unreadable.
+    A process holds it once at a time: Optuna calls it under a lock of its own. When it is acquired, a torn last line,
+    left by a full disk or a crashed machine, is cut off: it was never acknowledged, and any line after it would make
+    the journal unreadable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +49,7 @@ class KernelLock(BaseJournalFileLock):
         return True
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         os.close(self._descriptor)
         self._descriptor = -1
 

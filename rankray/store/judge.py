@@ -1,8 +1,8 @@
-"""The verdict on a report: the pruner is asked once, on paper, and only what it says is written.
+"""The verdict on a report: the pruner is asked once, in a dry run, and its answer is written once.
 
-Optuna's pruners write while they are asked (successive halving notes each rung on the trial and, asked again, gives
-another answer), so a kill between the question and its being recorded would change the verdict. Here the pruner is
-asked on paper (`paper`). What it would write travels as `marks` in the step record, which is one write: before it
+Optuna's pruners write while they are asked. Successive halving notes each rung on the trial and, asked again, gives
+another answer. So a kill between the question and the write of its answer would change the verdict. Here the pruner is
+asked in a dry run (`dry_run`). What it would write becomes `marks` in the step record, which is one write: before it
 nothing has happened, after it everything that follows can be done again from the record alone.
 """
 
@@ -11,10 +11,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from optuna.pruners import BasePruner
-from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
@@ -35,13 +34,14 @@ class Judge:
         self._name = strategy_name(config.study.pruner)
         self._pruner: BasePruner = pruner(config)
         self._dry_run = dry_run
-        self._study = Study(study_name=name, storage=cast(BaseStorage, self._dry_run), pruner=self._pruner)
+        self._study = Study(study_name=name, storage=self._dry_run, pruner=self._pruner)
 
     def judge(self, trial: FrozenTrial, report: Report, trials: Sequence[FrozenTrial]) -> StepRecord:
         """Return the record to commit for a report that has none yet, given the study's trials. Writes nothing.
 
-        A study metric that is no number stops the trial as failed. The pruner is asked if the report carries the
-        metric, is the trial's furthest so far and is not its last: a whole trial is never pruned.
+        A study metric that is not a finite number stops the trial as failed. The pruner is asked if the report has the
+        metric, is of a later step than all before it, and is not of the last step: a trial trained to its end is never
+        pruned.
         """
         metrics = {name: float(value) for name, value in report.metrics.items()}
         record = StepRecord(step=report.step, metrics=metrics, checkpoint=report.checkpoint)

@@ -1,17 +1,18 @@
-"""Drivers: who they are, how they show that they live, and how others tell that they do not.
+"""Drivers: who they are, how they show that they are alive, and how others find out that they are dead.
 
-A driver is one process that works on a study. Its record stands in the attributes of the claims study and carries a
-counter that a thread raises several times per lease: one write for the driver, however many trials it owns.
+A driver is one process that works on a study. Its record is in the attributes of the claims study and has a counter
+that a thread raises several times per lease: one write for the driver, however many trials it owns.
 
-No clock is ever compared between machines. An observer holds a driver for gone when it has itself watched the counter
-stand still for a whole lease, on its own monotonic clock; a single look adds at most a third of a lease, so an outage
-of the store, or a sleep of the observer, is not taken for the silence of the driver. A driver on the same machine,
-since the same boot and in the same process namespace, is known to be gone as soon as its process is.
+No clock is ever compared between machines. An observer declares a driver dead after it has itself watched the counter
+stand still for a whole lease, on its own monotonic clock. A single look adds at most a third of a lease, so an outage
+of the store, or a sleep of the observer, does not count as silence of the driver. A driver on the same machine, since
+the same boot and in the same process namespace, is known to be dead as soon as its process is.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import socket
 import threading
@@ -24,6 +25,8 @@ from optuna.storages import BaseStorage
 
 from rankray.errors import RankrayError, StoreError
 
+logger = logging.getLogger(__name__)
+
 DRIVER_KEY = "rankray:driver:"
 Record = dict[str, Any]
 
@@ -32,7 +35,7 @@ def lease_seconds_default() -> float:
     """Return the lease's length: RANKRAY_LEASE_SECONDS, or a minute.
 
     Raises:
-        StoreError: the variable is no number above 0.
+        StoreError: the variable is not a number above 0.
     """
     given = os.environ.get("RANKRAY_LEASE_SECONDS", "60")
     try:
@@ -47,7 +50,7 @@ def lease_seconds_default() -> float:
 
 
 def this_process() -> Record:
-    """Return what tells this process from every other: host, boot, process namespace, pid, start time."""
+    """Return what distinguishes this process from every other: host, boot, process namespace, pid, start time."""
     return dict(_process(os.getpid()))
 
 
@@ -65,12 +68,13 @@ def _process(pid: int) -> Record:
 def _text(read: Callable[[], str]) -> str:
     try:
         return read()
-    except OSError:
+    except OSError as error:
+        logger.debug("leases: no such information on this system: %s", error)
         return ""
 
 
 def process_start(pid: int) -> str | None:
-    """Return a mark of when a process started, None if it does not live (a zombie does not)."""
+    """Return a text that stands for when a process started; None if it is dead (a zombie is)."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -78,19 +82,20 @@ def process_start(pid: int) -> str | None:
     except FileNotFoundError:
         if os.path.exists("/proc/self/stat"):
             return None
-    except OSError:
-        pass
+    except OSError as error:
+        logger.debug("leases: /proc cannot be read, so psutil is asked: %s", error)
     import psutil
 
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else str(round(process.create_time()))
     except psutil.NoSuchProcess:
+        logger.debug("leases: there is no process %d", pid)
         return None
 
 
 def known_dead(record: Record | None) -> bool:
-    """Return whether a driver is gone for certain: it has left, or its process on this machine is no more."""
+    """Return whether a driver is certainly dead: it has left, or its process on this machine has ended."""
     if record is None:
         return True
     mine = this_process()
@@ -105,12 +110,12 @@ def driver_records(attributes: Mapping[str, Any]) -> dict[str, Record | None]:
 
 
 class Watch:
-    """What one observer has seen of the drivers' counters, on its own clock; safe to share among threads.
+    """The drivers' counters as one observer has seen them, on its own clock; safe to share among threads.
 
     Args:
-        lease_seconds: the lease; a driver that renews at a longer one is waited for that long.
+        lease_seconds: the lease; a driver that has a longer one is given that long.
         clock: the observer's monotonic clock.
-        by_date: also hold a driver for gone by the date of its last renewal. For showing only: it compares clocks.
+        by_date: also declare a driver dead by the date of its last renewal. Only for display: it compares clocks.
     """
 
     def __init__(
@@ -136,8 +141,8 @@ class Watch:
                 seen, still = self._still.get(driver, (None, 0.0))
                 self._still[driver] = (beat, still + passed if beat == seen and driver in self._still else 0.0)
 
-    def gone(self, driver: str) -> bool:
-        """Return whether a driver is gone: nobody, unknown, left, dead on this machine, or silent for a lease."""
+    def is_dead(self, driver: str) -> bool:
+        """Return whether a driver is dead: nobody, unknown, left, dead on this machine, or silent for a lease."""
         with self._lock:
             record = self._records.get(driver)
             if record is None or known_dead(record):
@@ -148,8 +153,8 @@ class Watch:
             return self._still[driver][1] >= lease
 
     def alive(self) -> list[str]:
-        """Return the drivers that are not gone."""
-        return [driver for driver in list(self._records) if not self.gone(driver)]
+        """Return the drivers that are not dead."""
+        return [driver for driver in list(self._records) if not self.is_dead(driver)]
 
 
 class Lease:
@@ -159,7 +164,7 @@ class Lease:
         storage: the store.
         study_id: the claims study.
         driver: this driver's id.
-        watch: told at every renewal what the other drivers' records say.
+        watch: is shown the records of the other drivers at every renewal.
     """
 
     def __init__(self, storage: BaseStorage, study_id: int, driver: str, watch: Watch) -> None:
@@ -185,7 +190,7 @@ class Lease:
         self._thread.start()
 
     def drop(self) -> None:
-        """Stop renewing and take the record back: from now on this driver is gone for everybody."""
+        """Stop renewing and remove the record: from now on every driver declares this one dead."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -201,8 +206,9 @@ class Lease:
         while not self._stop.wait(self._watch.lease_seconds / 6):
             try:
                 self._renew()
-            except RankrayError:
-                continue
+            except RankrayError as error:
+                logger.debug("lease of driver %s: not renewed, trying again: %s", self._driver, error)
             except KeyError:
-                break  # the study was deleted
+                logger.debug("lease of driver %s: its study was deleted", self._driver)
+                break
         self._storage.remove_session()

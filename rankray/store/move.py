@@ -1,13 +1,14 @@
-"""Studies as wholes: copied to another store, deleted.
+"""Whole studies: copied to another store, deleted.
 
-A study is two optuna studies, its trials and its claims (`claims`), and neither operation is one write. So the claims
-study carries a mark while only a part may be there: whoever opens the study then is refused, and doing it again
-finishes what was cut short.
+A study is two Optuna studies, its trials and its claims (`claims`), and neither operation is one write. So the claims
+study has a mark while only a part of the study may be there. A study with the mark cannot be opened; to copy or delete
+it again finishes what was interrupted.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import uuid
 from typing import Any
 
@@ -17,20 +18,23 @@ from optuna.trial import FrozenTrial, TrialState
 from rankray.errors import StoreError
 from rankray.store.backend import connect
 from rankray.store.claims import IDENTITY, NOBODY, SUFFIX, Claims, find_or_create
+from rankray.store.migrate import CONFIG
 from rankray.store.records import DRIVER
-from rankray.store.study import CONFIG, PART, attach
+from rankray.store.study import PART, attach
 from rankray.store.trials import StudyStore
 from rankray.store.urls import masked
+
+logger = logging.getLogger(__name__)
 
 COPIED, DELETED = "copied", "deleted"
 
 
 def copy_study(source: str, target: str, name: str) -> int:
-    """Copy a study with all it knows, and return its number of trials.
+    """Copy a study with everything in it, and return its number of trials.
 
-    Numbers, parameters, reports, verdicts, pruner's marks, failures, times and the places of checkpoints are the same;
-    the checkpoints themselves stay where they are. Nobody owns the copy's trials: what was unfinished waits there to
-    be adopted. The source is only read; a copy that was cut short is thrown away and made anew.
+    Numbers, parameters, reports, verdicts, the pruner's marks, failures, times and the places of checkpoints are the
+    same; the checkpoints themselves stay where they are. Nobody owns the copy's trials: what was unfinished waits there
+    to be adopted. The source is only read. An interrupted copy is thrown away and made again.
 
     Raises:
         StoreError: there is no such study, drivers work on it, or the target has a study of this name.
@@ -53,7 +57,9 @@ def copy_study(source: str, target: str, name: str) -> int:
     mine = uuid.uuid4().hex
     storage.set_study_user_attr(claims.study_id, PART, COPIED)
     if claims.enter("copy", mine) != mine:
-        raise StoreError(f"copy: somebody else is copying {name} to {masked(target)}; wait for that")
+        raise StoreError(
+            f"copy: another process is copying {name} to {masked(target)}; allowed: one at a time; wait for it"
+        )
     study_id = find_or_create(storage, name, direction)
     trials = held.storage.get_all_trials(held.study_id, deepcopy=False)
     for trial in trials:
@@ -71,7 +77,7 @@ def copy_study(source: str, target: str, name: str) -> int:
 
 
 def delete_study(url: str, name: str) -> None:
-    """Delete a study, or what a cut-short copy or deletion left of it; its checkpoints stay where they are.
+    """Delete a study, or what an interrupted copy or deletion left of it; its checkpoints stay where they are.
 
     Raises:
         StoreError: there is no such study, or drivers work on it.
@@ -87,21 +93,21 @@ def delete_study(url: str, name: str) -> None:
 
 
 def refuse_drivers(study: StudyStore, what: str) -> None:
-    """Refuse to go on while drivers work on a study.
+    """Check that no driver works on a study.
 
     Raises:
-        StoreError: names them.
+        StoreError: some do; the message names them.
     """
     drivers = [f"{record['host']} (process {record['pid']})" for record in study.drivers().values()]
     if drivers:
         raise StoreError(
             f"study {study.name}: it cannot be {what} while drivers work on it, on {', '.join(drivers)}; "
-            "stop them first; one that was killed on another machine counts until its lease runs out"
+            "stop them first; one that was killed on another machine counts until its lease has expired"
         )
 
 
 def _ownerless(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial as it is to stand in the copy; one that nobody runs any more waits."""
+    """Return a trial as it is written into the copy; one that was running waits there."""
     made = copy.copy(trial)
     made.user_attrs = trial.user_attrs | {DRIVER: NOBODY}
     if trial.state == TrialState.RUNNING:
@@ -111,7 +117,7 @@ def _ownerless(trial: FrozenTrial) -> FrozenTrial:
 
 
 def _remove(storage: BaseStorage, name: str) -> None:
-    """Delete trials first: the claims carry the mark that says what is going on."""
+    """Delete the trials first: the claims study has the mark that says what is happening."""
     for each in (name, name + SUFFIX):
         found = _id(storage, each)
         if found is not None:
@@ -122,4 +128,5 @@ def _id(storage: BaseStorage, name: str) -> Any:
     try:
         return storage.get_study_id_from_name(name)
     except KeyError:
+        logger.debug("study %s: not in this store", name)
         return None

@@ -1,15 +1,15 @@
 """What is written into a trial, and how it is read back.
 
-Attributes of a trial, all under one prefix:
+Attributes of a trial, all under one prefix. A key keeps its meaning in all versions; see `migrate`.
 
     rankray:driver       the driver that created it (written with the trial itself); claims say who owns it since
     rankray:origin       `baseline:sft`, `baseline:paper`, `warm_start` or `sampler` (with the trial itself)
     rankray:point        identity of the baseline or warm-start point it tries (with the trial itself)
-    rankray:ready        the parameters are complete: from here on the trial is adopted, before it is discarded
+    rankray:ready        its parameters and its place are final: an orphan with it is adopted, one without is discarded
     rankray:step:<n>     what was reported at step n and the verdict on it: the commit point of a report. An owner of
                          fence f above 0 writes `rankray:step:<n>:<f>`; of several the highest fence counts
-    rankray:attempts     how often it has failed and was to be tried again
-    rankray:lost         the work that was lost with its processes: reason, steps, wall_seconds, the last times
+    rankray:attempts     the failures after which it was tried again: reason and traceback of each
+    rankray:lost         the work that was lost with its processes, the latest times: reason, steps, wall_seconds
     rankray:end          how it ended, when no step record says so: the commit point of `complete` and `fail`
     rankray:void         `surplus` or `abandoned`: never a trial of the study, counted nowhere
 """
@@ -37,9 +37,9 @@ END = "rankray:end"
 VOID = "rankray:void"
 PROVENANCE = "rankray:provenance"
 LONGEST_TEXT = 12_000
-"""Characters of a traceback that are kept, as JSON: MySQL's columns hold 65,535 bytes, all attempts together."""
+"""Characters of a traceback that are kept, as JSON: a column of MySQL holds 65,535 bytes, all attempts together."""
 KEPT_LOSSES = 100
-"""How many of the times that work was lost a trial remembers."""
+"""How many of the times that work was lost are kept per trial."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Ticket:
 
     Attributes:
         number: the trial's number in its study.
-        params: dotted path to value, each parameter after those its `when` looks at.
-        checkpoint: the last committed checkpoint to go on from, or None to start afresh.
+        params: dotted path to value, each parameter after those that its `when` names.
+        checkpoint: the last committed checkpoint to resume from, or None to start from the beginning.
         history: metrics of every committed step, in step order, each with its `step`; as `TrialSpec.history`.
-        adopted: whether it was begun before, by another driver or by this one.
+        adopted: whether it was started before, by another driver or by this one.
         origin: `baseline:sft`, `baseline:paper`, `warm_start` or `sampler`.
     """
 
@@ -70,9 +70,9 @@ class Counts:
     Attributes:
         complete: trained to the end.
         pruned: stopped by the pruner.
-        failed: ended by an error or a metric that is no number.
-        running: owned by a driver that is not known to be gone.
-        waiting: begun, owned by nobody: to be adopted.
+        failed: ended by an error or a metric that is not a finite number.
+        running: owned by a driver that is not known to be dead.
+        waiting: started, but owned by nobody: to be adopted.
     """
 
     complete: int = 0
@@ -97,8 +97,8 @@ class StepRecord:
         checkpoint: a checkpoint that holds this step, if one was reported.
         stop: the verdict.
         reason: why it is to stop; empty otherwise.
-        failed: whether the stop is a failure (a metric that is no number) and no pruning.
-        marks: what the pruner wants to remember of this step, as optuna system attributes; see `with_marks`.
+        failed: whether the stop is a failure (a metric that is not a finite number) rather than pruning.
+        marks: what the pruner wants to remember of this step, as Optuna system attributes; see `with_marks`.
     """
 
     step: int
@@ -110,14 +110,14 @@ class StepRecord:
     marks: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is stored: the fields that say something."""
+        """Return what is stored; `failed` and `marks` only where they are set."""
         record = {"metrics": self.metrics, "checkpoint": self.checkpoint, "stop": self.stop, "reason": self.reason}
         optional = {"failed": self.failed, "marks": self.marks}
         return record | {key: value for key, value in optional.items() if value}
 
 
 def step_key(step: int, fence: int) -> str:
-    """Return the attribute in which an owner commits a step: one of its own, which overwrites nobody's."""
+    """Return the attribute in which an owner commits a step: its own one, which overwrites no other owner's."""
     return f"{STEP}{step}" + (f":{fence}" if fence else "")
 
 
@@ -138,9 +138,9 @@ def steps_of(trial: FrozenTrial) -> dict[int, StepRecord]:
 
 
 def with_marks(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial that has what the pruner noted in its step records among its system attributes, as optuna would.
+    """Return a trial whose system attributes hold the pruner's marks, which its step records hold in the store.
 
-    Stores of earlier versions have it there, too.
+    Optuna's pruners look for them there. Stores of earlier versions have them in both places.
     """
     marks = {key: mark for record in _committed(trial).values() for key, mark in record.get("marks", {}).items()}
     if not marks:
@@ -151,9 +151,9 @@ def with_marks(trial: FrozenTrial) -> FrozenTrial:
 
 
 def ticket_of(trial: FrozenTrial, *, adopted: bool, order: Sequence[str] = ()) -> Ticket:
-    """Return the ticket for a trial as it stands in the store.
+    """Return the ticket for a trial as it is in the store.
 
-    `order` is that of the space's parameters, since a store need not keep it (protocol buffers do not).
+    `order` is the order of the space's parameters, which a store may lose (protocol buffers do).
     """
     steps = list(steps_of(trial).values())
     checkpoints = [record.checkpoint for record in steps if record.checkpoint]
@@ -178,7 +178,7 @@ def shortened(text: str, limit: int = LONGEST_TEXT) -> str:
 
 
 def is_void(trial: FrozenTrial) -> bool:
-    """Return whether a trial was discarded: surplus, or abandoned before it had its parameters."""
+    """Return whether a trial was discarded: surplus, or abandoned before it was ready."""
     return VOID in trial.user_attrs
 
 

@@ -1,8 +1,8 @@
-"""A store shared over the network: optuna's gRPC proxy in front of a database that others cannot reach.
+"""A store shared over the network: Optuna's gRPC proxy in front of a database that others cannot reach.
 
 Who connects with `grpc://host:port` needs no database driver and no password, and so the channel is neither encrypted
-nor guarded: whoever reaches the port reads and writes every study. Hence loopback unless it is asked for otherwise,
-and a tunnel for the rest: `ssh -N -L 13000:localhost:13000 HOST`, then `grpc://localhost:13000`.
+nor guarded: everybody who reaches the port can read and write every study. So it listens on loopback unless `host` says
+otherwise. Other machines come through a tunnel: `ssh -N -L 13000:localhost:13000 HOST`, then `grpc://localhost:13000`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from rankray.errors import StoreError
 from rankray.store.backend import connect
+from rankray.store.optuna_private import add_proxy_service
 from rankray.store.urls import masked, parse_url
 
 PORT = 13000
@@ -26,7 +27,7 @@ THREADS = 16
 def serve(url: str, host: str = LOOPBACK, port: int = PORT) -> Iterator[str]:
     """Serve a store while the context lasts, and give the URL to connect with; port 0 takes a free one.
 
-    What goes wrong between the proxy and the database is retried, and told to clients without the password.
+    What fails between the proxy and the database is retried, and reported to clients without the password.
 
     Raises:
         StoreError: the URL is wrong, cannot be served, or the port is taken; or grpcio is not installed.
@@ -41,11 +42,9 @@ def serve(url: str, host: str = LOOPBACK, port: int = PORT) -> Iterator[str]:
     if importlib.util.find_spec("grpc") is None:
         raise StoreError("share: grpcio is not installed; pip install 'rankray[grpc]'")
     import grpc
-    from optuna.storages._grpc.auto_generated import api_pb2_grpc
-    from optuna.storages._grpc.servicer import OptunaStorageProxyService
 
     server = grpc.server(ThreadPoolExecutor(THREADS, "rankray-share"), options=[("grpc.so_reuseport", 0)])
-    api_pb2_grpc.add_StorageServiceServicer_to_server(OptunaStorageProxyService(connect(url)), server)
+    add_proxy_service(server, connect(url))
     try:
         bound = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError:

@@ -1,12 +1,13 @@
 """Samplers and pruners: a name, and how it is made from a configuration.
 
-A new strategy is one line in `SAMPLERS` or `PRUNERS` here and its name in `rankray.config.schema`. Options given as
-`{name: tpe, n_startup_trials: 20}` go to the optuna class as they are and win over what is set here.
+A new strategy is one line in `SAMPLERS` or `PRUNERS` here, and nothing else: the names that `study.sampler` and
+`study.pruner` allow are these keys. Options given as `{name: tpe, n_startup_trials: 20}` go to the Optuna class as they
+are, and win over what is set here.
 
 The seed of a sampler is derived from the study's seed and the *number of the trial it is made for*, which is the
-number of trials already in the study. So a search that is stopped and started again goes on with fresh draws, and the
-same history gives the same proposal whoever asks. Of two drivers that ask at the same moment, the later one asks again,
-set `seed_salt` by its own name, so two drivers never draw the same point either.
+number of trials already in the study. So a search that is stopped and started again continues with new draws, and the
+same history gives the same proposal, whichever driver asks. If two drivers ask at the same moment, the later one asks
+again with its own name as `seed_salt`, so two drivers never draw the same point either.
 """
 
 from __future__ import annotations
@@ -15,27 +16,31 @@ import hashlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna import pruners, samplers
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 
 from rankray.config.schema import Config
 from rankray.errors import ConfigError, nearest
 
-Factory = Callable[[Config, int], tuple[type, dict[str, Any]]]
-"""From (configuration, seed) to a class and the arguments it takes unless the file says otherwise."""
+T = TypeVar("T")
+Recipe = tuple[type[T], dict[str, Any]]
+"""A class, and the arguments it gets unless the configuration gives others."""
+Where = Callable[[str], str]
+"""From the dotted path of a value to the place where it was written, as `file:line`."""
 
 
 def direction(config: Config) -> StudyDirection:
-    """Return the study's direction as optuna has it."""
+    """Return the study's direction as an Optuna constant."""
     return StudyDirection.MAXIMIZE if config.direction == "maximize" else StudyDirection.MINIMIZE
 
 
-def _tpe(config: Config, seed: int) -> tuple[type, dict[str, Any]]:
+def _tpe(config: Config, seed: int) -> Recipe[BaseSampler]:
     startup = max(4, min(10, config.study.trials // 4))
-    return TPESampler, {
+    return samplers.TPESampler, {
         "multivariate": True,
         "group": True,
         "constant_liar": True,
@@ -48,50 +53,71 @@ def _first_rung(config: Config) -> int:
     return min(config.evaluate.every_steps, config.full_steps)
 
 
-SAMPLERS: dict[str, Factory] = {
+SAMPLERS: dict[str, Callable[[Config, int], Recipe[BaseSampler]]] = {
     "tpe": _tpe,
-    "random": lambda config, seed: (RandomSampler, {"seed": seed}),
+    "random": lambda config, seed: (samplers.RandomSampler, {"seed": seed}),
 }
-PRUNERS: dict[str, Factory] = {
+"""Name to recipe, from the configuration and a seed."""
+PRUNERS: dict[str, Callable[[Config, int], Recipe[BasePruner]]] = {
     "successive_halving": lambda config, seed: (
-        SuccessiveHalvingPruner,
+        pruners.SuccessiveHalvingPruner,
         {"min_resource": _first_rung(config), "reduction_factor": 3},
     ),
     "hyperband": lambda config, seed: (
-        HyperbandPruner,
+        pruners.HyperbandPruner,
         {"min_resource": _first_rung(config), "max_resource": config.full_steps, "reduction_factor": 3},
     ),
-    "median": lambda config, seed: (MedianPruner, {"n_startup_trials": 4, "n_warmup_steps": 0}),
-    "none": lambda config, seed: (NopPruner, {}),
+    "median": lambda config, seed: (pruners.MedianPruner, {"n_startup_trials": 4, "n_warmup_steps": 0}),
+    "none": lambda config, seed: (pruners.NopPruner, {}),
 }
+"""Name to recipe, from the configuration and a seed."""
 _NOT_OPTIONS = ("self", "seed", "gamma", "weights", "constraints_func", "categorical_distance_func")
+"""Arguments of Optuna's classes that a YAML file cannot give."""
+
+
+def check(config: Config, where: Where | None = None) -> None:
+    """Check that the study's sampler and pruner exist and accept their options.
+
+    Args:
+        config: the configuration.
+        where: where a value was written (`LoadedConfig.where`), for messages that start with `file:line`.
+
+    Raises:
+        ConfigError: a name is unknown, or an option or its value is wrong; the message lists what is allowed.
+    """
+    for path, make in (("study.sampler", lambda: sampler(config, 0)), ("study.pruner", lambda: pruner(config))):
+        try:
+            make()
+        except ConfigError as error:
+            if where is None:
+                raise
+            raise ConfigError(f"{where(path)}: {error}") from error
 
 
 def sampler(config: Config, number: int, seed_salt: str = "") -> BaseSampler:
     """Return the study's sampler, seeded for the trial of this number.
 
-    `seed_salt` gives other draws than everybody else's for this number.
+    With a `seed_salt` it draws other points than without.
 
     Raises:
-        ConfigError: `study.sampler` has an option that its class does not take, or a value that it refuses.
+        ConfigError: as for `check`.
     """
-    return _make(
-        "study.sampler", config.study.sampler, SAMPLERS, config, derived_seed(config.study.seed, number, seed_salt)
-    )
+    seed = derived_seed(config.study.seed, number, seed_salt)
+    return _make("study.sampler", config.study.sampler, SAMPLERS, config, seed)
 
 
 def pruner(config: Config) -> BasePruner:
     """Return the study's pruner.
 
     Raises:
-        ConfigError: `study.pruner` has an option that its class does not take, or a value that it refuses.
+        ConfigError: as for `check`.
     """
     return _make("study.pruner", config.study.pruner, PRUNERS, config, config.study.seed)
 
 
 def strategy_name(given: str | Mapping[str, Any]) -> str:
-    """Return the name in `tpe` or `{name: tpe, ...}`."""
-    return given if isinstance(given, str) else str(given["name"])
+    """Return the name in `tpe` or `{name: tpe, ...}`; an empty string where a mapping has none."""
+    return given if isinstance(given, str) else str(given.get("name", ""))
 
 
 def derived_seed(seed: int, number: int, seed_salt: str = "") -> int:
@@ -100,17 +126,26 @@ def derived_seed(seed: int, number: int, seed_salt: str = "") -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-def _make(where: str, given: str | dict[str, Any], table: dict[str, Factory], config: Config, seed: int) -> Any:
+def _make(
+    path: str,
+    given: str | dict[str, Any],
+    table: Mapping[str, Callable[[Config, int], Recipe[T]]],
+    config: Config,
+    seed: int,
+) -> T:
     name = strategy_name(given)
+    if name not in table:
+        shown = repr(name) if name else f"{given!r} without a name"
+        raise ConfigError(f"{path}: got {shown}{nearest(name, table)}; allowed: {', '.join(table)}; give one of these")
     options = {} if isinstance(given, str) else {key: value for key, value in given.items() if key != "name"}
     cls, arguments = table[name](config, seed)
     allowed = [option for option in inspect.signature(cls).parameters if option not in _NOT_OPTIONS]
     for option in options:
         if option == "seed":
-            raise ConfigError(f"{where}: got seed; allowed: {_listed(allowed)}; set study.seed instead")
+            raise ConfigError(f"{path}: got the option seed; allowed: {_listed(allowed)}; set study.seed instead")
         if option not in allowed:
             raise ConfigError(
-                f"{where}: unknown option {option!r}{nearest(option, allowed)}; {name} allows: {_listed(allowed)}; "
+                f"{path}: unknown option {option!r}{nearest(option, allowed)}; {name} allows: {_listed(allowed)}; "
                 "correct or remove it"
             )
     try:
@@ -118,7 +153,7 @@ def _make(where: str, given: str | dict[str, Any], table: dict[str, Factory], co
             warnings.simplefilter("ignore")
             return cls(**{**arguments, **options})
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: {name} refuses {options}: {error}; correct the value") from error
+        raise ConfigError(f"{path}: {name} refuses {options}: {error}; correct the value") from error
 
 
 def _listed(allowed: list[str]) -> str:

@@ -1,8 +1,9 @@
-"""Opening studies: create or resume, look at one, list them."""
+"""Opening studies: create or resume one, look at one, list them."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import platform
 import uuid
 from collections.abc import Mapping
@@ -18,16 +19,18 @@ from rankray.errors import StoreError, nearest
 from rankray.store.backend import connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
 from rankray.store.identity import check_same, restore, snapshot
+from rankray.store.migrate import CONFIG, current, migrate_study, migrated, migrated_config
 from rankray.store.records import PROVENANCE
-from rankray.store.strategies import direction, pruner, sampler
+from rankray.store.strategies import check, direction
 from rankray.store.trials import StudyStore
 from rankray.store.urls import masked
 
-CONFIG = "rankray:config"
+logger = logging.getLogger(__name__)
+
 TRIALS = "rankray:trials"
 VERSIONS = "rankray:versions"
 PART = "rankray:part"
-"""Attribute of a study that is being copied or deleted and must not be worked on: which of the two."""
+"""Attribute of a study that is being copied or deleted and must not be opened: which of the two."""
 
 
 def open_study(
@@ -37,28 +40,31 @@ def open_study(
     provenance: Mapping[str, Any] | None = None,
     lease_seconds: float | None = None,
 ) -> StudyStore:
-    """Create a study, or open it again to go on with it.
+    """Create a study, or open it again to resume it.
 
-    What the study is stands in the first claim of its claims study, in one write, and is copied into the study's
-    attributes for whoever reads those; so drivers that open a new study at the same moment agree on it.
+    What the study is (its identity) is the first claim of its claims study, which is one write. It is copied into the
+    study's attributes for all readers of those. So drivers that open a new study at the same moment agree on it. A
+    study of an earlier version of rankray is brought up to date (`migrate`).
 
     Args:
         url: where the store is.
         config: the resolved configuration; its name is the study's name.
-        provenance: what else is worth knowing of its origin, as plain JSON types; `data` and `model` are fingerprints
-            and part of what the study is.
-        lease_seconds: how long a silent driver is waited for; RANKRAY_LEASE_SECONDS, or 60, if None.
+        provenance: what else to store about its origin, as plain JSON types; `data` and `model` are fingerprints, and
+            must stay the same.
+        lease_seconds: how long a driver may be silent before it is declared dead; RANKRAY_LEASE_SECONDS, or 60, if
+            None.
 
     Raises:
         StudyMismatch: the study exists and was made from another configuration, data or model.
-        StoreError: the URL is wrong.
-        ConfigError: the sampler's or pruner's options are wrong.
+        StoreError: the URL is wrong, or a newer version of rankray wrote the study.
+        ConfigError: the sampler or the pruner is unknown, or its options are wrong.
         StoreUnavailable: the store does not answer.
     """
-    sampler(config, 0), pruner(config)
+    check(config)
     storage = connect(url)
     given = {
         "id": uuid.uuid4().hex,
+        "schema": current(),
         "config": snapshot(config),
         "provenance": dict(provenance or {}),
         "versions": versions(),
@@ -66,18 +72,19 @@ def open_study(
     claims = Claims(storage, find_or_create(storage, config.name + SUFFIX, direction(config)))
     claims.refresh()
     refuse_parts(storage, config.name, claims.study_id)
-    stored = claims.first(IDENTITY) or claims.enter(IDENTITY, given)
+    stored = migrated(config.name, claims.first(IDENTITY) or claims.enter(IDENTITY, given))
     check_same(config.name, stored, given)
     study_id = find_or_create(storage, config.name, direction(config))
+    migrate_study(storage, study_id, config.name)
     _describe(storage, study_id, stored, config.study.trials)
     return _read(StudyStore(storage, study_id, claims, config, url=masked(url), lease_seconds=lease_seconds))
 
 
 def attach(url: str, name: str) -> StudyStore:
-    """Open a study to look at it; whatever would write is refused, and nothing is made that was not there.
+    """Open a study to look at it: nothing is created, and what would write is refused.
 
     Raises:
-        StoreError: there is no such store or no such study.
+        StoreError: there is no such store or no such study, or a newer version of rankray wrote the study.
         StoreUnavailable: the store does not answer.
     """
     storage = connect(url, create=False)
@@ -91,13 +98,16 @@ def attach(url: str, name: str) -> StudyStore:
     refuse_parts(storage, name, storage.get_study_id_from_name(name + SUFFIX))
     study_id = storage.get_study_id_from_name(name)
     attributes = storage.get_study_user_attrs(study_id)
-    stored = dict(attributes[CONFIG])
+    stored = migrated_config(name, attributes)
     stored["study"] = {**stored["study"], "trials": attributes.get(TRIALS, stored["study"]["trials"])}
     try:
         config = restore(stored, masked(url))
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
-        raise StoreError(f"study {name}: stored by another version of rankray, which differs in {fields}") from None
+        raise StoreError(
+            f"study {name}: stored by another version of rankray, which differs in {fields}; "
+            f"allowed: what rankray {rankray.__version__} knows; use the version that made the study"
+        ) from None
     claims = Claims(storage, storage.get_study_id_from_name(name + SUFFIX))
     claims.refresh()
     return _read(StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True))
@@ -117,12 +127,12 @@ def refuse_parts(storage: BaseStorage, name: str, claims_id: int) -> None:
     """Refuse a study of which only a part may be there.
 
     Raises:
-        StoreError: it is being copied or deleted, or that was cut short.
+        StoreError: it is being copied or deleted, or that was interrupted.
     """
     part = storage.get_study_user_attrs(claims_id).get(PART)
     if part:
         raise StoreError(
-            f"study {name}: it is being {part}, or that was cut short; wait, or do it again: "
+            f"study {name}: it is being {part}, or that was interrupted; wait, or do it again: "
             f"rankray store {'delete' if part == 'deleted' else 'copy'}"
         )
 
@@ -134,14 +144,14 @@ def versions() -> dict[str, str]:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            continue
+            logger.debug("versions: %s is not installed", package)
     return found
 
 
 def _read(study: StudyStore) -> StudyStore:
-    """Read a study's history, the garbage collector paused: it would take half of the time.
+    """Read a study's history with the garbage collector paused, which would take half of the time.
 
-    A long history is a million objects, of which none is garbage.
+    A long history is a million objects, none of which is garbage.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -158,7 +168,7 @@ def _names(storage: BaseStorage) -> list[str]:
 
 
 def _describe(storage: BaseStorage, study_id: int, stored: Mapping[str, Any], trials: int) -> None:
-    """Make the study describe itself; the configuration comes last, for it is what makes the study visible."""
+    """Make the study describe itself. The configuration comes last, because it makes the study visible."""
     have = storage.get_study_user_attrs(study_id)
     wanted = {
         VERSIONS: stored["versions"],

@@ -1,25 +1,31 @@
-"""Store URLs: what they may be, checked without connecting and without importing optuna.
+"""Store URLs: what is allowed, checked without connecting and without importing optuna.
 
     sqlite:///relative.db   sqlite:////absolute.db      one machine, any number of processes
     journal:///relative.log journal:////absolute.log    one machine or a shared file system, a plain append-only file
     postgresql://user:password@host:5432/database       any number of machines
     mysql://user:password@host:3306/database            any number of machines
-    grpc://host:13000                                   an optuna gRPC proxy in front of one of the above
+    grpc://host:13000                                   Optuna's gRPC proxy in front of one of the above
 
-Three slashes and a path are relative to the working directory, four make it absolute, for files of both kinds.
-A password never leaves this package: whatever is shown, logged, raised or stored goes through `masked`.
+A path after three slashes is relative to the working directory, after four it is absolute, for files of both kinds.
+A password never leaves this package: what is shown, logged, raised or stored goes through `masked` or `scrub`.
+
+The URL of a server is parsed by SQLAlchemy, which opens it later; it is imported only then, because that takes 150 ms.
+`masked` parses nothing: it must hide the password of URLs that do not parse, too.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from rankray.errors import StoreError, nearest
+
+logger = logging.getLogger(__name__)
 
 FORMS = {
     "sqlite": "sqlite:///file.db",
@@ -33,7 +39,8 @@ _DRIVERS = {
     "mysql": (("pymysql", "pymysql"), ("MySQLdb", "mysqldb")),
     "grpc": (("grpc", "grpc"),),
 }
-_QUOTE = "host and port cannot be told from the rest; write special characters of a password as %XX"
+"""Scheme to (module, name in the URL) of the drivers that can serve it, the preferred one first."""
+_QUOTE = "host and port cannot be found in it; write special characters of a password as %XX"
 _PACKAGES = {"postgresql": "psycopg2-binary", "mysql": "PyMySQL", "grpc": "'rankray[grpc]'"}
 _NETWORK = re.compile(
     r"^(nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|wekafs|panfs|pvfs2|orangefs|gfs2|ocfs2"
@@ -66,7 +73,7 @@ class StoreURL:
 
 
 def masked(url: str) -> str:
-    """Return the URL with `***` in place of a password, also where the URL makes no sense otherwise."""
+    """Return the URL with `***` in place of a password, also if the URL is malformed."""
     head, separator, rest = url.partition("://")
     if not separator:
         return re.sub(r":[^:/@]*@", ":***@", url)
@@ -79,7 +86,7 @@ def masked(url: str) -> str:
 
 
 def secrets(url: str) -> list[str]:
-    """Return what must not be shown of a URL: its password, quoted and unquoted, in the order to replace them."""
+    """Return what must not be shown of a URL: its passwords, quoted and unquoted, the longest first."""
     found = re.findall(r"[?&](?:password|passwd|sslpassword)=([^&#]*)", url)
     credentials = url.partition("://")[2].rpartition("@")[0]
     found.append(credentials.partition(":")[2])
@@ -88,7 +95,7 @@ def secrets(url: str) -> list[str]:
 
 
 def scrub(text: str, url: str) -> str:
-    """Return `text` without the URL's password, whoever wrote it there."""
+    """Return `text` without the URL's password, which a driver may have written there."""
     text = text.replace(url, masked(url))
     for secret in secrets(url):
         text = text.replace(secret, "***")
@@ -99,8 +106,8 @@ def validate_url(url: str) -> None:
     """Check a store URL without connecting to it.
 
     Raises:
-        StoreError: the scheme is unknown, a part is missing, its driver is not installed, or SQLite would lie on a
-            network file system.
+        StoreError: the scheme is unknown, a part is missing, its driver is not installed, or the file of an SQLite
+            store is on a network file system.
     """
     parse_url(url)
 
@@ -120,18 +127,21 @@ def parse_url(url: str) -> StoreURL:
         )
     if name in ("sqlite", "journal"):
         return _file_url(name, url)
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
         raise _malformed(name, url, _QUOTE) from None
-    if "@" in parts.netloc.rpartition("@")[0]:
+    host, port = parts.host or "", parts.port
+    if "@" in host:
         raise _malformed(name, url, _QUOTE)
     if name == "grpc":
         if not host or port is None:
             raise _malformed(name, url, "host and port are needed")
         return StoreURL(name, url, _driver(name, ""), host=host, port=port)
-    if not parts.path.strip("/"):
+    if not parts.database:
         raise _malformed(name, url, "the database's name is missing")
     return StoreURL(name, url, _driver(name, driver))
 
@@ -141,7 +151,8 @@ def network_file_system(path: Path) -> str:
     real = os.path.realpath(path)
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+    except OSError as error:
+        logger.debug("mounts cannot be read, and %s is taken to be on a local disk: %s", path, error)
         return ""
     best, kind = "", ""
     for line in mounts:
@@ -161,14 +172,14 @@ def _file_url(name: str, url: str) -> StoreURL:
     if not rest.startswith("/"):
         raise _malformed(name, url, f"a file needs three slashes, as in {FORMS[name]}")
     if not file or file == ":memory:" or file.endswith("/"):
-        raise _malformed(name, url, "it names no file, and a store that is lost with its process cannot be resumed")
+        raise _malformed(name, url, "it names no file, and a store in memory cannot be resumed")
     path = Path(file)
     if path.is_dir():
         raise _malformed(name, url, "it names a directory")
     network = network_file_system(path) if name == "sqlite" else ""
     if network:
         raise StoreError(
-            f"store: {masked(url)} lies on a network file system ({network}), where SQLite corrupts; allowed: a local "
+            f"store: {masked(url)} is on a network file system ({network}), where SQLite loses data; allowed: a local "
             f"disk for sqlite; use a PostgreSQL store ({FORMS['postgresql']}), or a journal ({FORMS['journal']})"
         )
     return StoreURL(name, url, path=path)

@@ -1,4 +1,4 @@
-"""What the command line shows of a study: plain dicts of JSON types, no number that is not finite."""
+"""What the command line shows of a study: plain dicts of JSON types, with finite numbers only."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rankray.store.trials import StudyStore
 
 
 def status(study: StudyStore) -> dict[str, Any]:
-    """Return how far a study is.
+    """Return how far a study has come.
 
-    `state` is `complete` when the budget is used up, `running` while a driver is not known to be gone, else
+    `state` is `complete` when the budget is used up, `running` while a driver is not known to be dead, else
     `interrupted`. `best` is the best complete trial, or None.
     """
     counts = study.counts()
@@ -93,17 +93,17 @@ def trials(study: StudyStore) -> list[dict[str, Any]]:
 
 
 def best(study: StudyStore) -> dict[str, Any] | None:
-    """Return the best complete trial, or None. Trials that were stopped early take no part."""
+    """Return the best complete trial, or None. Trials that were stopped early do not count."""
     top = _best(study, (each for each in study.trials() if each.state == TrialState.COMPLETE))
     return None if top is None else _result(study, top)
 
 
 def objectives(study: StudyStore) -> list[dict[str, Any]]:
-    """Return the best trial of each `loss.objective`, then the baselines where there are any.
+    """Return the best trial of each `loss.objective`, then the baselines if there are any.
 
-    `what` is the objective, or `baseline:sft` and `baseline:paper`. Complete trials come before pruned ones; where an
-    objective has none but pruned ones, the best of those stands for it, with the value and the step it was stopped at.
-    A baseline is shown however it ended, with its last value and its state.
+    `what` is the objective, or `baseline:sft` and `baseline:paper`. Complete trials come before pruned ones. Where an
+    objective has only pruned ones, the best of those is returned, with the value and the step it was stopped at. A
+    baseline is returned however it ended, with its last value and its state.
     """
     found = study.trials()
     best_of: dict[str, FrozenTrial] = {}
@@ -125,8 +125,8 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
 def retention(study: StudyStore) -> tuple[set[int], set[int]]:
     """Return the numbers of all ended trials, and of those among them that keep their checkpoints.
 
-    The `study.keep_best` best complete ones do. A trial that once is not among them never will be again, unless the
-    number is raised; so whoever deletes by this, at whatever moment, deletes nothing that is still wanted.
+    Those are the `study.keep_best` best complete ones. A trial that is no longer among them never will be again, unless
+    the number is raised. So to delete the checkpoints of all others is safe at any moment.
     """
     ended = [each for each in study.trials() if each.state.is_finished()]
     complete = (each for each in ended if each.state == TrialState.COMPLETE)
@@ -171,15 +171,15 @@ def _best(study: StudyStore, candidates: Iterable[FrozenTrial]) -> FrozenTrial |
 
 
 def _rank(study: StudyStore, found: FrozenTrial) -> tuple[float, int]:
-    """Return what trials that have a value are sorted by, the best first."""
+    """Return the sort key of trials that have a value, the best first."""
     sign = -1.0 if study.config.direction == "maximize" else 1.0
     return sign * float(found.value or 0.0), found.number
 
 
 def _exists(checkpoint: str | None) -> bool | None:
-    """Return whether a checkpoint is there, as seen from this machine; None where there never was one.
+    """Return whether a checkpoint exists, as seen from this machine; None where there never was one.
 
-    None also for one in an object store, which is not asked: it may be far away, and credentials may be elsewhere.
+    None also for one in an object store, which is not asked: it may be slow, and this machine may have no credentials.
     """
     return None if checkpoint is None or is_remote(checkpoint) else os.path.isdir(checkpoint)
 
@@ -189,7 +189,7 @@ def _objective(study: StudyStore, found: FrozenTrial) -> str:
 
 
 def _value(study: StudyStore, found: FrozenTrial) -> float | None:
-    """Return a trial's value: its own once it has one, else the last it reported."""
+    """Return a trial's value: its final one once it has one, else the last one it reported."""
     if found.value is not None:
         return found.value
     last = [record.metrics.get(study.config.study.metric) for record in steps_of(found).values()]

@@ -1,6 +1,7 @@
-"""Bad input: one screen that says where, what and what to do; exit code 2; nothing started.
+"""Whole: bad input: one screen that says where, what and what to do; exit code 2; nothing started.
 
-Each case runs the real command line in a fresh process, which then says what it had loaded: neither ray nor torch.
+All cases run through the real command line, one after another in one fresh process, which says after each what it had
+loaded by then: neither ray nor torch.
 """
 
 import json
@@ -10,15 +11,21 @@ import sys
 import pytest
 
 PROBE = """
-import sys
+import contextlib, io, json, os, sys
 from rankray.cli.app import main
-sys.argv = ["rankray", *sys.argv[1:]]
-try:
-    main()
-except SystemExit as end:
+found = []
+for directory, words in json.load(sys.stdin):
+    os.chdir(directory)
+    sys.argv = ["rankray", *words]
+    code, said = 0, io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
     loaded = [name for name in ("ray", "torch") if name in sys.modules]
-    print("LOADED", loaded, file=sys.stderr)
-    sys.exit(end.code)
+    found.append({"code": code, "said": said.getvalue(), "loaded": loaded})
+print(json.dumps(found))
 """
 FILE = """\
 name: demo
@@ -38,13 +45,13 @@ study: {trials: 2}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def files(tmp_path_factory):
     """A directory with a good file, its data and a model that looks loadable."""
     import numpy
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    root = tmp_path_factory.mktemp("world")
+    root = tmp_path_factory.mktemp("files")
     model = root / "model"
     model.mkdir()
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "a": 2, "b": 3}, unk_token="<unk>"))
@@ -62,26 +69,22 @@ def world(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def run(world, tmp_path):
-    """Run `rankray search` on the good file with one change; return exit code, standard error and file."""
+def write(files, directory, change=("", "")):
+    """Write the good file with one change; return it."""
+    text = FILE.replace(*change, 1) if change[0] else FILE
+    assert not change[0] or change[0] in FILE
+    text = text.replace("MODEL", str(files / "model")).replace("TRAIN", str(files / "train.jsonl"))
+    file = directory / "search.yaml"
+    file.write_text(text.replace("EVAL", str(files / "train.jsonl")).replace("WORLD", str(files)))
+    return file
 
-    def run(change=("", ""), *words, verb="search"):
-        text = FILE.replace(*change, 1) if change[0] else FILE
-        assert not change[0] or change[0] in FILE
-        text = text.replace("MODEL", str(world / "model")).replace("TRAIN", str(world / "train.jsonl"))
-        file = tmp_path / "search.yaml"
-        file.write_text(text.replace("EVAL", str(world / "train.jsonl")).replace("WORLD", str(world)))
-        done = subprocess.run(
-            [sys.executable, "-c", PROBE, verb, str(file), *words],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-        )
-        return done.returncode, done.stderr, file
 
-    return run
+def run_all(commands):
+    """Run commands, given as (directory, arguments), in one fresh process; return what became of each."""
+    given = json.dumps([(str(directory), [str(word) for word in words]) for directory, words in commands])
+    done = subprocess.run([sys.executable, "-c", PROBE], input=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 CASES = {
@@ -104,79 +107,92 @@ CASES = {
 }
 
 
+CHECKED = ("unknown key", "missing column", "every completion cut away")
+
+
+@pytest.fixture(scope="module")
+def results(files, tmp_path_factory):
+    """What became of each case, by verb and name, with the file."""
+    commands = {}
+    for verb, cases in (("search", CASES), ("check", CHECKED)):
+        for case in cases:
+            directory = tmp_path_factory.mktemp("case")
+            commands[verb, case] = (directory, [verb, write(files, directory, CASES[case][0])])
+    directory = tmp_path_factory.mktemp("case")
+    commands["check", "a good file"] = (directory, ["check", write(files, directory)])
+    commands["search", "a missing file"] = (directory, ["search", "serch.yaml"])
+    commands["status", "no store"] = (directory, ["status", "x", "--store", f"sqlite:///{directory}/none.db"])
+    found = run_all(commands.values())
+    return {
+        key: result | {"file": words[-1], "directory": directory}
+        for (key, (directory, words)), result in zip(commands.items(), found, strict=True)
+    }
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_told_before_anything_starts(run, case):
-    change, line, words = CASES[case]
-    code, said, file = run(change)
-    assert code == 2, said
-    assert f"error: {file}:{line}: " in said
-    assert said.rstrip().endswith("LOADED []"), said
-    assert len(said.splitlines()) <= 20
+def test_bad_input_is_reported_before_anything_starts(results, case):
+    _, line, words = CASES[case]
+    result = results["search", case]
+    assert result["code"] == 2, result
+    assert f"error: {result['file']}:{line}: " in result["said"]
+    assert result["loaded"] == []
+    assert len(result["said"].splitlines()) <= 20
     for word in words:
-        assert word in said
+        assert word in result["said"]
 
 
-@pytest.mark.parametrize("case", ["unknown key", "missing column", "every completion cut away"])
-def test_check_finds_the_same(run, case):
-    change, line, _ = CASES[case]
-    code, said, file = run(change, verb="check")
-    assert code == 2
-    assert f"error: {file}:{line}: " in said
-    assert said.rstrip().endswith("LOADED []")
+@pytest.mark.parametrize("case", CHECKED)
+def test_check_finds_the_same(results, case):
+    result = results["check", case]
+    assert result["code"] == 2
+    assert f"error: {result['file']}:{CASES[case][1]}: " in result["said"]
+    assert result["loaded"] == []
 
 
-def test_a_good_file_checks(run):
-    code, said, _ = run(verb="check")
-    assert code == 0, said
+def test_a_good_file_checks(results):
+    assert results["check", "a good file"]["code"] == 0, results["check", "a good file"]
 
 
-def test_a_missing_configuration(run, tmp_path):
-    run(verb="check")
-    done = subprocess.run(
-        [sys.executable, "-m", "rankray", "search", "serch.yaml"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 2
-    assert "did you mean 'search.yaml'" in done.stderr
+def test_a_missing_configuration(results):
+    assert results["search", "a missing file"]["code"] == 2
+    assert "did you mean 'search.yaml'" in results["search", "a missing file"]["said"]
 
 
-def test_a_study_of_the_same_name_with_another_configuration(run, world, tmp_path):
+def test_an_unknown_study_is_named_with_those_there_are(results):
+    result = results["status", "no store"]
+    assert result["code"] == 2
+    assert "none.db" in result["said"]
+    assert not (result["directory"] / "none.db").exists()
+
+
+def test_another_configuration_or_other_data_under_the_same_name(files, tmp_path):
     """The differing fields are listed, with both values, and what to do."""
     from rankray.config import load_config
     from rankray.finetune.preflight import preflight
     from rankray.store import open_study
 
-    store = f"sqlite:///{tmp_path / 'store.db'}"
-    _, _, file = run(verb="check")
+    (tmp_path / "changed").mkdir()
+    file, changed = write(files, tmp_path), write(files, tmp_path / "changed", ("[0.25, 8.0]", "[0.25, 4.0]"))
+    stores = [f"sqlite:///{tmp_path / name}.db" for name in ("same", "other")]
     loaded = load_config(file)
-    open_study(store, loaded.config, provenance=preflight(loaded))
-    code, said, _ = run(("[0.25, 8.0]", "[0.25, 4.0]"), "--store", store, "--set", "train.learning_rate=1e-3")
-    assert code == 2
-    assert "train.learning_rate" in said
-    assert "loss.temperature" in said
-    assert "--name" in said
-    assert said.rstrip().endswith("LOADED []"), said
-
-
-def test_other_data_under_the_same_name_is_another_study(run, world, tmp_path):
-    from rankray.config import load_config
-    from rankray.finetune.preflight import preflight
-    from rankray.store import open_study
-
-    store = f"sqlite:///{tmp_path / 'store.db'}"
-    _, _, file = run(verb="check")
-    loaded = load_config(file)
-    open_study(store, loaded.config, provenance=preflight(loaded) | {"data": {"train": "sha256:0"}})
-    code, said, _ = run(("", ""), "--store", store)
-    assert code == 2
-    assert "data" in said
-
-
-def test_an_unknown_study_is_named_with_those_there_are(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "rankray", "status", "x", "--store", f"sqlite:///{tmp_path}/none.db"],
-        capture_output=True,
-        text=True,
+    open_study(stores[0], loaded.config, provenance=preflight(loaded))
+    open_study(stores[1], loaded.config, provenance=preflight(loaded) | {"data": {"train": "sha256:0"}})
+    configuration, data = run_all(
+        [
+            (tmp_path, ["search", changed, "--store", stores[0], "--set", "train.learning_rate=1e-3"]),
+            (tmp_path, ["search", file, "--store", stores[1]]),
+        ]
     )
-    assert done.returncode == 2
-    assert "none.db" in done.stderr
-    assert not (tmp_path / "none.db").exists()
+    assert configuration["code"] == data["code"] == 2
+    for word in ("train.learning_rate", "loss.temperature", "--name"):
+        assert word in configuration["said"]
+    assert "data" in data["said"]
+    assert configuration["loaded"] == data["loaded"] == []
+
+
+def test_a_process_ends_with_the_code_and_the_words(tmp_path):
+    """Once as it is typed."""
+    words = [sys.executable, "-m", "rankray", "search", "serch.yaml"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 HALF = '    "mine": lambda stats, knobs: stats.log_prob_N.new_full(stats.log_prob_N.shape, 0.5),'
-SAME_DRAW = '    "mine": lambda config, seed: (RandomSampler, {"seed": 7}),'
+SAME_DRAW = '    "mine": lambda config, seed: (samplers.RandomSampler, {"seed": 7}),'
 EVALUATION = """\
 def count(model, tokenizer, rows):
     return {"questions": float(len(rows))}
@@ -30,12 +31,13 @@ def count(model, tokenizer, rows):
 def add_line(tmp_path):
     """Copy the package and add one line after the line that opens a dictionary in one of its files."""
 
-    def add(file: str, opening: str, line: str) -> None:
+    def add(file: str, table: str, line: str) -> None:
         shutil.copytree(ROOT / "rankray", tmp_path / "copy" / "rankray", ignore=shutil.ignore_patterns("__pycache__"))
         target = tmp_path / "copy" / "rankray" / file
         text = target.read_text(encoding="utf-8")
-        assert text.count(f"\n{opening}\n") == 1, f"{file}: {opening}"
-        target.write_text(text.replace(f"\n{opening}\n", f"\n{opening}\n{line}\n"), encoding="utf-8")
+        changed, found = re.subn(rf"^({table}: .* = {{)$", rf"\1\n{line}", text, flags=re.MULTILINE)
+        assert found == 1, f"{file}: {table}"
+        target.write_text(changed, encoding="utf-8")
 
     return add
 
@@ -68,7 +70,7 @@ def last_line(done: subprocess.CompletedProcess[str]) -> dict:
 
 def test_a_weight_function(add_line, rankray, tree):
     """One that gives every token half of sft's weight: half of the loss, and otherwise a training like any other."""
-    add_line("loss/weights.py", "WEIGHTS: dict[str, WeightFunction] = {", HALF)
+    add_line("loss/weights.py", "WEIGHTS", HALF)
     objectives = ("mine", "sft")
     mine, sft = (
         last_line(rankray("train", tree(), "--set", f"loss.objective={name}", "--json")) for name in objectives
@@ -90,7 +92,7 @@ def test_an_evaluation(rankray, tree, tmp_path):
 
 def test_a_sampler(add_line, rankray, tree, tmp_path):
     """One with a seed that is always the same, so that every trial gets the same draw, as under no other sampler."""
-    add_line("store/strategies.py", "SAMPLERS: dict[str, Factory] = {", SAME_DRAW)
+    add_line("store/strategies.py", "SAMPLERS", SAME_DRAW)
     made = tree(study__sampler="mine", study__pruner="none", study__trials=2, study__baselines=[])
     made["space"] = {"loss.temperature": {"float": [0.5, 4.0]}}
     done = rankray("search", made)

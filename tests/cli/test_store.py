@@ -8,25 +8,17 @@ import subprocess
 import sys
 
 import pytest
-from store.helpers import drive, make_config
+from fixtures.waiting import ended
 
-from rankray.store import attach, list_studies, open_study
-
-
-def store(*words, expect=0):
-    done = subprocess.run([sys.executable, "-m", "rankray", "store", *words], capture_output=True, text=True)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
+from rankray.store import attach, list_studies
 
 
 @pytest.fixture
-def url(tmp_path):
-    url = f"sqlite:///{tmp_path}/store.db"
-    drive(open_study(url, make_config(study={"trials": 3})))
-    return url
+def store(rankray):
+    return lambda *words, expect=0: rankray("store", *words, expect=expect)
 
 
-def test_a_study_s_life(url, tmp_path):
+def test_a_study_s_life(store, url, tmp_path):
     other = f"journal:///{tmp_path}/other.log"
     assert re.match(r"s: complete, 3 of 3 trials, best [\d.]+\n", store("list", "--store", url))
     assert "copied s, 3 trials" in store("copy", url, other, "--name", "s")
@@ -42,7 +34,7 @@ def test_a_study_s_life(url, tmp_path):
     assert store("list", "--store", other) == "no studies yet\n"
 
 
-def test_an_export_needs_a_file(url):
+def test_an_export_needs_a_file(store, url):
     assert "--csv FILE" in store("export", "s", "--store", url, expect=2)
 
 
@@ -58,4 +50,4 @@ def test_sharing_warns_serves_and_stops(url):
     assert "ssh -N -L" in warning
     assert attach(shared[1], "s").finished == 3
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
+    assert ended(process) == 0

@@ -2,15 +2,15 @@
 
 import itertools
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from fixtures.clusters import free_ports
+from fixtures.waiting import LIMIT_SECONDS, ended, until
 
 from rankray.config import Config
 from rankray.errors import ConfigError
@@ -26,28 +26,19 @@ while True:
 """
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture
-def head(tmp_path_factory, monkeypatch):
-    """A head whose autoscaler may start three nodes of one CPU, with token authentication; its address."""
+@pytest.fixture(scope="module")
+def autoscaling(tmp_path_factory, modules):
+    """A head whose autoscaler may start three nodes of one CPU, with the tests' token; its address."""
     place = tmp_path_factory.mktemp("head")
-    (place / "token").write_text(secrets.token_hex(32))
     node = "f" * 51 + "00000"
     environment = {
-        "RAY_AUTH_TOKEN_PATH": str(place / "token"),
-        "RAY_AUTH_MODE": "token",
         "RAY_FAKE_CLUSTER": "1",
         "RAY_enable_autoscaler_v2": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_CLOUD_INSTANCE_ID": node,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node,
     }
-    port = free_port()
+    [port] = free_ports(1)
     text = FILE.read_text().replace("127.0.0.1:6379", f"127.0.0.1:{port}")
     (place / "cluster.yaml").write_text(text.replace("idle_timeout_minutes: 0.2", "idle_timeout_minutes: 0.05"))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=0"]
@@ -62,49 +53,57 @@ def head(tmp_path_factory, monkeypatch):
             stderr=log,
             start_new_session=True,
         )
-    for name in ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
-        monkeypatch.setenv(name, environment[name])
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-    for _ in range(300):
-        if "Ray runtime started" in (place / "log.txt").read_text():
-            break
-        assert process.poll() is None, (place / "log.txt").read_text()
-        time.sleep(0.1)
+    until(lambda: "Ray runtime started" in (place / "log.txt").read_text(), process, log=place / "log.txt")
     yield f"127.0.0.1:{port}"
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(timeout=30)
+        ended(process)
     finally:
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
 
 
-def test_the_cluster_grows_for_a_search_and_shrinks_to_nothing(head, place):
+@pytest.fixture
+def head(autoscaling, monkeypatch):
+    """The head, for the searches of one test."""
+    monkeypatch.setenv("RAY_ADDRESS", autoscaling)
+    return autoscaling
+
+
+def test_the_cluster_grows_for_a_search_and_shrinks_to_nothing(head, place, gate):
+    """The first trials are held until there are three nodes."""
     watcher = subprocess.Popen([sys.executable, "-c", WATCH, head], stdout=subprocess.PIPE, text=True)
+    seen, end = [], time.time() + LIMIT_SECONDS
+
+    def watch(until_nodes, process=None):
+        for line in watcher.stdout:
+            if line.startswith("NODES "):
+                _, at, nodes = line.split()
+                seen.append((float(at), int(nodes)))
+                if seen[-1][1] == until_nodes:
+                    return
+                assert process is None or process.poll() is None, place.log.read_text()
+                assert time.time() < end, f"waited in vain for {until_nodes} nodes"
+
+    watch(0)
     begun = time.time()
-    done = place.search("--set", "study.trials=6", "--set", "train.max_steps=40")
+    process = place.begin("--set", "study.trials=6", *gate.words)
+    watch(3, process)
+    full = time.time()
+    gate.open()
+    assert ended(process) == 0, place.log.read_text()
     over = time.time()
-    assert "starting 3 trial slots (3 of 3 that fit, 0 of them now)" in done.stdout
-    seen = []
-    for line in watcher.stdout:
-        if not line.startswith("NODES "):
-            continue
-        _, at, nodes = line.split()
-        seen.append((float(at), int(nodes)))
-        if (seen[-1][0] > over and nodes == "0") or time.time() > over + 90:
-            break
+    watch(0)
     watcher.kill()
-    counts = [nodes for _, nodes in seen]
+    assert "starting 3 trial slots (3 of 3 that fit, 0 of them now)" in place.log.read_text()
+    assert max(nodes for _, nodes in seen) == 3
+    assert seen[-1][1] == 0, "nodes go back when there is nothing more to do"
+    assert place.status()["budget"] == {"trials": 6, "finished": 6}
     spans = [(at, nodes, then - at) for (at, nodes), (then, _) in itertools.pairwise(seen)]
     idle = sum(nodes * seconds for at, nodes, seconds in spans if at > over)
-    full = next((at - begun for at, nodes in seen if nodes == 3), float("nan"))
     print(
-        f"\nfrom the command to 3 nodes {full:.1f} s, of a search of {over - begun:.1f} s; "
+        f"\nfrom the command to 3 nodes {full - begun:.1f} s, of a search of {over - begun:.1f} s; "
         f"idle afterwards {idle:.0f} node-seconds, gone {seen[-1][0] - over:.1f} s after its end"
     )
-    assert counts[0] == 0
-    assert max(counts) == 3
-    assert counts[-1] == 0, "nodes go back when there is nothing more to do"
-    assert place.status()["budget"] == {"trials": 6, "finished": 6}
 
 
 def test_what_even_a_grown_cluster_cannot_hold_is_refused(head, place):

@@ -1,70 +1,28 @@
-"""Nodes that go, with notice and without: a cluster of several raylets on this machine, a real search on it."""
+"""Nodes that go, with notice and without: real searches on a cluster of several raylets.
 
-import time
+A gate holds the trial at its evaluations, so that every death comes between two checkpoints, however busy the machine.
+"""
 
 import pytest
-from fixtures.searches import until
+from fixtures.waiting import ended, until
 
 from rankray.search.scheduler import MAX_DEATHS
 
-LONG = ("--set", "study.trials=1", "--set", "train.max_steps=2000", "--set", "evaluate.every_steps=400")
+pytestmark = pytest.mark.xdist_group("cluster")
 
-TWO = ("--set", "study.trials=1", "--set", "train.max_steps=600", "--set", "evaluate.every_steps=150")
-TWO += ("--set", "resources.workers=2")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(make_place):
-    """What a search records that loses nothing."""
-    place = make_place()
-    place.search(*LONG)
-    return place.recorded()
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A head that trains nothing and two nodes of one CPU each."""
-    from rankray.cluster.environment import prepare_environment
-
-    prepare_environment()
-    import ray
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+EVERY = 20
+ONE = ("study.trials=1", f"train.max_steps={5 * EVERY}", f"evaluate.every_steps={EVERY}")
+ONE = tuple(word for change in ONE for word in ("--set", change))
+TWO = (*ONE, "--set", "resources.workers=2")
+NOTICE_SECONDS = 3600
+"""How long before a node goes it is said; it is gone when its processes are, or when the test ends."""
 
 
 @pytest.fixture
-def place(undisturbed, cluster, make_place, monkeypatch):
+def place(nodes, make_place, monkeypatch):
     """A place whose searches run on the cluster."""
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
     return make_place()
-
-
-def busy_nodes(cluster):
-    """Return the nodes whose one CPU is taken."""
-    from ray._private.state import available_resources_per_node
-
-    free = available_resources_per_node()
-    return [
-        node for node in cluster.list_all_nodes() if not node.head and not free.get(node.node_id, {"CPU": 1}).get("CPU")
-    ]
-
-
-def drain(cluster, node, seconds):
-    """Tell Ray what a spot machine is told before it is taken away."""
-    from ray._raylet import GcsClient
-    from ray.core.generated import autoscaler_pb2
-
-    preempted = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline = int((time.time() + seconds) * 1000)
-    accepted, why = GcsClient(address=cluster.gcs_address).drain_node(node.node_id, preempted, "spot", deadline)
-    assert accepted, why
 
 
 def reports(place):
@@ -72,55 +30,69 @@ def reports(place):
     return {key: metrics for key, metrics in place.recorded().items() if metrics}
 
 
-def test_a_drained_nodes_trial_leaves_with_a_checkpoint_and_loses_nothing(cluster, place, undisturbed):
-    process = place.begin(*LONG)
-    until(lambda: (0, 400) in place.recorded(), process)
-    time.sleep(0.3)
-    cluster.add_node(num_cpus=1)
-    drain(cluster, busy_nodes(cluster)[0], seconds=30)
-    assert process.wait(timeout=120) == 0, (place.file.parent / "log.txt").read_text()
-    between = [step for _, step in place.recorded() if step % 400]
-    assert len(between) == 1, "the checkpoint lies between two evaluations"
-    said = (place.file.parent / "log.txt").read_text()
-    assert f"it continues elsewhere from step {between[0]}" in said
+def test_a_drained_nodes_trial_leaves_with_a_checkpoint_and_loses_nothing(nodes, place, gate):
+    process = place.begin(*ONE, *gate.words)
+    drained = until(lambda: gate.node(1), process, log=place.log)
+    nodes.add()
+    nodes.drain(drained, NOTICE_SECONDS)
+    gate.let_pass(1, drained)
+    gate.open()
+    assert ended(process) == 0, place.log.read_text()
+    [between] = [step for _, step in place.recorded() if step % EVERY]
+    assert EVERY < between < 2 * EVERY, "the checkpoint lies between two evaluations"
+    assert f"it continues elsewhere from step {between}" in place.log.read_text()
     trial = place.trials()[0]
     assert trial["state"] == "complete"
     assert trial["failures"] == []
     assert [lost["steps"] for lost in trial["work_lost"]] == [0]
-    assert trial["work_lost"][0]["wall_seconds"] < 5
-    assert reports(place) == undisturbed
+    assert reports(place) == place.undisturbed()
 
 
-def test_a_node_lost_without_notice_blames_no_trial(cluster, place, undisturbed):
+def test_a_node_lost_without_notice_blames_no_trial(nodes, place, gate):
     """As many nodes as processes may die under a trial before it is blamed."""
-    process = place.begin(*LONG)
-    for step in (400, 800, 1200):
-        until(lambda step=step: (0, step) in place.recorded() and busy_nodes(cluster), process)
-        cluster.remove_node(busy_nodes(cluster)[0], allow_graceful=False)
-        cluster.add_node(num_cpus=1)
-    assert process.wait(timeout=180) == 0, (place.file.parent / "log.txt").read_text()
+    process = place.begin(*ONE, *gate.words)
+    until(lambda: gate.node(1), process, log=place.log)
+    for death in range(1, MAX_DEATHS + 1):
+        gate.let_pass(2 * death - 1)
+        lost = until(lambda death=death: gate.node(2 * death), process, log=place.log)
+        assert len(place.recorded()) == death, "the death comes between two checkpoints"
+        nodes.kill(lost)
+        nodes.add()
+        until(lambda death=death: gate.node(2 * death + 1), process, log=place.log)
+    gate.open()
+    assert ended(process) == 0, place.log.read_text()
     trial = place.trials()[0]
     assert trial["state"] == "complete"
     assert trial["failures"] == []
     assert len(trial["work_lost"]) == MAX_DEATHS
     assert all(lost["wall_seconds"] > 0 for lost in trial["work_lost"])
-    assert reports(place) == undisturbed
+    assert reports(place) == place.undisturbed()
 
 
 @pytest.fixture(scope="module")
-def undisturbed_group(make_place):
+def undisturbed_group(joined, make_place, modules):
     """What a search of one trial of two workers records that loses nothing."""
+    joined.reset(2)
     place = make_place()
-    place.search(*TWO)
+    (modules / "held.py").write_text('def held(model, tokenizer, rows):\n    return {"held": 1.0}\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", joined.address)
+        place.search(*TWO, "--set", "evaluate.functions=[held:held]")
     return place.recorded()
 
 
-def test_a_drained_node_of_a_group_takes_the_group_along_with_a_checkpoint(cluster, place, undisturbed_group):
-    process = place.begin(*TWO)
-    until(lambda: (0, 150) in place.recorded(), process)
-    cluster.add_node(num_cpus=1)
-    drain(cluster, busy_nodes(cluster)[-1], seconds=60)
-    assert process.wait(timeout=240) == 0, (place.file.parent / "log.txt").read_text()
+def both_at(gate, number):
+    return lambda: gate.node(number, rank=0) and gate.node(number, rank=1)
+
+
+def test_a_drained_node_of_a_group_takes_the_group_along_with_a_checkpoint(undisturbed_group, nodes, place, gate):
+    process = place.begin(*TWO, *gate.words)
+    drained = until(both_at(gate, 1), process, log=place.log)
+    nodes.add()
+    nodes.drain(drained, NOTICE_SECONDS)
+    gate.let_pass(1, drained)
+    gate.open()
+    assert ended(process) == 0, place.log.read_text()
     trial = place.trials()[0]
     assert trial["state"] == "complete"
     assert trial["failures"] == []
@@ -132,20 +104,23 @@ def test_a_drained_node_of_a_group_takes_the_group_along_with_a_checkpoint(clust
         assert found[key]["eval/nll"] == metrics["eval/nll"]
 
 
-def test_a_group_that_may_shrink_goes_on_with_the_nodes_that_are_left(cluster, place, undisturbed_group):
+def test_a_group_that_may_shrink_continues_on_the_nodes_that_are_left(undisturbed_group, nodes, place, gate):
     """One worker is enough for it: none of the nodes that go comes back."""
-    process = place.begin(*TWO, "--set", "resources.workers=[1,2]")
-    until(lambda: (0, 150) in place.recorded(), process)
-    cluster.remove_node(busy_nodes(cluster)[-1], allow_graceful=False)
-    assert process.wait(timeout=240) == 0, (place.file.parent / "log.txt").read_text()
-    cluster.add_node(num_cpus=1)
+    process = place.begin(*TWO, "--set", "resources.workers=[1,2]", *gate.words)
+    until(both_at(gate, 1), process, log=place.log)
+    gate.let_pass(1)
+    lost = until(both_at(gate, 2), process, log=place.log)
+    assert list(place.recorded()) == [(0, EVERY)], "the death comes between two checkpoints"
+    nodes.kill(lost)
+    gate.open()
+    assert ended(process) == 0, place.log.read_text()
     trial = place.trials()[0]
     assert trial["state"] == "complete"
     assert trial["failures"] == []
     assert len(trial["work_lost"]) == 1
     found = reports(place)
     assert found.keys() == undisturbed_group.keys()
-    assert found[0, 150] == undisturbed_group[0, 150]
+    assert found[0, EVERY] == undisturbed_group[0, EVERY]
 
 
 @pytest.mark.parametrize("error", [None, ValueError("no"), RuntimeError("died")])

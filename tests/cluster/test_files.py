@@ -1,4 +1,4 @@
-"""The launcher files in cluster/, against the schemas of those who read them."""
+"""Whole: the launcher files in cluster/, against the schemas of those who read them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 CLOUDS = ("aws", "gcp", "azure")
 SCHEMAS = Path(os.environ.get("RANKRAY_TEST_ASSETS", ROOT.parent / "shared")) / "schemas" / "kuberay"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from fixtures.clusters import TOKEN, environment, ray_head
-from fixtures.searches import FILE, Place
+from fixtures.searches import FILE, Place, modules_and
+from fixtures.waiting import until
 
 from rankray.cluster import jobs
 from rankray.config import load_config
@@ -71,7 +72,7 @@ def test_what_would_be_lost_or_seen_is_refused(loaded, tmp_path, text, store, er
     assert "secret" not in str(refused.value)
 
 
-def test_a_file_outside_what_is_shipped_is_refused(loaded, tmp_path):
+def test_a_file_outside_what_is_uploaded_is_refused(loaded, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(ConfigError, match=r"lies outside .*elsewhere"):
         jobs.describe(loaded(), tmp_path / "elsewhere")
@@ -81,7 +82,7 @@ def test_without_a_token_nothing_is_submitted(monkeypatch, tmp_path):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(SubmitError, match=r"no token for the cluster here; .*RAY_AUTH_MODE=disabled"):
+    with pytest.raises(SubmitError, match=r"has no token for the cluster; .*RAY_AUTH_MODE=disabled"):
         jobs.require_token()
     with pytest.raises(SubmitError, match=r"127\.0\.0\.1:1 does not answer .*tunnel"):
         jobs.refuse_open_cluster("http://127.0.0.1:1")
@@ -90,7 +91,7 @@ def test_without_a_token_nothing_is_submitted(monkeypatch, tmp_path):
 def run(*words: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "rankray", *words],
-        cwd=cwd, env=environment(PYTHONPATH=str(ROOT), **more), capture_output=True, text=True, timeout=300,
+        cwd=cwd, env=environment(PYTHONPATH=str(ROOT), **more), capture_output=True, text=True,
     )  # fmt: skip
 
 
@@ -145,26 +146,26 @@ def test_a_search_is_submitted_followed_and_examined(world, tmp_path):
         ]
 
 
-def test_a_new_cluster_goes_on_with_the_same_store(place):
-    """Head, workers and driver die together, as when the head's machine does; the same command goes on elsewhere."""
-    words = [*place.command("--set", "study.trials=3", "--set", "study.pruner=none")]
-    with ray_head("--num-cpus=1", "--include-dashboard=false") as first:
-        log = open(place.file.parent / "log.txt", "wb")  # noqa: SIM115
-        own = environment(PYTHONPATH=f"{ROOT}:{place.file.parent}", RANKRAY_LEASE_SECONDS="5")
-        driver = subprocess.Popen(words, stdout=log, stderr=log, env=own | {"RAY_ADDRESS": first.address})
-        from fixtures.searches import until
-
-        until(lambda: len(place.recorded()) >= 4, driver)
+def test_a_new_cluster_continues_with_the_same_store(place, gate, modules):
+    """Head, workers and driver die together, as when the head's machine does; the same command continues elsewhere."""
+    words = place.command("--set", "study.trials=2", "--set", "study.pruner=none", *gate.words)
+    own = environment(PYTHONPATH=modules_and(ROOT, modules), RANKRAY_LEASE_SECONDS="5")
+    with ray_head("--num-cpus=1", "--include-dashboard=false", PYTHONPATH=own["PYTHONPATH"]) as first:
+        with open(place.log, "wb") as log:
+            driver = subprocess.Popen(words, stdout=log, stderr=log, env=own | {"RAY_ADDRESS": first.address})
+        until(lambda: gate.node(1), driver, log=place.log)
+        gate.let_pass(1)
+        until(lambda: gate.node(2), driver, log=place.log)
         first.kill()
         driver.kill()
         driver.wait()
     before = place.recorded()
-    with ray_head("--num-cpus=1", "--include-dashboard=false") as second:
-        done = subprocess.run(
-            words, env=own | {"RAY_ADDRESS": second.address}, capture_output=True, text=True, timeout=300
-        )
+    assert list(before) == [(0, 2)], "the death comes between two checkpoints"
+    gate.open()
+    with ray_head("--num-cpus=1", "--include-dashboard=false", PYTHONPATH=own["PYTHONPATH"]) as second:
+        done = subprocess.run(words, env=own | {"RAY_ADDRESS": second.address}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     after = place.recorded()
     assert {key: after[key] for key in before} == before
-    assert len(after) == 9
+    assert len(after) == 6
     assert json.loads(json.dumps(place.status()["trials"]))["running"] == 0

@@ -35,7 +35,7 @@ def test_a_directory_that_all_nodes_share_passes_and_nothing_is_left(cluster, tm
 def test_a_directory_of_each_nodes_own_is_noticed(cluster, tmp_path, monkeypatch):
     cluster()
     monkeypatch.setattr(nodes.os.path, "exists", lambda path: False)
-    with pytest.raises(StorageError, match=r"node 10\.0\.0\.2 \(bbbbbbbb\): .* is another directory here .*s3://"):
+    with pytest.raises(StorageError, match=r"node 10\.0\.0\.2 \(bbbbbbbb\): .* is not the same directory here .*s3://"):
         nodes.check_storage(str(tmp_path / "runs"))
     assert list((tmp_path / "runs").iterdir()) == []
 

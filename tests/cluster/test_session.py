@@ -52,7 +52,8 @@ def test_an_address_where_nothing_answers_is_said_at_once(asked, monkeypatch):
 def test_auto_without_a_ray_here_is_said_at_once(asked, monkeypatch):
     from ray._private import services
 
-    monkeypatch.setattr(services, "canonicalize_bootstrap_address", lambda address: None)
+    monkeypatch.setattr(services, "find_gcs_addresses", set)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda temp_dir: None)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     with pytest.raises(ClusterError, match=r"no Ray runs on this machine"), session.ray_session(verbose=False):
         pass

@@ -4,11 +4,13 @@ import subprocess
 import sys
 import time
 
+import datasets
 import pytest
+from datasets.arrow_writer import ArrowWriter
 
 from rankray.config.schema import DataSection
-from rankray.data import cache as shared
-from rankray.data import tokenize as data_module
+from rankray.data import cache as cache_module
+from rankray.data import tokenize
 from rankray.data.tokenize import load_split
 from rankray.errors import DataError
 
@@ -44,8 +46,8 @@ def never():
 
 
 def test_a_table_is_made_once_and_then_mapped(cache):
-    made = shared.shared_table(["x"], lambda: iter([COLUMNS, COLUMNS]))
-    again = shared.shared_table(["x"], never)
+    made = cache_module.shared_table(["x"], lambda: iter([COLUMNS, COLUMNS]))
+    again = cache_module.shared_table(["x"], never)
     assert again.to_dict() == made.to_dict() == {name: value * 2 for name, value in COLUMNS.items()}
     assert [path.suffix for path in sorted(cache.glob("*.arrow"))] == [".arrow"]
     with open("/proc/self/maps") as maps:
@@ -53,9 +55,9 @@ def test_a_table_is_made_once_and_then_mapped(cache):
 
 
 def test_what_was_made_from_something_else_is_another_table():
-    shared.shared_table(["x"], lambda: iter([COLUMNS]))
+    cache_module.shared_table(["x"], lambda: iter([COLUMNS]))
     with pytest.raises(AssertionError, match="made again"):
-        shared.shared_table(["y"], never)
+        cache_module.shared_table(["y"], never)
 
 
 def test_a_table_that_cannot_be_made_leaves_no_file(cache):
@@ -64,33 +66,33 @@ def test_a_table_that_cannot_be_made_leaves_no_file(cache):
         raise DataError("no")
 
     with pytest.raises(DataError, match="no"):
-        shared.shared_table(["x"], breaks)
+        cache_module.shared_table(["x"], breaks)
     assert not [path for path in cache.iterdir() if path.suffix == ".arrow"]
-    assert len(shared.shared_table(["x"], lambda: iter([COLUMNS]))) == 1
+    assert len(cache_module.shared_table(["x"], lambda: iter([COLUMNS]))) == 1
 
 
-def test_a_place_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+def test_where_nothing_can_be_written_tokens_stay_in_memory(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RANKRAY_CACHE", str(tmp_path / "file" / "below"))
-    assert shared.shared_table(["x"], lambda: iter([COLUMNS])).to_dict() == COLUMNS
+    assert cache_module.shared_table(["x"], lambda: iter([COLUMNS])).to_dict() == COLUMNS
 
 
 def test_what_nobody_used_for_long_is_deleted_when_another_is_written(cache):
-    shared.shared_table(["old"], lambda: iter([COLUMNS]))
+    cache_module.shared_table(["old"], lambda: iter([COLUMNS]))
     [old] = cache.glob("*.arrow")
-    long_ago = time.time() - (shared.KEPT_DAYS + 1) * 86_400
+    long_ago = time.time() - (cache_module.KEPT_DAYS + 1) * 86_400
     os.utime(old, (long_ago, long_ago))
-    shared.shared_table(["new"], lambda: iter([COLUMNS]))
+    cache_module.shared_table(["new"], lambda: iter([COLUMNS]))
     assert not old.exists()
     assert len(list(cache.glob("*.arrow"))) == 1
 
 
 def test_use_keeps_a_table_from_being_old(cache):
-    shared.shared_table(["x"], lambda: iter([COLUMNS]))
+    cache_module.shared_table(["x"], lambda: iter([COLUMNS]))
     [file] = cache.glob("*.arrow")
     os.utime(file, (1, 1))
-    shared.shared_table(["x"], never)
-    shared.shared_table(["y"], lambda: iter([COLUMNS]))
+    cache_module.shared_table(["x"], never)
+    cache_module.shared_table(["y"], lambda: iter([COLUMNS]))
     assert file.exists()
 
 
@@ -111,7 +113,7 @@ def test_processes_at_once_make_a_table_once(tmp_path):
 
 def test_a_split_is_tokenised_once_for_all_processes(source, tokenizer, monkeypatch):
     first = load_split("train", section(source), tokenizer, 64)
-    monkeypatch.setattr(data_module, "_tokenise_texts", lambda *_: never())
+    monkeypatch.setattr(tokenize, "_tokenise_texts", lambda *_: never())
     second = load_split("train", section(source), tokenizer, 64)
     assert second.tokens == first.tokens
     assert second.rows == first.rows
@@ -124,7 +126,7 @@ def test_a_split_is_tokenised_once_for_all_processes(source, tokenizer, monkeypa
 )
 def test_everything_the_tokens_depend_on_counts(source, tokenizer, monkeypatch, change):
     load_split("train", section(source), tokenizer, 64)
-    monkeypatch.setattr(data_module, "_tokenise_texts", lambda *_: never())
+    monkeypatch.setattr(tokenize, "_tokenise_texts", lambda *_: never())
     if change.pop("source", False):
         source.write_text(source.read_text() + json.dumps({"q": "9", "a": "9"}) + "\n")
     if change.pop("eos", False):
@@ -147,3 +149,31 @@ def test_what_datasets_derives_from_a_table_is_found_again(cache, source, tokeni
         os.utime(next(iter(cache.glob("[0-9a-f]*.arrow"))))
         table.map(lambda row: {"length": len(row["input_ids"])})
     assert len(list(cache.glob("cache-*.arrow"))) == 1
+
+
+@pytest.mark.parametrize("change", ["source", "file", "nothing"])
+def test_a_hub_dataset_is_found_again_by_its_name_and_cache_files(tmp_path, tokenizer, monkeypatch, change):
+    def load(name, config, split):
+        return datasets.Dataset.from_file(str(tmp_path / "hub.arrow"))
+
+    with ArrowWriter(path=str(tmp_path / "hub.arrow")) as writer:
+        writer.write_batch({"q": ["1"], "a": ["2"]})
+        writer.finalize()
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    first = load_split("train", section("a/b:train"), tokenizer, 64)
+    monkeypatch.setattr(tokenize, "_tokenise_texts", lambda *_: never())
+    if change == "file":
+        os.utime(tmp_path / "hub.arrow", (1, 1))
+    if change == "nothing":
+        assert load_split("train", section("a/b:train"), tokenizer, 64).tokens == first.tokens
+    else:
+        with pytest.raises(AssertionError, match="made again"):
+            load_split("train", section("a/b:train[:1]" if change == "source" else "a/b:train"), tokenizer, 64)
+
+
+def test_a_table_in_memory_has_the_columns_of_a_mapped_one():
+    mapped = cache_module.shared_table(["x"], lambda: iter([COLUMNS, COLUMNS]))
+    in_memory = cache_module.table_in_memory(iter([COLUMNS, COLUMNS]))
+    assert in_memory.features == mapped.features
+    assert in_memory.to_dict() == mapped.to_dict()
+    assert not in_memory.cache_files

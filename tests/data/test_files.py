@@ -38,7 +38,7 @@ def test_json_may_also_be_lines(tmp_path):
 
 def test_a_missing_file_names_its_neighbour(tmp_path):
     (tmp_path / "train.jsonl").write_text("{}")
-    with pytest.raises(DataError, match=r"^here: no file .*did you mean 'train.jsonl'.*; allowed is .*; mend the path"):
+    with pytest.raises(DataError, match=r"^here: no file .*did you mean 'train.jsonl'.*; allowed is .*; fix the path"):
         read_rows(str(tmp_path / "trian.jsonl"), "here")
 
 

@@ -79,7 +79,7 @@ def test_pass_at_k_grows_with_k_and_is_repeatable(world):
     assert 0 < first["eval/pass@4"] < 1
 
 
-def test_evaluation_leaves_no_trace(world):
+def test_evaluation_does_not_affect_training(world):
     model, tokenizer, data, config = world(evaluate__metrics=["nll", "accuracy", "pass@2"], evaluate__max_new_tokens=4)
     model.train()
     model.model.norm.eval()
@@ -94,7 +94,7 @@ def test_evaluation_leaves_no_trace(world):
     assert not model.model.norm.training
 
 
-def test_greedy_is_greedy_whatever_the_model_would_like(world):
+def test_greedy_is_greedy_whatever_the_models_own_settings(world):
     model, tokenizer, data, _ = world()
     prompts = [example.input_ids[: example.start] for example in data.tokens]
     plain = generate_texts(model, tokenizer, prompts, batch_size=4, max_new_tokens=8)
@@ -126,7 +126,7 @@ def test_a_prompt_that_fills_everything_counts_as_wrong(world, tmp_path):
     assert evaluate(model, tokenizer, data, config)["eval/accuracy"] in (0.0, 0.5)
 
 
-def test_a_model_gone_wrong_gives_nan(world):
+def test_a_model_without_a_finite_nll_gives_nan(world):
     model, tokenizer, data, config = world(evaluate__metrics=["nll", "accuracy", "pass@3"])
     with torch.no_grad():
         model.model.norm.weight[0] = math.nan

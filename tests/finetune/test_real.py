@@ -1,7 +1,9 @@
-"""A real pretrained model on real problems."""
+"""Whole: a real pretrained model on real problems."""
 
 import pytest
 from fixtures.training import Killed, Recorder
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_checkpoint_is_a_complete_model_directory(tree, train):
     assert not list(Path(outcome.checkpoint).parent.glob(".partial*"))
 
 
-def test_progress_is_told_in_between(tree, train, monkeypatch):
+def test_progress_is_reported_between_reports(tree, train, monkeypatch):
     import importlib
 
     monkeypatch.setattr(importlib.import_module("rankray.finetune.run"), "PROGRESS_SECONDS", 0.0)
@@ -70,7 +70,7 @@ def test_progress_is_told_in_between(tree, train, monkeypatch):
     assert all(math.isfinite(metrics["train/nll"]) for _, metrics in recorder.lives)
 
 
-def test_a_reporter_need_not_listen_to_progress(tree, train):
+def test_a_reporter_need_not_have_progress(tree, train):
     class Plain:
         report = Recorder().report
 
@@ -108,8 +108,8 @@ def test_a_killed_trial_ends_as_an_uninterrupted_one(tree, train, dropout_dir, c
             train(made, killed, directory=place)
         committed = [r for r in killed.reports[:-1] if r.checkpoint]
         checkpoint = committed[-1].checkpoint if committed else None
-        told = history(killed, committed[-1].step) if committed else []
-        resumed, again = train(made, directory=place, checkpoint=checkpoint, history=told)
+        known = history(killed, committed[-1].step) if committed else []
+        resumed, again = train(made, directory=place, checkpoint=checkpoint, history=known)
         assert same(resumed.metrics, whole.metrics)
         assert resumed.steps == whole.steps
         for step, metrics in again.by_step.items():
@@ -140,7 +140,7 @@ def test_a_stop_that_was_missed_is_obeyed_on_resume(tree, train):
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
-def test_a_trial_that_leaves_its_place_goes_on_as_if_it_had_not(tree, train, dropout_dir, step):
+def test_a_preempted_trial_ends_as_an_uninterrupted_one(tree, train, dropout_dir, step):
     """Steps 1 and 3 lie between two evaluations, 4 is one, 6 the last of the first of two runs."""
     made = tree(**SHORT | {"train__max_steps": 6}, model__path=str(dropout_dir), study__seeds=2)
     whole = train(made, directory="whole")[1].by_step
@@ -162,7 +162,7 @@ def test_a_trial_asked_to_preempt_at_its_end_has_ended(tree, train):
     assert (outcome.steps, outcome.preempted) == (7, "")
 
 
-def test_half_written_checkpoints_are_cleared_away(tree, train, tmp_path):
+def test_unfinished_checkpoints_are_removed(tree, train, tmp_path):
     (tmp_path / "trial" / ".partial-step-000002").mkdir(parents=True)
     (tmp_path / "trial" / ".partial-step-000002" / "junk").write_text("x")
     outcome, _ = train(tree(**SHORT))
@@ -230,19 +230,6 @@ def test_a_loss_that_is_not_finite_is_reported_as_it_is(tree, train, model_dir, 
     assert json.loads((Path(outcome.checkpoint) / "rankray.json").read_text())["step"] == 7
 
 
-def test_the_thread_count_is_put_back(tree, train, monkeypatch):
-    before, seen = torch.get_num_threads(), []
-
-    class Watcher(Recorder):
-        def report(self, report):
-            seen.append(torch.get_num_threads())
-            return super().report(report)
-
-    train(tree(**{**SHORT, "train__threads": before + 1}), Watcher())
-    assert set(seen) == {before + 1}
-    assert torch.get_num_threads() == before
-
-
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
@@ -253,7 +240,7 @@ def test_the_thread_count_is_put_back(tree, train, monkeypatch):
         ({"train__batch_size": 0}, ConfigError, r"^train.batch_size"),
     ],
 )
-def test_what_cannot_be_trained_says_so(tree, train, changes, error, said):
+def test_what_cannot_be_trained_is_refused(tree, train, changes, error, said):
     with pytest.raises(error, match=said):
         train(tree(**changes))
 

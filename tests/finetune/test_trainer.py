@@ -1,9 +1,12 @@
+import inspect
 import json
 import math
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from accelerate.state import AcceleratorState, GradientState
+from transformers import AutoModelForCausalLM, Trainer
+from trl import SFTTrainer
 
 from rankray.data.tokenize import load_split
 from rankray.errors import ConfigError
@@ -77,8 +80,6 @@ def test_sft_is_the_models_own_cross_entropy(tree, train):
 
 
 def test_dft_is_trls_own(tree, tmp_path):
-    from trl import SFTTrainer
-
     from rankray.config import Config
     from rankray.finetune.arguments import sft_arguments
     from rankray.finetune.trainer import RankrayTrainer
@@ -190,3 +191,44 @@ def test_messages_are_trained_on(tree, train, tmp_path):
     made["evaluate"]["max_new_tokens"] = 6
     made["loss"] = {"objective": "sft"}
     assert train(made)[0].metrics["eval/accuracy"] == 1.0
+
+
+SEAMS = {
+    SFTTrainer: {
+        "_send_telemetry": ["self"],
+        "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+        "_save_optimizer_and_scheduler": ["self", "output_dir"],
+        "_save_scaler": ["self", "output_dir"],
+        "_save_rng_state": ["self", "output_dir"],
+        "_prepare_inputs": ["self", "inputs"],
+        "save_model": ["self", "output_dir", "_internal_call"],
+    },
+    AcceleratorState: {"_reset_state": ["reset_partial_state"]},
+    GradientState: {"_reset_state": []},
+}
+"""Private names that `finetune/trainer.py` calls or overrides, as in trl 1.16, transformers 5.23, accelerate 1.15."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(owner, name) for owner, names in SEAMS.items() for name in names],
+    ids=lambda each: getattr(each, "__name__", each),
+)
+def test_private_names_of_the_libraries_are_still_there(owner, name):
+    assert hasattr(owner, name), f"{name} is gone: read how {owner.__module__} does this now and change trainer.py"
+    assert list(inspect.signature(getattr(owner, name)).parameters) == SEAMS[owner][name]
+
+
+@pytest.mark.parametrize(
+    ("name", "caller"),
+    [
+        ("_send_telemetry", SFTTrainer.__mro__[1].__init__),
+        ("_load_from_checkpoint", Trainer.train),
+        ("_loss_shifts_labels", Trainer._get_num_items_in_batch),
+        ("loss_is_scaled_for_ga", Trainer.training_step),
+        ("model_accepts_loss_kwargs", Trainer._get_num_items_in_batch),
+    ],
+)
+def test_the_libraries_still_use_what_is_overridden_or_set(name, caller):
+    """A name that nobody calls any more would be set or overridden without effect."""
+    assert f"self.{name}" in inspect.getsource(caller), f"{caller.__qualname__} no longer uses {name}"

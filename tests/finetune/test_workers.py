@@ -1,4 +1,4 @@
-"""Several workers that train one trial together."""
+"""Whole: several workers that train one trial together."""
 
 import json
 import os
@@ -23,8 +23,9 @@ class Reporter:
         assert os.environ["RANK"] == "0", "only the first worker's reporter is asked"
         print(json.dumps({"step": report.step, **report.metrics}))
         return Verdict(stop=report.step == 4, reason="told to")
-outcome = run(TrialSpec.from_json(sys.stdin.read()), Reporter())
-print(json.dumps({"steps": outcome.steps, "stopped": outcome.stopped}))
+for line in sys.stdin.read().splitlines():
+    outcome = run(TrialSpec.from_json(line), Reporter())
+    print(json.dumps({"steps": outcome.steps, "stopped": outcome.stopped}))
 """
 
 
@@ -49,13 +50,16 @@ accelerate.state.AcceleratorState.__init__ = sharding_on_cpus_too
 """accelerate shards on accelerators only; this lets it do so on CPUs, where gloo can."""
 
 
-def together(spec, first=""):
-    """Train a trial in two processes; return what each said, and how each ended."""
-    place = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+def together(*specs, first=""):
+    """Train trials one after the other in a pair of processes; return what each process printed for each trial.
+
+    Starting a pair takes longer than its trials.
+    """
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", first + WORKER],
-            env={**place, "RANK": rank, "LOCAL_RANK": rank},
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -64,53 +68,62 @@ def together(spec, first=""):
         for rank in "01"
     ]
     for worker in workers:
-        worker.stdin.write(spec.to_json())
+        worker.stdin.write("\n".join(spec.to_json() for spec in specs))
         worker.stdin.close()
-    watch = threading.Timer(120, lambda: [worker.kill() for worker in workers])
+    watch = threading.Timer(300, lambda: [worker.kill() for worker in workers])
     watch.start()
-    said = [[json.loads(line) for line in worker.stdout] for worker in workers]
+    printed = [by_trial([json.loads(line) for line in worker.stdout]) for worker in workers]
     watch.cancel()
-    return said, [worker.wait(timeout=60) for worker in workers]
+    assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
+    return printed
 
 
-def test_two_workers_do_what_one_does(tree, train, tmp_path):
-    made = tree(train__max_steps=6, train__micro_batch_size=2)
-    made["loss"] = {"objective": "talr"}
-    alone = train(made, directory="alone")[1].by_step
-    said, ended = together(TrialSpec(config=made, directory=str(tmp_path / "together")))
-    assert ended == [0, 0]
-    assert said[0][-1] == said[1][-1] == {"steps": 4, "stopped": "told to"}
-    assert [report["step"] for report in said[0][:-1]] == [2, 4]
-    for report in said[0][:-1]:
-        for name in ("eval/nll", "train/loss", "train/nll"):
-            assert report[name] == pytest.approx(alone[report["step"]][name], rel=2e-4)
-    checkpoint = tmp_path / "together" / "step-000004"
-    assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors"} <= {path.name for path in checkpoint.iterdir()}
+def by_trial(lines):
+    """Split lines after each outcome: for each trial its reports, then the outcome."""
+    trials = [[]]
+    for line in lines:
+        trials[-1].append(line)
+        if "stopped" in line:
+            trials.append([])
+    assert trials.pop() == []
+    return trials
 
 
-def test_two_workers_that_shard_the_model_do_what_one_does_and_resume(tree, train, tmp_path):
-    made = tree(train__max_steps=3, train__parallelism="fsdp", evaluate__max_examples=7)
-    alone = train(made, directory="alone")[1].by_step
-    sharded = TrialSpec(config=made, directory=str(tmp_path / "sharded"))
-    said, ended = together(sharded, SHARDED)
-    assert ended == [0, 0]
-    assert [report["step"] for report in said[0][:-1]] == [2, 3]
-    for report in said[0][:-1]:
-        for name in ("eval/nll", "train/loss", "train/nll", "train/mean_weight"):
-            assert report[name] == pytest.approx(alone[report["step"]][name], rel=1e-5)
-    first = tmp_path / "sharded" / "step-000002"
-    names = {path.name for path in first.iterdir()}
-    assert {"model.safetensors", "optimizer.bin"} <= names
-    assert not names & {"pytorch_model_fsdp.bin", "training_args.bin"}
-    resumed, ended = together(
-        TrialSpec(config=made, directory=str(tmp_path / "resumed"), checkpoint=str(first)), SHARDED
+@pytest.mark.slow
+def test_two_workers_do_what_one_does_also_if_they_shard_the_model_and_resume(tree, train, tmp_path):
+    whole = tree(train__max_steps=6, train__micro_batch_size=2) | {"loss": {"objective": "talr"}}
+    sharded = tree(train__max_steps=3, train__parallelism="fsdp", evaluate__max_examples=7)
+    alone = [train(one, directory=name)[1].by_step for name, one in (("one", whole), ("other", sharded))]
+    first, second = together(
+        TrialSpec(config=whole, directory=str(tmp_path / "whole")),
+        TrialSpec(config=sharded, directory=str(tmp_path / "sharded")),
+        first=SHARDED,
     )
-    assert ended == [0, 0]
-    assert resumed[0][:-1] == said[0][:-1], "bit for bit"
+    assert first[0][-1] == second[0][-1] == {"steps": 4, "stopped": "told to"}
+    assert [report["step"] for report in first[0][:-1]] == [2, 4]
+    for report in first[0][:-1]:
+        for name in ("eval/nll", "train/loss", "train/nll"):
+            assert report[name] == pytest.approx(alone[0][report["step"]][name], rel=2e-4)
+    assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors"} <= names(tmp_path / "whole" / "step-000004")
+
+    assert [report["step"] for report in first[1][:-1]] == [2, 3]
+    for report in first[1][:-1]:
+        for name in ("eval/nll", "train/loss", "train/nll", "train/mean_weight"):
+            assert report[name] == pytest.approx(alone[1][report["step"]][name], rel=1e-5)
+    checkpoint = tmp_path / "sharded" / "step-000002"
+    assert {"model.safetensors", "optimizer.bin"} <= names(checkpoint)
+    assert not names(checkpoint) & {"pytorch_model_fsdp.bin", "training_args.bin"}
+    again = TrialSpec(config=sharded, directory=str(tmp_path / "resumed"), checkpoint=str(checkpoint))
+    resumed = together(again, first=SHARDED)
+    assert resumed[0][0][:-1] == first[1][:-1], "bit for bit, in processes that have no process group yet"
 
 
-def test_sharding_on_cpus_is_refused_and_not_done_as_something_else(tree, train, monkeypatch):
-    """accelerate would train with DDP and say nothing."""
+def names(directory):
+    return {path.name for path in directory.iterdir()}
+
+
+def test_sharding_on_cpus_is_refused_and_not_replaced_by_ddp(tree, train, monkeypatch):
+    """accelerate would train with DDP without a warning."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"train\.parallelism: fsdp on a CPU"):
         train(tree(train__parallelism="fsdp"))

@@ -61,9 +61,9 @@ def test_an_objective_exists_as_soon_as_it_is_in_weights(monkeypatch):
 
 
 def test_the_way_of_a_setting_from_yaml_to_arithmetic_is_short():
-    """docs/loss.md lists it; each function it names exists where it says."""
+    """CONTRIBUTING.md lists it; each function it names exists where it says."""
     root = Path(__file__).resolve().parents[2]
-    hops = re.findall(r"^\d+\. `(\S+\.py): ([\w.]+)`", (root / "docs" / "loss.md").read_text(encoding="utf-8"), re.M)
+    hops = re.findall(r"^\d+\. `(\S+\.py): ([\w.]+)`", (root / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
     assert 5 <= len(hops) <= 9
     for file, name in hops:
         text = (root / "rankray" / file).read_text(encoding="utf-8")

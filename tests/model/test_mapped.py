@@ -30,7 +30,7 @@ def place_of(tensor):
     return ""
 
 
-def test_weights_are_those_of_the_file_and_nobody_elses_memory(model_dir):
+def test_weights_equal_those_of_the_file_and_are_mapped_from_it(model_dir):
     model, plain = load(model_dir), load(model_dir)
     shared = map_weights(model, str(model_dir))
     assert shared == sum(p.numel() * p.element_size() for p in model.parameters())
@@ -73,7 +73,7 @@ def test_writing_to_mapped_weights_does_not_reach_the_file(model_dir):
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def test_a_model_to_train_has_memory_of_its_own_and_one_to_adapt_has_not(model_dir):
+def test_a_model_to_train_has_its_own_memory_and_one_to_adapt_shares_it(model_dir):
     model = load(model_dir)
     map_weights(model, str(model_dir))
     trained, adapted = copy_to_train(model), copy_to_adapt(model)

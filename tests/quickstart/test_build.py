@@ -1,4 +1,4 @@
-"""The quickstart world: deterministic data, right answers, honest noise, a cached build, a search that loads."""
+"""The quickstart world: deterministic data, right answers, the declared noise, a cached build, a search that loads."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ def test_data_are_the_same_bytes_every_time(tmp_path):
 
 
 EVAL_DIGEST, TRAIN_DIGEST = "7e65269adb4dac72", "351f283a0c5b93a2"
-"""Raise `quickstart.VERSION` when these change: worlds made before are then made anew."""
+"""Increase `quickstart.VERSION` when these change, so that older worlds are built again."""
 
 
 def test_held_out_answers_are_right_and_follow_from_their_questions(rows):
@@ -113,7 +113,7 @@ def test_no_held_out_problem_is_trained_on():
     assert len(set(known)) + len(set(held_out)) == len(all_problems())
 
 
-def test_fine_tuning_words_a_part_of_which_pretraining_never_shows(rows):
+def test_fine_tuning_uses_words_that_pretraining_never_shows(rows):
     rng = random.Random(0)
     clean = {word for problem in all_problems() for word in clean_row(problem, rng)["question"].split()}
     noisy = {word for row in rows["train"] for word in row["question"].split()}
@@ -138,7 +138,7 @@ def test_corrupt_changes_a_token_at_least_and_keeps_their_number(rate):
         assert changed == {0.0: 1, 0.5: changed, 1.0: 14}[rate]
 
 
-def test_the_build_tells_what_it_does(built):
+def test_the_build_reports_its_progress(built):
     _, lines = built
     assert "making a small world" in lines[0]
     assert any("pretraining: step 3 of 3" in line for line in lines)
@@ -160,7 +160,7 @@ def test_the_same_world_has_the_same_weights(built, tmp_path):
     assert (again.parent / weights).read_bytes() == (file.parent / weights).read_bytes()
 
 
-def test_an_interrupted_build_is_not_taken_for_a_finished_one(tmp_path, monkeypatch):
+def test_an_interrupted_build_is_not_mistaken_for_a_finished_one(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -169,7 +169,7 @@ def test_an_interrupted_build_is_not_taken_for_a_finished_one(tmp_path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             build_world(tmp_path, pretrain_steps=1)
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "world").mkdir()  # what a kill in the midst of another program's copying might leave
+    (tmp_path / "world").mkdir()  # as a copy that was killed half-way might leave it
     (tmp_path / "world" / "train.jsonl").write_text("{")
     lines: list[str] = []
     build_world(tmp_path, progress=lines.append, pretrain_steps=1)
@@ -177,15 +177,15 @@ def test_an_interrupted_build_is_not_taken_for_a_finished_one(tmp_path, monkeypa
     assert len((tmp_path / "world" / "train.jsonl").read_text().splitlines()) == quickstart.TRAIN_EXAMPLES
 
 
-@pytest.mark.parametrize("harm", ["missing file", "cut file", "another recipe", "no list"])
-def test_a_harmed_or_other_world_is_made_anew(harm, tmp_path):
+@pytest.mark.parametrize("damage", ["missing file", "cut file", "another recipe", "no list"])
+def test_a_damaged_or_different_world_is_built_again(damage, tmp_path):
     world = build_world(tmp_path, pretrain_steps=1).parent / "world"
     steps = 1
-    if harm == "missing file":
+    if damage == "missing file":
         (world / "model" / "model.safetensors").unlink()
-    elif harm == "cut file":
+    elif damage == "cut file":
         (world / "eval.jsonl").write_text("")
-    elif harm == "another recipe":
+    elif damage == "another recipe":
         steps = 2
     else:
         (world / "world.json").write_text("[]")
@@ -236,7 +236,7 @@ def test_the_search_loads_from_anywhere(built, tmp_path, monkeypatch):
     assert [origin for origin, _ in baseline_points(config)] == ["baseline:sft", "baseline:paper"]
 
 
-def test_a_changed_search_file_is_written_anew(built):
+def test_a_changed_search_file_is_overwritten(built):
     file, _ = built
     text = file.read_text()
     file.write_text("name: mine\n")

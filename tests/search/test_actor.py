@@ -1,17 +1,19 @@
 """The actor, in this process: a report is a step's result, the next step or a reset is its verdict."""
 
 import json
+import logging
 import os
 import signal
 
 import pytest
 
 from rankray.contracts import Outcome, Report, TrialSpec
-from rankray.search.actor import EVENT, TrialActor
+from rankray.search.actor import EVENT, SEARCH_ENDS, TrialActor
 
 
-def config(**settings):
-    return {"number": 0, "spec": TrialSpec(config=settings, directory="/nowhere").to_json()}
+def config(number=0, stops=None, **settings):
+    spec = TrialSpec(config=settings, directory="/nowhere", number=number)
+    return {"number": number, "spec": spec.to_json(), "stops": json.dumps(stops or {})}
 
 
 def heard(actor):
@@ -29,7 +31,7 @@ def actor(monkeypatch):
         for step in (1, 2, 3):
             verdict = reporter.report(Report(step, {"eval/nll": float("nan") if step == 3 else 1.0}, f"at-{step}"))
             if verdict.stop:
-                stopped.append((step, reporter.report(Report(step + 1, {})).stop))
+                stopped.append((step, verdict.reason, reporter.report(Report(step + 1, {})).reason))
                 return Outcome({}, step, stopped=verdict.reason)
         return Outcome({"eval/nll": 1.0}, 3)
 
@@ -49,14 +51,20 @@ def test_reports_then_the_outcome(actor):
     assert heard(actor)["outcome"]["steps"] == 3
 
 
-def test_training_waits_for_the_verdict(actor):
+def test_training_waits_for_the_verdict(actor, caplog):
+    """It is stopped at the rung, for the reason that the store has, and every later report is answered alike."""
     heard(actor)
-    assert actor.reset_config(config()) is True
-    assert actor.stopped == [(1, True)], "stopped at the rung, and every later report is answered alike"
+    reason = "0.297 at step 1 is below the cut-off 0.34"
+    with caplog.at_level(logging.DEBUG, logger="rankray"):
+        assert actor.reset_config(config(7, {"0": reason, "5": "another trial's"})) is True
+    assert actor.stopped == [(1, reason, reason)]
+    assert f"trial 0 stopped at step 1: {reason}" in caplog.text
     assert heard(actor)["report"]["step"] == 1
+    assert actor.reset_config(config(8)) is True
+    assert actor.stopped[1:] == [(1, SEARCH_ENDS, SEARCH_ENDS)], "nobody stopped trial 7"
 
 
-def test_an_exception_is_told_and_the_process_is_used_again(actor):
+def test_an_exception_is_reported_and_the_process_is_used_again(actor):
     heard(actor)
     assert actor.reset_config(config(error="boom")) is True
     told = heard(actor)["failure"]
@@ -83,3 +91,12 @@ def test_nothing_carries_tunes_done(actor):
     """A result with `done` would pass the scheduler by (trap 5)."""
     results = [actor.step() for _ in range(4)]
     assert all("done" not in result for result in results)
+
+
+def test_the_process_logs_as_its_environment_says(actor, monkeypatch):
+    """RANKRAY_LOG reaches the processes that train."""
+    configured = []
+    monkeypatch.setattr("rankray.logs.configure", lambda: configured.append(True))
+    other = TrialActor(config())
+    other.stop()
+    assert configured == [True]

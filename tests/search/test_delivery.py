@@ -1,14 +1,15 @@
-"""Ordered delivery through outages."""
+"""Ordered outbox through outages."""
 
 import pytest
 
 from rankray.contracts import Report, Verdict
 from rankray.errors import ConfigError, LeaseLost, StoreUnavailable
-from rankray.search.delivery import Delivery, patience_seconds_default
+from rankray.search.delivery import StoreOutbox, patience_seconds_default
+from rankray.search.news import News
 
 
 class Study:
-    """A store that can go away, and remembers what it was told."""
+    """A store that can become unreachable, and remembers what was written."""
 
     def __init__(self):
         self.away = False
@@ -38,83 +39,93 @@ class Study:
         self._hear("release", number)
 
 
+class Reports:
+    """An observer that remembers reports."""
+
+    def __init__(self):
+        self.steps = []
+
+    def reported(self, number, report):
+        self.steps.append((number, report.step))
+
+
 @pytest.fixture
 def study():
     return Study()
 
 
 def test_verdicts_come_back(study):
-    delivery = Delivery(study)
+    outbox = StoreOutbox(study)
     study.stop_at = 2
-    assert not delivery.report(7, Report(1, {})).stop
-    assert delivery.report(7, Report(2, {})).reason == "behind"
+    assert not outbox.report(7, Report(1, {})).stop
+    assert outbox.report(7, Report(2, {})).reason == "behind"
 
 
 def test_an_outage_keeps_the_order(study):
-    seen = []
-    delivery = Delivery(study, on_verdict=lambda number, report, _: seen.append((number, report.step)))
+    seen = Reports()
+    outbox = StoreOutbox(study, news=News(seen))
     study.away = True
-    assert not delivery.report(1, Report(5, {})).stop
-    assert not delivery.report(2, Report(5, {})).stop
-    delivery.complete(1, {})
-    assert not delivery.flush()
-    assert (study.told, seen) == ([], [])
+    assert not outbox.report(1, Report(5, {})).stop
+    assert not outbox.report(2, Report(5, {})).stop
+    outbox.complete(1, {})
+    assert not outbox.flush()
+    assert (study.told, seen.steps) == ([], [])
     study.away = False
-    delivery.report(2, Report(10, {}))
+    outbox.report(2, Report(10, {}))
     assert study.told == [("report", 1, 5), ("report", 2, 5), ("complete", 1), ("report", 2, 10)]
-    assert seen == [(1, 5), (2, 5), (2, 10)]
-    assert delivery.flush()
+    assert seen.steps == [(1, 5), (2, 5), (2, 10)]
+    assert outbox.flush()
 
 
 def test_a_late_stop_holds(study):
-    """A trial pruned by a report that came late has ended: it is not completed, and is stopped when it speaks."""
-    delivery = Delivery(study)
+    """A trial pruned by a report that came late has ended: it is not completed, and is stopped when it reports."""
+    outbox = StoreOutbox(study)
     study.stop_at = 5
     study.away = True
-    delivery.report(1, Report(5, {}))
-    delivery.report(2, Report(5, {}))
-    delivery.complete(1, {})
+    outbox.report(1, Report(5, {}))
+    outbox.report(2, Report(5, {}))
+    outbox.complete(1, {})
     study.away = False
-    assert delivery.flush()
+    assert outbox.flush()
     assert ("complete", 1) not in study.told
     study.lost = {2}
-    assert delivery.report(2, Report(10, {})).stop
+    assert outbox.report(2, Report(10, {})).stop
 
 
 def test_a_lost_lease_stops_the_trial_and_nothing_else(study):
-    delivery = Delivery(study)
+    outbox = StoreOutbox(study)
     study.lost = {1}
-    assert "another driver" in delivery.report(1, Report(5, {})).reason
-    delivery.complete(1, {})
-    assert not delivery.report(2, Report(5, {})).stop
+    assert "another driver" in outbox.report(1, Report(5, {})).reason
+    outbox.complete(1, {})
+    assert not outbox.report(2, Report(5, {})).stop
     assert study.told == [("report", 2, 5)]
 
 
 def test_a_new_attempt_starts_afresh(study):
-    delivery = Delivery(study)
+    outbox = StoreOutbox(study)
     study.lost = {1}
-    assert delivery.report(1, Report(5, {})).stop
+    assert outbox.report(1, Report(5, {})).stop
     study.lost = set()
-    delivery.begin(1)
-    assert not delivery.report(1, Report(5, {})).stop
+    outbox.begin(1)
+    assert not outbox.report(1, Report(5, {})).stop
 
 
 def test_patience_ends(study):
-    delivery = Delivery(study, patience_seconds=0.0)
-    assert delivery.lost == ""
+    outbox = StoreOutbox(study, patience_seconds=0.0)
+    assert outbox.lost == ""
     study.away = True
-    delivery.report(1, Report(5, {}))
-    assert "did not answer" in delivery.lost
-    assert "1 reports are waiting" in delivery.lost
+    outbox.report(1, Report(5, {}))
+    assert "did not answer" in outbox.lost
+    assert "1 writes are pending" in outbox.lost
 
 
 def test_patience_ends_even_if_there_is_nothing_to_deliver(study):
-    delivery = Delivery(study, patience_seconds=0.0)
-    delivery.unanswered()
-    assert delivery.flush()
-    assert "0 reports are waiting" in delivery.lost
-    delivery.answered()
-    assert delivery.lost == ""
+    outbox = StoreOutbox(study, patience_seconds=0.0)
+    outbox.unanswered()
+    assert outbox.flush()
+    assert "0 writes are pending" in outbox.lost
+    outbox.answered()
+    assert outbox.lost == ""
 
 
 @pytest.mark.parametrize("given", ["soon", "-1", "nan"])

@@ -4,14 +4,16 @@ import json
 import os
 import signal
 import subprocess
-import time
-from pathlib import Path
 
 import psutil
 import pytest
+from fixtures.searches import modules_and
 from fixtures.training import ROWS, build_model
+from fixtures.waiting import until
 
 from rankray.contracts import TrialSpec, Verdict
+
+pytestmark = pytest.mark.ray
 
 TROUBLE = """\
 import os
@@ -38,7 +40,7 @@ class Recorder:
     def report(self, report):
         self.reports[report.step] = report
         self._at_step.get(report.step, lambda: None)()
-        return Verdict(stop=report.step == self._stop_at, reason="told to")
+        return Verdict(stop=report.step == self._stop_at, reason="as asked")
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +53,18 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def session(place):
+def session(place, modules):
     """A Ray of two CPUs whose processes find `trouble`."""
     from rankray.cluster.environment import prepare_environment
 
     prepare_environment()
     import ray
 
-    before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(place), str(Path(__file__).parents[2]), before])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", modules_and(place))
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()
-    os.environ["PYTHONPATH"] = before
 
 
 @pytest.fixture(scope="module")
@@ -121,16 +122,15 @@ def alone(spec, monkeypatch, place):
     return recorder.reports
 
 
-def all_free(ray, cpus=2.0, seconds=30):
+def all_free(ray, cpus=2.0):
     """Wait for Ray to have all its CPUs back, and no placement group."""
     from ray.util import placement_group_table
 
-    for _ in range(seconds * 10):
+    def free():
         groups = [table["state"] for table in placement_group_table().values() if table["state"] != "REMOVED"]
-        if ray.available_resources().get("CPU") == cpus and not groups:
-            return True
-        time.sleep(0.1)
-    return False
+        return ray.available_resources().get("CPU") == cpus and not groups
+
+    return until(free)
 
 
 def pids(place):
@@ -153,7 +153,7 @@ def test_a_group_trains_one_trial_after_another_in_the_same_processes(group, spe
     group.run(spec("first"), first)
     before = pids(place)
     stopped = group.run(spec("stopped", learning_rate=1e-2), Recorder(stop_at=2))
-    assert (stopped.steps, stopped.stopped) == (2, "told to")
+    assert (stopped.steps, stopped.stopped) == (2, "as asked")
     group.run(spec("second"), second)
     assert pids(place) == before
     assert os.getpid() not in before
@@ -161,7 +161,7 @@ def test_a_group_trains_one_trial_after_another_in_the_same_processes(group, spe
     assert metrics[0] == metrics[1]
 
 
-def test_a_trial_goes_on_from_its_checkpoint(group, spec):
+def test_a_trial_resumes_from_its_checkpoint(group, spec):
     whole = Recorder()
     outcome = group.run(spec("whole", checkpoint_every_steps=2), whole)
     again = Recorder()
@@ -222,7 +222,6 @@ def test_a_search_of_groups_with_pruned_and_failed_trials_leaves_nothing_held(al
         capture_output=True,
         text=True,
         env=searched.environment() | {"RAY_ADDRESS": address},
-        timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     status = searched.status()

@@ -2,21 +2,8 @@
 
 import pytest
 
+from rankray.contracts import Report
 from rankray.search.packing import Packing
-
-
-class Ear:
-    def __init__(self):
-        self.said = []
-
-    def phase(self, text):
-        self.said.append(text)
-
-    def started(self, *args): ...
-
-    def reported(self, *args): ...
-
-    def ended(self, *args): ...
 
 
 class World:
@@ -24,8 +11,8 @@ class World:
 
     def __init__(self, most, pace, *, reports=4, memory=lambda: (0, 1), measures=True):
         self.now, self.number, self.pace, self.reports = 0.0, 0, pace, reports
-        self.ear = Ear()
-        self.packing = Packing(most, self.ear, measures=measures, memory=memory, clock=lambda: self.now)
+        self.said = []
+        self.packing = Packing(most, self.said.append, measures=measures, memory=memory, clock=lambda: self.now)
         self.live = {}
 
     def run(self, trials):
@@ -39,7 +26,7 @@ class World:
             self.now += 10 / self.pace(len(self.live))
             for number in list(self.live):
                 self.live[number] += 10
-                self.packing.reported(number, self.live[number], {})
+                self.packing.reported(number, Report(self.live[number], {}))
                 if self.live[number] == 10 * self.reports:
                     del self.live[number]
                     self.packing.ended(number, "complete", 1.0, "")
@@ -52,7 +39,7 @@ def test_all_slots_stay_where_trials_do_not_hinder_each_other(reports):
     seen = world.run(40)
     assert world.packing.slots == 4
     assert min(seen[:-1]) == 2, "half as many were tried, once"
-    assert world.ear.said == ["4 trial(s) at a time get the most done (steps/s together, 4: 40, 2: 20)"]
+    assert world.said == ["4 trial(s) at a time do the most (steps/s together, 4: 40, 2: 20)"]
 
 
 @pytest.mark.parametrize("reports", [1, 3])
@@ -60,7 +47,7 @@ def test_fewer_run_where_they_get_more_done_together(reports):
     world = World(8, lambda live: 10.0 if live <= 2 else 40.0 / live**2, reports=reports)
     world.run(60)
     assert world.packing.slots == 2
-    assert "2 trial(s) at a time get the most done" in world.ear.said[-1]
+    assert "2 trial(s) at a time do the most" in world.said[-1]
     assert {slots: round(world.packing.steps_per_second(slots)) for slots in (8, 4, 2, 1)} == {
         8: 5,
         4: 10,
@@ -80,7 +67,7 @@ def test_a_number_that_is_given_stays():
     seen = world.run(20)
     assert world.packing.slots == 4
     assert set(seen[:-1]) == {4}
-    assert world.ear.said == []
+    assert world.said == []
 
 
 def test_no_more_trials_than_memory_holds():
@@ -90,4 +77,4 @@ def test_no_more_trials_than_memory_holds():
     used[0] = 14 * gib
     world.run(20)
     assert world.packing.slots == 3
-    assert "each takes 3.0 GiB" in world.ear.said[0]
+    assert "each takes 3.0 GiB" in world.said[0]

@@ -14,7 +14,8 @@ from rankray.search import scheduler
 from rankray.search import searcher as searcher_module
 from rankray.search.actor import EVENT
 from rankray.search.control import Control
-from rankray.search.delivery import Delivery
+from rankray.search.delivery import StoreOutbox
+from rankray.search.news import News
 from rankray.search.scheduler import MAX_DEATHS, StoreScheduler
 from rankray.search.searcher import StoreSearcher
 from rankray.search.stopper import ControlStopper
@@ -33,7 +34,9 @@ class Study:
     def next_trial(self):
         if self.away:
             raise StoreUnavailable("away")
-        return SimpleNamespace(number=self.left.pop(0), params={}, history=[]) if self.left else None
+        if not self.left:
+            return None
+        return SimpleNamespace(number=self.left.pop(0), params={}, history=[], origin="sampler", checkpoint=None)
 
     def report(self, number, report):
         self.told.append(("report", number, report.step))
@@ -51,10 +54,15 @@ class Study:
 
 
 class Ends:
-    """An observer that remembers ends."""
+    """An observer that remembers starts and ends."""
 
     def __init__(self):
-        self.seen = []
+        self.begun, self.seen = [], []
+
+    def started(self, number, params, origin, step, checkpoint):
+        self.begun.append((number, origin, step))
+
+    def reported(self, number, report): ...
 
     def ended(self, number, state, value, reason):
         self.seen.append((number, state, value))
@@ -64,9 +72,9 @@ class Ends:
 def world(monkeypatch):
     monkeypatch.setattr(searcher_module, "POLL_SECONDS", 0.0)
     study, control, ends = Study(), Control(), Ends()
-    delivery = Delivery(study)
-    searcher = StoreSearcher(study, delivery, control, lambda: 2, lambda ticket: TrialSpec({}, "d", ticket.number))
-    scheduler = StoreScheduler(delivery, control, ends, "eval/nll")
+    outbox, news = StoreOutbox(study), News(ends)
+    searcher = StoreSearcher(study, outbox, control, lambda: 2, lambda ticket: TrialSpec({}, "d", ticket.number), news)
+    scheduler = StoreScheduler(outbox, control, news, "eval/nll")
     return SimpleNamespace(study=study, control=control, ends=ends, searcher=searcher, scheduler=scheduler)
 
 
@@ -90,6 +98,7 @@ def outcome(**fields):
 def test_no_more_trials_than_slots(world):
     first, second = world.searcher.suggest("a"), world.searcher.suggest("b")
     assert (first["number"], second["number"]) == (0, 1)
+    assert world.ends.begun == [(0, "sampler", 0), (1, "sampler", 0)]
     assert TrialSpec.from_json(first["spec"]).number == 0
     assert world.searcher.suggest("c") is None
     tell(world, 0, outcome=outcome())
@@ -133,6 +142,17 @@ def test_verdicts_become_decisions(world, verdict, decision, end):
     assert (0 in world.control.live) == (not end)
 
 
+def test_the_next_suggestions_carry_why_trials_were_stopped(world):
+    """A process learns of a stop only by being given its next trial."""
+    world.study.left = list(range(9))
+    world.study.verdict = Verdict(stop=True, reason="behind")
+    report = {"step": 5, "metrics": {"eval/nll": 2.0}, "checkpoint": None}
+    for number in range(6):
+        suggested = world.searcher.suggest("a")
+        assert json.loads(suggested["stops"]) == {str(each): "behind" for each in range(max(0, number - 4), number)}
+        tell(world, number, report=report)
+
+
 def test_a_failure_is_told_with_its_traceback(world):
     world.searcher.suggest("a")
     assert tell(world, 0, failure={"reason": "ValueError: x", "traceback": "T"}) == TrialScheduler.STOP
@@ -174,7 +194,7 @@ def test_a_death_whose_node_turns_out_to_be_gone_counts_no_more(world, monkeypat
 
 
 def test_a_trial_that_left_is_given_back_and_its_process_goes(world):
-    """Told to go on, the process ends itself; by then the trial may be in other hands, and the end is not its end."""
+    """Its process then ends itself; by that time another may have the trial, which has not ended with that process."""
     world.searcher.suggest("a")
     left = outcome(preempted="its node is being taken away", steps=3)
     assert tell(world, 0, outcome=left) == TrialScheduler.CONTINUE
@@ -204,9 +224,9 @@ def test_work_lost_is_what_was_reported_since_the_last_checkpoint(world):
     assert control.work_lost(0, 1.0, "gone").steps == 0
 
 
-def test_what_tune_drops_without_a_word_is_given_back(world):
+def test_what_tune_drops_is_given_back(world):
     world.searcher.suggest("a")
-    world.scheduler.swept(0)
+    world.scheduler.dropped(0)
     assert world.study.told == [("release", 0)]
     assert not world.control.live
 

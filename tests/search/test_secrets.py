@@ -1,16 +1,18 @@
-"""A password planted in the store's URL is found nowhere but in the memory of the driver."""
+"""Whole: a password planted in the store's URL is found nowhere but in the memory of the driver."""
 
-import os
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from fixtures.searches import FILE, PAUSE, Place
+from fixtures.waiting import until
 from store.server import PASSWORD, Postgres
+
+from rankray.cli import app
 
 SLOW = ("--set", "evaluate.functions=[pause:briefly]", "--set", "study.trials=2", "--verbose")
 
@@ -41,8 +43,19 @@ def processes_of(leader: psutil.Process) -> dict[str, tuple[str, dict[str, str]]
     return found
 
 
+def printed(monkeypatch, capsys, code: int, *words: str) -> str:
+    """Run a command in this process, after the point at which passwords leave the process list."""
+    monkeypatch.setattr(sys, "argv", ["rankray", *words])
+    monkeypatch.setattr(app, "hide_passwords", lambda: None)
+    with pytest.raises(SystemExit) as end:
+        app.main()
+    assert (end.value.code or 0) == code
+    shown = capsys.readouterr()
+    return shown.out + shown.err
+
+
 @pytest.mark.parametrize("way", ["environment", "argument"])
-def test_a_planted_password_is_nowhere(way, world, tmp_path, server):
+def test_a_planted_password_is_nowhere(way, world, tmp_path, server, monkeypatch, capsys):
     file = tmp_path / "tiny.yaml"
     file.write_text(FILE.format(root=world, store="DROPPED", place=tmp_path).replace("store: DROPPED\n", ""))
     (tmp_path / "pause.py").write_text(PAUSE)
@@ -53,9 +66,12 @@ def test_a_planted_password_is_nowhere(way, world, tmp_path, server):
     with open(log, "wb") as output:
         process = subprocess.Popen(place.command(*words), stdout=output, stderr=output, env=place.environment() | given)
     leader, seen = psutil.Process(process.pid), {}
-    while process.poll() is None:
-        seen |= processes_of(leader)
-        time.sleep(0.3)
+
+    def look() -> bool:
+        seen.update(processes_of(leader))
+        return process.poll() is not None
+
+    until(look)
     assert process.returncode == 0, log.read_text()
     workers = {name: shown for name, shown in seen.items() if "TrialActor" in name or "TrialActor" in shown[0]}
     assert workers, f"no worker was seen among {sorted(seen)}"
@@ -71,12 +87,10 @@ def test_a_planted_password_is_nowhere(way, world, tmp_path, server):
     assert PASSWORD not in server.dump()
     assert "eval/nll" in server.dump()
     for verb in (["status", "tiny"], ["show", "tiny", "0"], ["best", "tiny", "--json"], ["store", "list"]):
-        command = [*place.command()[:3], *verb, "--store", server.url]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-        assert done.returncode == 0, done.stderr
-        assert PASSWORD not in done.stdout + done.stderr
+        assert PASSWORD not in printed(monkeypatch, capsys, 0, *verb, "--store", server.url)
     wrong = server.url.replace("/postgres", "/nonesuch")
-    done = subprocess.run([*place.command()[:3], "status", "tiny", "--store", wrong], capture_output=True, text=True)
+    command = [*place.command()[:3], "status", "tiny", "--store", wrong]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert PASSWORD not in done.stdout + done.stderr
     assert "nonesuch" in done.stderr

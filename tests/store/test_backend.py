@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 
 from rankray.errors import StoreError, StoreUnavailable
 from rankray.store import backend
-from rankray.store.backend import Guard, connect
+from rankray.store.backend import RetryingStorage, connect
+from rankray.store.optuna_private import database_of, engine_of
 
 URL = "postgresql://u:hunter2@h/d"
 
@@ -37,15 +40,41 @@ def internal(cause: Exception) -> Exception:
 @pytest.mark.parametrize("error", [internal(sqlite3.OperationalError("database is locked")), ConnectionResetError()])
 def test_what_passes_is_tried_again(error: Exception) -> None:
     flaky = Flaky(2, error)
-    assert Guard(flaky, URL).get_all_studies() == "studies"  # type: ignore[arg-type]
+    assert RetryingStorage(flaky, URL).get_all_studies() == "studies"  # type: ignore[arg-type]
     assert flaky.calls == 3
+
+
+def test_each_retry_leaves_a_line_in_the_log_without_the_password(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    caplog.set_level(logging.DEBUG, logger="rankray.store.backend")
+    flaky = Flaky(2, internal(sqlite3.OperationalError(f"cannot reach {URL}\nmore")))
+    assert RetryingStorage(flaky, URL).get_all_studies() == "studies"  # type: ignore[arg-type]
+    assert caplog.messages == [
+        f"store: postgresql://u:***@h/d: try {number} failed (OperationalError: cannot reach postgresql://u:***@h/d); "
+        f"trying again in {pause:.2f} s"
+        for number, pause in enumerate(backend.RETRY_SECONDS[:2], 1)
+    ]
+    assert pauses == list(backend.RETRY_SECONDS[:2])
+
+
+def test_it_gives_up_after_all_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    flaky = Flaky(99, ConnectionResetError())
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        RetryingStorage(flaky, URL).get_all_studies()  # type: ignore[arg-type]
+    assert pauses == list(backend.RETRY_SECONDS)
+    assert flaky.calls == len(pauses) + 1
 
 
 @pytest.mark.usefixtures("impatient")
 def test_what_does_not_pass_is_said_without_the_password() -> None:
     flaky = Flaky(99, internal(sqlite3.OperationalError(f"cannot reach {URL} with hunter2\nmore")))
     with pytest.raises(StoreUnavailable) as caught:
-        Guard(flaky, URL).get_all_studies()  # type: ignore[arg-type]
+        RetryingStorage(flaky, URL).get_all_studies()  # type: ignore[arg-type]
     assert flaky.calls == 3
     assert "hunter2" not in str(caught.value) + repr(caught.value)
     assert "postgresql://u:***@h/d does not answer (OperationalError: cannot reach" in str(caught.value)
@@ -57,20 +86,20 @@ def test_what_does_not_pass_is_said_without_the_password() -> None:
 def test_what_is_no_outage_passes_through_at_once(error: Exception) -> None:
     flaky = Flaky(1, error)
     with pytest.raises(type(error)):
-        Guard(flaky, URL).get_all_studies()  # type: ignore[arg-type]
+        RetryingStorage(flaky, URL).get_all_studies()  # type: ignore[arg-type]
     assert flaky.calls == 1
 
 
 def test_bad_data_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "RETRY_SECONDS", (1e9,))
     with pytest.raises(StoreUnavailable, match="DataError"):
-        Guard(Flaky(1, internal(sqlite3.DataError("too long"))), URL).get_all_studies()  # type: ignore[arg-type]
+        RetryingStorage(Flaky(1, internal(sqlite3.DataError("too long"))), URL).get_all_studies()  # type: ignore[arg-type]
 
 
 def test_sqlite_has_a_write_ahead_log_and_patience(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     storage: Any = connect(file_url)
-    with storage._backend.engine.connect() as connection:
+    with engine_of(database_of(storage.behind)).connect() as connection:
         ask = connection.exec_driver_sql
         assert ask("PRAGMA journal_mode").scalar() == "wal"
         assert ask("PRAGMA synchronous").scalar() == 2
@@ -83,9 +112,7 @@ def test_a_locked_sqlite_is_waited_for(file_url: str, monkeypatch: pytest.Monkey
     storage = connect(file_url)
     other = sqlite3.connect(file_url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    monkeypatch.setattr(
-        backend.time, "sleep", lambda seconds: other.execute("COMMIT") if other.in_transaction else None
-    )
+    monkeypatch.setattr(time, "sleep", lambda seconds: other.execute("COMMIT") if other.in_transaction else None)
     assert storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "s") > 0
     other.close()
 

@@ -1,7 +1,14 @@
-"""What every kind of store must answer alike: one suite, run over all that can be had here.
+"""Whole: what every kind of store must answer alike, in one suite.
 
-SQLite, journal, PostgreSQL, MySQL (or MariaDB), and optuna's gRPC proxy in front of PostgreSQL (`test_share` has it in
-front of SQLite).
+All of it runs on SQLite and the journal (`url`). What can fail on a server alone, the core of it, runs on PostgreSQL,
+MySQL (or MariaDB), and Optuna's gRPC proxy in front of PostgreSQL, too (`any_url`; `test_share` has the proxy in front
+of SQLite). The core is what depends on the database and not on our logic above it:
+
+- claims: which of two entries came first, and what a driver that was replaced may still do;
+- leases: drivers that leave, and trials that change their state from running to waiting and back;
+- concurrency: several drivers adopt, or create a study, at the same moment (`test_kills` has processes);
+- transactions and errors: a whole search, reports that come twice, the errors that the code above relies on;
+- types: texts that are long or not English, numbers that are not finite, attributes as they come back.
 """
 
 from __future__ import annotations
@@ -10,8 +17,11 @@ import math
 import threading
 from typing import Any
 
+import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution
+from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
 
 from rankray.config.space import baseline_points
 from rankray.contracts import Report, Verdict
@@ -19,6 +29,7 @@ from rankray.errors import LeaseLost, StudyMismatch
 from rankray.store import StudyStore, Ticket, attach, open_study, views
 from rankray.store.backend import connect
 from rankray.store.records import ATTEMPTS, END, is_void, steps_of
+from store.conftest import on_server, url_of
 from store.helpers import FULL, begin, begin_and_die, drive, make_config, run_trial, said, states, stored
 
 
@@ -32,15 +43,15 @@ def test_a_search_ends_with_the_exact_budget(any_url: str) -> None:
     assert store.next_trial() is None
 
 
-def test_an_empty_space_has_trials_without_parameters(any_url: str) -> None:
-    with open_study(any_url, make_config(space={}, study={"trials": 2})) as store:
+def test_an_empty_space_has_trials_without_parameters(url: str) -> None:
+    with open_study(url, make_config(space={}, study={"trials": 2})) as store:
         ticket = begin(store)
         assert ticket.params == {}
         store.release(ticket.number)
         assert begin(store) == Ticket(number=0, params={}, adopted=True)
 
 
-def test_a_report_is_judged_once_and_answered_the_same_for_ever(any_url: str) -> None:
+def test_a_report_is_judged_once_and_always_answered_the_same(any_url: str) -> None:
     config = make_config(study={"trials": 3})
     with open_study(any_url, config) as store:
         good, bad = begin(store), begin(store)
@@ -60,9 +71,14 @@ def test_a_report_is_judged_once_and_answered_the_same_for_ever(any_url: str) ->
     assert steps_of(running)[10].checkpoint == "c10"
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_metric_that_is_no_number_fails_the_trial(value: float, any_url: str) -> None:
-    with open_study(any_url, make_config(study={"trials": 2, "max_failures_per_trial": 3})) as store:
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(kind, value) for kind in ("sqlite", "journal") for value in (math.nan, math.inf, -math.inf)]
+    + [on_server("postgresql", math.nan), on_server("mysql", math.inf), on_server("grpc", -math.inf)],
+)
+def test_a_metric_that_is_no_number_fails_the_trial(kind: str, value: float, request: pytest.FixtureRequest) -> None:
+    """The number reaches a store as text only, so that each value on one server says what all on each would."""
+    with open_study(url_of(kind, request), make_config(study={"trials": 2, "max_failures_per_trial": 3})) as store:
         ticket = begin(store)
         store.report(ticket.number, Report(10, {"eval/nll": 1.0}))
         verdict = store.report(ticket.number, Report(20, {"eval/nll": value}))
@@ -76,8 +92,8 @@ def test_a_metric_that_is_no_number_fails_the_trial(value: float, any_url: str) 
     assert store.finished == 0
 
 
-def test_completing_twice_changes_nothing(any_url: str) -> None:
-    with open_study(any_url, make_config()) as store:
+def test_completing_twice_changes_nothing(url: str) -> None:
+    with open_study(url, make_config()) as store:
         ticket = begin(store)
         store.report(ticket.number, Report(FULL, {"eval/nll": 0.5}))
         store.complete(ticket.number, {"eval/nll": 0.5, "eval/accuracy": 0.25})
@@ -91,8 +107,8 @@ def test_completing_twice_changes_nothing(any_url: str) -> None:
             store.report(ticket.number, Report(FULL + 1, {"eval/nll": 0.1}))
 
 
-def test_failures_are_tried_again_as_often_as_allowed(any_url: str) -> None:
-    with open_study(any_url, make_config(study={"max_failures_per_trial": 2})) as store:
+def test_failures_are_tried_again_as_often_as_allowed(url: str) -> None:
+    with open_study(url, make_config(study={"max_failures_per_trial": 2})) as store:
         ticket = begin(store)
         store.report(ticket.number, said(ticket.params, 10))
         for attempt in range(2):
@@ -106,19 +122,19 @@ def test_failures_are_tried_again_as_often_as_allowed(any_url: str) -> None:
     assert store.counts().failed == 2
 
 
-def test_points_are_tried_first_and_once_however_often_it_restarts(any_url: str) -> None:
+def test_points_are_tried_first_and_once_however_often_it_restarts(url: str) -> None:
     warm = [{"train.learning_rate": 1e-4}, {"loss.objective": "sft"}, {"train.learning_rate": 1e-4}]
     config = make_config(study={"trials": 5, "baselines": ["sft", "paper"], "warm_start": warm})
     origins = []
     for _ in range(4):
-        with open_study(any_url, config) as store:
+        with open_study(url, config) as store:
             ticket = begin(store)
             origins.append(ticket.origin)
             wanted = dict(baseline_points(config))
             if ticket.origin.startswith("baseline"):
                 assert ticket.params == wanted[ticket.origin]
             run_trial(store, ticket)
-    drive(open_study(any_url, config))
+    drive(open_study(url, config))
     everything = [trial.user_attrs["rankray:origin"] for trial in store.trials()]
     assert origins == ["baseline:sft", "baseline:paper", "warm_start", "warm_start"]
     assert everything == [*origins, "sampler"]
@@ -126,21 +142,21 @@ def test_points_are_tried_first_and_once_however_often_it_restarts(any_url: str)
     assert rates.count(1e-4) == 1
 
 
-def test_what_was_killed_before_it_had_parameters_is_discarded(any_url: str) -> None:
+def test_what_was_killed_before_it_had_parameters_is_discarded(url: str) -> None:
     """Trap 2, and a warm-start point lost that way is tried again."""
     config = make_config(study={"trials": 3, "baselines": ["sft"]})
-    killed = open_study(any_url, config)
+    killed = open_study(url, config)
     killed.join()
     begin_and_die(killed)
     killed._lease.drop()
-    with open_study(any_url, config) as store:
+    with open_study(url, config) as store:
         ticket = begin(store)
     assert stored(store, 0).params == {}
     assert states(store)[0] == "FAIL"
     assert is_void(stored(store, 0))
     assert (ticket.number, ticket.origin) == (1, "baseline:sft")
     assert store.counts().failed == 0
-    drive(open_study(any_url, config))
+    drive(open_study(url, config))
     assert store.finished == 3
 
 
@@ -202,7 +218,7 @@ def test_a_driver_that_was_replaced_is_refused(any_url: str) -> None:
 def test_a_write_that_was_under_way_when_its_driver_was_replaced_overwrites_nothing(
     any_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A driver that freezes between its look at the claims and its write, and wakes up after its trial has gone on."""
+    """A driver freezes between its look at the claims and its write; meanwhile another one continues its trial."""
     old, new, number = take_over(any_url)
     kept = new.report(number, Report(20, {"eval/nll": 0.5}, "new"))
     trial = stored(old, number)
@@ -324,3 +340,48 @@ def test_long_and_foreign_texts_are_kept_or_shortened(any_url: str) -> None:
         assert text.startswith("Traceback: ошибка \U0001f600")
         assert text.endswith("the end")
         assert "characters left out" in text
+
+
+def test_errors_are_those_that_the_code_relies_on(any_url: str) -> None:
+    """Optuna's, whatever the database or the proxy makes of them on the way."""
+    storage = connect(any_url)
+    study_id = storage.create_new_study([StudyDirection.MINIMIZE], "s")
+    with pytest.raises(optuna.exceptions.DuplicatedStudyError):
+        storage.create_new_study([StudyDirection.MINIMIZE], "s")
+    with pytest.raises(KeyError):
+        storage.get_study_id_from_name("none")
+    ended = storage.create_new_trial(study_id)
+    storage.set_trial_state_values(ended, TrialState.COMPLETE, [1.0])
+    for write in (
+        lambda: storage.set_trial_user_attr(ended, "key", 1),
+        lambda: storage.set_trial_intermediate_value(ended, 1, 1.0),
+        lambda: storage.set_trial_state_values(ended, TrialState.FAIL),
+    ):
+        with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+            write()
+    storage.delete_study(study_id)
+    with pytest.raises(KeyError):
+        storage.set_study_user_attr(study_id, "key", 1)
+
+
+def test_attributes_come_back_as_they_were(any_url: str) -> None:
+    value = {"text": "ошибка \U0001f600", "none": None, "list": [1, 2.5, True], "small": 1e-300, "large": 2**53}
+    storage = connect(any_url)
+    study_id = storage.create_new_study([StudyDirection.MAXIMIZE], "s")
+    for written in ("first", value):
+        storage.set_study_user_attr(study_id, "key", written)
+    template = create_trial(
+        state=TrialState.RUNNING,
+        user_attrs={"key": value},
+        system_attrs={"mark": 0.1 + 0.2},
+        params={"x": 1e-6},
+        distributions={"x": FloatDistribution(1e-6, 1e-3, log=True)},
+    )
+    created = storage.create_new_trial(study_id, template)
+    storage.set_trial_intermediate_value(created, 10, 0.1 + 0.2)
+    trial = storage.get_trial(created)
+    assert storage.get_study_user_attrs(study_id) == {"key": value}
+    assert storage.get_study_directions(study_id) == [StudyDirection.MAXIMIZE]
+    assert (trial.user_attrs, trial.system_attrs) == ({"key": value}, {"mark": 0.1 + 0.2})
+    assert (trial.params, trial.distributions) == (template.params, template.distributions)
+    assert trial.intermediate_values == {10: 0.1 + 0.2}

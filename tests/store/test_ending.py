@@ -1,4 +1,4 @@
-"""A kill between any two writes is harmless: every write of every operation is the last one once."""
+"""Whole: a kill between any two writes is harmless: every write of every operation is the last one once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def kill_at(store: StudyStore, write: int) -> None:
     left = [write]
 
     def mortal(name: str) -> Callable[..., Any]:
-        real = getattr(storage._guarded, name)
+        real = getattr(storage.behind, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if left[0] == 0:
@@ -58,7 +58,7 @@ def die(store: StudyStore) -> None:
 def survive(
     url: str, study: dict[str, Any], act: Callable[[StudyStore], Any], check: Callable[[StudyStore], None]
 ) -> int:
-    """Kill `act` at each of its writes in a study of its own; `check` what the next driver makes of it."""
+    """Kill `act` at each of its writes in a new study; `check` what the next driver finds."""
     write, killed = 0, True
     while killed:
         config = make_config(name=f"s{write}", study=study)
@@ -125,7 +125,7 @@ def test_a_report_that_stops_its_trial(url: str) -> None:
     assert survive(url, {}, act, check) == 5
 
 
-def test_a_report_that_goes_on(journal_url: str) -> None:
+def test_a_report_that_does_not_stop_its_trial(journal_url: str) -> None:
     def act(store: StudyStore) -> None:
         ticket = store.next_trial()
         assert ticket is not None

@@ -1,4 +1,4 @@
-"""Drivers that are killed, and drivers that work side by side: real processes, real signals."""
+"""Whole: drivers that are killed, and drivers that work side by side. Real processes, real signals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from optuna.trial import TrialState
 
 from rankray.store import open_study
 from rankray.store.records import READY, StepRecord, is_void, steps_of
-from store.helpers import Driver, drive, make_config
+from store.conftest import on_server
+from store.helpers import Driver, drive, make_config, wait_for
+
+BUDGET = 24
 
 
 def check_finished(store: Any, trials: int) -> list[Any]:
@@ -38,7 +41,7 @@ def committed(store: Any) -> dict[tuple[int, int], StepRecord]:
     return {(trial.number, step): record for trial in store.trials() for step, record in steps_of(trial).items()}
 
 
-def test_kills_lose_nothing_and_repeat_nothing(any_url: str) -> None:
+def test_kills_lose_nothing_and_repeat_nothing(any_url: str, dice: random.Random) -> None:
     sampler = "tpe" if any_url.startswith("journal") else "random"
     kills, trials = (10, 30) if any_url.startswith(("sqlite", "journal")) else (4, 10)
     config = make_config(study={"trials": trials, "sampler": sampler, "warm_start": [{"train.learning_rate": 1e-4}]})
@@ -46,7 +49,7 @@ def test_kills_lose_nothing_and_repeat_nothing(any_url: str) -> None:
     seen: dict[tuple[int, int], StepRecord] = {}
     for _ in range(kills):
         driver = Driver(any_url, config)
-        time.sleep(random.uniform(0.0, 0.2))
+        time.sleep(dice.uniform(0.0, 0.2))
         driver.kill()
         now = committed(store)
         assert seen.items() <= now.items()
@@ -58,31 +61,33 @@ def test_kills_lose_nothing_and_repeat_nothing(any_url: str) -> None:
 
 
 def test_three_drivers_share_an_exact_budget(any_url: str) -> None:
-    config = make_config(study={"trials": 40, "baselines": ["sft", "paper"]})
+    config = make_config(study={"trials": BUDGET, "baselines": ["sft", "paper"]})
     drivers = [Driver(any_url, config, waits=True) for _ in range(3)]
     for driver in drivers:
         driver.go()
     for driver in drivers:
         driver.finish()
     store = open_study(any_url, config)
-    kept = check_finished(store, 40)
+    kept = check_finished(store, BUDGET)
     makers = {trial.user_attrs["rankray:driver"] for trial in kept}
     origins = [trial.user_attrs["rankray:origin"] for trial in kept]
     assert len(makers) > 1
     assert (origins.count("baseline:sft"), origins.count("baseline:paper")) == (1, 1)
 
 
-def test_two_drivers_go_on_when_the_third_is_killed(url: str) -> None:
+def test_two_drivers_continue_when_the_third_is_killed(url: str, dice: random.Random) -> None:
     config = make_config(study={"trials": 18})
+    store = open_study(url, config)
     drivers = [Driver(url, config) for _ in range(3)]
-    time.sleep(0.1)
+    wait_for(store.trials)
+    time.sleep(dice.uniform(0.0, 0.1))
     drivers[0].kill()
     for driver in drivers[1:]:
         driver.finish()
-    check_finished(open_study(url, config), 18)
+    check_finished(store, 18)
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql"])
+@pytest.mark.parametrize("kind", ["sqlite", on_server("postgresql"), on_server("mysql")])
 def test_a_new_store_opened_by_three_at_once(kind: str, request: pytest.FixtureRequest) -> None:
     """None of them finds tables there."""
     any_url = str(request.getfixturevalue(f"new_{kind}_url"))

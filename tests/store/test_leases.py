@@ -1,4 +1,4 @@
-"""Leases, take-overs and fencing."""
+"""Leases, and trials that are taken over."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import threading
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
 
 from rankray.contracts import Report
 from rankray.errors import LeaseLost, StoreError, StoreUnavailable
 from rankray.store import attach, leases, open_study, views
 from rankray.store.leases import Watch, known_dead, process_start, this_process
-from rankray.store.records import READY
-from store.helpers import Driver, make_config
+from rankray.store.records import steps_of
+from store.helpers import Driver, make_config, wait_for
 
 
 class Clock:
@@ -41,22 +40,22 @@ def test_a_driver_is_gone_after_a_lease_of_silence_on_the_observer_s_clock() -> 
     watch = Watch(60, clock)
     watch.look({"d": {**ELSEWHERE, "beat": 7}})
     watch_for(59, watch, clock, {**ELSEWHERE, "beat": 7}, 10)
-    assert not watch.gone("d")
+    assert not watch.is_dead("d")
     assert watch.alive() == ["d"]
     watch_for(2, watch, clock, {**ELSEWHERE, "beat": 7}, 1)
-    assert watch.gone("d")
+    assert watch.is_dead("d")
     watch.look({"d": {**ELSEWHERE, "beat": 8}})
-    assert not watch.gone("d")
+    assert not watch.is_dead("d")
 
 
 def test_wall_clocks_do_not_matter_to_a_take_over() -> None:
     clock = Clock()
     watch = Watch(60, clock)
     watch_for(30, watch, clock, {**ELSEWHERE, "beat": 7, "at": 0.0}, 10)
-    assert not watch.gone("d")
+    assert not watch.is_dead("d")
     shown = Watch(60, clock, by_date=True)
     shown.look({"d": {**ELSEWHERE, "beat": 7, "at": 0.0}})
-    assert shown.gone("d")
+    assert shown.is_dead("d")
 
 
 def test_one_look_after_an_outage_takes_nobody_s_trials() -> None:
@@ -64,7 +63,7 @@ def test_one_look_after_an_outage_takes_nobody_s_trials() -> None:
     watch = Watch(60, clock)
     watch.look({"d": {**ELSEWHERE, "beat": 7}})
     watch_for(3600, watch, clock, {**ELSEWHERE, "beat": 7}, 1)
-    assert not watch.gone("d")
+    assert not watch.is_dead("d")
 
 
 def test_a_driver_with_a_longer_lease_is_waited_for_that_long() -> None:
@@ -73,15 +72,15 @@ def test_a_driver_with_a_longer_lease_is_waited_for_that_long() -> None:
     record = {**ELSEWHERE, "beat": 7, "lease": 60}
     watch.look({"d": record})
     watch_for(59, watch, clock, record, 100)
-    assert not watch.gone("d")
+    assert not watch.is_dead("d")
 
 
 def test_who_is_not_registered_is_gone() -> None:
     watch = Watch(60)
     watch.look({"left": None})
-    assert watch.gone("left")
-    assert watch.gone("never seen")
-    assert watch.gone("")
+    assert watch.is_dead("left")
+    assert watch.is_dead("never seen")
+    assert watch.is_dead("")
 
 
 def test_processes_on_this_machine_are_known_dead_as_soon_as_they_are() -> None:
@@ -105,40 +104,67 @@ def test_a_lease_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -
         leases.lease_seconds_default()
 
 
-def test_a_silent_driver_s_trials_are_taken_after_its_lease(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lease alone, as between machines: nothing is known of processes."""
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease alone tells who is dead, as between machines: nothing is known of processes."""
     monkeypatch.setattr(leases, "known_dead", lambda record: record is None)
-    config = make_config()
-    silent = open_study(file_url, config, lease_seconds=0.3).join()
+
+
+def observed_by(store: Any) -> Clock:
+    """Let a driver look at the others by a clock of the test's, and return that."""
+    clock = Clock()
+    store._watch = Watch(60, clock)
+    store._lease._watch = store._watch
+    return clock
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_silent_driver_s_trials_are_taken_after_its_lease(file_url: str) -> None:
+    config = make_config(study={"trials": 2})
+    silent = open_study(file_url, config, lease_seconds=60).join()
     ticket = silent.next_trial()
     assert ticket is not None
-    with open_study(file_url, config, lease_seconds=0.3) as store:
+    silent._lease._stop.set()  # no renewal from now on
+    store = open_study(file_url, config, lease_seconds=60)
+    clock = observed_by(store)
+    with store:
         fresh = store.next_trial()
         assert fresh is not None
         assert not fresh.adopted
-        silent._lease._stop.set()
-        for _ in range(200):
-            found = store.next_trial()
-            assert found is not None
-            if found.adopted:
-                break
-            store.fail(found.number, "to make room", retry=False)
-            threading.Event().wait(0.05)
-        assert (found.number, found.params) == (ticket.number, ticket.params)
+        for _ in range(3):
+            assert store.next_trial() is None
+            clock.now += 19
+        assert store.next_trial() is None, "57 s"
+        clock.now += 19
+        found = store.next_trial()
+        assert found is not None
+        assert (found.number, found.params, found.adopted) == (ticket.number, ticket.params, True)
 
 
-def test_a_live_driver_keeps_its_trials_while_others_look(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "known_dead", lambda record: record is None)
+@pytest.mark.usefixtures("elsewhere")
+def test_a_live_driver_keeps_its_trials_while_others_look(file_url: str) -> None:
     config = make_config(study={"trials": 2})
-    with open_study(file_url, config, lease_seconds=0.6) as one, open_study(file_url, config, lease_seconds=0.6) as two:
+    one, two = (open_study(file_url, config, lease_seconds=60) for _ in range(2))
+    clock = observed_by(two)
+    with one, two:
         tickets = [one.next_trial(), one.next_trial()]
         for _ in range(12):
             assert two.next_trial() is None
-            threading.Event().wait(0.1)
+            clock.now += 19
+            assert two.next_trial() is None
+            clock.now += 19
+            one._lease._renew()
         for ticket in tickets:
             assert ticket is not None
             one.complete(ticket.number, {"eval/nll": 1.0})
         assert two.done
+
+
+def test_the_lease_is_renewed_by_itself(file_url: str) -> None:
+    """By the thread, on the real clock: six times per lease."""
+    with open_study(file_url, make_config(), lease_seconds=0.12) as store:
+        first = store.drivers()[store.driver]["beat"]
+        wait_for(lambda: store.drivers()[store.driver]["beat"] > first + 2)
 
 
 def test_a_released_trial_is_adopted_by_another_driver_at_once(file_url: str) -> None:
@@ -206,25 +232,25 @@ def test_the_lease_survives_an_outage(file_url: str, monkeypatch: pytest.MonkeyP
     with store:
         down.set()
         for _ in range(3):
-            assert tries.acquire(timeout=10)
+            assert tries.acquire(timeout=120)
         down.clear()
         beat = store.drivers()[store.driver]["beat"]
         for _ in range(3):
-            assert tries.acquire(timeout=10)
+            assert tries.acquire(timeout=120)
         assert store.drivers()[store.driver]["beat"] > beat
 
 
 def test_a_killed_driver_s_trials_are_adopted_at_once(url: str) -> None:
     config = make_config(study={"trials": 8, "pruner": "none"}, train={"max_steps": 400})
-    driver = Driver(url, config)
     store = open_study(url, config)
-    while not store.trials():
-        threading.Event().wait(0.01)
+    driver = Driver(url, config, step_seconds=3600)
+    wait_for(lambda: [trial for trial in store.trials() if steps_of(trial)])
     driver.kill()
     assert views.status(attach(url, "s"))["state"] == "interrupted"
-    begun = [
-        trial.number for trial in store.trials() if trial.state == TrialState.RUNNING and READY in trial.user_attrs
-    ]
     with store:
-        found = [ticket.number for ticket in iter(store.next_trial, None) if ticket.adopted]
-    assert found == begun
+        adopted = store.next_trial()
+        fresh = store.next_trial()
+    assert adopted is not None
+    assert fresh is not None
+    assert (adopted.number, adopted.adopted, adopted.checkpoint) == (0, True, "checkpoint-10")
+    assert (fresh.number, fresh.adopted) == (1, False)

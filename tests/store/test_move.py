@@ -9,9 +9,16 @@ from rankray.errors import StoreError
 from rankray.store import attach, list_studies, move, open_study, views
 from rankray.store.backend import connect
 from rankray.store.move import copy_study, delete_study
+from store.conftest import on_server, url_of
 from store.helpers import begin, drive, make_config, said, stored
 
-PAIRS = [("sqlite", "journal"), ("journal", "postgresql"), ("postgresql", "mysql"), ("mysql", "sqlite")]
+PAIRS = [
+    ("sqlite", "journal"),
+    ("journal", "sqlite"),
+    on_server("journal", "postgresql"),
+    on_server("postgresql", "mysql"),
+    on_server("mysql", "sqlite"),
+]
 
 
 def half_done(url: str) -> Any:
@@ -39,10 +46,10 @@ def shown(url: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize(("kind", "other"), PAIRS)
-def test_a_copy_shows_what_the_original_shows_and_goes_on(
+def test_a_copy_shows_what_the_original_shows_and_is_resumed(
     kind: str, other: str, request: pytest.FixtureRequest
 ) -> None:
-    source, target = (str(request.getfixturevalue(f"{each}_url")) for each in (kind, other))
+    source, target = url_of(kind, request), url_of(other, request)
     half_done(source)
     before = shown(source)
     assert copy_study(source, target, "s") == 4
@@ -74,7 +81,7 @@ def test_a_study_that_is_worked_on_is_neither_copied_nor_deleted(sqlite_url: str
     copy_study(sqlite_url, journal_url, "s")
 
 
-def test_a_copy_that_was_cut_short_is_refused_and_made_anew(
+def test_a_copy_that_was_interrupted_is_refused_and_made_again(
     sqlite_url: str, journal_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half_done(sqlite_url)
@@ -91,15 +98,15 @@ def test_a_copy_that_was_cut_short_is_refused_and_made_anew(
     with pytest.raises(KeyboardInterrupt):
         copy_study(sqlite_url, journal_url, "s")
     assert list_studies(journal_url) == []
-    with pytest.raises(StoreError, match="being copied, or that was cut short"):
+    with pytest.raises(StoreError, match="being copied, or that was interrupted"):
         open_study(journal_url, make_config(study={"trials": 6, "baselines": ["sft"]}))
     assert copy_study(sqlite_url, journal_url, "s") == 4
     assert shown(journal_url) == shown(sqlite_url)
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", "journal", on_server("postgresql")])
 def test_a_deleted_study_is_gone_and_others_stay(kind: str, request: pytest.FixtureRequest) -> None:
-    any_url = str(request.getfixturevalue(f"{kind}_url"))
+    any_url = url_of(kind, request)
     for name in ("one", "two"):
         drive(open_study(any_url, make_config(name=name, study={"trials": 2})))
     delete_study(any_url, "one")
@@ -112,7 +119,7 @@ def test_a_deleted_study_is_gone_and_others_stay(kind: str, request: pytest.Fixt
     assert attach(any_url, "one").finished == 1
 
 
-def test_a_deletion_that_was_cut_short_is_done_again(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_that_was_interrupted_is_done_again(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     half_done(sqlite_url)
 
     def killed(storage: Any, name: str) -> None:

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import os
-import time
+import re
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
 
 from rankray.errors import StoreError
 from rankray.store import attach, open_study
-from rankray.store.records import STEP
+from rankray.store.records import STEP, steps_of
 from rankray.store.repair import repair
-from store.helpers import Driver, begin, begin_and_die, drive, make_config, said, states, stored
+from store.helpers import Driver, begin, begin_and_die, drive, make_config, said, states, stored, wait_for
 
 
 def test_a_store_that_needs_nothing_is_left_alone(url: str) -> None:
@@ -41,15 +40,16 @@ def test_what_a_killed_driver_left_is_put_right(url: str) -> None:
         assert (ticket.number, ticket.checkpoint, ticket.adopted) == (0, "checkpoint-10", True)
 
 
-def test_a_dead_driver_is_struck_off(url: str) -> None:
+def test_a_dead_driver_is_removed(url: str) -> None:
     config = make_config(study={"trials": 8, "pruner": "none"}, train={"max_steps": 400})
-    driver = Driver(url, config)
     store = open_study(url, config)
-    while not store.trials():
-        time.sleep(0.01)
+    driver = Driver(url, config, step_seconds=3600)
+    wait_for(lambda: [trial for trial in store.trials() if steps_of(trial)])
     driver.kill()
-    assert f"dead process {driver.process.pid}" in repair(url)[0]
-    assert all(trial.state != TrialState.RUNNING for trial in store.trials())
+    removed, *others = repair(url)
+    assert re.fullmatch(f"study s: removed dead driver [0-9a-f]+, process {driver.process.pid}", removed)
+    assert others == ["study s: trial 0 was given back: the next search resumes it"]
+    assert states(store) == ["WAITING"]
     assert attach(url, "s").drivers() == {}
 
 

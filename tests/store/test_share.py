@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import time
 
 import pytest
@@ -12,12 +13,12 @@ from store.helpers import Driver, drive, make_config
 pytest.importorskip("grpc", reason="grpcio is not installed")
 
 
-def test_what_is_written_through_the_proxy_is_in_the_store(sqlite_url: str) -> None:
+def test_what_is_written_through_the_proxy_is_in_the_store(sqlite_url: str, dice: random.Random) -> None:
     with serve(sqlite_url, port=0) as url:
         assert url.startswith("grpc://127.0.0.1:")
         config = make_config(study={"trials": 6})
         killed = Driver(url, config)
-        time.sleep(0.1)
+        time.sleep(dice.uniform(0.0, 0.2))
         killed.kill()
         drive(open_study(url, config))
         through = attach(url, "s")

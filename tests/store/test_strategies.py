@@ -4,13 +4,21 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna import pruners, samplers
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler, TPESampler
 
+from rankray.config.schema import Config
 from rankray.errors import ConfigError
 from rankray.store import open_study
-from rankray.store.strategies import derived_seed, pruner, sampler
-from store.helpers import make_config, run_trial
+from rankray.store.strategies import PRUNERS, SAMPLERS, check, derived_seed, pruner, sampler
+from store.helpers import SPACE, drive, make_config, run_trial
+
+
+def with_study(**changes: Any) -> Config:
+    """Return a configuration whose study was changed after it was validated."""
+    config = make_config()
+    return config.model_copy(update={"study": config.study.model_copy(update=changes)})
 
 
 @pytest.mark.parametrize(("name", "kind"), [("tpe", TPESampler), ("random", RandomSampler)])
@@ -67,13 +75,59 @@ def test_a_wrong_option_lists_the_right_ones_before_anything_is_made(
     assert str(caught.value).startswith(("study.sampler: ", "study.pruner: "))
 
 
+@pytest.mark.parametrize(
+    ("study", "says"),
+    [
+        ({"sampler": "tep"}, "study.sampler: got 'tep' (did you mean 'tpe'?); allowed: tpe, random; give one of these"),
+        ({"sampler": {"name": "tep", "seed": 1}}, "study.sampler: got 'tep' (did you mean 'tpe'?); allowed: tpe, "),
+        ({"sampler": {"n_startup_trials": 1}}, "study.sampler: got {'n_startup_trials': 1} without a name; allowed: "),
+        ({"pruner": "medain"}, "study.pruner: got 'medain' (did you mean 'median'?); allowed: successive_halving, "),
+        ({"pruner": {"name": "median", "seed": 3}}, "study.pruner: got the option seed; allowed: interval_steps, "),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest_and_all_others(
+    study: dict[str, Any], says: str, file_url: str
+) -> None:
+    config = with_study(**study)
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    assert str(caught.value).startswith(says)
+    with pytest.raises(ConfigError) as placed:
+        check(config, lambda path: f"a.yaml:{len(path)}")
+    assert str(placed.value) == f"a.yaml:{len(says.split(':')[0])}: {caught.value}"
+    with pytest.raises(ConfigError, match="allowed: "):
+        open_study(file_url, config)
+
+
+def test_what_is_right_passes_the_check() -> None:
+    for name in SAMPLERS:
+        for other in PRUNERS:
+            check(make_config(study={"sampler": name, "pruner": other}))
+    check(make_config(study={"sampler": {"name": "tpe", "n_startup_trials": 3}, "pruner": {"name": "hyperband"}}))
+
+
+def test_a_sampler_and_a_pruner_are_added_by_one_line_each(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = {"train.learning_rate": [1e-4, 2e-4, 3e-4], "loss.objective": ["sft"]}
+    space = {path: SPACE[path] for path in grid}
+    config = make_config(space=space, study={"trials": 3, "sampler": "grid", "pruner": "late"})
+    with pytest.raises(ConfigError, match=r"study\.sampler: got 'grid'"):
+        check(config)
+    monkeypatch.setitem(SAMPLERS, "grid", lambda config, seed: (samplers.GridSampler, {"search_space": grid}))
+    monkeypatch.setitem(PRUNERS, "late", lambda config, seed: (pruners.PercentilePruner, {"percentile": 50.0}))
+    check(config)
+    store = open_study(file_url, config)
+    drive(store)
+    assert store.finished == 3
+    assert sorted(trial.params["train.learning_rate"] for trial in store.trials()) == grid["train.learning_rate"]
+
+
 def test_seeds_depend_on_the_study_and_the_number_of_trials_in_it() -> None:
     assert derived_seed(0, 5) == derived_seed(0, 5)
     assert len({derived_seed(seed, number) for seed in range(10) for number in range(100)}) == 1000
 
 
 @pytest.mark.parametrize("name", ["random", "tpe"])
-def test_a_restart_goes_on_with_fresh_draws_as_if_there_had_been_none(name: str, tmp_path: Any) -> None:
+def test_a_restart_continues_with_new_draws_as_if_there_had_been_none(name: str, tmp_path: Any) -> None:
     config = make_config(study={"sampler": name, "trials": 12, "pruner": "none"})
 
     def points(url: str, per_launch: int) -> list[dict[str, Any]]:
@@ -103,7 +157,7 @@ def test_two_drivers_at_once_draw_different_points(file_url: str) -> None:
 
 
 def test_trap_4_a_pruner_asked_twice_changes_its_mind() -> None:
-    """Pins what optuna does, and why `judge` asks on paper; if this fails, see whether that is still needed."""
+    """Pins what optuna does, and why `judge` asks in a dry run; if this fails, see whether that is still needed."""
     study = optuna.create_study(pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=2))
     good, bad = study.ask(), study.ask()
     good.report(0.0, 1)

@@ -104,6 +104,7 @@ def test_studies_in_one_store_keep_apart(file_url: str) -> None:
     assert [trial.number for trial in two.trials()] == [0, 1]
 
 
+@pytest.mark.db
 def test_a_password_goes_nowhere(postgresql_url: str, tmp_path: Path) -> None:
     """The server lets everybody in, so any password may stand in the URL."""
     user, _, rest = postgresql_url.partition("@")

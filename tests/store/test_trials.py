@@ -116,7 +116,7 @@ def test_failed_trials_are_replaced(url: str) -> None:
     assert states(store).count("FAIL") == 5
 
 
-def test_raising_the_budget_goes_on(url: str) -> None:
+def test_raising_the_budget_continues_the_study(url: str) -> None:
     drive(open_study(url, make_config(study={"trials": 3})))
     before = open_study(url, make_config(study={"trials": 3}))
     more = open_study(url, make_config(study={"trials": 5}))
@@ -133,7 +133,7 @@ def test_a_failed_point_is_not_tried_again(file_url: str) -> None:
 
 
 def test_a_point_that_failed_with_everything_else_is_tried_by_the_next_driver(file_url: str) -> None:
-    """What failed before anything had finished was mended, or the search would not have been started again."""
+    """What failed before anything had finished was fixed, or the search would not have been started again."""
     config = make_config(study={"baselines": ["sft"]})
     with open_study(file_url, config) as store:
         store.fail(begin(store).number, "no such module")
@@ -159,7 +159,7 @@ def beaten(asker: Any, act: Callable[[], object], monkeypatch: pytest.MonkeyPatc
 
 
 def test_two_drivers_cannot_take_one_point(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both see it free; the one whose trial has the higher number withdraws and goes on."""
+    """Both see it free; the one whose trial has the higher number withdraws it and makes another."""
     config = make_config(study={"baselines": ["sft"]})
     with open_study(file_url, config) as one, open_study(file_url, config) as two:
         beaten(one._asker, lambda: begin(two), monkeypatch)
@@ -182,7 +182,7 @@ def test_two_drivers_that_ask_for_the_same_number_get_different_points(
     assert ticket.params != stored(one, 0).params
 
 
-def test_a_space_of_one_point_is_no_reason_to_ask_for_ever(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_space_of_one_point_does_not_ask_endlessly(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(space={"loss.objective": {"choice": ["sft"]}})
     with open_study(file_url, config) as one, open_study(file_url, config) as two:
         beaten(one._asker, lambda: begin(two), monkeypatch)
@@ -242,6 +242,8 @@ def test_an_attached_study_is_not_written_to(file_url: str) -> None:
             lambda: view.complete(number, {"eval/nll": 1.0}),
             lambda: view.fail(number, "x"),
             lambda: view.release(number),
+            view.remove_dead_drivers,
+            view.repair_trials,
         ):
             with pytest.raises(StoreError, match="open_study"):
                 write()

@@ -66,7 +66,7 @@ def every_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     ("url", "says"),
     [
         ("postgresql://u:pw@h", "database's name is missing"),
-        ("postgresql://u:pw/x@h/d", "%XX"),
+        ("postgresql://u:pw@h:54x32/d", "%XX"),
         ("postgresql://u:pw@1@h/d", "%XX"),
         ("postgresql+psycpg2://u:pw@h/d", "did you mean 'psycopg2'?"),
         ("grpc://h", "host and port"),
@@ -84,6 +84,7 @@ def test_servers_get_the_driver_that_is_installed() -> None:
     assert parse_url("postgresql://u:pw@h/d").driver == "psycopg2"
     assert parse_url("postgresql+psycopg://u:pw@h/d").driver == "psycopg"
     assert parse_url("mysql://u:pw@h/d").driver == "pymysql"
+    assert parse_url("postgresql://u:pw/x#?{}@h/d").driver == "psycopg2", "what SQLAlchemy can parse is allowed"
     grpc = parse_url("grpc://h:13000")
     assert (grpc.host, grpc.port) == ("h", 13000)
     assert "pw" not in repr(parse_url("postgresql://u:pw@h/d"))

@@ -1,0 +1,97 @@
+"""The schema of what is stored of a study, and how a study of an earlier schema is brought up to date.
+
+A study carries the number of its schema in the attribute `rankray:schema`, and in its identity (`claims`), from which
+all else about the study is derived. A study without a number has schema 0: the first versions wrote none.
+
+    0    no number
+    1    `rankray:schema` in the study's attributes, `schema` in its identity
+
+A new schema is one more function in `STEPS`: it takes an identity (`config`, `provenance`, `versions`, maybe `id`) of
+the schema before and returns it as the new schema has it. The first entry of the claims is never rewritten, so it is
+brought up to date whenever it is read; the copy of the configuration in the study's attributes is rewritten when the
+study is opened to work on it. A kill may come between the two writes of that, so a step must accept what it has already
+changed. What is stored with trials (`records`) is not migrated: its keys keep their meaning, and new ones are optional.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+import rankray
+from rankray.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "rankray:schema"
+CONFIG = "rankray:config"
+Identity = dict[str, Any]
+
+
+def _from_0_to_1(identity: Identity) -> Identity:
+    """Only the number is new."""
+    return identity
+
+
+STEPS: tuple[Callable[[Identity], Identity], ...] = (_from_0_to_1,)
+"""The step at index n takes an identity from schema n to n + 1."""
+
+
+def current() -> int:
+    """Return the schema that this version of rankray writes."""
+    return len(STEPS)
+
+
+def migrated(name: str, identity: Mapping[str, Any]) -> Identity:
+    """Return a study's identity as the current schema has it.
+
+    Raises:
+        StoreError: a newer version of rankray wrote it.
+    """
+    return _migrated(name, dict(identity), _version(identity.get("schema")))
+
+
+def migrated_config(name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration in a study's attributes as the current schema has it.
+
+    Raises:
+        StoreError: a newer version of rankray wrote it.
+    """
+    identity = {"config": dict(attributes[CONFIG])}
+    return dict(_migrated(name, identity, _version(attributes.get(SCHEMA)))["config"])
+
+
+def migrate_study(storage: BaseStorage, study_id: int, name: str) -> None:
+    """Rewrite a study's attributes as the current schema has them; a new study is given its number.
+
+    Raises:
+        StoreError: a newer version of rankray wrote it.
+        StoreUnavailable: the store does not answer.
+    """
+    attributes = storage.get_study_user_attrs(study_id)
+    if CONFIG in attributes:
+        config = migrated_config(name, attributes)
+        if config != attributes[CONFIG]:
+            storage.set_study_user_attr(study_id, CONFIG, config)
+    if attributes.get(SCHEMA) != current():
+        storage.set_study_user_attr(study_id, SCHEMA, current())
+
+
+def _migrated(name: str, identity: Identity, version: int) -> Identity:
+    if version > current():
+        raise StoreError(
+            f"study {name}: stored with schema {version} by a newer version of rankray; "
+            f"allowed: up to schema {current()}, which rankray {rankray.__version__} knows; upgrade rankray"
+        )
+    for number, step in enumerate(STEPS[version:], version):
+        logger.debug("study %s: migrating it from schema %d to %d", name, number, number + 1)
+        identity = step(identity)
+    return {**identity, "schema": current()}
+
+
+def _version(stored: Any) -> int:
+    """Return a stored number; 0 where there is none."""
+    return 0 if stored is None else int(stored)

@@ -1,0 +1,96 @@
+"""The private names of Optuna that rankray uses, all of them, behind one door.
+
+Read from optuna 5.0. Each function says why the public API does not do and what the public way beside it is; each is
+called for real by `tests/store/test_optuna_private.py`, which fails when an upgrade of Optuna renames or changes what
+is behind it. Nothing outside this file imports a module or touches an attribute of Optuna whose name starts with an
+underscore, and nothing of Optuna is patched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial
+
+if TYPE_CHECKING:
+    import grpc
+    from sqlalchemy import Engine
+
+READ_FROM = "5.0"
+"""The version of Optuna whose source these names were read from."""
+
+__all__ = [
+    "READ_FROM",
+    "BaseJournalFileLock",
+    "FrozenStudy",
+    "add_proxy_service",
+    "changed_trials",
+    "database_of",
+    "engine_of",
+    "has_newer_trial",
+    "trial_id",
+]
+# `BaseJournalFileLock` is what a lock given to `JournalFileBackend` must subclass. Public are only two locks made of
+# files, `JournalFileSymlinkLock` and `JournalFileOpenLock`, which outlive a killed process.
+# `FrozenStudy` is the type that `BaseStorage.get_all_studies` returns. No public module has it.
+
+
+def trial_id(trial: FrozenTrial) -> int:
+    """Return the id by which a storage knows a trial.
+
+    `BaseStorage.get_trial_id_from_study_id_trial_number` is public, but asks the store once more for each trial.
+    """
+    return trial._trial_id
+
+
+def database_of(storage: BaseStorage) -> RDBStorage | None:
+    """Return the database storage behind the cache that `optuna.storages.get_storage` puts before it, else None.
+
+    `RDBStorage` without the cache is public, but its `get_all_trials` reads every trial at each call.
+    """
+    backend = getattr(storage, "_backend", None)
+    return backend if isinstance(backend, RDBStorage) else None
+
+
+def engine_of(database: RDBStorage) -> Engine:
+    """Return the SQLAlchemy engine of a database storage. The attribute is undocumented; no public API has it."""
+    engine: Engine = database.engine
+    return engine
+
+
+def changed_trials(database: RDBStorage, study_id: int, unfinished: set[int], last: int) -> list[FrozenTrial]:
+    """Return a study's trials of the ids `unfinished`, and those of ids above `last`.
+
+    It is what Optuna's own cache asks of a database. `BaseStorage.get_all_trials` is public; on the cached storage it
+    also copies and sorts all trials at each reading.
+    """
+    return database._get_trials(study_id, None, unfinished, last)
+
+
+def has_newer_trial(database: RDBStorage, study_id: int, last: int) -> bool:
+    """Return whether a study has a trial of an id above `last`, by one small query.
+
+    `BaseStorage.get_n_trials` is public, but reads all trials in order to count them.
+    """
+    from optuna.storages._rdb.models import TrialModel
+    from sqlalchemy import select
+
+    newer = select(TrialModel.trial_id).where(TrialModel.study_id == study_id, TrialModel.trial_id > last).limit(1)
+    with engine_of(database).connect() as connection:
+        return connection.execute(newer).first() is not None
+
+
+def add_proxy_service(server: grpc.Server, storage: BaseStorage) -> None:
+    """Let a gRPC server serve a storage as Optuna's proxy does.
+
+    `optuna.storages.run_grpc_proxy_server` is public, but it never returns, cannot be stopped, and does not say which
+    port it got or that it got none.
+    """
+    from optuna.storages._grpc.auto_generated import api_pb2_grpc
+    from optuna.storages._grpc.servicer import OptunaStorageProxyService
+
+    register: Any = api_pb2_grpc.add_StorageServiceServicer_to_server
+    register(OptunaStorageProxyService(storage), server)

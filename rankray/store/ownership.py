@@ -1,0 +1,227 @@
+"""Who owns the trials of a study: this driver's lease, the orphans it adopts, what it gives back.
+
+**One writer per trial.** A trial belongs to the driver that created it until a claim is entered (`claims`). Each write
+of a driver is preceded by a look at the claims; a driver that was replaced gets `LeaseLost`. A driver that freezes for
+a whole lease between look and write commits its step under its own fence, where it overwrites no other driver's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from types import TracebackType
+from typing import Self
+
+from optuna.trial import FrozenTrial, TrialState
+
+from rankray.config.schema import Config
+from rankray.errors import LeaseLost, RankrayError, StoreError
+from rankray.store.ask import withdraw
+from rankray.store.backend import RetryingStorage
+from rankray.store.claims import NOBODY, Claims
+from rankray.store.ending import STATES, Ender
+from rankray.store.history import History
+from rankray.store.leases import DRIVER_KEY, Lease, Record, Watch, driver_records, known_dead, lease_seconds_default
+from rankray.store.optuna_private import trial_id
+from rankray.store.records import READY, is_void
+from rankray.store.strategies import direction
+
+logger = logging.getLogger(__name__)
+
+
+class TrialOwnership:
+    """The part of `StudyStore` that says which driver owns which trial. Attributes: see there."""
+
+    def __init__(
+        self,
+        storage: RetryingStorage,
+        study_id: int,
+        claims: Claims,
+        config: Config,
+        *,
+        read_only: bool,
+        lease_seconds: float | None,
+    ) -> None:
+        self.name, self.config, self.read_only = config.name, config, read_only
+        self.storage, self.study_id = storage, study_id
+        self.driver = uuid.uuid4().hex
+        self._claims = claims
+        self._lock = threading.RLock()
+        self._held: set[int] = set()
+        self._history = History(storage, study_id, direction(config))
+        self._watch = Watch(lease_seconds_default() if lease_seconds is None else lease_seconds, by_date=read_only)
+        self._lease = Lease(storage, claims.study_id, self.driver, self._watch)
+        self._ender = Ender(storage, config)
+
+    def join(self) -> Self:
+        """Register this driver and renew its lease in a daemon thread; does nothing if it has joined.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        self._writable()
+        with self._lock:
+            if not self._lease.held:
+                self._lease.hold()
+        return self
+
+    def leave(self) -> None:
+        """Give back every trial this driver still owns, stop renewing its lease, and remove its registration.
+
+        Raises:
+            StoreUnavailable: the store does not answer; the lease then expires by itself.
+        """
+        with self._lock:
+            if self._lease.held:
+                try:
+                    self.sweep()
+                finally:
+                    self._lease.drop()
+
+    def __enter__(self) -> Self:
+        return self.join()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            self.leave()
+        except RankrayError as failure:
+            if error is None:
+                raise
+            logger.debug("study %s: leaving it failed after another error: %s", self.name, failure)
+
+    def sweep(self) -> list[int]:
+        """Release every unfinished trial of this driver, and return their numbers.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        with self._lock:
+            self._claims.refresh()
+            mine = [trial for trial in self._unfinished() if self._claims.owner(trial)[0] == self.driver]
+            for trial in mine:
+                self._give_back(trial)
+            return [trial.number for trial in mine]
+
+    def owner(self, trial: FrozenTrial) -> str:
+        """Return the driver that owns a trial, or an empty string."""
+        return self._claims.owner(trial)[0]
+
+    def drivers(self) -> dict[str, Record]:
+        """Return the drivers that are not known to be dead, by id."""
+        self._look()
+        records = self._drivers()
+        alive = set(self._watch.alive())
+        return {driver: record for driver, record in records.items() if record is not None and driver in alive}
+
+    def state(self, trial: FrozenTrial) -> str:
+        """Return a trial's state, named as in `Counts`, as of the last look at the drivers."""
+        for name, state in STATES.items():
+            if trial.state == state:
+                return name
+        owned = trial.state == TrialState.RUNNING and not self._watch.is_dead(self._claims.owner(trial)[0])
+        return "running" if owned else "waiting"
+
+    def remove_dead_drivers(self) -> dict[str, Record]:
+        """Remove the registrations of drivers whose process on this machine is dead; return them, by driver.
+
+        A driver on another machine is left alone: only its lease tells whether it is alive.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        self._writable()
+        with self._lock:
+            registered = {driver: record for driver, record in self._drivers().items() if record is not None}
+            dead = {driver: record for driver, record in registered.items() if known_dead(record)}
+            for driver in dead:
+                self.storage.set_study_user_attr(self._claims.study_id, DRIVER_KEY + driver, None)
+            return dead
+
+    def repair_trials(self) -> dict[int, str]:
+        """Put right every trial that a dead driver left; return what became of each that needed it, by number.
+
+        Such a trial is given back, to be resumed by the next search; or ended, where all but the last write was done;
+        or made void, where it never had its parameters.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        self.join()
+        with self._lock:
+            self._look()
+            repaired = {trial.number: self._repair(trial) for trial in self._unfinished()}
+            return {number: what for number, what in repaired.items() if what}
+
+    def _repair(self, trial: FrozenTrial) -> str:
+        """Adopt an orphan, which finishes what was committed, and give it back; return what became of it, if anything.
+
+        A trial that waits to be adopted needs nothing.
+        """
+        waits = trial.state == TrialState.WAITING and READY in trial.user_attrs and not self.owner(trial)
+        adopted = self._adopt(trial) if not waits and self._is_orphan(trial) else None
+        if adopted is not None:
+            self._give_back(adopted)
+            return "was given back: the next search resumes it"
+        after = self.storage.get_trial(trial_id(trial))
+        if not after.state.is_finished():
+            return ""
+        return "was voided: it never had its parameters" if is_void(after) else f"was ended as {after.state.name}"
+
+    def _writable(self) -> None:
+        if self.read_only:
+            raise StoreError(
+                f"study {self.name}: attached to be looked at; allowed: reading; open it with open_study to work on it"
+            )
+
+    def _look(self) -> None:
+        self._claims.refresh()
+        self._watch.look(self._drivers())
+
+    def _drivers(self) -> dict[str, Record | None]:
+        return driver_records(self.storage.get_study_user_attrs(self._claims.study_id))
+
+    def _unfinished(self) -> list[FrozenTrial]:
+        trials = self._history.refresh()
+        return [trials[number] for number in sorted(self._history.unfinished)]
+
+    def _own(self, trial: FrozenTrial) -> int:
+        """Return the fence under which this driver owns a trial; raise `LeaseLost` if it does not."""
+        self._claims.refresh()
+        owner, fence = self._claims.owner(trial)
+        if owner != self.driver:
+            self._held.discard(trial.number)
+            raise LeaseLost(
+                f"trial {trial.number} of {self.name}: owned by {owner or 'nobody'} since take-over {fence}, "
+                f"not by this driver ({self.driver}); its write was refused"
+            )
+        return fence
+
+    def _is_orphan(self, trial: FrozenTrial) -> bool:
+        """Return whether nobody runs an unfinished trial: its owner is dead, or is this driver and does not know it."""
+        owner, _ = self._claims.owner(trial)
+        return trial.number not in self._held if owner == self.driver else self._watch.is_dead(owner)
+
+    def _adopt(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """Return an orphan if it has become this driver's and is still to be run."""
+        mine = self._claims.owner(trial)[0] == self.driver
+        if READY not in trial.user_attrs:
+            withdraw(self.storage, trial, "abandoned")
+            return None
+        if not mine and not self._claims.take(trial, self.driver):
+            return None
+        trial = self.storage.get_trial(trial_id(trial))
+        if trial.state.is_finished() or self._ender.finish_committed(trial):
+            return None
+        if trial.state == TrialState.WAITING:
+            self.storage.set_trial_state_values(trial_id(trial), TrialState.RUNNING)
+        return trial
+
+    def _give_back(self, trial: FrozenTrial) -> None:
+        """Free a trial of this driver for any other. The state comes first: an adopter sets it after its claim."""
+        if READY not in trial.user_attrs:
+            withdraw(self.storage, trial, "abandoned")
+        else:
+            self.storage.set_trial_state_values(trial_id(trial), TrialState.WAITING)
+            self._claims.take(trial, NOBODY)
+        self._held.discard(trial.number)

@@ -1,0 +1,49 @@
+"""`rankray status`, `show` and `best`: for people, and as JSON for programs."""
+
+import json
+import math
+
+import yaml
+
+
+def test_status(rankray, url):
+    shown = json.loads(rankray("status", "s", "--store", url, "--json"))
+    assert shown["study"] == "s"
+    assert shown["state"] == "complete"
+    assert shown["budget"] == {"trials": 3, "finished": 3}
+    assert shown["trials"].keys() == {"complete", "pruned", "failed", "running", "waiting"}
+    assert sum(shown["trials"].values()) == 3
+    assert shown["best"].keys() == {"number", "value", "params"}
+    assert "eval/nll" in rankray("status", "s", "--store", url)
+
+
+def test_show(rankray, url):
+    trial = json.loads(rankray("show", "s", "1", "--store", url, "--json"))
+    assert trial["number"] == 1
+    assert math.isfinite(trial["value"])
+    assert "train.learning_rate" in trial["params"]
+    assert "learning_rate" in rankray("show", "s", "1", "--store", url)
+    assert "error: " in rankray("show", "s", "7", "--store", url, expect=2)
+
+
+def test_best(rankray, url):
+    best = json.loads(rankray("best", "s", "--store", url, "--json"))
+    shown = json.loads(rankray("show", "s", str(best["number"]), "--store", url, "--json"))
+    assert {"number", "value", "params"} <= best.keys()
+    assert {key: shown[key] for key in ("number", "value", "params")} == {
+        key: best[key] for key in ("number", "value", "params")
+    }
+    made = yaml.safe_load(rankray("best", "s", "--store", url, "--yaml"))
+    assert made["train"]["learning_rate"] == best["params"]["train.learning_rate"]
+    assert "rankray train" in rankray("best", "s", "--store", url)
+
+
+def test_a_study_that_is_not_there_is_named_with_those_that_are(rankray, url):
+    said = rankray("status", "t", "--store", url, expect=2)
+    assert "t" in said
+    assert "s" in said
+
+
+def test_explain(rankray):
+    assert "loss.temperature" in rankray("explain", "loss.temperature")
+    assert "did you mean 'loss.temperature'" in rankray("explain", "loss.temprature", expect=2)

@@ -1,0 +1,158 @@
+"""Each private name of Optuna, called for real: what fails here after an upgrade is what has to be read again."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import text
+
+from rankray.store.optuna_private import (
+    READ_FROM,
+    BaseJournalFileLock,
+    FrozenStudy,
+    add_proxy_service,
+    changed_trials,
+    database_of,
+    engine_of,
+    has_newer_trial,
+    trial_id,
+)
+
+MINIMIZE = [StudyDirection.MINIMIZE]
+
+
+def test_the_version_is_the_one_that_was_read() -> None:
+    major, minor = version("optuna").split(".")[:2]
+    assert f"{major}.{minor}" == READ_FROM, (
+        f"rankray/store/optuna_private.py was read from optuna {READ_FROM}, {major}.{minor} is installed: read again "
+        "optuna/storages/_cached_storage.py, _rdb/storage.py (_get_trials), _rdb/models.py, journal/_file.py, "
+        "_grpc/servicer.py and trial/_frozen.py; then set READ_FROM"
+    )
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Any:
+    """A database as `optuna.storages.get_storage` opens it: behind a cache."""
+    return optuna.storages.get_storage(f"sqlite:///{tmp_path}/private.db")
+
+
+@pytest.mark.parametrize("kind", ["memory", "database", "cached", "journal"])
+def test_a_trial_s_id_is_the_one_that_its_storage_gave(kind: str, cached: Any, tmp_path: Path) -> None:
+    storages: dict[str, Any] = {
+        "memory": InMemoryStorage(),
+        "database": database_of(cached),
+        "cached": cached,
+        "journal": JournalStorage(JournalFileBackend(str(tmp_path / "j"))),
+    }
+    storage = storages[kind]
+    for name in ("one", "two"):  # ids and numbers differ in the second study
+        study = storage.create_new_study(MINIMIZE, name)
+        created = [storage.create_new_trial(study) for _ in range(3)]
+        assert [trial_id(trial) for trial in storage.get_all_trials(study)] == created
+        assert trial_id(storage.get_trial(created[1])) == created[1]
+
+
+def test_a_draft_has_an_id_before_it_is_stored() -> None:
+    assert isinstance(trial_id(create_trial(state=TrialState.RUNNING)), int)
+
+
+def test_the_database_is_found_behind_the_cache(cached: Any, tmp_path: Path) -> None:
+    assert not isinstance(cached, RDBStorage)
+    assert isinstance(database_of(cached), RDBStorage)
+    assert database_of(InMemoryStorage()) is None
+    assert database_of(JournalStorage(JournalFileBackend(str(tmp_path / "j")))) is None
+
+
+def test_the_engine_is_sqlalchemy_s(cached: Any) -> None:
+    database = database_of(cached)
+    assert database is not None
+    with engine_of(database).connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM trials")).scalar() == 0
+
+
+def test_changed_trials_are_the_unfinished_and_the_newer_ones_of_one_study(cached: Any) -> None:
+    database = database_of(cached)
+    assert database is not None
+    study, other = (cached.create_new_study(MINIMIZE, name) for name in ("one", "two"))
+    ids = []
+    for _ in range(5):
+        ids.append(cached.create_new_trial(study))
+        cached.create_new_trial(other)
+    cached.set_trial_user_attr(ids[1], "key", {"a": [1, None]})
+    cached.set_trial_intermediate_value(ids[1], 7, 0.5)
+    found = changed_trials(database, study, {ids[1]}, ids[2])
+    assert [trial_id(trial) for trial in found] == [ids[1], ids[3], ids[4]]
+    assert (found[0].number, found[0].user_attrs, found[0].intermediate_values) == (
+        1,
+        {"key": {"a": [1, None]}},
+        {7: 0.5},
+    )
+    assert [trial_id(trial) for trial in changed_trials(database, study, set(), -1)] == ids
+    assert changed_trials(database, study, set(), ids[4]) == []
+
+
+def test_a_newer_trial_is_one_of_this_study_with_a_higher_id(cached: Any) -> None:
+    database = database_of(cached)
+    assert database is not None
+    study, other = (cached.create_new_study(MINIMIZE, name) for name in ("one", "two"))
+    assert not has_newer_trial(database, study, -1)
+    first = cached.create_new_trial(study)
+    cached.create_new_trial(other)
+    assert has_newer_trial(database, study, -1)
+    assert not has_newer_trial(database, study, first)
+    second = cached.create_new_trial(study)
+    assert has_newer_trial(database, study, first)
+    assert not has_newer_trial(database, study, second)
+
+
+def test_a_journal_takes_a_lock_of_ours_for_each_write(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    class Lock(BaseJournalFileLock):
+        def acquire(self) -> bool:
+            calls.append("acquire")
+            return True
+
+        def release(self) -> None:
+            calls.append("release")
+
+    assert set(BaseJournalFileLock.__abstractmethods__) == {"acquire", "release"}
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "j"), lock_obj=Lock()))
+    calls.clear()
+    storage.create_new_study(MINIMIZE, "s")
+    assert calls == ["acquire", "release"]
+
+
+def test_studies_are_described_by_this_type(cached: Any) -> None:
+    cached.create_new_study(MINIMIZE, "s")
+    [study] = cached.get_all_studies()
+    assert type(study) is FrozenStudy
+    assert (study.study_name, study.user_attrs) == ("s", {})
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_server_with_the_service_answers_optuna_s_proxy(cached: Any) -> None:
+    grpc = pytest.importorskip("grpc", reason="grpcio is not installed")
+    server = grpc.server(ThreadPoolExecutor(2))
+    add_proxy_service(server, cached)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        proxy = optuna.storages.GrpcStorageProxy(host="127.0.0.1", port=port)
+        proxy.wait_server_ready(timeout=10)
+        study = proxy.create_new_study(MINIMIZE, "s")
+        created = proxy.create_new_trial(study)
+        proxy.set_trial_user_attr(created, "key", 1)
+        assert [trial.user_attrs for trial in cached.get_all_trials(study)] == [{"key": 1}]
+        proxy.close()
+    finally:
+        server.stop(grace=None).wait()
