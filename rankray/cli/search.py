@@ -45,6 +45,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     provenance = preflight(loaded) | {"file": str(Path(loaded.file).absolute())}
     config = loaded.config
     study = open_study(config.store, config, provenance=provenance)
+    config = study.config  # a study that an earlier version began continues with the defaults it began with
     board = Board(
         config.name,
         config.study.metric,

@@ -30,6 +30,8 @@ BASELINES: dict[str, dict[str, Any]] = {
         "loss.form": "bound",
         "loss.temperature": 1.0,
         "loss.entropy_weight": 1.0,
+        "loss.low_entropy": "max_prob",
+        "loss.min_competence": 1e-6,
         "loss.max_scale": None,
     },
 }

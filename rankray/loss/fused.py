@@ -215,7 +215,7 @@ def _nothing(hidden_NH: Tensor, plan: Plan, gradients: Gradients) -> PassResult:
     none_T = torch.empty(0, dtype=stats_dtype(plan.compute_dtype), device=hidden_NH.device)
     zero = torch.zeros((), dtype=none_T.dtype, device=hidden_NH.device)
     gradients.pending_scale = 1.0
-    stats = TokenStats(none_T, none_T, none_T, none_T, none_T)
+    stats = TokenStats(none_T, none_T, none_T, none_T, none_T, none_T)
     return PassResult(stats, none_T, none_T.bool(), zero, gradients)
 
 

@@ -68,6 +68,12 @@ class Knobs(BaseModel):
     """Rank-mapping temperature of the indicator (rri); 1 is the paper, large values give the base objective itself."""
     entropy_weight: NonNegative = 1.0
     """Weight of the expected rank against the rank itself (rri); 1 is the paper, 0 looks at probability only."""
+    low_entropy: Literal["max_prob", "bound"] = "max_prob"
+    """Bound of the expected rank below 2 bits of entropy (rri, form bound): `max_prob` takes 2 - p_max, as the paper's
+    authors train; `bound` takes 2^H / 4 + 1, which is a bound from 2 bits on only."""
+    min_competence: Annotated[float, Field(ge=0, le=1)] = 1e-6
+    """Lower limit of p_t * s^entropy_weight before the power (rri, form bound), so that S is at most
+    min_competence^(-K / temperature); 1e-6 is the authors', 0 sets no limit."""
     max_scale: PositiveOrInfinite | None = None
     """Cap on the relative scale S (rri); null leaves it as it is."""
     min_weight: Annotated[float, Field(ge=0, le=1)] = 0.0

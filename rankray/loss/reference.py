@@ -32,7 +32,7 @@ def token_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:
 
     top_NK = sorted_NV[:, :20] / sorted_NV[:, :20].sum(-1, keepdim=True)
     top_entropy_nats_N = -torch.where(top_NK > 0, top_NK * top_NK.log(), 0.0).sum(-1)
-    return TokenStats(log_prob_N, entropy_bits_N, rank_N, expected_rank_N, top_entropy_nats_N)
+    return TokenStats(log_prob_N, entropy_bits_N, rank_N, expected_rank_N, top_entropy_nats_N, sorted_NV[:, 0])
 
 
 def f(x: Tensor) -> Tensor:
@@ -40,21 +40,35 @@ def f(x: Tensor) -> Tensor:
     return 1 / torch.log2(x + 1)
 
 
-def s(entropy_bits: Tensor) -> Tensor:
+def s(stats: TokenStats, low_entropy: str) -> Tensor:
     """Lower bound of the expected rank."""
-    return 2**entropy_bits / 4 + 1
+    bound = 2**stats.entropy_bits_N / 4 + 1
+    if low_entropy == "bound":
+        return bound
+    assert stats.max_prob_N is not None
+    return torch.where(stats.entropy_bits_N < 2, 2 - stats.max_prob_N, bound)
 
 
-def indicator(stats: TokenStats, form: str, temperature: float, entropy_weight: float) -> Tensor:
+def indicator(
+    stats: TokenStats,
+    form: str,
+    temperature: float,
+    entropy_weight: float,
+    low_entropy: str,
+    min_competence: float,
+) -> Tensor:
     """The Relative Rank Indicator I: above 1 where the token was predicted better than expected."""
     one = torch.ones(())
     if form == "exact":
         better = (f(stats.rank_N) - f(one)) - entropy_weight * (f(stats.expected_rank_N) - f(one))
         return 2 ** (better / temperature)
-    xi = torch.maximum(stats.rank_N, s(stats.entropy_bits_N))
-    k = torch.log2(xi + 1) ** -2
+    bound = s(stats, low_entropy)
+    k = torch.log2(torch.maximum(stats.rank_N, bound) + 1) ** -2
     log2_prob = stats.log_prob_N / torch.tensor(2.0).double().log()
-    return 2 ** (k / temperature * (log2_prob + entropy_weight * torch.log2(s(stats.entropy_bits_N))))
+    log2_competence = log2_prob + entropy_weight * torch.log2(bound)
+    return 2 ** (
+        k / temperature * log2_competence.clamp(min=torch.tensor(min_competence, dtype=torch.float64).log2().item())
+    )
 
 
 def token_weights(
@@ -65,6 +79,8 @@ def token_weights(
     base: str = "prob",
     temperature: float = 1.0,
     entropy_weight: float = 1.0,
+    low_entropy: str = "max_prob",
+    min_competence: float = 1e-6,
     max_scale: float | None = None,
     min_weight: float = 0.0,
     talr_temperature: float | str = "auto",
@@ -78,7 +94,7 @@ def token_weights(
     if objective == "dft":
         return prob_N
     if objective == "rri":
-        scale_N = 1 / indicator(stats, form, temperature, entropy_weight)
+        scale_N = 1 / indicator(stats, form, temperature, entropy_weight, low_entropy, min_competence)
         if max_scale is not None:
             scale_N = scale_N.clamp(max=max_scale)
         return scale_N * (prob_N if base == "prob" else 1)

@@ -28,6 +28,8 @@ class Readings(NamedTuple):
     entropy_nats_C: Tensor
     rank_C: Tensor
     expected_rank_C: Tensor
+    max_prob_C: Tensor
+    """Always there."""
     correct_C: Tensor
     """1 where the target is the greedy choice (the first one of equal largest logits), else 0."""
 
@@ -71,6 +73,7 @@ class RowReader:
             entropy_nats_C=log_norm_C - moment_C / total_C,
             rank_C=rank_C.clamp(min=1),
             expected_rank_C=expected_rank_C / total_C,
+            max_prob_C=top_prob_C / total_C,
             correct_C=top_C == label_C,
         )
         return Readings(*(column_C.to(logits_CV.dtype) for column_C in readings))

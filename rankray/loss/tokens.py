@@ -15,6 +15,7 @@ class TokenStats(NamedTuple):
     """Statistics of N predictions, each an (N,) tensor; `rankray.loss.token_stats` defines them.
 
     A statistic that was not asked for is NaN in every place (`top_entropy_nats_N`: None), never a stale number.
+    `max_prob_N` costs nothing and is always there, but in statistics made by hand.
     """
 
     log_prob_N: Tensor
@@ -22,7 +23,8 @@ class TokenStats(NamedTuple):
     rank_N: Tensor
     expected_rank_N: Tensor
     top_entropy_nats_N: Tensor | None = None
+    max_prob_N: Tensor | None = None
 
 
 ALL_STATS = frozenset({"entropy_bits_N", "rank_N", "expected_rank_N", "top_entropy_nats_N"})
-"""The statistics that cost a pass over the logits; `log_prob_N` is always there."""
+"""The statistics that cost a pass over the logits; `log_prob_N` and `max_prob_N` are always there."""

@@ -82,10 +82,10 @@ def chunk_pass(
         _first_reading(product_CV, label_C, found_6C, None, scale, softcap)
         if wants_gradient:
             _second_reading(product_CV, label_C, found_6C, None, None, scale, softcap, True)
-    log_prob_C, entropy_nats_C, rank_C, correct_C, _, _ = found_6C
+    log_prob_C, entropy_nats_C, rank_C, correct_C, _, mass_C = found_6C
     entropy_C = entropy_nats_C / LN2 if "entropy_bits_N" in wanted else unknown_C
     rank_C = rank_C if "rank_N" in wanted else unknown_C
-    return TokenStats(log_prob_C, entropy_C, rank_C, expected_C, top_entropy_C), correct_C == 1.0
+    return TokenStats(log_prob_C, entropy_C, rank_C, expected_C, top_entropy_C, 1.0 / mass_C), correct_C == 1.0
 
 
 def _counting_readings(

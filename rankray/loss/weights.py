@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from rankray.loss.knobs import Knobs
 
 LN2 = math.log(2.0)
+BOUND_FROM_BITS = 2.0
+"""Entropy from which on 2^H / 4 + 1 is a lower bound of the expected rank."""
+ROUNDING_BITS = 1e-5
+"""How far float32 may take the entropy of a distribution of just 2 bits below 2."""
 
 
 WeightFunction = Callable[[TokenStats, "Knobs"], "Tensor"]
@@ -75,12 +79,13 @@ def token_weights(
 
 
 def relative_scale(stats: TokenStats, knobs: Knobs) -> Tensor:
-    """Same value as `min(1 / I, max_scale)`, where with f(x) = 1 / log2(x + 1) and s(H) = 2^H / 4 + 1
+    """Same value as `min(1 / I, max_scale)`, where with f(x) = 1 / log2(x + 1) and s the bound of the expected rank
 
         exact  log2 I = ((f(R) - f(1)) - entropy_weight * (f(E[R]) - f(1))) / temperature
-        bound  log2 I = K / temperature * (log2 p_t + entropy_weight * log2 s(H)),  K = log2(max(R, s(H)) + 1)^-2
+        bound  log2 I = K / temperature * log2(max(p_t * s^entropy_weight, min_competence)),  K = log2(max(R, s) + 1)^-2
 
-    Source: arXiv:2602.01745, the indicator and its bound; temperature and entropy weight of 1 are the paper.
+    Source: arXiv:2602.01745, the indicator and its bound; temperature and entropy weight of 1 are the paper. The limit
+    and the bound below 2 bits are the authors' training code's.
     """
     return _finite_exp2(_log2_scale(stats, knobs))
 
@@ -92,8 +97,10 @@ def _log2_scale(stats: TokenStats, knobs: Knobs) -> Tensor:
             surprise_N = surprise_N - knobs.entropy_weight * (rank_value(stats.expected_rank_N) - 1.0)
         log2_scale_N = -surprise_N / knobs.temperature
     else:
-        bound_N = expected_rank_bound(stats.entropy_bits_N)
+        bound_N = expected_rank_bound(stats, knobs)
         log2_ratio_N = stats.log_prob_N / LN2 + knobs.entropy_weight * bound_N.log2()
+        if knobs.min_competence > 0.0:
+            log2_ratio_N = log2_ratio_N.clamp(min=math.log2(knobs.min_competence))
         slope_N = rank_value(stats.rank_N.maximum(bound_N)).square()
         log2_scale_N = -(slope_N / knobs.temperature) * log2_ratio_N
     if knobs.max_scale is not None:
@@ -106,9 +113,25 @@ def rank_value(rank_N: Tensor) -> Tensor:
     return 1.0 / (rank_N + 1.0).log2()
 
 
-def expected_rank_bound(entropy_bits_N: Tensor) -> Tensor:
-    """Return s(H) = 2^H / 4 + 1, a lower bound of E[R] for H >= 2 bits."""
-    return entropy_bits_N.exp2() / 4.0 + 1.0
+def expected_rank_bound(stats: TokenStats, knobs: Knobs) -> Tensor:
+    """Return s, a lower bound of E[R]: 2^H / 4 + 1 for H >= 2 bits; below that 2 - p_max, or the same formula.
+
+    Below 2 bits 2^H / 4 + 1 is no bound: a certain token has E[R] = 1, and 2^0 / 4 + 1 = 1.25.
+
+    Raises:
+        LossError: `low_entropy: max_prob` and statistics without `max_prob_N`.
+
+    Source: arXiv:2602.01745 for 2 bits and more; the authors' training code below.
+    """
+    bound_N = stats.entropy_bits_N.exp2() / 4.0 + 1.0
+    if knobs.low_entropy == "bound":
+        return bound_N
+    if stats.max_prob_N is None:
+        raise LossError(
+            "token_weights: low_entropy max_prob with max_prob_N = None; allowed: the largest probability of each"
+            " prediction; take the statistics from token_stats, or set loss.low_entropy to bound"
+        )
+    return bound_N.where(stats.entropy_bits_N >= BOUND_FROM_BITS - ROUNDING_BITS, 2.0 - stats.max_prob_N)
 
 
 def _rri(stats: TokenStats, knobs: Knobs) -> Tensor:

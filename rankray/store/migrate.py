@@ -4,7 +4,8 @@ A study carries the number of its schema in the attribute `rankray:schema`, and 
 all else about the study is derived. A study without a number has schema 0: the first versions wrote none.
 
     0    no number
-    1    `rankray:schema` in the study's attributes, `schema` in its identity
+    1    `rankray:schema` in the study's attributes, `schema` in its identity; `loss.low_entropy` and
+         `loss.min_competence`, which earlier studies trained without
 
 A new schema is one more function in `STEPS`: it takes an identity (`config`, `provenance`, `versions`, maybe `id`) of
 the schema before and returns it as the new schema has it. The first entry of the claims is never rewritten, so it is
@@ -22,6 +23,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 import rankray
+from rankray.config.schema import Config
 from rankray.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -31,9 +33,15 @@ CONFIG = "rankray:config"
 Identity = dict[str, Any]
 
 
+EARLIER_LOSS = {"low_entropy": "bound", "min_competence": 0.0}
+"""What a study of schema 0 trains with, whose loss had neither field: 2^H / 4 + 1 at all entropies, and no limit."""
+
+
 def _from_0_to_1(identity: Identity) -> Identity:
-    """Only the number is new."""
-    return identity
+    """A number, and the loss as it was: a study continues with what it began with, not with new defaults."""
+    config = dict(identity["config"])
+    config["loss"] = EARLIER_LOSS | dict(config.get("loss", {}))
+    return {**identity, "config": config}
 
 
 STEPS: tuple[Callable[[Identity], Identity], ...] = (_from_0_to_1,)
@@ -62,6 +70,22 @@ def migrated_config(name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """
     identity = {"config": dict(attributes[CONFIG])}
     return dict(_migrated(name, identity, _version(attributes.get(SCHEMA)))["config"])
+
+
+def continued(config: Config, identity: Mapping[str, Any]) -> Config:
+    """Return the configuration to resume a study with: as read, but with the defaults that its schema had.
+
+    A study of schema 0 keeps its loss where the file leaves the newer fields out; a file that gives them is compared as
+    it is.
+
+    Args:
+        config: the configuration as it was read.
+        identity: the study's identity as it is stored, not migrated.
+    """
+    if _version(identity.get("schema")) > 0:
+        return config
+    kept = {key: value for key, value in EARLIER_LOSS.items() if key not in config.loss.model_fields_set}
+    return config.model_copy(update={"loss": config.loss.model_copy(update=kept)})
 
 
 def migrate_study(storage: BaseStorage, study_id: int, name: str) -> None:

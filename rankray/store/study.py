@@ -19,7 +19,7 @@ from rankray.errors import StoreError, nearest
 from rankray.store.backend import connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
 from rankray.store.identity import check_same, restore, snapshot
-from rankray.store.migrate import CONFIG, current, migrate_study, migrated, migrated_config
+from rankray.store.migrate import CONFIG, continued, current, migrate_study, migrated, migrated_config
 from rankray.store.records import PROVENANCE
 from rankray.store.strategies import check, direction
 from rankray.store.trials import StudyStore
@@ -72,8 +72,9 @@ def open_study(
     claims = Claims(storage, find_or_create(storage, config.name + SUFFIX, direction(config)))
     claims.refresh()
     refuse_parts(storage, config.name, claims.study_id)
-    stored = migrated(config.name, claims.first(IDENTITY) or claims.enter(IDENTITY, given))
-    check_same(config.name, stored, given)
+    identity = claims.first(IDENTITY) or claims.enter(IDENTITY, given)
+    stored, config = migrated(config.name, identity), continued(config, identity)
+    check_same(config.name, stored, {**given, "config": snapshot(config)})
     study_id = find_or_create(storage, config.name, direction(config))
     migrate_study(storage, study_id, config.name)
     _describe(storage, study_id, stored, config.study.trials)

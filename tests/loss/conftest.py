@@ -105,6 +105,7 @@ def naive_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:
         rank_N,
         (sorted_NV * rank_V).sum(-1),
         torch.special.entr(top_NK).sum(-1),
+        sorted_NV[:, 0],
     )
 
 

@@ -33,14 +33,16 @@ def test_only_the_top_twenty_count_for_eaft():
 def test_the_exact_indicator_by_hand():
     stats = reference.token_stats(LOGITS, TARGET)
     expected = 1 / math.log2(1.875 + 1)
-    for got, rank in zip(reference.indicator(stats, "exact", 1.0, 1.0).tolist(), (1, 2, 4), strict=True):
+    for got, rank in zip(
+        reference.indicator(stats, "exact", 1.0, 1.0, "max_prob", 1e-6).tolist(), (1, 2, 4), strict=True
+    ):
         assert got == pytest.approx(2 ** (1 / math.log2(rank + 1) - expected))
 
 
 def test_the_bound_by_hand():
     stats = reference.token_stats(LOGITS, TARGET)
     s = 2**1.75 / 4 + 1
-    got = reference.indicator(stats, "bound", 2.0, 0.5).tolist()
+    got = reference.indicator(stats, "bound", 2.0, 0.5, "bound", 0.0).tolist()
     for value, rank, prob in zip(got, (1, 2, 4), (0.5, 0.25, 0.125), strict=True):
         k = math.log2(max(rank, s) + 1) ** -2
         assert value == pytest.approx((prob * s**0.5) ** (k / 2.0))

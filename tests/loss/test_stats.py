@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rankray.errors import LossError
 from rankray.loss import TokenStats, reference, token_stats
+from rankray.loss.knobs import Knobs
 from rankray.loss.weights import expected_rank_bound
 
 logit_rows = st.lists(st.floats(-30, 30), min_size=2, max_size=60)
@@ -116,10 +117,12 @@ def test_rank_is_at_most_one_over_the_probability(row, data):
 
 @given(logit_rows)
 @settings(max_examples=60, deadline=None)
-def test_the_bound_is_below_the_expected_rank_from_two_bits_on(row):
+def test_the_bound_is_below_the_expected_rank(row):
     stats = token_stats(torch.tensor([row], dtype=torch.float64), torch.tensor([0]))
+    assert expected_rank_bound(stats, Knobs()).item() <= stats.expected_rank_N.item() * (1 + 1e-12)
     if stats.entropy_bits_N.item() >= 2:
-        assert expected_rank_bound(stats.entropy_bits_N).item() <= stats.expected_rank_N.item() * (1 + 1e-12)
+        everywhere = expected_rank_bound(stats, Knobs(low_entropy="bound")).item()
+        assert everywhere == expected_rank_bound(stats, Knobs()).item()
     assert 1 - 1e-12 <= stats.expected_rank_N.item() <= (len(row) + 1) / 2 + 1e-9
 
 
@@ -137,7 +140,7 @@ def test_the_order_of_the_vocabulary_does_not_matter(row, random):
 
 def test_no_rows():
     stats = token_stats(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long))
-    assert [len(column) for column in stats] == [0] * 5
+    assert [len(column) for column in stats] == [0] * 6
 
 
 def test_stats_can_be_written_by_hand():

@@ -39,9 +39,10 @@ def test_the_papers_exact_indicator():
 
 def test_the_papers_bound():
     stats = some_stats()
-    s_N = 2**stats.entropy_bits_N / 4 + 1
+    s_N = torch.where(stats.entropy_bits_N < 2, 2 - stats.max_prob_N, 2**stats.entropy_bits_N / 4 + 1)
+    assert ((stats.entropy_bits_N < 2).any(), (stats.entropy_bits_N > 2).any()) == (True, True)
     k_N = torch.log2(torch.maximum(stats.rank_N, s_N) + 1) ** -2
-    scale_N = (stats.log_prob_N.exp() * s_N) ** -k_N
+    scale_N = (stats.log_prob_N.exp() * s_N).clamp(min=1e-6) ** -k_N
     torch.testing.assert_close(token_weights(stats, base="one"), scale_N)
     torch.testing.assert_close(token_weights(stats, base="prob"), scale_N * stats.log_prob_N.exp())
 
@@ -71,8 +72,12 @@ def test_at_a_high_temperature_the_base_objective_remains(form, temperature):
 @pytest.mark.parametrize("form", ["bound", "exact"])
 def test_without_entropy_weight_only_the_guess_counts(form):
     stats = some_stats()
-    k_N = torch.log2(torch.maximum(stats.rank_N, 2**stats.entropy_bits_N / 4 + 1) + 1) ** -2
-    expected = {"bound": stats.log_prob_N.exp() ** -k_N, "exact": 2 ** (1 - 1 / torch.log2(stats.rank_N + 1))}
+    s_N = torch.where(stats.entropy_bits_N < 2, 2 - stats.max_prob_N, 2**stats.entropy_bits_N / 4 + 1)
+    k_N = torch.log2(torch.maximum(stats.rank_N, s_N) + 1) ** -2
+    expected = {
+        "bound": stats.log_prob_N.exp().clamp(min=1e-6) ** -k_N,
+        "exact": 2 ** (1 - 1 / torch.log2(stats.rank_N + 1)),
+    }
     torch.testing.assert_close(token_weights(stats, form=form, base="one", entropy_weight=0.0), expected[form])
 
 
@@ -120,14 +125,15 @@ def test_max_scale_caps_the_scale_and_not_the_base():
 def test_a_probability_that_underflows_does_no_harm():
     stats = TokenStats(*(torch.tensor([value]) for value in (-300.0, 0.0, 2.0, 1.0)))
     log2_scale = (1 / math.log2(3)) ** 2 * (300 / math.log(2) - math.log2(1.25))
-    weight = token_weights(stats, base="prob", temperature=0.5)
+    free = {"low_entropy": "bound", "min_competence": 0.0}
+    weight = token_weights(stats, base="prob", temperature=0.5, **free)
     assert math.log2(weight.item()) == pytest.approx(2 * log2_scale - 300 / math.log(2), abs=1e-3)
-    assert token_weights(stats, base="one", temperature=0.1).item() == torch.finfo(torch.float32).max
-    assert token_weights(stats, base="one", temperature=0.1, max_scale=8.0).item() == pytest.approx(8.0)
+    assert token_weights(stats, base="one", temperature=0.1, **free).item() == torch.finfo(torch.float32).max
+    assert token_weights(stats, base="one", temperature=0.1, max_scale=8.0, **free).item() == pytest.approx(8.0)
 
 
 def test_a_nan_statistic_gives_a_nan_weight(objective):
-    stats = TokenStats(*torch.full((5, 2), math.nan))
+    stats = TokenStats(*torch.full((6, 2), math.nan))
     weight_N = token_weights(stats, **objective)
     assert weight_N.isnan().all() or objective["objective"] == "sft"
 
@@ -146,7 +152,7 @@ def test_only_what_the_objective_needs_is_asked_for():
 
 def test_what_is_not_asked_for_is_not_used(objective):
     stats = some_stats()
-    needed = needed_stats(Knobs(**objective)) | {"log_prob_N"}
+    needed = needed_stats(Knobs(**objective)) | {"log_prob_N", "max_prob_N"}
     hidden = stats._replace(**{key: torch.full((50,), math.nan) for key in stats._fields if key not in needed})
     assert torch.equal(token_weights(hidden, **objective), token_weights(stats, **objective))
 

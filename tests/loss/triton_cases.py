@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from loss.test_golden import each_token, logits_of, wanted_scales
 from rankray.loss import fused, reference, weighted_nll, weighted_nll_with_stats
 from rankray.loss import triton as kernels
 from rankray.loss.stats import ALL_STATS
@@ -155,3 +156,16 @@ def test_small_vocabularies(objective, vocabulary, batch_of):
     ours = weighted_nll(batch.hidden_NH, batch.head_VH, batch.label_N, **objective)
     truth = reference.weighted_nll(batch.hidden_NH, batch.head_VH, batch.label_N, **objective)
     torch.testing.assert_close(ours.double(), truth, rtol=2e-5, atol=1e-7)
+
+
+@each_token
+def test_golden_values(golden, kernels_used):
+    """The golden table through the kernels: -inf stands in as a large negative number."""
+    logits_CV, label_C = logits_of(golden, torch.float32)
+    head_VH = logits_CV.clamp(min=-800.0).t().contiguous()
+    hidden_NH = torch.ones(1, 1, requires_grad=True)
+    nll = -math.log(golden.probs[golden.target])
+    for scale, knobs in wanted_scales(golden):
+        loss = weighted_nll(hidden_NH, head_VH, label_C, objective="rri", base="one", **knobs)
+        assert loss.item() == pytest.approx(scale * nll, rel=2e-3 if knobs["form"] == "exact" else 5e-5, abs=1e-6)
+    assert kernels_used

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from rankray.config.schema import Config
-from rankray.errors import StoreError
+from rankray.errors import StoreError, StudyMismatch
 from rankray.store import attach, migrate, open_study, views
 from rankray.store.claims import IDENTITY, SUFFIX, Claims
 from rankray.store.migrate import CONFIG, SCHEMA, current
@@ -73,6 +73,19 @@ def test_an_earlier_study_is_resumed_and_finished(old_url: str) -> None:
     assert stored(store, 3).state in (TrialState.COMPLETE, TrialState.PRUNED)
     assert {number: views.trial(attach(old_url, "s"), number) for number in range(3)} == before
     assert sum(trial.user_attrs["rankray:origin"] == "baseline:sft" for trial in store.trials()) == 1
+
+
+def test_an_earlier_study_continues_with_the_loss_it_began_with(old_url: str, url: str) -> None:
+    known = {"data": "d1", "model": "m1"}
+    assert attach(old_url, "s").config.loss.low_entropy == "bound"
+    store = open_study(old_url, make_config(study=STUDY), provenance=known)
+    assert (store.config.loss.low_entropy, store.config.loss.min_competence) == ("bound", 0.0)
+    given = make_config(study=STUDY, loss={"low_entropy": "max_prob", "min_competence": 1e-6})
+    with pytest.raises(StudyMismatch, match=r"loss\.low_entropy: stored bound, given max_prob"):
+        open_study(old_url, given, provenance=known)
+    new = open_study(url, make_config())
+    assert (new.config.loss.low_entropy, new.config.loss.min_competence) == ("max_prob", 1e-6)
+    assert (attach(url, "s").config.loss.low_entropy, new.config) == ("max_prob", make_config())
 
 
 def test_a_copy_of_an_earlier_study_opens_too(old_url: str, sqlite_url: str) -> None:
