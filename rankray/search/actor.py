@@ -7,7 +7,7 @@ base weights stay loaded for the next trial. A reset brings the next trial, and 
 stopped (see `searcher`); where no further trial comes, the search itself is ending.
 
 A step returns one JSON string under `EVENT` (Tune flattens dicts), and never Tune's `done`, of which the scheduler is
-not told (trap 5). The JSON has one key:
+not told (docs/traps.md). The JSON has one key:
 
     report   {"step", "metrics", "checkpoint"}
     outcome  {"metrics", "steps", "checkpoint", "stopped", "preempted"}
@@ -17,7 +17,7 @@ not told (trap 5). The JSON has one key:
 An exception in training is a result like any other: the process is sound and is used again, unless its accelerator
 may be broken; then the process kills itself at the next reset, and the trial it would have taken is placed anew. When a
 trial is preempted, because its node is being taken away, the process ends too: no other trial may start there.
-`reset_config` never returns False, which would end a trial without telling the scheduler (trap 6).
+`reset_config` never returns False, which would end a trial without telling the scheduler (docs/traps.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One launch of a search: open the study, place its trials, leave nothing running.
 
-A launch is always fresh: no `Tuner.restore`, no Ray state of an earlier one (trap 1). It opens the study, adopts what a
-dead driver left, and lets Tune run until the store says that the study is done. Whatever happens, what this driver
-still owned is released at the end, so that the next launch, here or elsewhere, resumes at once.
+A launch is always fresh: no `Tuner.restore`, no Ray state of an earlier one (docs/traps.md). It opens the study, adopts
+what a dead driver left, and lets Tune run until the store says that the study is done. Whatever happens, what this
+driver still owned is released at the end, so that the next launch, here or elsewhere, resumes at once.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Slots are counted over all nodes that may be started (see `autoscaler`), and Tune asks for all of them at once. Each
 pending trial is then a demand that the autoscaler sees, so the cluster grows to what the search can use in one step
-instead of node by node (trap 7).
+instead of node by node (docs/traps.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tune's scheduler, as thin as it can be: every verdict comes from the store.
 
 Tune passes a scheduler every result of a running trial, with the Trial, whose config carries the store's number
-(trap 3). Each event a trial's actor sends (see `actor`) is written to the store here and nowhere else.
+(docs/traps.md). Each event a trial's actor sends (see `actor`) is written to the store here and nowhere else.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class StoreScheduler(FIFOScheduler):
             self._give_back(trial, number, "not started")
 
     def dropped(self, number: int) -> None:
-        """A trial that Tune ended without telling us (trap 6, or an interruption) is given back."""
+        """A trial that Tune ended without telling us (docs/traps.md, or an interruption) is given back."""
         self._outbox.release(number)
         self._end(number, "lost", None, "given back")
 

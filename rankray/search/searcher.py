@@ -92,7 +92,7 @@ class StoreSearcher(Searcher):
         return len(self._control.live) >= self._live_then and time.monotonic() < self._ask_again_at
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the scheduler tells the store, as Tune does not tell a searcher of a STOP (trap 3)."""
+        """Nothing: the scheduler tells the store, as Tune does not tell a searcher of a STOP (docs/traps.md)."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the store holds the truth."""

@@ -1,6 +1,7 @@
 """A stopper that stops everything or nothing.
 
-Tune does not show the scheduler a result on which a stopper stops a trial (trap 5). So this one never looks at results.
+Tune does not show the scheduler a result on which a stopper stops a trial (docs/traps.md). So this one never looks at
+results.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def test_a_process_whose_accelerator_is_in_doubt_ends_itself_instead_of_taking_a
 
 
 def test_nothing_carries_tunes_done(actor):
-    """A result with `done` would pass the scheduler by (trap 5)."""
+    """A result with `done` would pass the scheduler by (docs/traps.md)."""
     results = [actor.step() for _ in range(4)]
     assert all("done" not in result for result in results)
 

@@ -232,7 +232,7 @@ def test_what_tune_drops_is_given_back(world):
 
 
 def test_nothing_of_ours_is_pickled(world):
-    """Tune pickles searcher, scheduler and stopper into its experiment directory (trap 1): they must hold nothing."""
+    """Tune pickles searcher, scheduler and stopper with its experiment (docs/traps.md): they must hold nothing."""
     world.study.url = "postgresql://user:planted-password@host/db"
     for piece in (world.searcher, world.scheduler, ControlStopper(world.control)):
         assert b"planted-password" not in pickle.dumps(piece)
