@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -17,7 +18,6 @@ pytestmark = pytest.mark.ray
 
 TROUBLE = """\
 import os
-from contextlib import suppress
 from pathlib import Path
 
 
