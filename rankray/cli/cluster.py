@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rankray.cli.common import environment_url, load, store_url
+from rankray.cli.common import load, store_url
 from rankray.cli.options import NONE, File, Name, Sets, Verbose
 
 
@@ -31,7 +32,7 @@ def submit(
 
     loaded = load(file, sets, store, name)
     job = jobs.describe(loaded, working_dir, sets=sets, store=store, name=name, packages=pip)
-    where = address.rstrip("/") or environment_url("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")
+    where = (address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265").rstrip("/")
     jobs.require_token()
     jobs.refuse_open_cluster(where)
     client, job_id = jobs.submit(job, where)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,8 +99,3 @@ def console() -> Console:
 def say(line: str, to_stderr: bool = False) -> None:
     """Print a line at once."""
     print(line, file=sys.stderr if to_stderr else sys.stdout, flush=True)
-
-
-def environment_url(name: str, default: str) -> str:
-    """Return an address from the environment, without a slash at its end."""
-    return (os.environ.get(name) or default).rstrip("/")

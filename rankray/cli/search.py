@@ -29,7 +29,7 @@ def quickstart(
     """Make a small world offline (once), and search it: the whole product in a few minutes on two cores."""
     from rankray.quickstart.build import build_world
 
-    file = build_world(directory, progress=lambda line: say(line))
+    file = build_world(directory, progress=say)
     say(f"searching {file} (the same as: rankray search {file})")
     _search(load(file, sets), verbose)
 
@@ -59,7 +59,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
     with watching(board, console()) as observer:
-        done = run_search(study, config, observer, verbose=verbose)
+        done = run_search(study, observer, verbose=verbose)
     if not done:
         say(f"interrupted at {study.finished} of {config.study.trials}; run the same command again to resume")
         raise typer.Exit(130)

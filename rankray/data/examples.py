@@ -15,8 +15,6 @@ from rankray.data.files import Row
 from rankray.errors import DataError, nearest
 
 Turn = dict[str, Any]
-IGNORED = -100
-"""Label of a position that is not supervised."""
 
 
 class Example(NamedTuple):

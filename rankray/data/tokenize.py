@@ -26,9 +26,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rankray.config.schema import DataSection
 from rankray.data.cache import Columns, shared_table, table_in_memory
-from rankray.data.examples import IGNORED, Example, Places, common_prefix, make_examples
+from rankray.data.examples import Example, Places, common_prefix, make_examples
 from rankray.data.files import Row, hub_parts, is_file_source, read_rows
 from rankray.errors import DataError, ModelError
+from rankray.loss.tokens import IGNORED
 
 logger = logging.getLogger(__name__)
 

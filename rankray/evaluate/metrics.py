@@ -8,11 +8,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.schema import Config
-from rankray.data.examples import IGNORED
 from rankray.data.tokenize import Split
 from rankray.evaluate.answers import extract
 from rankray.evaluate.generate import generate_texts
 from rankray.loss import LossStats
+from rankray.loss.tokens import IGNORED
 from rankray.model.head import attach_head, plain_model, plain_totals
 
 SAMPLING_SEED = 20_260_201

@@ -22,6 +22,7 @@ from rankray.errors import LossError
 from rankray.loss.fused import FusedLoss, PassResult, Plan, Slot, fused_pass
 from rankray.loss.knobs import Knobs, make_knobs
 from rankray.loss.stats import CHUNK_TOKENS, check_targets, stats_dtype
+from rankray.loss.tokens import IGNORED
 from rankray.loss.totals import LossStats
 from rankray.loss.weights import (
     WEIGHTS,
@@ -30,9 +31,6 @@ from rankray.loss.weights import (
     relative_scale,
     talr_temperature,
 )
-
-IGNORED = -100
-"""The label of a token that is not supervised."""
 
 PLAIN = Knobs(objective="sft")
 """Every token has weight 1."""

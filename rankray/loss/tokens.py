@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+IGNORED = -100
+"""Label of a token that is not supervised."""
+
+
 class TokenStats(NamedTuple):
     """Statistics of N predictions, each an (N,) tensor; `rankray.loss.token_stats` defines them.
 

@@ -20,10 +20,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rankray.data.examples import IGNORED
 from rankray.errors import ModelError
 from rankray.loss import LossStats, plain_stats
 from rankray.loss.chunked import whole
+from rankray.loss.tokens import IGNORED
 
 
 @dataclass(frozen=True, eq=False)

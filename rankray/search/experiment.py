@@ -16,7 +16,6 @@ from typing import Any
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.cluster.environment import prepare_environment
 from rankray.cluster.session import ray_session
-from rankray.config import Config
 from rankray.contracts import Observer
 from rankray.errors import SearchFailed
 from rankray.search.control import Control, interruptible
@@ -28,12 +27,11 @@ GRACE_SECONDS = 20.0
 """How long an interrupted search may take to end by itself; then its process is ended."""
 
 
-def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose: bool = False) -> bool:
+def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) -> bool:
     """Search until the study holds `study.trials` finished trials; a study that does already starts nothing.
 
     Args:
-        study: the study, opened with `config` and not joined yet.
-        config: the resolved configuration with its space.
+        study: the study, opened to work on it and not joined yet; the search runs with its configuration.
         observer: who watches.
         verbose: show Ray's own messages.
 
@@ -60,9 +58,9 @@ def run_search(study: StudyStore, config: Config, observer: Observer, *, verbose
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
         with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt):
-            _run_until_done(study, config, control, observer)
+            _run_until_done(study, control, observer)
         if control.error:
-            raise SearchFailed(f"study {config.name}: {control.error}")
+            raise SearchFailed(f"study {study.name}: {control.error}")
     return bool(study.done)
 
 
@@ -78,7 +76,7 @@ def _give_up(study: StudyStore) -> None:
         os._exit(130)
 
 
-def _run_until_done(study: StudyStore, config: Config, control: Control, observer: Observer) -> None:
+def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> None:
     from rankray.cluster.nodes import check_storage
     from rankray.cluster.ray_private import memory_bytes
     from rankray.search.delivery import StoreOutbox, patience_seconds_default
@@ -89,6 +87,7 @@ def _run_until_done(study: StudyStore, config: Config, control: Control, observe
     from rankray.search.searcher import StoreSearcher
     from rankray.search.specs import spec_maker
 
+    config = study.config
     placement = place(config)
     observer.phase("writing to the storage from every node")
     check_storage(config.storage)

@@ -13,7 +13,6 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
-from sqlalchemy.engine import make_url
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 from typing_extensions import override
 
@@ -205,6 +204,8 @@ def _open(parts: StoreURL) -> BaseStorage:
         options: dict[str, Any] = {"creator": lambda: _sqlite(str(parts.path))}
         url = parts.raw
     else:
+        from sqlalchemy.engine import make_url  # slow to import, and nothing a file store needs
+
         given = make_url(parts.raw)
         timeouts = {key: value for key, value in _DRIVER_OPTIONS[parts.driver].items() if key not in given.query}
         options = {"pool_pre_ping": True, "pool_recycle": 1800, "connect_args": timeouts}
