@@ -1,4 +1,4 @@
-"""Every field of the configuration, once.
+"""The whole configuration: its sections together, and the rules that join them.
 
 The models are frozen and refuse unknown keys. The string under each field is its documentation: it feeds
 `rankray explain`, the JSON schema and the errors. A field's dotted path (`loss.temperature`) is its name everywhere:
@@ -9,223 +9,22 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from rankray.loss.knobs import KeyOf, Knobs, NonNegative, Positive
+from rankray.config.sections import DataSection, ModelSection, ResourcesSection, Section, TrainSection
+from rankray.config.study import EvaluateSection, StudySection
+from rankray.loss.knobs import Knobs
 
 if TYPE_CHECKING:
     from rankray.config.space import SearchSpace
-
-PositiveInt = Annotated[int, Field(ge=1)]
-
-
-BASELINES: dict[str, dict[str, Any]] = {
-    "sft": {"loss.objective": "sft"},
-    "paper": {
-        "loss.objective": "rri",
-        "loss.form": "bound",
-        "loss.temperature": 1.0,
-        "loss.entropy_weight": 1.0,
-        "loss.low_entropy": "max_prob",
-        "loss.min_competence": 1e-6,
-        "loss.max_scale": None,
-    },
-}
-"""Settings to compare every search with: plain SFT, and the paper's (its base weight is the file's own)."""
-
-
-class Section(BaseModel):
-    """What all sections share: frozen, closed, documented by attribute docstrings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class LoraSection(Section):
-    """Low-rank adapters on a frozen base model."""
-
-    rank: PositiveInt = 16
-    """Rank of the adapters."""
-    alpha: Positive = 32.0
-    """Scale of the adapters; the update is multiplied by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapters' input."""
-    target_modules: str | list[str] = "all-linear"
-    """Which linear layers get adapters: `all-linear` or a list of module names."""
-
-
-class ModelSection(Section):
-    """The model to fine-tune."""
-
-    path: str = Field(min_length=1)
-    """Hub id or local directory of a causal language model with its tokenizer."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights; `auto` takes the type they were saved in."""
-    lora: LoraSection | None = None
-    """Train low-rank adapters instead of all weights; null trains everything."""
-    trust_remote_code: bool = False
-    """Run code that comes with the model. Leave it off unless you have read that code."""
-
-
-class DataSection(Section):
-    """What the model learns from, and what it is measured on."""
-
-    train: str = Field(min_length=1)
-    """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet or .csv file."""
-    eval: str = Field(min_length=1)
-    """Held-out examples, in the same form."""
-    prompt: str = "{prompt}"
-    """Template over columns for the model's input; not trained on."""
-    completion: str = "{completion}"
-    """Template over columns for the answer the model should give; the only tokens that are trained on."""
-    messages: str | None = None
-    """Column of chat messages (`role`, `content`); the last assistant turn is trained on. Replaces the templates."""
-    max_length: Annotated[int, Field(ge=2)] = 2048
-    """Tokens per example; longer examples are cut at the end."""
-
-
-class TrainSection(Section):
-    """The optimizer's run."""
-
-    max_steps: PositiveInt = 200
-    """Optimizer steps of a whole trial."""
-    batch_size: PositiveInt = 64
-    """Examples per optimizer step, over all workers and accumulation steps."""
-    micro_batch_size: PositiveInt | None = None
-    """Examples per forward pass; must divide batch_size. Null takes the whole batch at once."""
-    learning_rate: Positive = 5.0e-5
-    """Peak learning rate of AdamW."""
-    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the steps over which the learning rate rises from zero."""
-    weight_decay: NonNegative = 0.0
-    """Decoupled weight decay of AdamW."""
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
-    """How the learning rate changes after the warm-up."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of data order, dropout and adapters."""
-    checkpoint_every_steps: PositiveInt | None = None
-    """Steps between checkpoints; null makes one at every evaluation."""
-    parallelism: Literal["ddp", "fsdp"] = "ddp"
-    """How several workers share a trial: `ddp` gives each the whole model, `fsdp` (FSDP2) each a shard of it."""
-    threads: PositiveInt | None = None
-    """CPU threads a trial computes with; null takes `resources.cpus_per_worker` in a search, all cores in `train`."""
-    sft: dict[str, Any] = Field(default_factory=dict)
-    """Any other field of TRL's SFTConfig, passed through as it is."""
-
-    @model_validator(mode="after")
-    def _micro_batch_divides(self) -> TrainSection:
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"got micro_batch_size {self.micro_batch_size}; allowed: a divisor of batch_size {self.batch_size}; "
-                "change one of the two"
-            )
-        return self
-
-
-class EvaluateSection(Section):
-    """What is measured on the held-out examples, and how often."""
-
-    every_steps: PositiveInt = 25
-    """Steps between evaluations: each is a report, and a chance to prune."""
-    metrics: list[str] = Field(default_factory=lambda: ["nll"])
-    """Any of `nll`, `token_accuracy`, `accuracy` (greedy answer, exact match) and `pass@k` (k sampled answers)."""
-    max_examples: PositiveInt | None = 200
-    """Held-out examples used, the first ones; null takes all."""
-    batch_size: PositiveInt = 32
-    """Examples per evaluation batch."""
-    max_new_tokens: PositiveInt = 128
-    """Longest answer that `accuracy` and `pass@k` generate, in tokens."""
-    answer: str = "auto"
-    """Which part of a text is the answer: `auto` (after the last `####`, else the last number, else all of it), `text`
-    (all of it, stripped), or a regular expression with one group, whose last match counts."""
-    sampling_temperature: Positive = 1.0
-    """Logit temperature of the answers sampled for `pass@k`."""
-    functions: list[str] = Field(default_factory=list)
-    """Evaluations of your own, `module:function`: called with (model, tokenizer, rows), returning a dict of floats that
-    appear as `eval/<key>`."""
-
-    @field_validator("metrics")
-    @classmethod
-    def _known_metrics(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in ("nll", "token_accuracy", "accuracy") and not re.fullmatch(r"pass@[1-9]\d*", name):
-                raise ValueError(
-                    f"unknown metric {name!r}; allowed: nll, token_accuracy, accuracy, pass@k (as in pass@4); choose "
-                    "from these"
-                )
-        return names
-
-    @field_validator("functions")
-    @classmethod
-    def _function_form(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if not re.fullmatch(r"[\w.]+:\w+", name):
-                raise ValueError(f"got {name!r}; allowed: module:function; as in my_package.my_module:name")
-        return names
 
 
 def default_store() -> str:
     """Return the store to use where none is given: RANKRAY_STORE, or a SQLite file in the current directory."""
     return os.environ.get("RANKRAY_STORE") or "sqlite:///rankray.db"
-
-
-class StudySection(Section):
-    """The search: what it optimises, how, and for how long."""
-
-    metric: str = "eval/nll"
-    """Metric that trials are compared on; it must not depend on the weights that are searched."""
-    direction: Literal["minimize", "maximize"] | None = None
-    """`minimize` or `maximize`; null takes the direction of a built-in metric."""
-    sampler: str | dict[str, Any] = "tpe"
-    """Sampler that proposes settings: a name such as `tpe` or `random`, or `{name: tpe, ...}` with its own options. The
-    error of an unknown name lists them all."""
-    pruner: str | dict[str, Any] = "successive_halving"
-    """Pruner that stops hopeless trials: a name such as `successive_halving` or `none`, or `{name: ..., ...}` with its
-    own options. The error of an unknown name lists them all."""
-    trials: PositiveInt = 64
-    """Finished trials (complete and pruned) that the study should hold; raise it to extend a finished search."""
-    seeds: PositiveInt = 1
-    """Training runs per trial, each with its own seed; the metrics are their running mean."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the sampler."""
-    max_failures_per_trial: Annotated[int, Field(ge=0)] = 0
-    """How often a trial that failed is retried from its last checkpoint before it is FAILED."""
-    keep_best: PositiveInt = 3
-    """How many of the best complete trials keep their checkpoints; those of all others are deleted when their trial
-    ends."""
-    baselines: list[Annotated[str, KeyOf(lambda: BASELINES)]] = Field(default_factory=lambda: list(BASELINES))
-    """Settings tried first where the space contains them: plain SFT, and the paper's fixed setting."""
-    warm_start: list[dict[str, Any]] = Field(default_factory=list)
-    """Points of the space to try first, each a mapping of dotted paths to values; enqueued once."""
-
-
-class ResourcesSection(Section):
-    """What one trial occupies, and how many trials run at a time."""
-
-    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
-    """Worker processes per trial; `[least, most]` takes what is free, and grows or shrinks while the trial runs."""
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
-    """CPUs reserved for a worker."""
-    gpus_per_worker: NonNegative = 0
-    """GPUs reserved for a worker; a fraction shares one."""
-    concurrency: PositiveInt | Literal["auto"] = "auto"
-    """Trials at a time; `auto` fills the cluster, and on one machine first measures whether fewer trials at a time get
-    more done."""
-
-    @property
-    def worker_range(self) -> tuple[int, int]:
-        """Least and most workers of a trial."""
-        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
-
-    @field_validator("workers")
-    @classmethod
-    def _least_before_most(cls, given: int | tuple[int, int]) -> int | tuple[int, int]:
-        if not isinstance(given, int) and given[0] >= given[1]:
-            raise ValueError(f"got {list(given)}; allowed: a number, or [least, most] with least below most")
-        return given
 
 
 class Config(Section):

@@ -17,7 +17,8 @@ from typing import Any
 from rankray.config.distribution import Distribution, parse_distribution
 from rankray.config.fields import searchable_paths
 from rankray.config.params import apply_params, get_path
-from rankray.config.schema import BASELINES, SEARCHABLE_SECTIONS, Config
+from rankray.config.schema import SEARCHABLE_SECTIONS, Config
+from rankray.config.study import BASELINES
 from rankray.errors import ConfigError, nearest
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from string import Formatter
 from typing import Any, NamedTuple
 
-from rankray.config.schema import DataSection
+from rankray.config.sections import DataSection
 from rankray.data.files import Row
 from rankray.errors import DataError, nearest
 

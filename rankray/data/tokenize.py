@@ -24,7 +24,7 @@ import pyarrow.compute
 import transformers
 from transformers import PreTrainedTokenizerBase
 
-from rankray.config.schema import DataSection
+from rankray.config.sections import DataSection
 from rankray.data.cache import Columns, shared_table, table_in_memory
 from rankray.data.examples import Example, Places, common_prefix, make_examples
 from rankray.data.files import Row, hub_parts, is_file_source, read_rows

@@ -8,7 +8,7 @@ import datasets
 import pytest
 from datasets.arrow_writer import ArrowWriter
 
-from rankray.config.schema import DataSection
+from rankray.config.sections import DataSection
 from rankray.data import cache as cache_module
 from rankray.data import tokenize
 from rankray.data.tokenize import load_split

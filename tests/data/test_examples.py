@@ -1,6 +1,6 @@
 import pytest
 
-from rankray.config.schema import DataSection
+from rankray.config.sections import DataSection
 from rankray.data.examples import Example, Places, common_prefix, make_examples
 from rankray.errors import DataError
 

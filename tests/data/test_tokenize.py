@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from rankray.config.schema import DataSection
+from rankray.config.sections import DataSection
 from rankray.data.tokenize import Tokens, load_split
 from rankray.errors import DataError, ModelError
 

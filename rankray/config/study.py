@@ -1,0 +1,97 @@
+"""The sections of a configuration that say how trials are judged and searched: evaluation, and the study."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from rankray.config.sections import PositiveInt, Section
+from rankray.loss.knobs import KeyOf, Positive
+
+BASELINES: dict[str, dict[str, Any]] = {
+    "sft": {"loss.objective": "sft"},
+    "paper": {
+        "loss.objective": "rri",
+        "loss.form": "bound",
+        "loss.temperature": 1.0,
+        "loss.entropy_weight": 1.0,
+        "loss.low_entropy": "max_prob",
+        "loss.min_competence": 1e-6,
+        "loss.max_scale": None,
+    },
+}
+"""Settings to compare every search with: plain SFT, and the paper's (its base weight is the file's own)."""
+
+
+class EvaluateSection(Section):
+    """What is measured on the held-out examples, and how often."""
+
+    every_steps: PositiveInt = 25
+    """Steps between evaluations: each is a report, and a chance to prune."""
+    metrics: list[str] = Field(default_factory=lambda: ["nll"])
+    """Any of `nll`, `token_accuracy`, `accuracy` (greedy answer, exact match) and `pass@k` (k sampled answers)."""
+    max_examples: PositiveInt | None = 200
+    """Held-out examples used, the first ones; null takes all."""
+    batch_size: PositiveInt = 32
+    """Examples per evaluation batch."""
+    max_new_tokens: PositiveInt = 128
+    """Longest answer that `accuracy` and `pass@k` generate, in tokens."""
+    answer: str = "auto"
+    """Which part of a text is the answer: `auto` (after the last `####`, else the last number, else all of it), `text`
+    (all of it, stripped), or a regular expression with one group, whose last match counts."""
+    sampling_temperature: Positive = 1.0
+    """Logit temperature of the answers sampled for `pass@k`."""
+    functions: list[str] = Field(default_factory=list)
+    """Evaluations of your own, `module:function`: called with (model, tokenizer, rows), returning a dict of floats that
+    appear as `eval/<key>`."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in ("nll", "token_accuracy", "accuracy") and not re.fullmatch(r"pass@[1-9]\d*", name):
+                raise ValueError(
+                    f"unknown metric {name!r}; allowed: nll, token_accuracy, accuracy, pass@k (as in pass@4); choose "
+                    "from these"
+                )
+        return names
+
+    @field_validator("functions")
+    @classmethod
+    def _function_form(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not re.fullmatch(r"[\w.]+:\w+", name):
+                raise ValueError(f"got {name!r}; allowed: module:function; as in my_package.my_module:name")
+        return names
+
+
+class StudySection(Section):
+    """The search: what it optimises, how, and for how long."""
+
+    metric: str = "eval/nll"
+    """Metric that trials are compared on; it must not depend on the weights that are searched."""
+    direction: Literal["minimize", "maximize"] | None = None
+    """`minimize` or `maximize`; null takes the direction of a built-in metric."""
+    sampler: str | dict[str, Any] = "tpe"
+    """Sampler that proposes settings: a name such as `tpe` or `random`, or `{name: tpe, ...}` with its own options. The
+    error of an unknown name lists them all."""
+    pruner: str | dict[str, Any] = "successive_halving"
+    """Pruner that stops hopeless trials: a name such as `successive_halving` or `none`, or `{name: ..., ...}` with its
+    own options. The error of an unknown name lists them all."""
+    trials: PositiveInt = 64
+    """Finished trials (complete and pruned) that the study should hold; raise it to extend a finished search."""
+    seeds: PositiveInt = 1
+    """Training runs per trial, each with its own seed; the metrics are their running mean."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the sampler."""
+    max_failures_per_trial: Annotated[int, Field(ge=0)] = 0
+    """How often a trial that failed is retried from its last checkpoint before it is FAILED."""
+    keep_best: PositiveInt = 3
+    """How many of the best complete trials keep their checkpoints; those of all others are deleted when their trial
+    ends."""
+    baselines: list[Annotated[str, KeyOf(lambda: BASELINES)]] = Field(default_factory=lambda: list(BASELINES))
+    """Settings tried first where the space contains them: plain SFT, and the paper's fixed setting."""
+    warm_start: list[dict[str, Any]] = Field(default_factory=list)
+    """Points of the space to try first, each a mapping of dotted paths to values; enqueued once."""
