@@ -4,6 +4,9 @@ Optuna's pruners write while they are asked. Successive halving notes each rung 
 another answer. So a kill between the question and the write of its answer would change the verdict. Here the pruner is
 asked in a dry run (`dry_run`). What it would write becomes `marks` in the step record, which is one write: before it
 nothing has happened, after it everything that follows can be done again from the record alone.
+
+A baseline is never pruned: every search keeps the run that its winner is compared with. The pruner is asked all the
+same, because other trials are compared with what it notes of this one.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from optuna.trial import FrozenTrial
 from rankray.config.schema import Config
 from rankray.contracts import Report
 from rankray.store.dry_run import DryRunStorage
-from rankray.store.records import StepRecord, steps_of
+from rankray.store.records import StepRecord, is_baseline, steps_of
 from rankray.store.strategies import pruner, strategy_name
 
 
@@ -41,7 +44,7 @@ class Judge:
 
         A study metric that is not a finite number stops the trial as failed. The pruner is asked if the report has the
         metric, is of a later step than all before it, and is not of the last step: a trial trained to its end is never
-        pruned.
+        pruned, nor is a baseline.
         """
         metrics = {name: float(value) for name, value in report.metrics.items()}
         record = StepRecord(step=report.step, metrics=metrics, checkpoint=report.checkpoint)
@@ -55,6 +58,7 @@ class Judge:
             return record
         self._dry_run.trials = trials
         stop, marks = self._ask(trial, report.step, value)
+        stop = stop and not is_baseline(trial)
         reason = f"{self._name} at step {report.step}: {self._metric} {value:.6g} is behind" if stop else ""
         return StepRecord(**{**vars(record), "stop": stop, "reason": reason, "marks": marks})
 

@@ -36,6 +36,8 @@ LOST = "rankray:lost"
 END = "rankray:end"
 VOID = "rankray:void"
 PROVENANCE = "rankray:provenance"
+BASELINE = "baseline:"
+"""How the origin of a baseline starts."""
 LONGEST_TEXT = 12_000
 """Characters of a traceback that are kept, as JSON: a column of MySQL holds 65,535 bytes, all attempts together."""
 KEPT_LOSSES = 100
@@ -180,6 +182,11 @@ def shortened(text: str, limit: int = LONGEST_TEXT) -> str:
 def is_void(trial: FrozenTrial) -> bool:
     """Return whether a trial was discarded: surplus, or abandoned before it was ready."""
     return VOID in trial.user_attrs
+
+
+def is_baseline(trial: FrozenTrial) -> bool:
+    """Return whether a trial is one that the others are compared with; it is never pruned."""
+    return str(trial.user_attrs.get(ORIGIN, "")).startswith(BASELINE)
 
 
 def counts_against_budget(trial: FrozenTrial) -> bool:
