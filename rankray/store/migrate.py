@@ -6,6 +6,7 @@ all else about the study is derived. A study without a number has schema 0: the 
     0    no number
     1    `rankray:schema` in the study's attributes, `schema` in its identity; `loss.low_entropy` and
          `loss.min_competence`, which earlier studies trained without
+    2    `study.known`, which was `study.baselines`
 
 A new schema is one more function in `STEPS`: it takes an identity (`config`, `provenance`, `versions`, maybe `id`) of
 the schema before and returns it as the new schema has it. The first entry of the claims is never rewritten, so it is
@@ -44,7 +45,15 @@ def _from_0_to_1(identity: Identity) -> Identity:
     return {**identity, "config": config}
 
 
-STEPS: tuple[Callable[[Identity], Identity], ...] = (_from_0_to_1,)
+def _from_1_to_2(identity: Identity) -> Identity:
+    """`study.baselines` is called `study.known`."""
+    study = dict(identity["config"].get("study", {}))
+    if "baselines" in study:
+        study["known"] = study.pop("baselines")
+    return {**identity, "config": {**identity["config"], "study": study}}
+
+
+STEPS: tuple[Callable[[Identity], Identity], ...] = (_from_0_to_1, _from_1_to_2)
 """The step at index n takes an identity from schema n to n + 1."""
 
 
