@@ -140,3 +140,23 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
     assert SECRET not in str(caught.value) + repr(caught.value)
     assert "postgresql://user:***@127.0.0.1:1/" in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_a_test_split_may_be_given_later_but_not_exchanged(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    first, second = ({"data": {"train": "a", "eval": "b", "test": name}} for name in ("c", "d"))
+    plain = {"data": {"train": "a", "eval": "b"}}
+    without, given, other = (
+        config.model_copy(update={"data": config.data.model_copy(update={"test": name})})
+        for config, name in ((make_config(), None), (make_config(), "one.jsonl"), (make_config(), "other.jsonl"))
+    )
+    open_study(url, without, provenance=plain)
+    assert open_study(url, given, provenance=first).config.data.test == "one.jsonl"
+    renamed = [config.model_copy(update={"name": "again"}) for config in (given, other)]
+    open_study(url, renamed[0], provenance=first)
+    with pytest.raises(StudyMismatch, match=r"data\.test: stored one\.jsonl, given other\.jsonl"):
+        open_study(url, renamed[1], provenance=first)
+    with pytest.raises(StudyMismatch, match="data: stored"):
+        open_study(url, renamed[0], provenance=second)
+    with pytest.raises(StudyMismatch, match="data: stored"):
+        open_study(url, given, provenance={"data": {"train": "other", "eval": "b", "test": "c"}})
