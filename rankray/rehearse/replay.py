@@ -84,7 +84,7 @@ def configured(config: Config, strategy: str, world: World, trials: int, seed: i
     elif pruner:
         study["pruner"] = pruner
     if sampler == "random":
-        study |= {"baselines": [], "warm_start": []}
+        study |= {"known": [], "warm_start": []}
     if config.study.prune_on not in world.metrics:
         study["prune_on"] = config.study.metric
     rungs = {"every_steps": world.steps[0]}

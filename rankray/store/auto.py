@@ -44,6 +44,8 @@ PER_BRANCH = 150
 MOST_CANDIDATES = 1200
 JITTERED = 5
 JITTERS = 30
+SPREAD = 4
+"""Random settings of which the first ones are chosen, so that they lie apart."""
 LOWEST, HIGHEST = -2.5, 4.0
 """Where standardised values are cut off."""
 METRIC_SHARE = 0.7
@@ -243,7 +245,7 @@ def _is_seen(trial: FrozenTrial) -> bool:
 
 
 def _of_a_rare_branch(encoding: Encoding, there: Sequence[FrozenTrial], draws: np.random.Generator) -> Array:
-    """Return a random setting of the branch that has the fewest trials."""
+    """Return a setting of the branch that has the fewest trials: of a few random ones the farthest from all trials."""
     counts = [0] * len(encoding.branches)
     for trial in there:
         row = encoding.place(trial.params)
@@ -251,7 +253,12 @@ def _of_a_rare_branch(encoding: Encoding, there: Sequence[FrozenTrial], draws: n
             if all(_is_at(encoding, row, gate, choice) for gate, choice in branch.items()):
                 counts[index] += 1
     branch = encoding.branches[int(np.argmin(counts))]
-    return np.asarray(encoding.draw(1, draws, branch)[0])
+    rows = encoding.draw(SPREAD if there else 1, draws, branch)
+    if not there:
+        return np.asarray(rows[0])
+    taken = np.stack([encoding.place(trial.params) for trial in there])
+    apart = (encoding.distances(rows, taken) ** 2).sum(axis=0).min(axis=1)
+    return np.asarray(rows[int(np.argmax(apart))])
 
 
 def _is_at(encoding: Encoding, row: Array, gate: int, choice: int) -> bool:

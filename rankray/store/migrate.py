@@ -7,7 +7,7 @@ all else about the study is derived. A study without a number has schema 0: the 
     1    `rankray:schema` in the study's attributes, `schema` in its identity; `loss.low_entropy` and
          `loss.min_competence`, which earlier studies trained without
     2    `study.prune_on`: earlier studies prune on their metric; their defaults were `sampler: tpe` and
-         `pruner: successive_halving`
+         `pruner: successive_halving`. `study.known`, which was `study.baselines`
 
 A new schema is one more function in `STEPS`: it takes an identity (`config`, `provenance`, `versions`, maybe `id`) of
 the schema before and returns it as the new schema has it. The first entry of the claims is never rewritten, so it is
@@ -51,11 +51,12 @@ EARLIER_STRATEGIES = {"sampler": "tpe", "pruner": "successive_halving"}
 
 
 def _from_1_to_2(identity: Identity) -> Identity:
-    """A study continues with the strategies it began with, and prunes on the metric that it selects on."""
-    config = dict(identity["config"])
-    study = EARLIER_STRATEGIES | dict(config.get("study", {}))
-    config["study"] = {"prune_on": study.get("metric", "eval/nll")} | study
-    return {**identity, "config": config}
+    """A study continues with the strategies it began with, and prunes on its metric; `study.baselines` is `known`."""
+    study = EARLIER_STRATEGIES | dict(identity["config"].get("study", {}))
+    study.setdefault("prune_on", study.get("metric", "eval/nll"))
+    if "baselines" in study:
+        study["known"] = study.pop("baselines")
+    return {**identity, "config": {**identity["config"], "study": study}}
 
 
 STEPS: tuple[Callable[[Identity], Identity], ...] = (_from_0_to_1, _from_1_to_2)
@@ -89,8 +90,8 @@ def migrated_config(name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
 def continued(config: Config, identity: Mapping[str, Any]) -> Config:
     """Return the configuration to resume a study with: as read, but with the defaults that its schema had.
 
-    A study of schema 0 keeps its loss, and one before schema 2 its sampler and its pruner, where the file leaves these
-    fields out; a file that gives them is compared as it is.
+    A study of schema 0 keeps its loss, and one before schema 2 its sampler, its pruner and its known settings, where
+    the file leaves these fields out; a file that gives them is compared as it is.
 
     Args:
         config: the configuration as it was read.
@@ -101,8 +102,8 @@ def continued(config: Config, identity: Mapping[str, Any]) -> Config:
         kept = {key: value for key, value in EARLIER_LOSS.items() if key not in config.loss.model_fields_set}
         config = config.model_copy(update={"loss": config.loss.model_copy(update=kept)})
     if version < 2:
-        stored = {"prune_on": config.study.metric} | EARLIER_STRATEGIES
-        stored |= {key: identity["config"].get("study", {}).get(key, value) for key, value in stored.items()}
+        study = _from_1_to_2({"config": identity["config"]})["config"]["study"]
+        stored = {key: study[key] for key in ("sampler", "pruner", "prune_on", "known") if key in study}
         kept = {key: value for key, value in stored.items() if key not in config.study.model_fields_set}
         config = config.model_copy(update={"study": config.study.model_copy(update=kept)})
     return config

@@ -3,8 +3,9 @@
 Attributes of a trial, all under one prefix. A key keeps its meaning in all versions; see `migrate`.
 
     rankray:driver       the driver that created it (written with the trial itself); claims say who owns it since
-    rankray:origin       `baseline:sft`, `baseline:paper`, `warm_start` or `sampler` (with the trial itself)
-    rankray:point        identity of the baseline or warm-start point it tries (with the trial itself)
+    rankray:origin       why it was made (with the trial itself): `sampler`, `baseline:sft`, `baseline:paper`, `known`,
+                         `known:rates`, `warm_start`, `warm_start:<earlier study>`; `confirm:...` in a confirmation
+    rankray:point        identity of the given point it tries (with the trial itself)
     rankray:ready        its parameters and its place are final: an orphan with it is adopted, one without is discarded
     rankray:step:<n>     what was reported at step n and the verdict on it: the commit point of a report. An owner of
                          fence f above 0 writes `rankray:step:<n>:<f>`; of several the highest fence counts
@@ -54,7 +55,7 @@ class Ticket:
         checkpoint: the last committed checkpoint to resume from, or None to start from the beginning.
         history: metrics of every committed step, in step order, each with its `step`; as `TrialSpec.history`.
         adopted: whether it was started before, by another driver or by this one.
-        origin: `baseline:sft`, `baseline:paper`, `warm_start` or `sampler`.
+        origin: why it was made, as in `rankray:origin`.
     """
 
     number: int

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -91,7 +92,7 @@ PRUNERS: dict[str, Callable[[Config, int], Recipe[BasePruner]]] = {
     "median": lambda config, seed: (pruners.MedianPruner, {"n_startup_trials": 4, "n_warmup_steps": 0}),
     "wilcoxon": lambda config, seed: (pruners.WilcoxonPruner, {}),
     "patient": lambda config, seed: (pruners.PatientPruner, {"wrapped_pruner": None, "patience": 2}),
-    "threshold": lambda config, seed: (pruners.ThresholdPruner, {}),
+    "threshold": lambda config, seed: (pruners.ThresholdPruner, {"lower": -math.inf, "upper": math.inf}),
     "none": lambda config, seed: (pruners.NopPruner, {}),
 }
 """Name to recipe, from the configuration and a seed."""

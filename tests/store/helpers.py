@@ -35,7 +35,7 @@ def make_config(*, study: dict[str, Any] | None = None, **changes: Any) -> Confi
         "space": SPACE,
         "study": {
             "trials": 8,
-            "baselines": [],
+            "known": [],
             "sampler": "random",
             "pruner": "successive_halving",
             **(study or {}),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
@@ -13,6 +14,7 @@ from optuna.trial import TrialState
 from rankray.contracts import Report
 from rankray.errors import ConfigError
 from rankray.store import auto, open_rehearsal, open_study
+from rankray.store.encoding import Encoding
 from rankray.store.strategies import check
 from store.helpers import FULL, begin, make_config
 
@@ -69,10 +71,14 @@ def test_trials_in_flight_count(whole: int) -> None:
         for _ in range(whole):
             finish(store, begin(store))
         asked = [begin(store).params for _ in range(64)]
-    rates = sorted(math.log10(params["train.learning_rate"]) for params in asked)
-    assert len({str(params) for params in asked}) == 64
-    assert {params["loss.objective"] for params in asked} == {"sft", "dft", "rri"}
-    assert max(b - a for a, b in zip([-4.0, *rates], [*rates, -2.0], strict=True)) < 0.5, "no gap of half a decade"
+    encoding = Encoding(config())
+    places = np.stack([encoding.place(params) for params in asked])
+    apart = encoding.distances(places, places).max(axis=0)
+    assert apart[np.triu_indices(64, 1)].min() > 1e-3
+    if not whole:
+        rates = sorted(math.log10(params["train.learning_rate"]) for params in asked)
+        assert {params["loss.objective"] for params in asked} == {"sft", "dft", "rri"}
+        assert max(b - a for a, b in zip([-4.0, *rates], [*rates, -2.0], strict=True)) < 0.5, "no gap of half a decade"
 
 
 def test_without_known_settings_every_branch_is_tried_first() -> None:
@@ -154,7 +160,7 @@ def test_beyond_its_number_of_runs_tpe_proposes(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_known_setting_costs_no_proposal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto.AutoSampler, "propose", lambda *given: pytest.fail("the setting is known"))
-    study = {"sampler": "auto", "trials": 30, "baselines": ["sft", "paper"]}
+    study = {"sampler": "auto", "trials": 30, "known": ["sft", "paper"]}
     made = make_config(space=SPACE, study=study, train={"max_steps": FULL, "learning_rate": 1e-3})
     with open_rehearsal(made) as store:
         assert [begin(store).origin for _ in range(2)] == ["baseline:sft", "baseline:paper"]
@@ -162,7 +168,7 @@ def test_a_known_setting_costs_no_proposal(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_a_known_setting_leaves_open_is_proposed_for_it() -> None:
     """The file's rate lies outside the range, so the baselines have none of their own."""
-    with open_rehearsal(config(baselines=["sft", "paper"])) as store:
+    with open_rehearsal(config(known=["sft", "paper"])) as store:
         for objective in ("sft", "rri"):
             ticket = begin(store)
             assert ticket.params["loss.objective"] == objective

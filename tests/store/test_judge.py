@@ -25,7 +25,7 @@ def play(store: Any, number: int, value: float) -> bool:
 @pytest.mark.parametrize("first", [True, False], ids=["begun before the others", "begun after two others"])
 def test_a_baseline_is_never_pruned(pruner: str, first: bool, file_url: str) -> None:
     """However bad it is, and whatever the others are; and what it reported counts in the verdicts on the others."""
-    study = {"baselines": ["sft", "paper"], "trials": 16, "pruner": pruner}
+    study = {"known": ["sft", "paper"], "trials": 16, "pruner": pruner}
     with open_study(file_url, make_config(study=study)) as store:
         baselines = [begin(store) for _ in range(2)]
         assert all(is_baseline(stored(store, ticket.number)) for ticket in baselines)
@@ -40,7 +40,7 @@ def test_a_baseline_is_never_pruned(pruner: str, first: bool, file_url: str) -> 
 
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_a_baseline_without_a_number_fails_all_the_same(pruner: str, file_url: str) -> None:
-    with open_study(file_url, make_config(study={"baselines": ["sft"], "pruner": pruner})) as store:
+    with open_study(file_url, make_config(study={"known": ["sft"], "pruner": pruner})) as store:
         number = begin(store).number
         store.report(number, Report(10, {"eval/nll": 1.0}))
         verdict = store.report(number, Report(20, {"eval/nll": math.nan}))
@@ -49,7 +49,7 @@ def test_a_baseline_without_a_number_fails_all_the_same(pruner: str, file_url: s
 
 
 def test_what_a_baseline_reported_is_what_others_are_compared_with(file_url: str) -> None:
-    with open_study(file_url, make_config(study={"baselines": ["sft"]})) as store:
+    with open_study(file_url, make_config(study={"known": ["sft"]})) as store:
         baseline, other = begin(store).number, begin(store).number
         assert store.report(baseline, Report(10, {"eval/nll": 1.0})) == Verdict(False)
         assert store.report(other, Report(10, {"eval/nll": 2.0})).stop

@@ -22,7 +22,7 @@ POINTS = [
 
 def play(url: str, **study: Any) -> Any:
     """Baselines and three points: sft 2.0, paper running, rri 1.0 and failed, dft pruned at 10; one more running."""
-    config = make_config(space=SPACE, study={"baselines": ["sft", "paper"], "warm_start": POINTS, "trials": 6, **study})
+    config = make_config(space=SPACE, study={"known": ["sft", "paper"], "warm_start": POINTS, "trials": 6, **study})
     store = open_study(url, config).join()
 
     def begin() -> int:
