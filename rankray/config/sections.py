@@ -50,6 +50,9 @@ class DataSection(Section):
     """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet or .csv file."""
     eval: str = Field(min_length=1)
     """Held-out examples, in the same form."""
+    test: str | None = None
+    """Examples for the last word, in the same form: neither training nor the search reads them, only `confirm` and
+    `evaluate --split test`."""
     prompt: str = "{prompt}"
     """Template over columns for the model's input; not trained on."""
     completion: str = "{completion}"

@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from rankray.config.sections import DataSection
 from rankray.data.cache import Columns, shared_table, table_in_memory
 from rankray.data.examples import Example, Places, common_prefix, make_examples
-from rankray.data.files import Row, hub_parts, is_file_source, read_rows
+from rankray.data.files import FORMS, Row, hub_parts, is_file_source, read_rows
 from rankray.errors import DataError, ModelError
 from rankray.loss.tokens import IGNORED
 
@@ -109,7 +109,7 @@ def load_split(
     """Read, tokenise and cut the examples of one split, or map the file that another process made from the same source.
 
     Args:
-        split: `train` or `eval`, the field of `data` that names the source.
+        split: `train`, `eval` or `test`, the field of `data` that names the source.
         data: the config's `data:` block.
         tokenizer: the model's.
         limit: the most tokens an example may have; at most `data.max_length`.
@@ -120,6 +120,8 @@ def load_split(
         ModelError: `data.messages` is set and the tokenizer has no chat template.
     """
     source, where = getattr(data, split), f"data.{split}"
+    if source is None:
+        raise DataError(f"{where}: there is none; allowed is {FORMS}; give {where} a file or a dataset")
     origin = _FileOrigin(source, where) if is_file_source(source) else _HubOrigin(source, where)
     templates = {"prompt": data.prompt, "completion": data.completion, "messages": data.messages}
     rules = _tokenizer_fingerprint(tokenizer)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import optuna
@@ -25,7 +26,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from rankray.config import Distribution, baseline_points, distributions
+from rankray.config import Distribution, distributions
 from rankray.config.schema import Config
 from rankray.store.dry_run import DryRunStorage
 from rankray.store.history import History
@@ -49,14 +50,35 @@ Proposal = tuple[dict[str, Any], dict[str, BaseDistribution], dict[str, Any]]
 
 
 class Asker:
-    """Makes the new trials of one driver. Not thread-safe: its caller holds a lock."""
+    """Makes the new trials of one driver. Not thread-safe: its caller holds a lock.
 
-    def __init__(self, storage: BaseStorage, study_id: int, history: History, config: Config, driver: str) -> None:
+    Args:
+        storage: the store.
+        study_id: the study's id there.
+        history: the driver's copy of the study.
+        config: the study's configuration.
+        driver: the driver's id.
+        points: what to try first, as (origin, params).
+        points_only: whether nothing else is tried.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        study_id: int,
+        history: History,
+        config: Config,
+        driver: str,
+        points: Iterable[tuple[str, dict[str, Any]]],
+        *,
+        points_only: bool = False,
+    ) -> None:
         self._storage, self._study_id, self._history = storage, study_id, history
         self._config, self._driver = config, driver
         self._space = distributions(config)
         self._points: dict[str, tuple[str, dict[str, Any]]] = {}
-        for origin, params in baseline_points(config):
+        self._points_only = points_only
+        for origin, params in points:
             self._points.setdefault(point_key(params), (origin, params))
         self._dry_run = DryRunStorage(storage, study_id, history.direction)
 
@@ -70,6 +92,8 @@ class Asker:
         while self._history.taken < self._config.study.trials:
             number = len(self._history.trials)
             key, origin, fixed = self._open_point()
+            if self._points_only and not key:
+                return None
             trial = self._create(key, origin, self._propose(number, seed_salt, fixed))
             if self._surplus(trial):
                 withdraw(self._storage, trial, "surplus")
@@ -87,6 +111,11 @@ class Asker:
                 logger.debug("trial %d: another driver declared this one dead and discarded it", trial.number)
                 self._history.refresh()
         return None
+
+    @property
+    def untried(self) -> bool:
+        """Whether a point is left that nobody has tried."""
+        return bool(self._open_point()[0])
 
     def _surplus(self, trial: FrozenTrial) -> bool:
         """Return whether trials of lower numbers fill the budget."""

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 FINGERPRINTS = ("data", "model")
 """Entries of the provenance that must stay the same, too."""
+ADDABLE_FIELDS = ("data.test",)
+"""Fields that a study may be given later, because nothing of what it holds depends on them."""
 _ABSENT = object()
 
 
@@ -38,7 +40,7 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
     """Compare two identities, `{"config": ..., "provenance": ...}`.
 
     Fields that say how a search is run (`FREE_FIELDS`) may differ. A field that did not exist when the study was made
-    counts as its default.
+    counts as its default. A study may be opened with what it never had of `ADDABLE_FIELDS`.
 
     Raises:
         StudyMismatch: lists every field that differs, with both values.
@@ -47,13 +49,13 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
     lines = [
         f"  {path}: stored {_shown(old.get(path, _ABSENT))}, given {_shown(new.get(path, _ABSENT))}"
         for path in dict.fromkeys([*new, *old])
-        if not _free(path) and old.get(path, _ABSENT) != new.get(path, _ABSENT)
+        if not _free(path) and old.get(path, _ABSENT) != new.get(path, _ABSENT) and not _added(path, old)
     ]
     before, now = stored.get("provenance", {}), given.get("provenance", {})
     lines += [
         f"  {key}: stored {_shown(before[key])}, given {_shown(now[key])}"
         for key in FINGERPRINTS
-        if before.get(key) is not None and now.get(key) is not None and before[key] != now[key]
+        if before.get(key) is not None and now.get(key) is not None and _differ(before[key], now[key])
     ]
     if lines:
         raise StudyMismatch(
@@ -61,6 +63,18 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
             + "\n".join(lines)
             + "\nstart another study with --name other, or set these back to resume this one"
         )
+
+
+def _added(path: str, old: Mapping[str, Any]) -> bool:
+    """Whether a field that the study never had is given now, and may be."""
+    return path in ADDABLE_FIELDS and old.get(path) is None
+
+
+def _differ(before: Any, now: Any) -> bool:
+    """Whether two fingerprints differ; of two mappings, in an entry that both have."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return any(before[key] != now[key] for key in before.keys() & now.keys())
+    return bool(before != now)
 
 
 def _with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ report sent again, completes. So the verdict on a step never changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,7 +44,7 @@ from rankray.store.records import (
     steps_of,
     ticket_of,
 )
-from rankray.store.strategies import direction
+from rankray.store.strategies import prune_direction
 
 
 class StudyStore(TrialOwnership):
@@ -58,6 +58,7 @@ class StudyStore(TrialOwnership):
         storage: the Optuna storage behind it.
         study_id: the study's id there.
         read_only: whether it was attached: everything that writes is refused.
+        points_only: whether it tries the points it was opened with and nothing else.
     """
 
     def __init__(
@@ -70,13 +71,15 @@ class StudyStore(TrialOwnership):
         url: str,
         read_only: bool = False,
         lease_seconds: float | None = None,
+        points: Sequence[tuple[str, dict[str, Any]]] = (),
+        points_only: bool = False,
     ) -> None:
         super().__init__(storage, study_id, claims, config, read_only=read_only, lease_seconds=lease_seconds)
-        self.url = url
+        self.url, self.points_only = url, points_only
         self._order = list(distributions(config))
         if not read_only:
-            self._asker = Asker(storage, study_id, self._history, config, self.driver)
-            self._judge = Judge(DryRunStorage(storage, study_id, direction(config)), self.name, config)
+            self._asker = Asker(storage, study_id, self._history, config, self.driver, points, points_only=points_only)
+            self._judge = Judge(DryRunStorage(storage, study_id, prune_direction(config)), self.name, config)
 
     def __repr__(self) -> str:
         return f"StudyStore({self.name!r}, {self.url!r})"
@@ -157,7 +160,7 @@ class StudyStore(TrialOwnership):
             fence = self._own(trial)
             record = steps.get(report.step)
             if record is None:
-                record = self._judge.judge(trial, report, self._history.trials)
+                record = self._judge.judge(trial, report, self._history.for_pruner)
                 self.storage.set_trial_user_attr(trial_id(trial), step_key(record.step, fence), record.to_json())
                 if record.stop:
                     self._own(trial)
@@ -225,8 +228,12 @@ class StudyStore(TrialOwnership):
 
     @property
     def done(self) -> bool:
-        """Whether the budget is used up."""
-        return self.finished >= self.budget
+        """Whether the budget is used up; of a study that tries given points only, whether each has had its trial."""
+        with self._lock:
+            self._history.refresh()
+            if self._history.finished >= self.budget:
+                return True
+            return self.points_only and not self._history.unfinished and not self._asker.untried
 
     def counts(self) -> Counts:
         """Return how many trials are in which state, over all drivers."""
