@@ -50,12 +50,20 @@ class DataSection(Section):
     """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet or .csv file."""
     eval: str = Field(min_length=1)
     """Held-out examples, in the same form."""
+    format: Literal["auto", "columns", "prompt_completion", "messages", "sharegpt", "alpaca", "text"] = "auto"
+    """What a row looks like; `auto` recognises it by its columns, and `check` and `preview` say which it is. `columns`
+    fills in the templates `prompt` and `completion`, `prompt_completion` takes the two columns (texts or turns),
+    `messages` and `sharegpt` are conversations, `alpaca` is instruction, input and output, `text` is trained on as it
+    is."""
     prompt: str = "{prompt}"
-    """Template over columns for the model's input; not trained on."""
+    """Template over columns for the model's input; not trained on. `{column?}` may be empty."""
     completion: str = "{completion}"
     """Template over columns for the answer the model should give; the only tokens that are trained on."""
     messages: str | None = None
-    """Column of chat messages (`role`, `content`); the last assistant turn is trained on. Replaces the templates."""
+    """Column of chat messages (`role`, `content`, or `from`, `value`). Replaces the templates."""
+    train_on: Literal["last", "all"] = "last"
+    """Which turns of a conversation are trained on: the `last` of the assistant, or `all` of them (those marked with
+    weight 0 excepted)."""
     max_length: Annotated[int, Field(ge=2)] = 2048
     """Tokens per example; longer examples are cut at the end."""
 

@@ -1,10 +1,7 @@
-"""From a source to token ids and labels, tokenised once on each node.
+"""From a source to token ids and labels (`rankray.data.encode`), tokenised once on each node.
 
-Prompt and completion are tokenised together, as the model will see them. The completion starts at the first token that
-differs from the tokens of the prompt alone (TRL's own rule), and only its tokens get labels. A completion from a
-template ends with the tokenizer's EOS token; one from chat messages ends as the chat template ends it. An example that
-is longer than `data.max_length`, or than the model's context, is cut at the end; examples that keep no supervised token
-are dropped.
+An example that is longer than `data.max_length`, or than the model's context, is cut at the end; examples that keep no
+supervised token are dropped.
 """
 
 from __future__ import annotations
@@ -26,33 +23,19 @@ from transformers import PreTrainedTokenizerBase
 
 from rankray.config.sections import DataSection
 from rankray.data.cache import Columns, shared_table, table_in_memory
-from rankray.data.examples import Example, Places, common_prefix, make_examples
+from rankray.data.chat import Example
+from rankray.data.encode import Tokens, encode
+from rankray.data.examples import Places, make_examples
 from rankray.data.files import Row, hub_parts, is_file_source, read_rows
-from rankray.errors import DataError, ModelError
-from rankray.loss.tokens import IGNORED
+from rankray.data.turns import rendered
+from rankray.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_PART = 1000
 TRAINED_COLUMNS = ["input_ids", "labels"]
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One tokenised example; everything from `start` on is the completion."""
-
-    input_ids: list[int]
-    start: int
-
-    @property
-    def labels(self) -> list[int]:
-        """The completion's tokens, -100 before it."""
-        return [IGNORED] * self.start + self.input_ids[self.start :]
-
-    @property
-    def supervised(self) -> bool:
-        """Whether any token is left to predict; the very first token cannot be predicted."""
-        return max(self.start, 1) < len(self.input_ids)
+FORM_FIELDS = ("format", "prompt", "completion", "messages", "train_on")
+"""Fields of `data` that say what a row becomes; with source, tokenizer and limit, all that the tokens depend on."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +63,8 @@ class Split:
     @cached_property
     def tokens(self) -> list[Tokens]:
         """The tokens of each row, cut to the limit."""
-        columns = self.table.data
-        pairs = zip(columns["input_ids"].to_pylist(), columns["start"].to_pylist(), strict=True)
-        return [Tokens(ids, start) for ids, start in pairs]
+        columns = (self.table.data[name].to_pylist() for name in ("input_ids", "start", "labels"))
+        return [Tokens.from_labels(ids, start, labels) for ids, start, labels in zip(*columns, strict=True)]
 
     @property
     def dropped(self) -> int:
@@ -121,7 +103,7 @@ def load_split(
     """
     source, where = getattr(data, split), f"data.{split}"
     origin = _FileOrigin(source, where) if is_file_source(source) else _HubOrigin(source, where)
-    templates = {"prompt": data.prompt, "completion": data.completion, "messages": data.messages}
+    form = {name: getattr(data, name) for name in FORM_FIELDS}
     rules = _tokenizer_fingerprint(tokenizer)
 
     def examples() -> tuple[list[Row], list[Example]]:
@@ -131,8 +113,10 @@ def load_split(
     def make() -> Iterator[Columns]:
         _, found = examples()
         parts = [found[begin : begin + ROWS_PER_PART] for begin in range(0, len(found), ROWS_PER_PART)]
-        tokenise = _tokenise_texts if data.messages is None else _tokenise_chats
-        tokens = [[_cut(example, limit) for example in tokenise(part, tokenizer)] for part in parts]
+        tokens = [
+            [example.cut(limit) for example in encode(part, tokenizer, data, i * ROWS_PER_PART)]
+            for i, part in enumerate(parts)
+        ]
         if not any(example.supervised for part in tokens for example in part):
             raise DataError(
                 f"data.max_length: {limit} leaves no completion token of any of the {len(found)} examples of {where}; "
@@ -142,13 +126,15 @@ def load_split(
 
     def read() -> list[Row]:
         rows, found = examples()
-        texts = found if data.messages is None else [_chat_texts(example, tokenizer) for example in found]
+        texts = [
+            _chat_texts(example, tokenizer, n) if example.is_chat else example for n, example in enumerate(found, 1)
+        ]
         return [{**row, "prompt": e.prompt, "completion": e.completion} for row, e in zip(rows, texts, strict=True)]
 
     if rules is None:
         logger.debug("%s has no fingerprint, tokens stay in memory", type(tokenizer).__name__)
         return Split(table_in_memory(make()), read)
-    made_from = [origin.stamp, templates, limit, first, rules, transformers.__version__]
+    made_from = [origin.stamp, form, limit, first, rules, transformers.__version__]
     return Split(shared_table(made_from, make), read)
 
 
@@ -218,47 +204,14 @@ def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _cut(example: Tokens, limit: int) -> Tokens:
-    return Tokens(example.input_ids[:limit], min(example.start, limit))
-
-
 def _columns(part: Sequence[Tokens]) -> Columns:
     return {
         name: [getattr(example, name) for example in part] for name in ("input_ids", "labels", "start", "supervised")
     }
 
 
-def _tokenise_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
-    prompts = tokenizer([str(e.prompt) for e in examples], verbose=False)["input_ids"]
-    wholes = tokenizer([f"{e.prompt}{e.completion}" for e in examples], verbose=False)["input_ids"]
-    tokens = []
-    for prompt, whole in zip(prompts, wholes, strict=True):
-        start = common_prefix(prompt, whole)
-        if tokenizer.eos_token_id is not None and (len(whole) == start or whole[-1] != tokenizer.eos_token_id):
-            whole = [*whole, tokenizer.eos_token_id]
-        tokens.append(Tokens(list(whole), start))
-    return tokens
-
-
-def _tokenise_chats(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
-    tokens = []
-    for example in examples:
-        before = str(_chat_texts(example, tokenizer).prompt)
-        whole = str(tokenizer.apply_chat_template([*example.prompt, *example.completion], tokenize=False))
-        before_ids = tokenizer(before, add_special_tokens=False, verbose=False)["input_ids"] if before else []
-        ids = tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"]
-        tokens.append(Tokens(list(ids), common_prefix(before_ids, ids)))
-    return tokens
-
-
-def _chat_texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> Example:
+def _chat_texts(example: Example, tokenizer: PreTrainedTokenizerBase, number: int) -> Example:
     """Return prompt and completion of a conversation as texts; the prompt ends where the template opens the answer."""
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "data.messages: the model's tokenizer has no chat template; needed is one; take a chat model, or use "
-            "data.prompt and data.completion"
-        )
-    prompt: list[Any] = list(example.prompt)
-    before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) if prompt else ""
+    before = rendered(tokenizer, example.asked, example.tools, number, opens=True)
     last: Any = example.completion[-1]
-    return Example(str(before), str(last["content"]))
+    return Example(before, str(last["content"]))

@@ -14,7 +14,8 @@ from typing import Any
 
 from rankray.config import LoadedConfig, apply_params
 from rankray.config.space import distributions
-from rankray.data.examples import Example, Places, common_prefix, make_examples
+from rankray.data.chat import Example
+from rankray.data.examples import Places, common_prefix, make_examples
 from rankray.data.files import file_fingerprint, hub_parts, is_file_source, read_rows
 from rankray.errors import DataError, ModelError, nearest
 from rankray.finetune.sft_fields import check_sft_fields
@@ -119,7 +120,7 @@ def _check_room(examples: Sequence[Example], model: Path, split: str, max_length
     context = context_length(_read_json(model / "config.json", where))
     limit = min(max_length, context or max_length)
     shortest = None
-    for prompt, completion in examples:
+    for prompt, completion, _ in examples:
         kept = _prompt_tokens(tokenizer, prompt, completion)
         if kept < limit:
             return

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from rankray.config.schema import Config
 from rankray.data.files import is_file_source
-from rankray.data.tokenize import Split, load_split
+from rankray.data.tokenize import FORM_FIELDS, Split, load_split
 from rankray.errors import ConfigError, ModelError
 from rankray.model.files import local_model
 from rankray.model.head import check_head
@@ -77,7 +77,7 @@ def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> 
     first = config.evaluate.max_examples if split == "eval" else None
     source = getattr(data, split)
     stamp = _stamp([Path(source)]) if is_file_source(source) and Path(source).is_file() else None
-    shape = (data.prompt, data.completion, data.messages, limit, first)
+    shape = (*(getattr(data, name) for name in FORM_FIELDS), limit, first)
     key = (split, source, stamp, shape, _model_key(config.model.path), config.model.trust_remote_code)
     return _keep("split", key, lambda: load_split(split, data, tokenizer, limit, first))
 

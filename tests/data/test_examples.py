@@ -1,7 +1,8 @@
 import pytest
 
 from rankray.config.sections import DataSection
-from rankray.data.examples import Example, Places, common_prefix, make_examples
+from rankray.data.chat import Example
+from rankray.data.examples import Places, common_prefix, make_examples
 from rankray.errors import DataError
 
 
