@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rankray.errors import DataError, nearest
+from rankray.errors import DataError, listed, nearest, shown
 
 logger = logging.getLogger(__name__)
 
@@ -74,13 +74,13 @@ class Example(NamedTuple):
         return [] if isinstance(self.completion, str) else [*self.asked, *self.completion]
 
 
-def conversation(value: Any, where: str, number: int, tools: Any = None, system: Any = None) -> Example:
+def conversation(value: Any, where: str, place: str, tools: Any = None, system: Any = None) -> Example:
     """Return the example of a conversation: all up to its last trained assistant turn. Later turns are dropped.
 
     Args:
         value: the turns as the data set has them.
         where: how an error begins, such as `data.messages`.
-        number: of the row, from 1, for errors.
+        place: of the row, such as `train.jsonl:7`, for errors.
         tools: the row's tool schemas: a list, its JSON, or nothing.
         system: the row's system prompt, which is put first where the turns have none.
 
@@ -90,18 +90,18 @@ def conversation(value: Any, where: str, number: int, tools: Any = None, system:
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _from_json(value)
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(t, Mapping) for t in value):
-        raise DataError(f"{where}: row {number} holds {short(value)}; allowed is {ALLOWED}; fix that row")
-    turns = [_turn(turn, where, number, place) for place, turn in enumerate(value, start=1)]
+        raise DataError(f"{where}: {place} holds {short(value)}; allowed is {ALLOWED}; fix that row")
+    turns = [_turn(turn, where, f"{place}, turn {number}") for number, turn in enumerate(value, start=1)]
     if system and not (turns and turns[0]["role"] in ("system", "developer")):
         turns.insert(0, {"role": "system", "content": str(system)})
     last = max((i for i, turn in enumerate(turns) if is_trained(turn)), default=None)
     if last is None:
-        roles = ", ".join(turn["role"] for turn in turns) or "none"
+        roles = listed(turn["role"] for turn in turns) or "none"
         raise DataError(
-            f"{where}: row {number} has no assistant turn (roles: {roles}), or only ones of weight 0; allowed is "
+            f"{where}: {place} has no assistant turn (roles: {roles}), or only ones of weight 0; allowed is "
             f"{ALLOWED}; add one"
         )
-    return Example(turns[:last], [turns[last]], _tools(tools, number))
+    return Example(turns[:last], [turns[last]], _tools(tools, f"{where}: {place}"))
 
 
 def is_trained(turn: Turn) -> bool:
@@ -116,16 +116,15 @@ def for_template(turns: Sequence[Turn]) -> list[Turn]:
 
 def short(value: Any) -> str:
     """Return a value's text for an error, at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shown(value, most=60)
 
 
-def _turn(given: Mapping[str, Any], where: str, number: int, place: int) -> Turn:
+def _turn(given: Mapping[str, Any], where: str, place: str) -> Turn:
     speaker = given.get("role") if given.get("role") is not None else given.get("from")
     content = given["content"] if "content" in given else given.get("value")
-    here = f"{where}: row {number}, turn {place}"
+    here = f"{where}: {place}"
     if not isinstance(speaker, str):
-        raise DataError(f"{where}: row {number} holds {short(dict(given))}; allowed is {ALLOWED}; fix that row")
+        raise DataError(f"{where}: {place} holds {short(dict(given))}; allowed is {ALLOWED}; fix that row")
     role = _role(speaker, "role" in given and given["role"] is not None, here)
     turn: Turn = {"role": role}
     kept = {"role", "from", "content", "value", "tool_calls", "weight"}
@@ -139,8 +138,8 @@ def _turn(given: Mapping[str, Any], where: str, number: int, place: int) -> Turn
             turn["tool_calls"] = [_call(turn.pop("function_call"), here)]
         else:
             raise DataError(
-                f"{where}: row {number} holds {short(dict(given))}: turn {place} has no content; allowed is text, or "
-                "tool calls in an assistant turn; fix that row"
+                f"{here} holds {short(dict(given))}, which has no content; allowed is text, or tool calls in an "
+                "assistant turn; fix that row"
             )
     turn["content"] = _text(content, here)
     if role == "assistant" and given.get("weight") is not None:
@@ -219,14 +218,13 @@ def _call(given: Any, here: str) -> dict[str, Any]:
     return {"id": call["id"], **made} if isinstance(call, Mapping) and call.get("id") else made
 
 
-def _tools(given: Any, number: int) -> list[Any] | None:
+def _tools(given: Any, here: str) -> list[Any] | None:
     found = _from_json(given) if isinstance(given, str) and given.strip() else given
     if not found:
         return None
     if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
         raise DataError(
-            f"data.train: row {number} has tools {short(given)}; allowed is a list of JSON schemas, or its JSON; "
-            "fix that row"
+            f"{here} has tools {short(given)}; allowed is a list of JSON schemas, or its JSON; fix that row"
         )
     return found
 

@@ -78,7 +78,7 @@ class Tokens:
 
 
 def encode(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, data: DataSection, before: int = 0
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, data: DataSection, places: Sequence[str] = ()
 ) -> list[Tokens]:
     """Return the tokens of each example, not cut.
 
@@ -86,7 +86,7 @@ def encode(
         examples: of one split, or a part of it.
         tokenizer: the model's.
         data: the config's `data:` block.
-        before: how many examples of the split lie before this part, for errors.
+        places: where the row of each example stands, for errors; counted as rows where nothing is given.
 
     Raises:
         DataError: the chat template cannot render a conversation, or does not show which tokens are the assistant's.
@@ -94,18 +94,24 @@ def encode(
     """
     texts = iter(_encode_texts([e for e in examples if not e.is_chat], tokenizer))
     return [
-        _encode_chat(example, tokenizer, data, number) if example.is_chat else next(texts)
-        for number, example in enumerate(examples, start=before + 1)
+        _encode_chat(example, tokenizer, data, places[i] if places else f"row {i + 1}")
+        if example.is_chat
+        else next(texts)
+        for i, example in enumerate(examples)
     ]
 
 
 def measure(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, data: DataSection, limit: int
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataSection,
+    limit: int,
+    places: Sequence[str] = (),
 ) -> list[Length]:
-    """Return how long each example is, for `rankray.data.lengths.length_table`; errors as in `encode`."""
+    """Return how long each example is, for `rankray.data.lengths.length_table`; arguments and errors as in `encode`."""
     return [
         Length(len(tokens.input_ids), tokens.supervised_tokens, tokens.cut(limit).supervised_tokens)
-        for tokens in encode(examples, tokenizer, data)
+        for tokens in encode(examples, tokenizer, data, places)
     ]
 
 
@@ -136,18 +142,18 @@ def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
     return tokens
 
 
-def _encode_chat(example: Example, tokenizer: PreTrainedTokenizerBase, data: DataSection, number: int) -> Tokens:
-    whole = rendered(tokenizer, example.turns, example.tools, number)
+def _encode_chat(example: Example, tokenizer: PreTrainedTokenizerBase, data: DataSection, place: str) -> Tokens:
+    whole = rendered(tokenizer, example.turns, example.tools, place)
     ids = _ids(tokenizer, whole)
-    before = completion_start(tokenizer, example, whole, number)
+    before = completion_start(tokenizer, example, whole, place)
     start = common_prefix(_ids(tokenizer, before), ids)
     if data.train_on == "last":
         return Tokens(ids, start)
 
-    def count(place: int) -> int:
-        return len(ids) if place == len(whole) else common_prefix(_ids(tokenizer, whole[:place]), ids)
+    def tokens_before(position: int) -> int:
+        return len(ids) if position == len(whole) else common_prefix(_ids(tokenizer, whole[:position]), ids)
 
-    spans = assistant_spans(tokenizer, example, whole, count, number)
+    spans = assistant_spans(tokenizer, example, whole, tokens_before, place)
     return Tokens(ids, start, tuple((begin, end) for begin, end in spans if begin < end))
 
 

@@ -2,20 +2,27 @@
 
 A template is text with `{column}` fields; literal braces are doubled. A field is the plain name of a column: no
 attributes, indices, conversions or format specifications, so a template can read nothing but the row. `{column?}` is
-empty where a row has no value. Needs no torch.
+empty where a row has no value. What a column holds must be text, a number, true or false, a date or a time; of a list,
+say, a template would only show how Python writes it. Needs no torch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from datetime import date, time
+from decimal import Decimal
 from string import Formatter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rankray.config.sections import DataSection
 from rankray.data import formats
 from rankray.data.chat import Example
-from rankray.data.files import Row
-from rankray.errors import DataError, nearest
+from rankray.data.files import Row, place_of
+from rankray.errors import DataError, listed, nearest, shown
+
+TEXTUAL = (str, int, float, Decimal, date, time)
+"""What a template may show; bool is an int, and a datetime a date."""
 
 
 class Places(NamedTuple):
@@ -42,7 +49,7 @@ def make_examples(rows: Sequence[Row], data: DataSection, places: Places) -> lis
         _check_columns([column], rows, places.messages, places.source)
     where = places.messages if form in ("messages", "sharegpt") and data.messages is not None else places.source
     reading = formats.Reading(where, places.source, column)
-    return [formats.example_of(form, row, number, reading) for number, row in enumerate(rows, start=1)]
+    return [formats.example_of(form, row, place_of(rows, index), reading) for index, row in enumerate(rows)]
 
 
 def _from_templates(rows: Sequence[Row], data: DataSection, places: Places) -> list[Example]:
@@ -50,6 +57,8 @@ def _from_templates(rows: Sequence[Row], data: DataSection, places: Places) -> l
     completion = _parse(data.completion, places.completion)
     for parts, where in ((prompt, places.prompt), (completion, places.completion)):
         _check_columns([name for _, name in parts if name and not name.endswith("?")], rows, where, places.source)
+        for name in dict.fromkeys(name for _, name in parts if name):
+            _check_texts(name, rows, where)
     return [Example(_render(prompt, row), _render(completion, row)) for row in rows]
 
 
@@ -89,22 +98,38 @@ def _value(row: Row, name: str | None) -> str:
         return ""
     if name.endswith("?"):
         value = row.get(name[:-1])
-        return "" if value is None else str(value)
+        return "" if _is_missing(value) else str(value)
     return str(row[name])
+
+
+def _check_texts(name: str, rows: Sequence[Row], where: str) -> None:
+    """Refuse values that have no text of their own: lists, mappings, bytes and other objects."""
+    column = name.removesuffix("?")
+    for index, row in enumerate(rows):
+        value = row.get(column)
+        if not isinstance(value, TEXTUAL) and not (value is None and name.endswith("?")):
+            raise DataError(
+                f"{where}: {place_of(rows, index)}: column {column!r} holds a {type(value).__name__}: "
+                f"{shown(value, most=60)}; allowed is text, a number, true or false, a date; make a text of it, or "
+                "name chat messages with data.messages"
+            )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _check_columns(names: list[str], rows: Sequence[Row], where: str, source_where: str) -> None:
     for name in names:
-        lacking = [number for number, row in enumerate(rows, start=1) if row.get(name) is None]
+        lacking = [index for index, row in enumerate(rows) if _is_missing(row.get(name))]
         if not lacking:
             continue
         columns = list(dict.fromkeys(column for row in rows for column in row))
         if name not in columns:
             raise DataError(
-                f"{where}: no column {name!r}{nearest(name, columns)}; columns are {', '.join(columns)}; "
-                "name one of them"
+                f"{where}: no column {name!r}{nearest(name, columns)}; columns are {listed(columns)}; name one of them"
             )
         raise DataError(
-            f"{source_where}: row {lacking[0]} has no value in column {name!r} ({len(lacking)} of {len(rows)} rows); "
-            "every row needs one; fill or remove these rows"
+            f"{source_where}: {place_of(rows, lacking[0])} has no value in column {name!r} ({len(lacking)} of "
+            f"{len(rows)} rows); every row needs one; fill or remove these rows"
         )

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from rankray.config.sections import DataSection
 from rankray.data.chat import Example, conversation, short
 from rankray.data.files import Row
-from rankray.errors import DataError
+from rankray.errors import DataError, listed
 
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -80,25 +80,25 @@ def recognise(rows: Sequence[Row], data: DataSection, source: str = "data.train"
 def _unknown(columns: list[str]) -> str:
     if {"chosen", "rejected"} <= set(columns):
         return (
-            f"a preference set (columns {', '.join(columns)}), not one for fine-tuning; allowed are prompts with one "
+            f"a preference set (columns {listed(columns)}), not one for fine-tuning; allowed are prompts with one "
             "answer; name the answer with data.completion: '{chosen}', or give another file"
         )
     question = next((name for name in columns if name.lower() in ("question", "query", "input", "problem")), None)
     answer = next((n for n in columns if n.lower() in ("answer", "output", "response", "solution", "target")), None)
     hint = f"data.prompt: '{{{question or 'COLUMN'}}}\\n' and data.completion: '{{{answer or 'COLUMN'}}}'"
     return (
-        f"no known format has the columns {', '.join(columns) or 'of an empty row'}; recognised are prompt and "
+        f"no known format has the columns {listed(columns) or 'of an empty row'}; recognised are prompt and "
         f"completion, messages, conversations, instruction and output, text; write {hint}"
     )
 
 
-def example_of(form: str, row: Row, number: int, reading: Reading) -> Example:
+def example_of(form: str, row: Row, place: str, reading: Reading) -> Example:
     """Return the example of one row in a form other than `columns`.
 
     Raises:
         DataError: the row does not have that form; says which row and what is allowed.
     """
-    return FORMATS[form](row, number, reading)
+    return FORMATS[form](row, place, reading)
 
 
 def chat_column(rows: Sequence[Row], data: DataSection) -> str:
@@ -109,46 +109,46 @@ def chat_column(rows: Sequence[Row], data: DataSection) -> str:
     return next((column for column in CHAT_COLUMNS if column in columns), "messages")
 
 
-def _prompt_completion(row: Row, number: int, reading: Reading) -> Example:
-    prompt, completion = _needed(row, "prompt", number, reading), _needed(row, "completion", number, reading)
+def _prompt_completion(row: Row, place: str, reading: Reading) -> Example:
+    prompt, completion = _needed(row, "prompt", place, reading), _needed(row, "completion", place, reading)
     if isinstance(prompt, str) and isinstance(completion, str):
         return Example(prompt, completion)
     if isinstance(prompt, list) or isinstance(completion, list):
         before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
         after = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
         if not after:
-            raise DataError(f"{reading.source}: row {number} has an empty completion; allowed is one turn; add it")
-        return conversation([*before, *after], reading.source, number, row.get("tools"))
+            raise DataError(f"{reading.source}: {place} has an empty completion; allowed is one turn; add it")
+        return conversation([*before, *after], reading.source, place, row.get("tools"))
     return Example(str(prompt), str(completion))
 
 
-def _messages(row: Row, number: int, reading: Reading) -> Example:
-    _refuse_media(row, number, reading)
+def _messages(row: Row, place: str, reading: Reading) -> Example:
+    _refuse_media(row, place, reading)
     turns = row.get(reading.messages)
-    return conversation(turns, reading.where, number, row.get("tools"), row.get("system"))
+    return conversation(turns, reading.where, place, row.get("tools"), row.get("system"))
 
 
-def _alpaca(row: Row, number: int, reading: Reading) -> Example:
-    _refuse_media(row, number, reading)
+def _alpaca(row: Row, place: str, reading: Reading) -> Example:
+    _refuse_media(row, place, reading)
     if row.get("history"):
         raise DataError(
-            f"{reading.source}: row {number} has a history of earlier turns; allowed is one instruction with one "
+            f"{reading.source}: {place} has a history of earlier turns; allowed is one instruction with one "
             "output; convert the rows to messages"
         )
-    instruction = _needed(row, "instruction", number, reading)
+    instruction = _needed(row, "instruction", place, reading)
     answer = next((name for name in ANSWERS if row.get(name) is not None), ANSWERS[0])
     given = row.get("input")
     preamble = row.get("system") or (ALPACA_WITH_INPUT if given else ALPACA_WITHOUT_INPUT)
     middle = f"### Input:\n{given}\n\n" if given else ""
     prompt = f"{preamble}\n\n### Instruction:\n{instruction}\n\n{middle}### Response:\n"
-    return Example(prompt, str(_needed(row, answer, number, reading)))
+    return Example(prompt, str(_needed(row, answer, place, reading)))
 
 
-def _text(row: Row, number: int, reading: Reading) -> Example:
-    return Example("", str(_needed(row, "text", number, reading)))
+def _text(row: Row, place: str, reading: Reading) -> Example:
+    return Example("", str(_needed(row, "text", place, reading)))
 
 
-FORMATS: dict[str, Callable[[Row, int, Reading], Example]] = {
+FORMATS: dict[str, Callable[[Row, str, Reading], Example]] = {
     "prompt_completion": _prompt_completion,
     "messages": _messages,
     "sharegpt": _messages,
@@ -158,21 +158,21 @@ FORMATS: dict[str, Callable[[Row, int, Reading], Example]] = {
 """Name of a form -> the example of a row in it."""
 
 
-def _needed(row: Row, column: str, number: int, reading: Reading) -> Any:
+def _needed(row: Row, column: str, place: str, reading: Reading) -> Any:
     value = row.get(column)
     if value is None:
         raise DataError(
-            f"{reading.source}: row {number} has no value in column {column!r} (columns: {', '.join(row)}); every row "
+            f"{reading.source}: {place} has no value in column {column!r} (columns: {listed(row)}); every row "
             "needs one; fill or remove such rows, or name the columns with data.prompt and data.completion"
         )
     return value
 
 
-def _refuse_media(row: Row, number: int, reading: Reading) -> None:
+def _refuse_media(row: Row, place: str, reading: Reading) -> None:
     for column in MEDIA:
         if row.get(column):
             raise DataError(
-                f"{reading.source}: row {number} has {column}: {short(row[column])}; allowed is text; leave out rows "
+                f"{reading.source}: {place} has {column}: {short(row[column])}; allowed is text; leave out rows "
                 f"with {column}"
             )
 

@@ -12,11 +12,9 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import datasets
-import datasets.fingerprint
 import pyarrow.compute
 import transformers
 from transformers import PreTrainedTokenizerBase
@@ -25,8 +23,9 @@ from rankray.config.sections import DataSection
 from rankray.data.cache import Columns, shared_table, table_in_memory
 from rankray.data.chat import Example
 from rankray.data.encode import Tokens, encode
-from rankray.data.examples import Places, make_examples
-from rankray.data.files import Row, hub_parts, is_file_source, read_rows
+from rankray.data.files import Row
+from rankray.data.hub import HubOrigin
+from rankray.data.sources import Source
 from rankray.data.turns import rendered
 from rankray.errors import DataError
 
@@ -101,21 +100,20 @@ def load_split(
         DataError: the source cannot be read, a template does not fit, or no supervised token is left after cutting.
         ModelError: `data.messages` is set and the tokenizer has no chat template.
     """
-    source, where = getattr(data, split), f"data.{split}"
-    origin = _FileOrigin(source, where) if is_file_source(source) else _HubOrigin(source, where)
+    where = f"data.{split}"
+    source = Source(split, data, first, hub=HubOrigin)
     form = {name: getattr(data, name) for name in FORM_FIELDS}
     rules = _tokenizer_fingerprint(tokenizer)
 
-    def examples() -> tuple[list[Row], list[Example]]:
-        rows = origin.rows()[:first]
-        return rows, make_examples(rows, data, Places(source=where))
-
     def make() -> Iterator[Columns]:
-        _, found = examples()
+        found = source.examples()
         parts = [found[begin : begin + ROWS_PER_PART] for begin in range(0, len(found), ROWS_PER_PART)]
         tokens = [
-            [example.cut(limit) for example in encode(part, tokenizer, data, i * ROWS_PER_PART)]
-            for i, part in enumerate(parts)
+            [
+                tokens.cut(limit)
+                for tokens in encode([e.example for e in part], tokenizer, data, [e.place for e in part])
+            ]
+            for part in parts
         ]
         if not any(example.supervised for part in tokens for example in part):
             raise DataError(
@@ -125,71 +123,14 @@ def load_split(
         yield from map(_columns, tokens)
 
     def read() -> list[Row]:
-        rows, found = examples()
-        texts = [
-            _chat_texts(example, tokenizer, n) if example.is_chat else example for n, example in enumerate(found, 1)
-        ]
-        return [{**row, "prompt": e.prompt, "completion": e.completion} for row, e in zip(rows, texts, strict=True)]
+        texts = [(e.row, _texts(e.example, tokenizer, e.place)) for e in source.examples()]
+        return [{**row, "prompt": text.prompt, "completion": text.completion} for row, text in texts]
 
     if rules is None:
         logger.debug("%s has no fingerprint, tokens stay in memory", type(tokenizer).__name__)
         return Split(table_in_memory(make()), read)
-    made_from = [origin.stamp, form, limit, first, rules, transformers.__version__]
+    made_from = [source.stamp, form, limit, rules, transformers.__version__]
     return Split(shared_table(made_from, make), read)
-
-
-class _FileOrigin:
-    """A data file; later reads are refused if it has changed since the first look."""
-
-    def __init__(self, source: str, where: str) -> None:
-        self._source, self._where = source, where
-        self.stamp = self._look()
-
-    def rows(self) -> list[Row]:
-        if self._look() != self.stamp:
-            raise DataError(
-                f"{self._where}: {self._source!r} was changed while it was in use; a search needs data that do "
-                "not change; start it again"
-            )
-        return read_rows(self._source, self._where)
-
-    def _look(self) -> Any:
-        path = Path(self._source)
-        if not path.is_file():
-            read_rows(self._source, self._where)
-        state = path.stat()
-        return [str(path.resolve()), state.st_size, state.st_mtime_ns]
-
-
-class _HubOrigin:
-    """A dataset of the hub, in the cache of `datasets`."""
-
-    def __init__(self, source: str, where: str) -> None:
-        self._loaded = _load_hub(source, where)
-        self.stamp = self._look(source)
-
-    def rows(self) -> list[Row]:
-        rows: list[Row] = self._loaded.to_list()
-        return rows
-
-    def _look(self, source: str) -> Any:
-        """Return the cache files, whose paths hold the dataset's revision; a hash of the rows where there are none."""
-        files = [Path(file["filename"]) for file in self._loaded.cache_files]
-        if not files:
-            return [source, datasets.fingerprint.Hasher.hash(self._loaded.to_list())]
-        return [source, *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
-
-
-def _load_hub(source: str, where: str) -> datasets.Dataset:
-    name, config, split = hub_parts(source, where)
-    try:
-        return datasets.load_dataset(name, config, split=split)
-    except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(
-            f"{where}: {source!r} cannot be loaded ({first}); allowed is hub-id:config:split of a dataset on the hub; "
-            "check the three parts and the connection, or give a local file"
-        ) from error
 
 
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -210,8 +151,10 @@ def _columns(part: Sequence[Tokens]) -> Columns:
     }
 
 
-def _chat_texts(example: Example, tokenizer: PreTrainedTokenizerBase, number: int) -> Example:
+def _texts(example: Example, tokenizer: PreTrainedTokenizerBase, place: str) -> Example:
     """Return prompt and completion of a conversation as texts; the prompt ends where the template opens the answer."""
-    before = rendered(tokenizer, example.asked, example.tools, number, opens=True)
+    if not example.is_chat:
+        return example
+    before = rendered(tokenizer, example.asked, example.tools, place, opens=True)
     last: Any = example.completion[-1]
     return Example(before, str(last["content"]))

@@ -24,7 +24,7 @@ Span = tuple[int, int]
 
 
 def rendered(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], tools: list[Any] | None, number: int, opens: bool = False
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], tools: list[Any] | None, place: str, opens: bool = False
 ) -> str:
     """Return the text that the tokenizer's chat template makes of turns; nothing for no turns.
 
@@ -32,7 +32,7 @@ def rendered(
         tokenizer: the model's.
         turns: in the form of `rankray.data.chat`.
         tools: JSON schemas, or None.
-        number: of the row, from 1, for errors.
+        place: of the row, for errors.
         opens: add what opens the assistant's answer.
 
     Raises:
@@ -54,20 +54,20 @@ def rendered(
         first = (str(error).splitlines() or [type(error).__name__])[0]
         roles = ", ".join(turn["role"] for turn in turns)
         raise DataError(
-            f"data.messages: row {number}: the model's chat template refuses the turns {roles} ({first}); allowed are "
+            f"data.messages: {place}: the model's chat template refuses the turns {roles} ({first}); allowed are "
             "conversations that it renders; change or leave out such rows, or take another model"
         ) from error
 
 
-def completion_start(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str, number: int) -> str:
+def completion_start(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str, place: str) -> str:
     """Return the text before the last completion, with what opens it.
 
     Raises:
         DataError: the template writes the turns before it in another way once the completion follows.
     """
-    before = rendered(tokenizer, example.asked, example.tools, number, opens=True)
-    if not _covers(tokenizer, example, example.asked, before, common_text(before, whole), number):
-        raise _refusal(number, "writes earlier turns differently once an answer follows", "fix the template")
+    before = rendered(tokenizer, example.asked, example.tools, place, opens=True)
+    if not _covers(tokenizer, example, example.asked, before, common_text(before, whole), place):
+        raise _refusal(place, "writes earlier turns differently once an answer follows", "fix the template")
     return before
 
 
@@ -75,8 +75,8 @@ def assistant_spans(
     tokenizer: PreTrainedTokenizerBase,
     example: Example,
     whole: str,
-    count: Callable[[int], int],
-    number: int,
+    tokens_before: Callable[[int], int],
+    place: str,
 ) -> list[Span]:
     """Return the tokens of every trained assistant turn, as (first, one after the last).
 
@@ -84,22 +84,22 @@ def assistant_spans(
         tokenizer: the model's.
         example: a conversation.
         whole: its rendering.
-        count: from a place in `whole` to how many of its tokens lie before.
-        number: of the row, from 1, for errors.
+        tokens_before: from a position in `whole` to how many of its tokens lie before.
+        place: of the row, for errors.
 
     Raises:
         DataError: the template does not show where the assistant's turns are.
     """
     turns = example.turns
-    found = [_text_span(tokenizer, example, whole, i, number) for i, turn in enumerate(turns) if is_trained(turn)]
+    found = [_text_span(tokenizer, example, whole, i, place) for i, turn in enumerate(turns) if is_trained(turn)]
     texts = [span for span in found if span is not None]
     if len(texts) == len(found) and all(one[1] <= other[0] for one, other in pairwise(texts)):
-        return [(count(begin), count(end)) for begin, end in texts]
+        return [(tokens_before(begin), tokens_before(end)) for begin, end in texts]
     marked = _marked_spans(tokenizer, example)
     kept = [turn for turn in turns if turn["role"] == "assistant"]
     if len(marked) != len(kept):
         raise _refusal(
-            number,
+            place,
             "does not show which tokens are the assistant's: it writes a turn differently once others follow, and has "
             f"{len(marked) or 'no'} generation markers for {len(kept)} assistant turns",
             "write data.train_on: last, or a template with {% generation %} around the assistant's turns",
@@ -115,18 +115,16 @@ def common_text(left: str, right: str) -> int:
     return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(left), len(right)))
 
 
-def _text_span(
-    tokenizer: PreTrainedTokenizerBase, example: Example, whole: str, index: int, number: int
-) -> Span | None:
+def _text_span(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str, index: int, place: str) -> Span | None:
     """Return where the turn at an index lies in the whole text, or None where its renderings do not show it."""
     turns = example.turns
-    before = rendered(tokenizer, turns[:index], example.tools, number, opens=True)
+    before = rendered(tokenizer, turns[:index], example.tools, place, opens=True)
     begin = common_text(before, whole)
-    if not _covers(tokenizer, example, turns[:index], before, begin, number):
+    if not _covers(tokenizer, example, turns[:index], before, begin, place):
         return None
     if index == len(turns) - 1:
         return begin, len(whole)
-    after = rendered(tokenizer, turns[: index + 1], example.tools, number)
+    after = rendered(tokenizer, turns[: index + 1], example.tools, place)
     if not after.startswith(whole[:begin]):
         return None
     own = after[begin:]
@@ -137,16 +135,16 @@ def _text_span(
 
 
 def _covers(
-    tokenizer: PreTrainedTokenizerBase, example: Example, turns: list[Turn], before: str, shared: int, number: int
+    tokenizer: PreTrainedTokenizerBase, example: Example, turns: list[Turn], before: str, shared: int, place: str
 ) -> bool:
     """Whether the shared beginning of a text and of the rendering of the turns before contains these turns."""
     if shared == len(before):
         return True
     parts = _parts(turns[-1]) if turns else []
-    place = before.rfind(parts[-1]) if parts else -1
-    if place >= 0:
-        return place + len(parts[-1]) <= shared
-    return shared >= len(rendered(tokenizer, turns, example.tools, number))
+    begin = before.rfind(parts[-1]) if parts else -1
+    if begin >= 0:
+        return begin + len(parts[-1]) <= shared
+    return shared >= len(rendered(tokenizer, turns, example.tools, place))
 
 
 def _parts(turn: Turn) -> list[str]:
@@ -180,7 +178,7 @@ def _marked_spans(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[
     return spans
 
 
-def _refusal(number: int, said: str, todo: str) -> DataError:
+def _refusal(place: str, said: str, todo: str) -> DataError:
     return DataError(
-        f"data.messages: row {number}: the model's chat template {said}; allowed are templates that show it; {todo}"
+        f"data.messages: {place}: the model's chat template {said}; allowed are templates that show it; {todo}"
     )

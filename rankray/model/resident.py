@@ -8,6 +8,7 @@ it depends on (files by path, size and modification time), and only the last few
 from __future__ import annotations
 
 import gc
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -18,8 +19,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rankray.config.schema import Config
-from rankray.data.files import is_file_source
-from rankray.data.tokenize import FORM_FIELDS, Split, load_split
+from rankray.data.sources import file_stamps
+from rankray.data.tokenize import Split, load_split
 from rankray.errors import ConfigError, ModelError
 from rankray.model.files import local_model
 from rankray.model.head import check_head
@@ -76,9 +77,8 @@ def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> 
         limit = min(limit, context)
     first = config.evaluate.max_examples if split == "eval" else None
     source = getattr(data, split)
-    stamp = _stamp([Path(source)]) if is_file_source(source) and Path(source).is_file() else None
-    shape = (*(getattr(data, name) for name in FORM_FIELDS), limit, first)
-    key = (split, source, stamp, shape, _model_key(config.model.path), config.model.trust_remote_code)
+    made_from = json.dumps([data.model_dump(mode="json"), file_stamps(source)])
+    key = (split, made_from, limit, first, _model_key(config.model.path), config.model.trust_remote_code)
     return _keep("split", key, lambda: load_split(split, data, tokenizer, limit, first))
 
 
