@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rankray import __version__, logs
-from rankray.cli import cluster, look, plan, search, store, train
+from rankray.cli import cluster, look, plan, search, setup, store, train
 from rankray.errors import RankrayError
 
 ARGUMENTS = "RANKRAY_ARGUMENTS_PIPE"
@@ -31,6 +31,7 @@ for verb in (
     search.quickstart,
     train.train,
     plan.check,
+    setup.preview,
     plan.explain,
     plan.rehearse,
     look.status,

@@ -19,6 +19,7 @@ from rankray.config.sections import DataSection, SourceSection
 from rankray.data.chat import Example
 from rankray.data.examples import Places, make_examples
 from rankray.data.files import Row, Rows, file_fingerprint, files_of, is_file_source, place_of, read_rows
+from rankray.data.formats import recognise
 from rankray.errors import DataError, listed, nearest, shown
 
 MIXTURE_SEED = 0
@@ -63,6 +64,9 @@ class Source:
         hub: opens a dataset of the hub, given its name, the error's place and a revision; None: local files only.
         places: how errors begin; None takes the fields' own names.
 
+    Attributes:
+        forms: path -> the form of its rows, for all entries that `examples` has read.
+
     Raises:
         DataError: a source that is neither a file nor a dataset's name, or that does not exist.
     """
@@ -80,6 +84,7 @@ class Source:
         limits = [limit for limit in (first, data.max_examples if split == "train" else None) if limit is not None]
         self._first = min(limits, default=None)
         self._entries = entries_of(getattr(data, split))
+        self.forms: dict[str, str] = {}
         self._origins = [_origin(entry, self._places.source, data.revision, hub) for entry in self._entries]
         mixture = [entry.model_dump(mode="json") for entry in self._entries]
         self.stamp: Any = [[origin.stamp for origin in self._origins], mixture, data.where, self._first]
@@ -100,6 +105,7 @@ class Source:
         for table in origin.tables():
             rows = chosen(table, {**(data.where or {}), **(entry.where or {})}, self._places.source)
             if rows:
+                self.forms[entry.path] = recognise(rows, data, self._places.source)
                 examples = make_examples(rows, data, self._places)
                 found += [
                     Placed(e, row, place_of(rows, i)) for i, (e, row) in enumerate(zip(examples, rows, strict=True))
