@@ -119,7 +119,7 @@ def _entry(given: Any, number: int) -> SourceSection:
     try:
         return SourceSection.model_validate(given)
     except ValidationError as error:
-        items: list[Any] = list(error.errors())
+        items: list[Any] = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")[:1]
         name = ".".join(map(str, items[0]["loc"])) or "the entry"
         raise ValueError(f"source {number}: {name}: {describe_invalid(items, SourceSection.model_fields)}") from None
 

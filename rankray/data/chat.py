@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from rankray.errors import DataError, listed, nearest, shown
@@ -154,7 +155,8 @@ def _role(speaker: str, is_role: bool, here: str) -> str:
     if is_role and speaker in OWN_ROLES:
         return speaker
     role = ROLES.get(speaker.lower())
-    if role is None and not (is_role and speaker and not nearest(speaker, ROLES)):
+    misspelt = get_close_matches(speaker, ROLES, cutoff=0.75)
+    if role is None and (misspelt or not is_role or not speaker):
         raise DataError(
             f"{here} has the role {speaker!r}{nearest(speaker, ROLES)}; allowed: {', '.join(ROLES)}; fix it"
         )

@@ -17,7 +17,7 @@ from rankray.config.sections import DataSection
 from rankray.data.chat import Example
 from rankray.data.examples import common_prefix
 from rankray.data.lengths import Length
-from rankray.data.turns import assistant_spans, completion_start, rendered
+from rankray.data.turns import rendered, trained_spans
 from rankray.loss.tokens import IGNORED
 
 if TYPE_CHECKING:
@@ -145,15 +145,15 @@ def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
 def _encode_chat(example: Example, tokenizer: PreTrainedTokenizerBase, data: DataSection, place: str) -> Tokens:
     whole = rendered(tokenizer, example.turns, example.tools, place)
     ids = _ids(tokenizer, whole)
-    before = completion_start(tokenizer, example, whole, place)
-    start = common_prefix(_ids(tokenizer, before), ids)
-    if data.train_on == "last":
-        return Tokens(ids, start)
 
     def tokens_before(position: int) -> int:
         return len(ids) if position == len(whole) else common_prefix(_ids(tokenizer, whole[:position]), ids)
 
-    spans = assistant_spans(tokenizer, example, whole, tokens_before, place)
+    every = data.train_on == "all"
+    spans = trained_spans(tokenizer, example, whole, tokens_before, place, every)
+    start = spans[-1][0]
+    if spans == [(start, len(ids))]:
+        return Tokens(ids, start)
     return Tokens(ids, start, tuple((begin, end) for begin, end in spans if begin < end))
 
 

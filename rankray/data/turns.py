@@ -59,26 +59,15 @@ def rendered(
         ) from error
 
 
-def completion_start(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str, place: str) -> str:
-    """Return the text before the last completion, with what opens it.
-
-    Raises:
-        DataError: the template writes the turns before it in another way once the completion follows.
-    """
-    before = rendered(tokenizer, example.asked, example.tools, place, opens=True)
-    if not _covers(tokenizer, example, example.asked, before, common_text(before, whole), place):
-        raise _refusal(place, "writes earlier turns differently once an answer follows", "fix the template")
-    return before
-
-
-def assistant_spans(
+def trained_spans(
     tokenizer: PreTrainedTokenizerBase,
     example: Example,
     whole: str,
     tokens_before: Callable[[int], int],
     place: str,
+    every: bool = False,
 ) -> list[Span]:
-    """Return the tokens of every trained assistant turn, as (first, one after the last).
+    """Return the tokens that are trained on, as (first, one after the last), in order.
 
     Args:
         tokenizer: the model's.
@@ -86,25 +75,28 @@ def assistant_spans(
         whole: its rendering.
         tokens_before: from a position in `whole` to how many of its tokens lie before.
         place: of the row, for errors.
+        every: every assistant turn but those of weight 0; else the completion alone, to the end of the text.
 
     Raises:
         DataError: the template does not show where the assistant's turns are.
     """
     turns = example.turns
-    found = [_text_span(tokenizer, example, whole, i, place) for i, turn in enumerate(turns) if is_trained(turn)]
+    wanted = [i for i, turn in enumerate(turns) if is_trained(turn) and (every or i == len(turns) - 1)]
+    found = [_text_span(tokenizer, example, whole, index, place) for index in wanted]
     texts = [span for span in found if span is not None]
     if len(texts) == len(found) and all(one[1] <= other[0] for one, other in pairwise(texts)):
         return [(tokens_before(begin), tokens_before(end)) for begin, end in texts]
     marked = _marked_spans(tokenizer, example)
-    kept = [turn for turn in turns if turn["role"] == "assistant"]
-    if len(marked) != len(kept):
-        raise _refusal(
-            place,
-            "does not show which tokens are the assistant's: it writes a turn differently once others follow, and has "
-            f"{len(marked) or 'no'} generation markers for {len(kept)} assistant turns",
-            "write data.train_on: last, or a template with {% generation %} around the assistant's turns",
+    answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+    if len(marked) != len(answers):
+        raise DataError(
+            f"data.messages: {place}: the model's chat template does not show which tokens are the assistant's: it "
+            "writes a turn differently once others follow, and has "
+            f"{len(marked) or 'no'} generation markers for {len(answers)} assistant turns; allowed are templates that "
+            "show it; take a template with {% generation %} around the assistant's turns"
+            + (", or data.train_on: last" if every else "")
         )
-    return [span for span, turn in zip(marked, kept, strict=True) if is_trained(turn)]
+    return [span for span, index in zip(marked, answers, strict=True) if index in wanted]
 
 
 def common_text(left: str, right: str) -> int:
@@ -176,9 +168,3 @@ def _marked_spans(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[
             spans.append((begin, index + closes))
             begin = None
     return spans
-
-
-def _refusal(place: str, said: str, todo: str) -> DataError:
-    return DataError(
-        f"data.messages: {place}: the model's chat template {said}; allowed are templates that show it; {todo}"
-    )
