@@ -129,6 +129,8 @@ class TrainSection(Section):
 
     max_steps: PositiveInt = 200
     """Optimizer steps of a whole trial."""
+    epochs: Positive | None = None
+    """Passes over the training examples; counts them and sets max_steps. Null leaves max_steps as it is given."""
     batch_size: PositiveInt = 64
     """Examples per optimizer step, over all workers and accumulation steps."""
     micro_batch_size: PositiveInt | None = None

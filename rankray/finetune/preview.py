@@ -114,7 +114,7 @@ def preview(loaded: LoadedConfig, split: str = "train", count: int = 3) -> Previ
     given = getattr(config.data, split)
     source = Source(split, config.data, hub=None if is_local(given) else _hub(), places=Places(source=where, **named))
     placed = source.examples()
-    tokenizer, limit = _tokenizer(config), _limit(config)
+    tokenizer, limit = local_tokenizer(config), token_limit(config)
     found = encode([p.example for p in placed], tokenizer, config.data, [p.place for p in placed])
     cut = [tokens.cut(limit) for tokens in found]
     stops = _stop_ids(config, tokenizer)
@@ -174,7 +174,8 @@ def _stop_ids(config: Config, tokenizer: PreTrainedTokenizerBase) -> frozenset[i
     return frozenset(stop for stop in found if isinstance(stop, int))
 
 
-def _limit(config: Config) -> int:
+def token_limit(config: Config) -> int:
+    """Return the most tokens an example may have: `data.max_length`, or the context of a local model."""
     directory = local_model(config.model.path)
     file = None if directory is None else directory / "config.json"
     if file is None or not file.is_file():
@@ -183,7 +184,12 @@ def _limit(config: Config) -> int:
     return min(config.data.max_length, context or config.data.max_length)
 
 
-def _tokenizer(config: Config) -> PreTrainedTokenizerBase:
+def local_tokenizer(config: Config) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer: of a local model without torch where that can be.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     directory = local_model(config.model.path)
     light = None if directory is None else light_tokenizer(Path(directory))
     if light is not None:
