@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
 import sys
 from collections import Counter
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rankray.errors import DataError, nearest
+from rankray.paths import resolved
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +139,11 @@ def read_rows(source: str, where: str) -> Rows:
     Raises:
         DataError: the file is missing, cannot be parsed, holds something other than rows, or is empty.
     """
-    path = Path(source)
-    if not path.is_file():
+    try:
+        path = Path(resolved(source))
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+    if not os.path.isfile(path):
         raise DataError(f"{where}: no file {source!r}{_beside(path)}; allowed is {FORMS}; fix the path")
     try:
         rows = READERS[ending(path)](path)
@@ -177,7 +182,11 @@ def file_fingerprint(path: Path, sample_above_bytes: int | None = None) -> str:
 
 def _beside(path: Path) -> str:
     parent = path.parent
-    if not parent.is_dir():
+    for begin in range(1, len(path.parts)):
+        below = os.path.join(*path.parts[begin:])
+        if os.path.isfile(below):
+            return f" (there is {below!r} in the current directory; a path in a file is relative to that file)"
+    if not os.path.isdir(parent):
         return f" (there is no directory {str(parent)!r})"
     return nearest(path.name, [p.name for p in parent.iterdir() if ending(p) in READERS])
 

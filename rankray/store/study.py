@@ -18,7 +18,7 @@ from rankray.config.schema import Config
 from rankray.errors import StoreError, nearest
 from rankray.store.backend import connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
-from rankray.store.identity import check_same, restore, snapshot
+from rankray.store.identity import as_stored, check_same, restore, snapshot
 from rankray.store.migrate import CONFIG, continued, current, migrate_study, migrated, migrated_config
 from rankray.store.records import PROVENANCE
 from rankray.store.strategies import check, direction
@@ -75,6 +75,7 @@ def open_study(
     identity = claims.first(IDENTITY) or claims.enter(IDENTITY, given)
     stored, config = migrated(config.name, identity), continued(config, identity)
     check_same(config.name, stored, {**given, "config": snapshot(config)})
+    config = as_stored(config, stored["config"])
     study_id = find_or_create(storage, config.name, direction(config))
     migrate_study(storage, study_id, config.name)
     _describe(storage, study_id, stored, config.study.trials)

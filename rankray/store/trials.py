@@ -29,6 +29,7 @@ from rankray.store.dry_run import DryRunStorage
 from rankray.store.judge import Judge
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
+from rankray.store.points import FinitePoints
 from rankray.store.records import (
     ATTEMPTS,
     KEPT_LOSSES,
@@ -74,8 +75,10 @@ class StudyStore(TrialOwnership):
         super().__init__(storage, study_id, claims, config, read_only=read_only, lease_seconds=lease_seconds)
         self.url = url
         self._order = list(distributions(config))
+        self._points = FinitePoints(config, self._history)
         if not read_only:
             self._asker = Asker(storage, study_id, self._history, config, self.driver)
+            self._points = self._asker.points
             self._judge = Judge(DryRunStorage(storage, study_id, direction(config)), self.name, config)
 
     def __repr__(self) -> str:
@@ -225,8 +228,15 @@ class StudyStore(TrialOwnership):
 
     @property
     def done(self) -> bool:
-        """Whether the budget is used up."""
-        return self.finished >= self.budget
+        """Whether the budget is used up, or every point of a finite space has been tried."""
+        return self.finished >= self.budget or self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every point of a finite space has been tried, so that no trial is left to be made."""
+        with self._lock:
+            self._history.refresh()
+            return self._points.exhausted
 
     def counts(self) -> Counts:
         """Return how many trials are in which state, over all drivers."""

@@ -168,3 +168,17 @@ def test_one_group_stays_as_it_is():
 def test_entries_are_checked_one_by_one(entries, said):
     with pytest.raises(ConfigError, match=f"^data.train: .*{said}"):
         config_from({"name": "x", "model": {"path": "m"}, "data": {"train": entries, "eval": "e.jsonl"}})
+
+
+def test_paths_of_entries_are_relative_to_the_file(tmp_path, monkeypatch):
+    from rankray.config import load_config
+
+    write(tmp_path / "here" / "a.jsonl", numbered("a", 1))
+    (tmp_path / "here" / "x.yaml").write_text(
+        "model: {path: m}\ndata: {train: [{path: a.jsonl}, a.jsonl, 'a/b:train', 'd/*'], eval: '*.jsonl'}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    data = load_config("here/x.yaml").config.data
+    here = tmp_path / "here"
+    assert [entry.path for entry in data.train] == [f"{here}/a.jsonl", f"{here}/a.jsonl", "a/b:train", f"{here}/d/*"]
+    assert data.eval == f"{here}/*.jsonl"
