@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rankray.config import Config, LoadedConfig, config_from, default_store, load_config
 from rankray.config.params import set_path
 from rankray.config.space import space_problems
+from rankray.config.where import resolve_tree
 from rankray.contracts import Outcome, TrialSpec
 from rankray.errors import ConfigError, UserError
 
@@ -287,7 +288,6 @@ class _Silent:
 
 
 def _loaded(given: Given, overrides: Mapping[str, Any] | None = None) -> LoadedConfig:
-    sets = [f"{path}={json.dumps(value)}" for path, value in (overrides or {}).items()]
     if isinstance(given, LoadedConfig):
         return given
     if isinstance(given, Config):
@@ -296,8 +296,9 @@ def _loaded(given: Given, overrides: Mapping[str, Any] | None = None) -> LoadedC
         tree = json.loads(json.dumps(given))
         for path, value in (overrides or {}).items():
             set_path(tree, path, value)
+        resolve_tree(tree, Path.cwd(), lambda path: "mapping")
         config = config_from({"name": "study", **tree})
         if problems := space_problems(config):
             raise ConfigError("\n".join(f"space.{path}: {text}" for path, text in problems))
         return LoadedConfig(config, config.name)
-    return load_config(given, sets)
+    return load_config(given, overrides or {})

@@ -72,9 +72,10 @@ def resolve_tree(tree: dict[str, Any], base: Path, where: Callable[[str], str]) 
     def change(holder: Any, key: Any, path: str) -> None:
         if isinstance(holder, dict | list) and isinstance(holder[key], list):  # several sources
             for index, entry in enumerate(holder[key]):
-                change(
-                    *((entry, "path") if isinstance(entry, dict) and "path" in entry else (holder[key], index)), path
-                )
+                if isinstance(entry, dict) and "path" in entry:
+                    change(entry, "path", path)
+                elif isinstance(entry, str):
+                    change(holder[key], index, path)
         elif isinstance(holder, dict | list) and isinstance(holder[key], str) and holder[key]:
             given = holder[key]
             try:
