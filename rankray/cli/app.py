@@ -41,6 +41,8 @@ for verb in (
     cluster.doctor,
 ):
     app.command()(verb)
+app.command()(setup.init)
+app.command("import")(setup.import_file)
 app.add_typer(store.app, name="store")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,6 +43,93 @@ def preview(
         print(json.dumps(found.as_json()))
         return
     _print(found)
+
+
+def init(
+    model: Annotated[str, typer.Option(help="Hub id or directory of the model. Asked for if not given.")] = "",
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="Training data: file, directory, pattern or hub-id:config:split; repeatable. Else asked for."
+        ),
+    ] = NONE,
+    held_out: Annotated[
+        list[str],
+        typer.Option("--eval", help="Held-out data; repeatable. Without it some of the training data are set aside."),
+    ] = NONE,
+    metric: Annotated[str, typer.Option(help="nll, or accuracy of generated answers. Asked for if not given.")] = "",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("search.yaml"),
+    prompt: Annotated[str, typer.Option(help="Template over columns, where they are not recognised.")] = "",
+    completion: Annotated[str, typer.Option(help="Template over columns, where they are not recognised.")] = "",
+    lora: Annotated[bool, typer.Option("--lora", help="Train adapters instead of all weights.")] = False,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs per trial; else one where there is one.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials of the search.")] = 32,
+    cluster: Annotated[
+        str, typer.Option(help="Write a cluster file (and nothing else, unless --data is given): aws, gcp, azure, ...")
+    ] = "",
+) -> None:
+    """Make a first configuration from four answers, or from flags; `check` accepts it for the data it was shown."""
+    from rankray.errors import ConfigError
+
+    if cluster:
+        from rankray.setup.shipped import write_cluster
+
+        say(f"wrote {write_cluster(cluster, output.parent)}; docs/clusters.md says what to change in it")
+        if not data:
+            return
+    missing = [name for name, value in (("--model", model), ("--data", data)) if not value]
+    asks = sys.stdin.isatty()
+    if missing and not asks:
+        raise ConfigError(
+            f"init: {' and '.join(missing)} missing, and there is no terminal to ask at; allowed are the flags of "
+            "`rankray init --help`; give them"
+        )
+    model = model or typer.prompt("1. Which model? (hub id or directory)")
+    data = data or typer.prompt("2. Which data to train on? (files, patterns or hub-id:config:split)").split()
+    if missing and not held_out:
+        answer = typer.prompt("3. Which data to measure on? (empty: set some aside)", default="", show_default=False)
+        held_out = answer.split()
+    if missing and not metric:
+        metric = typer.prompt("4. What counts: nll, or accuracy of generated answers?", default="nll")
+    from rankray.setup.starter import Answers, start
+
+    answers = Answers(
+        model=model,
+        train=data,
+        eval=held_out,
+        metric=metric or "nll",
+        prompt=prompt or None,
+        completion=completion or None,
+        lora=lora,
+        gpus=gpus,
+        trials=trials,
+    )
+    start(answers, output, say)
+    say(f"look at the data: rankray preview {output}\nsearch: rankray search {output}")
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(help="YAML of a TRL script, LLaMA-Factory or Axolotl.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; else it is printed.")
+    ] = None,
+    held_out: Annotated[str, typer.Option("--eval", help="Held-out data, where the file names none.")] = "",
+) -> None:
+    """Turn another tool's configuration into one of rankray's, with a note for each thing that has no counterpart."""
+    from rankray.errors import ConfigError
+    from rankray.setup.foreign import convert, text_of
+
+    if output is not None and output.exists():
+        raise ConfigError(f"import: {str(output)!r} exists; allowed is a new file; remove it, or give another")
+    config, notes, tool = convert(file, held_out)
+    text = text_of(config, notes, tool, file)
+    for note in notes:
+        say(f"note: {note}", to_stderr=True)
+    if output is None:
+        print(text, end="")
+        return
+    output.write_text(text, encoding="utf-8")
+    say(f"{tool}: wrote {output}; look: rankray check {output}")
 
 
 def _print(found: Preview) -> None:

@@ -27,6 +27,8 @@ class LoraSection(Section):
     """Dropout on the adapters' input."""
     target_modules: str | list[str] = "all-linear"
     """Which linear layers get adapters: `all-linear` or a list of module names."""
+    dora: bool = False
+    """Train DoRA: the adapters change direction and length of the weights separately."""
 
 
 class ModelSection(Section):
@@ -38,6 +40,9 @@ class ModelSection(Section):
     """Type of the weights; `auto` takes the type they were saved in."""
     lora: LoraSection | None = None
     """Train low-rank adapters instead of all weights; null trains everything."""
+    attn_implementation: str | None = None
+    """How attention is computed: `sdpa`, `eager`, `flash_attention_2` or another name that transformers knows; null
+    leaves the choice to transformers."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Leave it off unless you have read that code."""
 

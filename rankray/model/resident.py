@@ -96,7 +96,8 @@ def fresh_model(config: Config, checkpoint: str | None = None) -> PreTrainedMode
     if checkpoint is not None:
         return _load_model(config, checkpoint)
     copied = copy_to_train if config.model.lora is None else copy_to_adapt
-    key = (_model_key(config.model.path), _dtype(config), config.model.trust_remote_code)
+    given = config.model
+    key = (_model_key(given.path), _dtype(config), given.attn_implementation, given.trust_remote_code)
     if key in _kept["model"]:
         return copied(_kept["model"][key])
     _kept["model"].clear()
@@ -130,6 +131,7 @@ def _load_model(config: Config, path: str) -> PreTrainedModel:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=_dtype(config),
+            attn_implementation=config.model.attn_implementation,
             trust_remote_code=config.model.trust_remote_code,
             output_loading_info=True,
         )
