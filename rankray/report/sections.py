@@ -221,6 +221,8 @@ def lineage_lines(overview: Row) -> list[tuple[str, str]]:
     """Return where a study comes from, as (what, which)."""
     config, lines = overview["config"], []
     for key, value in overview["provenance"].items():
+        if key == "places":
+            continue
         for name, part in value.items() if isinstance(value, Mapping) else [("", value)]:
             lines.append((f"{key} {name}".strip(), str(part)))
     lines += [("seed of the sampler", str(config["study"]["seed"])), ("seed of training", str(config["train"]["seed"]))]
