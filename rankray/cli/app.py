@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rankray import __version__, logs
-from rankray.cli import cluster, look, pages, plan, search, store, train
+from rankray.cli import cluster, export, look, pages, plan, search, store, train
 from rankray.errors import RankrayError
 
 ARGUMENTS = "RANKRAY_ARGUMENTS_PIPE"
@@ -37,6 +37,7 @@ for verb in (
     look.show,
     look.best,
     pages.report,
+    export.export,
     cluster.submit,
     cluster.doctor,
 ):
