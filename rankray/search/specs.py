@@ -27,6 +27,7 @@ def spec_maker(config: Config, directory: Callable[[int], str]) -> Callable[[Tic
             number=ticket.number,
             checkpoint=ticket.checkpoint,
             history=ticket.history,
+            untrained=ticket.untrained,
         )
 
     return make
@@ -44,4 +45,7 @@ def worker_config(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in (("data", "train"), ("data", "eval"), ("data", "test"), ("model", "path")):
         if tree[section][key] is not None and Path(tree[section][key]).exists():
             tree[section][key] = str(Path(tree[section][key]).absolute())
+    for each in tree["evaluate"]["also"].values():
+        if Path(each["data"]).exists():
+            each["data"] = str(Path(each["data"]).absolute())
     return tree

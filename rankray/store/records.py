@@ -36,6 +36,8 @@ LOST = "rankray:lost"
 END = "rankray:end"
 VOID = "rankray:void"
 PROVENANCE = "rankray:provenance"
+UNTRAINED = "rankray:untrained"
+"""Attribute of a study: the metrics of the untrained model, evaluated by one of its trials at step 0."""
 LONGEST_TEXT = 12_000
 """Characters of a traceback that are kept, as JSON: a column of MySQL holds 65,535 bytes, all attempts together."""
 KEPT_LOSSES = 100
@@ -53,6 +55,7 @@ class Ticket:
         history: metrics of every committed step, in step order, each with its `step`; as `TrialSpec.history`.
         adopted: whether it was started before, by another driver or by this one.
         origin: `baseline:sft`, `baseline:paper`, `warm_start` or `sampler`.
+        untrained: whether the trial is to evaluate the untrained model too, because no other has done so.
     """
 
     number: int
@@ -61,6 +64,7 @@ class Ticket:
     history: list[dict[str, float]] = field(default_factory=list)
     adopted: bool = False
     origin: str = "sampler"
+    untrained: bool = False
 
 
 @dataclass(frozen=True)
