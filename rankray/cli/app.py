@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rankray import __version__, logs
-from rankray.cli import cluster, look, plan, search, store, train
+from rankray.cli import cluster, judge, look, plan, search, store, train
 from rankray.errors import RankrayError
 
 ARGUMENTS = "RANKRAY_ARGUMENTS_PIPE"
@@ -36,6 +36,8 @@ for verb in (
     look.status,
     look.show,
     look.best,
+    judge.evaluate,
+    judge.diagnose,
     cluster.submit,
     cluster.doctor,
 ):

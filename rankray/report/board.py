@@ -54,6 +54,7 @@ class Board:
         self.counts = {"complete": 0, "pruned": 0, "failed": 0}
         self.running: dict[int, Running] = {}
         self.best: tuple[int, float, dict[str, Any]] | None = None
+        self.untrained: float | None = None
         self.doing = ""
         self.last = ""
         self._clock = clock
@@ -73,7 +74,10 @@ class Board:
         self.running[number] = Running(dict(params), origin, step, since=self._clock())
 
     def reported(self, number: int, report: Report) -> None:
-        """Note a report."""
+        """Note a report; step 0 is the untrained model's."""
+        if report.step == 0:
+            self.untrained = report.metrics.get(self.metric)
+            return
         if number in self.running:
             self.running[number].step = report.step
             self.running[number].metrics = dict(report.metrics)

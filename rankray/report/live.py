@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rankray.contracts import Report
 from rankray.report.board import Board, duration, short_params
 
 _COLOURS = {"complete": "green", "pruned": "yellow", "failed": "red", "lost": "magenta"}
@@ -51,6 +52,12 @@ class PlainLines(Board):
         label = "" if origin == "sampler" else f" [{origin}]"
         self._print(f"trial {number} started{again}{label}: {short_params(params)}")
 
+    def reported(self, number: int, report: Report) -> None:
+        """Print what the untrained model reaches, once."""
+        super().reported(number, report)
+        if report.step == 0 and self.untrained is not None:
+            self._print(f"the untrained model: {self.metric}={self.untrained:.4g}")
+
     def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
         """Print an end, with progress and the best so far."""
         super().ended(number, state, value, reason)
@@ -85,6 +92,8 @@ def render(board: Board) -> RenderableType:
         parts.append(
             Text.from_markup(f"[bold]best[/] {board.metric}={value:.4g}  trial {number}  {short_params(params)}")
         )
+    if board.untrained is not None:
+        parts.append(Text(f"the untrained model: {board.metric}={board.untrained:.4g}", style="dim"))
     if board.last:
         parts.append(Text(board.last, style="dim", overflow="ellipsis", no_wrap=True))
     return Group(*parts)

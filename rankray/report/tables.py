@@ -14,6 +14,8 @@ from rankray.report.board import short_params, short_value
 
 Row = Mapping[str, Any]
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+_BESIDE = ("_stderr", "_n")
+"""What stands beside a metric in its own column."""
 _LABELS = {"baseline:sft": "plain SFT, fixed", "baseline:paper": "the paper's setting"}
 
 
@@ -43,12 +45,23 @@ def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) 
             str(row["number"]),
             str(row["state"]),
             str(row.get("step") or 0),
-            _figure(row.get("value")),
+            _value(row),
             short_params(row.get("params") or {}),
             Text(str(row.get("reason") or "").splitlines()[0] if row.get("reason") else "", style="dim"),
         )
     more = [Text(f"... and {len(rows) - limit} more", style="dim")] if len(rows) > limit else []
-    return Group(head, table, *more)
+    return Group(head, *untrained_line(status, metric), table, *more)
+
+
+def untrained_line(status: Row, metric: str) -> list[Text]:
+    """Return what the untrained model reaches, as a line or none; `(worse)` in a table is worse than that."""
+    before = status.get("untrained") or {}
+    return [Text(f"the untrained model: {metric} = {before['value']:.5g}")] if before.get("value") is not None else []
+
+
+def _value(row: Row) -> str:
+    """Return a trial's value, marked where it is worse than the untrained model's."""
+    return _figure(row.get("value")) + (" (worse)" if row.get("worse_than_untrained") else "")
 
 
 def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
@@ -61,7 +74,7 @@ def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
     for row in rows:
         ended = "" if row.get("state", "complete") == "complete" else f" ({row['state']} at step {row.get('step')})"
         label = _LABELS.get(str(row["what"]), str(row["what"])) + ended
-        table.add_row(label, _figure(row.get("value")), str(row["number"]), short_params(row.get("params") or {}))
+        table.add_row(label, _value(row), str(row["number"]), short_params(row.get("params") or {}))
     return table
 
 
@@ -74,6 +87,8 @@ def summary(
         return
     if objectives:
         console.print(objectives_view(objectives, metric))
+        for line in untrained_line(status, metric):
+            console.print(line, **_PLAIN)
         console.print()
     counts = status["trials"]
     console.print(
@@ -114,6 +129,12 @@ def rehearsal_view(results: Sequence[Any], metric: str) -> RenderableType:
     return table
 
 
+def _with_error(metrics: Row, name: str) -> str:
+    """Return a metric with its standard error, where it has one."""
+    error = metrics.get(f"{name}_stderr")
+    return _figure(metrics.get(name)) + (f" ± {error:.2g}" if error is not None else "")
+
+
 def trial_view(trial: Row) -> RenderableType:
     """Return one trial with all its reports."""
     parts: list[RenderableType] = [
@@ -122,14 +143,20 @@ def trial_view(trial: Row) -> RenderableType:
     if trial.get("reason"):
         parts.append(Text(str(trial["reason"])))
     parts.extend(Text(f"  {path}: {short_value(value)}") for path, value in (trial.get("params") or {}).items())
+    if trial.get("worse_than_untrained"):
+        parts.append(Text("worse than the untrained model, which is not trained at all", style="yellow"))
     steps = trial.get("steps") or []
     if steps:
         names = list(dict.fromkeys(name for step in steps for name in step["metrics"]))
+        names = [name for name in names if not any(name == f"{other}{end}" for other in names for end in _BESIDE)]
         table = Table(box=None, padding=(0, 1), header_style="dim")
         for title in ("step", *names):
             table.add_column(title)
+        before = (trial.get("untrained") or {}).get("metrics")
+        if before:
+            table.add_row("untrained", *(_with_error(before, name) for name in names))
         for step in steps:
-            table.add_row(str(step["step"]), *(_figure(step["metrics"].get(name)) for name in names))
+            table.add_row(str(step["step"]), *(_with_error(step["metrics"], name) for name in names))
         parts.append(table)
     if trial.get("checkpoint"):
         gone = " (not there)" if trial.get("checkpoint_exists") is False else ""
