@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rankray import __version__, logs
-from rankray.cli import cluster, judge, look, plan, search, store, train
+from rankray.cli import cluster, confirm, judge, look, plan, rehearse, search, store, train
 from rankray.errors import RankrayError
 
 ARGUMENTS = "RANKRAY_ARGUMENTS_PIPE"
@@ -32,12 +32,13 @@ for verb in (
     train.train,
     plan.check,
     plan.explain,
-    plan.rehearse,
+    rehearse.rehearse,
     look.status,
     look.show,
     look.best,
     judge.evaluate,
     judge.diagnose,
+    confirm.confirm,
     cluster.submit,
     cluster.doctor,
 ):

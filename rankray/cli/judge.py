@@ -44,8 +44,8 @@ def evaluate(
     with quiet():
         if tasks:
             from rankray.evaluate.harness import run_tasks
-            from rankray.evaluate.target import load_model
             from rankray.model.resident import tokenizer_of
+            from rankray.model.trained import load_model
 
             found = run_tasks(
                 load_model(config, checkpoint),

@@ -52,8 +52,8 @@ def leaks_line(split: str, found: dict[str, int]) -> str:
         return ""
     kinds = ", ".join(f"{found[kind]} {said}" for kind, said in _SAID.items() if found[kind])
     return (
-        f"data.{split}: of {found['prompts']} prompts {kinds} also stand in data.train; a metric on them measures memory; "
-        "remove them from one of the two"
+        f"data.{split}: of {found['prompts']} prompts {kinds} also stand in data.train; a metric on them measures "
+        "memory; remove them from one of the two"
     )
 
 

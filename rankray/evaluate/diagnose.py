@@ -19,12 +19,12 @@ from rankray.errors import LossError
 from rankray.evaluate.generate import generate_texts
 from rankray.evaluate.metrics import run_head
 from rankray.evaluate.noise import add_noise, chance, trust
-from rankray.evaluate.target import load_model
 from rankray.loss import WEIGHTS, Knobs, token_stats, token_weights
 from rankray.loss.tokens import TokenStats
 from rankray.loss.weights import expected_rank_bound, relative_scale
 from rankray.model.head import HeadInputs, attach_head, plain_model
 from rankray.model.resident import split_of, tokenizer_of
+from rankray.model.trained import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +127,7 @@ def _statistics(model: Any, tokenizer: Any, examples: Sequence[Tokens], batch_si
         stats, sequence_N = run_head(model, tokenizer, batch, _token_stats)
         parts.append(stats)
         sequences.append(sequence_N + begin)
-    columns = [torch.cat([getattr(part, name) for part in parts]) for name in TokenStats._fields]
-    return TokenStats(*columns), torch.cat(sequences)
+    return _joined(parts), torch.cat(sequences)
 
 
 def _token_stats(given: HeadInputs) -> tuple[TokenStats, Tensor]:
@@ -140,8 +139,12 @@ def _token_stats(given: HeadInputs) -> tuple[TokenStats, Tensor]:
         if head.softcap:
             logits_CV = head.softcap * torch.tanh(logits_CV / head.softcap)
         parts.append(token_stats(logits_CV, given.label_N[begin : begin + CHUNK_TOKENS], exact_ranks=True))
-    columns = [torch.cat([getattr(part, name) for part in parts]).cpu() for name in TokenStats._fields]
-    return TokenStats(*columns), given.sequence_N.cpu()
+    return _joined(parts), given.sequence_N.cpu()
+
+
+def _joined(parts: Sequence[TokenStats]) -> TokenStats:
+    columns = [None if column[0] is None else torch.cat(column).cpu() for column in zip(*parts, strict=True)]
+    return TokenStats(*columns)  # type: ignore[arg-type]
 
 
 def _distributions(stats: TokenStats, knobs: Knobs) -> dict[str, dict[str, float | None]]:

@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from rankray.config.params import config_from
 from rankray.config.schema import Config
 from rankray.data.tokenize import Split
-from rankray.errors import ConfigError, ModelError
+from rankray.errors import ConfigError
 from rankray.evaluate.metrics import mean_with_error, run_head
 from rankray.evaluate.run import evaluate
 from rankray.model.head import HeadInputs, plain_totals
-from rankray.model.resident import fresh_model, split_of, tokenizer_of
+from rankray.model.resident import split_of, tokenizer_of
+from rankray.model.trained import load_model
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "rankray.json"
-ADAPTER_FILE = "adapter_config.json"
 Reported = dict[str, dict[str, float | None]]
 """Name of a metric -> `value`, `stderr` and `n`."""
 
@@ -46,28 +45,6 @@ def config_of(checkpoint: Path) -> Config:
             "version, or any model directory with a configuration; give the file as the second argument"
         )
     return config_from({**held, "store": "worker://"})
-
-
-def load_model(config: Config, checkpoint: Path | None) -> Any:
-    """Return a model in eval mode, on the accelerator where there is one: the base model, or a checkpoint of it.
-
-    Raises:
-        ModelError: it cannot be loaded.
-    """
-    if checkpoint is not None and (checkpoint / ADAPTER_FILE).is_file():
-        base: Any = fresh_model(config)
-        try:
-            model: Any = PeftModel.from_pretrained(base, str(checkpoint))
-        except Exception as error:
-            raise ModelError(
-                f"evaluate: the adapters in {str(checkpoint)!r} do not fit {config.model.path!r} "
-                f"({str(error).splitlines()[0]}); allowed are adapters of that model; check model.path"
-            ) from error
-    else:
-        model = fresh_model(config, None if checkpoint is None else str(checkpoint))
-    if torch.accelerator.is_available():
-        model = model.to(torch.accelerator.current_accelerator())
-    return model.eval()
 
 
 def evaluate_target(config: Config, checkpoint: Path | None, split: str = "eval") -> Reported:

@@ -27,7 +27,7 @@ def test_another_configuration_is_refused_field_by_field(url: str) -> None:
         loss={"temperature": 2.0},
         train={"max_steps": 80},
         space={"loss.entropy_weight": {"float": [0.0, 1.0]}},
-        study={"baselines": ["sft"]},
+        study={"known": ["sft"]},
     )
     with pytest.raises(StudyMismatch) as caught:
         open_study(url, other, provenance={"data": "d2", "model": "m1", "host": "other"})
@@ -35,7 +35,7 @@ def test_another_configuration_is_refused_field_by_field(url: str) -> None:
     for line in (
         "loss.temperature: stored 1.0, given 2.0",
         "train.max_steps: stored 40, given 80",
-        'study.baselines: stored [], given ["sft"]',
+        'study.known: stored [], given ["sft"]',
         'space.loss.entropy_weight: stored nothing, given {"float": [0.0, 1.0]}',
         "data: stored d1, given d2",
         "--name other",
