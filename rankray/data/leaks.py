@@ -15,7 +15,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from rankray.data.examples import Example
+from rankray.config.sections import DataSection
+from rankray.data.examples import Example, Places, make_examples
+from rankray.data.files import is_file_source, read_rows
 
 WORDS = 13
 FEWEST_WORDS = 8
@@ -44,6 +46,23 @@ def count_leaks(train: Sequence[Example], held_out: Sequence[Example]) -> dict[s
         elif size in grams and any(gram in grams[size] for gram in _grams([each], size)):
             found["13-gram"] += 1
     return found
+
+
+def leaks_of(data: DataSection) -> dict[str, dict[str, int]]:
+    """Return the leaks of each held-out split that is a file, by its name; nothing where the training data are none.
+
+    Raises:
+        DataError: a file cannot be read, or a template does not fit.
+    """
+    sources = {split: getattr(data, split) for split in ("train", "eval", "test")}
+    files = {split: source for split, source in sources.items() if source is not None and is_file_source(source)}
+    if "train" not in files:
+        return {}
+    examples = {
+        split: make_examples(read_rows(source, f"data.{split}"), data, Places(source=f"data.{split}"))
+        for split, source in files.items()
+    }
+    return {split: count_leaks(examples["train"], examples[split]) for split in files if split != "train"}
 
 
 def leaks_line(split: str, found: dict[str, int]) -> str:
