@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rankray.config.sections import DataSection
-from rankray.data.examples import Example, Places, make_examples
-from rankray.data.files import is_file_source, read_rows
+from rankray.data.chat import Example
+from rankray.data.sources import Source, is_local
 
 WORDS = 13
 FEWEST_WORDS = 8
@@ -54,15 +55,12 @@ def leaks_of(data: DataSection) -> dict[str, dict[str, int]]:
     Raises:
         DataError: a file cannot be read, or a template does not fit.
     """
-    sources = {split: getattr(data, split) for split in ("train", "eval", "test")}
-    files = {split: source for split, source in sources.items() if source is not None and is_file_source(source)}
-    if "train" not in files:
+    splits = [split for split in ("train", "eval", "test") if getattr(data, split) is not None]
+    local = [split for split in splits if is_local(getattr(data, split))]
+    if "train" not in local:
         return {}
-    examples = {
-        split: make_examples(read_rows(source, f"data.{split}"), data, Places(source=f"data.{split}"))
-        for split, source in files.items()
-    }
-    return {split: count_leaks(examples["train"], examples[split]) for split in files if split != "train"}
+    examples = {split: [placed.example for placed in Source(split, data).examples()] for split in local}
+    return {split: count_leaks(examples["train"], examples[split]) for split in local if split != "train"}
 
 
 def leaks_line(split: str, found: dict[str, int]) -> str:
@@ -84,7 +82,7 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def text_of(part: str | list[dict[str, object]]) -> str:
+def text_of(part: str | list[dict[str, Any]]) -> str:
     """Return a prompt as one text; that of a conversation is its turns but the system's."""
     if isinstance(part, str):
         return part

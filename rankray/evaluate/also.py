@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from rankray.config.evaluation import AlsoSection
 from rankray.config.schema import Config
 from rankray.config.sections import DataSection
+from rankray.data.encode import Tokens
 from rankray.data.examples import Places, common_prefix, make_examples
 from rankray.data.files import Row
-from rankray.data.tokenize import Split, Tokens
+from rankray.data.tokenize import Split
 from rankray.errors import DataError
 from rankray.evaluate.metrics import Figures, bits_per_byte, run_head, supervised_bytes, token_totals, with_error
 from rankray.evaluate.ranks import Ranks
@@ -63,6 +64,7 @@ def as_config(name: str, section: AlsoSection, config: Config) -> Config:
         eval=section.data,
         prompt=section.prompt,
         completion=completion,
+        format="columns",
         max_length=config.data.max_length,
     )
     evaluate = config.evaluate.model_copy(update={"max_examples": section.max_examples, "answer": section.answer})

@@ -72,7 +72,7 @@ def run_all(section: EvaluateSection, texts: Sequence[str], rows: Sequence[Row])
     if not rows:
         return [], 0
     filled = [{**row, "answer": code_in(text)} for row, text in zip(rows, texts, strict=True)]
-    template = DataSection(train="-", eval="-", prompt=section.program, completion="")
+    template = DataSection(train="-", eval="-", format="columns", prompt=section.program, completion="")
     programs = [str(each.prompt) for each in make_examples(filled, template, Places(prompt="evaluate.program"))]
     with ThreadPoolExecutor(PROCESSES) as threads:
         results = list(threads.map(lambda program: run_program(program, section.code_seconds), programs))

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from rankray.config.schema import Config
-from rankray.data.tokenize import Tokens
+from rankray.data.encode import Tokens
 from rankray.errors import LossError
 from rankray.evaluate.generate import generate_texts
 from rankray.evaluate.metrics import run_head
-from rankray.evaluate.noise import add_noise, chance, trust
+from rankray.evaluate.noise import add_noise, chance, predicted, trust
 from rankray.loss import WEIGHTS, Knobs, token_stats, token_weights
 from rankray.loss.tokens import TokenStats
 from rankray.loss.weights import expected_rank_bound, relative_scale
@@ -186,11 +186,7 @@ def _in_context(
     weight_N: Tensor, examples: Sequence[Tokens], is_noise_N: Tensor, tokenizer: Any
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the tokens of the largest and of the smallest weights, each with the text before it."""
-    places = [
-        (row, place)
-        for row, example in enumerate(examples)
-        for place in range(max(example.start, 1), len(example.input_ids))
-    ]
+    places = [(row, place) for row, example in enumerate(examples) for place in predicted(example)]
     order = torch.argsort(weight_N.double(), descending=True, stable=True).tolist()
 
     def shown(index: int) -> dict[str, Any]:

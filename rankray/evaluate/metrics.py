@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.evaluation import EvaluateSection, is_sampled
-from rankray.data.tokenize import Split, Tokens
+from rankray.data.encode import Tokens
+from rankray.data.tokenize import Split
 from rankray.evaluate.ranks import Ranks
 from rankray.loss import LossStats
 from rankray.loss.tokens import IGNORED
@@ -64,7 +65,8 @@ def run_head(
 def supervised_bytes(tokenizer: PreTrainedTokenizerBase, data: Split) -> int:
     """Return how many UTF-8 bytes of text the supervised tokens stand for.
 
-    Those of the completion; of an example that was cut, those of what its remaining tokens say.
+    Those of the completion; of an example that was cut, or of which several turns are trained on, those of what its
+    tokens say.
     """
     longest = max(len(example.input_ids) for example in data.tokens)
     total = 0
@@ -72,9 +74,10 @@ def supervised_bytes(tokenizer: PreTrainedTokenizerBase, data: Split) -> int:
         if not example.supervised:
             continue
         text = str(row["completion"])
-        if len(example.input_ids) == longest:
-            kept = tokenizer.decode(example.input_ids[example.start :], skip_special_tokens=True)
-            text = text if len(kept) >= len(text.strip()) else str(kept)
+        if len(example.input_ids) == longest or example.spans is not None:
+            kept = [token for token in example.labels[1:] if token != IGNORED]
+            said = str(tokenizer.decode(kept, skip_special_tokens=True))
+            text = said if example.spans is not None or len(said) < len(text.strip()) else text
         total += len(text.encode())
     return total
 

@@ -17,13 +17,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rankray.data.tokenize import Tokens
+from rankray.data.encode import Tokens
 from rankray.errors import ConfigError
+from rankray.loss.tokens import IGNORED
 
 KINDS = ("random", "swap", "digit")
 TOP_SHARE = 0.1
@@ -54,12 +56,12 @@ def add_noise(
     places = [
         (row, place)
         for row, example in enumerate(examples)
-        for place in range(max(example.start, 1), len(example.input_ids))
+        for place in predicted(example)
         if example.input_ids[place] not in special
     ]
-    supervised = sum(len(example.input_ids) - max(example.start, 1) for example in examples)
+    supervised = sum(len(predicted(example)) for example in examples)
     changed = [list(example.input_ids) for example in examples]
-    is_noise = [[False] * (len(example.input_ids) - max(example.start, 1)) for example in examples]
+    replaced: list[set[int]] = [set() for _ in examples]
     wanted, done = max(1, round(rate * supervised)) if rate else 0, 0
     ordinary = [token for token in range(len(tokenizer)) if token not in special]
     digits = _digits(tokenizer) if kind == "digit" else {}
@@ -72,20 +74,27 @@ def add_noise(
         if kind == "random":
             others: Sequence[int] = ordinary
         elif kind == "swap":
-            others = [each for each in example.input_ids[max(example.start, 1) :] if each not in special]
+            here = [example.input_ids[each] for each in predicted(example)]
+            others = [each for each in here if each not in special]
         else:
             others = digits.get(token, [])
         found = [other for other in (draw.choice(others) for _ in range(8)) if other != token] if others else []
         if found:
             changed[row][place] = found[0]
-            is_noise[row][place - max(example.start, 1)] = True
+            replaced[row].add(place)
             done += 1
     if wanted and not done:
         raise ConfigError(
             f"diagnose --noise: no token of the data can be replaced by {kind}; allowed: {', '.join(KINDS)}; choose "
             "another"
         )
-    return [Tokens(ids, example.start) for ids, example in zip(changed, examples, strict=True)], is_noise
+    noisy = [replace(example, input_ids=ids) for ids, example in zip(changed, examples, strict=True)]
+    return noisy, [[place in replaced[row] for place in predicted(example)] for row, example in enumerate(examples)]
+
+
+def predicted(example: Tokens) -> list[int]:
+    """Return the places of the supervised tokens, in order."""
+    return [place for place, label in enumerate(example.labels) if place and label != IGNORED]
 
 
 def _digits(tokenizer: Any) -> dict[int, list[int]]:

@@ -50,7 +50,8 @@ class Solver:
         count = len(self._data.tokens) if first is None else min(first, len(self._data.tokens))
         examples = self._data.tokens[:count]
         asked = sorted(
-            (index for index in range(count) if examples[index].supervised), key=lambda i: -len(examples[i].input_ids)
+            (index for index in range(count) if max(examples[index].start, 1) < len(examples[index].input_ids)),
+            key=lambda i: -len(examples[i].input_ids),
         )
         mine = self._ranks.share(asked)
         draws = [(index, draw) for index in mine for draw in range(samples or 1)]

@@ -1,4 +1,4 @@
-from rankray.data.examples import Example
+from rankray.data.chat import Example
 from rankray.data.leaks import count_leaks, leaks_line
 
 LONG = "If a train leaves the old station at nine and travels for three hours at sixty miles, how far does it go?"
