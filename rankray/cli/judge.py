@@ -112,8 +112,8 @@ def _with_sets(config: Config, sets: list[str]) -> Config:
     Raises:
         ConfigError: a path or a value it does not accept.
     """
-    from rankray.config.yaml_text import parse_value
     from rankray.config.params import config_from, set_path
+    from rankray.config.yaml_text import parse_value
     from rankray.errors import ConfigError
 
     tree = config.model_dump(mode="json")
