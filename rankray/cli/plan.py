@@ -27,15 +27,17 @@ def check(
             raise
         print(json.dumps({"ok": False, "errors": str(error).splitlines()}))
         raise typer.Exit(error.exit_code) from None
+    from rankray.finetune.preflight import leak_warnings
     from rankray.report.explain import check_lines
 
+    warnings = leak_warnings(loaded)
     if as_json:
         from rankray.store.urls import masked
 
         config = loaded.config.model_dump(mode="json") | {"store": masked(loaded.config.store)}
-        print(json.dumps({"ok": True, "config": config}))
+        print(json.dumps({"ok": True, "errors": [], "warnings": warnings, "config": config}))
         return
-    for line in check_lines(loaded):
+    for line in [*check_lines(loaded), *(f"warning: {line}" for line in warnings)]:
         say(line)
 
 

@@ -107,7 +107,7 @@ class DataSection(Section):
     max_length: Annotated[int, Field(ge=2)] = 2048
     """Tokens per example; longer examples are cut at the end."""
 
-    @field_validator("train", "eval", mode="before")
+    @field_validator("train", "eval", "test", mode="before")
     @classmethod
     def _sources(cls, given: Any) -> Any:
         """Read each entry of a list by itself, so that an error names the entry and not all that a source may be."""

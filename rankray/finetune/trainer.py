@@ -37,6 +37,7 @@ class RankrayTrainer(SFTTrainer):
     Args:
         loss: the config's `loss:` block.
         on_step: see `StepFunction`.
+        on_begin: called when the model is ready to be trained, before the first step.
         arguments: the arguments of SFTTrainer.
     """
 
@@ -46,11 +47,19 @@ class RankrayTrainer(SFTTrainer):
     loads_weights = False
     """Whether resuming loads a full model's weights, too; here they were loaded before."""
 
-    def __init__(self, *, loss: Knobs, on_step: StepFunction, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        loss: Knobs,
+        on_step: StepFunction,
+        on_begin: Callable[[RankrayTrainer], None] | None = None,
+        **arguments: Any,
+    ) -> None:
         self._knobs = loss
         self._shares_temperature = loss.objective == "talr" and loss.talr_temperature == "auto"
         self._stats: LossStats | None = None
         self.on_step = on_step
+        self.on_begin = on_begin
         self.stopped = ""
         super().__init__(**arguments)
         self.remove_callback(PrinterCallback)
@@ -172,10 +181,17 @@ class RankrayTrainer(SFTTrainer):
 
 
 class _AfterStep(TrainerCallback):
-    """Calls `on_step` when a step is complete: weights and schedule are updated, and the gradients are cleared."""
+    """Calls `on_begin` before the first step, and `on_step` when a step is complete.
+
+    Then weights and schedule are updated, and the gradients are cleared.
+    """
 
     def __init__(self, trainer: RankrayTrainer) -> None:
         self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._trainer.on_begin is not None:
+            self._trainer.on_begin(self._trainer)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         self._trainer.stopped = self._trainer.on_step(self._trainer, state.global_step)
