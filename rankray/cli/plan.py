@@ -27,6 +27,7 @@ def check(
             raise
         print(json.dumps({"ok": False, "errors": str(error).splitlines()}))
         raise typer.Exit(error.exit_code) from None
+    from rankray.finetune.base_model import base_model_lines
     from rankray.report.explain import check_lines
 
     if as_json:
@@ -35,7 +36,7 @@ def check(
         config = loaded.config.model_dump(mode="json") | {"store": masked(loaded.config.store)}
         print(json.dumps({"ok": True, "config": config}))
         return
-    for line in check_lines(loaded):
+    for line in [*check_lines(loaded), *base_model_lines(loaded.config)]:
         say(line)
 
 

@@ -17,6 +17,7 @@ from rankray.config.space import distributions
 from rankray.data.examples import Example, Places, common_prefix, make_examples
 from rankray.data.files import file_fingerprint, hub_parts, is_file_source, read_rows
 from rankray.errors import DataError, ModelError, nearest
+from rankray.finetune.base_model import check_base_model
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.model.files import context_length, local_model
 
@@ -46,6 +47,7 @@ def preflight(loaded: LoadedConfig) -> dict[str, Any]:
 def _check(loaded: LoadedConfig) -> dict[str, Any]:
     config = loaded.config
     check_sft_fields(config.train.sft, loaded.where)
+    check_base_model(loaded)
     model, directory = _check_model(config.model.path, loaded.where("model.path"))
     data = {split: _check_split(split, loaded, directory) for split in ("train", "eval")}
     return {"data": data, "model": model}
