@@ -12,7 +12,9 @@
     │   └── StoreError              a store URL, a study name
     │       └── StudyMismatch       a study of that name exists with another configuration
     ├── StoreUnavailable            the store is unreachable (exit 1; resumable)
+    ├── StudyGone                   the study was deleted while this driver worked on it (exit 1)
     ├── LeaseLost                   this driver no longer owns the trial it writes to (internal)
+    ├── LeaseFailed                 this driver can no longer show that it is alive (exit 1; resumable)
     └── SearchFailed                the search ran and failed (exit 1)
 
 Messages read `where: what was given; what is allowed; what to do`.
@@ -76,6 +78,14 @@ class StudyMismatch(StoreError):
 
 class StoreUnavailable(RankrayError):
     """The store is unreachable; what was committed is safe and the search can be resumed."""
+
+
+class StudyGone(RankrayError):
+    """The study was deleted from the store while somebody worked on it."""
+
+
+class LeaseFailed(RankrayError):
+    """What renews this driver's lease broke: others will declare it dead, so it must stop."""
 
 
 class LeaseLost(RankrayError):

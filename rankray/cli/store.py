@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import store_url
+from rankray.cli.common import say, store_url
 from rankray.cli.options import Study
 
 app = typer.Typer(
@@ -50,7 +50,7 @@ def copy(
     from rankray.store.move import copy_study
     from rankray.store.urls import masked
 
-    trials = copy_study(source, target, name)
+    trials = copy_study(source, target, name, notice=lambda line: say(line, to_stderr=True))
     print(f"copied {name}, {trials} trials, to {masked(target)}; checkpoints stay where they are")
     print(f"continue there with: rankray search FILE --store {masked(target)}; the original was not changed")
 
@@ -93,7 +93,7 @@ def delete(
         raise StoreError(
             f"delete: {study} in {masked(store_url(store))} cannot be brought back; add --yes to delete it"
         )
-    delete_study(store_url(store), study)
+    delete_study(store_url(store), study, notice=lambda line: say(line, to_stderr=True))
     print(f"deleted {study}; its checkpoints stay where they are, under <storage>/{study}")
 
 
@@ -102,7 +102,7 @@ def repair(store: Store = "") -> None:
     """Fix what killed processes and full disks left in a store, and say what was done."""
     from rankray.store.repair import repair as repair_store
 
-    done = repair_store(store_url(store))
+    done = repair_store(store_url(store), notice=lambda line: say(line, to_stderr=True))
     for line in done or ["nothing to repair"]:
         print(line)
 

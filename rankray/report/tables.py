@@ -10,10 +10,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rankray.report.board import short_params, short_value
+from rankray.report.board import duration, short_params, short_value
 
 Row = Mapping[str, Any]
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+DOUBTFUL_SECONDS = 180
+"""From when on people are told that a driver was silent. It decides nothing: clocks differ."""
 _LABELS = {"baseline:sft": "plain SFT, fixed", "baseline:paper": "the paper's setting"}
 
 
@@ -47,8 +49,18 @@ def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) 
             short_params(row.get("params") or {}),
             Text(str(row.get("reason") or "").splitlines()[0] if row.get("reason") else "", style="dim"),
         )
+    doubtful = [each for each in status.get("drivers", ()) if each.get("renewed_seconds_ago", 0) > DOUBTFUL_SECONDS]
+    notes = [
+        Text(
+            f"the driver on {each['host']} (process {each['pid']}) last renewed its lease "
+            f"{duration(each['renewed_seconds_ago'])} ago by its own clock; if it is dead, `rankray store repair` frees "
+            "its trials",
+            style="dim",
+        )
+        for each in doubtful
+    ]
     more = [Text(f"... and {len(rows) - limit} more", style="dim")] if len(rows) > limit else []
-    return Group(head, table, *more)
+    return Group(head, table, *more, *notes)
 
 
 def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:

@@ -26,7 +26,8 @@ class Control:
 
     `live` holds the numbers of the trials that are handed out, each with the id of the Tune trial that has it. A trial
     that was given back may be handed out again before Tune has finished with the Tune trial that had it before.
-    `stops` holds why trials were stopped by a verdict, the latest one last.
+    `stops` holds why trials were stopped by a verdict, the latest one last. `lost` says why this driver can work no
+    more, as threads beside this one find out; an empty string while it can.
     """
 
     live: dict[int, str] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class Control:
     first_error: str = ""
     error: str = ""
     interrupted: bool = False
+    lost: Callable[[], str] = str
     stops: dict[int, str] = field(default_factory=dict)
 
     _reported: dict[int, int] = field(default_factory=dict)
@@ -44,6 +46,7 @@ class Control:
     @property
     def stopping(self) -> bool:
         """Whether no further trial should start and running ones should end."""
+        self.error = self.error or self.lost()
         return self.interrupted or bool(self.error)
 
     def begin(self, number: int, step: int, holder: str = "") -> None:

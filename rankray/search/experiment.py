@@ -7,20 +7,26 @@ driver still owned is released at the end, so that the next launch, here or else
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
 import threading
+import time
 from typing import Any
 
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.cluster.environment import prepare_environment
 from rankray.cluster.session import ray_session
 from rankray.contracts import Observer
-from rankray.errors import SearchFailed
+from rankray.errors import SearchFailed, StoreUnavailable, StudyGone
 from rankray.search.control import Control, interruptible
 from rankray.store import StudyStore
 
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+"""How long a search waits before it asks a store again that did not answer."""
 NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.search.searcher", "rankray.search.stopper")
 """What a search imports once Ray runs, Ray Tune among it: a second of work, done while Ray starts."""
 GRACE_SECONDS = 20.0
@@ -47,7 +53,7 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
     prepare_environment()
     if study.done:
         return True
-    control = Control()
+    control = Control(lost=lambda: study.lost)
 
     def interrupt() -> None:
         control.interrupted = True
@@ -101,7 +107,7 @@ def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> 
         outbox = StoreOutbox(study, patience_seconds_default(), news)
         make_spec = spec_maker(config, retention.directory)
         news.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
-        while not (control.stopping or study.done):
+        while not (control.stopping or _is_done(study, outbox, control)):
             _tune(
                 StoreSearcher(study, outbox, control, lambda: packing.slots, make_spec, news),
                 StoreScheduler(outbox, control, news, config.study.metric),
@@ -112,6 +118,24 @@ def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> 
             control.error = (
                 outbox.lost or "store: unreachable, some reports are not written; run the same command again to resume"
             )
+
+
+def _is_done(study: StudyStore, outbox: Any, control: Control) -> bool:
+    """Return whether the study is done; False where the store does not say, which ends the search after a while."""
+    try:
+        done = bool(study.done)
+    except StoreUnavailable:
+        logger.debug("the store does not say whether the study is done", exc_info=True)
+        outbox.unanswered()
+        time.sleep(POLL_SECONDS)
+        control.error = control.error or outbox.lost
+        return False
+    except StudyGone as error:
+        logger.debug("the study was deleted", exc_info=True)
+        control.error = control.error or str(error)
+        return False
+    outbox.answered()
+    return done
 
 
 def _tune(searcher: Any, scheduler: Any, placement: Any, control: Control) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.contracts import Observer, Report
-from rankray.errors import StoreUnavailable
+from rankray.errors import StoreUnavailable, StudyGone
 from rankray.store import StudyStore
 from rankray.store.views import retention as kept_checkpoints
 
@@ -89,5 +89,5 @@ class CheckpointObserver:
         """Delete the checkpoints that nobody wants any more; while the store is unreachable, delete nothing."""
         try:
             self._retention.tidy(*kept_checkpoints(self._study))
-        except StoreUnavailable:
-            logger.debug("checkpoints are not tidied: the store is unreachable", exc_info=True)
+        except (StoreUnavailable, StudyGone):
+            logger.debug("checkpoints are not tidied: the store does not say which are wanted", exc_info=True)

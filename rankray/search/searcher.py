@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.search import Searcher
 
 from rankray.contracts import TrialSpec
-from rankray.errors import StoreUnavailable
+from rankray.errors import LeaseFailed, StoreUnavailable, StudyGone
 from rankray.search.control import Control
 from rankray.search.delivery import StoreOutbox
 from rankray.search.news import News
@@ -76,6 +76,10 @@ class StoreSearcher(Searcher):
             logger.debug("no new trial for now: the store is unreachable", exc_info=True)
             ticket, done = None, False
             self._outbox.unanswered()
+        except (StudyGone, LeaseFailed) as error:
+            logger.debug("no further trial: this driver can work no more", exc_info=True)
+            control.error = str(error)
+            return Searcher.FINISHED
         if ticket is None:
             now = time.monotonic()  # an unreachable store makes the driver wait for at most half of its time
             self._ask_again_at = now + max(POLL_SECONDS, now - begun)

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 from typing_extensions import override
 
-from rankray.errors import StoreError, StoreUnavailable
+from rankray.errors import StoreError, StoreUnavailable, StudyGone
 from rankray.store import optuna_private
 from rankray.store.delegating import DelegatingStorage
 from rankray.store.journal import journal_lock
@@ -48,6 +48,8 @@ _DRIVER_MODULES = ("sqlalchemy", "sqlite3", "psycopg2", "psycopg", "pymysql", "M
 _TRANSIENT_NAMES = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "RpcError")
 _RACE_NAMES = ("IntegrityError", "ProgrammingError")
 """What else is transient while a store is opened: two processes that open a new one make its tables at once."""
+_LOOKUPS = ("get_study_id_from_name", "get_trial_id_from_study_id_trial_number", "get_trial_param")
+"""Methods that look something up by name, where finding nothing is an answer."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -119,7 +121,15 @@ class RetryingStorage(DelegatingStorage):
 
     @override
     def _call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return with_retries(lambda: method(*args, **kwargs), self._url)
+        try:
+            return with_retries(lambda: method(*args, **kwargs), self._url)
+        except KeyError as error:
+            if getattr(method, "__name__", "") in _LOOKUPS or not optuna_private.says_not_found(error):
+                raise
+            raise StudyGone(
+                f"store: {masked(self._url)}: the study was deleted while it was worked on; nothing more is written; "
+                "run the same command again to start it anew"
+            ) from error
 
 
 def with_retries(operation: Callable[[], T], url: str, also_transient: tuple[str, ...] = ()) -> T:

@@ -31,6 +31,7 @@ __all__ = [
     "database_of",
     "engine_of",
     "has_newer_trial",
+    "says_not_found",
     "trial_id",
 ]
 # `BaseJournalFileLock` is what a lock given to `JournalFileBackend` must subclass. Public are only two locks made of
@@ -81,6 +82,17 @@ def has_newer_trial(database: RDBStorage, study_id: int, last: int) -> bool:
     newer = select(TrialModel.trial_id).where(TrialModel.study_id == study_id, TrialModel.trial_id > last).limit(1)
     with engine_of(database).connect() as connection:
         return connection.execute(newer).first() is not None
+
+
+def says_not_found(error: KeyError) -> bool:
+    """Return whether a storage raised an error because a study or a trial is not in it (any more).
+
+    `KeyError` is the documented type, but a storage that reads something malformed raises it too. Storages of databases
+    and journals have one text for what is not there, and the proxy's client has none.
+    """
+    from optuna.storages.journal._storage import NOT_FOUND_MSG
+
+    return error.args in ((), (NOT_FOUND_MSG,))
 
 
 def add_proxy_service(server: grpc.Server, storage: BaseStorage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rankray.checkpoints.places import is_remote
 from rankray.config.params import get_path
 from rankray.errors import StoreError
+from rankray.store.leases import number_in
 from rankray.store.records import ATTEMPTS, END, LOST, ORIGIN, steps_of, ticket_of
 from rankray.store.trials import StudyStore
 
@@ -21,7 +23,8 @@ def status(study: StudyStore) -> dict[str, Any]:
     """Return how far a study has come.
 
     `state` is `complete` when the budget is used up, `running` while a driver is not known to be dead, else
-    `interrupted`. `best` is the best complete trial, or None.
+    `interrupted`. `best` is the best complete trial, or None. A driver's `renewed_seconds_ago` compares two clocks: it
+    is for people, and decides nothing.
     """
     counts = study.counts()
     drivers = study.drivers()
@@ -43,7 +46,9 @@ def status(study: StudyStore) -> dict[str, Any]:
         "direction": study.config.direction,
         "store": study.url,
         "drivers": [
-            {"driver": driver, "host": record["host"], "pid": record["pid"]} for driver, record in drivers.items()
+            {"driver": driver, "host": record.get("host"), "pid": record.get("pid")}
+            | {"renewed_seconds_ago": round(max(0.0, time.time() - number_in(record, "at")))}
+            for driver, record in drivers.items()
         ],
         "first_failure": _first_failure(study),
     }
