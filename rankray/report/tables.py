@@ -53,8 +53,8 @@ def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) 
     notes = [
         Text(
             f"the driver on {each['host']} (process {each['pid']}) last renewed its lease "
-            f"{duration(each['renewed_seconds_ago'])} ago by its own clock; if it is dead, `rankray store repair` frees "
-            "its trials",
+            f"{duration(each['renewed_seconds_ago'])} ago by its own clock; if it is dead, `rankray store repair` "
+            "frees its trials",
             style="dim",
         )
         for each in doubtful

@@ -19,7 +19,7 @@ from rankray.checkpoints.retention import CheckpointRetention
 from rankray.cluster.environment import prepare_environment
 from rankray.cluster.session import ray_session
 from rankray.contracts import Observer
-from rankray.errors import SearchFailed, StoreUnavailable, StudyGone
+from rankray.errors import RankrayError, SearchFailed, StoreUnavailable, StudyGone
 from rankray.search.control import Control, interruptible
 from rankray.store import StudyStore
 
@@ -29,8 +29,10 @@ POLL_SECONDS = 0.5
 """How long a search waits before it asks a store again that did not answer."""
 NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.search.searcher", "rankray.search.stopper")
 """What a search imports once Ray runs, Ray Tune among it: a second of work, done while Ray starts."""
-GRACE_SECONDS = 20.0
+GRACE_SECONDS = 14.0
 """How long an interrupted search may take to end by itself; then its process is ended."""
+LEAVE_SECONDS = 4.0
+"""How long a process that is ended may take to give back its trials: not at all, where the store is frozen."""
 
 
 def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) -> bool:
@@ -56,6 +58,8 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
     control = Control(lost=lambda: study.lost)
 
     def interrupt() -> None:
+        if control.interrupted:
+            return
         control.interrupted = True
         timer = threading.Timer(GRACE_SECONDS, _give_up, args=(study,))
         timer.daemon = True
@@ -73,13 +77,23 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
 def _give_up(study: StudyStore) -> None:
     """End the process of an interrupted search that does not end by itself, as when its raylet got the signal too.
 
-    The trials it owned are released first; Ray's processes end with it.
+    The trials it owned are released first, if the store answers; Ray's processes end with it. A store that does not
+    answer may hold the study's lock in another thread, so this is done in one that nobody waits for.
     """
-    try:
-        study.leave()
-    finally:
-        print("interrupted; run the same command again to resume", file=sys.stderr, flush=True)
-        os._exit(130)
+
+    def leave() -> None:
+        try:
+            study.leave()
+        except RankrayError:
+            logger.debug(
+                "the trials of this driver are not given back; others take them after its lease", exc_info=True
+            )
+
+    leaving = threading.Thread(target=leave, name="rankray-leave", daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_SECONDS)
+    print("interrupted; run the same command again to resume", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> None:

@@ -3,11 +3,12 @@
 A driver is one process that works on a study. Its record is in the attributes of the claims study and has a counter
 that a thread raises several times per lease: one write for the driver, however many trials it owns.
 
-No clock is ever compared between machines, and no date decides who is alive. An observer declares a driver dead after it has itself watched the counter
-stand still for a whole lease, on its own monotonic clock. A single look adds at most a third of a lease, so an outage
-of the store, or a sleep of the observer, does not count as silence of the driver. A driver on the same machine, since
-the same boot and in the same process namespace, is known to be dead as soon as its process is. Until one of the two is
-the case, a driver is alive to everybody: to drivers, to those who look, and to who deletes or copies a study.
+No clock is ever compared between machines, and no date decides who is alive. An observer declares a driver dead after
+it has itself watched the counter stand still for a whole lease, on its own monotonic clock. A single look adds at most
+a third of a lease, so an outage of the store, or a sleep of the observer, does not count as silence of the driver. A
+driver on the same machine, since the same boot and in the same process namespace, is known to be dead as soon as its
+process is. Until one of the two is the case, a driver is alive to everybody: to drivers, to those who look, and to
+those who delete or copy a study.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ def known_dead(record: Record | None) -> bool:
 def number_in(record: Record, key: str) -> float:
     """Return a finite number of a record; 0 where it has none. What is stored may be anything."""
     value = record.get(key)
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if plain and math.isfinite(value) else 0.0
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return 0.0
+    return float(value) if math.isfinite(value) else 0.0
 
 
 def driver_records(attributes: Mapping[str, Any]) -> dict[str, Record | None]:
@@ -257,6 +259,6 @@ class Lease:
             logger.debug("lease of driver %s: cannot be renewed any more", self._driver, exc_info=True)
             first = (str(error).strip().splitlines() or ["no message"])[0]
             self._failure = LeaseFailed(
-                f"the lease of this driver cannot be renewed any more ({type(error).__name__}: {first}), and others will "
-                "take over its trials; what was committed is safe; run the same command again to resume"
+                f"the lease of this driver cannot be renewed any more ({type(error).__name__}: {first}), and others "
+                "will take over its trials; what was committed is safe; run the same command again to resume"
             )

@@ -8,6 +8,7 @@ underscore, and nothing of Optuna is patched.
 
 from __future__ import annotations
 
+import collections
 from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage, RDBStorage
@@ -31,6 +32,7 @@ __all__ = [
     "database_of",
     "engine_of",
     "has_newer_trial",
+    "proxy_with_deadlines",
     "says_not_found",
     "trial_id",
 ]
@@ -82,6 +84,43 @@ def has_newer_trial(database: RDBStorage, study_id: int, last: int) -> bool:
     newer = select(TrialModel.trial_id).where(TrialModel.study_id == study_id, TrialModel.trial_id > last).limit(1)
     with engine_of(database).connect() as connection:
         return connection.execute(newer).first() is not None
+
+
+def proxy_with_deadlines(host: str, port: int, seconds: float, ready_seconds: float) -> BaseStorage:
+    """Return the client of Optuna's proxy, each of whose calls ends after so many seconds.
+
+    Raises `ConnectionError` where no server is ready after `ready_seconds`.
+
+    `optuna.storages.GrpcStorageProxy` is public, but its calls have no deadline: a frozen proxy holds them for ever.
+    Its stub is made again over a channel with an interceptor, which gRPC offers for that.
+    """
+    import grpc
+    from optuna.storages import GrpcStorageProxy
+    from optuna.storages._grpc.auto_generated import api_pb2_grpc
+    from optuna.storages._grpc.client import GrpcClientCache
+
+    class Deadline(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+        def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            limited = _Details(
+                details.method, seconds, details.metadata, details.credentials, details.wait_for_ready,
+                details.compression,
+            )  # fmt: skip
+            return continuation(limited, request)
+
+    class _Details(
+        collections.namedtuple("_Details", "method timeout metadata credentials wait_for_ready compression"),
+        grpc.ClientCallDetails,  # type: ignore[misc]
+    ):
+        pass
+
+    proxy: Any = GrpcStorageProxy(host=host, port=port)
+    make_stub: Any = api_pb2_grpc.StorageServiceStub
+    proxy._channel = grpc.intercept_channel(proxy._channel, Deadline())
+    proxy._stub = make_stub(proxy._channel)
+    proxy._cache = GrpcClientCache(proxy._stub)
+    proxy.wait_server_ready(timeout=ready_seconds)
+    storage: BaseStorage = proxy
+    return storage
 
 
 def says_not_found(error: KeyError) -> bool:

@@ -28,8 +28,8 @@ def repair(url: str, notice: Callable[[str], None] = lambda line: None) -> list[
 
     A journal's torn last line is cut off (it was never acknowledged) and a stale lock file of Optuna's is removed; the
     `.flock` file beside a journal is part of it and stays. In every study, dead drivers are removed. Their trials are
-    given back; or ended, where all but the last write was done; or made void, where they have no parameters. A driver on
-    another machine that seems to be dead is watched for its lease first.
+    given back; or ended, where all but the last write was done; or made void, where they have no parameters. A driver
+    on another machine that seems to be dead is watched for its lease first.
 
     Args:
         url: where the store is.

@@ -317,18 +317,17 @@ def test_a_live_driver_removes_one_that_was_silent_for_its_lease(file_url: str) 
 
 
 def test_a_driver_whose_study_is_deleted_says_so(url: str) -> None:
-    with pytest.raises(StudyGone, match="the study was deleted while it was worked on"):  # noqa: SIM117
-        with open_study(url, make_config(), lease_seconds=0.12) as store:
-            ticket = begin(store)
-            other = connect(url)
-            for name in ("s", "s/claims"):
-                other.delete_study(other.get_study_id_from_name(name))
-            wait_for(lambda: store.lost)
-            assert "run the same command again" in store.lost
-            for use in (store.next_trial, lambda: store.report(ticket.number, Report(10, {"eval/nll": 1.0}))):
-                with pytest.raises(StudyGone):
-                    use()
-            store.join()
+    store = open_study(url, make_config(), lease_seconds=0.12).join()
+    ticket = begin(store)
+    other = connect(url)
+    for name in ("s", "s/claims"):
+        other.delete_study(other.get_study_id_from_name(name))
+    wait_for(lambda: store.lost)
+    assert "run the same command again" in store.lost
+    report = Report(10, {"eval/nll": 1.0})
+    for use in (store.next_trial, lambda: store.report(ticket.number, report), store.join, store.leave):
+        with pytest.raises(StudyGone, match="the study was deleted while it was worked on"):
+            use()
 
 
 def test_a_lease_thread_that_breaks_is_noticed(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
