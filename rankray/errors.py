@@ -9,6 +9,7 @@
     │   ├── ClusterError            a Ray cluster that does not answer, or refuses us
     │   ├── SubmitError             a cluster that accepts no jobs, or accepts them from anybody
     │   ├── StorageError            a place for checkpoints that cannot be written or read
+    │   │   └── CheckpointDamaged   a checkpoint is incomplete, or not as it was written
     │   └── StoreError              a store URL, a study name
     │       └── StudyMismatch       a study of that name exists with another configuration
     ├── StoreUnavailable            the store is unreachable (exit 1; resumable)
@@ -26,6 +27,10 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class RankrayError(Exception):
@@ -68,6 +73,22 @@ class StorageError(UserError):
     """A place for checkpoints cannot be written or read."""
 
 
+class CheckpointDamaged(StorageError):
+    """A checkpoint that was to be resumed from is incomplete, or not as it was written.
+
+    Args:
+        place: the checkpoint.
+        why: what is wrong with it.
+    """
+
+    def __init__(self, place: str, why: str) -> None:
+        super().__init__(
+            f"checkpoint: {place} is damaged: {why}; allowed: one that is as it was written; take an earlier one, or "
+            "start without"
+        )
+        self.place, self.why = place, why
+
+
 class StoreError(UserError):
     """A store URL or a study name is wrong."""
 
@@ -94,6 +115,14 @@ class LeaseLost(RankrayError):
 
 class SearchFailed(RankrayError):
     """The search ran, and ended without doing what was asked."""
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters are visible, so that it can be shown in a terminal.
+
+    Tabs and line breaks stay; escape sequences, and characters that change the direction of what follows, do not.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode("ascii"), text)
 
 
 def nearest(given: object, allowed: Iterable[object]) -> str:

@@ -26,3 +26,7 @@ class LineReporter:
         if report.checkpoint:
             self._committed(report.checkpoint)
         return Verdict(stop=False)
+
+    def note(self, line: str) -> None:
+        """Print what people should know."""
+        self._say(line)

@@ -155,6 +155,10 @@ class StoreOutbox:
         """Write that a trial's process is gone, what work was lost with it, and that any driver may resume it."""
         self._write(number, lambda: self._study.release(number, lost))
 
+    def damaged(self, number: int, checkpoint: str, reason: str) -> None:
+        """Write that a committed checkpoint is damaged; any driver may resume the trial from the one before."""
+        self._write(number, lambda: self._study.damaged(number, checkpoint, reason))
+
     def _write(self, number: int, write: Callable[[], None]) -> None:
         def write_if_ours() -> None:
             try:

@@ -119,7 +119,7 @@ def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> 
     with CheckpointRetention(config.storage, config.name, study.identity) as retention:
         news.add(CheckpointObserver(study, retention))
         outbox = StoreOutbox(study, patience_seconds_default(), news)
-        make_spec = spec_maker(config, retention.directory)
+        make_spec = spec_maker(config, retention.directory, retention.usable)
         news.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
         while not (control.stopping or _is_done(study, outbox, control)):
             _tune(

@@ -75,13 +75,13 @@ class CheckpointObserver:
         self._retention.begin(number, checkpoint)
 
     def reported(self, number: int, report: Report) -> None:
-        """Delete the checkpoint before the one that is in the store now."""
+        """Delete what is older than the checkpoint before the one that is in the store now."""
         if report.checkpoint:
             self._retention.committed(number, report.checkpoint)
 
     def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
         """Delete what an ended trial leaves; a `lost` one has not ended and keeps its checkpoint."""
-        self._retention.ended(number)
+        self._retention.ended(number, complete=state == "complete")
         if state != "lost":
             self.tidy()
 

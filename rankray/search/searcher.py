@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.search import Searcher
 
 from rankray.contracts import TrialSpec
-from rankray.errors import LeaseFailed, StoreUnavailable, StudyGone
+from rankray.errors import LeaseFailed, StorageError, StoreUnavailable, StudyGone
 from rankray.search.control import Control
 from rankray.search.delivery import StoreOutbox
 from rankray.search.news import News
@@ -85,12 +85,24 @@ class StoreSearcher(Searcher):
             self._ask_again_at = now + max(POLL_SECONDS, now - begun)
             self._live_then = len(control.live)
             return Searcher.FINISHED if done else None
+        try:
+            spec = self._make_spec(ticket)
+        except StorageError as error:
+            logger.debug("trial %d has no place for its checkpoints", ticket.number, exc_info=True)
+            control.error = str(error)
+            return Searcher.FINISHED
         step = int(ticket.history[-1]["step"]) if ticket.history else 0
+        if ticket.checkpoint and spec.checkpoint is None:
+            step = 0
+            self._news.phase(
+                f"trial {ticket.number}: its checkpoint {ticket.checkpoint} lies outside this study's storage and is "
+                "not used; it starts from the beginning"
+            )
         control.begin(ticket.number, step, trial_id)
         self._outbox.begin(ticket.number)
-        self._news.started(ticket.number, ticket.params, ticket.origin, step, ticket.checkpoint)
+        self._news.started(ticket.number, ticket.params, ticket.origin, step, spec.checkpoint)
         stops = json.dumps(control.latest_stops(2 * self._slots()))
-        return {"number": ticket.number, "spec": self._make_spec(ticket).to_json(), "stops": stops}
+        return {"number": ticket.number, "spec": spec.to_json(), "stops": stops}
 
     def _too_soon(self) -> bool:
         return len(self._control.live) >= self._live_then and time.monotonic() < self._ask_again_at

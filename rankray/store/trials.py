@@ -13,7 +13,7 @@ report sent again, completes. So the verdict on a step never changes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -31,6 +31,7 @@ from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
 from rankray.store.records import (
     ATTEMPTS,
+    DAMAGED,
     KEPT_LOSSES,
     LONGEST_TEXT,
     LOST,
@@ -38,12 +39,16 @@ from rankray.store.records import (
     Counts,
     StepRecord,
     Ticket,
+    damaged_of,
+    failures_of,
     is_void,
+    losses_of,
     shortened,
     step_key,
     steps_of,
     ticket_of,
 )
+from rankray.store.stored import mapping, text
 from rankray.store.strategies import direction
 
 
@@ -84,12 +89,12 @@ class StudyStore(TrialOwnership):
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the study comes from, as it was given when the study was made."""
-        return dict(self.storage.get_study_user_attrs(self.study_id).get(PROVENANCE, {}))
+        return dict(mapping(self.storage.get_study_user_attrs(self.study_id).get(PROVENANCE)))
 
     @property
     def identity(self) -> str:
         """An id that distinguishes this study from others of its name; empty if an earlier version made the study."""
-        return str((self._claims.first(IDENTITY) or {}).get("id", ""))
+        return text(mapping(self._claims.first(IDENTITY)).get("id"))
 
     def next_trial(self) -> Ticket | None:
         """Return a trial to run: an orphan first, then a new one while the budget has room, else None.
@@ -129,17 +134,34 @@ class StudyStore(TrialOwnership):
             if not trial.state.is_finished():
                 self._own(trial)
                 if lost is not None:
-                    losses = [*trial.user_attrs.get(LOST, []), asdict(lost)]
+                    losses = [*losses_of(trial), asdict(lost)]
                     self.storage.set_trial_user_attr(trial_id(trial), LOST, losses[-KEPT_LOSSES:])
+                self._give_back(trial)
+
+    def damaged(self, number: int, checkpoint: str, reason: str) -> None:
+        """Note that a committed checkpoint cannot be resumed from, and give the trial back: the one before is next.
+
+        Raises:
+            LeaseLost: the trial belongs to another driver.
+            StoreUnavailable: the store does not answer; call again.
+        """
+        with self._lock:
+            trial = self._read(number)
+            if not trial.state.is_finished():
+                self._own(trial)
+                known = [each for each in damaged_of(trial) if each["checkpoint"] != checkpoint]
+                noted = {"checkpoint": checkpoint, "reason": shortened(reason, 500)}
+                self.storage.set_trial_user_attr(trial_id(trial), DAMAGED, [*known, noted][-KEPT_LOSSES:])
                 self._give_back(trial)
 
     def report(self, number: int, report: Report) -> Verdict:
         """Commit what a trial reports at one step, and return the verdict on it.
 
         Idempotent per (trial, step): a step that has a record gets the verdict in the record, whether the trial is
-        running or has ended. The report's checkpoint is committed with it. A stop ends the trial at once: PRUNED with
-        the last value, or FAILED if the study's metric is not a finite number. A trial that has ended with a stop
-        answers every other step with that stop.
+        running or has ended; only a checkpoint that is damaged is replaced by the one that the same step made again.
+        The report's checkpoint is committed with it. A stop ends the trial at once: PRUNED with the last value, or
+        FAILED if the study's metric is not a finite number. A trial that has ended with a stop answers every other step
+        with that stop.
 
         The pruner is asked before anything is written, the step record is one write, and what follows it (the
         intermediate value, the state) is derived from it. A kill before the record leaves no trace of the question;
@@ -156,6 +178,9 @@ class StudyStore(TrialOwnership):
                 return self._late(trial, steps, report.step)
             fence = self._own(trial)
             record = steps.get(report.step)
+            if record is not None and _replaces_damaged(trial, record, report):
+                record = replace(record, checkpoint=report.checkpoint)
+                self.storage.set_trial_user_attr(trial_id(trial), step_key(record.step, fence), record.to_json())
             if record is None:
                 record = self._judge.judge(trial, report, self._history.trials)
                 self.storage.set_trial_user_attr(trial_id(trial), step_key(record.step, fence), record.to_json())
@@ -199,7 +224,7 @@ class StudyStore(TrialOwnership):
             if trial.state.is_finished():
                 return False
             self._own(trial)
-            before = [dict(failure) for failure in trial.user_attrs.get(ATTEMPTS, [])]
+            before = failures_of(trial)
             for failure in before[1:-2]:
                 failure["traceback"] = ""
             failures = [*before, {"reason": reason, "traceback": traceback}]
@@ -261,3 +286,9 @@ class StudyStore(TrialOwnership):
         if record is None:
             raise LeaseLost(f"trial {trial.number} of {self.name}: it has ended as {trial.state.name}; write refused")
         return Verdict(record.stop, record.reason, record.failed)
+
+
+def _replaces_damaged(trial: FrozenTrial, record: StepRecord, report: Report) -> bool:
+    """Return whether a report brings a step's checkpoint again, because the committed one is damaged."""
+    made_again = report.checkpoint not in (None, record.checkpoint)
+    return made_again and record.checkpoint in {each["checkpoint"] for each in damaged_of(trial)}

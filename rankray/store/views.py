@@ -15,7 +15,7 @@ from rankray.checkpoints.places import is_remote
 from rankray.config.params import get_path
 from rankray.errors import StoreError
 from rankray.store.leases import number_in
-from rankray.store.records import ATTEMPTS, END, LOST, ORIGIN, steps_of, ticket_of
+from rankray.store.records import damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
 from rankray.store.trials import StudyStore
 
 
@@ -67,7 +67,7 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
         there = f"{known[0]} to {known[-1]}" if known else "none yet"
         raise StoreError(f"study {study.name}: there is no trial {number}; its trials: {there}; give one of these")
     ticket = ticket_of(found, adopted=False)
-    end = found.user_attrs.get(END, {})
+    end = end_of(found)
     steps = steps_of(found)
     return {
         **_row(study, found),
@@ -86,8 +86,9 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
         "checkpoint": ticket.checkpoint,
         "checkpoint_exists": _exists(ticket.checkpoint),
         "owner": study.owner(found) if not found.state.is_finished() else "",
-        "failures": found.user_attrs.get(ATTEMPTS, []),
-        "work_lost": found.user_attrs.get(LOST, []),
+        "failures": failures_of(found),
+        "work_lost": losses_of(found),
+        "damaged": damaged_of(found),
     }
 
 
@@ -123,7 +124,7 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
             best_of[objective] = top
     rows = [{"what": objective, **_result(study, top)} for objective, top in sorted(best_of.items())]
     for origin in ("baseline:sft", "baseline:paper"):
-        rows += [{"what": origin, **_result(study, each)} for each in found if each.user_attrs.get(ORIGIN) == origin]
+        rows += [{"what": origin, **_result(study, each)} for each in found if origin_of(each) == origin]
     return rows
 
 
@@ -146,9 +147,9 @@ def _row(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
         "value": _value(study, found),
         "step": max(steps_of(found), default=0),
         "params": dict(found.params),
-        "origin": found.user_attrs.get(ORIGIN, "sampler"),
+        "origin": origin_of(found),
         "reason": _reason(found),
-        "attempts": len(found.user_attrs.get(ATTEMPTS, [])) + 1,
+        "attempts": len(failures_of(found)) + 1,
         "started": _time(found.datetime_start),
         "ended": _time(found.datetime_complete),
     }
@@ -164,7 +165,7 @@ def _result(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
         "checkpoint": checkpoint,
         "checkpoint_exists": _exists(checkpoint),
         "objective": _objective(study, found),
-        "origin": found.user_attrs.get(ORIGIN, "sampler"),
+        "origin": origin_of(found),
         "state": study.state(found),
         "step": max(steps_of(found), default=0),
     }
@@ -206,19 +207,19 @@ def _final_metrics(found: FrozenTrial) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for record in steps_of(found).values():
         metrics.update(record.metrics)
-    metrics.update(found.user_attrs.get(END, {}).get("metrics", {}))
+    metrics.update(end_of(found).get("metrics", {}))
     return metrics
 
 
 def _reason(found: FrozenTrial) -> str:
     stops = [record.reason for record in steps_of(found).values() if record.stop]
-    return str(found.user_attrs.get(END, {}).get("reason") or (stops[-1] if stops else ""))
+    return str(end_of(found).get("reason") or (stops[-1] if stops else ""))
 
 
 def _first_failure(study: StudyStore) -> dict[str, Any] | None:
     for each in study.trials():
         if each.state == TrialState.FAIL:
-            traceback = each.user_attrs.get(END, {}).get("traceback", "")
+            traceback = end_of(each).get("traceback", "")
             return {"number": each.number, "reason": _reason(each), "traceback": traceback}
     return None
 

@@ -43,7 +43,11 @@ def test_parameters_are_applied_paths_absolute_and_the_store_left_out(config, tm
 
 def test_a_ticket_becomes_a_spec_without_the_password(config):
     ticket = SimpleNamespace(
-        number=7, params={"loss.temperature": 0.5}, checkpoint="place", history=[{"step": 10, "eval/nll": 3.0}]
+        number=7,
+        params={"loss.temperature": 0.5},
+        checkpoint="place",
+        history=[{"step": 10, "eval/nll": 3.0}],
+        earlier=(),
     )
     spec = spec_maker(config, lambda number: f"trial-{number}")(ticket)
     assert (spec.number, spec.directory, spec.checkpoint) == (7, "trial-7", "place")
