@@ -145,6 +145,8 @@ def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = 
     if kinds == {"value_error"}:
         return str(first["ctx"]["error"])
     given = first.get("input")
+    if "store" in first["loc"][:1] and kinds:
+        return "got a value that is not shown, for it may hold a password; allowed: a store URL; correct the value"
     literals = [
         name
         for error in errors

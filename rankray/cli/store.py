@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import say, store_url
+from rankray.cli.common import from_environment, say, store_url
 from rankray.cli.options import Study
 
 app = typer.Typer(
@@ -42,14 +42,19 @@ def list_(store: Store = "") -> None:
 
 @app.command()
 def copy(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="Store URL to read.", show_default=False)],
-    target: Annotated[str, typer.Argument(metavar="TO", help="Store URL to write.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="FROM", help="Store URL to read, or env:VARIABLE.", show_default=False)
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="TO", help="Store URL to write, or env:VARIABLE.", show_default=False)
+    ],
     name: Name,
 ) -> None:
     """Copy a study to another store, with its history, verdicts and the places of its checkpoints."""
     from rankray.store.move import copy_study
     from rankray.store.urls import masked
 
+    source, target = from_environment(source), from_environment(target)
     trials = copy_study(source, target, name, notice=lambda line: say(line, to_stderr=True))
     print(f"copied {name}, {trials} trials, to {masked(target)}; checkpoints stay where they are")
     print(f"continue there with: rankray search FILE --store {masked(target)}; the original was not changed")
