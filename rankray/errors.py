@@ -101,8 +101,13 @@ class StoreUnavailable(RankrayError):
     """The store is unreachable; what was committed is safe and the search can be resumed."""
 
 
-class StudyGone(RankrayError):
-    """The study was deleted from the store while somebody worked on it."""
+class StudyGone(RankrayError, KeyError):
+    """The study was deleted from the store while somebody worked on it.
+
+    It is a `KeyError`, too, because that is what a storage of Optuna raises for a study that it does not have.
+    """
+
+    __str__ = Exception.__str__
 
 
 class LeaseFailed(RankrayError):

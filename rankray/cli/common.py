@@ -75,6 +75,16 @@ def store_url(given: str) -> str:
     return from_environment(given) or default_store()
 
 
+def attached(store: str, study: str) -> StudyStore:
+    """Return a study to look at; what is missing because it is malformed is said on standard error."""
+    from rankray.store import attach
+
+    held = attach(store_url(store), study)
+    if held.storage.left_out:
+        say(held.storage.left_out, to_stderr=True)
+    return held
+
+
 def from_environment(given: str) -> str:
     """Return a store URL; `env:NAME` stands for the value of that variable, which no list of processes shows.
 

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import console, print_summary, store_url
+from rankray.cli.common import attached, console, print_summary
 from rankray.cli.options import Json, Store, Study
 
 
 def status(study: Study, store: Store = "", as_json: Json = False) -> None:
     """Show how far a study is and what it holds."""
-    from rankray.store import attach, views
+    from rankray.store import views
 
-    held = attach(store_url(store), study)
+    held = attached(store, study)
     shown = views.status(held)
     if as_json:
         print(json.dumps(shown))
@@ -32,9 +32,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one trial: its settings, every report, how it ended and why."""
-    from rankray.store import attach, views
+    from rankray.store import views
 
-    trial = views.trial(attach(store_url(store), study), number)
+    trial = views.trial(attached(store, study), number)
     if as_json:
         print(json.dumps(trial))
         return
@@ -48,18 +48,31 @@ def best(
     store: Store = "",
     as_json: Json = False,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the best settings as a file for `train`.")] = False,
+    code: Annotated[bool, typer.Option("--code", help="With --yaml: pass on model.trust_remote_code.")] = False,
 ) -> None:
     """Show the best settings found, and the command that trains them again."""
-    from rankray.store import attach, views
+    from rankray.errors import printable
+    from rankray.store import views
 
-    held = attach(store_url(store), study)
+    held = attached(store, study)
     found = views.best(held)
     if as_json:
         print(json.dumps(found))
         return
     if found is not None and as_yaml:
+        _refuse_code(held.config.model.trust_remote_code and not code)
         from rankray.report.explain import best_yaml
 
         print(best_yaml(held.config, found["params"]), end="")
         return
-    print_summary(held, str(held.provenance.get("file", "FILE")))
+    print_summary(held, printable(str(held.provenance.get("file", "FILE"))))
+
+
+def _refuse_code(asked: bool) -> None:
+    if asked:
+        from rankray.errors import StoreError
+
+        raise StoreError(
+            "best: model.trust_remote_code is true in the store: training from this file would run the code that comes "
+            "with the model; allowed: to pass it on knowingly; read that code, then add --code"
+        )

@@ -23,15 +23,16 @@ Name = Annotated[str, typer.Option("--name", help="The study to copy.", show_def
 @app.command("list")
 def list_(store: Store = "") -> None:
     """List the studies in a store and how far they are."""
-    from rankray.errors import StoreError
+    from rankray.errors import RankrayError
     from rankray.store import attach, list_studies, views
+    from rankray.store.urls import safe_text
 
     names = list_studies(store_url(store))
     for name in names:
         try:
             shown = views.status(attach(store_url(store), name))
-        except StoreError as error:  # one study that cannot be read must not hide the others
-            print(f"{name}: {error}")
+        except RankrayError as error:  # one study that cannot be read must not hide the others
+            print(f"{name}: {safe_text(str(error))}")
             continue
         best = "nothing complete yet" if shown["best"] is None else f"best {shown['best']['value']:.6g}"
         budget = shown["budget"]

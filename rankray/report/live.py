@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rankray.errors import printable
 from rankray.report.board import Board, duration, short_params
 
 _COLOURS = {"complete": "green", "pruned": "yellow", "failed": "red", "lost": "magenta"}
@@ -61,7 +62,7 @@ class PlainLines(Board):
         self._print(f"trial {number} {state}{figure}{why} [{self.finished}/{self.budget}{best}{left}]")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def render(board: Board) -> RenderableType:
@@ -83,10 +84,12 @@ def render(board: Board) -> RenderableType:
     if board.best:
         number, value, params = board.best
         parts.append(
-            Text.from_markup(f"[bold]best[/] {board.metric}={value:.4g}  trial {number}  {short_params(params)}")
+            Text.assemble(
+                ("best", "bold"), f" {board.metric}={value:.4g}  trial {number}  {printable(short_params(params))}"
+            )
         )
     if board.last:
-        parts.append(Text(board.last, style="dim", overflow="ellipsis", no_wrap=True))
+        parts.append(Text(printable(board.last), style="dim", overflow="ellipsis", no_wrap=True))
     return Group(*parts)
 
 
@@ -101,6 +104,6 @@ def _running_table(board: Board) -> Table:
             duration(board.age(trial)),
             f"{trial.step}/{board.max_steps}",
             *("-" if figure is None else f"{figure:.4g}" for figure in figures),
-            short_params(trial.params),
+            Text(printable(short_params(trial.params))),
         )
     return table

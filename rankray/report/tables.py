@@ -46,7 +46,7 @@ def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) 
             str(row["state"]),
             str(row.get("step") or 0),
             _figure(row.get("value")),
-            short_params(row.get("params") or {}),
+            Text(short_params(row.get("params") or {})),
             Text(str(row.get("reason") or "").splitlines()[0] if row.get("reason") else "", style="dim"),
         )
     doubtful = [each for each in status.get("drivers", ()) if each.get("renewed_seconds_ago", 0) > DOUBTFUL_SECONDS]
@@ -72,8 +72,10 @@ def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
         table.add_column(title, overflow="fold")
     for row in rows:
         ended = "" if row.get("state", "complete") == "complete" else f" ({row['state']} at step {row.get('step')})"
-        label = _LABELS.get(str(row["what"]), str(row["what"])) + ended
-        table.add_row(label, _figure(row.get("value")), str(row["number"]), short_params(row.get("params") or {}))
+        label: Any = _LABELS.get(str(row["what"]), str(row["what"])) + ended
+        table.add_row(
+            Text(label), _figure(row.get("value")), str(row["number"]), Text(short_params(row.get("params") or {}))
+        )
     return table
 
 
@@ -95,7 +97,7 @@ def summary(
         )
     )
     for path, value in best["params"].items():
-        console.print(f"  {path}: {short_value(value)}", highlight=False)
+        console.print(f"  {path}: {short_value(value)}", **_PLAIN)
     if best.get("checkpoint") and best.get("checkpoint_exists") is not False:
         console.print(f"its model: {best['checkpoint']}", **_PLAIN)
     console.print(f"look closer: rankray show {status['study']} {best['number']} --store {status['store']}", **_PLAIN)
@@ -129,7 +131,7 @@ def rehearsal_view(results: Sequence[Any], metric: str) -> RenderableType:
 def trial_view(trial: Row) -> RenderableType:
     """Return one trial with all its reports."""
     parts: list[RenderableType] = [
-        Text.from_markup(f"[bold]trial {trial['number']}[/]  {trial['state']}  {trial.get('origin', '')}"),
+        Text.assemble((f"trial {trial['number']}", "bold"), f"  {trial['state']}  {trial.get('origin', '')}"),
     ]
     if trial.get("reason"):
         parts.append(Text(str(trial["reason"])))

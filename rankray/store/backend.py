@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from tenacity import (
     RetryCallState,
@@ -29,6 +30,7 @@ from rankray.store.deadlines import CALL_SECONDS, LOCK_SECONDS, STATEMENT_SECOND
 from rankray.store.delegating import DelegatingStorage
 from rankray.store.failures import TRANSIENT, WORDS, driver_error, kind_of
 from rankray.store.journal import journal_lock
+from rankray.store.lines import CheckedJournal
 from rankray.store.urls import StoreURL, masked, parse_url, scrub
 
 logger = logging.getLogger(__name__)
@@ -97,7 +99,21 @@ def connect(url: str, *, create: bool = True) -> RetryingStorage:
                 f"store: {masked(url)}: its directory cannot be made ({error.strerror}); "
                 "allowed: a file in a directory that you may write; correct --store"
             ) from None
-    return RetryingStorage(with_retries(lambda: _open(parts), url, also_transient=_RACE_NAMES), url)
+        _make_private(parts.path)
+    try:
+        opened = with_retries(lambda: _open(parts, lenient=not create), url, also_transient=_RACE_NAMES)
+    except TypeError as error:  # what a database driver says of an option that it does not know
+        logger.debug("store: %s: an option is refused", masked(url), exc_info=True)
+        raise StoreError(f"store: {masked(url)}: {scrub(str(error), url)}; correct the options of the URL") from None
+    return RetryingStorage(opened, url)
+
+
+def _make_private(path: Path) -> None:
+    """Make the file of a store that is not there yet so that only its owner may read it, whatever the umask says."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except OSError as error:  # it is there, or cannot be made, which is said where it is opened
+        logger.debug("store: %s is not made: %s", path, error)
 
 
 class RetryingStorage(DelegatingStorage):
@@ -113,6 +129,18 @@ class RetryingStorage(DelegatingStorage):
 
     def __repr__(self) -> str:
         return f"RetryingStorage({masked(self._url)!r})"
+
+    @property
+    def left_out(self) -> str:
+        """What was left out because it is malformed, in one line; an empty string where nothing was."""
+        lines = sorted(optuna_private.journal_lines_left_out(self._behind))
+        if not lines:
+            return ""
+        shown = ", ".join(map(str, lines[:10])) + (", ..." if len(lines) > 10 else "")
+        return (
+            f"store: {masked(self._url)}: {len(lines)} malformed lines are left out ({shown}); trials and figures may "
+            "be missing; restore a backup to work on it"
+        )
 
     @property
     def behind(self) -> BaseStorage:
@@ -199,13 +227,13 @@ def _unavailable(cause: BaseException, url: str) -> str:
     return f"store: {masked(url)} {what} ({type(cause).__name__}: {_first_line(cause, url)}); {advice}"
 
 
-def _open(parts: StoreURL) -> BaseStorage:
+def _open(parts: StoreURL, lenient: bool) -> BaseStorage:
     if parts.scheme == "grpc":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna_private.proxy_with_deadlines(parts.host, parts.port, CALL_SECONDS, CONNECT_SECONDS)
     if parts.scheme == "journal":
-        return JournalStorage(JournalFileBackend(str(parts.path), lock_obj=journal_lock(parts.path)))
+        return JournalStorage(CheckedJournal(str(parts.path), journal_lock(parts.path), lenient=lenient))
     if parts.scheme == "sqlite":
         options: dict[str, Any] = {"creator": lambda: _sqlite(str(parts.path))}
         url = parts.raw

@@ -32,6 +32,7 @@ __all__ = [
     "database_of",
     "engine_of",
     "has_newer_trial",
+    "journal_lines_left_out",
     "proxy_with_deadlines",
     "says_not_found",
     "trial_id",
@@ -84,6 +85,15 @@ def has_newer_trial(database: RDBStorage, study_id: int, last: int) -> bool:
     newer = select(TrialModel.trial_id).where(TrialModel.study_id == study_id, TrialModel.trial_id > last).limit(1)
     with engine_of(database).connect() as connection:
         return connection.execute(newer).first() is not None
+
+
+def journal_lines_left_out(storage: BaseStorage) -> set[int]:
+    """Return the lines that a journal's backend of ours has left out; none for other storages.
+
+    `JournalStorage` is public, but does not give back the backend that it was made with.
+    """
+    left_out: set[int] = getattr(getattr(storage, "_backend", None), "left_out", set())
+    return left_out
 
 
 def proxy_with_deadlines(host: str, port: int, seconds: float, ready_seconds: float) -> BaseStorage:

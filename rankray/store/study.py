@@ -15,12 +15,13 @@ from pydantic import ValidationError
 
 import rankray
 from rankray.config.schema import Config
-from rankray.errors import StoreError, nearest
-from rankray.store.backend import connect
+from rankray.errors import StoreError, nearest, printable
+from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
 from rankray.store.identity import check_same, restore, snapshot
 from rankray.store.migrate import CONFIG, continued, current, migrate_study, migrated, migrated_config
 from rankray.store.records import PROVENANCE
+from rankray.store.stored import reading, whole
 from rankray.store.strategies import check, direction
 from rankray.store.trials import StudyStore
 from rankray.store.urls import masked
@@ -62,6 +63,17 @@ def open_study(
     """
     check(config)
     storage = connect(url)
+    with reading(config.name):
+        return _opened(storage, url, config, provenance, lease_seconds)
+
+
+def _opened(
+    storage: RetryingStorage,
+    url: str,
+    config: Config,
+    provenance: Mapping[str, Any] | None,
+    lease_seconds: float | None,
+) -> StudyStore:
     given = {
         "id": uuid.uuid4().hex,
         "schema": current(),
@@ -89,6 +101,11 @@ def attach(url: str, name: str) -> StudyStore:
         StoreUnavailable: the store does not answer.
     """
     storage = connect(url, create=False)
+    with reading(name):
+        return _attached(storage, url, name)
+
+
+def _attached(storage: RetryingStorage, url: str, name: str) -> StudyStore:
     names = _names(storage)
     if name not in names:
         listed = ", ".join(names) or "none yet"
@@ -96,11 +113,13 @@ def attach(url: str, name: str) -> StudyStore:
             f"study {name}: there is none of this name in {masked(url)}{nearest(name, names)}; "
             f"studies there: {listed}; give one of these, or another --store"
         )
-    refuse_parts(storage, name, storage.get_study_id_from_name(name + SUFFIX))
+    claims_id = _claims_id(storage, name)
+    refuse_parts(storage, name, claims_id)
     study_id = storage.get_study_id_from_name(name)
     attributes = storage.get_study_user_attrs(study_id)
     stored = migrated_config(name, attributes)
-    stored["study"] = {**stored["study"], "trials": attributes.get(TRIALS, stored["study"]["trials"])}
+    trials = whole(attributes.get(TRIALS))
+    stored["study"] = {**stored["study"], "trials": stored["study"]["trials"] if trials is None else trials}
     try:
         config = restore(stored, masked(url))
     except ValidationError as error:
@@ -109,9 +128,24 @@ def attach(url: str, name: str) -> StudyStore:
             f"study {name}: stored by another version of rankray, which differs in {fields}; "
             f"allowed: what rankray {rankray.__version__} knows; use the version that made the study"
         ) from None
-    claims = Claims(storage, storage.get_study_id_from_name(name + SUFFIX))
+    if config.name != name:
+        raise StoreError(
+            f"study {name}: its configuration is stored under another name; allowed: its own; restore a backup of the "
+            "store"
+        )
+    claims = Claims(storage, claims_id)
     claims.refresh()
     return _read(StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True))
+
+
+def _claims_id(storage: RetryingStorage, name: str) -> int:
+    try:
+        return storage.get_study_id_from_name(name + SUFFIX)
+    except KeyError:
+        raise StoreError(
+            f"study {name}: a part of it is missing ({name}{SUFFIX}); allowed: whole studies; restore a backup of the "
+            "store, or delete it with optuna"
+        ) from None
 
 
 def list_studies(url: str) -> list[str]:
@@ -165,7 +199,7 @@ def _read(study: StudyStore) -> StudyStore:
 
 
 def _names(storage: BaseStorage) -> list[str]:
-    return sorted(study.study_name for study in storage.get_all_studies() if CONFIG in study.user_attrs)
+    return sorted(printable(study.study_name) for study in storage.get_all_studies() if CONFIG in study.user_attrs)
 
 
 def _describe(storage: BaseStorage, study_id: int, stored: Mapping[str, Any], trials: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -16,9 +17,26 @@ from rankray.config.params import get_path
 from rankray.errors import StoreError
 from rankray.store.leases import number_in
 from rankray.store.records import damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
+from rankray.store.stored import clean, reading
 from rankray.store.trials import StudyStore
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
+
+def _shown(view: Callable[Concatenate[StudyStore, P], T]) -> Callable[Concatenate[StudyStore, P], T]:
+    """Make a view survive what is malformed in a store, and give it texts that can be printed."""
+
+    def show(study: StudyStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with reading(study.name):
+            found: T = clean(view(study, *args, **kwargs))
+            return found
+
+    functools.update_wrapper(show, view)
+    return show
+
+
+@_shown
 def status(study: StudyStore) -> dict[str, Any]:
     """Return how far a study has come.
 
@@ -54,6 +72,7 @@ def status(study: StudyStore) -> dict[str, Any]:
     }
 
 
+@_shown
 def trial(study: StudyStore, number: int) -> dict[str, Any]:
     """Return everything about one trial.
 
@@ -92,18 +111,21 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
     }
 
 
+@_shown
 def trials(study: StudyStore) -> list[dict[str, Any]]:
     """Return one short row per trial, in order of number."""
     study.counts()
     return [_row(study, each) for each in study.trials()]
 
 
+@_shown
 def best(study: StudyStore) -> dict[str, Any] | None:
     """Return the best complete trial, or None. Trials that were stopped early do not count."""
     top = _best(study, (each for each in study.trials() if each.state == TrialState.COMPLETE))
     return None if top is None else _result(study, top)
 
 
+@_shown
 def objectives(study: StudyStore) -> list[dict[str, Any]]:
     """Return the best trial of each `loss.objective`, then the baselines if there are any.
 
