@@ -10,6 +10,9 @@ import typer
 from rankray.cli.common import attached, console, print_summary
 from rankray.cli.options import Json, Store, Study
 
+SHOWN = 20
+"""Trials that `status` lists."""
+
 
 def status(study: Study, store: Store = "", as_json: Json = False) -> None:
     """Show how far a study is and what it holds."""
@@ -22,7 +25,8 @@ def status(study: Study, store: Store = "", as_json: Json = False) -> None:
         return
     from rankray.report.tables import status_view
 
-    console().print(status_view(shown, views.trials(held), held.config.study.metric))
+    rows, total = views.trials(held, SHOWN), sum(shown["trials"].values())
+    console().print(status_view(shown, rows, held.config.study.metric, total=total))
 
 
 def show(

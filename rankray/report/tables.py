@@ -30,8 +30,11 @@ def retrain_command(file: str, params: Mapping[str, Any]) -> str:
     return " ".join(["rankray train", shlex.quote(file), *sets])
 
 
-def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) -> RenderableType:
-    """Return a study's state and its best trials."""
+def status_view(
+    status: Row, rows: Sequence[Row], metric: str, limit: int = 20, total: int | None = None
+) -> RenderableType:
+    """Return a study's state and its first trials, of `total` (as many as rows, if None)."""
+    total = len(rows) if total is None else total
     counts = ", ".join(f"{count} {state}" for state, count in status["trials"].items() if count)
     budget = status["budget"]
     head = Text.from_markup(
@@ -59,7 +62,7 @@ def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) 
         )
         for each in doubtful
     ]
-    more = [Text(f"... and {len(rows) - limit} more", style="dim")] if len(rows) > limit else []
+    more = [Text(f"... and {total - limit} more", style="dim")] if total > limit else []
     return Group(head, table, *more, *notes)
 
 

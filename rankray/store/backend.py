@@ -157,6 +157,22 @@ class RetryingStorage(DelegatingStorage):
             return None
         return self._call(optuna_private.changed_trials, database, study_id, unfinished, last)
 
+    @property
+    def database(self) -> RDBStorage | None:
+        """The database storage behind it; None where it is none."""
+        return optuna_private.database_of(self._behind)
+
+    def ask(self, statement: Any) -> list[Any]:
+        """Return the rows of a question in SQL; only a database can be asked."""
+        database = self.database
+        assert database is not None, "only a database can be asked"
+
+        def execute() -> list[Any]:
+            with optuna_private.engine_of(database).connect() as connection:
+                return list(connection.execute(statement).all())
+
+        return self._call(execute)
+
     def may_have_newer(self, study_id: int, last: int) -> bool:
         """Return whether a study has a trial of an id above `last`; always True where that cannot be asked cheaply."""
         database = optuna_private.database_of(self._behind)

@@ -9,7 +9,7 @@ underscore, and nothing of Optuna is patched.
 from __future__ import annotations
 
 import collections
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal._file import BaseJournalFileLock
@@ -35,6 +35,7 @@ __all__ = [
     "journal_lines_left_out",
     "proxy_with_deadlines",
     "says_not_found",
+    "tables",
     "trial_id",
 ]
 # `BaseJournalFileLock` is what a lock given to `JournalFileBackend` must subclass. Public are only two locks made of
@@ -142,6 +143,31 @@ def says_not_found(error: KeyError) -> bool:
     from optuna.storages.journal._storage import NOT_FOUND_MSG
 
     return error.args in ((), (NOT_FOUND_MSG,))
+
+
+class Tables(NamedTuple):
+    """The tables of a database storage that are asked directly, as SQLAlchemy's mapped classes."""
+
+    studies: Any
+    study_attributes: Any
+    trials: Any
+    values: Any
+    params: Any
+    attributes: Any
+
+
+def tables() -> Tables:
+    """Return Optuna's tables. No public API asks a database for a part of a study."""
+    from optuna.storages._rdb import models
+
+    return Tables(
+        models.StudyModel,
+        models.StudyUserAttributeModel,
+        models.TrialModel,
+        models.TrialValueModel,
+        models.TrialParamModel,
+        models.TrialUserAttributeModel,
+    )
 
 
 def add_proxy_service(server: grpc.Server, storage: BaseStorage) -> None:

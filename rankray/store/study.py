@@ -16,6 +16,7 @@ from pydantic import ValidationError
 import rankray
 from rankray.config.schema import Config
 from rankray.errors import StoreError, nearest, printable
+from rankray.store import optuna_private
 from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
 from rankray.store.identity import check_same, restore, snapshot
@@ -135,7 +136,7 @@ def _attached(storage: RetryingStorage, url: str, name: str) -> StudyStore:
         )
     claims = Claims(storage, claims_id)
     claims.refresh()
-    return _read(StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True))
+    return StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True)
 
 
 def _claims_id(storage: RetryingStorage, name: str) -> int:
@@ -155,7 +156,7 @@ def list_studies(url: str) -> list[str]:
         StoreError: there is no such store.
         StoreUnavailable: the store does not answer.
     """
-    return _names(connect(url, create=False))
+    return [printable(name) for name in _names(connect(url, create=False))]
 
 
 def refuse_parts(storage: BaseStorage, name: str, claims_id: int) -> None:
@@ -198,8 +199,20 @@ def _read(study: StudyStore) -> StudyStore:
     return study
 
 
-def _names(storage: BaseStorage) -> list[str]:
-    return sorted(printable(study.study_name) for study in storage.get_all_studies() if CONFIG in study.user_attrs)
+def _names(storage: RetryingStorage) -> list[str]:
+    """Return the names of all studies. A database is asked for them alone: what else it holds may be malformed."""
+    if storage.database is None:
+        with reading("list"):
+            return sorted(study.study_name for study in storage.get_all_studies() if CONFIG in study.user_attrs)
+    from sqlalchemy import select
+
+    found = optuna_private.tables()
+    asked = (
+        select(found.studies.study_name)
+        .join(found.study_attributes, found.study_attributes.study_id == found.studies.study_id)
+        .where(found.study_attributes.key == CONFIG)
+    )
+    return sorted(str(row[0]) for row in storage.ask(asked))
 
 
 def _describe(storage: BaseStorage, study_id: int, stored: Mapping[str, Any], trials: int) -> None:

@@ -12,7 +12,7 @@ report sent again, completes. So the verdict on a step never changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -26,6 +26,8 @@ from rankray.store.ask import Asker
 from rankray.store.backend import RetryingStorage
 from rankray.store.claims import IDENTITY, Claims
 from rankray.store.dry_run import DryRunStorage
+from rankray.store.ending import STATES
+from rankray.store.glance import Glance
 from rankray.store.judge import Judge
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
@@ -63,6 +65,8 @@ class StudyStore(TrialOwnership):
         storage: the Optuna storage behind it.
         study_id: the study's id there.
         read_only: whether it was attached: everything that writes is refused.
+        glance: what can be asked of the study without reading all of it; None where that cannot be done, or this driver
+            works on the study and has read it anyway.
     """
 
     def __init__(
@@ -79,6 +83,11 @@ class StudyStore(TrialOwnership):
         super().__init__(storage, study_id, claims, config, read_only=read_only, lease_seconds=lease_seconds)
         self.url = url
         self._order = list(distributions(config))
+        database = storage.database if read_only else None
+        self.glance: Glance | None = None
+        if database is not None:
+            maximize = config.direction == "maximize"
+            self.glance = Glance(storage, database, study_id, maximize=maximize)
         if not read_only:
             self._asker = Asker(storage, study_id, self._history, config, self.driver)
             self._judge = Judge(DryRunStorage(storage, study_id, direction(config)), self.name, config)
@@ -257,7 +266,13 @@ class StudyStore(TrialOwnership):
         """Return how many trials are in which state, over all drivers."""
         self._look()
         found: dict[str, int] = {}
-        for trial in self.trials():
+        trials: Iterable[FrozenTrial]
+        if self.glance is None:
+            trials = self.trials()
+        else:
+            ended, trials = self.glance.counts()
+            found = {name: ended[state] for name, state in STATES.items()}
+        for trial in trials:
             state = self.state(trial)
             found[state] = found.get(state, 0) + 1
         return Counts(**found)

@@ -80,7 +80,9 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
         StoreError: there is no such trial.
     """
     study.counts()
-    found = next((each for each in study.trials() if each.number == number), None)
+    glance = study.glance
+    asked = study.trials() if glance is None else glance.numbered(number)
+    found = next((each for each in asked if each.number == number), None)
     if found is None:
         known = [each.number for each in study.trials()]
         there = f"{known[0]} to {known[-1]}" if known else "none yet"
@@ -112,16 +114,19 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
 
 
 @_shown
-def trials(study: StudyStore) -> list[dict[str, Any]]:
-    """Return one short row per trial, in order of number."""
+def trials(study: StudyStore, most: int | None = None) -> list[dict[str, Any]]:
+    """Return one short row per trial, in order of number; at most so many."""
     study.counts()
-    return [_row(study, each) for each in study.trials()]
+    glance = study.glance
+    found = glance.first(most)[0] if glance is not None and most is not None else study.trials()[:most]
+    return [_row(study, each) for each in found]
 
 
 @_shown
 def best(study: StudyStore) -> dict[str, Any] | None:
     """Return the best complete trial, or None. Trials that were stopped early do not count."""
-    top = _best(study, (each for each in study.trials() if each.state == TrialState.COMPLETE))
+    candidates = study.trials() if study.glance is None else study.glance.best()
+    top = _best(study, (each for each in candidates if each.state == TrialState.COMPLETE))
     return None if top is None else _result(study, top)
 
 
@@ -133,7 +138,7 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
     objective has only pruned ones, the best of those is returned, with the value and the step it was stopped at. A
     baseline is returned however it ended, with its last value and its state.
     """
-    found = study.trials()
+    found = study.trials() if study.glance is None else study.glance.leaders()
     best_of: dict[str, FrozenTrial] = {}
     for state in (TrialState.PRUNED, TrialState.COMPLETE):
         by_objective: dict[str, list[FrozenTrial]] = {}
@@ -239,7 +244,7 @@ def _reason(found: FrozenTrial) -> str:
 
 
 def _first_failure(study: StudyStore) -> dict[str, Any] | None:
-    for each in study.trials():
+    for each in study.trials() if study.glance is None else study.glance.first_failed():
         if each.state == TrialState.FAIL:
             traceback = end_of(each).get("traceback", "")
             return {"number": each.number, "reason": _reason(each), "traceback": traceback}
