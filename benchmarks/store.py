@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import shutil
 import statistics
 import subprocess
@@ -308,8 +307,18 @@ def measure_drivers(url: str, drivers: int, trials: int) -> dict[str, Any]:
     }
 
 
-def measure_looks(url: str, trials: int, reports: int) -> dict[str, tuple[float, float]]:
-    """Return wall seconds and peak MB of each verb that shows a study of so many trials with so many reports each."""
+MEASURE = """
+import json, resource, subprocess, sys, time
+begun = time.monotonic()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+seconds, used = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""
+"""Runs a command from a small process: a child's peak memory includes that of the process it was forked from."""
+
+
+def measure_looks(url: str, trials: int, reports: int) -> dict[str, tuple[float, ...]]:
+    """Return wall seconds, CPU seconds and peak MB of each verb that shows a study of so many trials with so many reports each."""
     config = make_config("looked-at", trials)
     study = open_study(url, config)
     fill(connect(url), study.study_id, trials, ours=True, steps_of_each=range(1, reports + 1))
@@ -323,11 +332,9 @@ def measure_looks(url: str, trials: int, reports: int) -> dict[str, tuple[float,
     }
     found = {}
     for name, words in verbs.items():
-        begun = time.monotonic()
-        process = subprocess.Popen([sys.executable, "-m", "rankray", *words, "--store", url], stdout=subprocess.DEVNULL)
-        _, status, used = os.wait4(process.pid, 0)
-        assert status == 0, name
-        found[name] = time.monotonic() - begun, used.ru_maxrss / 1024
+        command = [sys.executable, "-m", "rankray", *words, "--store", url]
+        done = subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True, check=True)
+        found[name] = tuple(json.loads(done.stdout.splitlines()[-1]))
     return found
 
 
@@ -345,8 +352,8 @@ def main() -> int:
         with database(options.only or "sqlite") as url:
             found_looks = measure_looks(url, options.trials, options.looks)
         print(f"{options.only or 'sqlite'}, {options.trials} trials with {options.looks} reports each")
-        for what, (seconds, megabytes) in found_looks.items():
-            print(f"  {what:15} {seconds:7.2f} s {megabytes:7.0f} MB")
+        for what, (seconds, busy, megabytes) in found_looks.items():
+            print(f"  {what:15} {seconds:7.2f} s ({busy:.2f} s of CPU) {megabytes:7.0f} MB")
         return 0
     for kind in [options.only] if options.only else ["sqlite", "postgresql"]:
         with database(kind) as url:

@@ -17,6 +17,7 @@ from typing import Any
 
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.cluster.environment import prepare_environment
+from rankray.cluster.scratch import own_directory
 from rankray.cluster.session import ray_session
 from rankray.contracts import Observer
 from rankray.errors import RankrayError, SearchFailed, StoreUnavailable, StudyGone
@@ -160,7 +161,7 @@ def _tune(searcher: Any, scheduler: Any, placement: Any, control: Control) -> No
     from rankray.search.stopper import ControlStopper
 
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(placement.slots)
-    with tempfile.TemporaryDirectory(prefix="rankray-tune-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="tune-", dir=own_directory()) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, placement.factory()),
             tune_config=tune.TuneConfig(

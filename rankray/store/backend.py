@@ -7,6 +7,7 @@ import os
 import sqlite3
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -88,7 +89,7 @@ def connect(url: str, *, create: bool = True) -> RetryingStorage:
         StoreError: the URL is wrong, or names a file that does not exist and may not be made.
         StoreUnavailable: the store does not answer; the message holds no password.
     """
-    parts = parse_url(url)
+    parts = replace(parse_url(url), lenient=not create)
     if parts.scheme in ("sqlite", "journal"):
         if not create and not parts.path.is_file():
             raise StoreError(f"store: {masked(url)}: there is no such file; start a search with it, or correct --store")
@@ -101,8 +102,10 @@ def connect(url: str, *, create: bool = True) -> RetryingStorage:
             ) from None
         _make_private(parts.path)
     try:
-        opened = with_retries(lambda: _open(parts, lenient=not create), url, also_transient=_RACE_NAMES)
+        opened = with_retries(lambda: _open(parts), url, also_transient=_RACE_NAMES)
     except TypeError as error:  # what a database driver says of an option that it does not know
+        if parts.scheme not in ("mysql", "postgresql"):
+            raise
         logger.debug("store: %s: an option is refused", masked(url), exc_info=True)
         raise StoreError(f"store: {masked(url)}: {scrub(str(error), url)}; correct the options of the URL") from None
     return RetryingStorage(opened, url)
@@ -243,13 +246,13 @@ def _unavailable(cause: BaseException, url: str) -> str:
     return f"store: {masked(url)} {what} ({type(cause).__name__}: {_first_line(cause, url)}); {advice}"
 
 
-def _open(parts: StoreURL, lenient: bool) -> BaseStorage:
+def _open(parts: StoreURL) -> BaseStorage:
     if parts.scheme == "grpc":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna_private.proxy_with_deadlines(parts.host, parts.port, CALL_SECONDS, CONNECT_SECONDS)
     if parts.scheme == "journal":
-        return JournalStorage(CheckedJournal(str(parts.path), journal_lock(parts.path), lenient=lenient))
+        return JournalStorage(CheckedJournal(str(parts.path), journal_lock(parts.path), lenient=parts.lenient))
     if parts.scheme == "sqlite":
         options: dict[str, Any] = {"creator": lambda: _sqlite(str(parts.path))}
         url = parts.raw

@@ -65,6 +65,7 @@ class StoreURL:
         path: the file of sqlite and journal stores.
         host: host of a grpc store.
         port: port of a grpc store.
+        lenient: whether somebody only looks, so that malformed lines of a journal are left out and not refused.
     """
 
     scheme: str
@@ -73,6 +74,7 @@ class StoreURL:
     path: Path = Path()
     host: str = ""
     port: int = 0
+    lenient: bool = False
 
     def __repr__(self) -> str:
         return f"StoreURL({masked(self.raw)!r})"
