@@ -318,7 +318,7 @@ print(json.dumps([seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]
 
 
 def measure_looks(url: str, trials: int, reports: int) -> dict[str, tuple[float, ...]]:
-    """Return wall seconds, CPU seconds and peak MB of each verb that shows a study of so many trials with so many reports each."""
+    """Return wall seconds, CPU seconds and peak MB of each verb that shows a study of so many trials and reports of each."""
     config = make_config("looked-at", trials)
     study = open_study(url, config)
     fill(connect(url), study.study_id, trials, ours=True, steps_of_each=range(1, reports + 1))

@@ -282,6 +282,20 @@ class StudyStore(TrialOwnership):
         with self._lock:
             return [trial for trial in self._history.refresh() if not is_void(trial)]
 
+    def look(self) -> None:
+        """See which drivers are alive and who owns which trial, for `state` and `owner`."""
+        with self._lock:
+            self._look()
+
+    def find(self, number: int) -> FrozenTrial | None:
+        """Return the trial of a number, or None; only this one is read, unless all were read before."""
+        with self._lock:
+            if self.glance is not None and not self._history.trials:
+                return next(iter(self.glance.numbered(number)), None)
+            trials = self._history.refresh()
+            found = trials[number] if 0 <= number < len(trials) else None
+            return None if found is None or is_void(found) else found
+
     def _read(self, number: int) -> FrozenTrial:
         """Return a trial as it is in the store; the history then holds all of them."""
         self._writable()

@@ -79,10 +79,8 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
     Raises:
         StoreError: there is no such trial.
     """
-    study.counts()
-    glance = study.glance
-    asked = study.trials() if glance is None else glance.numbered(number)
-    found = next((each for each in asked if each.number == number), None)
+    study.look()
+    found = study.find(number)
     if found is None:
         known = [each.number for each in study.trials()]
         there = f"{known[0]} to {known[-1]}" if known else "none yet"
