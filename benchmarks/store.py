@@ -63,7 +63,7 @@ def make_config(name: str, trials: int, sampler: str = "tpe") -> Config:
                 "train.learning_rate": {"float": [1e-6, 1e-3], "log": True},
                 "loss.base": {"choice": ["one", "prob"]},
             },
-            "study": {"trials": trials, "baselines": [], "sampler": sampler},
+            "study": {"trials": trials, "known": [], "sampler": sampler},
         }
     )
 
@@ -318,7 +318,7 @@ print(json.dumps([seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]
 
 
 def measure_looks(url: str, trials: int, reports: int) -> dict[str, tuple[float, ...]]:
-    """Return wall seconds, CPU seconds and peak MB of each verb that shows a study of so many trials and reports of each."""
+    """Return wall seconds, CPU seconds and peak MB of each verb that shows a study of so many trials and reports."""
     config = make_config("looked-at", trials)
     study = open_study(url, config)
     fill(connect(url), study.study_id, trials, ours=True, steps_of_each=range(1, reports + 1))

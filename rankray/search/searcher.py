@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.search import Searcher
 
 from rankray.contracts import TrialSpec
-from rankray.errors import LeaseFailed, StorageError, StoreUnavailable, StudyGone
+from rankray.errors import ConfigError, LeaseFailed, StorageError, StoreUnavailable, StudyGone
 from rankray.search.control import Control
 from rankray.search.delivery import StoreOutbox
 from rankray.search.news import News
@@ -80,17 +80,21 @@ class StoreSearcher(Searcher):
             logger.debug("no further trial: this driver can work no more", exc_info=True)
             control.error = str(error)
             return Searcher.FINISHED
-        if ticket is None:
-            now = time.monotonic()  # an unreachable store makes the driver wait for at most half of its time
-            self._ask_again_at = now + max(POLL_SECONDS, now - begun)
-            self._live_then = len(control.live)
-            return Searcher.FINISHED if done else None
-        try:
-            spec = self._make_spec(ticket)
-        except StorageError as error:
-            logger.debug("trial %d has no place for its checkpoints", ticket.number, exc_info=True)
-            control.error = str(error)
-            return Searcher.FINISHED
+        if ticket is not None:
+            try:
+                spec = self._spec(ticket)
+            except StorageError as error:
+                logger.debug("trial %d has no place for its checkpoints", ticket.number, exc_info=True)
+                control.error = str(error)
+                return Searcher.FINISHED
+            return None if spec is None else self._hand_out(trial_id, ticket, spec)
+        now = time.monotonic()  # an unreachable store makes the driver wait for at most half of its time
+        self._ask_again_at = now + max(POLL_SECONDS, now - begun)
+        self._live_then = len(control.live)
+        return Searcher.FINISHED if done else None
+
+    def _hand_out(self, trial_id: str, ticket: Ticket, spec: TrialSpec) -> dict[str, Any]:
+        control = self._control
         step = int(ticket.history[-1]["step"]) if ticket.history else 0
         if ticket.checkpoint and spec.checkpoint is None:
             step = 0
@@ -103,6 +107,21 @@ class StoreSearcher(Searcher):
         self._news.started(ticket.number, ticket.params, ticket.origin, step, spec.checkpoint)
         stops = json.dumps(control.latest_stops(2 * self._slots()))
         return {"number": ticket.number, "spec": spec.to_json(), "stops": stops}
+
+    def _spec(self, ticket: Ticket) -> TrialSpec | None:
+        """Return a trial's spec; None where the configuration refuses its point, which ends it as FAILED."""
+        try:
+            spec = self._make_spec(ticket)
+        except ConfigError as error:
+            reason = f"refused: {error}"
+            self._outbox.begin(ticket.number)
+            self._news.started(ticket.number, ticket.params, ticket.origin, 0, None)
+            self._outbox.fail(ticket.number, reason, "", retry=False)
+            self._control.refusal(ticket.number, reason)
+            self._news.ended(ticket.number, "failed", None, reason)
+            return None
+        self._control.refused = 0
+        return spec
 
     def _too_soon(self) -> bool:
         return len(self._control.live) >= self._live_then and time.monotonic() < self._ask_again_at

@@ -40,13 +40,14 @@ def _shown(view: Callable[Concatenate[StudyStore, P], T]) -> Callable[Concatenat
 def status(study: StudyStore) -> dict[str, Any]:
     """Return how far a study has come.
 
-    `state` is `complete` when the budget is used up, `running` while a driver is not known to be dead, else
-    `interrupted`. `best` is the best complete trial, or None. A driver's `renewed_seconds_ago` compares two clocks: it
-    is for people, and decides nothing.
+    `state` is `complete` when the budget or a finite space is used up, `running` while a driver is not known to be
+    dead, else `interrupted`. `best` is the best complete trial, or None. A driver's `renewed_seconds_ago` compares two
+    clocks: it is for people, and decides nothing.
     """
     counts = study.counts()
     drivers = study.drivers()
-    state = "complete" if counts.finished >= study.budget else "running" if drivers else "interrupted"
+    done = counts.finished >= study.budget or study.exhausted
+    state = "complete" if done else "running" if drivers else "interrupted"
     top = best(study)
     return {
         "study": study.name,
