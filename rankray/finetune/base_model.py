@@ -62,9 +62,10 @@ def base_model_lines(config: Config) -> list[str]:
 
 def _share(config: Config) -> str:
     """Compare a forward pass over the data with a trial's passes, which are three times the work with backward."""
-    if not is_file_source(config.data.train):
+    source = config.data.train
+    if not isinstance(source, str) or not is_file_source(source):
         return " for all trials on a node"
-    rows, trained = len(read_rows(config.data.train, "data.train")), config.full_steps * config.train.batch_size
+    rows, trained = len(read_rows(source, "data.train")), config.full_steps * config.train.batch_size
     return (
         f" for all trials on a node; {rows} examples forward, about {rows / (3 * trained):.2g} of one trial's"
         f" {trained} forward and backward"

@@ -8,6 +8,7 @@ it depends on (files by path, size and modification time), and only the last few
 from __future__ import annotations
 
 import gc
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -18,7 +19,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rankray.config.schema import Config
-from rankray.data.files import is_file_source
+from rankray.data.sources import file_stamps
 from rankray.data.tokenize import Split, load_split
 from rankray.errors import ConfigError, ModelError
 from rankray.model.files import local_model
@@ -76,9 +77,8 @@ def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> 
         limit = min(limit, context)
     first = config.evaluate.max_examples if split == "eval" else None
     source = getattr(data, split)
-    stamp = _stamp([Path(source)]) if is_file_source(source) and Path(source).is_file() else None
-    shape = (data.prompt, data.completion, data.messages, limit, first)
-    key = (split, source, stamp, shape, _model_key(config.model.path), config.model.trust_remote_code)
+    made_from = json.dumps([data.model_dump(mode="json"), file_stamps(source)])
+    key = (split, made_from, limit, first, _model_key(config.model.path), config.model.trust_remote_code)
     return _keep("split", key, lambda: load_split(split, data, tokenizer, limit, first))
 
 
@@ -118,16 +118,19 @@ def frozen_model(config: Config) -> PreTrainedModel:
 
 def model_stamp(config: Config) -> list[Any]:
     """Return what identifies the base model's weights, as plain JSON types: its files with size and time, or its hub id
-    and revision; and the type it computes in.
+    and revision; and how it computes.
     """
     key = _model_key(config.model.path)
     files = [list(file) for file in key[1]] if isinstance(key, tuple) else []
-    return [str(config.model.path), files, getattr(config.model, "revision", None), str(_configured_dtype(config))]
+    given = config.model
+    revision = getattr(given, "revision", None)
+    return [str(given.path), files, revision, str(_configured_dtype(config)), given.attn_implementation]
 
 
 def _base_model(config: Config, copied: Callable[[PreTrainedModel], PreTrainedModel]) -> PreTrainedModel:
     """Return a copy of the kept model, which has the type it was saved in, or that `model.dtype` names."""
-    key = (_model_key(config.model.path), _configured_dtype(config), config.model.trust_remote_code)
+    given = config.model
+    key = (_model_key(given.path), _configured_dtype(config), given.attn_implementation, given.trust_remote_code)
     if key in _kept["model"]:
         return copied(_kept["model"][key])
     _kept["model"].clear()
@@ -161,6 +164,7 @@ def _load_model(config: Config, path: str, dtype: torch.dtype) -> PreTrainedMode
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
+            attn_implementation=config.model.attn_implementation,
             trust_remote_code=config.model.trust_remote_code,
             output_loading_info=True,
         )
