@@ -3,16 +3,16 @@
 1. The comparison of first use: the kernels against torch, for each dtype; and the product that adds 16 bits to 32.
 2. Parity with the float64 oracle: losses, gradients and statistics, over dtype, vocabulary, width, softcap and ties.
    The rule is the tests': no worse than twice the naive computation in the same dtype.
-3. Time and peak memory beside torch's `linear_cross_entropy`, Liger and `torch.compile` (`benchmarks/loss.py`), bfloat16,
-   V = 32,000 and 151,936, H = 2,048 and 4,096.
+3. Time and peak memory beside torch's `linear_cross_entropy`, Liger and `torch.compile` (`benchmarks/loss.py`), in
+   bfloat16, V = 32,000 and 151,936, H = 2,048 and 4,096.
 4. Training through the command line: a trial straight through, the same from its own checkpoint, which must give the
    same metrics, and two at a time on one card.
 
     python benchmarks/gpu.py                 writes gpu.json, and the table gpu.md beside it
     python benchmarks/gpu.py -o figures      writes figures.json and figures.md
 
-Without a card, parts 1 and 2 run on the CPU at small shapes, with the kernels under Triton's interpreter where triton is
-installed, and the rest is named as skipped. Exit code 1 where something is wrong.
+Without a card, parts 1 and 2 run on the CPU at small shapes, with the kernels under Triton's interpreter where triton
+is installed, and the rest is named as skipped. Exit code 1 where something is wrong.
 """
 
 from __future__ import annotations
