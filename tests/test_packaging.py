@@ -38,7 +38,7 @@ def test_constraints_meet_the_floors():
     )
     for line in PROJECT["project"]["dependencies"]:
         name, floor = re.match(r"([\w.-]+)(?:\[.*?\])?>=([\d.]+)", line).groups()
-        version = pinned[name.lower()]
+        version = pinned.get(name.lower()) or pinned[name.lower().replace("-", "_")]
         assert [int(part) for part in version.split(".")[:2]] >= [int(part) for part in floor.split(".")[:2]], line
 
 
