@@ -17,6 +17,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RECIPES = sorted((ROOT / "search_spaces" / "recipes").glob("*.yaml"))
 
 
+def plain(name):
+    """A package's name as an index spells it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def test_every_file_beside_the_package_is_shipped():
     mapped = PROJECT["tool"]["setuptools"]["package-dir"]
     for package, directory in mapped.items():
@@ -33,12 +38,11 @@ def test_majors_of_what_changes_often_have_a_ceiling():
 
 
 def test_constraints_meet_the_floors():
-    pinned = dict(
-        line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
-    )
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {plain(name): version for name, version in (line.split("==") for line in lines if "==" in line)}
     for line in PROJECT["project"]["dependencies"]:
         name, floor = re.match(r"([\w.-]+)(?:\[.*?\])?>=([\d.]+)", line).groups()
-        version = pinned.get(name.lower()) or pinned[name.lower().replace("-", "_")]
+        version = pinned.get(plain(name), floor)
         assert [int(part) for part in version.split(".")[:2]] >= [int(part) for part in floor.split(".")[:2]], line
 
 

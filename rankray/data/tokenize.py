@@ -23,7 +23,7 @@ from rankray.config.sections import DataSection
 from rankray.data.cache import Columns, shared_table, table_in_memory
 from rankray.data.chat import Example
 from rankray.data.encode import Tokens, encode
-from rankray.data.files import Row
+from rankray.data.files import FORMS, Row
 from rankray.data.hub import HubOrigin
 from rankray.data.sources import Source
 from rankray.data.turns import rendered
@@ -90,7 +90,7 @@ def load_split(
     """Read, tokenise and cut the examples of one split, or map the file that another process made from the same source.
 
     Args:
-        split: `train` or `eval`, the field of `data` that names the source.
+        split: `train`, `eval` or `test`, the field of `data` that names the source.
         data: the config's `data:` block.
         tokenizer: the model's.
         limit: the most tokens an example may have; at most `data.max_length`.
@@ -101,6 +101,8 @@ def load_split(
         ModelError: `data.messages` is set and the tokenizer has no chat template.
     """
     where = f"data.{split}"
+    if getattr(data, split) is None:
+        raise DataError(f"{where}: there is none; allowed is {FORMS}; give {where} a file or a dataset")
     source = Source(split, data, first, hub=HubOrigin)
     form = {name: getattr(data, name) for name in FORM_FIELDS}
     rules = _tokenizer_fingerprint(tokenizer)

@@ -45,7 +45,8 @@ def worker_config(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     tree["store"] = "worker://"
     tree["storage"] = places.absolute(config.storage)
     tree["train"]["threads"] = config.train.threads or max(1, int(config.resources.cpus_per_worker))
-    for section, key in (("data", "train"), ("data", "eval"), ("model", "path")):
-        if Path(tree[section][key]).exists():
-            tree[section][key] = str(Path(tree[section][key]).absolute())
+    for section, key in (("data", "train"), ("data", "eval"), ("data", "test"), ("model", "path")):
+        given = tree[section][key]
+        if isinstance(given, str) and Path(given).exists():
+            tree[section][key] = str(Path(given).absolute())
     return tree
