@@ -48,6 +48,14 @@ class Candidate:
         return asdict(self)
 
 
+def splits(config: Config) -> tuple[str, str]:
+    """Return the examples that choose a finalist, and those that decide: `data.test`, or `data.eval` without it.
+
+    Several sources are one text, which is a choice of the confirmation's space.
+    """
+    return source_text(config.data.eval), source_text(config.data.test or config.data.eval)
+
+
 def confirmation_config(config: Config, name: str) -> Config:
     """Return the configuration of a confirmation's study: the search's, with a space that holds plain SFT and seeds.
 
@@ -65,8 +73,7 @@ def confirmation_config(config: Config, name: str) -> Config:
     found = space.get(RATE) or {"float": [rate / 10, rate * 10], "log": True}
     space[RATE] = {key: value for key, value in found.items() if key != "when"}
     space[SEED] = {"int": [0, LARGEST_SEED]}
-    sources = map(source_text, (config.data.eval, config.data.test or config.data.eval))
-    space[DATA] = {"choice": list(dict.fromkeys(sources))}
+    space[DATA] = {"choice": list(dict.fromkeys(splits(config)))}
     study = {
         "metric": config.study.metric,
         "direction": config.direction,
