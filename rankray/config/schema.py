@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rankray.config.space import SearchSpace
 
 
+DEFAULT_STORAGE = "./rankray-runs"
+
+
 def default_store() -> str:
     """Return the store to use where none is given: RANKRAY_STORE, or a SQLite file in the current directory."""
     return os.environ.get("RANKRAY_STORE") or "sqlite:///rankray.db"
@@ -44,7 +47,10 @@ class Config(Section):
     resources: ResourcesSection = ResourcesSection()
     store: str = Field(default_factory=lambda: default_store())
     """Where the study is kept: a sqlite, postgresql, mysql, journal or grpc URL; RANKRAY_STORE is the default."""
-    storage: str = "./rankray-runs"
+    logging: list[Literal["wandb", "mlflow", "tensorboard", "trackio"]] = Field(default_factory=list)
+    """Trackers that get a run per trial: any of `wandb`, `mlflow`, `tensorboard` and `trackio`. Their own settings and
+    environment variables hold (WANDB_MODE, MLFLOW_TRACKING_URI, ...)."""
+    storage: str = DEFAULT_STORAGE
     """Where checkpoints are kept: a directory that all nodes can reach, or `s3://bucket/prefix` or `gs://bucket/prefix`,
     with options such as `?region=eu-west-1`. Credentials come from each node's environment, profile or role, never from
     here."""
@@ -88,6 +94,19 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _prune_on_is_measured(self) -> Config:
+        """Refuse to prune on what no report has."""
+        metric, measured = self.study.prune_on, ["eval/nll", *(f"eval/{name}" for name in self.evaluate.metrics)]
+        if metric not in (*measured, self.study.metric) and not (
+            metric.startswith("eval/") and metric not in WEIGHTED_METRICS and self.evaluate.functions
+        ):
+            raise ValueError(
+                f"study.prune_on: {metric!r} is not measured; allowed: {', '.join(dict.fromkeys(measured))}; "
+                "choose one of these, or add it to evaluate.metrics"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _loss_is_finite(self) -> Config:
         """Refuse infinite settings, which `rankray.loss` takes: a study is stored as JSON, which has no infinity."""
         for name, value in self.loss:
@@ -115,6 +134,12 @@ class Config(Section):
         """The study's direction, with the built-in metrics' own as the default."""
         return self.study.direction or DIRECTIONS.get(self.study.metric, "maximize")
 
+    @property
+    def prune_direction(self) -> Literal["minimize", "maximize"]:
+        """The direction of `study.prune_on`: the study's own where it is the study's metric, else the metric's."""
+        metric = self.study.prune_on
+        return self.direction if metric == self.study.metric else DIRECTIONS.get(metric, "maximize")
+
 
 STORAGE_SCHEMES = ("s3", "gs", "abfs", "abfss")
 STORAGE_OPTIONS = ("region", "scheme", "endpoint_override", "tls_ca_file_path", "project_id", "retry_limit_seconds")
@@ -133,6 +158,9 @@ FREE_FIELDS = (
     "resources",
     "store",
     "storage",
+    "logging",
     "train.threads",
+    "train.micro_batch_size",
+    "evaluate.batch_size",
 )
 """Fields that may differ when a study is opened again; all others are part of what the study is."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from rankray.loss.knobs import NonNegative, Positive
+from rankray.loss.knobs import Fields, NonNegative, Positive
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
-class Section(BaseModel):
-    """What all sections share: frozen, closed, documented by attribute docstrings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+class Section(Fields):
+    """What all sections share: see `Fields`."""
 
 
 class LoraSection(Section):
@@ -50,6 +48,9 @@ class DataSection(Section):
     """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet or .csv file."""
     eval: str = Field(min_length=1)
     """Held-out examples, in the same form."""
+    test: str | None = None
+    """Examples for the last word, in the same form: neither training nor the search reads them, only `confirm` and
+    `evaluate --split test`."""
     prompt: str = "{prompt}"
     """Template over columns for the model's input; not trained on."""
     completion: str = "{completion}"

@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from rankray.config.sections import DataSection
 from rankray.data.cache import Columns, shared_table, table_in_memory
 from rankray.data.examples import Example, Places, common_prefix, make_examples
-from rankray.data.files import Row, hub_parts, is_file_source, read_rows
+from rankray.data.files import FORMS, Row, Rows, hub_parts, is_file_source, read_rows
 from rankray.errors import DataError, ModelError
 from rankray.loss.tokens import IGNORED
 
@@ -109,7 +109,7 @@ def load_split(
     """Read, tokenise and cut the examples of one split, or map the file that another process made from the same source.
 
     Args:
-        split: `train` or `eval`, the field of `data` that names the source.
+        split: `train`, `eval` or `test`, the field of `data` that names the source.
         data: the config's `data:` block.
         tokenizer: the model's.
         limit: the most tokens an example may have; at most `data.max_length`.
@@ -120,12 +120,14 @@ def load_split(
         ModelError: `data.messages` is set and the tokenizer has no chat template.
     """
     source, where = getattr(data, split), f"data.{split}"
+    if source is None:
+        raise DataError(f"{where}: there is none; allowed is {FORMS}; give {where} a file or a dataset")
     origin = _FileOrigin(source, where) if is_file_source(source) else _HubOrigin(source, where)
     templates = {"prompt": data.prompt, "completion": data.completion, "messages": data.messages}
     rules = _tokenizer_fingerprint(tokenizer)
 
     def examples() -> tuple[list[Row], list[Example]]:
-        rows = origin.rows()[:first]
+        rows = origin.rows().first(first)
         return rows, make_examples(rows, data, Places(source=where))
 
     def make() -> Iterator[Columns]:
@@ -159,7 +161,7 @@ class _FileOrigin:
         self._source, self._where = source, where
         self.stamp = self._look()
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> Rows:
         if self._look() != self.stamp:
             raise DataError(
                 f"{self._where}: {self._source!r} was changed while it was in use; a search needs data that do "
@@ -179,12 +181,11 @@ class _HubOrigin:
     """A dataset of the hub, in the cache of `datasets`."""
 
     def __init__(self, source: str, where: str) -> None:
-        self._loaded = _load_hub(source, where)
+        self._source, self._loaded = source, _load_hub(source, where)
         self.stamp = self._look(source)
 
-    def rows(self) -> list[Row]:
-        rows: list[Row] = self._loaded.to_list()
-        return rows
+    def rows(self) -> Rows:
+        return Rows(self._loaded.to_list(), self._source)
 
     def _look(self, source: str) -> Any:
         """Return the cache files, whose paths hold the dataset's revision; a hash of the rows where there are none."""

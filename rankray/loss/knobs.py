@@ -6,12 +6,22 @@ but not torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, core_schema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from rankray.errors import LossError, describe_invalid, nearest
 
@@ -50,13 +60,40 @@ def objectives() -> list[str]:
     return list(WEIGHTS)
 
 
-class Knobs(BaseModel):
+class Fields(BaseModel):
+    """What the sections of a configuration share: frozen, closed, documented by attribute docstrings, no odd truths.
+
+    `true` is 1 in Python, and YAML reads `yes` as true; here neither is a number, and only true and false are truths.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truths_are_no_numbers(cls, given: Any, info: ValidationInfo) -> Any:
+        annotation: Any = cls.model_fields[info.field_name or ""].annotation
+        kinds = _kinds(annotation)
+        if bool in kinds and str not in kinds and isinstance(given, str | int | float) and not isinstance(given, bool):
+            raise PydanticCustomError("bool_type", "Input should be true or false")
+        values = given if isinstance(given, list | tuple) else [given]
+        if bool not in kinds and kinds & {int, float} and any(isinstance(value, bool) for value in values):
+            raise PydanticCustomError("number_type", "Input should be a number, not true or false")
+        return given
+
+
+@cache
+def _kinds(annotation: Any) -> frozenset[Any]:
+    """Return the plain types that an annotation names, in unions, lists and `Annotated`, too."""
+    if isinstance(annotation, type) or annotation is Any:
+        return frozenset([annotation])
+    return frozenset().union(*(_kinds(part) for part in typing.get_args(annotation) if isinstance(part, Hashable)))
+
+
+class Knobs(Fields):
     """How each token's loss is weighted: the `loss:` block of a configuration.
 
     A value is checked whether or not the objective uses it. An objective ignores the fields that it does not use.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     objective: Annotated[str, KeyOf(objectives, "or a function added to rankray.loss.WEIGHTS")] = "rri"
     """`sft` weights every token 1, `dft` by p_t, `talr` by p_t^(1/T), `eaft` by entropy, `rri` by relative rank."""

@@ -76,7 +76,7 @@ def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> 
         limit = min(limit, context)
     first = config.evaluate.max_examples if split == "eval" else None
     source = getattr(data, split)
-    stamp = _stamp([Path(source)]) if is_file_source(source) and Path(source).is_file() else None
+    stamp = _stamp([Path(source)]) if source and is_file_source(source) and Path(source).is_file() else None
     shape = (data.prompt, data.completion, data.messages, limit, first)
     key = (split, source, stamp, shape, _model_key(config.model.path), config.model.trust_remote_code)
     return _keep("split", key, lambda: load_split(split, data, tokenizer, limit, first))

@@ -93,6 +93,8 @@ def cards(overview: Row) -> str:
     if found is not None:
         extra = _definitions(
             [
+                *((side, f"{figure(each['mean'])} ({_interval(each['interval'])})") for side, each in _sides(found)),
+                ("seeds of each", str(found.get("seeds", "-"))),
                 ("difference", figure(found["verdict"]["difference"])),
                 ("interval", _interval(found["verdict"]["interval"])),
             ]
@@ -253,6 +255,12 @@ def _table(label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(label)}"><table>'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _sides(found: Row) -> list[tuple[str, Row]]:
+    """Return what a verdict compares: the setting, and plain SFT at its own best rate."""
+    setting, baseline = (found.get("finalists") or [None])[0], found.get("baseline")
+    return [(name, each) for name, each in (("this setting", setting), ("plain SFT", baseline)) if each]
 
 
 def _interval(ends: Any) -> str:

@@ -8,15 +8,16 @@ has just created a trial of the same parameters. Every trial's place is judged a
 only ever leave the budget by failing, so the finished trials can never be more than the budget. READY says that the
 place was judged: a trial whose driver died before that is discarded, never run.
 
-A point is tried once. There is one exception: while nothing in the study has finished yet, a point that failed under an
-earlier driver counts as untried. Then most likely not the point was broken, and the search was started again after a
-fix.
+A baseline, a warm start, and every point of a finite space is tried once (`points`): where the sampler proposes a point
+again, one that nobody has tried takes its place, and where none is left there is no new trial. There is one exception:
+while nothing in the study has finished yet, a point that failed under an earlier driver counts as untried.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,11 +27,12 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from rankray.config import Distribution, baseline_points, distributions
+from rankray.config import Distribution, distributions
 from rankray.config.schema import Config
 from rankray.store.dry_run import DryRunStorage
 from rankray.store.history import History
 from rankray.store.optuna_private import trial_id
+from rankray.store.points import FinitePoints, counts_as_tried
 from rankray.store.records import (
     CREATED,
     DRIVER,
@@ -42,24 +44,46 @@ from rankray.store.records import (
     is_void,
     point_key,
 )
-from rankray.store.strategies import sampler
+from rankray.store.strategies import derived_seed, sampler
 
 logger = logging.getLogger(__name__)
 
+Points = Sequence[tuple[str, dict[str, Any]]]
+"""Points to try, each with the origin that its trial will have."""
+Plan = Callable[[list[FrozenTrial]], Points]
 Proposal = tuple[dict[str, Any], dict[str, BaseDistribution], dict[str, Any]]
 """Parameters, their distributions, and what the sampler wants to remember of them, as Optuna system attributes."""
 
 
 class Asker:
-    """Makes the new trials of one driver. Not thread-safe: its caller holds a lock."""
+    """Makes the new trials of one driver. Not thread-safe: its caller holds a lock.
 
-    def __init__(self, storage: BaseStorage, study_id: int, history: History, config: Config, driver: str) -> None:
+    Args:
+        storage: the store.
+        study_id: the study's id there.
+        history: the driver's copy of the study.
+        config: the study's configuration.
+        driver: the driver's id.
+        points: what to try first, as (origin, params); or a plan, which says from the study's trials so far what is to
+            be tried. A plan's points are all that is tried.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        study_id: int,
+        history: History,
+        config: Config,
+        driver: str,
+        points: Points | Plan,
+    ) -> None:
         self._storage, self._study_id, self._history = storage, study_id, history
         self._config, self._driver = config, driver
         self._space = distributions(config)
         self._points: dict[str, tuple[str, dict[str, Any]]] = {}
-        for origin, params in baseline_points(config):
-            self._points.setdefault(point_key(params), (origin, params))
+        self._plan = points if callable(points) else None
+        self._note_points([] if callable(points) else points)
+        self.points = FinitePoints(config, history, driver)
         self._dry_run = DryRunStorage(storage, study_id, history.direction)
 
     def new(self) -> FrozenTrial | None:
@@ -72,7 +96,16 @@ class Asker:
         while self._history.taken < self._config.study.trials:
             number = len(self._history.trials)
             key, origin, fixed = self._open_point()
-            trial = self._create(key, origin, self._propose(number, seed_salt, fixed))
+            if self._plan is not None and not key:
+                return None
+            proposal = self._propose(number, seed_salt, fixed)
+            if not key:
+                seed = derived_seed(self._config.study.seed, number, seed_salt)
+                point = self.points.untried(proposal[0], seed)
+                if point is None:
+                    return None
+                proposal = proposal if point is proposal[0] else self._propose(number, seed_salt, point)
+            trial = self._create(key, origin, proposal)
             if self._surplus(trial):
                 withdraw(self._storage, trial, "surplus")
                 return None
@@ -90,6 +123,15 @@ class Asker:
                 self._history.refresh()
         return None
 
+    @property
+    def plan_is_done(self) -> bool:
+        """Whether there is a plan, and each of its points has had its trial; `history` is fresh."""
+        return self._plan is not None and not self._history.unfinished and not self._open_point()[0]
+
+    def _note_points(self, points: Points) -> None:
+        for origin, params in points:
+            self._points.setdefault(point_key(params), (origin, params))
+
     def _surplus(self, trial: FrozenTrial) -> bool:
         """Return whether trials of lower numbers fill the budget."""
         higher = self._history.trials[trial.number :]
@@ -102,6 +144,8 @@ class Asker:
 
     def _open_point(self) -> tuple[str, str, dict[str, Any]]:
         """Return (key, origin, params) of the first point nobody has tried."""
+        if self._plan is not None:
+            self._note_points(self._plan([trial for trial in self._history.trials if not is_void(trial)]))
         tried = self._tried(len(self._history.trials))
         for key, (origin, params) in self._points.items():
             if key not in tried:
@@ -111,14 +155,7 @@ class Asker:
     def _tried(self, below: int) -> set[str]:
         """Return the keys of the points that trials of lower numbers tried; a void trial has tried nothing."""
         pointed = [self._history.trials[number] for number in self._history.pointed if number < below]
-        return {
-            trial.user_attrs[POINT]
-            for trial in pointed
-            if not is_void(trial)
-            and (
-                self._history.finished or trial.state != TrialState.FAIL or trial.user_attrs.get(DRIVER) == self._driver
-            )
-        }
+        return {trial.user_attrs[POINT] for trial in pointed if counts_as_tried(trial, self._history, self._driver)}
 
     def _create(self, key: str, origin: str, proposal: Proposal) -> FrozenTrial:
         """Create a trial and return it as it is in the store; the history is then fresh."""

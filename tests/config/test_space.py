@@ -1,6 +1,7 @@
 """The search space: what it may contain, and what follows from it."""
 
 import pickle
+import re
 from collections import Counter
 
 import pytest
@@ -10,7 +11,7 @@ from rankray.config import Config, apply_params, baseline_points, config_from, l
 from rankray.config.distribution import parse_distribution
 from rankray.config.fields import searchable_paths
 from rankray.config.params import get_path
-from rankray.config.space import distributions, space_problems
+from rankray.config.space import distributions, never_drawn, space_problems
 from rankray.errors import ConfigError
 from rankray.report.explain import check_lines
 from rankray.store import open_study
@@ -53,7 +54,8 @@ def test_a_search_parses_and_checks_its_space_once(calls, tmp_path):
     file.write_text(yaml.safe_dump({**BASE, "space": CONDITIONAL, "study": study}))
     loaded = load_config(file)
     values = 2 + 2 + 2  # two bounds, two forms, two objectives
-    assert calls == {"parse": 3, "validate": 1 + values}
+    one_point = 1  # a point that the configuration accepts shows that not all are refused
+    assert calls == {"parse": 3, "validate": 1 + values + one_point}
     calls.clear()
     check_lines(loaded)
     with open_study(f"journal:///{tmp_path / 'store.log'}", loaded.config) as study:
@@ -165,9 +167,9 @@ def test_baselines_stay_out_where_the_space_excludes_them():
 
 def test_warm_starts_must_lie_in_the_space():
     space = {"loss.temperature": {"float": [0.5, 4.0]}}
-    study = {"warm_start": [{"loss.temperature": 9.0}, {"loss.alpha": 1.0}], "baselines": []}
+    study = {"warm_start": [{"loss.temperature": 9.0}, {"loss.alpha": 1.0}], "known": []}
     assert [path for path, _ in space_problems(config(space, study=study))] == ["loss.temperature", "loss.alpha"]
-    study = {"warm_start": [{"loss.temperature": 3.0}], "baselines": []}
+    study = {"warm_start": [{"loss.temperature": 3.0}], "known": []}
     assert baseline_points(config(space, study=study)) == [("warm_start", {"loss.temperature": 3.0})]
 
 
@@ -189,3 +191,104 @@ def test_contains():
     ]
     assert not space["loss.base"].contains("prob")
     assert not space["loss.alpha"].contains("0.5")
+
+
+def test_known_settings_in_their_order_with_a_ladder_of_rates():
+    space = {**CONDITIONAL, "train.learning_rate": {"float": [1e-6, 1e-4], "log": True}}
+    mine = {"loss.objective": "rri", "loss.temperature": 0.7}
+    points = baseline_points(config(space, study={"known": ["paper", "rates", "sft", mine]}))
+    assert [origin for origin, _ in points] == [
+        "baseline:paper", "known:rates", "known:rates", "baseline:sft", "known"
+    ]  # fmt: skip
+    paper = points[0][1]
+    assert [params for origin, params in points if origin == "known:rates"] == [
+        {**paper, "train.learning_rate": pytest.approx(5e-5 / 3)},
+        {**points[3][1], "train.learning_rate": pytest.approx(5e-5 / 3)},
+    ], "three times the file's rate lies outside"
+    assert points[-1][1] == mine
+
+
+def test_a_ladder_without_named_settings_or_without_the_file_s_rate():
+    space = {"train.learning_rate": {"float": [1e-6, 1e-3], "log": True}, "loss.temperature": {"float": [0.5, 2.0]}}
+    rates = [params for _, params in baseline_points(config(space, study={"known": ["rates"]}))]
+    assert rates == [
+        {"train.learning_rate": pytest.approx(rate), "loss.temperature": 1.0} for rate in (1.5e-4, 5e-5 / 3)
+    ]
+    far = baseline_points(config(space, study={"known": ["rates"]}, train={"learning_rate": 0.1}))
+    middle = [params["train.learning_rate"] for _, params in far]
+    assert middle == pytest.approx([10**-4.5, 10**-5.5, 10**-3.5])
+    fixed = {"loss.temperature": {"float": [0.5, 2.0]}}
+    assert baseline_points(config(fixed, study={"known": ["rates"]})) == [], "the rate is not searched"
+
+
+def test_the_earlier_name_of_known_is_still_read():
+    assert config(study={"baselines": ["sft"]}).study.known == ["sft"]
+    assert config(study={"baselines": []}).study.known == []
+    with pytest.raises(ValueError, match="got known and baselines"):
+        config(study={"baselines": [], "known": ["sft"]})
+
+
+def test_known_points_must_lie_in_the_space():
+    space = {"loss.temperature": {"float": [0.5, 4.0]}}
+    problems = space_problems(config(space, study={"known": [{"loss.temperature": 9.0}], "warm_start": ["earlier"]}))
+    assert problems == [("loss.temperature", "study.known[0] has 9.0, which lies outside the distribution")]
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (
+            {"loss.alpha": {"float": [0.5, 1], "when": {"loss.objective": "rrii"}}},
+            r"never be 'rrii': .*did you mean 'rri'",
+        ),
+        ({"loss.alpha": {"float": [0.5, 1], "when": {"train.max_steps": 0}}}, r"train.max_steps can never be 0: "),
+        (
+            {
+                "loss.objective": {"choice": ["sft", "talr"]},
+                "loss.alpha": {"float": [0.5, 1], "when": {"loss.objective": "tarl"}},
+            },
+            r"loss.objective can never be 'tarl' in this space \(did you mean 'talr'\?\)",
+        ),
+        (
+            {
+                "loss.objective": {"choice": ["sft", "rri", "talr"]},
+                "loss.form": {"choice": ["bound", "exact"], "when": {"loss.objective": "rri"}},
+                "loss.alpha": {"float": [0.5, 1], "when": {"loss.form": "bound", "loss.objective": "talr"}},
+            },
+            "loss.objective can never be what all conditions together ask for",
+        ),
+    ],
+)
+def test_a_condition_that_can_never_hold_is_refused(space, said):
+    [(_, message)] = space_problems(config(space))
+    assert re.search(said, message), message
+
+
+def test_a_condition_on_another_fixed_value_is_known():
+    space = {"loss.temperature": {"float": [0.5, 2], "when": {"loss.objective": "rri"}}}
+    assert never_drawn(config(space, loss={"objective": "sft"})) == {
+        "loss.temperature": "loss.objective is fixed to 'sft'"
+    }
+    assert never_drawn(config(space, loss={"objective": "rri"})) == {}
+
+
+def test_a_value_is_judged_with_the_values_that_the_others_may_have():
+    space = {"train.batch_size": {"choice": [3, 6]}, "train.micro_batch_size": {"choice": [3]}}
+    assert space_problems(config(space)) == []
+    space["train.micro_batch_size"] = {"choice": [3, 7]}
+    [(path, message)] = space_problems(config(space))
+    assert path == "train.micro_batch_size"
+    assert message.startswith("7 is not allowed there: ")
+
+
+def test_a_warm_start_that_is_refused_as_a_whole_is_found():
+    space = {"train.batch_size": {"choice": [4, 8]}, "train.micro_batch_size": {"choice": [4, 8]}}
+    point = {"train.batch_size": 4, "train.micro_batch_size": 8}
+    [(_, message)] = space_problems(config(space, study={"warm_start": [point]}))
+    assert message.startswith("study.warm_start[0]: ")
+    assert "a divisor of batch_size 4" in message
+
+
+def test_a_choice_twice_is_refused():
+    [(_, message)] = space_problems(config({"loss.objective": {"choice": ["sft", "rri", "sft"]}}))
+    assert message.startswith("choice: 'sft' is there twice")

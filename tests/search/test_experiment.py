@@ -48,7 +48,7 @@ def test_a_search_is_exact_and_is_extended_by_the_same_command(place):
 def test_a_trial_that_raises_is_failed_and_the_search_goes_on(place):
     space = "space.train.sft.optim={choice: [adamw_torch, nonsense]}"
     points = "study.warm_start=[{train.sft.optim: nonsense}, {train.sft.optim: adamw_torch}]"
-    place.search("--set", space, "--set", points, "--set", "study.baselines=[]", "--set", "study.trials=2")
+    place.search("--set", space, "--set", points, "--set", "study.known=[]", "--set", "study.trials=2")
     status = place.status()
     assert status["budget"]["finished"] == 2
     assert status["trials"]["failed"] >= 1

@@ -27,7 +27,7 @@ def test_another_configuration_is_refused_field_by_field(url: str) -> None:
         loss={"temperature": 2.0},
         train={"max_steps": 80},
         space={"loss.entropy_weight": {"float": [0.0, 1.0]}},
-        study={"baselines": ["sft"]},
+        study={"known": ["sft"]},
     )
     with pytest.raises(StudyMismatch) as caught:
         open_study(url, other, provenance={"data": "d2", "model": "m1", "host": "other"})
@@ -35,7 +35,7 @@ def test_another_configuration_is_refused_field_by_field(url: str) -> None:
     for line in (
         "loss.temperature: stored 1.0, given 2.0",
         "train.max_steps: stored 40, given 80",
-        'study.baselines: stored [], given ["sft"]',
+        'study.known: stored [], given ["sft"]',
         'space.loss.entropy_weight: stored nothing, given {"float": [0.0, 1.0]}',
         "data: stored d1, given d2",
         "--name other",
@@ -61,6 +61,47 @@ def test_free_fields_may_change(url: str) -> None:
     )
     assert again.budget == 80
     assert attach(url, "s").budget == 80
+
+
+def test_another_spelling_is_no_difference_and_other_content_is(url: str, tmp_path: Path) -> None:
+    prints = {"data": {"train": "sha256:1", "eval": "sha256:2"}, "model": "sha256:3"}
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    data = {"train": f"{tmp_path}/here/a.jsonl", "eval": "b.jsonl"}
+    open_study(url, make_config(data=data, model={"path": f"{tmp_path}/here"}), provenance=prints)
+    data["train"] = f"{tmp_path}/link/../link/a.jsonl"
+    open_study(url, make_config(data=data, model={"path": f"{tmp_path}/link"}), provenance=prints)
+    moved = make_config(data={"train": "/elsewhere/a.jsonl", "eval": "b.jsonl"}, model={"path": "/elsewhere/m"})
+    open_study(url, moved, provenance=prints)
+    with pytest.raises(StudyMismatch, match=r"data.train: stored .*here/a.jsonl, given /elsewhere/a.jsonl"):
+        open_study(url, moved, provenance={"data": {"train": "sha256:9", "eval": "sha256:2"}, "model": "sha256:3"})
+    with pytest.raises(StudyMismatch, match=r"model.path: stored"):
+        open_study(
+            url, make_config(data=data, model={"path": "org/model"}), provenance={**prints, "model": "org/model"}
+        )
+
+
+def test_a_default_written_out_and_sizes_that_change_no_result_are_no_difference(url: str) -> None:
+    open_study(url, make_config())
+    written = {"batch_size": 7, "every_steps": 10, "max_new_tokens": 128}
+    train = {"max_steps": 40, "micro_batch_size": 8, "learning_rate": 5e-5}
+    open_study(url, make_config(evaluate=written, train=train, loss={"alpha": 1.0}))
+
+
+def test_choices_of_files_may_be_spelled_in_another_way(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna takes "a.jsonl" and its absolute path for two choices, and refuses a trial with other choices."""
+    monkeypatch.chdir(tmp_path)
+    space = {"data.train": {"choice": ["a.jsonl", "b.jsonl", "c.jsonl"]}}
+    with open_study(url, make_config(space=space)) as study:
+        first = study.next_trial()
+        study.complete(first.number, {"eval/nll": 1.0})
+    absolute = {"data.train": {"choice": [f"{tmp_path}/{name}.jsonl" for name in "abc"]}}
+    with open_study(url, make_config(space=absolute)) as study:
+        second = study.next_trial()
+        assert {first.params["data.train"], second.params["data.train"]} < {"a.jsonl", "b.jsonl", "c.jsonl"}
+        assert len({first.params["data.train"], second.params["data.train"]}) == 2
 
 
 def test_a_field_that_did_not_exist_yet_counts_as_its_default(file_url: str) -> None:
@@ -140,3 +181,23 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
     assert SECRET not in str(caught.value) + repr(caught.value)
     assert "postgresql://user:***@127.0.0.1:1/" in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_a_test_split_may_be_given_later_but_not_exchanged(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    first, second = ({"data": {"train": "a", "eval": "b", "test": name}} for name in ("c", "d"))
+    plain = {"data": {"train": "a", "eval": "b"}}
+    without, given, other = (
+        config.model_copy(update={"data": config.data.model_copy(update={"test": name})})
+        for config, name in ((make_config(), None), (make_config(), "one.jsonl"), (make_config(), "other.jsonl"))
+    )
+    open_study(url, without, provenance=plain)
+    assert open_study(url, given, provenance=first).config.data.test == "one.jsonl"
+    renamed = [config.model_copy(update={"name": "again"}) for config in (given, other)]
+    open_study(url, renamed[0], provenance=first)
+    with pytest.raises(StudyMismatch, match=r"data\.test: stored one\.jsonl, given other\.jsonl"):
+        open_study(url, renamed[1], provenance=first)
+    with pytest.raises(StudyMismatch, match="data: stored"):
+        open_study(url, renamed[0], provenance=second)
+    with pytest.raises(StudyMismatch, match="data: stored"):
+        open_study(url, given, provenance={"data": {"train": "other", "eval": "b", "test": "c"}})
