@@ -38,6 +38,7 @@ for verb in (
     look.best,
     confirm.confirm,
     pages.report,
+    pages.dashboard,
     export.export,
     cluster.submit,
     cluster.doctor,
