@@ -38,6 +38,7 @@ def quickstart(
 
 def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray import logs
+    from rankray.finetune.epochs import with_steps
     from rankray.report.board import Board
     from rankray.report.live import watching
     from rankray.search import run_search
@@ -46,6 +47,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
 
     logs.configure(verbose)
     check_trackers(loaded)
+    loaded = with_steps(loaded, download=True)
     provenance = preflight(loaded) | lineage(loaded)
     config = loaded.config
     study = open_study(config.store, config, provenance=provenance)
