@@ -187,7 +187,8 @@ def trials(overview: Row) -> str:
     metric = text(overview["status"]["metric"])
     cells = [
         (
-            str(row["number"]), text(row["state"]), str(row["step"]), figure(row["value"]),
+            str(row["number"]), text(row["state"]), str(row["step"]),
+            figure(row["value"]) + " (worse than untrained)" * bool(row.get("worse_than_untrained")),
             text(short_params(row["params"])),
             text(row["origin"] if row["origin"] != "sampler" else ""), text(str(row["reason"]).split("\n")[0]),
         )
