@@ -62,7 +62,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
+        print("stopped at once; what was committed is safe: run the same command again to resume", file=sys.stderr)
         sys.exit(130)
 
 

@@ -117,7 +117,7 @@ def cards(overview: Row) -> str:
             f"<details><summary>Its other metrics</summary>{_definitions(metrics)}</details></div>"
         )
     typed = "".join(
-        f'<p>{text(what[0].upper() + what[1:])}:</p><div class="command"><pre tabindex="0" id="command-{index}">'
+        f'<div class="command"><span>{text(what[0].upper() + what[1:])}</span><pre tabindex="0" id="command-{index}">'
         f'{text(command)}</pre><button type="button" data-copy="command-{index}" aria-label="Copy the command to '
         f'{text(what)}">Copy</button></div>'
         for index, (what, command) in enumerate(commands(overview))

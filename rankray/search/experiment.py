@@ -23,6 +23,7 @@ from rankray.store import StudyStore
 
 NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.search.searcher", "rankray.search.stopper")
 """What a search imports once Ray runs, Ray Tune among it: a second of work, done while Ray starts."""
+STOPPING = "stopping: trials are given back and resume from their last checkpoints; Ctrl-C again stops at once"
 GRACE_SECONDS = 20.0
 """How long an interrupted search may take to end by itself; then its process is ended."""
 
@@ -51,6 +52,7 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
 
     def interrupt() -> None:
         control.interrupted = True
+        threading.Thread(target=observer.phase, args=(STOPPING,), daemon=True).start()  # never from a handler
         timer = threading.Timer(GRACE_SECONDS, _give_up, args=(study,))
         timer.daemon = True
         timer.start()
