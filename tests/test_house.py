@@ -45,6 +45,7 @@ ROOMS = {  # room or top-level file -> what it may import beside itself; a room'
 OWNERS = {  # libraries that only these rooms may import
     "ray": {"search", "cluster"},
     "optuna": {"store"},
+    "optuna_dashboard": {"store"},
     "sqlalchemy": {"store"},
     "trl": {"finetune"},
     "accelerate": {"finetune", "model"},

@@ -50,6 +50,9 @@ class Config(Section):
     resources: ResourcesSection = ResourcesSection()
     store: str = Field(default_factory=lambda: default_store())
     """Where the study is kept: a sqlite, postgresql, mysql, journal or grpc URL; RANKRAY_STORE is the default."""
+    logging: list[Literal["wandb", "mlflow", "tensorboard", "trackio"]] = Field(default_factory=list)
+    """Trackers that get a run per trial: any of `wandb`, `mlflow`, `tensorboard` and `trackio`. Their own settings and
+    environment variables hold (WANDB_MODE, MLFLOW_TRACKING_URI, ...)."""
     storage: str = DEFAULT_STORAGE
     """Where checkpoints are kept: a directory that all nodes can reach, or `s3://bucket/prefix` or `gs://bucket/prefix`,
     with options such as `?region=eu-west-1`. Credentials come from each node's environment, profile or role, never from
@@ -167,6 +170,7 @@ FREE_FIELDS = (
     "resources",
     "store",
     "storage",
+    "logging",
     "train.threads",
     "train.micro_batch_size",
     "evaluate.batch_size",

@@ -30,6 +30,7 @@ POLL_SECONDS = 0.5
 """How long a search waits before it asks a store again that did not answer."""
 NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.search.searcher", "rankray.search.stopper")
 """What a search imports once Ray runs, Ray Tune among it: a second of work, done while Ray starts."""
+STOPPING = "stopping: trials are given back and resume from their last checkpoints; Ctrl-C again stops at once"
 GRACE_SECONDS = 14.0
 """How long an interrupted search may take to end by itself; then its process is ended."""
 LEAVE_SECONDS = 4.0
@@ -62,6 +63,7 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
         if control.interrupted:
             return
         control.interrupted = True
+        threading.Thread(target=observer.phase, args=(STOPPING,), daemon=True).start()  # never from a handler
         timer = threading.Timer(GRACE_SECONDS, _give_up, args=(study,))
         timer.daemon = True
         timer.start()
