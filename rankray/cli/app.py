@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rankray import __version__, logs
-from rankray.cli import cluster, confirm, look, plan, search, store, train
+from rankray.cli import cluster, confirm, look, plan, rehearse, search, store, train
 from rankray.errors import RankrayError
 
 ARGUMENTS = "RANKRAY_ARGUMENTS_PIPE"
@@ -32,7 +32,7 @@ for verb in (
     train.train,
     plan.check,
     plan.explain,
-    plan.rehearse,
+    rehearse.rehearse,
     look.status,
     look.show,
     look.best,

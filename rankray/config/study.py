@@ -81,12 +81,15 @@ class StudySection(Section):
     """Metric that trials are compared on; it must not depend on the weights that are searched."""
     direction: Literal["minimize", "maximize"] | None = None
     """`minimize` or `maximize`; null takes the direction of a built-in metric."""
-    sampler: str | dict[str, Any] = "tpe"
-    """Sampler that proposes settings: a name such as `tpe` or `random`, or `{name: tpe, ...}` with its own options. The
-    error of an unknown name lists them all."""
-    pruner: str | dict[str, Any] = "successive_halving"
-    """Pruner that stops hopeless trials: a name such as `successive_halving` or `none`, or `{name: ..., ...}` with its
-    own options. The error of an unknown name lists them all."""
+    sampler: str | dict[str, Any] = "auto"
+    """Sampler that proposes settings: `auto` (a Gaussian process on whole runs, TPE in a long study), another name such
+    as `tpe` or `random`, or `{name: tpe, ...}` with its own options. The error of an unknown name lists them all."""
+    pruner: str | dict[str, Any] = "auto"
+    """Pruner that stops hopeless trials: `auto` (only what diverges), another name such as `successive_halving` or
+    `none`, or `{name: ..., ...}` with its own options. The error of an unknown name lists them all."""
+    prune_on: str = "eval/nll"
+    """Metric that the pruner compares, whatever the study selects on: early in a run, plain NLL tells more of its end
+    than accuracy does."""
     trials: PositiveInt = 64
     """Finished trials (complete and pruned) that the study should hold; raise it to extend a finished search."""
     seeds: PositiveInt = 1
@@ -98,7 +101,7 @@ class StudySection(Section):
     keep_best: PositiveInt = 3
     """How many of the best complete trials keep their checkpoints; those of all others are deleted when their trial
     ends."""
-    known: list[Annotated[str, KeyOf(known_names)] | dict[str, Any]] = Field(default=[*BASELINES])
+    known: list[Annotated[str, KeyOf(known_names)] | dict[str, Any]] = Field(default=known_names())
     """Settings that are known to be worth a trial, tried first where the space contains them: `sft`, plain SFT;
     `paper`, the paper's fixed setting; `rates`, those of the two that are listed (or, without them, the file's own
     setting) at three times and a third of the file's learning rate; or a mapping of dotted paths to values. `sft` and

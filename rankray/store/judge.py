@@ -32,7 +32,7 @@ class Judge:
 
     def __init__(self, dry_run: DryRunStorage, name: str, config: Config) -> None:
         self._config = config
-        self._metric = config.study.metric
+        self._metric, self._prune_on = config.study.metric, config.study.prune_on
         self._full = config.full_steps
         self._name = strategy_name(config.study.pruner)
         self._pruner: BasePruner = pruner(config)
@@ -40,27 +40,34 @@ class Judge:
         self._study = Study(study_name=name, storage=self._dry_run, pruner=self._pruner)
 
     def judge(self, trial: FrozenTrial, report: Report, trials: Sequence[FrozenTrial]) -> StepRecord:
-        """Return the record to commit for a report that has none yet, given the study's trials. Writes nothing.
+        """Return the record to commit for a report that has none yet. Writes nothing.
 
-        A study metric that is not a finite number stops the trial as failed. The pruner is asked if the report has the
-        metric, is of a later step than all before it, and is not of the last step: a trial trained to its end is never
-        pruned, nor is a baseline.
+        A study metric, or a metric to prune on, that is not a finite number stops the trial as failed. The pruner is
+        asked if the report has the metric to prune on, is of a later step than all before it, and is not of the last
+        step: a trial trained to its end is never pruned, nor is a baseline.
+
+        Args:
+            trial: the trial as it is in the store.
+            report: what it reports.
+            trials: the study's trials, the values of `study.prune_on` as their intermediate ones.
         """
         metrics = {name: float(value) for name, value in report.metrics.items()}
         record = StepRecord(step=report.step, metrics=metrics, checkpoint=report.checkpoint)
-        if self._metric not in metrics:
+        for name in (self._metric, self._prune_on):
+            if not math.isfinite(metrics.get(name, 0.0)):
+                reason = f"{name} is {metrics[name]} at step {report.step}"
+                return StepRecord(**{**vars(record), "stop": True, "failed": True, "reason": reason})
+        if self._prune_on not in metrics or self._metric not in metrics:
             return record
-        value = metrics[self._metric]
-        if not math.isfinite(value):
-            reason = f"{self._metric} is {value} at step {report.step}"
-            return StepRecord(**{**vars(record), "stop": True, "failed": True, "reason": reason})
         if report.step >= self._full or any(step > report.step for step in steps_of(trial)):
             return record
         self._dry_run.trials = trials
-        stop, marks = self._ask(trial, report.step, value)
+        value = metrics[self._prune_on]
+        stop, marks = self._ask(trials[trial.number], report.step, value)
         stop = stop and not is_baseline(trial)
-        reason = f"{self._name} at step {report.step}: {self._metric} {value:.6g} is behind" if stop else ""
-        return StepRecord(**{**vars(record), "stop": stop, "reason": reason, "marks": marks})
+        return StepRecord(
+            **{**vars(record), "stop": stop, "reason": self._reason(report.step, value, stop), "marks": marks}
+        )
 
     def _ask(self, trial: FrozenTrial, step: int, value: float) -> tuple[bool, dict[str, Any]]:
         seen = copy.copy(trial)
@@ -68,3 +75,11 @@ class Judge:
         self._dry_run.marks = {}
         stop = bool(self._pruner.prune(self._study, seen))
         return stop, self._dry_run.marks
+
+    def _reason(self, step: int, value: float, stop: bool) -> str:
+        if not stop:
+            return ""
+        why = getattr(self._pruner, "reason", "")
+        return (
+            f"{self._prune_on} {why}" if why else f"{self._name} at step {step}: {self._prune_on} {value:.6g} is behind"
+        )

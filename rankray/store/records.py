@@ -153,6 +153,14 @@ def with_marks(trial: FrozenTrial) -> FrozenTrial:
     return marked
 
 
+def with_values(trial: FrozenTrial, metric: str) -> FrozenTrial:
+    """Return a trial whose intermediate values are those of one metric, which its step records hold."""
+    found = {step: record["metrics"].get(metric) for step, record in _committed(trial).items()}
+    changed = copy.copy(trial)
+    changed.intermediate_values = {step: found[step] for step in sorted(found) if found[step] is not None}
+    return changed
+
+
 def ticket_of(trial: FrozenTrial, *, adopted: bool, order: Sequence[str] = ()) -> Ticket:
     """Return the ticket for a trial as it is in the store.
 

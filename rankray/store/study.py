@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from pydantic import ValidationError
 
 import rankray
@@ -18,7 +18,7 @@ from rankray.config.schema import Config
 from rankray.config.space import baseline_points
 from rankray.errors import StoreError, nearest
 from rankray.store.ask import Plan
-from rankray.store.backend import connect
+from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
 from rankray.store.identity import check_same, restore, snapshot
 from rankray.store.migrate import CONFIG, continued, current, migrate_study, migrated, migrated_config
@@ -69,12 +69,32 @@ def open_study(
         StoreUnavailable: the store does not answer.
     """
     check(config)
-    storage = connect(url)
+    return _open(connect(url), masked(url), config, dict(provenance or {}), lease_seconds, plan)
+
+
+def open_rehearsal(config: Config) -> StudyStore:
+    """Open a new study that is kept in this process's memory, and nowhere else.
+
+    Raises:
+        ConfigError: the sampler or the pruner is unknown, or its options are wrong.
+    """
+    check(config)
+    return _open(RetryingStorage(InMemoryStorage(), "memory://"), "memory://", config, {}, None, None)
+
+
+def _open(
+    storage: RetryingStorage,
+    shown_url: str,
+    config: Config,
+    provenance: dict[str, Any],
+    lease_seconds: float | None,
+    plan: Plan | None,
+) -> StudyStore:
     given = {
         "id": uuid.uuid4().hex,
         "schema": current(),
         "config": snapshot(config),
-        "provenance": dict(provenance or {}),
+        "provenance": provenance,
         "versions": versions(),
     }
     if config.name not in _names(storage):
@@ -91,7 +111,7 @@ def open_study(
     _describe(storage, study_id, stored, config.study.trials)
     points = [*baseline_points(config), *earlier] if plan is None else plan
     return _read(
-        StudyStore(storage, study_id, claims, config, url=masked(url), lease_seconds=lease_seconds, points=points)
+        StudyStore(storage, study_id, claims, config, url=shown_url, lease_seconds=lease_seconds, points=points)
     )
 
 

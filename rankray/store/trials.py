@@ -44,7 +44,7 @@ from rankray.store.records import (
     steps_of,
     ticket_of,
 )
-from rankray.store.strategies import direction
+from rankray.store.strategies import prune_direction
 
 
 class StudyStore(TrialOwnership):
@@ -77,7 +77,7 @@ class StudyStore(TrialOwnership):
         self._order = list(distributions(config))
         if not read_only:
             self._asker = Asker(storage, study_id, self._history, config, self.driver, points)
-            self._judge = Judge(DryRunStorage(storage, study_id, direction(config)), self.name, config)
+            self._judge = Judge(DryRunStorage(storage, study_id, prune_direction(config)), self.name, config)
 
     def __repr__(self) -> str:
         return f"StudyStore({self.name!r}, {self.url!r})"
@@ -158,7 +158,7 @@ class StudyStore(TrialOwnership):
             fence = self._own(trial)
             record = steps.get(report.step)
             if record is None:
-                record = self._judge.judge(trial, report, self._history.trials)
+                record = self._judge.judge(trial, report, self._history.for_pruner)
                 self.storage.set_trial_user_attr(trial_id(trial), step_key(record.step, fence), record.to_json())
                 if record.stop:
                     self._own(trial)
