@@ -63,4 +63,6 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     if not done:
         say(f"interrupted at {study.finished} of {config.study.trials}; run the same command again to resume")
         raise typer.Exit(130)
+    if (end := study.ended) is not None and end.by != "trials":
+        say(f"ended by study.budget.{end.by}: {end.reason}; raise it and run the same command again to continue")
     print_summary(study, loaded.file)

@@ -101,6 +101,22 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _budget_can_be_reached(self) -> Config:
+        """Refuse limits of what is not counted: money without prices, GPU-hours without GPUs."""
+        budget = self.study.budget
+        if budget.money is not None and not budget.price:
+            raise ValueError(
+                "study.budget.money: got a limit without prices; allowed: with study.budget.price, as in "
+                "{default: 1.5}, per node and hour; give the prices"
+            )
+        if budget.gpu_hours is not None and not self.resources.gpus_per_worker:
+            raise ValueError(
+                "study.budget.gpu_hours: got a limit, and resources.gpus_per_worker is 0, so it is never reached; "
+                "allowed: with GPUs; set resources.gpus_per_worker, or use study.budget.wall_hours"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _loss_is_finite(self) -> Config:
         """Refuse infinite settings, which `rankray.loss` takes: a study is stored as JSON, which has no infinity."""
         for name, value in self.loss:
@@ -147,6 +163,7 @@ SEARCHABLE_SECTIONS = ("model", "data", "loss", "train")
 """Sections whose fields a space may vary; the others say how the search itself runs."""
 FREE_FIELDS = (
     "study.trials",
+    "study.budget",
     "study.keep_best",
     "study.max_failures_per_trial",
     "resources",

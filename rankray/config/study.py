@@ -74,6 +74,28 @@ class EvaluateSection(Section):
         return names
 
 
+class BudgetSection(Section):
+    """What a search may cost beside its number of trials; it ends at the first limit that is reached."""
+
+    wall_hours: Positive | None = None
+    """Hours during which at least one driver works on the search."""
+    gpu_hours: Positive | None = None
+    """Hours times GPUs that its trials hold, the work that was lost included."""
+    money: Positive | None = None
+    """What the nodes of the cluster cost while the search runs, in the unit of `price`, idle ones included."""
+    price: dict[str, Positive | dict[Literal["on_demand", "spot"], Positive]] = Field(default_factory=dict)
+    """Price of a node for an hour, by its type as the cluster names it; `default` is that of every other node. A
+    number, or `{on_demand: 1.2, spot: 0.4}`."""
+    plateau: PositiveInt | None = None
+    """Finished trials in a row after which the search ends, if none was better than the best one before by more than
+    its metric's standard error over examples (where the metric has none, by anything)."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is any limit."""
+        return any(limit is not None for limit in (self.wall_hours, self.gpu_hours, self.money, self.plateau))
+
+
 class StudySection(Section):
     """The search: what it optimises, how, and for how long."""
 
@@ -92,6 +114,8 @@ class StudySection(Section):
     than accuracy does."""
     trials: PositiveInt = 64
     """Finished trials (complete and pruned) that the study should hold; raise it to extend a finished search."""
+    budget: BudgetSection = BudgetSection()
+    """What the search may cost beside; it ends at the first limit that is reached, and a raised limit continues it."""
     seeds: PositiveInt = 1
     """Training runs per trial, each with its own seed; the metrics are their running mean."""
     seed: Annotated[int, Field(ge=0)] = 0

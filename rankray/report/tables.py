@@ -35,6 +35,7 @@ def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) 
     head = Text.from_markup(
         f"[bold]{status['study']}[/]  {status['state']}  {budget['finished']}/{budget['trials']} finished  ({counts})"
     )
+    notes = [Text(line, style="dim") for line in budget_lines(status)]
     table = Table(box=None, padding=(0, 1), header_style="dim")
     for title in ("trial", "state", "step", metric, "settings", "reason"):
         table.add_column(title, overflow="fold")
@@ -48,7 +49,23 @@ def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) 
             Text(str(row.get("reason") or "").splitlines()[0] if row.get("reason") else "", style="dim"),
         )
     more = [Text(f"... and {len(rows) - limit} more", style="dim")] if len(rows) > limit else []
-    return Group(head, table, *more)
+    return Group(head, *notes, table, *more)
+
+
+def budget_lines(status: Row) -> list[str]:
+    """Return what ended a search beside its number of trials, and what it has spent, a line each."""
+    ended, spent, limits = status.get("ended"), status.get("spent") or {}, status["budget"]
+    used = [
+        f"{spent[name]:.4g}{f' of {limits[name]:g}' if name in limits else ''} {unit}"
+        for name, unit in (("wall_hours", "hours"), ("gpu_hours", "GPU-hours"), ("money", "of money"))
+        if spent.get(name)
+    ]
+    lines = [f"spent: {', '.join(used)}"] if used else []
+    if spent.get("unpriced"):
+        lines.append(f"without a price of their own, and counted with the highest one: {', '.join(spent['unpriced'])}")
+    if ended and ended["by"] != "trials":
+        lines.append(f"ended by study.budget.{ended['by']}: {ended['reason']}")
+    return lines
 
 
 def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:

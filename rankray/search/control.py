@@ -1,8 +1,8 @@
 """What the parts of one running search share: which trials are live, and whether to stop.
 
-A search stops early for one of three reasons: it was interrupted, too many trials failed, or the store stayed
-unreachable. Too many have failed when the first `SYSTEMATIC` trials of a launch all fail; after a success, when at
-least `MANY` have failed and more than have succeeded.
+A search stops early for one of four reasons: it was interrupted, a limit of its budget is reached, too many trials
+failed, or the store stayed unreachable. Too many have failed when the first `SYSTEMATIC` trials of a launch all fail;
+after a success, when at least `MANY` have failed and more than have succeeded.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Control:
     first_error: str = ""
     error: str = ""
     interrupted: bool = False
+    ended: str = ""
     stops: dict[int, str] = field(default_factory=dict)
 
     _reported: dict[int, int] = field(default_factory=dict)
@@ -44,7 +45,7 @@ class Control:
     @property
     def stopping(self) -> bool:
         """Whether no further trial should start and running ones should end."""
-        return self.interrupted or bool(self.error)
+        return self.interrupted or bool(self.error) or bool(self.ended)
 
     def begin(self, number: int, step: int, holder: str = "") -> None:
         """A trial is handed out to the Tune trial `holder`, to start or resume at a step."""

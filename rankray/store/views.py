@@ -21,11 +21,13 @@ def status(study: StudyStore) -> dict[str, Any]:
     """Return how far a study has come.
 
     `state` is `complete` when the budget is used up, `running` while a driver is not known to be dead, else
-    `interrupted`. `best` is the best complete trial, or None.
+    `interrupted`. `best` is the best complete trial, or None. `ended` says which limit has ended the search and why, or
+    is None; `spent` what all its drivers have spent.
     """
     counts = study.counts()
     drivers = study.drivers()
-    state = "complete" if counts.finished >= study.budget else "running" if drivers else "interrupted"
+    ended = study.ended
+    state = "complete" if ended is not None else "running" if drivers else "interrupted"
     top = best(study)
     return {
         "study": study.name,
@@ -37,7 +39,9 @@ def status(study: StudyStore) -> dict[str, Any]:
             "running": counts.running,
             "waiting": counts.waiting,
         },
-        "budget": {"trials": study.budget, "finished": counts.finished},
+        "budget": {"trials": study.budget, "finished": counts.finished, **_limits(study)},
+        "spent": study.spent.to_json(),
+        "ended": None if ended is None else ended.to_json(),
         "best": None if top is None else {key: top[key] for key in ("number", "value", "params")},
         "metric": study.config.study.metric,
         "direction": study.config.direction,
@@ -47,6 +51,12 @@ def status(study: StudyStore) -> dict[str, Any]:
         ],
         "first_failure": _first_failure(study),
     }
+
+
+def _limits(study: StudyStore) -> dict[str, Any]:
+    """Return the limits that are set beside the number of trials."""
+    limits = study.config.study.budget.model_dump(exclude={"price"})
+    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def trial(study: StudyStore, number: int) -> dict[str, Any]:
