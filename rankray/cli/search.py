@@ -36,12 +36,14 @@ def quickstart(
 
 def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray import logs
+    from rankray.finetune.epochs import with_steps
     from rankray.report.board import Board
     from rankray.report.live import watching
     from rankray.search import run_search
     from rankray.store import open_study, views
 
     logs.configure(verbose)
+    loaded = with_steps(loaded, download=True)
     provenance = preflight(loaded) | {"file": str(Path(loaded.file).absolute())}
     config = loaded.config
     study = open_study(config.store, config, provenance=provenance)
@@ -63,6 +65,6 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     if not done:
         say(f"interrupted at {study.finished} of {config.study.trials}; run the same command again to resume")
         raise typer.Exit(130)
-    if (end := study.ended) is not None and end.by != "trials":
+    if (end := study.ended) is not None and end.by not in ("trials", "space"):
         say(f"ended by study.budget.{end.by}: {end.reason}; raise it and run the same command again to continue")
     print_summary(study, loaded.file)

@@ -27,7 +27,7 @@ LADDER = "rates"
 """The name in `study.known` of the ladder of learning rates."""
 
 
-def known_names() -> list[str]:
+def known_names() -> list[str | dict[str, Any]]:
     """Return the names that `study.known` allows."""
     return [*BASELINES, LADDER]
 

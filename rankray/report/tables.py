@@ -63,7 +63,9 @@ def budget_lines(status: Row) -> list[str]:
     lines = [f"spent: {', '.join(used)}"] if used else []
     if spent.get("unpriced"):
         lines.append(f"without a price of their own, and counted with the highest one: {', '.join(spent['unpriced'])}")
-    if ended and ended["by"] != "trials":
+    if ended and ended["by"] == "space":
+        lines.append(f"ended: {ended['reason']}")
+    elif ended and ended["by"] != "trials":
         lines.append(f"ended by study.budget.{ended['by']}: {ended['reason']}")
     return lines
 

@@ -63,7 +63,8 @@ class Ended:
     """Why a search has ended.
 
     Attributes:
-        by: the limit: `trials`, `wall_hours`, `gpu_hours`, `money` or `plateau`.
+        by: the limit: `trials`, `wall_hours`, `gpu_hours`, `money` or `plateau`; or `space`, of
+            which every point has been tried.
         reason: the same for people, with the figures.
     """
 

@@ -30,6 +30,7 @@ from rankray.store.judge import Judge
 from rankray.store.ledger import ENDED, SPENT, Ended, Spent, ended, spent_of
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
+from rankray.store.points import FinitePoints
 from rankray.store.records import (
     ATTEMPTS,
     KEPT_LOSSES,
@@ -74,10 +75,12 @@ class StudyStore(TrialOwnership):
         points: Points | Plan = (),
     ) -> None:
         super().__init__(storage, study_id, claims, config, read_only=read_only, lease_seconds=lease_seconds)
-        self.url = url
+        self.url, self._given = url, points
         self._order = list(distributions(config))
+        self._points = FinitePoints(config, self._history)
         if not read_only:
             self._asker = Asker(storage, study_id, self._history, config, self.driver, points)
+            self._points = self._asker.points
             self._judge = Judge(DryRunStorage(storage, study_id, prune_direction(config)), self.name, config)
 
     def __repr__(self) -> str:
@@ -232,7 +235,7 @@ class StudyStore(TrialOwnership):
 
     @property
     def done(self) -> bool:
-        """Whether the budget is used up; of a study with a plan, also whether each point has had its trial."""
+        """Whether the budget is used up, or no point is left: of a finite space, or of a plan."""
         with self._lock:
             return self.ended is not None or (not self.read_only and self._asker.plan_is_done)
 
@@ -242,7 +245,8 @@ class StudyStore(TrialOwnership):
         with self._lock:
             trials = self._history.refresh()
             spent = self.spent if self.config.study.budget.is_limited else Spent()
-            return ended(self.config, self._history.finished, spent, trials)
+            end = ended(self.config, self._history.finished, spent, trials)
+            return Ended("space", "every point of the space has been tried") if end is None and self.exhausted else end
 
     @property
     def spent(self) -> Spent:
@@ -268,6 +272,13 @@ class StudyStore(TrialOwnership):
         now = None if (end := self.ended) is None else end.to_json()
         if self.storage.get_study_user_attrs(self.study_id).get(ENDED) != now:
             self.storage.set_study_user_attr(self.study_id, ENDED, now)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every point of a finite space has been tried, so that no trial is left to be made."""
+        with self._lock:
+            self._history.refresh()
+            return not callable(self._given) and self._points.exhausted
 
     def counts(self) -> Counts:
         """Return how many trials are in which state, over all drivers."""

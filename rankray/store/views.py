@@ -20,9 +20,9 @@ from rankray.store.trials import StudyStore
 def status(study: StudyStore) -> dict[str, Any]:
     """Return how far a study has come.
 
-    `state` is `complete` when the budget is used up, `running` while a driver is not known to be dead, else
-    `interrupted`. `best` is the best complete trial, or None. `ended` says which limit has ended the search and why, or
-    is None; `spent` what all its drivers have spent.
+    `state` is `complete` when the budget or a finite space is used up, `running` while a driver is not known to be
+    dead, else `interrupted`. `best` is the best complete trial, or None. `ended` says which limit has ended the search
+    and why, or is None; `spent` what all its drivers have spent.
     """
     counts = study.counts()
     drivers = study.drivers()
