@@ -91,6 +91,24 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _metrics_are_measured(self) -> Config:
+        """Refuse several metrics of which one is weighted, not measured, or of no known direction."""
+        names, measured = self.study.metrics, ["eval/nll", *(f"eval/{name}" for name in self.evaluate.metrics)]
+        if names and self.study.metric != names[0]:
+            raise ValueError(
+                f"study.metric: got {self.study.metric!r} beside study.metrics {names}; allowed: the first of them; "
+                "leave study.metric out"
+            )
+        for name in names[1:]:
+            own = name.startswith("eval/") and name not in WEIGHTED_METRICS and self.evaluate.functions
+            if name not in measured and not own:
+                raise ValueError(
+                    f"study.metrics: {name!r} is not measured; allowed: {', '.join(dict.fromkeys(measured))}; choose "
+                    "from these, or add it to evaluate.metrics"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _prune_on_is_measured(self) -> Config:
         """Refuse to prune on what no report has."""
         metric, measured = self.study.prune_on, ["eval/nll", *(f"eval/{name}" for name in self.evaluate.metrics)]
@@ -146,6 +164,10 @@ class Config(Section):
     def direction(self) -> Literal["minimize", "maximize"]:
         """The study's direction, with the built-in metrics' own as the default."""
         return self.study.direction or DIRECTIONS.get(self.study.metric, "maximize")
+
+    def direction_of(self, metric: str) -> Literal["minimize", "maximize"]:
+        """Return the direction of one of the study's metrics; one of a function of yours is maximised."""
+        return self.direction if metric == self.study.metric else DIRECTIONS.get(metric, "maximize")
 
     @property
     def prune_direction(self) -> Literal["minimize", "maximize"]:

@@ -101,6 +101,9 @@ class StudySection(Section):
 
     metric: str = "eval/nll"
     """Metric that trials are compared on; it must not depend on the weights that are searched."""
+    metrics: list[str] = Field(default_factory=list)
+    """Several metrics to improve at once, instead of one: `best` then shows every trial that no other one beats in all
+    of them. The first is `study.metric`, by which trials are ranked where one number is needed."""
     direction: Literal["minimize", "maximize"] | None = None
     """`minimize` or `maximize`; null takes the direction of a built-in metric."""
     sampler: str | dict[str, Any] = "auto"
@@ -134,6 +137,21 @@ class StudySection(Section):
     """More to try first: names of earlier studies in the same store, of each of which the best quarter of the complete
     trials is taken, at most five, as far as this space contains them; or mappings of dotted paths to values. What an
     earlier study gives is decided once, when this study begins."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_metric(cls, given: Any) -> Any:
+        """Take the first of `metrics` as `metric`, where only they are given."""
+        if isinstance(given, dict) and "metric" not in given and isinstance(given.get("metrics"), list):
+            return {**given, **({"metric": given["metrics"][0]} if given["metrics"] else {})}
+        return given
+
+    @field_validator("metrics")
+    @classmethod
+    def _several_metrics(cls, names: list[str]) -> list[str]:
+        if len(names) == 1 or len(set(names)) < len(names):
+            raise ValueError(f"got {names}; allowed: two different metrics or more; use study.metric for one")
+        return names
 
     @model_validator(mode="before")
     @classmethod

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.schema import Config
 from rankray.config.study import BudgetSection
-from rankray.store.records import END, steps_of
+from rankray.store.pareto import costs_of, dominates, metrics_of
 
 SPENT = "rankray:spent:"
 ENDED = "rankray:ended"
@@ -147,8 +147,9 @@ def ended(config: Config, finished: int, spent: Spent, trials: Sequence[FrozenTr
 
 def _plateau(config: Config, most: int, trials: Sequence[FrozenTrial]) -> Ended | None:
     """Return that nothing has become better for so many finished trials, in order of number."""
-    metric, sign = config.study.metric, 1.0 if config.direction == "maximize" else -1.0
+    metric = config.study.metric
     best: FrozenTrial | None = None
+    seen: list[FrozenTrial] = []
     since = 0
     for trial in trials:
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -156,10 +157,13 @@ def _plateau(config: Config, most: int, trials: Sequence[FrozenTrial]) -> Ended 
         since += 1
         if trial.state != TrialState.COMPLETE or trial.value is None:
             continue
-        if best is None or sign * (trial.value - float(best.value or 0.0)) > _noise(best, metric):
+        if _is_better(trial, best, seen, config):
             best, since = trial, 0
+        seen.append(trial)
     if best is None or since < most:
         return None
+    if config.study.metrics:
+        return Ended("plateau", f"{since} finished trials in a row were beaten by earlier ones in every metric")
     return Ended(
         "plateau",
         f"{since} finished trials in a row were not better than {metric} {best.value:.4g} (trial {best.number}) by "
@@ -167,9 +171,18 @@ def _plateau(config: Config, most: int, trials: Sequence[FrozenTrial]) -> Ended 
     )
 
 
+def _is_better(trial: FrozenTrial, best: FrozenTrial | None, seen: Sequence[FrozenTrial], config: Config) -> bool:
+    """Return whether a complete trial improves on all before it: beyond noise, or in some metric of several."""
+    if best is None:
+        return True
+    if config.study.metrics:
+        costs = costs_of(trial, config)
+        before = [each for other in seen if (each := costs_of(other, config)) is not None]
+        return costs is not None and not any(other == costs or dominates(other, costs) for other in before)
+    gain = float(trial.value or 0.0) - float(best.value or 0.0)
+    return (gain if config.direction == "maximize" else -gain) > _noise(best, config.study.metric)
+
+
 def _noise(trial: FrozenTrial, metric: str) -> float:
     """Return the standard error over examples that came with a trial's final metric; 0 where none did."""
-    name, found = f"{metric}_stderr", 0.0
-    for record in steps_of(trial).values():
-        found = record.metrics.get(name, found)
-    return float(trial.user_attrs.get(END, {}).get("metrics", {}).get(name, found))
+    return metrics_of(trial).get(f"{metric}_stderr", 0.0)

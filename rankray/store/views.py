@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rankray.checkpoints.places import is_remote
 from rankray.config.params import get_path
 from rankray.errors import StoreError
+from rankray.store.pareto import front, metrics_of
 from rankray.store.records import ATTEMPTS, END, LOST, ORIGIN, steps_of, ticket_of
 from rankray.store.trials import StudyStore
 
@@ -76,7 +77,7 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
     steps = steps_of(found)
     return {
         **_row(study, found),
-        "metrics": _plain(_final_metrics(found)),
+        "metrics": _plain(metrics_of(found)),
         "steps": [
             {
                 "step": record.step,
@@ -103,9 +104,19 @@ def trials(study: StudyStore) -> list[dict[str, Any]]:
 
 
 def best(study: StudyStore) -> dict[str, Any] | None:
-    """Return the best complete trial, or None. Trials that were stopped early do not count."""
-    top = _best(study, (each for each in study.trials() if each.state == TrialState.COMPLETE))
-    return None if top is None else _result(study, top)
+    """Return the best complete trial, or None. Trials that were stopped early do not count.
+
+    In a study of several metrics it is the best in the first one, and `front` has every trial that no other one beats
+    in all of them.
+    """
+    found = study.trials()
+    top = _best(study, (each for each in found if each.state == TrialState.COMPLETE))
+    if top is None:
+        return None
+    if not study.config.study.metrics:
+        return _result(study, top)
+    beaten_by_none = [_result(study, each) for each in front(found, study.config)]
+    return _result(study, top) | {"metrics_compared": list(study.config.study.metrics), "front": beaten_by_none}
 
 
 def objectives(study: StudyStore) -> list[dict[str, Any]]:
@@ -135,13 +146,18 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
 def retention(study: StudyStore) -> tuple[set[int], set[int]]:
     """Return the numbers of all ended trials, and of those among them that keep their checkpoints.
 
-    Those are the `study.keep_best` best complete ones. A trial that is no longer among them never will be again, unless
-    the number is raised. So to delete the checkpoints of all others is safe at any moment.
+    Those are the `study.keep_best` best complete ones, and in a study of several metrics those that no other one beats.
+    A trial that is no longer among them never will be again, unless the number is raised. So to delete the checkpoints
+    of all others is safe at any moment.
     """
     ended = [each for each in study.trials() if each.state.is_finished()]
     complete = (each for each in ended if each.state == TrialState.COMPLETE)
     ranked = sorted(complete, key=lambda each: _rank(study, each))
-    return {each.number for each in ended}, {each.number for each in ranked[: study.config.study.keep_best]}
+    kept = [
+        *ranked[: study.config.study.keep_best],
+        *(front(ended, study.config) if study.config.study.metrics else []),
+    ]
+    return {each.number for each in ended}, {each.number for each in kept}
 
 
 def _row(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
@@ -165,7 +181,7 @@ def _result(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
         "number": found.number,
         "value": _value(study, found),
         "params": dict(found.params),
-        "metrics": _plain(_final_metrics(found)),
+        "metrics": _plain(metrics_of(found)),
         "checkpoint": checkpoint,
         "checkpoint_exists": _exists(checkpoint),
         "objective": _objective(study, found),
@@ -205,14 +221,6 @@ def _value(study: StudyStore, found: FrozenTrial) -> float | None:
     last = [record.metrics.get(study.config.study.metric) for record in steps_of(found).values()]
     values = [value for value in last if value is not None and math.isfinite(value)]
     return values[-1] if values else None
-
-
-def _final_metrics(found: FrozenTrial) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for record in steps_of(found).values():
-        metrics.update(record.metrics)
-    metrics.update(found.user_attrs.get(END, {}).get("metrics", {}))
-    return metrics
 
 
 def _reason(found: FrozenTrial) -> str:
