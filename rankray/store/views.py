@@ -106,17 +106,15 @@ def trials(study: StudyStore) -> list[dict[str, Any]]:
 def best(study: StudyStore) -> dict[str, Any] | None:
     """Return the best complete trial, or None. Trials that were stopped early do not count.
 
-    In a study of several metrics it is the best in the first one, and `front` has every trial that no other one beats
-    in all of them.
+    In a study of several metrics `front` has every trial that no other one beats in all of them, and the best is the one
+    of these that is best in the first metric.
     """
     found = study.trials()
+    if study.config.study.metrics:
+        rows = [_result(study, each) for each in front(found, study.config)]
+        return {**rows[0], "metrics_compared": list(study.config.study.metrics), "front": rows} if rows else None
     top = _best(study, (each for each in found if each.state == TrialState.COMPLETE))
-    if top is None:
-        return None
-    if not study.config.study.metrics:
-        return _result(study, top)
-    beaten_by_none = [_result(study, each) for each in front(found, study.config)]
-    return _result(study, top) | {"metrics_compared": list(study.config.study.metrics), "front": beaten_by_none}
+    return None if top is None else _result(study, top)
 
 
 def objectives(study: StudyStore) -> list[dict[str, Any]]:
