@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rankray import __version__, logs
-from rankray.cli import cluster, confirm, look, plan, rehearse, search, setup, store, train
+from rankray.cli import cluster, confirm, export, look, pages, plan, rehearse, search, setup, store, train
 from rankray.errors import RankrayError
 
 ARGUMENTS = "RANKRAY_ARGUMENTS_PIPE"
@@ -38,6 +38,8 @@ for verb in (
     look.show,
     look.best,
     confirm.confirm,
+    pages.report,
+    export.export,
     cluster.submit,
     cluster.doctor,
 ):

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -26,48 +26,6 @@ def retrain_command(file: str, params: Mapping[str, Any]) -> str:
         for path, value in params.items()
     ]
     return " ".join(["rankray train", shlex.quote(file), *sets])
-
-
-def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) -> RenderableType:
-    """Return a study's state and its best trials."""
-    counts = ", ".join(f"{count} {state}" for state, count in status["trials"].items() if count)
-    budget = status["budget"]
-    head = Text.from_markup(
-        f"[bold]{status['study']}[/]  {status['state']}  {budget['finished']}/{budget['trials']} finished  ({counts})"
-    )
-    notes = [Text(line, style="dim") for line in budget_lines(status)]
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    for title in ("trial", "state", "step", metric, "settings", "reason"):
-        table.add_column(title, overflow="fold")
-    for row in rows[:limit]:
-        table.add_row(
-            str(row["number"]),
-            str(row["state"]),
-            str(row.get("step") or 0),
-            _figure(row.get("value")),
-            short_params(row.get("params") or {}),
-            Text(str(row.get("reason") or "").splitlines()[0] if row.get("reason") else "", style="dim"),
-        )
-    more = [Text(f"... and {len(rows) - limit} more", style="dim")] if len(rows) > limit else []
-    return Group(head, *notes, table, *more)
-
-
-def budget_lines(status: Row) -> list[str]:
-    """Return what ended a search beside its number of trials, and what it has spent, a line each."""
-    ended, spent, limits = status.get("ended"), status.get("spent") or {}, status["budget"]
-    used = [
-        f"{spent[name]:.4g}{f' of {limits[name]:g}' if name in limits else ''} {unit}"
-        for name, unit in (("wall_hours", "hours"), ("gpu_hours", "GPU-hours"), ("money", "of money"))
-        if spent.get(name)
-    ]
-    lines = [f"spent: {', '.join(used)}"] if used else []
-    if spent.get("unpriced"):
-        lines.append(f"without a price of their own, and counted with the highest one: {', '.join(spent['unpriced'])}")
-    if ended and ended["by"] == "space":
-        lines.append(f"ended: {ended['reason']}")
-    elif ended and ended["by"] != "trials":
-        lines.append(f"ended by study.budget.{ended['by']}: {ended['reason']}")
-    return lines
 
 
 def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
@@ -126,33 +84,3 @@ def summary(
 
 def _figure(value: Any) -> str:
     return "-" if value is None else f"{value:.5g}"
-
-
-def trial_view(trial: Row) -> RenderableType:
-    """Return one trial with all its reports."""
-    parts: list[RenderableType] = [
-        Text.from_markup(f"[bold]trial {trial['number']}[/]  {trial['state']}  {trial.get('origin', '')}"),
-    ]
-    if trial.get("reason"):
-        parts.append(Text(str(trial["reason"])))
-    parts.extend(Text(f"  {path}: {short_value(value)}") for path, value in (trial.get("params") or {}).items())
-    steps = trial.get("steps") or []
-    if steps:
-        names = list(dict.fromkeys(name for step in steps for name in step["metrics"]))
-        table = Table(box=None, padding=(0, 1), header_style="dim")
-        for title in ("step", *names):
-            table.add_column(title)
-        for step in steps:
-            table.add_row(str(step["step"]), *(_figure(step["metrics"].get(name)) for name in names))
-        parts.append(table)
-    if trial.get("checkpoint"):
-        gone = " (not there)" if trial.get("checkpoint_exists") is False else ""
-        parts.append(Text(f"checkpoint: {trial['checkpoint']}{gone}"))
-    for lost in trial.get("work_lost") or []:
-        text = (
-            f"lost and trained again: {lost['steps']} reported steps, {lost['wall_seconds']:.0f} s ({lost['reason']})"
-        )
-        parts.append(Text(text))
-    if trial.get("traceback"):
-        parts.append(Text(str(trial["traceback"])))
-    return Group(*parts)

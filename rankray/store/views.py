@@ -106,8 +106,8 @@ def trials(study: StudyStore) -> list[dict[str, Any]]:
 def best(study: StudyStore) -> dict[str, Any] | None:
     """Return the best complete trial, or None. Trials that were stopped early do not count.
 
-    In a study of several metrics `front` has every trial that no other one beats in all of them, and the best is the one
-    of these that is best in the first metric.
+    In a study of several metrics `front` has every trial that no other one beats in all of them, and the best is that
+    one of them that is best in the first metric.
     """
     found = study.trials()
     if study.config.study.metrics:
@@ -219,6 +219,11 @@ def _value(study: StudyStore, found: FrozenTrial) -> float | None:
     last = [record.metrics.get(study.config.study.metric) for record in steps_of(found).values()]
     values = [value for value in last if value is not None and math.isfinite(value)]
     return values[-1] if values else None
+
+
+def end_metrics(found: FrozenTrial) -> dict[str, float]:
+    """Return the metrics that a trial was completed with; nothing for one that a verdict ended, or that runs."""
+    return dict(found.user_attrs.get(END, {}).get("metrics", {}))
 
 
 def _reason(found: FrozenTrial) -> str:
