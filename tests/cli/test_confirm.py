@@ -15,9 +15,10 @@ import pytest
 from fixtures.searches import kill
 from fixtures.waiting import until
 from search.confirming import run_all
+from store.helpers import drive, make_config
 
 from rankray.config import load_config
-from rankray.store import attach, open_study
+from rankray.store import attach, list_studies, open_study
 from rankray.store.records import steps_of
 
 WORDS = ("--finalists", "1", "--seeds", "2", "--set", "resources.concurrency=1")
@@ -58,6 +59,23 @@ def test_a_killed_confirmation_finishes_and_leaves_the_search_alone(place, seed)
     runs = place.trials("tiny.confirm").values()
     assert [run["state"] for run in runs] == ["complete"] * 4
     assert len({run["params"]["train.seed"] for run in runs}) == 4
+
+
+def test_a_plan_is_printed_without_torch_or_ray_and_writes_nothing(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    study = {"trials": 3, "sampler": "random", "pruner": "none", "known": ["paper", "sft"]}
+    drive(open_study(url, make_config(study=study)))
+    words = ["rankray", "confirm", "s", "--store", url, "--plan", "--json", "--looks", "4,8"]
+    probe = f"import sys; sys.argv = {words!r}\nfrom rankray.cli.app import main\ntry:\n    main()\n"
+    probe += "except SystemExit as end:\n    print(end.code)\nprint([m for m in ('torch', 'ray') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    plan, code, heavy = done.stdout.splitlines()
+    assert (code, heavy) == ("0", "[]")
+    found = json.loads(plan)
+    assert found["runs"]["decide"] == 16
+    assert [row["seeds"] for row in found["looks"]] == [4, 8]
+    assert {row["seeds"]: round(row["half_width_sd"], 2) for row in found["tells"]}[8] == 1.07
+    assert list_studies(url) == ["s"]
 
 
 def run(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
