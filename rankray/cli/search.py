@@ -61,6 +61,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
+    board.untrained = (views.untrained(study) or {}).get("value")
     with watching(board, console()) as observer:
         done = run_search(study, observer, verbose=verbose)
     if not done:

@@ -61,6 +61,7 @@ class Board:
         self.counts = {"complete": 0, "pruned": 0, "failed": 0}
         self.running: dict[int, Running] = {}
         self.best: tuple[int, float, dict[str, Any]] | None = None
+        self.untrained: float | None = None
         self.doing = ""
         self.last = ""
         self.events: deque[str] = deque(maxlen=KEPT_EVENTS)
@@ -84,7 +85,10 @@ class Board:
         self._foreseen = None
 
     def reported(self, number: int, report: Report) -> None:
-        """Note a report."""
+        """Note a report; step 0 is the untrained model's."""
+        if report.step == 0:
+            self.untrained = report.metrics.get(self.metric)
+            return
         if number in self.running:
             trial = self.running[number]
             if report.step > trial.step:

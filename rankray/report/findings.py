@@ -133,7 +133,7 @@ def references(overview: Row) -> list[tuple[str, float]]:
             if trial["origin"].endswith(f":{ending}") and trial["state"] == "complete" and trial["value"] is not None:
                 found.append((label, trial["value"]))
                 break
-    untrained = next((value for trial in overview["trials"] for step, value in trial["curve"][:1] if step == 0), None)
+    untrained = (overview["status"].get("untrained") or {}).get("value")
     return found if untrained is None else [*found, ("the untrained model", untrained)]
 
 

@@ -16,6 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from rankray.contracts import Report
 from rankray.report.board import Board, Running, duration, short_params, short_value
 
 _COLOURS = {"complete": "green", "pruned": "yellow", "failed": "red"}
@@ -66,6 +67,12 @@ class PlainLines(Board):
         again = f" (resumes from step {step})" if step else ""
         label = "" if origin == "sampler" else f" [{origin}]"
         self._print(f"trial {number} started{again}{label}: {short_params(params)}")
+
+    def reported(self, number: int, report: Report) -> None:
+        """Print what the untrained model reaches, once."""
+        super().reported(number, report)
+        if report.step == 0 and self.untrained is not None:
+            self._print(f"the untrained model: {self.metric}={self.untrained:.4g}")
 
     def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
         """Print an end, with progress and the best so far."""
@@ -134,6 +141,8 @@ class View:
 def view_lines(board: Board, width: int, height: int) -> list[Text]:
     """Return the lines of the view, at most `height` - 1 of them, for a terminal of so many columns."""
     lines = [_head(board, width), _counts(board), _best(board)]
+    if board.untrained is not None:
+        lines.append(Text(f"the untrained model: {board.metric} {board.untrained:.4g}", style="dim"))
     if board.doing:
         lines.append(Text(f"... {board.doing}", style="dim"))
     room = max(1, height - 1 - len(lines) - 2)

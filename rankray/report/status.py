@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from rankray.report.board import short_params
+from rankray.report.tables import shown_value, untrained_line
 
 Row = Mapping[str, Any]
 REASON_WIDTH = 110
@@ -45,6 +46,7 @@ def status_lines(status: Row, rows: Sequence[Row], width: int, limit: int = 20) 
     if best is not None:
         text = Text("best ", style="bold").append(f"{metric} {best['value']:.5g}  trial {best['number']}", style="bold")
         lines.append(text.append(f"  {short_params(best['params'])}", style=""))
+    lines += untrained_line(status, metric)
     lines += [Text(line, style="dim") for line in budget_lines(status)]
     ranked = sorted(rows, key=lambda row: _order(row, status.get("direction") == "maximize"))
     if ranked:
@@ -85,7 +87,7 @@ def _table(rows: Sequence[Row], metric: str, width: int) -> list[Text]:
             str(row["number"]),
             str(row["state"]),
             str(row.get("step") or 0),
-            "-" if row["value"] is None else f"{row['value']:.5g}",
+            shown_value(row),
         ]
         for row in rows
     ]

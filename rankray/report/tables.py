@@ -28,6 +28,17 @@ def retrain_command(file: str, params: Mapping[str, Any]) -> str:
     return " ".join(["rankray train", shlex.quote(file), *sets])
 
 
+def untrained_line(status: Row, metric: str) -> list[Text]:
+    """Return what the untrained model reaches, as a line or none; `(worse)` in a table is worse than that."""
+    value = (status.get("untrained") or {}).get("value")
+    return [] if value is None else [Text(f"the untrained model: {metric} {value:.5g}", style="dim")]
+
+
+def shown_value(row: Row) -> str:
+    """Return a trial's value, marked where it is worse than the untrained model's."""
+    return _figure(row.get("value")) + (" (worse)" if row.get("worse_than_untrained") else "")
+
+
 def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
     """Return the best trial of each objective, beside plain SFT and the paper's fixed setting."""
     table = Table(
@@ -38,7 +49,7 @@ def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
     for row in rows:
         ended = "" if row.get("state", "complete") == "complete" else f" ({row['state']} at step {row.get('step')})"
         label = _LABELS.get(str(row["what"]), str(row["what"])) + ended
-        table.add_row(label, _figure(row.get("value")), str(row["number"]), short_params(row.get("params") or {}))
+        table.add_row(label, shown_value(row), str(row["number"]), short_params(row.get("params") or {}))
     return table
 
 
@@ -62,6 +73,8 @@ def summary(
         return
     if objectives:
         console.print(objectives_view(objectives, metric))
+        for line in untrained_line(status, metric):
+            console.print(line, **_PLAIN)
         console.print()
     if best.get("front"):
         console.print(front_view(best["front"], best.get("metrics_compared") or []))

@@ -39,6 +39,8 @@ LOST = "rankray:lost"
 END = "rankray:end"
 VOID = "rankray:void"
 PROVENANCE = "rankray:provenance"
+UNTRAINED = "rankray:untrained"
+"""Attribute of a study: the metrics of the untrained model, evaluated by one of its trials at step 0."""
 BASELINE = "baseline:"
 """How the origin of a baseline starts."""
 LONGEST_TEXT = 12_000
@@ -58,6 +60,7 @@ class Ticket:
         history: metrics of every committed step, in step order, each with its `step`; as `TrialSpec.history`.
         adopted: whether it was started before, by another driver or by this one.
         origin: why it was made, as in `rankray:origin`.
+        untrained: whether the trial is to evaluate the untrained model too, because no other has done so.
     """
 
     number: int
@@ -66,6 +69,7 @@ class Ticket:
     history: list[dict[str, float]] = field(default_factory=list)
     adopted: bool = False
     origin: str = "sampler"
+    untrained: bool = False
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,10 @@ def test_a_plateau_of_several_metrics_is_when_all_are_beaten(file_url: str) -> N
         ({"metrics": ["eval/nll", "train/loss"]}, "'train/loss' is not measured"),
         ({"metrics": ["train/loss", "eval/nll"]}, "weighted by the very settings"),
         ({"metrics": METRICS, "metric": "eval/nll"}, "the first of them"),
+        ({"metrics": ["eval/nll", "eval/mine"]}, "'eval/mine' has no known direction"),
     ],
 )
 def test_metrics_that_cannot_be_compared_are_refused(study: dict[str, Any], says: str) -> None:
+    functions = ["my_module:mine"] if "eval/mine" in study["metrics"] else []
     with pytest.raises(ValidationError, match=says):
-        make_config(study=study, evaluate={"metrics": ["accuracy"]})
+        make_config(study=study, evaluate={"metrics": ["accuracy"], "functions": functions})
