@@ -243,6 +243,7 @@ def loaded_by(code: str) -> set[str]:
         ("import rankray.config, rankray.report.explain, rankray.report.tables, rankray.rehearse", set()),
         ("import rankray.finetune.preflight, rankray.loss, rankray.finetune, rankray.search, rankray.store", set()),
         ("from rankray.store import attach, open_study, views", {"optuna"}),
+        ("import rankray.search.confirm, rankray.report.confirmation, rankray.analysis.verdict", {"optuna"}),
         ("from rankray.loss import weighted_nll", {"torch"}),
     ],
 )
