@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.schema import Config
 from rankray.config.space import distributions
@@ -285,10 +285,16 @@ class StudyStore(TrialOwnership):
     @property
     def ended(self) -> Ended | None:
         """Why the search has ended, from the limits and the store; None while it has not."""
+        budget = self.config.study.budget
         with self._lock:
-            trials = self._history.refresh()
-            spent = self.spent if self.config.study.budget.is_limited else Spent()
-            end = ended(self.config, self._history.finished, spent, trials)
+            trials: list[FrozenTrial] = []
+            if self.glance is not None and budget.plateau is None:
+                counted, _ = self.glance.counts()
+                finished = counted[TrialState.COMPLETE] + counted[TrialState.PRUNED]
+            else:
+                trials = self._history.refresh()
+                finished = self._history.finished
+            end = ended(self.config, finished, self.spent if budget.is_limited else Spent(), trials)
             return Ended("space", "every point of the space has been tried") if end is None and self.exhausted else end
 
     @property
