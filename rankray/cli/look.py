@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rankray.cli.common import attached, console, print_summary
 from rankray.cli.options import Json, Store, Study
 
+if TYPE_CHECKING:
+    from rankray.store import StudyStore
+
 SHOWN = 20
 """Trials that `status` lists."""
 
+WATCH_SECONDS, PIPED_SECONDS = 2.0, 60.0
+"""How often `status --watch` looks: in a terminal, and where its lines go to a pipe or a file."""
 
-def status(study: Study, store: Store = "", as_json: Json = False) -> None:
+
+def status(
+    study: Study,
+    store: Store = "",
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until the search ends.")] = False,
+) -> None:
     """Show how far a study is and what it holds."""
     from rankray.store import views
 
@@ -23,10 +35,26 @@ def status(study: Study, store: Store = "", as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(shown))
         return
-    from rankray.report.tables import status_view
+    from rankray.report.status import StatusView
 
-    rows, total = views.trials(held, SHOWN), sum(shown["trials"].values())
-    console().print(status_view(shown, rows, held.config.study.metric, total=total))
+    screen = console()
+    if not (watch and screen.is_terminal and not screen.is_dumb_terminal):
+        while True:
+            screen.print(StatusView(shown, views.trials(held, SHOWN), SHOWN))
+            if not watch or shown["state"] != "running":
+                return
+            time.sleep(PIPED_SECONDS)
+            shown = views.status(held)
+    from rich.live import Live
+
+    with Live(console=screen, auto_refresh=False) as live:
+        while True:
+            limit = max(3, screen.height - 8)
+            live.update(StatusView(shown, views.trials(held, limit), limit), refresh=True)
+            if shown["state"] != "running":
+                return
+            time.sleep(WATCH_SECONDS)
+            shown = views.status(held)
 
 
 def show(
@@ -34,17 +62,29 @@ def show(
     number: Annotated[int, typer.Argument(help="The trial's number.", show_default=False)],
     store: Store = "",
     as_json: Json = False,
+    all_steps: Annotated[bool, typer.Option("--all-steps", help="Show every report, not only what fits.")] = False,
 ) -> None:
     """Show one trial: its settings, every report, how it ended and why."""
     from rankray.store import views
 
-    trial = views.trial(attached(store, study), number)
+    held = attached(store, study)
+    trial = views.trial(held, number)
     if as_json:
-        print(json.dumps(trial))
+        print(json.dumps(trial | {"settings": _given(held)}))
         return
-    from rankray.report.tables import trial_view
+    from rankray.report.trial import TrialView
 
-    console().print(trial_view(trial))
+    settings = [(path, each["value"], each["from"]) for path, each in _given(held).items()]
+    console().print(TrialView(trial, settings, all_steps=all_steps))
+
+
+def _given(study: StudyStore) -> dict[str, dict[str, Any]]:
+    """Return what the study's file and command line gave, by path: the value, and where it was written."""
+    from rankray.config import all_fields
+    from rankray.config.params import get_path
+
+    known, places = all_fields(), study.provenance.get("places", {})
+    return {p: {"value": get_path(study.config, p), "from": place} for p, place in places.items() if p in known}
 
 
 def best(

@@ -42,7 +42,7 @@ def train(
             max_steps=config.full_steps,
             committed=lambda path: retention.committed(0, path),
         )
-        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None)
+        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None, untrained=True)
         outcome = staging.train(manifest.checked(run), spec, reporter)
         retention.ended(0, complete=True)
     if as_json:

@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rankray.checkpoints import manifest
 from rankray.checkpoints.manifest import STATE_FILE
@@ -43,6 +44,7 @@ class Progress:
         finished: the final `eval/...` metrics of the runs before this one.
         train_sums: the sums behind the `train/...` metrics of the next report, so far.
         manifest: whether the checkpoint must have a list of its files (`rankray.checkpoints.manifest`).
+        config: what it was trained with, without the store, so that it can be evaluated by itself.
     """
 
     step: int
@@ -52,6 +54,7 @@ class Progress:
     own_metrics: dict[str, float] = field(default_factory=dict)
     finished: list[dict[str, float]] = field(default_factory=list)
     train_sums: list[float] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
     manifest: bool = field(default=False, compare=False)
 
 

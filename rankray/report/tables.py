@@ -6,16 +6,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rankray.report.board import duration, short_params, short_value
+from rankray.report.board import short_params, short_value
 
 Row = Mapping[str, Any]
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
-DOUBTFUL_SECONDS = 180
-"""From when on people are told that a driver was silent. It decides nothing: clocks differ."""
 _LABELS = {"baseline:sft": "plain SFT, fixed", "baseline:paper": "the paper's setting"}
 
 
@@ -30,40 +28,15 @@ def retrain_command(file: str, params: Mapping[str, Any]) -> str:
     return " ".join(["rankray train", shlex.quote(file), *sets])
 
 
-def status_view(
-    status: Row, rows: Sequence[Row], metric: str, limit: int = 20, total: int | None = None
-) -> RenderableType:
-    """Return a study's state and its first trials, of `total` (as many as rows, if None)."""
-    total = len(rows) if total is None else total
-    counts = ", ".join(f"{count} {state}" for state, count in status["trials"].items() if count)
-    budget = status["budget"]
-    head = Text.from_markup(
-        f"[bold]{status['study']}[/]  {status['state']}  {budget['finished']}/{budget['trials']} finished  ({counts})"
-    )
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    for title in ("trial", "state", "step", metric, "settings", "reason"):
-        table.add_column(title, overflow="fold")
-    for row in rows[:limit]:
-        table.add_row(
-            str(row["number"]),
-            str(row["state"]),
-            str(row.get("step") or 0),
-            _figure(row.get("value")),
-            Text(short_params(row.get("params") or {})),
-            Text(str(row.get("reason") or "").splitlines()[0] if row.get("reason") else "", style="dim"),
-        )
-    doubtful = [each for each in status.get("drivers", ()) if each.get("renewed_seconds_ago", 0) > DOUBTFUL_SECONDS]
-    notes = [
-        Text(
-            f"the driver on {each['host']} (process {each['pid']}) last renewed its lease "
-            f"{duration(each['renewed_seconds_ago'])} ago by its own clock; if it is dead, `rankray store repair` "
-            "frees its trials",
-            style="dim",
-        )
-        for each in doubtful
-    ]
-    more = [Text(f"... and {total - limit} more", style="dim")] if total > limit else []
-    return Group(head, table, *more, *notes)
+def untrained_line(status: Row, metric: str) -> list[Text]:
+    """Return what the untrained model reaches, as a line or none; `(worse)` in a table is worse than that."""
+    value = (status.get("untrained") or {}).get("value")
+    return [] if value is None else [Text(f"the untrained model: {metric} {value:.5g}", style="dim")]
+
+
+def shown_value(row: Row) -> str:
+    """Return a trial's value, marked where it is worse than the untrained model's."""
+    return _figure(row.get("value")) + (" (worse)" if row.get("worse_than_untrained") else "")
 
 
 def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
@@ -75,10 +48,9 @@ def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
         table.add_column(title, overflow="fold")
     for row in rows:
         ended = "" if row.get("state", "complete") == "complete" else f" ({row['state']} at step {row.get('step')})"
-        label: Any = _LABELS.get(str(row["what"]), str(row["what"])) + ended
-        table.add_row(
-            Text(label), _figure(row.get("value")), str(row["number"]), Text(short_params(row.get("params") or {}))
-        )
+        label = _LABELS.get(str(row["what"]), str(row["what"])) + ended
+        settings = Text(short_params(row.get("params") or {}))
+        table.add_row(Text(label), shown_value(row), str(row["number"]), settings)
     return table
 
 
@@ -91,6 +63,8 @@ def summary(
         return
     if objectives:
         console.print(objectives_view(objectives, metric))
+        for line in untrained_line(status, metric):
+            console.print(line, **_PLAIN)
         console.print()
     counts = status["trials"]
     console.print(
@@ -110,33 +84,3 @@ def summary(
 
 def _figure(value: Any) -> str:
     return "-" if value is None else f"{value:.5g}"
-
-
-def trial_view(trial: Row) -> RenderableType:
-    """Return one trial with all its reports."""
-    parts: list[RenderableType] = [
-        Text.assemble((f"trial {trial['number']}", "bold"), f"  {trial['state']}  {trial.get('origin', '')}"),
-    ]
-    if trial.get("reason"):
-        parts.append(Text(str(trial["reason"])))
-    parts.extend(Text(f"  {path}: {short_value(value)}") for path, value in (trial.get("params") or {}).items())
-    steps = trial.get("steps") or []
-    if steps:
-        names = list(dict.fromkeys(name for step in steps for name in step["metrics"]))
-        table = Table(box=None, padding=(0, 1), header_style="dim")
-        for title in ("step", *names):
-            table.add_column(title)
-        for step in steps:
-            table.add_row(str(step["step"]), *(_figure(step["metrics"].get(name)) for name in names))
-        parts.append(table)
-    if trial.get("checkpoint"):
-        gone = " (not there)" if trial.get("checkpoint_exists") is False else ""
-        parts.append(Text(f"checkpoint: {trial['checkpoint']}{gone}"))
-    for lost in trial.get("work_lost") or []:
-        text = (
-            f"lost and trained again: {lost['steps']} reported steps, {lost['wall_seconds']:.0f} s ({lost['reason']})"
-        )
-        parts.append(Text(text))
-    if trial.get("traceback"):
-        parts.append(Text(str(trial["traceback"])))
-    return Group(*parts)

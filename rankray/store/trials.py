@@ -39,6 +39,7 @@ from rankray.store.records import (
     LONGEST_TEXT,
     LOST,
     PROVENANCE,
+    UNTRAINED,
     Counts,
     StepRecord,
     Ticket,
@@ -108,6 +109,11 @@ class StudyStore(TrialOwnership):
     def identity(self) -> str:
         """An id that distinguishes this study from others of its name; empty if an earlier version made the study."""
         return text(mapping(self._claims.first(IDENTITY)).get("id"))
+
+    @property
+    def untrained(self) -> dict[str, float]:
+        """The metrics of the untrained model, which one trial evaluates at step 0; empty before."""
+        return dict(self.storage.get_study_user_attrs(self.study_id).get(UNTRAINED, {}))
 
     def next_trial(self) -> Ticket | None:
         """Return a trial to run: an orphan first, then a new one while the budget has room, else None.
@@ -190,6 +196,9 @@ class StudyStore(TrialOwnership):
             if trial.state.is_finished():
                 return self._late(trial, steps, report.step)
             fence = self._own(trial)
+            if report.step == 0:
+                self._note_untrained(report)
+                return Verdict(stop=False)
             record = steps.get(report.step)
             if record is not None and _replaces_damaged(trial, record, report):
                 record = replace(record, checkpoint=report.checkpoint)
@@ -326,7 +335,16 @@ class StudyStore(TrialOwnership):
 
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)
-        return ticket_of(trial, adopted=adopted, order=self._order)
+        ticket = ticket_of(trial, adopted=adopted, order=self._order)
+        fresh = [number for number in self._history.unfinished if not steps_of(self._history.trials[number])]
+        is_first = trial.number == min(fresh, default=None)
+        return replace(ticket, untrained=is_first and not self.untrained)
+
+    def _note_untrained(self, report: Report) -> None:
+        """Keep what a trial found out about the untrained model; the first finding stays."""
+        if not self.untrained:
+            metrics = {name: float(value) for name, value in report.metrics.items()}
+            self.storage.set_study_user_attr(self.study_id, UNTRAINED, metrics)
 
     def _late(self, trial: FrozenTrial, steps: dict[int, StepRecord], step: int) -> Verdict:
         """Answer a report on a trial that has ended."""

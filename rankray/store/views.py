@@ -63,6 +63,7 @@ def status(study: StudyStore) -> dict[str, Any]:
         "best": None if top is None else {key: top[key] for key in ("number", "value", "params")},
         "metric": study.config.study.metric,
         "direction": study.config.direction,
+        "untrained": untrained(study),
         "store": study.url,
         "drivers": [
             {"driver": driver, "host": record.get("host"), "pid": record.get("pid")}
@@ -71,6 +72,12 @@ def status(study: StudyStore) -> dict[str, Any]:
         ],
         "first_failure": _first_failure(study),
     }
+
+
+def untrained(study: StudyStore) -> dict[str, Any] | None:
+    """Return what the untrained model reaches, `{"value", "metrics"}`; None before that is known."""
+    metrics = _plain(study.untrained)
+    return {"value": metrics.get(study.config.study.metric), "metrics": metrics} if metrics else None
 
 
 @_shown
@@ -89,8 +96,10 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
     ticket = ticket_of(found, adopted=False)
     end = end_of(found)
     steps = steps_of(found)
+    before = untrained(study)
     return {
-        **_row(study, found),
+        **_row(study, found, before),
+        "untrained": before,
         "metrics": _plain(_final_metrics(found)),
         "steps": [
             {
@@ -114,11 +123,16 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
 
 @_shown
 def trials(study: StudyStore, most: int | None = None) -> list[dict[str, Any]]:
-    """Return one short row per trial, in order of number; at most so many."""
+    """Return one short row per trial, in order of number; of at most so many, those that matter most.
+
+    Those are the trials that have not ended, then the best complete ones, pruned ones and failed ones.
+    """
     study.counts()
-    glance = study.glance
-    found = glance.first(most)[0] if glance is not None and most is not None else study.trials()[:most]
-    return [_row(study, each) for each in found]
+    before = untrained(study)
+    if most is None:
+        return [_row(study, each, before) for each in study.trials()]
+    found = _ranked(study)[:most] if study.glance is None else study.glance.ranked(most)
+    return [_row(study, each, before) for each in found]
 
 
 @_shown
@@ -126,7 +140,7 @@ def best(study: StudyStore) -> dict[str, Any] | None:
     """Return the best complete trial, or None. Trials that were stopped early do not count."""
     candidates = study.trials() if study.glance is None else study.glance.best()
     top = _best(study, (each for each in candidates if each.state == TrialState.COMPLETE))
-    return None if top is None else _result(study, top)
+    return None if top is None else _result(study, top, untrained(study))
 
 
 @_shown
@@ -138,6 +152,7 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
     baseline is returned however it ended, with its last value and its state.
     """
     found = study.trials() if study.glance is None else study.glance.leaders()
+    before = untrained(study)
     best_of: dict[str, FrozenTrial] = {}
     for state in (TrialState.PRUNED, TrialState.COMPLETE):
         by_objective: dict[str, list[FrozenTrial]] = {}
@@ -148,9 +163,10 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
             top = _best(study, candidates)
             assert top is not None
             best_of[objective] = top
-    rows = [{"what": objective, **_result(study, top)} for objective, top in sorted(best_of.items())]
+    rows = [{"what": objective, **_result(study, top, before)} for objective, top in sorted(best_of.items())]
     for origin in ("baseline:sft", "baseline:paper"):
-        rows += [{"what": origin, **_result(study, each)} for each in found if origin_of(each) == origin]
+        tried = [each for each in found if origin_of(each) == origin]
+        rows += [{"what": origin, **_result(study, each, before)} for each in tried]
     return rows
 
 
@@ -166,11 +182,13 @@ def retention(study: StudyStore) -> tuple[set[int], set[int]]:
     return {each.number for each in ended}, {each.number for each in ranked[: study.config.study.keep_best]}
 
 
-def _row(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
+def _row(study: StudyStore, found: FrozenTrial, before: dict[str, Any] | None) -> dict[str, Any]:
+    value = _value(study, found)
     return {
         "number": found.number,
         "state": study.state(found),
-        "value": _value(study, found),
+        "value": value,
+        "worse_than_untrained": _is_worse(study, value, before),
         "step": max(steps_of(found), default=0),
         "params": dict(found.params),
         "origin": origin_of(found),
@@ -181,11 +199,13 @@ def _row(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _result(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
+def _result(study: StudyStore, found: FrozenTrial, before: dict[str, Any] | None) -> dict[str, Any]:
     checkpoint = ticket_of(found, adopted=False).checkpoint
+    value = _value(study, found)
     return {
         "number": found.number,
-        "value": _value(study, found),
+        "value": value,
+        "worse_than_untrained": _is_worse(study, value, before),
         "params": dict(found.params),
         "metrics": _plain(_final_metrics(found)),
         "checkpoint": checkpoint,
@@ -195,6 +215,28 @@ def _result(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
         "state": study.state(found),
         "step": max(steps_of(found), default=0),
     }
+
+
+def _is_worse(study: StudyStore, value: float | None, before: dict[str, Any] | None) -> bool | None:
+    """Whether a value is worse than the untrained model's; None where that is unknown or each trial has its own."""
+    if value is None or before is None or before["value"] is None:
+        return None
+    if any(path.startswith(("model.", "data.")) for path in study.config.space):
+        return None
+    return bool(value < before["value"] if study.config.direction == "maximize" else value > before["value"])
+
+
+def _ranked(study: StudyStore) -> list[FrozenTrial]:
+    """Return all trials: those that have not ended, then complete, pruned and failed ones, the best of each first."""
+    order = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+    def key(each: FrozenTrial) -> tuple[Any, ...]:
+        if not each.state.is_finished():
+            return -1, each.number
+        valued = each.state != TrialState.FAIL and each.value is not None
+        return order.index(each.state), *(_rank(study, each) if valued else (math.inf, each.number))
+
+    return sorted(study.trials(), key=key)
 
 
 def _best(study: StudyStore, candidates: Iterable[FrozenTrial]) -> FrozenTrial | None:
@@ -233,8 +275,13 @@ def _final_metrics(found: FrozenTrial) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for record in steps_of(found).values():
         metrics.update(record.metrics)
-    metrics.update(end_of(found).get("metrics", {}))
+    metrics.update(end_metrics(found))
     return metrics
+
+
+def end_metrics(found: FrozenTrial) -> dict[str, float]:
+    """Return the metrics that a trial was completed with; nothing for one that a verdict ended, or that runs."""
+    return dict(end_of(found).get("metrics", {}))
 
 
 def _reason(found: FrozenTrial) -> str:

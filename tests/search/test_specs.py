@@ -49,10 +49,12 @@ def test_a_ticket_becomes_a_spec_without_the_password(config):
         checkpoint="place",
         history=[{"step": 10, "eval/nll": 3.0}],
         earlier=(),
+        untrained=True,
     )
     spec = spec_maker(config, lambda number: f"trial-{number}")(ticket)
     assert (spec.number, spec.directory, spec.checkpoint) == (7, "trial-7", "place")
     assert spec.history == ticket.history
+    assert spec.untrained
     assert "planted-password" not in spec.to_json()
     assert TrialSpec.from_json(json.dumps(json.loads(spec.to_json()))) == spec
 
