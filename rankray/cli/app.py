@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rankray import __version__, logs
-from rankray.cli import cluster, confirm, judge, look, plan, rehearse, search, setup, store, train
+from rankray.cli import cluster, confirm, export, judge, look, pages, plan, rehearse, search, setup, store, train
 from rankray.errors import RankrayError
 
 ARGUMENTS = "RANKRAY_ARGUMENTS_PIPE"
@@ -40,6 +40,8 @@ for verb in (
     judge.evaluate,
     judge.diagnose,
     confirm.confirm,
+    pages.report,
+    export.export,
     cluster.submit,
     cluster.doctor,
 ):

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -14,8 +14,6 @@ from rankray.report.board import short_params, short_value
 
 Row = Mapping[str, Any]
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
-_BESIDE = ("_stderr", "_n")
-"""What stands beside a metric in its own column."""
 _LABELS = {"baseline:sft": "plain SFT, fixed", "baseline:paper": "the paper's setting"}
 
 
@@ -30,38 +28,15 @@ def retrain_command(file: str, params: Mapping[str, Any]) -> str:
     return " ".join(["rankray train", shlex.quote(file), *sets])
 
 
-def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) -> RenderableType:
-    """Return a study's state and its best trials."""
-    counts = ", ".join(f"{count} {state}" for state, count in status["trials"].items() if count)
-    budget = status["budget"]
-    head = Text.from_markup(
-        f"[bold]{status['study']}[/]  {status['state']}  {budget['finished']}/{budget['trials']} finished  ({counts})"
-    )
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    for title in ("trial", "state", "step", metric, "settings", "reason"):
-        table.add_column(title, overflow="fold")
-    for row in rows[:limit]:
-        table.add_row(
-            str(row["number"]),
-            str(row["state"]),
-            str(row.get("step") or 0),
-            _value(row),
-            short_params(row.get("params") or {}),
-            Text(str(row.get("reason") or "").splitlines()[0] if row.get("reason") else "", style="dim"),
-        )
-    more = [Text(f"... and {len(rows) - limit} more", style="dim")] if len(rows) > limit else []
-    return Group(head, *untrained_line(status, metric), table, *more)
-
-
 def untrained_line(status: Row, metric: str) -> list[Text]:
     """Return what the untrained model reaches, as a line or none; `(worse)` in a table is worse than that."""
     before = status.get("untrained") or {}
     return [Text(f"the untrained model: {metric} = {before['value']:.5g}")] if before.get("value") is not None else []
 
 
-def _value(row: Row) -> str:
-    """Return a trial's value, marked where it is worse than the untrained model's."""
-    return _figure(row.get("value")) + (" (worse)" if row.get("worse_than_untrained") else "")
+def mark(row: Row) -> str:
+    """Return what stands behind a value that is worse than the untrained model's."""
+    return " (worse)" if row.get("worse_than_untrained") else ""
 
 
 def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
@@ -74,7 +49,9 @@ def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
     for row in rows:
         ended = "" if row.get("state", "complete") == "complete" else f" ({row['state']} at step {row.get('step')})"
         label = _LABELS.get(str(row["what"]), str(row["what"])) + ended
-        table.add_row(label, _value(row), str(row["number"]), short_params(row.get("params") or {}))
+        table.add_row(
+            label, _figure(row.get("value")) + mark(row), str(row["number"]), short_params(row.get("params") or {})
+        )
     return table
 
 
@@ -108,45 +85,3 @@ def summary(
 
 def _figure(value: Any) -> str:
     return "-" if value is None else f"{value:.5g}"
-
-
-def _with_error(metrics: Row, name: str) -> str:
-    """Return a metric with its standard error, where it has one."""
-    error = metrics.get(f"{name}_stderr")
-    return _figure(metrics.get(name)) + (f" ± {error:.2g}" if error is not None else "")
-
-
-def trial_view(trial: Row) -> RenderableType:
-    """Return one trial with all its reports."""
-    parts: list[RenderableType] = [
-        Text.from_markup(f"[bold]trial {trial['number']}[/]  {trial['state']}  {trial.get('origin', '')}"),
-    ]
-    if trial.get("reason"):
-        parts.append(Text(str(trial["reason"])))
-    parts.extend(Text(f"  {path}: {short_value(value)}") for path, value in (trial.get("params") or {}).items())
-    if trial.get("worse_than_untrained"):
-        parts.append(Text("worse than the untrained model, which is not trained at all", style="yellow"))
-    steps = trial.get("steps") or []
-    if steps:
-        names = list(dict.fromkeys(name for step in steps for name in step["metrics"]))
-        names = [name for name in names if not any(name == f"{other}{end}" for other in names for end in _BESIDE)]
-        table = Table(box=None, padding=(0, 1), header_style="dim")
-        for title in ("step", *names):
-            table.add_column(title)
-        before = (trial.get("untrained") or {}).get("metrics")
-        if before:
-            table.add_row("untrained", *(_with_error(before, name) for name in names))
-        for step in steps:
-            table.add_row(str(step["step"]), *(_with_error(step["metrics"], name) for name in names))
-        parts.append(table)
-    if trial.get("checkpoint"):
-        gone = " (not there)" if trial.get("checkpoint_exists") is False else ""
-        parts.append(Text(f"checkpoint: {trial['checkpoint']}{gone}"))
-    for lost in trial.get("work_lost") or []:
-        text = (
-            f"lost and trained again: {lost['steps']} reported steps, {lost['wall_seconds']:.0f} s ({lost['reason']})"
-        )
-        parts.append(Text(text))
-    if trial.get("traceback"):
-        parts.append(Text(str(trial["traceback"])))
-    return Group(*parts)

@@ -226,8 +226,13 @@ def _final_metrics(found: FrozenTrial) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for record in steps_of(found).values():
         metrics.update(record.metrics)
-    metrics.update(found.user_attrs.get(END, {}).get("metrics", {}))
+    metrics.update(end_metrics(found))
     return metrics
+
+
+def end_metrics(found: FrozenTrial) -> dict[str, float]:
+    """Return the metrics that a trial was completed with; nothing for one that a verdict ended, or that runs."""
+    return dict(found.user_attrs.get(END, {}).get("metrics", {}))
 
 
 def _reason(found: FrozenTrial) -> str:
