@@ -27,6 +27,7 @@ def check(
             raise
         print(json.dumps({"ok": False, "errors": str(error).splitlines()}))
         raise typer.Exit(error.exit_code) from None
+    from rankray.finetune.base_model import base_model_lines
     from rankray.finetune.preflight import leak_warnings
     from rankray.report.explain import check_lines
 
@@ -37,7 +38,8 @@ def check(
         config = loaded.config.model_dump(mode="json") | {"store": masked(loaded.config.store)}
         print(json.dumps({"ok": True, "errors": [], "warnings": warnings, "config": config}))
         return
-    for line in [*check_lines(loaded), *(f"warning: {line}" for line in warnings)]:
+    shown = [*check_lines(loaded), *base_model_lines(loaded.config)]
+    for line in [*shown, *(f"warning: {line}" for line in warnings)]:
         say(line)
 
 

@@ -22,6 +22,7 @@ from rankray.data.leaks import leaks_line, leaks_of
 from rankray.data.sources import Source, entries_of, fingerprint, is_local
 from rankray.errors import ConfigError, DataError, ModelError, nearest
 from rankray.evaluate.answers import check_answer, is_function
+from rankray.finetune.base_model import check_base_model
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.model.files import context_length, local_model
 
@@ -52,6 +53,7 @@ def preflight(loaded: LoadedConfig) -> dict[str, Any]:
 def _check(loaded: LoadedConfig) -> dict[str, Any]:
     config = loaded.config
     check_sft_fields(config.train.sft, loaded.where)
+    check_base_model(loaded)
     model, directory = _check_model(config.model.path, loaded.where("model.path"))
     splits = ("train", "eval", *(["test"] if config.data.test is not None else []))
     data = {split: _check_split(split, loaded, directory) for split in splits}

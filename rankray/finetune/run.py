@@ -41,8 +41,16 @@ from rankray.finetune.arguments import lora_config, sft_arguments, world_size
 from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
 from rankray.finetune.process import clean_process, free_memory
 from rankray.finetune.quiet import quiet
+from rankray.finetune.signal import base_signal, cost_of
 from rankray.finetune.trainer import RankrayTrainer
-from rankray.model.resident import computes_in_half, fresh_model, split_of, tokenizer_of
+from rankray.model.resident import (
+    computes_in_half,
+    fresh_model,
+    frozen_model,
+    keeps_master_weights,
+    split_of,
+    tokenizer_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +66,11 @@ def run(spec: TrialSpec, reporter: Reporter) -> Outcome:
 
     Args:
         spec: the trial.
-        reporter: asked for a verdict at every report. Three more methods are optional. `progress(step, metrics)` is
-            called between reports with the `train/...` metrics so far, about once a second. `preemption() -> str` is
-            called after every step; if it returns a text, the run ends with a checkpoint, see `Outcome.preempted`.
+        reporter: asked for a verdict at every report. Four more methods are optional. `note(text)` is called with what
+            a person may want to know beside the metrics: what the base model's statistics cost.
+            `progress(step, metrics)` is called between reports with the `train/...` metrics so far, about once a
+            second. `preemption() -> str` is called after every step; if it returns a text, the run ends with a
+            checkpoint, see `Outcome.preempted`.
             `keep(checkpoint)` means that the directory belongs to this node alone: the first worker of each node writes
             the trial's files, and every worker calls it with each complete checkpoint before that is reported.
 
@@ -111,22 +121,29 @@ class _Trial:
         half = computes_in_half(config)
         tokenizer = tokenizer_of(config)
         train, self._held_out = split_of("train", config, tokenizer), split_of("eval", config, tokenizer)
-        arguments = sft_arguments(config, config.train.seed + index, str(self._directory), half)
+        mixed = keeps_master_weights(config)
+        arguments = sft_arguments(config, config.train.seed + index, str(self._directory), half, mixed)
+        signal = base_signal(config, tokenizer, train, arguments.device) if config.loss.needs_base else None
         trainer = RankrayTrainer(
             model=fresh_model(config, None if config.model.lora else resume),
             args=arguments,
-            train_dataset=train.dataset,
+            train_dataset=train.dataset if signal is None else signal.dataset,
             processing_class=tokenizer,
             peft_config=lora_config(config),
             loss=config.loss,
+            signal=signal,
+            reference=frozen_model(config) if config.loss.kl_weight and config.model.lora is None else None,
             on_step=lambda trainer, step: self._after_step(trainer, index, step),
             on_begin=self._report_untrained if self._spec.untrained and not (index or resume) else None,
         )
         if self._writes_files(trainer):
             remove_partial(self._directory)
         trainer.restore_train_sums(self._sums if resume else [])
+        started = time.monotonic()
         trainer.train(resume_from_checkpoint=resume)
-        del trainer
+        if signal is not None and signal.seconds:
+            self._note(cost_of(signal, time.monotonic() - started))
+        del trainer, signal
         free_memory()
 
     def _after_step(self, trainer: RankrayTrainer, index: int, seed_step: int) -> str:
@@ -212,6 +229,13 @@ class _Trial:
         )
         self._last_reported_at = time.monotonic()
         return self._outcome.stopped
+
+    def _note(self, text: str) -> None:
+        """Call the reporter's `note`, where it has one; the log has the text in any case."""
+        logger.info("%s", text)
+        note = getattr(self._reporter, "note", None)
+        if note is not None:
+            note(text)
 
     def _report_progress(self, trainer: RankrayTrainer, step: int) -> None:
         """Call the reporter's `progress`, at most every PROGRESS_SECONDS; not with several workers."""

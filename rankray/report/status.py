@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from rankray.report.board import short_params
-from rankray.report.tables import mark, untrained_line
+from rankray.report.tables import shown_value, untrained_line
 
 Row = Mapping[str, Any]
 REASON_WIDTH = 110
@@ -68,7 +68,7 @@ def _table(rows: Sequence[Row], metric: str, width: int) -> list[Text]:
             str(row["number"]),
             str(row["state"]),
             str(row.get("step") or 0),
-            "-" if row["value"] is None else f"{row['value']:.5g}" + mark(row),
+            shown_value(row),
         ]
         for row in rows
     ]

@@ -30,13 +30,13 @@ def retrain_command(file: str, params: Mapping[str, Any]) -> str:
 
 def untrained_line(status: Row, metric: str) -> list[Text]:
     """Return what the untrained model reaches, as a line or none; `(worse)` in a table is worse than that."""
-    before = status.get("untrained") or {}
-    return [Text(f"the untrained model: {metric} = {before['value']:.5g}")] if before.get("value") is not None else []
+    value = (status.get("untrained") or {}).get("value")
+    return [] if value is None else [Text(f"the untrained model: {metric} {value:.5g}", style="dim")]
 
 
-def mark(row: Row) -> str:
-    """Return what stands behind a value that is worse than the untrained model's."""
-    return " (worse)" if row.get("worse_than_untrained") else ""
+def shown_value(row: Row) -> str:
+    """Return a trial's value, marked where it is worse than the untrained model's."""
+    return _figure(row.get("value")) + (" (worse)" if row.get("worse_than_untrained") else "")
 
 
 def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
@@ -49,9 +49,7 @@ def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
     for row in rows:
         ended = "" if row.get("state", "complete") == "complete" else f" ({row['state']} at step {row.get('step')})"
         label = _LABELS.get(str(row["what"]), str(row["what"])) + ended
-        table.add_row(
-            label, _figure(row.get("value")) + mark(row), str(row["number"]), short_params(row.get("params") or {})
-        )
+        table.add_row(label, shown_value(row), str(row["number"]), short_params(row.get("params") or {}))
     return table
 
 

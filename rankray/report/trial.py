@@ -16,6 +16,8 @@ from rich.text import Text
 from rankray.report.board import short_value
 
 Row = Mapping[str, Any]
+BESIDE = ("_stderr", "_n")
+"""What is shown with a metric, and not as one of its own."""
 
 
 class TrialView:
@@ -39,7 +41,7 @@ class TrialView:
         if trial.get("reason"):
             yield Text(str(trial["reason"]))
         if trial.get("worse_than_untrained"):
-            yield Text("worse than the untrained model")
+            yield Text("worse than the untrained model, which is not trained at all", style="yellow")
         yield from _settings(trial.get("params") or {}, self._settings)
         yield from self._reports(options.max_width)
         if trial.get("checkpoint"):
@@ -56,12 +58,13 @@ class TrialView:
     def _reports(self, width: int) -> RenderResult:
         steps = self._trial.get("steps") or []
         names = list(dict.fromkeys(name for step in steps for name in step["metrics"]))
+        names = [name for name in names if not any(name == f"{other}{end}" for other in names for end in BESIDE)]
         if not names:
             return
         label = max(map(len, names))
         before = (self._trial.get("untrained") or {}).get("metrics")
-        steps = [*([{"step": "untrained", "metrics": before}] if before else []), *steps]
-        columns = [_column(step, names) for step in steps]
+        columns = [_column("untrained", before, names)] if before else []
+        columns += [_column(str(step["step"]), step["metrics"], names) for step in steps]
         cell = max(len(text) for column in columns for text in column)
         room = max(1, (width - label) // (cell + 2))
         blocks = [columns[at : at + room] for at in range(0, len(columns), room)]
@@ -78,9 +81,14 @@ class TrialView:
         yield Text("")
 
 
-def _column(step: Row, names: Sequence[str]) -> list[str]:
-    values = (step["metrics"].get(name) for name in names)
-    return [str(step["step"]), *("-" if value is None else f"{value:.5g}" for value in values)]
+def _column(title: str, metrics: Row, names: Sequence[str]) -> list[str]:
+    return [title, *(_with_error(metrics, name) for name in names)]
+
+
+def _with_error(metrics: Row, name: str) -> str:
+    """Return a metric with its standard error, where it has one."""
+    value, error = metrics.get(name), metrics.get(f"{name}_stderr")
+    return "-" if value is None else f"{value:.5g}" + (f" ± {error:.2g}" if error is not None else "")
 
 
 def _ends(columns: list[list[str]], room: int) -> list[list[str]]:

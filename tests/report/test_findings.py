@@ -65,7 +65,7 @@ def test_references_are_complete_baselines_and_the_untrained_model():
     overview = make_overview(4, states=("complete",))
     sft, paper = (overview["trials"][index]["value"] for index in (0, 1))
     assert references(overview) == [("plain SFT", sft), ("the paper's setting", paper)]
-    overview["status"]["untrained"] = {"value": 0.01, "metrics": {"eval/accuracy": 0.01}}
+    overview["status"]["untrained"] = {"value": 0.01, "metrics": {}}
     assert references(overview)[2] == ("the untrained model", 0.01)
     overview["trials"][0]["state"] = "pruned"
     assert [label for label, _ in references(overview)] == ["the paper's setting", "the untrained model"]
