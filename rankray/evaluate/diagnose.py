@@ -183,7 +183,7 @@ def _scatter(stats: TokenStats, knobs: Knobs) -> dict[str, list[float]]:
         "p": stats.log_prob_N.exp(),
         "scale": relative_scale(stats, knobs),
     }
-    return {name: [round(value, 6) for value in column[::step].tolist()] for name, column in columns.items()}
+    return {name: [float(f"{value:.5g}") for value in column[::step].tolist()] for name, column in columns.items()}
 
 
 def _in_context(
