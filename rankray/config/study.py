@@ -1,8 +1,7 @@
-"""The sections of a configuration that say how trials are judged and searched: evaluation, and the study."""
+"""The section of a configuration that says how trials are searched: the study, its baselines, its budget."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -32,46 +31,26 @@ def known_names() -> list[str | dict[str, Any]]:
     return [*BASELINES, LADDER]
 
 
-class EvaluateSection(Section):
-    """What is measured on the held-out examples, and how often."""
+class BudgetSection(Section):
+    """What a search may cost beside its number of trials; it ends at the first limit that is reached."""
 
-    every_steps: PositiveInt = 25
-    """Steps between evaluations: each is a report, and a chance to prune."""
-    metrics: list[str] = Field(default_factory=lambda: ["nll"])
-    """Any of `nll`, `token_accuracy`, `accuracy` (greedy answer, exact match) and `pass@k` (k sampled answers)."""
-    max_examples: PositiveInt | None = 200
-    """Held-out examples used, the first ones; null takes all."""
-    batch_size: PositiveInt = 32
-    """Examples per evaluation batch."""
-    max_new_tokens: PositiveInt = 128
-    """Longest answer that `accuracy` and `pass@k` generate, in tokens."""
-    answer: str = "auto"
-    """Which part of a text is the answer: `auto` (after the last `####`, else the last number, else all of it), `text`
-    (all of it, stripped), or a regular expression with one group, whose last match counts."""
-    sampling_temperature: Positive = 1.0
-    """Logit temperature of the answers sampled for `pass@k`."""
-    functions: list[str] = Field(default_factory=list)
-    """Evaluations of your own, `module:function`: called with (model, tokenizer, rows), returning a dict of floats that
-    appear as `eval/<key>`."""
+    wall_hours: Positive | None = None
+    """Hours during which at least one driver works on the search."""
+    gpu_hours: Positive | None = None
+    """Hours times GPUs that its trials hold, the work that was lost included."""
+    money: Positive | None = None
+    """What the nodes of the cluster cost while the search runs, in the unit of `price`, idle ones included."""
+    price: dict[str, Positive | dict[Literal["on_demand", "spot"], Positive]] = Field(default_factory=dict)
+    """Price of a node for an hour, by its type as the cluster names it; `default` is that of every other node. A
+    number, or `{on_demand: 1.2, spot: 0.4}`."""
+    plateau: PositiveInt | None = None
+    """Finished trials in a row after which the search ends, if none was better than the best one before by more than
+    its metric's standard error over examples (where the metric has none, by anything)."""
 
-    @field_validator("metrics")
-    @classmethod
-    def _known_metrics(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in ("nll", "token_accuracy", "accuracy") and not re.fullmatch(r"pass@[1-9]\d*", name):
-                raise ValueError(
-                    f"unknown metric {name!r}; allowed: nll, token_accuracy, accuracy, pass@k (as in pass@4); choose "
-                    "from these"
-                )
-        return names
-
-    @field_validator("functions")
-    @classmethod
-    def _function_form(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if not re.fullmatch(r"[\w.]+:\w+", name):
-                raise ValueError(f"got {name!r}; allowed: module:function; as in my_package.my_module:name")
-        return names
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is any limit."""
+        return any(limit is not None for limit in (self.wall_hours, self.gpu_hours, self.money, self.plateau))
 
 
 class StudySection(Section):
@@ -79,6 +58,9 @@ class StudySection(Section):
 
     metric: str = "eval/nll"
     """Metric that trials are compared on; it must not depend on the weights that are searched."""
+    metrics: list[str] = Field(default_factory=list)
+    """Several metrics to improve at once, instead of one: `best` then shows every trial that no other one beats in all
+    of them. The first is `study.metric`, by which trials are ranked where one number is needed."""
     direction: Literal["minimize", "maximize"] | None = None
     """`minimize` or `maximize`; null takes the direction of a built-in metric."""
     sampler: str | dict[str, Any] = "auto"
@@ -92,6 +74,8 @@ class StudySection(Section):
     than accuracy does."""
     trials: PositiveInt = 64
     """Finished trials (complete and pruned) that the study should hold; raise it to extend a finished search."""
+    budget: BudgetSection = BudgetSection()
+    """What the search may cost beside; it ends at the first limit that is reached, and a raised limit continues it."""
     seeds: PositiveInt = 1
     """Training runs per trial, each with its own seed; the metrics are their running mean."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -101,7 +85,7 @@ class StudySection(Section):
     keep_best: PositiveInt = 3
     """How many of the best complete trials keep their checkpoints; those of all others are deleted when their trial
     ends."""
-    known: list[Annotated[str, KeyOf(known_names)] | dict[str, Any]] = Field(default_factory=lambda: [*known_names()])
+    known: list[Annotated[str, KeyOf(known_names)] | dict[str, Any]] = Field(default=[*known_names()])
     """Settings that are known to be worth a trial, tried first where the space contains them: `sft`, plain SFT;
     `paper`, the paper's fixed setting; `rates`, those of the two that are listed (or, without them, the file's own
     setting) at three times and a third of the file's learning rate; or a mapping of dotted paths to values. `sft` and
@@ -110,6 +94,21 @@ class StudySection(Section):
     """More to try first: names of earlier studies in the same store, of each of which the best quarter of the complete
     trials is taken, at most five, as far as this space contains them; or mappings of dotted paths to values. What an
     earlier study gives is decided once, when this study begins."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_metric(cls, given: Any) -> Any:
+        """Take the first of `metrics` as `metric`, where only they are given."""
+        if isinstance(given, dict) and "metric" not in given and isinstance(given.get("metrics"), list):
+            return {**given, **({"metric": given["metrics"][0]} if given["metrics"] else {})}
+        return given
+
+    @field_validator("metrics")
+    @classmethod
+    def _several_metrics(cls, names: list[str]) -> list[str]:
+        if len(names) == 1 or len(set(names)) < len(names):
+            raise ValueError(f"got {names}; allowed: two different metrics or more; use study.metric for one")
+        return names
 
     @model_validator(mode="before")
     @classmethod

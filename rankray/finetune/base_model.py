@@ -14,7 +14,7 @@ from typing import Any
 from rankray.config import LoadedConfig, apply_params
 from rankray.config.schema import Config
 from rankray.config.space import distributions
-from rankray.data.files import is_file_source, read_rows
+from rankray.data.sources import Source, is_local
 from rankray.errors import ConfigError
 from rankray.loss.knobs import Knobs
 from rankray.model.files import local_model
@@ -62,10 +62,9 @@ def base_model_lines(config: Config) -> list[str]:
 
 def _share(config: Config) -> str:
     """Compare a forward pass over the data with a trial's passes, which are three times the work with backward."""
-    source = config.data.train
-    if not isinstance(source, str) or not is_file_source(source):
+    if not is_local(config.data.train):
         return " for all trials on a node"
-    rows, trained = len(read_rows(source, "data.train")), config.full_steps * config.train.batch_size
+    rows, trained = len(Source("train", config.data).examples()), config.full_steps * config.train.batch_size
     return (
         f" for all trials on a node; {rows} examples forward, about {rows / (3 * trained):.2g} of one trial's"
         f" {trained} forward and backward"

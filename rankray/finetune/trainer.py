@@ -40,6 +40,7 @@ class RankrayTrainer(SFTTrainer):
     Args:
         loss: the config's `loss:` block.
         on_step: see `StepFunction`.
+        on_begin: called when the model is ready to be trained, before the first step.
         signal: the base model's statistics, where the loss looks at them; its `dataset` is then the training set.
         reference: the base model, frozen, for `kl_weight` where all weights are trained; with LoRA the model with its
             adapters off takes its place.
@@ -57,6 +58,7 @@ class RankrayTrainer(SFTTrainer):
         *,
         loss: Knobs,
         on_step: StepFunction,
+        on_begin: Callable[[RankrayTrainer], None] | None = None,
         signal: BaseSignal | None = None,
         reference: PreTrainedModel | None = None,
         **arguments: Any,
@@ -65,6 +67,7 @@ class RankrayTrainer(SFTTrainer):
         self._shares_temperature = loss.objective == "talr" and loss.talr_temperature == "auto"
         self._stats: LossStats | None = None
         self.on_step = on_step
+        self.on_begin = on_begin
         self.stopped = ""
         super().__init__(**arguments)
         self.remove_callback(PrinterCallback)
@@ -233,10 +236,17 @@ def _as_given(given: HeadInputs) -> HeadInputs:
 
 
 class _AfterStep(TrainerCallback):
-    """Calls `on_step` when a step is complete: weights and schedule are updated, and the gradients are cleared."""
+    """Calls `on_begin` before the first step, and `on_step` when a step is complete.
+
+    Then weights and schedule are updated, and the gradients are cleared.
+    """
 
     def __init__(self, trainer: RankrayTrainer) -> None:
         self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._trainer.on_begin is not None:
+            self._trainer.on_begin(self._trainer)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         self._trainer.stopped = self._trainer.on_step(self._trainer, state.global_step)

@@ -77,7 +77,7 @@ def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> 
         limit = min(limit, context)
     first = config.evaluate.max_examples if split == "eval" else None
     source = getattr(data, split)
-    made_from = json.dumps([data.model_dump(mode="json"), file_stamps(source)])
+    made_from = json.dumps([data.model_dump(mode="json"), [] if source is None else file_stamps(source)])
     key = (split, made_from, limit, first, _model_key(config.model.path), config.model.trust_remote_code)
     return _keep("split", key, lambda: load_split(split, data, tokenizer, limit, first))
 

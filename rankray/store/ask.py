@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -31,8 +32,10 @@ from rankray.config.schema import Config
 from rankray.store.dry_run import DryRunStorage
 from rankray.store.history import History
 from rankray.store.optuna_private import trial_id
+from rankray.store.pareto import joined
 from rankray.store.points import FinitePoints, counts_as_tried
 from rankray.store.records import (
+    CREATED,
     DRIVER,
     ORIGIN,
     POINT,
@@ -157,7 +160,8 @@ class Asker:
 
     def _create(self, key: str, origin: str, proposal: Proposal) -> FrozenTrial:
         """Create a trial and return it as it is in the store; the history is then fresh."""
-        attributes = {DRIVER: self._driver, ORIGIN: origin} | ({POINT: key} if key else {})
+        attributes = {DRIVER: self._driver, ORIGIN: origin, CREATED: datetime.now().isoformat()}
+        attributes |= {POINT: key} if key else {}
         params, kinds, marks = proposal
         template = create_trial(state=TrialState.RUNNING, user_attrs=attributes, system_attrs=marks)
         template.params, template.distributions = params, kinds
@@ -168,7 +172,9 @@ class Asker:
         """Return what the trial of this number is to be."""
         draft = create_trial(state=TrialState.RUNNING, system_attrs={"fixed_params": fixed} if fixed else {})
         draft.number = number
-        self._dry_run.trials, self._dry_run.draft, self._dry_run.marks = self._history.shown(), draft, {}
+        shown = self._history.shown()
+        self._dry_run.trials = joined(shown, self._config, number) if self._config.study.metrics else shown
+        self._dry_run.draft, self._dry_run.marks = draft, {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # A new Study for each ask, because Optuna keeps a study's history per thread until its own ask().
