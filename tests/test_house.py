@@ -29,7 +29,7 @@ ROOMS = {  # room or top-level file -> what it may import beside itself; a room'
     "data": {"config", "errors", "paths", "loss"},
     "model": {"config", "errors", "paths", "loss", "data"},
     "evaluate": {"config", "errors", "loss", "data", "model"},
-    "finetune": {"config", "contracts", "errors", "loss", "data", "model", "evaluate"},
+    "finetune": {"config", "contracts", "errors", "checkpoints", "loss", "data", "model", "evaluate"},
     "store": {"config", "contracts", "errors", "paths", "checkpoints", "__init__"},
     "cluster": {"config", "contracts", "errors", "checkpoints", "store", "__init__"},
     "search": {"config", "contracts", "errors", "checkpoints", "store", "cluster", "finetune", "logs", "analysis"},

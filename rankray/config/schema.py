@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from rankray.config.evaluation import EvaluateSection, natural_direction
+from rankray.config.secrets import ADVICE, secret_paths
 from rankray.config.sections import DataSection, ModelSection, ResourcesSection, Section, TrainSection
 from rankray.config.study import StudySection
 from rankray.loss.knobs import Knobs
@@ -71,10 +73,24 @@ class Config(Section):
                 "allowed is scheme://bucket/prefix, without credentials, which would be kept with the study; "
                 "leave them to each node's environment, profile or role"
             )
+        endpoint = dict(parse_qsl(url.query)).get("endpoint_override", "")
+        if not re.fullmatch(r"(https?://)?[A-Za-z0-9_.\[\]:-]+/?", endpoint or "none"):
+            raise ValueError(
+                "endpoint_override: got something that is no address, and is not shown here; allowed: HOST:PORT or "
+                "http://HOST:PORT, without credentials; leave those to each node's environment, profile or role"
+            )
         unknown = [name for name, _ in parse_qsl(url.query, keep_blank_values=True) if name not in STORAGE_OPTIONS]
         if unknown:
             raise ValueError(f"unknown option {unknown[0]!r}; allowed: {', '.join(STORAGE_OPTIONS)}")
         return given
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> Config:
+        """Refuse tokens, passwords and keys: the configuration is kept with its study, shown, and sent to workers."""
+        found = next(secret_paths(self.model_dump(mode="json", exclude={"store"})), "")
+        if found:
+            raise ValueError(f"{found}: looks like a secret, which is not shown here; {ADVICE}")
+        return self
 
     @model_validator(mode="after")
     def _metric_is_measured(self) -> Config:

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from rankray.contracts import Report
+from rankray.errors import printable
 from rankray.report.board import Board, Running, duration, short_params, short_value
 
 _COLOURS = {"complete": "green", "pruned": "yellow", "failed": "red"}
@@ -114,7 +115,7 @@ class PlainLines(Board):
     def _print(self, line: str) -> None:
         self._printed += 1
         stamp = self._now().strftime("%H:%M:%S")
-        self._console.print(f"{stamp} {line}", markup=False, highlight=False, soft_wrap=True, emoji=False)
+        self._console.print(f"{stamp} {printable(line)}", markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 def progress(board: Board) -> str:
@@ -159,7 +160,7 @@ def view_lines(board: Board, width: int, height: int) -> list[Text]:
     room = height - 1 - len(lines)
     events = list(board.events)[-max(0, min(room - 1, _past(height))) :] if room > 1 else []
     if events:
-        lines += [Text(""), *(Text(" ".join(event.split()), style="dim") for event in reversed(events))]
+        lines += [Text(""), *(Text(printable(" ".join(event.split())), style="dim") for event in reversed(events))]
     return lines
 
 
@@ -193,7 +194,7 @@ def _best(board: Board) -> Text:
         return Text(f"best {board.metric}: no trial is complete yet", style="dim")
     number, value, params = board.best
     text = Text("best ", style="bold").append(f"{board.metric} {value:.4g}  trial {number}", style="bold")
-    return text.append(f"  {short_params(params)}")
+    return text.append(f"  {printable(short_params(params))}")
 
 
 def _table(board: Board, running: list[tuple[int, Running]], width: int) -> list[Text]:
@@ -222,7 +223,7 @@ def _table(board: Board, running: list[tuple[int, Running]], width: int) -> list
     for (_, trial), row in zip(running, rows, strict=True):
         origin = "" if trial.origin == "sampler" else f"[{trial.origin}] "
         cells = "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
-        lines.append(Text(f"{cells}  {origin}{short_params(trial.params)}"))
+        lines.append(Text(f"{cells}  {printable(origin + short_params(trial.params))}"))
     return lines
 
 
