@@ -243,6 +243,7 @@ def loaded_by(code: str) -> set[str]:
         ("import rankray.config, rankray.report.explain, rankray.report.tables, rankray.rehearse", set()),
         ("import rankray.finetune.preflight, rankray.loss, rankray.finetune, rankray.search, rankray.store", set()),
         ("from rankray.store import attach, open_study, views", {"optuna"}),
+        ("import rankray.search.confirm, rankray.report.confirmation, rankray.analysis.verdict", {"optuna"}),
         ("from rankray.loss import weighted_nll", {"torch"}),
     ],
 )
@@ -277,12 +278,12 @@ def test_tests_mirror_the_package():
 
 
 def test_every_package_is_shipped():
-    """The wheel lists its packages by name, because search_spaces/ lies beside the package."""
+    """The wheel lists its packages by name, because search_spaces/ and cluster/ lie beside the package."""
     import tomllib
 
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     there = {".".join(module.parent.relative_to(ROOT).parts) for module in MODULES if module.name == "__init__.py"}
-    assert listed == there | {"rankray.search_spaces"}
+    assert listed == there | {"rankray.search_spaces", "rankray.cluster_files"}
 
 
 def test_no_path_of_one_machine_in_the_tree():

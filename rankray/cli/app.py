@@ -20,7 +20,7 @@ app = typer.Typer(
     name="rankray",
     help="Search the settings of RRI-weighted fine-tuning, and resume as if nothing had happened.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -73,4 +73,6 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
             "command again, and the running ones resume from their last checkpoints"
         )
         raise typer.Exit(130)
+    if (end := study.ended) is not None and end.by not in ("trials", "space"):
+        say(f"ended by study.budget.{end.by}: {end.reason}; raise it and run the same command again to continue")
     print_summary(study, loaded.file)
