@@ -10,7 +10,7 @@ from rankray.config.sections import PositiveInt, Section
 from rankray.loss.knobs import KeyOf, Positive
 
 BASELINES: dict[str, dict[str, Any]] = {
-    "sft": {"loss.objective": "sft"},
+    "sft": {"loss.objective": "sft", "loss.kl_weight": 0.0},
     "paper": {
         "loss.objective": "rri",
         "loss.form": "bound",
@@ -19,6 +19,8 @@ BASELINES: dict[str, dict[str, Any]] = {
         "loss.low_entropy": "max_prob",
         "loss.min_competence": 1e-6,
         "loss.max_scale": None,
+        "loss.signal": "online",
+        "loss.kl_weight": 0.0,
     },
 }
 """Settings to compare every search with: plain SFT, and the paper's (its base weight is the file's own)."""
