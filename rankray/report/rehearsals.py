@@ -69,7 +69,8 @@ def reached_plot(summaries: Sequence[Any], shares: Sequence[float], *, is_synthe
         parts.append(
             f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd" stroke-width="1"/>'
         )
-    lines = [("random, exact", [(n, _random(n, shares)) for n in range(math.ceil(most) + 1)], "#999")]
+    exact = [(float(n), _random(n, shares)) for n in range(math.ceil(most) + 1)]
+    lines = [("random, exact", exact, "#999")]
     for index, each in enumerate(summaries):
         found = sorted(one.found for one in each.replays)
         steps: list[tuple[float, float]] = [(0.0, 0.0)]
@@ -88,7 +89,7 @@ def reached_plot(summaries: Sequence[Any], shares: Sequence[float], *, is_synthe
 
 
 def _random(runs: float, shares: Sequence[float]) -> float:
-    return sum(1 - (1 - share) ** runs for share in shares) / len(shares)
+    return float(sum(1 - (1 - share) ** runs for share in shares)) / len(shares)
 
 
 def _at(cost: float, part: float, most: float) -> tuple[float, float]:

@@ -6,9 +6,11 @@ is running counts.
 1. The start list (`study.known`, warm starts) comes before any sampler (`ask`). Where it is used up before two runs are
    whole, a random setting of the branch of the space that has the fewest trials. A budget below five trials is spent on
    the file's own setting, at its rate, three times and a third of it.
-2. With two whole runs, the Gaussian process of `gp`. A run's value is 0.7 z(study metric) + 0.3 z(-log of its last
-   `eval/nll`): the second is less noisy, the first is what counts. What diverged, or was pruned, is a bad run. Expected
-   improvement and mean + 2 sd take turns: improvement alone exploits, and the noise of a lucky run feeds it.
+2. With two whole runs, the Gaussian process of `gp`. A run's value is 0.7 z(study metric) + 0.3 z(-`eval/nll` at its
+   end): the second is less noisy, the first is what counts. z is the normal score of the run's rank: with a mean and a
+   standard deviation instead, a few runs that went wrong made all good ones look alike, and the search needed half as
+   many runs again (`benchmarks/search.py`). What diverged, or was pruned, is a bad run. Expected improvement and mean
+   + 2 sd take turns: improvement alone exploits, and the noise of a lucky run feeds it.
 3. Beyond MOST_RUNS whole runs, TPE.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -46,8 +49,6 @@ JITTERED = 5
 JITTERS = 30
 SPREAD = 4
 """Random settings of which the first ones are chosen, so that they lie apart."""
-LOWEST, HIGHEST = -2.5, 4.0
-"""Where standardised values are cut off."""
 METRIC_SHARE = 0.7
 NLL = "eval/nll"
 
@@ -211,20 +212,21 @@ def run_values(seen: Sequence[FrozenTrial], metric: str, sign: float) -> Array:
         [sign * float(trial.value or 0.0) if there else np.nan for trial, there in zip(seen, whole, strict=True)]
     )
     nlls = np.array([_end_nll(trial) if there else np.nan for trial, there in zip(seen, whole, strict=True)])
-    values = METRIC_SHARE * _standardised(metrics) + (1 - METRIC_SHARE) * _standardised(
-        -np.log(np.maximum(nlls, 1e-12))
-    )
-    if np.isnan(nlls[whole]).any():
-        values = _standardised(metrics)
+    values = normal_scores(metrics)
+    if not np.isnan(nlls[whole]).any():
+        values = METRIC_SHARE * values + (1 - METRIC_SHARE) * normal_scores(-nlls)
     values[~whole] = np.nanmin(values)
     return values
 
 
-def _standardised(values: Array) -> Array:
-    spread = float(np.nanstd(values)) if np.isfinite(values).any() else 0.0
-    if not spread > 0:
-        return np.where(np.isnan(values), np.nan, 0.0)
-    return np.clip((values - np.nanmean(values)) / spread, LOWEST, HIGHEST)
+def normal_scores(values: Array) -> Array:
+    """Return the normal quantile of each value's rank, equal values sharing one; NaN stays NaN."""
+    there = ~np.isnan(values)
+    ordered = np.sort(values[there])
+    middle = (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
+    quantile = NormalDist().inv_cdf
+    scores = [quantile(rank / len(ordered)) if known else math.nan for rank, known in zip(middle, there, strict=True)]
+    return np.array(scores)
 
 
 def _end_nll(trial: FrozenTrial) -> float:
