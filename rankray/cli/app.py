@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rankray import __version__, logs
-from rankray.cli import cluster, look, plan, rehearse, search, store, train
+from rankray.cli import cluster, confirm, look, plan, rehearse, search, store, train
 from rankray.errors import RankrayError
 
 ARGUMENTS = "RANKRAY_ARGUMENTS_PIPE"
@@ -36,6 +36,7 @@ for verb in (
     look.status,
     look.show,
     look.best,
+    confirm.confirm,
     cluster.submit,
     cluster.doctor,
 ):

@@ -29,8 +29,8 @@ def preflight(loaded: LoadedConfig) -> dict[str, Any]:
     """Check data and model of a configuration and return their fingerprints.
 
     Returns:
-        `{"data": {"train": ..., "eval": ...}, "model": ...}`, with a `test` where `data.test` is given: `sha256:...` of
-        a local file, or of a local model's config.json and weights (of files above 32 MiB: the size and evenly spaced
+        `{"data": {"train": ..., "eval": ...}, "model": ...}`, and `test` where `data.test` is given: `sha256:...` of a
+        local file, or of a local model's config.json and weights (of files above 32 MiB: the size and evenly spaced
         samples); otherwise the hub id.
 
     Raises:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
@@ -45,6 +45,9 @@ from rankray.store.strategies import sampler
 
 logger = logging.getLogger(__name__)
 
+Points = Sequence[tuple[str, dict[str, Any]]]
+"""Points to try, each with the origin that its trial will have."""
+Plan = Callable[[list[FrozenTrial]], Points]
 Proposal = tuple[dict[str, Any], dict[str, BaseDistribution], dict[str, Any]]
 """Parameters, their distributions, and what the sampler wants to remember of them, as Optuna system attributes."""
 
@@ -58,8 +61,8 @@ class Asker:
         history: the driver's copy of the study.
         config: the study's configuration.
         driver: the driver's id.
-        points: what to try first, as (origin, params).
-        points_only: whether nothing else is tried.
+        points: what to try first, as (origin, params); or a plan, which says from the study's trials so far what is to
+            be tried. A plan's points are all that is tried.
     """
 
     def __init__(
@@ -69,17 +72,14 @@ class Asker:
         history: History,
         config: Config,
         driver: str,
-        points: Iterable[tuple[str, dict[str, Any]]],
-        *,
-        points_only: bool = False,
+        points: Points | Plan,
     ) -> None:
         self._storage, self._study_id, self._history = storage, study_id, history
         self._config, self._driver = config, driver
         self._space = distributions(config)
         self._points: dict[str, tuple[str, dict[str, Any]]] = {}
-        self._points_only = points_only
-        for origin, params in points:
-            self._points.setdefault(point_key(params), (origin, params))
+        self._plan = points if callable(points) else None
+        self._note_points([] if callable(points) else points)
         self._dry_run = DryRunStorage(storage, study_id, history.direction)
 
     def new(self) -> FrozenTrial | None:
@@ -92,7 +92,7 @@ class Asker:
         while self._history.taken < self._config.study.trials:
             number = len(self._history.trials)
             key, origin, fixed = self._open_point()
-            if self._points_only and not key:
+            if self._plan is not None and not key:
                 return None
             trial = self._create(key, origin, self._propose(number, seed_salt, fixed))
             if self._surplus(trial):
@@ -113,9 +113,13 @@ class Asker:
         return None
 
     @property
-    def untried(self) -> bool:
-        """Whether a point is left that nobody has tried."""
-        return bool(self._open_point()[0])
+    def plan_is_done(self) -> bool:
+        """Whether there is a plan, and each of its points has had its trial; `history` is fresh."""
+        return self._plan is not None and not self._history.unfinished and not self._open_point()[0]
+
+    def _note_points(self, points: Points) -> None:
+        for origin, params in points:
+            self._points.setdefault(point_key(params), (origin, params))
 
     def _surplus(self, trial: FrozenTrial) -> bool:
         """Return whether trials of lower numbers fill the budget."""
@@ -129,6 +133,8 @@ class Asker:
 
     def _open_point(self) -> tuple[str, str, dict[str, Any]]:
         """Return (key, origin, params) of the first point nobody has tried."""
+        if self._plan is not None:
+            self._note_points(self._plan([trial for trial in self._history.trials if not is_void(trial)]))
         tried = self._tried(len(self._history.trials))
         for key, (origin, params) in self._points.items():
             if key not in tried:

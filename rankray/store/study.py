@@ -6,7 +6,7 @@ import gc
 import logging
 import platform
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,6 +17,7 @@ import rankray
 from rankray.config.schema import Config
 from rankray.config.space import baseline_points
 from rankray.errors import StoreError, nearest
+from rankray.store.ask import Plan
 from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
 from rankray.store.identity import check_same, restore, snapshot
@@ -41,7 +42,7 @@ def open_study(
     *,
     provenance: Mapping[str, Any] | None = None,
     lease_seconds: float | None = None,
-    points: Sequence[tuple[str, dict[str, Any]]] | None = None,
+    plan: Plan | None = None,
 ) -> StudyStore:
     """Create a study, or open it again to resume it.
 
@@ -56,8 +57,9 @@ def open_study(
             must stay the same.
         lease_seconds: how long a driver may be silent before it is declared dead; RANKRAY_LEASE_SECONDS, or 60, if
             None.
-        points: the only points to try, as (origin, params), and nothing after them. None tries those that the
-            configuration names, then what the sampler proposes.
+        plan: says from the study's trials so far which points are to be tried, as (origin, params), and nothing else is
+            tried. It is asked often, by every driver, and each must give the same answer. None tries the points that
+            the configuration names, then what the sampler proposes.
 
     Raises:
         StudyMismatch: the study exists and was made from another configuration, data or model.
@@ -67,7 +69,7 @@ def open_study(
         StoreUnavailable: the store does not answer.
     """
     check(config)
-    return _open(connect(url), masked(url), config, dict(provenance or {}), lease_seconds, points)
+    return _open(connect(url), masked(url), config, dict(provenance or {}), lease_seconds, plan)
 
 
 def open_rehearsal(config: Config) -> StudyStore:
@@ -86,7 +88,7 @@ def _open(
     config: Config,
     provenance: dict[str, Any],
     lease_seconds: float | None,
-    points: Sequence[tuple[str, dict[str, Any]]] | None,
+    plan: Plan | None,
 ) -> StudyStore:
     given = {
         "id": uuid.uuid4().hex,
@@ -107,18 +109,9 @@ def _open(
     study_id = find_or_create(storage, config.name, direction(config))
     migrate_study(storage, study_id, config.name)
     _describe(storage, study_id, stored, config.study.trials)
-    first = [*baseline_points(config), *earlier] if points is None else points
+    points = [*baseline_points(config), *earlier] if plan is None else plan
     return _read(
-        StudyStore(
-            storage,
-            study_id,
-            claims,
-            config,
-            url=shown_url,
-            lease_seconds=lease_seconds,
-            points=first,
-            points_only=points is not None,
-        )
+        StudyStore(storage, study_id, claims, config, url=shown_url, lease_seconds=lease_seconds, points=points)
     )
 
 

@@ -12,7 +12,7 @@ report sent again, completes. So the verdict on a step never changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +22,7 @@ from rankray.config.schema import Config
 from rankray.config.space import distributions
 from rankray.contracts import Report, Verdict, WorkLost
 from rankray.errors import LeaseLost, StoreError
-from rankray.store.ask import Asker
+from rankray.store.ask import Asker, Plan, Points
 from rankray.store.backend import RetryingStorage
 from rankray.store.claims import IDENTITY, Claims
 from rankray.store.dry_run import DryRunStorage
@@ -58,7 +58,6 @@ class StudyStore(TrialOwnership):
         storage: the Optuna storage behind it.
         study_id: the study's id there.
         read_only: whether it was attached: everything that writes is refused.
-        points_only: whether it tries the points it was opened with and nothing else.
     """
 
     def __init__(
@@ -71,14 +70,13 @@ class StudyStore(TrialOwnership):
         url: str,
         read_only: bool = False,
         lease_seconds: float | None = None,
-        points: Sequence[tuple[str, dict[str, Any]]] = (),
-        points_only: bool = False,
+        points: Points | Plan = (),
     ) -> None:
         super().__init__(storage, study_id, claims, config, read_only=read_only, lease_seconds=lease_seconds)
-        self.url, self.points_only = url, points_only
+        self.url = url
         self._order = list(distributions(config))
         if not read_only:
-            self._asker = Asker(storage, study_id, self._history, config, self.driver, points, points_only=points_only)
+            self._asker = Asker(storage, study_id, self._history, config, self.driver, points)
             self._judge = Judge(DryRunStorage(storage, study_id, prune_direction(config)), self.name, config)
 
     def __repr__(self) -> str:
@@ -228,12 +226,12 @@ class StudyStore(TrialOwnership):
 
     @property
     def done(self) -> bool:
-        """Whether the budget is used up; of a study that tries given points only, whether each has had its trial."""
+        """Whether the budget is used up; of a study with a plan, also whether each point has had its trial."""
         with self._lock:
             self._history.refresh()
             if self._history.finished >= self.budget:
                 return True
-            return self.points_only and not self._history.unfinished and not self._asker.untried
+            return not self.read_only and self._asker.plan_is_done
 
     def counts(self) -> Counts:
         """Return how many trials are in which state, over all drivers."""
