@@ -41,8 +41,12 @@ MOST_RUNS = 250
 FEW_TRIALS = 5
 """A budget below this is spent on settings around the file's own."""
 NEEDED = 2
-MOST_RUNNING = 100
-"""Running trials that the Gaussian process takes into account, the latest ones; no others are proposed again either."""
+MOST_RUNNING = 1000
+"""Running trials that are not proposed again, the latest ones."""
+USED_RUNS, USED_RUNNING = 100, 60
+"""How many of either the Gaussian process computes with at most: the best runs and others evenly over time."""
+SHORTLIST = 250
+"""Candidates, of which the first draw of the scales keeps the most promising, that all draws look at."""
 PER_BRANCH = 150
 MOST_CANDIDATES = 1200
 JITTERED = 5
@@ -133,7 +137,9 @@ class AutoSampler(BaseSampler):
         sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
         values = run_values(seen, self._metric, sign)
         places = np.stack([encoding.place(trial.params) for trial in [*seen, *running]])
-        return encoding.params(proposal(encoding, places, values, draws, given, optimistic=number % 2 == 1))
+        with gp.one_thread():
+            row = proposal(encoding, places, values, draws, given, optimistic=number % 2 == 1)
+        return encoding.params(row)
 
     def _is_fixed(self, trial: FrozenTrial) -> bool:
         """Return whether nothing is left to propose: the trial tries a known setting."""
@@ -187,22 +193,33 @@ def proposal(
         optimistic: choose by mean + 2 sd instead of expected improvement.
     """
     scales, noise = gp.drawn_scales(encoding.fields, draws)
-    runs = places[: len(values)]
-    on = gp.selected(values)
-    kept = gp.best_scales(encoding.distances(runs[on], runs[on]), values[on], scales, noise)
-    posterior = gp.Posterior(encoding.distances(places, places), values, scales[kept], noise[kept])
-    candidates = _with(encoding, _candidates(encoding, runs, values, draws), given, draws)
-    away = encoding.distances(places, candidates)
-    fresh = away.max(axis=0).min(axis=0) > 1e-3
-    if fresh.any():
-        candidates, away = candidates[fresh], away[:, :, fresh]
-    means, sds = posterior.at(away)
+    candidates = _with(encoding, _candidates(encoding, places[: len(values)], values, draws), given, draws)
+    on = gp.selected(values, gp.SELECTED_ON)
+    kept = gp.best_scales(encoding.distances(places[on], places[on]), values[on], scales, noise)
+    used = gp.selected(values, USED_RUNS)
+    running = np.arange(len(values), len(places))[-USED_RUNNING:]
+    taken, worth = places[np.concatenate([used, running])], values[used]
+    among = encoding.distances(taken, taken)
+    if len(candidates) > SHORTLIST:
+        means, sds = gp.Posterior(among, worth, scales[kept[:1]], noise[kept[:1]]).at(
+            encoding.distances(taken, candidates)
+        )
+        candidates = candidates[np.argsort(-(means + 2 * sds)[0], kind="stable")[:SHORTLIST]]
+    candidates = _away_from(encoding, candidates, places)
+    posterior = gp.Posterior(among, worth, scales[kept], noise[kept])
+    means, sds = posterior.at(encoding.distances(taken, candidates))
     if optimistic:
         score = (means + 2 * sds).mean(axis=0)
     else:
         score = gp.expected_improvement(means, sds, posterior.means_of_runs.max(axis=1))
     chosen: Array = candidates[int(np.argmax(score))]
     return chosen
+
+
+def _away_from(encoding: Encoding, candidates: Array, places: Array) -> Array:
+    """Return the candidates that nobody has tried or is trying; all of them where none is left."""
+    fresh = encoding.distances(places, candidates).max(axis=0).min(axis=0) > 1e-3
+    return candidates[fresh] if fresh.any() else candidates
 
 
 def run_values(seen: Sequence[FrozenTrial], metric: str, sign: float) -> Array:
