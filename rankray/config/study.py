@@ -101,7 +101,7 @@ class StudySection(Section):
     keep_best: PositiveInt = 3
     """How many of the best complete trials keep their checkpoints; those of all others are deleted when their trial
     ends."""
-    known: list[Annotated[str, KeyOf(known_names)] | dict[str, Any]] = Field(default=known_names())
+    known: list[Annotated[str, KeyOf(known_names)] | dict[str, Any]] = Field(default=[*known_names()])
     """Settings that are known to be worth a trial, tried first where the space contains them: `sft`, plain SFT;
     `paper`, the paper's fixed setting; `rates`, those of the two that are listed (or, without them, the file's own
     setting) at three times and a third of the file's learning rate; or a mapping of dotted paths to values. `sft` and

@@ -74,12 +74,18 @@ class AutoSampler(BaseSampler):
         self._startup, self._most = n_startup_trials, max_runs
         self._metric = config.study.metric
         self._tpe: TPESampler | None = None
+        self._looks_at_runs = True
+
+    def looks_at_runs(self, whole: int) -> bool:
+        """Note how many whole runs there are; return whether all of them are to be shown, else TPE proposes."""
+        self._looks_at_runs = whole <= self._most
+        return self._looks_at_runs
 
     @override
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         if self._is_fixed(trial):
             return {}
-        if len(whole_runs(study)) > self._most:
+        if not self._looks_at_runs:
             self._tpe = TPESampler(
                 multivariate=True, group=True, constant_liar=True, n_startup_trials=0, seed=self._seed
             )
@@ -166,11 +172,6 @@ class AutoSampler(BaseSampler):
             if point not in tried:
                 return point
         return None
-
-
-def whole_runs(study: Study) -> list[FrozenTrial]:
-    """Return the study's complete trials."""
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def proposal(

@@ -221,14 +221,14 @@ class StudyStore(TrialOwnership):
     def finished(self) -> int:
         """How many trials are complete or pruned, over all drivers."""
         with self._lock:
-            self._history.refresh()
+            self._history.refresh(everything=True)
             return self._history.finished
 
     @property
     def done(self) -> bool:
         """Whether the budget is used up; of a study with a plan, also whether each point has had its trial."""
         with self._lock:
-            self._history.refresh()
+            self._history.refresh(everything=True)
             if self._history.finished >= self.budget:
                 return True
             return not self.read_only and self._asker.plan_is_done
@@ -245,12 +245,13 @@ class StudyStore(TrialOwnership):
     def trials(self) -> list[FrozenTrial]:
         """Return the study's trials in order of number, without the void ones; do not change them."""
         with self._lock:
-            return [trial for trial in self._history.refresh() if not is_void(trial)]
+            return [trial for trial in self._history.refresh(everything=True) if not is_void(trial)]
 
     def _read(self, number: int) -> FrozenTrial:
         """Return a trial as it is in the store; the history then holds all of them."""
         self._writable()
-        trials = self._history.refresh()
+        trials = self._history.refresh(number)
+        self._history.written.add(number)
         if not 0 <= number < len(trials):
             there = f"0 to {len(trials) - 1}" if trials else "none yet"
             raise StoreError(f"study {self.name}: there is no trial {number}; its trials: {there}; give one of these")
@@ -258,6 +259,7 @@ class StudyStore(TrialOwnership):
 
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)
+        self._history.written.add(trial.number)
         return ticket_of(trial, adopted=adopted, order=self._order)
 
     def _late(self, trial: FrozenTrial, steps: dict[int, StepRecord], step: int) -> Verdict:
