@@ -25,6 +25,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+LONGEST_NAME = 100
+"""Characters of a name or a value that an error message shows."""
+
 
 class RankrayError(Exception):
     """Root of everything rankray raises on purpose."""
@@ -88,8 +91,25 @@ class SearchFailed(RankrayError):
 
 def nearest(given: object, allowed: Iterable[object]) -> str:
     """Return ` (did you mean 'x'?)` for the closest allowed name, or an empty string."""
-    matches = difflib.get_close_matches(str(given), [str(name) for name in allowed], n=1, cutoff=0.5)
+    names = [name for name in map(str, allowed) if len(name) <= LONGEST_NAME]
+    matches = difflib.get_close_matches(str(given)[:LONGEST_NAME], names, n=1, cutoff=0.5)
     return f" (did you mean '{matches[0]}'?)" if matches else ""
+
+
+def listed(names: Iterable[object], most: int = 20) -> str:
+    """Return names with commas between them; of many, the first ones and how many there are more."""
+    texts = [shown(name) if len(str(name)) > LONGEST_NAME else str(name) for name in names]
+    more = f", ... and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
+def shown(value: object, most: int = LONGEST_NAME) -> str:
+    """Return a value as it is written in Python, cut to `most` characters: what a user gave may be of any size."""
+    try:
+        text = repr(value[: most + 1] if isinstance(value, str | bytes) else value)
+    except (RecursionError, ValueError) as error:  # nested too deep; a number with more digits than Python prints
+        return f"a {type(value).__name__} ({(str(error).splitlines() or [''])[0][:most]})"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = ()) -> str:
@@ -116,4 +136,4 @@ def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = 
     near = nearest(given, literals) if isinstance(given, str) and literals else ""
     rules = [re.sub(r"^Input should be |, (got|unable to) .*", "", str(error["msg"])) for error in errors]
     allowed = " or ".join(dict.fromkeys(rule[:1].lower() + rule[1:] for rule in rules))
-    return f"got {given!r}{near}; allowed: {allowed}; correct the value"
+    return f"got {shown(given)}{near}; allowed: {allowed}; correct the value"

@@ -1,13 +1,74 @@
-"""Where rankray keeps what belongs to a machine and not to a study."""
+"""One rule for paths: `~` is the home directory, and a relative path is relative to where it was written.
+
+What stands in a file is relative to that file; what comes from the command line, from the environment or by default is
+relative to the current directory. `config.load` makes the paths of a configuration absolute by this rule, so that they
+mean the same in every process; `store.urls` applies it to a store's URL. Also where rankray keeps what belongs to a
+machine and not to a study.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import unquote
+
+FILE_STORES = ("sqlite", "journal")
+"""Schemes of the stores that are a file: `sqlite:///relative`, `sqlite:////absolute`, `sqlite:///~/in-my-home`."""
+
+
+def resolved(path: str, base: str | Path = "") -> str:
+    """Return a path as an absolute one: `~` expanded, relative ones below `base` (the current directory if empty).
+
+    Raises:
+        ValueError: it begins with `~name`, and there is no such user; or it holds a null character.
+    """
+    if "\0" in path:
+        raise ValueError(f"got {path!r}; a path cannot hold a null character; correct the path")
+    home = os.path.expanduser(path)
+    if home.startswith("~"):
+        raise ValueError(f"got {path!r}; there is no user {path.split('/')[0][1:]!r} here; write the path in full")
+    whole = os.path.join(os.path.abspath(base), home)
+    # Behind a link, `link/..` is not the directory that holds the link.
+    return os.path.realpath(whole) if ".." in Path(home).parts else os.path.normpath(whole)
+
+
+def same_path(one: str, other: str) -> bool:
+    """Return whether two spellings lead to the same place; links are followed."""
+    try:
+        return os.path.realpath(resolved(one)) == os.path.realpath(resolved(other))
+    except ValueError:
+        return one == other
+
+
+def file_in_url(url: str) -> str | None:
+    """Return the path in the URL of a file store as it was written, `%20` decoded; None if it has none."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in FILE_STORES or not rest.startswith("/"):
+        return None
+    written = rest[1:].partition("?")[0]
+    decoded = unquote(written)
+    # Earlier versions did not decode the path of an SQLite file: one that they made keeps its name.
+    earlier = decoded != written and scheme == "sqlite" and os.path.isfile(os.path.expanduser(written))
+    return written if earlier and not os.path.exists(os.path.expanduser(decoded)) else decoded
+
+
+def resolved_url(url: str, base: str | Path = "") -> str:
+    """Return the URL of a file store with its path made absolute by `resolved`; any other URL as it is.
+
+    Raises:
+        ValueError: see `resolved`.
+    """
+    file = file_in_url(url)
+    if not file or file == ":memory:" or file.endswith("/"):
+        return url
+    path = resolved(file, base)
+    for sign, code in (("%", "%25"), ("?", "%3F"), ("#", "%23")):
+        path = path.replace(sign, code)
+    return f"{url.partition('://')[0]}:///{path}"
 
 
 def cache_home() -> Path:
     """Return this node's cache: `RANKRAY_CACHE`, or `$XDG_CACHE_HOME/rankray`, or `~/.cache/rankray`."""
     given = os.environ.get("RANKRAY_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(home) / "rankray"
+    return Path(resolved(given)) if given else Path(home) / "rankray"

@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_before_delay, wait_exponential
 
+from rankray import paths
 from rankray.errors import StorageError
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def is_remote(place: str) -> bool:
 
 def absolute(place: str) -> str:
     """Return the place in a form that is valid in every process: paths absolute, URLs unchanged."""
-    return place if is_remote(place) else str(Path(place).absolute())
+    return place if is_remote(place) else paths.resolved(place)
 
 
 def join(place: str, *names: str) -> str:

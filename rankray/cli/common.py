@@ -23,7 +23,16 @@ def load(file: Path, sets: list[str], store: str = "", name: str = "") -> Loaded
     from rankray.config import load_config
 
     overrides = [*sets, *([f"store={json.dumps(store)}"] if store else [])]
-    return load_config(file, overrides, name or None)
+    return _counted(load_config(file, overrides, name or None))
+
+
+def _counted(loaded: LoadedConfig) -> LoadedConfig:
+    """Return the configuration with the steps of `train.epochs`, where they can be counted without a download."""
+    if loaded.config.train.epochs is None:
+        return loaded
+    from rankray.finetune.epochs import with_steps
+
+    return with_steps(loaded)
 
 
 def preflight(loaded: LoadedConfig) -> dict[str, Any]:

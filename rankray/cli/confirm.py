@@ -79,7 +79,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _overrides(sets: list[str]) -> dict[str, Any]:
-    from rankray.config.load import parse_value
+    from rankray.config.yaml_text import parse_value
     from rankray.errors import ConfigError
 
     found = {}

@@ -36,12 +36,14 @@ def quickstart(
 
 def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray import logs
+    from rankray.finetune.epochs import with_steps
     from rankray.report.board import Board
     from rankray.report.live import watching
     from rankray.search import run_search
     from rankray.store import open_study, views
 
     logs.configure(verbose)
+    loaded = with_steps(loaded, download=True)
     provenance = preflight(loaded) | {"file": str(Path(loaded.file).absolute())}
     config = loaded.config
     study = open_study(config.store, config, provenance=provenance)

@@ -76,8 +76,8 @@ def describe(
             "change to its directory or give --working-dir"
         )
     _check_store(loaded, store)
-    place = loaded.config.storage
-    if not places.is_remote(place) and not Path(place).is_absolute():
+    place = loaded.written.get("storage", loaded.config.storage)
+    if not places.is_remote(place) and (("storage",) not in loaded.places or not place.startswith(("/", "~"))):
         raise StorageError(
             f"{loaded.where('storage')}: storage: {place} would be in the job's directory, which does not last; "
             "allowed is s3://, gs:// or an absolute path that all nodes share; change storage or give --set storage=..."
@@ -98,7 +98,7 @@ def describe(
 def _check_store(loaded: LoadedConfig, store: str) -> None:
     from rankray.store.urls import masked, validate_url
 
-    given = store or (loaded.config.store if ("store",) in loaded.places else "")
+    given = store or (loaded.written.get("store", loaded.config.store) if ("store",) in loaded.places else "")
     if not given:
         return
     validate_url(given)

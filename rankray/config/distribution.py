@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rankray.config.params import get_path
 from rankray.config.schema import Config
-from rankray.errors import ConfigError, nearest
+from rankray.errors import ConfigError, listed, nearest, shown
 
 _KINDS = ("float", "int", "choice")
 _OPTIONS = {"float": {"log", "step", "when"}, "int": {"log", "step", "when"}, "choice": {"when"}}
@@ -78,7 +78,7 @@ def parse_distribution(path: str, raw: dict[str, Any]) -> Distribution:
     """
     kinds = [kind for kind in _KINDS if kind in raw]
     if len(kinds) != 1:
-        raise ConfigError(f"needs exactly one of float, int or choice, got {', '.join(raw) or 'nothing'}")
+        raise ConfigError(f"needs exactly one of float, int or choice, got {listed(raw) or 'nothing'}")
     kind = kinds[0]
     for key in raw:
         if key != kind and key not in _OPTIONS[kind]:
@@ -89,12 +89,12 @@ def parse_distribution(path: str, raw: dict[str, Any]) -> Distribution:
             )
     when = raw.get("when") or {}
     if not isinstance(when, dict):
-        raise ConfigError(f"when: got {when!r}; write a mapping such as when: {{loss.objective: rri}}")
+        raise ConfigError(f"when: got {shown(when)}; write a mapping such as when: {{loss.objective: rri}}")
     conditions = {other: tuple(v) if isinstance(v, list) else (v,) for other, v in when.items()}
     if kind == "choice":
         choices = raw["choice"]
         if not isinstance(choices, list) or not choices:
-            raise ConfigError(f"choice: got {choices!r}; write a list of at least one value")
+            raise ConfigError(f"choice: got {shown(choices)}; write a list of at least one value")
         return Distribution(path=path, kind="choice", choices=tuple(choices), when=conditions)
     return _parse_range(path, kind, raw, conditions)  # type: ignore[arg-type]
 
@@ -103,7 +103,7 @@ def _parse_range(path: str, kind: Literal["float", "int"], raw: dict[str, Any], 
     bounds, log, step = raw[kind], raw.get("log", False), raw.get("step")
     numbers = isinstance(bounds, list) and len(bounds) == 2
     if not numbers or not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in bounds):
-        raise ConfigError(f"{kind}: got {bounds!r}; write two numbers, [low, high]")
+        raise ConfigError(f"{kind}: got {shown(bounds)}; write two numbers, [low, high]")
     low, high = bounds
     if not low < high:
         raise ConfigError(f"{kind}: low {low} is not below high {high}; write [low, high] with low < high")
@@ -112,11 +112,11 @@ def _parse_range(path: str, kind: Literal["float", "int"], raw: dict[str, Any], 
     if kind == "int" and not (low == int(low) and high == int(high)):
         raise ConfigError(f"int: [{low}, {high}] are not whole numbers; use float: or whole bounds")
     if not isinstance(log, bool):
-        raise ConfigError(f"log: got {log!r}; allowed: true, false; choose one")
+        raise ConfigError(f"log: got {shown(log)}; allowed: true, false; choose one")
     if log and low <= 0:
         raise ConfigError(f"log: true needs low > 0, got {low}; raise low or leave log out")
     if step is not None and (isinstance(step, bool) or not isinstance(step, (int, float)) or step <= 0):
-        raise ConfigError(f"step: got {step!r}; allowed: a number above 0; correct the step")
+        raise ConfigError(f"step: got {shown(step)}; allowed: a number above 0; correct the step")
     if step is not None and log:
         raise ConfigError("step and log exclude each other; keep one")
     return Distribution(path=path, kind=kind, low=low, high=high, log=log, step=step, when=when)

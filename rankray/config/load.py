@@ -8,32 +8,27 @@ everything, and raises one `ConfigError` that lists every problem found, one lin
 
 from __future__ import annotations
 
+import copy
+import os
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from rankray.config.params import set_path
 from rankray.config.problems import Key, problems_of
-from rankray.config.schema import Config
+from rankray.config.schema import DEFAULT_STORAGE, Config, default_store
 from rankray.config.space import space_problems
-from rankray.errors import ConfigError, nearest
+from rankray.config.where import resolve_tree
+from rankray.config.yaml_text import parse_value, read_yaml
+from rankray.errors import ConfigError, nearest, shown
+from rankray.paths import resolved
 
 MAX_PROBLEMS = 12
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-5` as a number (in YAML 1.1 it is a string)."""
-
-
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
 
 
 @dataclass(frozen=True)
@@ -44,111 +39,119 @@ class LoadedConfig:
         config: the validated configuration.
         file: the file it was read from.
         places: key path to `file:line` or `--set path`.
+        written: the paths that were made absolute (`where`), as they were written: dotted path to text.
     """
 
     config: Config
     file: str
     places: dict[Key, str] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
 
     def where(self, path: str) -> str:
         """Return where the value at a dotted path was written, or the nearest enclosing key, or the file."""
         return _place(self.places, tuple(path.split(".")), self.file)
 
 
-def load_config(file: str | Path, overrides: Sequence[str] = (), name: str | None = None) -> LoadedConfig:
+def load_config(
+    file: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), name: str | None = None
+) -> LoadedConfig:
     """Read, override and validate a configuration.
+
+    Paths in the file are relative to the file, those in `overrides` and defaults to the current directory; the
+    configuration has them all absolute.
 
     Args:
         file: path of the YAML file.
-        overrides: `path=value` strings; the value is read as YAML.
+        overrides: `path=value` strings, of which the value is read as YAML; or a mapping of dotted paths to values.
         name: replaces the study's name.
 
     Raises:
         ConfigError: the file is missing or not YAML, or anything in it is wrong; lists every problem.
     """
-    shown = str(file)
-    tree, places = _read(Path(file), shown)
-    for override in overrides:
-        _apply_override(tree, places, override)
+    label = str(file)
+    file = _expanded(file)
+    tree, places = read_yaml(file, label)
+
+    def where(path: str) -> str:
+        return _place(places, tuple(path.split(".")), label)
+
+    written = resolve_tree(tree, file.parent, where)
+    for path, value, text in _overrides(overrides):
+        written |= _apply_override(tree, places, path, value, text)
     if name is not None:
         tree["name"], places[("name",)] = name, "--name"
     if "name" not in tree:
-        tree["name"] = re.sub(r"[^A-Za-z0-9._-]", "-", Path(file).stem)
-    _follow_space(tree, places, Path(file))
+        tree["name"] = _name_of(file)
+    _follow_space(tree, places, file)
+    defaults = {"store": default_store(), "storage": DEFAULT_STORAGE}
+    resolve_tree(defaults, Path(), lambda path: "RANKRAY_STORE" if path == "store" else "the default")
+    for key, default in defaults.items():
+        tree.setdefault(key, default)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        problems = [f"{_place(places, key, shown)}: {text}" for key, text in problems_of(error)]
+        problems = [f"{_place(places, key, label)}: {text}" for key, text in problems_of(error)]
         raise ConfigError(_list(problems)) from error
     problems = [
-        f"{_place(places, ('space', path), shown)}: space.{path}: {message}" for path, message in space_problems(config)
+        f"{_place(places, ('space', path), label)}: space.{path}: {message}" for path, message in space_problems(config)
     ]
     if problems:
         raise ConfigError(_list(problems))
-    return LoadedConfig(config=config, file=shown, places=places)
+    return LoadedConfig(config=config, file=label, places=places, written=written)
 
 
-def parse_value(text: str) -> Any:
-    """Read one YAML value as it would be read in a file."""
-    return yaml.load(text, Loader=_Loader)
-
-
-def _read(file: Path, shown: str) -> tuple[dict[str, Any], dict[Key, str]]:
+def _expanded(file: str | Path) -> Path:
     try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        near = nearest(file.name, [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else [])
-        raise ConfigError(f"{shown}: no such file{near}; give the path of a YAML configuration") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{shown}: cannot be read ({error}); give the path of a YAML configuration") from error
-    places: dict[Key, str] = {}
-    loader = _Loader(text)
-    try:
-        root = loader.get_single_node()
-        tree = None if root is None else loader.construct_document(root)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{shown}:{line}: not valid YAML: {error.problem}; fix that line") from error
-    if not isinstance(tree, dict) or root is None:
-        raise ConfigError(f"{shown}: got {type(tree).__name__}; allowed: a mapping; start it with name:, model:, data:")
-    _note_places(root, (), places, shown)
-    return tree, places
+        return Path(resolved(str(file)))
+    except ValueError as error:
+        raise ConfigError(f"{shown(str(file))}: {error}") from None
 
 
-def _note_places(node: yaml.Node, key: Key, places: dict[Key, str], shown: str) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key_node, value_node in node.value:
-            child = (*key, key_node.value)
-            place = f"{shown}:{key_node.start_mark.line + 1}"
-            if child in places:
-                raise ConfigError(f"{place}: {key_node.value}: given twice, first at {places[child]}; keep one")
-            places[child] = place
-            _note_places(value_node, child, places, shown)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            places[(*key, index)] = f"{shown}:{item.start_mark.line + 1}"
-            _note_places(item, (*key, index), places, shown)
+def _name_of(file: Path) -> str:
+    """Return a study's name from its file's: letters with accents lose them, other characters become dashes."""
+    plain = unicodedata.normalize("NFKD", file.stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]", "-", plain).lstrip("._-")[:100] or "study"
 
 
-def _apply_override(tree: dict[str, Any], places: dict[Key, str], override: str) -> None:
-    path, equals, text = override.partition("=")
-    path = path.strip()
-    if not equals or not path:
-        raise ConfigError(f"--set {override}: no value; write --set path=value, as in --set study.trials=12")
-    try:
-        value = parse_value(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML ({error}); quote or correct it") from error
-    place = f"--set {path}"
+def _overrides(given: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Yield (dotted path, value, how it is called in errors) of each override."""
+    if isinstance(given, Mapping):
+        for path, value in given.items():
+            yield str(path), copy.deepcopy(value), f"overrides: {path}"
+        return
+    for override in given:
+        path, equals, text = override.partition("=")
+        path = path.strip()
+        if not equals or not path:
+            raise ConfigError(f"--set {shown(override)}: no value; write --set path=value, as in --set study.trials=12")
+        try:
+            value = parse_value(text)
+        except ConfigError as error:
+            raise ConfigError(f"--set {path}: {error}") from error
+        yield path, value, f"--set {path}"
+
+
+def _apply_override(tree: dict[str, Any], places: dict[Key, str], path: str, value: Any, place: str) -> dict[str, str]:
+    """Set one override, its paths relative to the current directory; return those as they were written."""
+    own: dict[str, Any] = {}
+    if path.startswith("space."):
+        own["space"] = {path.removeprefix("space."): value}
+    else:
+        set_path(own, path, value)
+    written = resolve_tree(own, Path(), lambda _: place)
     if path.startswith("space."):
         space = tree.setdefault("space", {})
         if not isinstance(space, dict):
-            raise ConfigError(f"{place}: space: is a file ({space}); edit that file, or set the whole of space")
-        space[path.removeprefix("space.")] = value
+            raise ConfigError(f"{place}: space: is a file ({shown(space)}); edit that file, or set the whole of space")
+        space[path.removeprefix("space.")] = own["space"][path.removeprefix("space.")]
         places[("space", path.removeprefix("space."))] = place
-        return
+        return written
+    value = own
+    for part in path.split("."):
+        value = value[part]
     set_path(tree, path, value)
     places[tuple(path.split("."))] = place
+    return written
 
 
 def _follow_space(tree: dict[str, Any], places: dict[Key, str], file: Path) -> None:
@@ -158,21 +161,25 @@ def _follow_space(tree: dict[str, Any], places: dict[Key, str], file: Path) -> N
     place = places.get(("space",), str(file))
     package = Path(__file__).resolve().parent.parent
     shipped = next((d for d in (package.parent, package) if (d / "search_spaces").is_dir()), package)
-    bases = [Path(), file.parent, shipped, shipped / "search_spaces"]
+    base = Path() if place.startswith(("--set", "overrides")) else file.parent
+    bases = [base, shipped, shipped / "search_spaces"]
     here = file.resolve()
-    found = next(
-        (base / given for base in bases if (base / given).is_file() and (base / given).resolve() != here), None
-    )
+    try:
+        candidates = [Path(resolved(given, base)) for base in bases]
+    except ValueError as error:
+        raise ConfigError(f"{place}: space: {error}") from None
+    found = next((each for each in candidates if os.path.isfile(each) and each.resolve() != here), None)
     if found is None:
         have = sorted(p.name for p in (shipped / "search_spaces").glob("*.yaml"))
         raise ConfigError(
             f"{place}: space: no file {given!r}{nearest(given, have)}; give a mapping, or one of {', '.join(have)}"
         )
-    space, inner = _read(found, str(found))
+    space, inner = read_yaml(found, str(found))
     prefix: Key = ()
     if isinstance(space.get("space"), dict):
         space, prefix = space["space"], ("space",)
     tree["space"] = space
+    resolve_tree({"space": space}, found.parent, lambda path: str(found))
     for key, value in inner.items():
         if key[: len(prefix)] == prefix and len(key) > len(prefix):
             places[("space", *key[len(prefix) :])] = value

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rankray.config.space import SearchSpace
 
 
+DEFAULT_STORAGE = "./rankray-runs"
+
+
 def default_store() -> str:
     """Return the store to use where none is given: RANKRAY_STORE, or a SQLite file in the current directory."""
     return os.environ.get("RANKRAY_STORE") or "sqlite:///rankray.db"
@@ -44,7 +47,7 @@ class Config(Section):
     resources: ResourcesSection = ResourcesSection()
     store: str = Field(default_factory=lambda: default_store())
     """Where the study is kept: a sqlite, postgresql, mysql, journal or grpc URL; RANKRAY_STORE is the default."""
-    storage: str = "./rankray-runs"
+    storage: str = DEFAULT_STORAGE
     """Where checkpoints are kept: a directory that all nodes can reach, or `s3://bucket/prefix` or `gs://bucket/prefix`,
     with options such as `?region=eu-west-1`. Credentials come from each node's environment, profile or role, never from
     here."""
@@ -153,5 +156,7 @@ FREE_FIELDS = (
     "store",
     "storage",
     "train.threads",
+    "train.micro_batch_size",
+    "evaluate.batch_size",
 )
 """Fields that may differ when a study is opened again; all others are part of what the study is."""

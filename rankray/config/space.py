@@ -1,9 +1,11 @@
 """The search space: dotted configuration paths mapped to distributions.
 
 A key of `space:` is the path of a configuration field, and nothing else: the path *is* the parameter's name in the
-store. Every bound and every choice is checked by putting it into the configuration and validating that, so a space can
-never propose what the configuration would refuse. `when: {path: value}` makes a parameter exist only where another
-field has that value (or one of a list of values); the other field may be searched itself, or fixed.
+store. Every bound and every choice is checked by putting it into the configuration and validating that. It must be
+allowed beside the fixed values, or beside some values of the other parameters. A combination that is refused all the
+same fails its trial when it is drawn, and `check` says how often that will be. `when: {path: value}` makes a parameter
+exist only where another field has that value (or one of a list of values); the other field may be searched itself, or
+fixed.
 
 A space is parsed and checked once: `Config.search_space` keeps the result, and everything here reads it from there.
 """
@@ -16,10 +18,11 @@ from typing import Any
 
 from rankray.config.distribution import Distribution, parse_distribution
 from rankray.config.fields import searchable_paths
-from rankray.config.params import apply_params, get_path
+from rankray.config.params import get_path
+from rankray.config.points import DRAWS, refusal, some_draw_allows, when_all_refused
 from rankray.config.schema import SEARCHABLE_SECTIONS, Config
 from rankray.config.study import BASELINES, LADDER
-from rankray.errors import ConfigError, nearest
+from rankray.errors import ConfigError, nearest, shown
 
 RATE = "train.learning_rate"
 
@@ -32,11 +35,14 @@ class SearchSpace:
         source: the `space:` it was made from.
         distributions: each after the ones that its `when` looks at; of what is wrong, only what could be parsed.
         problems: what is wrong, as (path, message); empty if nothing is.
+        refused: what a file is refused for as well, though a study that has it can be opened: it makes no sense, but
+            earlier versions began such studies.
     """
 
     source: Mapping[str, Any]
     distributions: dict[str, Distribution]
     problems: tuple[tuple[str, str], ...]
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 def distributions(config: Config) -> dict[str, Distribution]:
@@ -52,7 +58,7 @@ def distributions(config: Config) -> dict[str, Distribution]:
 
 def space_problems(config: Config) -> list[tuple[str, str]]:
     """Return what is wrong with the space, as (path, message) pairs; an empty list if nothing is."""
-    return list(config.search_space.problems)
+    return [*config.search_space.problems, *config.search_space.refused]
 
 
 def parse_space(config: Config) -> SearchSpace:
@@ -63,19 +69,33 @@ def parse_space(config: Config) -> SearchSpace:
         try:
             _check_path(path, config)
             parsed[path] = parse_distribution(path, raw)
-            _check_values(parsed[path], config)
         except ConfigError as error:
             problems.append((path, str(error)))
     for path, dist in parsed.items():
-        for other, values in dist.when.items():
-            message = _when_problem(other, values, parsed, config)
-            if message:
-                problems.append((path, message))
+        for other in dist.when:
+            if other not in parsed and not _is_field(other, config):
+                near = nearest(other, [*parsed, *searchable_paths()])
+                problems.append((path, f"when: {other} names no configuration field{near}; correct the path"))
     if not problems:
         parsed, problems = _ordered(parsed)
-    if not problems:
-        problems = _point_problems(config, parsed)
-    return SearchSpace(config.space, parsed, tuple(problems))
+    for path in [] if problems else parsed:
+        try:
+            _check_values(parsed[path], config, parsed)
+        except ConfigError as error:
+            problems.append((path, str(error)))
+    refused = [] if problems else _senseless(parsed, config)
+    return SearchSpace(config.space, parsed, tuple(problems), tuple(refused))
+
+
+def _senseless(space: dict[str, Distribution], config: Config) -> list[tuple[str, str]]:
+    found = [(path, message) for path, dist in space.items() if (message := _same_choice_twice(dist))]
+    for path, dist in space.items():
+        for other, values in dist.when.items():
+            message = _when_problem(other, values, space, config)
+            if message:
+                found.append((path, message))
+    found = found or _never_active(space)
+    return found or _point_problems(config, space) or _all_refused(config, space)
 
 
 def baseline_points(config: Config) -> list[tuple[str, dict[str, Any]]]:
@@ -155,29 +175,89 @@ def _check_path(path: str, config: Config) -> None:
     raise ConfigError(f"names no configuration field{hint}; allowed: {', '.join(same)}; correct the path")
 
 
-def _check_values(dist: Distribution, config: Config) -> None:
-    """Raise ConfigError where the configuration would refuse a bound or a choice."""
+def _check_values(dist: Distribution, config: Config, space: Mapping[str, Distribution]) -> None:
+    """Raise ConfigError where the configuration refuses a bound or a choice, whatever the other parameters are."""
     for value in dist.choices if dist.kind == "choice" else (dist.low, dist.high):
         if dist.kind == "choice" and not isinstance(value, (str, int, float, bool, type(None))):
             raise ConfigError(
                 f"choice {value!r} is not a plain value; allowed: strings, numbers, true, false, null; replace it"
             )
-        try:
-            apply_params(config, {dist.path: int(value) if dist.kind == "int" else value})
-        except ConfigError as error:
-            raise ConfigError(f"{value!r} is not allowed there: {error}") from error
+        value = int(value) if dist.kind == "int" else value
+        why = refusal(config, {dist.path: value})
+        if why and not (len(space) > 1 and some_draw_allows(config, space, dist.path, value)):
+            raise ConfigError(f"{value!r} is not allowed there: {why}")
+
+
+def _is_field(path: str, config: Config) -> bool:
+    try:
+        get_path(config, path)
+    except KeyError:
+        return False
+    return True
+
+
+def _same_choice_twice(dist: Distribution) -> str:
+    twice = [value for index, value in enumerate(dist.choices) if value in dist.choices[:index]]
+    return f"choice: {shown(twice[0])} is there twice; allowed are different values; remove one" if twice else ""
 
 
 def _when_problem(path: str, values: tuple[Any, ...], space: dict[str, Distribution], config: Config) -> str:
     if path in space:
         odd = [value for value in values if not space[path].contains(value)]
-        return f"when: {path} can never be {odd[0]!r} in this space; correct one of the two" if odd else ""
-    try:
-        get_path(config, path)
-    except KeyError:
-        near = nearest(path, [*space, *searchable_paths()])
-        return f"when: {path} names no configuration field{near}; correct the path"
+        if not odd:
+            return ""
+        near = nearest(odd[0], space[path].choices)
+        return f"when: {path} can never be {shown(odd[0])} in this space{near}; correct one of the two"
+    if get_path(config, path) in values:
+        return ""
+    for value in values:
+        why = refusal(config, {path: value})
+        if why:
+            return f"when: {path} can never be {shown(value)}: {why}"
     return ""
+
+
+def never_drawn(config: Config) -> dict[str, str]:
+    """Return the parameters that exist only where a fixed field has another value than it has: path -> the condition.
+
+    A space that several files share may well have some.
+    """
+    space = distributions(config)
+    found: dict[str, str] = {}
+    for path, dist in space.items():
+        for other, values in dist.when.items():
+            if other in found:
+                found[path] = found[other]
+            elif other not in space and get_path(config, other) not in values:
+                found[path] = f"{other} is fixed to {shown(get_path(config, other))}"
+    return found
+
+
+def _never_active(space: Mapping[str, Distribution]) -> list[tuple[str, str]]:
+    """Return the parameters whose conditions, and the conditions of what these look at, contradict each other."""
+    problems = []
+    for path, dist in space.items():
+        wanted: dict[str, list[Any]] = {}
+        waiting = list(dist.when.items())
+        while waiting:
+            other, values = waiting.pop()
+            wanted[other] = [value for value in wanted.get(other, values) if value in values]
+            if not wanted[other]:
+                problems.append(
+                    (path, f"when: {other} can never be what all conditions together ask for; correct one of them")
+                )
+                break
+            waiting += space[other].when.items() if other in space else []
+    return problems
+
+
+def _all_refused(config: Config, space: Mapping[str, Distribution]) -> list[tuple[str, str]]:
+    """Return a problem where the configuration accepts no combination of the values at all."""
+    found = when_all_refused(config, space)
+    if found is None:
+        return []
+    point, why = found
+    return [(next(iter(space)), f"all of {DRAWS} random points are refused; {shown(point)}: {why}")]
 
 
 def _ordered(space: dict[str, Distribution]) -> tuple[dict[str, Distribution], list[tuple[str, str]]]:
@@ -198,10 +278,14 @@ def _point_problems(config: Config, space: dict[str, Distribution]) -> list[tupl
     problems = []
     for field in ("known", "warm_start"):
         for index, point in enumerate(getattr(config.study, field)):
-            for path, value in point.items() if not isinstance(point, str) else ():
-                where = f"study.{field}[{index}]"
+            if isinstance(point, str):
+                continue
+            where = f"study.{field}[{index}]"
+            for path, value in point.items():
                 if path not in space:
                     problems.append((path, f"{where} names {path}, which the space does not{nearest(path, space)}"))
                 elif not space[path].contains(value):
                     problems.append((path, f"{where} has {value!r}, which lies outside the distribution"))
+            if not problems and (why := refusal(config, point)):
+                problems.append((next(iter(point), ""), f"{where}: {why}"))
     return problems

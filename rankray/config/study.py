@@ -27,7 +27,7 @@ LADDER = "rates"
 """The name in `study.known` of the ladder of learning rates."""
 
 
-def known_names() -> list[str]:
+def known_names() -> list[str | dict[str, Any]]:
     """Return the names that `study.known` allows."""
     return [*BASELINES, LADDER]
 
@@ -101,7 +101,7 @@ class StudySection(Section):
     keep_best: PositiveInt = 3
     """How many of the best complete trials keep their checkpoints; those of all others are deleted when their trial
     ends."""
-    known: list[Annotated[str, KeyOf(known_names)] | dict[str, Any]] = Field(default=[*known_names()])
+    known: list[Annotated[str, KeyOf(known_names)] | dict[str, Any]] = Field(default_factory=lambda: [*known_names()])
     """Settings that are known to be worth a trial, tried first where the space contains them: `sft`, plain SFT;
     `paper`, the paper's fixed setting; `rates`, those of the two that are listed (or, without them, the file's own
     setting) at three times and a third of the file's learning rate; or a mapping of dotted paths to values. `sft` and

@@ -1,10 +1,7 @@
-"""From a source to token ids and labels, tokenised once on each node.
+"""From a source to token ids and labels (`rankray.data.encode`), tokenised once on each node.
 
-Prompt and completion are tokenised together, as the model will see them. The completion starts at the first token that
-differs from the tokens of the prompt alone (TRL's own rule), and only its tokens get labels. A completion from a
-template ends with the tokenizer's EOS token; one from chat messages ends as the chat template ends it. An example that
-is longer than `data.max_length`, or than the model's context, is cut at the end; examples that keep no supervised token
-are dropped.
+An example that is longer than `data.max_length`, or than the model's context, is cut at the end; examples that keep no
+supervised token are dropped.
 """
 
 from __future__ import annotations
@@ -15,44 +12,29 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import datasets
-import datasets.fingerprint
 import pyarrow.compute
 import transformers
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.sections import DataSection
 from rankray.data.cache import Columns, shared_table, table_in_memory
-from rankray.data.examples import Example, Places, common_prefix, make_examples
-from rankray.data.files import FORMS, Row, hub_parts, is_file_source, read_rows
-from rankray.errors import DataError, ModelError
-from rankray.loss.tokens import IGNORED
+from rankray.data.chat import Example
+from rankray.data.encode import Tokens, encode
+from rankray.data.files import FORMS, Row
+from rankray.data.hub import HubOrigin
+from rankray.data.sources import Source
+from rankray.data.turns import rendered
+from rankray.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_PART = 1000
 TRAINED_COLUMNS = ["input_ids", "labels"]
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One tokenised example; everything from `start` on is the completion."""
-
-    input_ids: list[int]
-    start: int
-
-    @property
-    def labels(self) -> list[int]:
-        """The completion's tokens, -100 before it."""
-        return [IGNORED] * self.start + self.input_ids[self.start :]
-
-    @property
-    def supervised(self) -> bool:
-        """Whether any token is left to predict; the very first token cannot be predicted."""
-        return max(self.start, 1) < len(self.input_ids)
+FORM_FIELDS = ("format", "prompt", "completion", "messages", "train_on")
+"""Fields of `data` that say what a row becomes; with source, tokenizer and limit, all that the tokens depend on."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +62,8 @@ class Split:
     @cached_property
     def tokens(self) -> list[Tokens]:
         """The tokens of each row, cut to the limit."""
-        columns = self.table.data
-        pairs = zip(columns["input_ids"].to_pylist(), columns["start"].to_pylist(), strict=True)
-        return [Tokens(ids, start) for ids, start in pairs]
+        columns = (self.table.data[name].to_pylist() for name in ("input_ids", "start", "labels"))
+        return [Tokens.from_labels(ids, start, labels) for ids, start, labels in zip(*columns, strict=True)]
 
     @property
     def dropped(self) -> int:
@@ -119,22 +100,23 @@ def load_split(
         DataError: the source cannot be read, a template does not fit, or no supervised token is left after cutting.
         ModelError: `data.messages` is set and the tokenizer has no chat template.
     """
-    source, where = getattr(data, split), f"data.{split}"
-    if source is None:
+    where = f"data.{split}"
+    if getattr(data, split) is None:
         raise DataError(f"{where}: there is none; allowed is {FORMS}; give {where} a file or a dataset")
-    origin = _FileOrigin(source, where) if is_file_source(source) else _HubOrigin(source, where)
-    templates = {"prompt": data.prompt, "completion": data.completion, "messages": data.messages}
+    source = Source(split, data, first, hub=HubOrigin)
+    form = {name: getattr(data, name) for name in FORM_FIELDS}
     rules = _tokenizer_fingerprint(tokenizer)
 
-    def examples() -> tuple[list[Row], list[Example]]:
-        rows = origin.rows()[:first]
-        return rows, make_examples(rows, data, Places(source=where))
-
     def make() -> Iterator[Columns]:
-        _, found = examples()
+        found = source.examples()
         parts = [found[begin : begin + ROWS_PER_PART] for begin in range(0, len(found), ROWS_PER_PART)]
-        tokenise = _tokenise_texts if data.messages is None else _tokenise_chats
-        tokens = [[_cut(example, limit) for example in tokenise(part, tokenizer)] for part in parts]
+        tokens = [
+            [
+                tokens.cut(limit)
+                for tokens in encode([e.example for e in part], tokenizer, data, [e.place for e in part])
+            ]
+            for part in parts
+        ]
         if not any(example.supervised for part in tokens for example in part):
             raise DataError(
                 f"data.max_length: {limit} leaves no completion token of any of the {len(found)} examples of {where}; "
@@ -143,69 +125,14 @@ def load_split(
         yield from map(_columns, tokens)
 
     def read() -> list[Row]:
-        rows, found = examples()
-        texts = found if data.messages is None else [_chat_texts(example, tokenizer) for example in found]
-        return [{**row, "prompt": e.prompt, "completion": e.completion} for row, e in zip(rows, texts, strict=True)]
+        texts = [(e.row, _texts(e.example, tokenizer, e.place)) for e in source.examples()]
+        return [{**row, "prompt": text.prompt, "completion": text.completion} for row, text in texts]
 
     if rules is None:
         logger.debug("%s has no fingerprint, tokens stay in memory", type(tokenizer).__name__)
         return Split(table_in_memory(make()), read)
-    made_from = [origin.stamp, templates, limit, first, rules, transformers.__version__]
+    made_from = [source.stamp, form, limit, rules, transformers.__version__]
     return Split(shared_table(made_from, make), read)
-
-
-class _FileOrigin:
-    """A data file; later reads are refused if it has changed since the first look."""
-
-    def __init__(self, source: str, where: str) -> None:
-        self._source, self._where = source, where
-        self.stamp = self._look()
-
-    def rows(self) -> list[Row]:
-        if self._look() != self.stamp:
-            raise DataError(
-                f"{self._where}: {self._source!r} was changed while it was in use; a search needs data that do "
-                "not change; start it again"
-            )
-        return read_rows(self._source, self._where)
-
-    def _look(self) -> Any:
-        path = Path(self._source)
-        if not path.is_file():
-            read_rows(self._source, self._where)
-        state = path.stat()
-        return [str(path.resolve()), state.st_size, state.st_mtime_ns]
-
-
-class _HubOrigin:
-    """A dataset of the hub, in the cache of `datasets`."""
-
-    def __init__(self, source: str, where: str) -> None:
-        self._loaded = _load_hub(source, where)
-        self.stamp = self._look(source)
-
-    def rows(self) -> list[Row]:
-        rows: list[Row] = self._loaded.to_list()
-        return rows
-
-    def _look(self, source: str) -> Any:
-        """Return the cache files, whose paths hold the dataset's revision; a hash of the rows where there are none."""
-        files = [Path(file["filename"]) for file in self._loaded.cache_files]
-        if not files:
-            return [source, datasets.fingerprint.Hasher.hash(self._loaded.to_list())]
-        return [source, *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
-
-
-def _load_hub(source: str, where: str) -> datasets.Dataset:
-    name, config, split = hub_parts(source, where)
-    try:
-        return datasets.load_dataset(name, config, split=split)
-    except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(
-            f"{where}: {source!r} cannot be loaded ({first}); allowed is hub-id:config:split of a dataset on the hub; "
-            "check the three parts and the connection, or give a local file"
-        ) from error
 
 
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -220,47 +147,16 @@ def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _cut(example: Tokens, limit: int) -> Tokens:
-    return Tokens(example.input_ids[:limit], min(example.start, limit))
-
-
 def _columns(part: Sequence[Tokens]) -> Columns:
     return {
         name: [getattr(example, name) for example in part] for name in ("input_ids", "labels", "start", "supervised")
     }
 
 
-def _tokenise_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
-    prompts = tokenizer([str(e.prompt) for e in examples], verbose=False)["input_ids"]
-    wholes = tokenizer([f"{e.prompt}{e.completion}" for e in examples], verbose=False)["input_ids"]
-    tokens = []
-    for prompt, whole in zip(prompts, wholes, strict=True):
-        start = common_prefix(prompt, whole)
-        if tokenizer.eos_token_id is not None and (len(whole) == start or whole[-1] != tokenizer.eos_token_id):
-            whole = [*whole, tokenizer.eos_token_id]
-        tokens.append(Tokens(list(whole), start))
-    return tokens
-
-
-def _tokenise_chats(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
-    tokens = []
-    for example in examples:
-        before = str(_chat_texts(example, tokenizer).prompt)
-        whole = str(tokenizer.apply_chat_template([*example.prompt, *example.completion], tokenize=False))
-        before_ids = tokenizer(before, add_special_tokens=False, verbose=False)["input_ids"] if before else []
-        ids = tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"]
-        tokens.append(Tokens(list(ids), common_prefix(before_ids, ids)))
-    return tokens
-
-
-def _chat_texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> Example:
+def _texts(example: Example, tokenizer: PreTrainedTokenizerBase, place: str) -> Example:
     """Return prompt and completion of a conversation as texts; the prompt ends where the template opens the answer."""
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "data.messages: the model's tokenizer has no chat template; needed is one; take a chat model, or use "
-            "data.prompt and data.completion"
-        )
-    prompt: list[Any] = list(example.prompt)
-    before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) if prompt else ""
+    if not example.is_chat:
+        return example
+    before = rendered(tokenizer, example.asked, example.tools, place, opens=True)
     last: Any = example.completion[-1]
-    return Example(str(before), str(last["content"]))
+    return Example(before, str(last["content"]))

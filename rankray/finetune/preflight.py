@@ -14,8 +14,10 @@ from typing import Any
 
 from rankray.config import LoadedConfig, apply_params
 from rankray.config.space import distributions
-from rankray.data.examples import Example, Places, common_prefix, make_examples
-from rankray.data.files import file_fingerprint, hub_parts, is_file_source, read_rows
+from rankray.data.chat import Example
+from rankray.data.examples import Places, common_prefix
+from rankray.data.files import file_fingerprint, hub_parts, is_file_source
+from rankray.data.sources import Source, entries_of, fingerprint, is_local
 from rankray.errors import DataError, ModelError, nearest
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.model.files import context_length, local_model
@@ -91,23 +93,23 @@ def _check_model(path: str, place: str) -> tuple[str, Path | None]:
 
 def _check_split(split: str, loaded: LoadedConfig, model: Path | None) -> str:
     data, place = loaded.config.data, loaded.where(f"data.{split}")
-    source: str = getattr(data, split)
-    where = f"{place}: data.{split}"
-    if not is_file_source(source):
-        hub_parts(source, where)
-        return source
-    rows = read_rows(source, where)
+    given, where = getattr(data, split), f"{place}: data.{split}"
+    if not is_local(given):
+        for entry in entries_of(given):
+            if not is_file_source(entry.path):
+                hub_parts(entry.path, where)
+        return fingerprint(given, where)
     names = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in ("prompt", "completion", "messages")}
-    examples = make_examples(rows, data, Places(source=where, **names))
+    examples = [placed.example for placed in Source(split, data, places=Places(source=where, **names)).examples()]
     if model is not None:
         where = f"{loaded.where('data.max_length')}: data.max_length"
         _check_room(examples, model, split, data.max_length, where)
-        if data.messages is not None and not _has_chat_template(model):
+        if any(example.is_chat for example in examples) and not _has_chat_template(model):
             raise ModelError(
                 f"{names['messages']}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
                 "take a chat model, or use data.prompt and data.completion"
             )
-    return file_fingerprint(Path(source))
+    return fingerprint(given, where)
 
 
 def _check_room(examples: Sequence[Example], model: Path, split: str, max_length: int, where: str) -> None:
@@ -121,7 +123,7 @@ def _check_room(examples: Sequence[Example], model: Path, split: str, max_length
     context = context_length(_read_json(model / "config.json", where))
     limit = min(max_length, context or max_length)
     shortest = None
-    for prompt, completion in examples:
+    for prompt, completion, _ in examples:
         kept = _prompt_tokens(tokenizer, prompt, completion)
         if kept < limit:
             return

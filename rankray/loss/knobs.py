@@ -6,12 +6,22 @@ but not torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, core_schema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from rankray.errors import LossError, describe_invalid, nearest
 
@@ -50,16 +60,44 @@ def objectives() -> list[str]:
     return list(WEIGHTS)
 
 
-class Knobs(BaseModel):
+class Fields(BaseModel):
+    """What the sections of a configuration share: frozen, closed, documented by attribute docstrings, no odd truths.
+
+    `true` is 1 in Python, and YAML reads `yes` as true; here neither is a number, and only true and false are truths.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truths_are_no_numbers(cls, given: Any, info: ValidationInfo) -> Any:
+        annotation: Any = cls.model_fields[info.field_name or ""].annotation
+        kinds = _kinds(annotation)
+        if bool in kinds and str not in kinds and isinstance(given, str | int | float) and not isinstance(given, bool):
+            raise PydanticCustomError("bool_type", "Input should be true or false")
+        values = given if isinstance(given, list | tuple) else [given]
+        if bool not in kinds and kinds & {int, float} and any(isinstance(value, bool) for value in values):
+            raise PydanticCustomError("number_type", "Input should be a number, not true or false")
+        return given
+
+
+@cache
+def _kinds(annotation: Any) -> frozenset[Any]:
+    """Return the plain types that an annotation names, in unions, lists and `Annotated`, too."""
+    if isinstance(annotation, type) or annotation is Any:
+        return frozenset([annotation])
+    return frozenset().union(*(_kinds(part) for part in typing.get_args(annotation) if isinstance(part, Hashable)))
+
+
+class Knobs(Fields):
     """How each token's loss is weighted: the `loss:` block of a configuration.
 
     A value is checked whether or not the objective uses it. An objective ignores the fields that it does not use.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
     objective: Annotated[str, KeyOf(objectives, "or a function added to rankray.loss.WEIGHTS")] = "rri"
-    """`sft` weights every token 1, `dft` by p_t, `talr` by p_t^(1/T), `eaft` by entropy, `rri` by relative rank."""
+    """What weights a token: `sft` 1, `dft` p_t, `talr` p_t^(1/T), `eaft` entropy, `power` p_t^alpha, `threshold` 1 or 0
+    by p_t, `deft` p_t^(sum p^2), `iw_sft` a sequence's ratio to the base model, `rri` the relative rank."""
     form: Literal["bound", "exact"] = "bound"
     """Form of the indicator (rri): `bound` is what the paper trains with, `exact` uses the expected rank itself."""
     base: Literal["one", "prob"] = "prob"
@@ -81,7 +119,29 @@ class Knobs(BaseModel):
     talr_temperature: PositiveOrInfinite | Literal["auto"] = "auto"
     """T of talr; `auto` takes the median over the batch's sequences of their mean NLL in nats."""
     alpha: NonNegative = 1.0
-    """Exponent of the normalised top-20 entropy (eaft)."""
+    """Exponent of the normalised top-20 entropy (eaft), or of the target's probability (power); 0 is sft."""
+    eaft_scale: Literal[3, 1] = 3
+    """What divides the top-20 entropy in nats (eaft): 3 as LLaMA-Factory has it, 1 as Axolotl has it."""
+    q: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Probability of the target at which a token starts to count (threshold), or ceases to; 0 counts all or none."""
+    direction: Literal["above", "below"] = "above"
+    """Which tokens count (threshold): those with p_t >= q (`above`), or those with p_t < q (`below`)."""
+    iw_power: NonNegative = 2.0
+    """Power of a sequence's mean probability ratio to the base model (iw_sft); 0 is sft."""
+    iw_clip: PositiveOrInfinite = 16.0
+    """Upper limit of a sequence's weight (iw_sft)."""
+    signal: Literal["online", "base"] = "online"
+    """Which model's predictions make the weights: the one in training (`online`), or the frozen `base` model, whose
+    statistics are computed once for all trials of a study. `iw_sft` compares with the base model in both cases."""
+    kl_weight: NonNegative = 0.0
+    """Weight of the divergence from the base model, added per token beside any objective; 0 leaves it out."""
+    kl_direction: Literal["forward", "reverse"] = "forward"
+    """Which divergence: `forward` is KL(base || model), `reverse` is KL(model || base)."""
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a weight looks at the base model's statistics; sft looks at none."""
+        return self.objective == "iw_sft" or (self.signal == "base" and self.objective != "sft")
 
 
 def make_knobs(knobs: Knobs | None = None, objective: str | None = None, **given: Any) -> Knobs:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from rankray.errors import ModelError
+from rankray.paths import resolved
+
 
 def local_model(path: str) -> Path | None:
-    """Return the directory that a model path refers to, or None if it is a hub id."""
-    if path.startswith((".", "/", "~")) or Path(path).is_dir():
-        return Path(path).expanduser()
+    """Return the directory that a model path refers to, or None if it is a hub id.
+
+    Raises:
+        ModelError: it is no path.
+    """
+    if path.startswith((".", "/", "~")) or os.path.isdir(path):
+        try:
+            return Path(resolved(path))
+        except ValueError as error:
+            raise ModelError(f"model.path: {error}") from None
     return None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from rankray.config import Config, Distribution, config_from, distributions
 from rankray.config.params import get_path
 from rankray.config.space import RATE
-from rankray.errors import UserError
+from rankray.errors import ConfigError, UserError
 
 OBJECTIVE, SEED, DATA = "loss.objective", "train.seed", "data.eval"
 LARGEST_SEED = 10**9
@@ -47,6 +47,21 @@ class Candidate:
         return asdict(self)
 
 
+def splits(config: Config) -> tuple[str, str]:
+    """Return the examples that choose a finalist, and those that decide: `data.test`, or `data.eval` without it.
+
+    Raises:
+        ConfigError: one of them is a mixture of several sources.
+    """
+    chosen, decided = config.data.eval, config.data.test or config.data.eval
+    if not isinstance(chosen, str) or not isinstance(decided, str):
+        raise ConfigError(
+            "confirm: data.eval or data.test is a list of several sources; allowed: one source each; "
+            "put the held-out examples into one file or one directory"
+        )
+    return chosen, decided
+
+
 def confirmation_config(config: Config, name: str) -> Config:
     """Return the configuration of a confirmation's study: the search's, with a space that holds plain SFT and seeds.
 
@@ -64,7 +79,7 @@ def confirmation_config(config: Config, name: str) -> Config:
     found = space.get(RATE) or {"float": [rate / 10, rate * 10], "log": True}
     space[RATE] = {key: value for key, value in found.items() if key != "when"}
     space[SEED] = {"int": [0, LARGEST_SEED]}
-    space[DATA] = {"choice": list(dict.fromkeys([config.data.eval, config.data.test or config.data.eval]))}
+    space[DATA] = {"choice": list(dict.fromkeys(splits(config)))}
     study = {
         "metric": config.study.metric,
         "direction": config.direction,

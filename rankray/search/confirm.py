@@ -19,7 +19,7 @@ from rankray.config.params import set_path
 from rankray.config.schema import FREE_FIELDS
 from rankray.contracts import Observer
 from rankray.errors import ConfigError, UserError, nearest
-from rankray.search.candidates import baselines, confirmation_config, finalists, used_seeds
+from rankray.search.candidates import baselines, confirmation_config, finalists, splits, used_seeds
 from rankray.search.confirmation import Confirmation, Options, Plan, Points
 from rankray.store import StudyStore, open_study, views
 from rankray.store.claims import Claims
@@ -73,8 +73,8 @@ def make_plan(search: StudyStore, config: Config, confirmation: Config, options:
         options=options,
         finalists=best,
         baselines=baselines(rows, config, confirmation, len(best)),
-        choose_on=config.data.eval,
-        decide_on=config.data.test or config.data.eval,
+        choose_on=splits(config)[0],
+        decide_on=splits(config)[1],
         salt=f"{search.identity or search.name}:{confirmation.name}",
         used=sorted(used_seeds(rows, config)),
         finished=status["budget"]["finished"],
@@ -108,7 +108,7 @@ def decided_plan(
     assert claims is not None
     if stored is None:
         plan = Plan.from_json(claims.enter(PLAN, plan.to_json()))
-    now = (options, config.data.test or config.data.eval)
+    now = (options, splits(config)[1])
     if (plan.options, plan.decide_on) != now:
         raise ConfigError(
             f"confirm: {search.name}: it was begun with {_described(plan.options, plan.decide_on)}, and is asked for "

@@ -18,6 +18,8 @@ from rankray.contracts import Report, WorkLost
 
 SYSTEMATIC = 3
 MANY = 10
+REFUSED = 100
+"""So many points that are refused one after another end the search: most likely all are."""
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Control:
     deaths: dict[int, list[list[str]]] = field(default_factory=dict)
     succeeded: int = 0
     failed: int = 0
+    refused: int = 0
     first_error: str = ""
     error: str = ""
     interrupted: bool = False
@@ -82,6 +85,12 @@ class Control:
     def success(self) -> None:
         """A trial finished."""
         self.succeeded += 1
+
+    def refusal(self, number: int, reason: str) -> None:
+        """A point was refused before anything was trained; set `error` if all of the last `REFUSED` were."""
+        self.refused += 1
+        if self.refused >= REFUSED:
+            self.error = f"the last {self.refused} points were all refused; trial {number}: {reason}"
 
     def failure(self, number: int, reason: str, traceback: str) -> None:
         """A trial failed for good; set `error` if that was one too many."""

@@ -135,10 +135,10 @@ class StoreOutbox:
         """Write that a trial is complete, unless a late verdict has stopped it meanwhile."""
         self._write(number, lambda: None if number in self._late else self._study.complete(number, metrics))
 
-    def fail(self, number: int, reason: str, traceback: str) -> bool:
-        """Write that a trial failed; return whether the store will have it tried again."""
+    def fail(self, number: int, reason: str, traceback: str, retry: bool = True) -> bool:
+        """Write that a trial failed; return whether the store will have it tried again, which `retry` allows."""
         again: list[bool] = []
-        self._write(number, lambda: again.append(self._study.fail(number, reason, traceback)))
+        self._write(number, lambda: again.append(self._study.fail(number, reason, traceback, retry)))
         return bool(again and again[0])
 
     def release(self, number: int, lost: WorkLost | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.search import Searcher
 
 from rankray.contracts import TrialSpec
-from rankray.errors import StoreUnavailable
+from rankray.errors import ConfigError, StoreUnavailable
 from rankray.search.control import Control
 from rankray.search.delivery import StoreOutbox
 from rankray.search.news import News
@@ -76,17 +76,37 @@ class StoreSearcher(Searcher):
             logger.debug("no new trial for now: the store is unreachable", exc_info=True)
             ticket, done = None, False
             self._outbox.unanswered()
-        if ticket is None:
-            now = time.monotonic()  # an unreachable store makes the driver wait for at most half of its time
-            self._ask_again_at = now + max(POLL_SECONDS, now - begun)
-            self._live_then = len(control.live)
-            return Searcher.FINISHED if done else None
+        if ticket is not None:
+            spec = self._spec(ticket)
+            return None if spec is None else self._hand_out(trial_id, ticket, spec)
+        now = time.monotonic()  # an unreachable store makes the driver wait for at most half of its time
+        self._ask_again_at = now + max(POLL_SECONDS, now - begun)
+        self._live_then = len(control.live)
+        return Searcher.FINISHED if done else None
+
+    def _hand_out(self, trial_id: str, ticket: Ticket, spec: TrialSpec) -> dict[str, Any]:
+        control = self._control
         step = int(ticket.history[-1]["step"]) if ticket.history else 0
         control.begin(ticket.number, step, trial_id)
         self._outbox.begin(ticket.number)
         self._news.started(ticket.number, ticket.params, ticket.origin, step, ticket.checkpoint)
         stops = json.dumps(control.latest_stops(2 * self._slots()))
-        return {"number": ticket.number, "spec": self._make_spec(ticket).to_json(), "stops": stops}
+        return {"number": ticket.number, "spec": spec.to_json(), "stops": stops}
+
+    def _spec(self, ticket: Ticket) -> TrialSpec | None:
+        """Return a trial's spec; None where the configuration refuses its point, which ends it as FAILED."""
+        try:
+            spec = self._make_spec(ticket)
+        except ConfigError as error:
+            reason = f"refused: {error}"
+            self._outbox.begin(ticket.number)
+            self._news.started(ticket.number, ticket.params, ticket.origin, 0, None)
+            self._outbox.fail(ticket.number, reason, "", retry=False)
+            self._control.refusal(ticket.number, reason)
+            self._news.ended(ticket.number, "failed", None, reason)
+            return None
+        self._control.refused = 0
+        return spec
 
     def _too_soon(self) -> bool:
         return len(self._control.live) >= self._live_then and time.monotonic() < self._ask_again_at

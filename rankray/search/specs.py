@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rankray.checkpoints import places
-from rankray.config import Config, trial_tree
+from rankray.config import Config, config_from, trial_tree
 from rankray.contracts import TrialSpec
 from rankray.store import Ticket
 
 
 def spec_maker(config: Config, directory: Callable[[int], str]) -> Callable[[Ticket], TrialSpec]:
-    """Return what turns a ticket into a spec.
+    """Return what turns a ticket into a spec; it raises a ConfigError for a point that the configuration refuses.
 
     Args:
         config: the search's configuration, with its space.
@@ -35,9 +35,13 @@ def spec_maker(config: Config, directory: Callable[[int], str]) -> Callable[[Tic
 def worker_config(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a worker needs of a trial's configuration: parameters applied, local paths absolute, no store.
 
-    `finetune.run` validates it, so that a combination that is refused fails its trial and not the search.
+    `finetune.run` validates it again, as it was sent.
+
+    Raises:
+        ConfigError: the configuration refuses this combination; that fails the trial, and the search continues.
     """
     tree = trial_tree(config, params)
+    config_from(tree)
     tree["store"] = "worker://"
     tree["storage"] = places.absolute(config.storage)
     tree["train"]["threads"] = config.train.threads or max(1, int(config.resources.cpus_per_worker))

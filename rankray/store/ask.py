@@ -8,9 +8,9 @@ has just created a trial of the same parameters. Every trial's place is judged a
 only ever leave the budget by failing, so the finished trials can never be more than the budget. READY says that the
 place was judged: a trial whose driver died before that is discarded, never run.
 
-A point is tried once. There is one exception: while nothing in the study has finished yet, a point that failed under an
-earlier driver counts as untried. Then most likely not the point was broken, and the search was started again after a
-fix.
+A baseline, a warm start, and every point of a finite space is tried once (`points`): where the sampler proposes a point
+again, one that nobody has tried takes its place, and where none is left there is no new trial. There is one exception:
+while nothing in the study has finished yet, a point that failed under an earlier driver counts as untried.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from rankray.store.auto import AutoSampler
 from rankray.store.dry_run import DryRunStorage
 from rankray.store.history import History
 from rankray.store.optuna_private import trial_id
+from rankray.store.points import FinitePoints, counts_as_tried
 from rankray.store.records import (
     DRIVER,
     ORIGIN,
@@ -42,7 +43,7 @@ from rankray.store.records import (
     is_void,
     point_key,
 )
-from rankray.store.strategies import sampler
+from rankray.store.strategies import derived_seed, sampler
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Asker:
         self._points: dict[str, tuple[str, dict[str, Any]]] = {}
         self._plan = points if callable(points) else None
         self._note_points([] if callable(points) else points)
+        self.points = FinitePoints(config, history, driver)
         self._dry_run = DryRunStorage(storage, study_id, history.direction)
 
     def new(self) -> FrozenTrial | None:
@@ -95,7 +97,14 @@ class Asker:
             key, origin, fixed = self._open_point()
             if self._plan is not None and not key:
                 return None
-            trial = self._create(key, origin, self._propose(number, seed_salt, fixed))
+            proposal = self._propose(number, seed_salt, fixed)
+            if not key:
+                seed = derived_seed(self._config.study.seed, number, seed_salt)
+                point = self.points.untried(proposal[0], seed)
+                if point is None:
+                    return None
+                proposal = proposal if point is proposal[0] else self._propose(number, seed_salt, point)
+            trial = self._create(key, origin, proposal)
             if self._surplus(trial):
                 withdraw(self._storage, trial, "surplus")
                 return None
@@ -145,14 +154,7 @@ class Asker:
     def _tried(self, below: int) -> set[str]:
         """Return the keys of the points that trials of lower numbers tried; a void trial has tried nothing."""
         pointed = [self._history.trials[number] for number in self._history.pointed if number < below]
-        return {
-            trial.user_attrs[POINT]
-            for trial in pointed
-            if not is_void(trial)
-            and (
-                self._history.finished or trial.state != TrialState.FAIL or trial.user_attrs.get(DRIVER) == self._driver
-            )
-        }
+        return {trial.user_attrs[POINT] for trial in pointed if counts_as_tried(trial, self._history, self._driver)}
 
     def _create(self, key: str, origin: str, proposal: Proposal) -> FrozenTrial:
         """Create a trial and return it as it is in the store; the history is then fresh."""

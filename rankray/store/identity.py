@@ -10,7 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from rankray.config.schema import FREE_FIELDS, Config
+from rankray.config.where import PATHS
 from rankray.errors import StudyMismatch
+from rankray.paths import same_path
 
 logger = logging.getLogger(__name__)
 
@@ -40,18 +42,22 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
     """Compare two identities, `{"config": ..., "provenance": ...}`.
 
     Fields that say how a search is run (`FREE_FIELDS`) may differ. A field that did not exist when the study was made
-    counts as its default. A study may be opened with what it never had of `ADDABLE_FIELDS`.
+    counts as its default. A study may be opened with what it never had of `ADDABLE_FIELDS`. Two spellings of one path
+    are the same, and so are files of the same content, wherever they are.
 
     Raises:
         StudyMismatch: lists every field that differs, with both values.
     """
     old, new = _flat(_with_defaults(stored["config"])), _flat(given["config"])
+    before, now = stored.get("provenance", {}), given.get("provenance", {})
     lines = [
         f"  {path}: stored {_shown(old.get(path, _ABSENT))}, given {_shown(new.get(path, _ABSENT))}"
         for path in dict.fromkeys([*new, *old])
-        if not _free(path) and old.get(path, _ABSENT) != new.get(path, _ABSENT) and not _added(path, old)
+        if not _free(path)
+        and old.get(path, _ABSENT) != new.get(path, _ABSENT)
+        and not _added(path, old)
+        and not _same_source(path, old.get(path), new.get(path), before, now)
     ]
-    before, now = stored.get("provenance", {}), given.get("provenance", {})
     lines += [
         f"  {key}: stored {_shown(before[key])}, given {_shown(now[key])}"
         for key in FINGERPRINTS
@@ -75,6 +81,41 @@ def _differ(before: Any, now: Any) -> bool:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         return any(before[key] != now[key] for key in before.keys() & now.keys())
     return bool(before != now)
+
+
+def _same_source(path: str, old: Any, new: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two spellings of a path name the same data or model: the same place, or the same content."""
+    kind, field = path.removeprefix("space."), path.split(".")
+    if kind not in PATHS:
+        return False
+    if kind != path:
+        return _same_choices(old, new)
+    if not isinstance(old, str) or not isinstance(new, str):
+        return False
+    prints = [each.get(field[0]) for each in (before, now)]
+    if field[0] == "data":
+        prints = [each.get(field[1]) if isinstance(each, Mapping) else None for each in prints]
+    same_content = isinstance(prints[0], str) and prints[0].startswith("sha256:") and prints[0] == prints[1]
+    return same_content or same_path(old, new)
+
+
+def _same_choices(old: Any, new: Any) -> bool:
+    one, other = (each.get("choice") if isinstance(each, Mapping) else None for each in (old, new))
+    if not isinstance(one, list) or not isinstance(other, list) or len(one) != len(other):
+        return False
+    return {**old, "choice": 0} == {**new, "choice": 0} and all(
+        left == right or same_path(str(left), str(right)) for left, right in zip(one, other, strict=True)
+    )
+
+
+def as_stored(config: Config, stored: Mapping[str, Any]) -> Config:
+    """Return the configuration with the paths of its space spelled as the study has them, where they are the same.
+
+    Optuna takes a choice that is spelled in another way for another choice.
+    """
+    space = stored.get("space") or {}
+    kept = {path: space[path] for path in PATHS if _same_choices(space.get(path), config.space.get(path))}
+    return config.model_copy(update={"space": config.space | kept}) if kept else config
 
 
 def _with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:

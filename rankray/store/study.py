@@ -20,7 +20,7 @@ from rankray.errors import StoreError, nearest
 from rankray.store.ask import Plan
 from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
-from rankray.store.identity import check_same, restore, snapshot
+from rankray.store.identity import as_stored, check_same, restore, snapshot
 from rankray.store.migrate import CONFIG, continued, current, migrate_study, migrated, migrated_config
 from rankray.store.records import PROVENANCE
 from rankray.store.strategies import check, direction
@@ -105,6 +105,7 @@ def _open(
     identity = claims.first(IDENTITY) or claims.enter(IDENTITY, given)
     stored, config = migrated(config.name, identity), continued(config, identity)
     check_same(config.name, stored, {**given, "config": snapshot(config)})
+    config = as_stored(config, stored["config"])
     earlier = earlier_points(storage, claims, config)
     study_id = find_or_create(storage, config.name, direction(config))
     migrate_study(storage, study_id, config.name)

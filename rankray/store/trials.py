@@ -29,6 +29,7 @@ from rankray.store.dry_run import DryRunStorage
 from rankray.store.judge import Judge
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
+from rankray.store.points import FinitePoints
 from rankray.store.records import (
     ATTEMPTS,
     KEPT_LOSSES,
@@ -73,10 +74,12 @@ class StudyStore(TrialOwnership):
         points: Points | Plan = (),
     ) -> None:
         super().__init__(storage, study_id, claims, config, read_only=read_only, lease_seconds=lease_seconds)
-        self.url = url
+        self.url, self._given = url, points
         self._order = list(distributions(config))
+        self._points = FinitePoints(config, self._history)
         if not read_only:
             self._asker = Asker(storage, study_id, self._history, config, self.driver, points)
+            self._points = self._asker.points
             self._judge = Judge(DryRunStorage(storage, study_id, prune_direction(config)), self.name, config)
 
     def __repr__(self) -> str:
@@ -226,12 +229,21 @@ class StudyStore(TrialOwnership):
 
     @property
     def done(self) -> bool:
-        """Whether the budget is used up; of a study with a plan, also whether each point has had its trial."""
+        """Whether the budget is used up, or no point is left: of a finite space, or of a plan."""
         with self._lock:
             self._history.refresh(everything=True)
             if self._history.finished >= self.budget:
                 return True
-            return not self.read_only and self._asker.plan_is_done
+            if callable(self._given):
+                return not self.read_only and self._asker.plan_is_done
+            return self._points.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every point of a finite space has been tried, so that no trial is left to be made."""
+        with self._lock:
+            self._history.refresh()
+            return not callable(self._given) and self._points.exhausted
 
     def counts(self) -> Counts:
         """Return how many trials are in which state, over all drivers."""

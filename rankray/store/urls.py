@@ -6,7 +6,8 @@
     mysql://user:password@host:3306/database            any number of machines
     grpc://host:13000                                   Optuna's gRPC proxy in front of one of the above
 
-A path after three slashes is relative to the working directory, after four it is absolute, for files of both kinds.
+A path after three slashes is relative to the working directory, or begins with `~`; after four it is absolute. In
+files of both kinds `%20` is a space. (A URL in a configuration is relative to its file: see `rankray.paths`.)
 A password never leaves this package: what is shown, logged, raised or stored goes through `masked` or `scrub`.
 
 The URL of a server is parsed by SQLAlchemy, which opens it later; it is imported only then, because that takes 150 ms.
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from rankray import paths
 from rankray.errors import StoreError, nearest
 
 logger = logging.getLogger(__name__)
@@ -167,14 +169,18 @@ def network_file_system(path: Path) -> str:
 
 
 def _file_url(name: str, url: str) -> StoreURL:
-    rest = url.partition("://")[2]
-    file = unquote(rest[1:]) if name == "journal" else rest[1:].partition("?")[0]
-    if not rest.startswith("/"):
+    if url.partition("://")[0] != name:
+        raise _malformed(name, url, "a file has no driver")
+    file = paths.file_in_url(url)
+    if file is None:
         raise _malformed(name, url, f"a file needs three slashes, as in {FORMS[name]}")
     if not file or file == ":memory:" or file.endswith("/"):
         raise _malformed(name, url, "it names no file, and a store in memory cannot be resumed")
-    path = Path(file)
-    if path.is_dir():
+    try:
+        path = Path(paths.resolved(file))
+    except ValueError as error:
+        raise _malformed(name, url, str(error)) from None
+    if os.path.isdir(path):
         raise _malformed(name, url, "it names a directory")
     network = network_file_system(path) if name == "sqlite" else ""
     if network:

@@ -20,12 +20,13 @@ from rankray.store.trials import StudyStore
 def status(study: StudyStore) -> dict[str, Any]:
     """Return how far a study has come.
 
-    `state` is `complete` when the budget is used up, `running` while a driver is not known to be dead, else
-    `interrupted`. `best` is the best complete trial, or None.
+    `state` is `complete` when the budget or a finite space is used up, `running` while a driver is not known to be
+    dead, else `interrupted`. `best` is the best complete trial, or None.
     """
     counts = study.counts()
     drivers = study.drivers()
-    state = "complete" if counts.finished >= study.budget else "running" if drivers else "interrupted"
+    done = counts.finished >= study.budget or study.exhausted
+    state = "complete" if done else "running" if drivers else "interrupted"
     top = best(study)
     return {
         "study": study.name,

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from rehearse.conftest import made_config, rows, write_csv
 
+from rankray.store import list_studies
+
 
 @pytest.fixture
 def search_file(tmp_path: Path) -> Path:
@@ -53,6 +55,16 @@ def test_made_up_figures_are_called_synthetic_everywhere(search_file: Path, tmp_
     assert done.stdout.count("synthetic 0") == 1
     assert "random search finds the target after" in done.stdout
     assert "(synthetic)" in plot.read_text()
+
+
+def test_a_store_that_is_given_is_driven_and_left_as_it_was(search_file: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/real.db"
+    done = rehearse(search_file, "--seeds", 1, "--trials", 4, "--strategies", "random", "--on", url, "--json")
+    assert done.returncode == 0, done.stderr
+    [shown] = json.loads(done.stdout)["strategies"]
+    assert 0 < shown["driver_cpu_seconds_per_report"] < shown["driver_cpu_seconds_per_trial"]
+    assert 0 < shown["busy_share"] <= 1
+    assert list_studies(url) == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Reading configurations, and the errors of wrong ones."""
 
+from pathlib import Path
+
 import pytest
 
 from rankray.config import load_config
@@ -135,7 +137,7 @@ def test_a_missing_space_file_lists_those_there_are(write):
 
 def test_the_store_comes_from_the_environment(write, monkeypatch):
     monkeypatch.setenv("RANKRAY_STORE", "sqlite:///elsewhere.db")
-    assert load_config(write(GOOD)).config.store == "sqlite:///elsewhere.db"
+    assert load_config(write(GOOD)).config.store == f"sqlite:///{Path.cwd()}/elsewhere.db"
 
 
 def test_the_name_comes_from_the_file(write):
@@ -147,3 +149,40 @@ def test_where_points_at_the_line(write):
     assert loaded.where("data.train").endswith(":4")
     assert loaded.where("data.max_length").endswith(":3")
     assert loaded.where("resources.workers") == loaded.file
+
+
+def test_overrides_may_be_a_mapping(write):
+    loaded = load_config(write(GOOD), {"train.max_steps": 7, "space.loss.alpha": {"float": [0.5, 1.0]}})
+    assert loaded.config.train.max_steps == 7
+    assert loaded.config.space["loss.alpha"] == {"float": [0.5, 1.0]}
+    with pytest.raises(ConfigError, match=r"^overrides: train.max_stesp: train.max_stesp: unknown key"):
+        load_config(write(GOOD), {"train.max_stesp": 7})
+
+
+@pytest.mark.parametrize("value", ["yes", "true", "on", "'true'"])
+@pytest.mark.parametrize("path", ["study.trials", "train.learning_rate", "resources.concurrency", "resources.workers"])
+def test_a_truth_is_no_number(write, path, value):
+    with pytest.raises(ConfigError, match=rf"--set {path}: {path}: got .*; allowed: "):
+        load_config(write(GOOD), [f"{path}={value}"])
+
+
+@pytest.mark.parametrize("value", ["1", "0", "'yes'", "2.0"])
+def test_a_number_is_no_truth(write, value):
+    with pytest.raises(ConfigError, match=r"model.trust_remote_code: got .*; allowed: true or false"):
+        load_config(write(GOOD), [f"model.trust_remote_code={value}"])
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("é.yaml", "e"),
+        ("mein größter.yaml", "mein-groter"),
+        ("日本.yaml", "study"),
+        ("_-x.yaml", "x"),
+        (f"{'a' * 150}.yaml", "a" * 100),
+    ],
+)
+def test_a_name_is_made_of_the_files_name(tmp_path, write, file, name):
+    path = tmp_path / file
+    path.write_text(write(GOOD).read_text().replace("name:", "#"))
+    assert load_config(path).config.name == name

@@ -1,6 +1,7 @@
 """The search space: what it may contain, and what follows from it."""
 
 import pickle
+import re
 from collections import Counter
 
 import pytest
@@ -10,7 +11,7 @@ from rankray.config import Config, apply_params, baseline_points, config_from, l
 from rankray.config.distribution import parse_distribution
 from rankray.config.fields import searchable_paths
 from rankray.config.params import get_path
-from rankray.config.space import distributions, space_problems
+from rankray.config.space import distributions, never_drawn, space_problems
 from rankray.errors import ConfigError
 from rankray.report.explain import check_lines
 from rankray.store import open_study
@@ -53,7 +54,8 @@ def test_a_search_parses_and_checks_its_space_once(calls, tmp_path):
     file.write_text(yaml.safe_dump({**BASE, "space": CONDITIONAL, "study": study}))
     loaded = load_config(file)
     values = 2 + 2 + 2  # two bounds, two forms, two objectives
-    assert calls == {"parse": 3, "validate": 1 + values}
+    one_point = 1  # a point that the configuration accepts shows that not all are refused
+    assert calls == {"parse": 3, "validate": 1 + values + one_point}
     calls.clear()
     check_lines(loaded)
     with open_study(f"journal:///{tmp_path / 'store.log'}", loaded.config) as study:
@@ -230,3 +232,63 @@ def test_known_points_must_lie_in_the_space():
     space = {"loss.temperature": {"float": [0.5, 4.0]}}
     problems = space_problems(config(space, study={"known": [{"loss.temperature": 9.0}], "warm_start": ["earlier"]}))
     assert problems == [("loss.temperature", "study.known[0] has 9.0, which lies outside the distribution")]
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (
+            {"loss.alpha": {"float": [0.5, 1], "when": {"loss.objective": "rrii"}}},
+            r"never be 'rrii': .*did you mean 'rri'",
+        ),
+        ({"loss.alpha": {"float": [0.5, 1], "when": {"train.max_steps": 0}}}, r"train.max_steps can never be 0: "),
+        (
+            {
+                "loss.objective": {"choice": ["sft", "talr"]},
+                "loss.alpha": {"float": [0.5, 1], "when": {"loss.objective": "tarl"}},
+            },
+            r"loss.objective can never be 'tarl' in this space \(did you mean 'talr'\?\)",
+        ),
+        (
+            {
+                "loss.objective": {"choice": ["sft", "rri", "talr"]},
+                "loss.form": {"choice": ["bound", "exact"], "when": {"loss.objective": "rri"}},
+                "loss.alpha": {"float": [0.5, 1], "when": {"loss.form": "bound", "loss.objective": "talr"}},
+            },
+            "loss.objective can never be what all conditions together ask for",
+        ),
+    ],
+)
+def test_a_condition_that_can_never_hold_is_refused(space, said):
+    [(_, message)] = space_problems(config(space))
+    assert re.search(said, message), message
+
+
+def test_a_condition_on_another_fixed_value_is_known():
+    space = {"loss.temperature": {"float": [0.5, 2], "when": {"loss.objective": "rri"}}}
+    assert never_drawn(config(space, loss={"objective": "sft"})) == {
+        "loss.temperature": "loss.objective is fixed to 'sft'"
+    }
+    assert never_drawn(config(space, loss={"objective": "rri"})) == {}
+
+
+def test_a_value_is_judged_with_the_values_that_the_others_may_have():
+    space = {"train.batch_size": {"choice": [3, 6]}, "train.micro_batch_size": {"choice": [3]}}
+    assert space_problems(config(space)) == []
+    space["train.micro_batch_size"] = {"choice": [3, 7]}
+    [(path, message)] = space_problems(config(space))
+    assert path == "train.micro_batch_size"
+    assert message.startswith("7 is not allowed there: ")
+
+
+def test_a_warm_start_that_is_refused_as_a_whole_is_found():
+    space = {"train.batch_size": {"choice": [4, 8]}, "train.micro_batch_size": {"choice": [4, 8]}}
+    point = {"train.batch_size": 4, "train.micro_batch_size": 8}
+    [(_, message)] = space_problems(config(space, study={"warm_start": [point]}))
+    assert message.startswith("study.warm_start[0]: ")
+    assert "a divisor of batch_size 4" in message
+
+
+def test_a_choice_twice_is_refused():
+    [(_, message)] = space_problems(config({"loss.objective": {"choice": ["sft", "rri", "sft"]}}))
+    assert message.startswith("choice: 'sft' is there twice")

@@ -1,7 +1,12 @@
+import datetime
+import decimal
+
 import pytest
 
 from rankray.config.sections import DataSection
-from rankray.data.examples import Example, Places, common_prefix, make_examples
+from rankray.data.chat import Example
+from rankray.data.examples import Places, common_prefix, make_examples
+from rankray.data.files import Rows
 from rankray.errors import DataError
 
 
@@ -33,6 +38,32 @@ def test_a_row_without_a_value_is_named():
         make_examples(rows, section(prompt="{q}", completion="{a}"), Places())
 
 
+def test_of_many_columns_the_first_are_listed():
+    row = {f"column_{number}": "x" for number in range(50_000)}
+    with pytest.raises(DataError, match=r"column_19, ... and 49,980 more; name one of them$") as raised:
+        make_examples([row], section(prompt="{column_50000}"), Places())
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a", [{"role": "user", "content": "x"}], object()])
+@pytest.mark.parametrize("column", ["q", "a"])
+def test_what_is_no_text_is_refused_with_its_row(value, column):
+    rows = Rows([{"q": "x", "a": "y"}, {"q": "x", "a": "y"} | {column: value}], "t.jsonl", "line", [1, 7])
+    where = {"q": "data.prompt", "a": "data.completion"}[column]
+    with pytest.raises(DataError, match=rf"^{where}: t.jsonl:7: column '{column}' holds a {type(value).__name__}: "):
+        make_examples(rows, section(prompt="{q}", completion="{a}"), Places())
+
+
+def test_numbers_and_dates_are_text():
+    row = {"q": datetime.date(2024, 1, 31), "a": decimal.Decimal("1.50")}
+    assert make_examples([row], section(prompt="{q}", completion="{a}"), Places()) == [Example("2024-01-31", "1.50")]
+
+
+def test_not_a_number_is_a_missing_value():
+    with pytest.raises(DataError, match="row 1 has no value in column 'a'"):
+        make_examples([{"q": "x", "a": float("nan")}], section(prompt="{q}", completion="{a}"), Places())
+
+
 def test_messages_end_at_the_last_assistant_turn():
     turns = [
         {"role": r, "content": c} for r, c in [("user", "1"), ("assistant", "2"), ("user", "3"), ("assistant", "4")]
@@ -46,7 +77,7 @@ def test_messages_end_at_the_last_assistant_turn():
     ("value", "said"),
     [
         ("hello", "row 1 holds 'hello'"),
-        ([{"role": "user"}], "row 1 holds"),
+        ([{"role": "user"}], "row 1, turn 1 holds"),
         ([{"role": "user", "content": "x"}], "no assistant turn .roles: user"),
         ([], "no assistant turn .roles: none"),
     ],

@@ -1,10 +1,12 @@
+import codecs
+import csv
 import json
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rankray.data.files import file_fingerprint, hub_parts, is_file_source, read_rows
+from rankray.data.files import Rows, file_fingerprint, hub_parts, is_file_source, place_of, read_rows
 from rankray.errors import DataError
 
 ROWS = [{"q": "one, two", "n": 1}, {"q": 'say "é"', "n": 2}]
@@ -45,10 +47,22 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.jsonl", '{"a": 1}\n{"a": \n', "line 2 is not JSON"),
-        ("a.jsonl", "[1]\n", "line 1 is list"),
-        ("a.json", "[{}, 3]", "item 2 is int"),
-        ("a.csv", "a,b\n1,2,3\n", "row 1 has more values"),
+        ("a.jsonl", '{"a": 1}\n\n{"a": \n', "a.jsonl:3:7: not JSON"),
+        ("a.jsonl", "[1]\n", "a.jsonl:1: holds a list"),
+        ("a.jsonl", '{"a": 1}\n' + "[" * 100_000, "a.jsonl:2: cannot be read .nested too deep.; allowed is one object"),
+        ("a.jsonl", '{"a": %s}\n' % ("1" * 5000), "a.jsonl:1: cannot be read .Exceeds the limit"),
+        ("a.jsonl", '{"a": "x"}\n{"a": "\\ud83d"}\n', "a.jsonl:2: column 'a' holds half of a character"),
+        ("a.jsonl", '{"a": ["x", {"b": "\\udc00"}]}\n', "a.jsonl:1: column 'a' holds half of a character"),
+        ("a.json", "[{}, 3]", "a.json: item 2: holds a int"),
+        ("a.json", "null", "a.json: holds null; allowed is a list of objects"),
+        ("a.json", "42", "a.json: holds a int"),
+        ("a.json", "[" * 100_000, "a.json:1: cannot be read .nested too deep"),
+        ("a.json", '[{"a": 1},\n {"a": 2,}]', "a.json:2:10: not JSON"),
+        ("a.json", '{"a": 1}\n{"a": 2,}\n', "a.json:2:9: not JSON"),
+        ("a.csv", "a,b\nx,y\n\n1,2,3\n", "a.csv:4: 3 values, and the header has 2"),
+        ("a.csv", 'a,b\n"x\ny",2\n1,2,3\n', "a.csv:4: 3 values"),
+        ("a.csv", 'a,b\n1,"2\n', "a.csv:2: not CSV"),
+        ("a.csv", "a,b,a\n1,2,3\n", "a.csv:1: column 'a' is there twice"),
         ("a.parquet", "not parquet", "cannot be read as .parquet"),
         ("a.jsonl", "", "holds no rows"),
         ("a.csv", "a,b\n", "holds no rows"),
@@ -58,6 +72,60 @@ def test_broken_files_say_where(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=f"^here: .*{said}"):
         read_rows(str(tmp_path / name), "here")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_what_is_not_utf8_says_in_which_line(tmp_path, name):
+    first = b"a\n" if name == "a.csv" else b'{"a": 1}\n'
+    (tmp_path / name).write_bytes(first + "é".encode("latin-1"))
+    with pytest.raises(DataError, match=rf"{name}:2: not UTF-8 .byte 0xe9.; allowed is text in UTF-8"):
+        read_rows(str(tmp_path / name), "here")
+    (tmp_path / name).write_bytes("a".encode("utf-16"))
+    with pytest.raises(DataError, match="begins as UTF-16 does"):
+        read_rows(str(tmp_path / name), "here")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "lines.json", "a.csv"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name):
+    text = {"a.json": '[{"a": "1"}]', "a.csv": "a\n1\n"}.get(name, '{"a": "1"}\n')
+    (tmp_path / name).write_bytes(codecs.BOM_UTF8 + text.encode())
+    assert read_rows(str(tmp_path / name), "x") == [{"a": "1"}]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "lines.json"])
+def test_only_a_line_feed_ends_a_line_of_json(tmp_path, name):
+    rows = [{"a": "one\u2028two\x85three\u2029"}, {"a": "four\x0cfive"}]
+    lines = [json.dumps(row, ensure_ascii=False).replace("\\u0085", "\x85") for row in rows]
+    (tmp_path / name).write_text("\r\n".join(lines), encoding="utf-8", newline="")
+    assert read_rows(str(tmp_path / name), "x") == rows
+
+
+def test_a_field_of_csv_may_be_long_and_the_limit_of_others_stays(tmp_path):
+    before = csv.field_size_limit()
+    (tmp_path / "a.csv").write_text(f"a,b\n{'x' * 300_000},1\n")
+    assert len(read_rows(str(tmp_path / "a.csv"), "x")[0]["a"]) == 300_000
+    assert csv.field_size_limit() == before
+
+
+def test_an_escaped_whole_character_is_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_rows(str(tmp_path / "a.jsonl"), "x") == [{"a": "\U0001f600"}]
+
+
+def test_a_date_that_python_does_not_have_is_one_line(tmp_path):
+    column = pyarrow.array([2**62], pyarrow.timestamp("us"))
+    pyarrow.parquet.write_table(pyarrow.table({"a": column}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"^here: .*cannot be read as .parquet \("):
+        read_rows(str(tmp_path / "a.parquet"), "here")
+
+
+def test_rows_know_their_place(tmp_path):
+    (tmp_path / "a.jsonl").write_text('\n{"a": 1}\n\n\n{"a": 2}\n')
+    rows = read_rows(str(tmp_path / "a.jsonl"), "x")
+    assert [place_of(rows, index) for index in (0, 1)] == [f"{tmp_path}/a.jsonl:2", f"{tmp_path}/a.jsonl:5"]
+    assert place_of(rows.first(1), 0) == f"{tmp_path}/a.jsonl:2"
+    assert place_of([{"a": 1}], 0) == "row 1"
+    assert place_of(Rows([{}], "hub/id:train"), 0) == "hub/id:train: row 1"
 
 
 def test_the_ending_tells_a_file_from_a_hub_id():

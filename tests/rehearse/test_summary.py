@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rankray.rehearse.replay import Replay
-from rankray.rehearse.summary import Summary, compare, random_median, random_quantile
+from rankray.rehearse.summary import Summary, busy_share, compare, random_median, random_quantile
 from rankray.rehearse.worlds import synthetic_world
 from rehearse.conftest import made_config
 
@@ -51,3 +51,10 @@ def test_every_strategy_is_replayed_in_every_world_with_every_seed() -> None:
     assert all(len(each.replays) == 4 for each in done)
     assert len(lines) == 4
     assert 1 <= random_median(worlds) < 100
+
+
+def test_the_share_of_busy_slots_falls_with_the_driver_s_load() -> None:
+    assert busy_share(1, 0.0, 100) == 1.0
+    assert busy_share(8, 100 * 0.006, 100) == pytest.approx(60 / 60.006, rel=1e-5), "it waits for its own answer"
+    assert 0.95 < busy_share(1000, 100 * 0.05, 100) < 1.0
+    assert busy_share(1000, 100 * 0.12, 100) == pytest.approx(0.5), "one driver does half of what is needed"

@@ -9,11 +9,11 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from rankray.contracts import TrialSpec, Verdict
-from rankray.errors import StoreUnavailable
+from rankray.errors import ConfigError, StoreUnavailable
 from rankray.search import scheduler
 from rankray.search import searcher as searcher_module
 from rankray.search.actor import EVENT
-from rankray.search.control import Control
+from rankray.search.control import REFUSED, Control
 from rankray.search.delivery import StoreOutbox
 from rankray.search.news import News
 from rankray.search.scheduler import MAX_DEATHS, StoreScheduler
@@ -45,7 +45,7 @@ class Study:
     def complete(self, number, metrics):
         self.told.append(("complete", number, metrics))
 
-    def fail(self, number, reason, traceback):
+    def fail(self, number, reason, traceback, retry=True):
         self.told.append(("fail", number, reason))
         return False
 
@@ -103,6 +103,34 @@ def test_no_more_trials_than_slots(world):
     assert world.searcher.suggest("c") is None
     tell(world, 0, outcome=outcome())
     assert world.searcher.suggest("d")["number"] == 2
+
+
+def test_a_point_that_is_refused_fails_its_trial_and_the_search_continues(world):
+    def make_spec(ticket):
+        if ticket.number != 2:
+            raise ConfigError("train.micro_batch_size: does not divide")
+        return TrialSpec(config={}, directory="")
+
+    world.searcher._make_spec = make_spec
+    assert world.searcher.suggest("a") is None
+    assert world.searcher.suggest("a") is None
+    assert world.searcher.suggest("a")["number"] == 2
+    said = "refused: train.micro_batch_size: does not divide"
+    assert world.study.told == [("fail", 0, said), ("fail", 1, said)]
+    assert world.ends.seen == [(0, "failed", None), (1, "failed", None)]
+    assert (list(world.control.live), world.control.refused, world.control.failed) == ([2], 0, 0)
+
+
+def test_a_search_whose_points_are_all_refused_ends(world):
+    world.study.left = list(range(200))
+
+    def make_spec(ticket):
+        raise ConfigError("no")
+
+    world.searcher._make_spec = make_spec
+    while world.searcher.suggest("a") is None:
+        assert len(world.study.told) <= REFUSED
+    assert world.control.error == f"the last {REFUSED} points were all refused; trial {REFUSED - 1}: refused: no"
 
 
 def test_finished_only_when_the_study_is_done(world):

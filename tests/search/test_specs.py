@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from rankray.config import load_config
+from rankray.config import config_from, load_config
 from rankray.contracts import TrialSpec
+from rankray.errors import ConfigError
 from rankray.search.specs import spec_maker, worker_config
 
 URL = "postgresql://user:planted-password@host/db"
@@ -50,3 +51,10 @@ def test_a_ticket_becomes_a_spec_without_the_password(config):
     assert spec.history == ticket.history
     assert "planted-password" not in spec.to_json()
     assert TrialSpec.from_json(json.dumps(json.loads(spec.to_json()))) == spec
+
+
+def test_a_combination_that_the_configuration_refuses_is_no_spec(config):
+    config = config_from(config.model_dump(mode="json") | {"train": {"batch_size": 12, "micro_batch_size": 4}})
+    ticket = SimpleNamespace(number=7, params={"train.batch_size": 11}, checkpoint=None, history=[])
+    with pytest.raises(ConfigError, match="micro_batch_size 4; allowed: a divisor of batch_size 11"):
+        spec_maker(config, str)(ticket)

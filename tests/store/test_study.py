@@ -63,6 +63,47 @@ def test_free_fields_may_change(url: str) -> None:
     assert attach(url, "s").budget == 80
 
 
+def test_another_spelling_is_no_difference_and_other_content_is(url: str, tmp_path: Path) -> None:
+    prints = {"data": {"train": "sha256:1", "eval": "sha256:2"}, "model": "sha256:3"}
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    data = {"train": f"{tmp_path}/here/a.jsonl", "eval": "b.jsonl"}
+    open_study(url, make_config(data=data, model={"path": f"{tmp_path}/here"}), provenance=prints)
+    data["train"] = f"{tmp_path}/link/../link/a.jsonl"
+    open_study(url, make_config(data=data, model={"path": f"{tmp_path}/link"}), provenance=prints)
+    moved = make_config(data={"train": "/elsewhere/a.jsonl", "eval": "b.jsonl"}, model={"path": "/elsewhere/m"})
+    open_study(url, moved, provenance=prints)
+    with pytest.raises(StudyMismatch, match=r"data.train: stored .*here/a.jsonl, given /elsewhere/a.jsonl"):
+        open_study(url, moved, provenance={"data": {"train": "sha256:9", "eval": "sha256:2"}, "model": "sha256:3"})
+    with pytest.raises(StudyMismatch, match=r"model.path: stored"):
+        open_study(
+            url, make_config(data=data, model={"path": "org/model"}), provenance={**prints, "model": "org/model"}
+        )
+
+
+def test_a_default_written_out_and_sizes_that_change_no_result_are_no_difference(url: str) -> None:
+    open_study(url, make_config())
+    written = {"batch_size": 7, "every_steps": 10, "max_new_tokens": 128}
+    train = {"max_steps": 40, "micro_batch_size": 8, "learning_rate": 5e-5}
+    open_study(url, make_config(evaluate=written, train=train, loss={"alpha": 1.0}))
+
+
+def test_choices_of_files_may_be_spelled_in_another_way(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna takes "a.jsonl" and its absolute path for two choices, and refuses a trial with other choices."""
+    monkeypatch.chdir(tmp_path)
+    space = {"data.train": {"choice": ["a.jsonl", "b.jsonl", "c.jsonl"]}}
+    with open_study(url, make_config(space=space)) as study:
+        first = study.next_trial()
+        study.complete(first.number, {"eval/nll": 1.0})
+    absolute = {"data.train": {"choice": [f"{tmp_path}/{name}.jsonl" for name in "abc"]}}
+    with open_study(url, make_config(space=absolute)) as study:
+        second = study.next_trial()
+        assert {first.params["data.train"], second.params["data.train"]} < {"a.jsonl", "b.jsonl", "c.jsonl"}
+        assert len({first.params["data.train"], second.params["data.train"]}) == 2
+
+
 def test_a_field_that_did_not_exist_yet_counts_as_its_default(file_url: str) -> None:
     from rankray.store.identity import check_same, snapshot
 

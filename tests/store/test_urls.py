@@ -97,9 +97,23 @@ def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_file_urls_are_relative_with_three_slashes_and_absolute_with_four() -> None:
-    assert parse_url("sqlite:///a/b.db").path == Path("a/b.db")
+    assert parse_url("sqlite:///a/b.db").path == Path("a/b.db").absolute()
     assert parse_url("sqlite:////a/b.db").path == Path("/a/b.db")
     assert parse_url("journal:////a/b.log").path == Path("/a/b.log")
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "journal"])
+def test_both_kinds_of_files_read_a_path_alike(scheme: str) -> None:
+    assert parse_url(f"{scheme}:////a/b%20c%3F.db").path == Path("/a/b c?.db")
+    assert parse_url(f"{scheme}:///~/b.db").path == Path.home() / "b.db"
+    with pytest.raises(StoreError, match=rf"^store: got '{scheme}:///~nobody-here/b.db': .*there is no user"):
+        parse_url(f"{scheme}:///~nobody-here/b.db")
+
+
+def test_an_sqlite_file_that_an_earlier_version_made_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "b%20c.db").touch()
+    assert parse_url(f"sqlite:///{tmp_path}/b%20c.db").path == tmp_path / "b%20c.db"
+    assert parse_url(f"journal:///{tmp_path}/b%20c.db").path == tmp_path / "b c.db"
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "lustre", "9p", "fuse.juicefs", "wekafs"])

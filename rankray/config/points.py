@@ -1,0 +1,127 @@
+"""The points of a search space: random ones, all of a finite space, and those that the configuration refuses.
+
+Each bound and each choice is checked when a space is parsed, but a combination of allowed values may still be refused:
+a batch size that the micro batch does not divide, for one. How often that happens is found by drawing.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rankray.config.distribution import Distribution
+from rankray.config.params import apply_params
+from rankray.config.schema import Config
+from rankray.errors import ConfigError
+
+MOST_POINTS = 2000
+"""Finite spaces with more points than this are treated as if they were infinite."""
+DRAWS = 200
+"""How many random points are tried on a configuration to find out what it refuses."""
+PointId = tuple[tuple[str, Any], ...]
+
+
+def draw_point(space: Mapping[str, Distribution], config: Config, dice: random.Random) -> dict[str, Any]:
+    """Return a random point; parameters that do not exist there are left out."""
+    point: dict[str, Any] = {}
+    for path, dist in space.items():
+        if dist.active(point, config):
+            point[path] = draw_value(dist, dice)
+    return point
+
+
+def draw_value(dist: Distribution, dice: random.Random) -> Any:
+    """Return a random value of a distribution."""
+    values = _values(dist)
+    if values is not None and len(values) <= MOST_POINTS:
+        return dice.choice(values)
+    low, high = (math.log(dist.low), math.log(dist.high)) if dist.log else (dist.low, dist.high)
+    value = dice.uniform(low, high)
+    value = min(max(math.exp(value) if dist.log else value, dist.low), dist.high)
+    if dist.step:
+        value = dist.low + round((value - dist.low) / dist.step - 0.5) * dist.step
+    return int(value) if dist.kind == "int" else value
+
+
+def all_points(
+    space: Mapping[str, Distribution], config: Config, most: int = MOST_POINTS
+) -> list[dict[str, Any]] | None:
+    """Return all points of a space that the configuration accepts; None if it has more than `most`, or no end."""
+    points: list[dict[str, Any]] = [{}]
+    for path, dist in space.items():
+        values = _values(dist)
+        if values is None:
+            return None
+        longer: list[dict[str, Any]] = []
+        for point in points:
+            longer += [{**point, path: value} for value in values] if dist.active(point, config) else [point]
+            if len(longer) > most:
+                return None
+        points = longer
+    return [point for point in points if not refusal(config, point)]
+
+
+def point_id(point: Mapping[str, Any], space: Mapping[str, Distribution]) -> PointId:
+    """Return what is equal for equal points: a value on a grid counts by its place there, however it was rounded."""
+    return tuple((path, _place(value, space.get(path))) for path, value in sorted(point.items()))
+
+
+def refusal(config: Config, point: Mapping[str, Any]) -> str:
+    """Return why the configuration refuses a point, or an empty string."""
+    try:
+        apply_params(config, point)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def refused_draws(config: Config, space: Mapping[str, Distribution]) -> list[tuple[dict[str, Any], str]]:
+    """Return those of `DRAWS` random points that the configuration refuses, each with the reason."""
+    return [(point, why) for point in _draws(config, space) if (why := refusal(config, point))]
+
+
+def when_all_refused(config: Config, space: Mapping[str, Distribution]) -> tuple[dict[str, Any], str] | None:
+    """Return a point and why it is refused, if each of `DRAWS` random points is; None as soon as one is accepted."""
+    found = None
+    for point in _draws(config, space):
+        why = refusal(config, point)
+        if not why:
+            return None
+        found = point, why
+    return found
+
+
+def _draws(config: Config, space: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
+    dice = random.Random(f"draws of {config.name}")
+    for _ in range(DRAWS if space else 0):
+        yield draw_point(space, config, dice)
+
+
+def some_draw_allows(config: Config, space: Mapping[str, Distribution], path: str, value: Any) -> bool:
+    """Return whether the configuration accepts a value at `path` together with some values of the other parameters."""
+    dice = random.Random(f"{path} {value!r}")
+    for _ in range(DRAWS):
+        point = draw_point(space, config, dice)
+        if path in point and not refusal(config, {**point, path: value}):
+            return True
+    return False
+
+
+def _values(dist: Distribution) -> list[Any] | range | None:
+    """Return every value of a distribution; None if there are infinitely many."""
+    if dist.kind == "choice":
+        return list(dist.choices)
+    if dist.kind == "int":
+        return range(int(dist.low), int(dist.high) + 1, int(dist.step or 1))
+    if dist.step is None:
+        return None
+    count = math.floor((dist.high - dist.low) / dist.step + 1e-9) + 1
+    return [dist.low + index * dist.step for index in range(count)] if count <= MOST_POINTS else None
+
+
+def _place(value: Any, dist: Distribution | None) -> Any:
+    if dist is not None and dist.step and dist.kind == "float":
+        return round((value - dist.low) / dist.step)
+    return value

@@ -1,0 +1,103 @@
+"""Which values of a configuration are paths, and what they are relative to. The rule itself is in `rankray.paths`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rankray.errors import ConfigError
+from rankray.paths import resolved, resolved_url
+
+Resolve = Callable[[str, Path], str]
+
+
+def _data(given: str, base: Path) -> str:
+    """A data source is the name of a dataset on the hub, `id:config:split`, or a path."""
+    if "://" in given:
+        return given
+    last = given.rpartition(":")[2]
+    is_pattern = any(sign in given for sign in "*?")
+    is_path = (
+        given.startswith((".", "/", "~")) or is_pattern or "." in last or os.path.exists(os.path.join(base, given))
+    )
+    return resolved(given, base) if is_path else given
+
+
+def _model(given: str, base: Path) -> str:
+    """A model is a hub id, or a directory; a relative one that does not begin with a dot must exist."""
+    if given.startswith((".", "/", "~")) or os.path.isdir(os.path.join(base, given)):
+        return resolved(given, base)
+    if os.path.isdir(given):
+        near = os.path.relpath(given, base)
+        raise ValueError(
+            f"got {given!r}, which is a directory of the current one, but not of {str(base)!r}, where the file is; "
+            f"allowed: a path relative to the file, an absolute one, or a hub id; write {near}"
+        )
+    return given
+
+
+def _storage(given: str, base: Path) -> str:
+    return given if "://" in given else resolved(given, base)
+
+
+PATHS: dict[str, Resolve] = {
+    "data.train": _data,
+    "data.eval": _data,
+    "data.test": _data,
+    "model.path": _model,
+    "storage": _storage,
+    "store": resolved_url,
+}
+"""Dotted path of a field that holds a path -> how it is made absolute."""
+
+
+def resolve_tree(tree: dict[str, Any], base: Path, where: Callable[[str], str]) -> dict[str, str]:
+    """Make the paths in a configuration's tree absolute, those that its space and warm starts name, too.
+
+    Args:
+        tree: changed in place; what is not as it should be is left to validation.
+        base: what relative paths are relative to.
+        where: from a dotted path to the place it was written at.
+
+    Returns:
+        What was written for each field whose value has changed.
+
+    Raises:
+        ConfigError: a path names a user that does not exist, or a directory relative to the wrong place.
+    """
+    written: dict[str, str] = {}
+
+    def change(holder: Any, key: Any, path: str) -> None:
+        if isinstance(holder, dict | list) and isinstance(holder[key], list):  # several sources
+            for index, entry in enumerate(holder[key]):
+                if isinstance(entry, dict) and "path" in entry:
+                    change(entry, "path", path)
+                elif isinstance(entry, str):
+                    change(holder[key], index, path)
+        elif isinstance(holder, dict | list) and isinstance(holder[key], str) and holder[key]:
+            given = holder[key]
+            try:
+                holder[key] = PATHS[path](given, base)
+            except ValueError as error:
+                raise ConfigError(f"{where(path)}: {path}: {error}") from None
+            if holder[key] != given and path not in written:
+                written[path] = given
+
+    for path in PATHS:
+        section, _, key = path.rpartition(".")
+        holder = tree.get(section) if section else tree
+        if isinstance(holder, dict) and key in holder:
+            change(holder, key, path)
+    space = tree.get("space")
+    for path, entry in space.items() if isinstance(space, dict) else ():
+        choices = entry.get("choice") if path in PATHS and isinstance(entry, dict) else None
+        for index in range(len(choices) if isinstance(choices, list) else 0):
+            change(choices, index, path)
+    study = tree.get("study")
+    points = study.get("warm_start") if isinstance(study, dict) else None
+    for point in points if isinstance(points, list) else []:
+        for path in PATHS.keys() & (point if isinstance(point, dict) else {}):
+            change(point, path, path)
+    return written

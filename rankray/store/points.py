@@ -1,0 +1,64 @@
+"""The points of a finite space that nobody has tried: a trial that trains again with the same seed learns nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from rankray.config import Config, distributions
+from rankray.config.points import PointId, all_points, point_id
+from rankray.store.history import History
+from rankray.store.records import DRIVER, is_void
+
+
+class FinitePoints:
+    """Which points of a study's space are left. In a space without an end, or with very many points, all are.
+
+    Args:
+        config: the study's configuration.
+        history: the study's trials, refreshed by the caller.
+        driver: who asks; an empty string for one who only looks.
+    """
+
+    def __init__(self, config: Config, history: History, driver: str = "") -> None:
+        self._space = distributions(config)
+        self._history, self._driver = history, driver
+        found = all_points(self._space, config) if self._space else None
+        self._all: dict[PointId, dict[str, Any]] | None = None
+        if found is not None:
+            self._all = {point_id(point, self._space): point for point in found}
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every point has been tried by a trial that has ended."""
+        if self._all is None or self._history.unfinished:
+            return False
+        return len(self._all) <= len(self._history.trials) and not self._all.keys() - self._tried()
+
+    def untried(self, params: dict[str, Any], seed: int) -> dict[str, Any] | None:
+        """Return a proposal if nobody has tried it, else a point that nobody has tried; None if there is none."""
+        if self._all is None:
+            return params
+        tried = self._tried()
+        if point_id(params, self._space) not in tried:
+            return params
+        left = [key for key in self._all if key not in tried]
+        return self._all[left[seed % len(left)]] if left else None
+
+    def _tried(self) -> set[PointId]:
+        return {point_id(trial.params, self._space) for trial in self._history.trials if self._counts(trial)}
+
+    def _counts(self, trial: FrozenTrial) -> bool:
+        return counts_as_tried(trial, self._history, self._driver)
+
+
+def counts_as_tried(trial: FrozenTrial, history: History, driver: str) -> bool:
+    """Return whether a trial has tried its point: not a void one, nor one of the failures before anything finished.
+
+    While nothing in the study has finished, what failed under an earlier driver counts as untried: most likely not the
+    point was broken, and the search was started again after a fix.
+    """
+    if is_void(trial):
+        return False
+    return bool(history.finished) or trial.state != TrialState.FAIL or trial.user_attrs.get(DRIVER) == driver

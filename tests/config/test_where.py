@@ -1,0 +1,92 @@
+"""Paths in a configuration: relative to the file they are in, else to the current directory."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rankray.config import load_config
+from rankray.errors import ConfigError
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with its files, and another directory to stand in."""
+    for name in ("project/models/tiny", "elsewhere/models/other"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv("RANKRAY_STORE", raising=False)
+    return tmp_path / "project"
+
+
+def write(project, **changes):
+    tree = {
+        "name": "s",
+        "model": {"path": "models/tiny"},
+        "data": {"train": "train.jsonl", "eval": "../shared/eval.jsonl"},
+    }
+    file = project / "s.yaml"
+    file.write_text(yaml.safe_dump(tree | changes))
+    return file
+
+
+def test_a_path_in_a_file_is_relative_to_that_file(project):
+    loaded = load_config(write(project, store="sqlite:///r.db", storage="runs"))
+    config = loaded.config
+    assert config.model.path == str(project / "models/tiny")
+    assert config.data.train == str(project / "train.jsonl")
+    assert config.data.eval == str(project.parent / "shared/eval.jsonl")
+    assert config.store == f"sqlite:///{project}/r.db"
+    assert config.storage == str(project / "runs")
+    assert loaded.written["storage"] == "runs"
+
+
+def test_what_is_given_elsewhere_or_left_out_is_relative_to_the_current_directory(project, monkeypatch):
+    here = Path.cwd()
+    config = load_config(write(project), ["data.train=t.jsonl", "model={path: models/other}"]).config
+    assert config.data.train == str(here / "t.jsonl")
+    assert config.model.path == str(here / "models/other")
+    assert (config.store, config.storage) == (f"sqlite:///{here}/rankray.db", f"{here}/rankray-runs")
+    monkeypatch.setenv("RANKRAY_STORE", "journal:///x.log")
+    assert load_config(write(project)).config.store == f"journal:///{here}/x.log"
+    assert load_config(write(project), {"data.eval": "e.csv"}).config.data.eval == str(here / "e.csv")
+
+
+def test_a_tilde_is_the_home_directory(project):
+    home = Path.home()
+    data = {"train": "~/a.jsonl", "eval": "~/b.jsonl"}
+    config = load_config(
+        write(project, data=data, store="sqlite:///~/r.db", storage="~/runs", model={"path": "~/m"})
+    ).config
+    assert (config.data.train, config.data.eval) == (str(home / "a.jsonl"), str(home / "b.jsonl"))
+    assert (config.store, config.storage, config.model.path) == (f"sqlite:///{home}/r.db", f"{home}/runs", f"{home}/m")
+
+
+def test_paths_in_a_space_and_in_warm_starts_follow_the_rule(project):
+    (project / "spaces").mkdir()
+    (project / "spaces/data.yaml").write_text("data.train: {choice: [a.jsonl, /b.jsonl, org/set:main:train]}\n")
+    points = [{"data.train": "spaces/a.jsonl"}]
+    loaded = load_config(write(project, space="spaces/data.yaml", study={"warm_start": points}))
+    choices = [str(project / "spaces/a.jsonl"), "/b.jsonl", "org/set:main:train"]
+    assert loaded.config.space["data.train"]["choice"] == choices
+    assert loaded.config.study.warm_start == [{"data.train": choices[0]}]
+
+
+def test_ids_of_the_hub_and_urls_stay_as_they_are(project):
+    data = {"train": "openai/gsm8k:main:train[:90%]", "eval": "org/v1.5-set:test"}
+    config = load_config(write(project, data=data, model={"path": "org/model-1.5"}, storage="s3://bucket/x")).config
+    assert (config.data.train, config.data.eval) == (data["train"], data["eval"])
+    assert (config.model.path, config.storage) == ("org/model-1.5", "s3://bucket/x")
+
+
+def test_a_model_beside_the_reader_and_not_beside_the_file_is_refused(project):
+    with pytest.raises(
+        ConfigError, match=r"s.yaml:\d+: model.path: got 'models/other', .*; write ../elsewhere/models/other$"
+    ):
+        load_config(write(project, model={"path": "models/other"}))
+
+
+@pytest.mark.parametrize("change", [{"storage": "~nobody-here/x"}, {"store": "journal:///~nobody-here/x"}])
+def test_a_home_that_nobody_has_is_refused(project, change):
+    with pytest.raises(ConfigError, match=r"s.yaml:\d+: \w+: got .*no user 'nobody-here'"):
+        load_config(write(project, **change))

@@ -1,0 +1,69 @@
+"""Finite spaces: every point once, and then the search is done."""
+
+from __future__ import annotations
+
+import pytest
+
+from rankray.store import attach, open_study, views
+from store.helpers import begin, make_config, run_trial
+
+FOUR = {
+    "loss.objective": {"choice": ["sft", "rri"]},
+    "loss.temperature": {"float": [0.5, 1.5], "step": 0.5, "when": {"loss.objective": "rri"}},
+}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_every_point_of_a_finite_space_is_tried_once_and_the_study_is_done(file_url: str, sampler: str) -> None:
+    config = make_config(space=FOUR | {"train.learning_rate": {"choice": [1e-3]}}, study={"sampler": sampler})
+    with open_study(file_url, config) as study:
+        seen = []
+        while (ticket := study.next_trial()) is not None:
+            assert not study.done
+            run_trial(study, ticket)
+            seen.append(str(ticket.params))
+        assert len(seen) == len(set(seen)) == 4
+        assert (study.done, study.finished, study.budget) == (True, 4, 8)
+    looked = attach(file_url, "s")
+    assert looked.done
+    assert views.status(looked)["state"] == "complete"
+
+
+def test_a_point_that_failed_is_not_tried_again_by_the_same_search(file_url: str) -> None:
+    config = make_config(space={"loss.objective": {"choice": ["sft", "rri"]}}, study={"trials": 20})
+    with open_study(file_url, config) as study:
+        first = begin(study)
+        study.fail(first.number, "broken")
+        second = begin(study)
+        assert second.params != first.params
+        assert not study.done
+        study.complete(second.number, {"eval/nll": 1.0})
+        assert study.next_trial() is None
+        assert study.done
+        assert study.counts().failed == 1
+
+
+def test_points_that_the_configuration_refuses_are_not_waited_for(file_url: str) -> None:
+    config = make_config(
+        train={"max_steps": 40, "batch_size": 8, "micro_batch_size": 4},
+        space={"train.batch_size": {"int": [4, 12]}},
+        study={"trials": 20},
+    )
+    with open_study(file_url, config) as study:
+        seen = set()
+        while (ticket := study.next_trial()) is not None:
+            seen.add(ticket.params["train.batch_size"])
+            study.complete(ticket.number, {"eval/nll": 1.0})
+        assert {4, 8, 12} <= seen
+        assert study.done
+
+
+def test_a_study_whose_space_is_refused_by_now_still_opens(file_url: str) -> None:
+    space = {
+        "loss.objective": {"choice": ["sft", "sft"]},
+        "loss.alpha": {"float": [0.1, 1], "when": {"train.seed": -1}},
+    }
+    config = make_config(space=space)
+    with open_study(file_url, config) as study:
+        study.complete(begin(study).number, {"eval/nll": 1.0})
+    assert attach(file_url, "s").finished == 1
