@@ -57,6 +57,21 @@ def test_made_up_figures_are_called_synthetic_everywhere(search_file: Path, tmp_
     assert "(synthetic)" in plot.read_text()
 
 
+def test_a_rehearsal_loads_neither_torch_nor_ray(search_file: Path, tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "runs.csv", rows(made_config(), settings=12))
+    words = ["rankray", "rehearse", str(search_file), "--table", str(table), "--seeds", "1", "--trials", "4"]
+    code = (
+        f"import sys; sys.argv = {[*words, '--strategies', 'auto,tpe,random', '--json']!r}\n"
+        "from rankray.cli.app import app\n"
+        "try: app()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(sorted({'torch', 'ray', 'transformers', 'datasets', 'trl'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_store_that_is_given_is_driven_and_left_as_it_was(search_file: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/real.db"
     done = rehearse(search_file, "--seeds", 1, "--trials", 4, "--strategies", "random", "--on", url, "--json")
