@@ -39,7 +39,7 @@ ROOMS = {  # room or top-level file -> what it may import beside itself; a room'
     "setup": {"config", "errors", "data", "finetune", "model"},
     "cli": {
         "__init__", "logs", "config", "contracts", "errors", "checkpoints", "store", "cluster", "search", "finetune",
-        "report", "rehearse", "quickstart", "analysis", "data", "setup",
+        "evaluate", "model", "report", "rehearse", "quickstart", "analysis", "data", "setup",
     },
 }  # fmt: skip
 OWNERS = {  # libraries that only these rooms may import

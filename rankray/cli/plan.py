@@ -27,15 +27,19 @@ def check(
             raise
         print(json.dumps({"ok": False, "errors": str(error).splitlines()}))
         raise typer.Exit(error.exit_code) from None
+    from rankray.finetune.base_model import base_model_lines
+    from rankray.finetune.preflight import leak_warnings
     from rankray.report.explain import check_lines
 
+    warnings = leak_warnings(loaded)
     if as_json:
         from rankray.store.urls import masked
 
         config = loaded.config.model_dump(mode="json") | {"store": masked(loaded.config.store)}
-        print(json.dumps({"ok": True, "config": config}))
+        print(json.dumps({"ok": True, "errors": [], "warnings": warnings, "config": config}))
         return
-    for line in check_lines(loaded):
+    shown = [*check_lines(loaded), *base_model_lines(loaded.config)]
+    for line in [*shown, *(f"warning: {line}" for line in warnings)]:
         say(line)
 
 

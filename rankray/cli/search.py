@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rankray.cli.common import console, load, preflight, print_summary, say
+from rankray.cli.lineage import lineage
 from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
 
     logs.configure(verbose)
     loaded = with_steps(loaded, download=True)
-    provenance = preflight(loaded) | {"file": str(Path(loaded.file).absolute())}
+    provenance = preflight(loaded) | lineage(loaded)
     config = loaded.config
     study = open_study(config.store, config, provenance=provenance)
     config = study.config  # a study that an earlier version began continues with the defaults it began with
@@ -60,6 +61,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
+    board.untrained = (views.untrained(study) or {}).get("value")
     with watching(board, console()) as observer:
         done = run_search(study, observer, verbose=verbose)
     if not done:

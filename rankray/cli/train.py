@@ -42,7 +42,7 @@ def train(
             max_steps=config.full_steps,
             committed=lambda path: retention.committed(0, path),
         )
-        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None)
+        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None, untrained=True)
         outcome = staging.train(run, spec, reporter)
     if as_json:
         print(json.dumps({"metrics": outcome.metrics, "checkpoint": outcome.checkpoint, "steps": outcome.steps}))

@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rankray.errors import ModelError
 
@@ -40,6 +41,7 @@ class Progress:
         own_metrics: the `eval/...` metrics of this run alone, before the mean with the finished runs.
         finished: the final `eval/...` metrics of the runs before this one.
         train_sums: the sums behind the `train/...` metrics of the next report, so far.
+        config: what it was trained with, without the store, so that it can be evaluated by itself.
     """
 
     step: int
@@ -49,6 +51,7 @@ class Progress:
     own_metrics: dict[str, float] = field(default_factory=dict)
     finished: list[dict[str, float]] = field(default_factory=list)
     train_sums: list[float] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 def write_checkpoint(

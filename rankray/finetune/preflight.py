@@ -12,13 +12,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankray.config import LoadedConfig, apply_params
+from rankray.config import Config, LoadedConfig, apply_params
+from rankray.config.evaluation import is_sampled
 from rankray.config.space import distributions
 from rankray.data.chat import Example
 from rankray.data.examples import Places, common_prefix
 from rankray.data.files import file_fingerprint, hub_parts, is_file_source
+from rankray.data.leaks import leaks_line, leaks_of
 from rankray.data.sources import Source, entries_of, fingerprint, is_local
-from rankray.errors import DataError, ModelError, nearest
+from rankray.errors import ConfigError, DataError, ModelError, nearest
+from rankray.evaluate.answers import check_answer, is_function
+from rankray.finetune.base_model import check_base_model
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.model.files import context_length, local_model
 
@@ -49,6 +53,7 @@ def preflight(loaded: LoadedConfig) -> dict[str, Any]:
 def _check(loaded: LoadedConfig) -> dict[str, Any]:
     config = loaded.config
     check_sft_fields(config.train.sft, loaded.where)
+    check_base_model(loaded)
     model, directory = _check_model(config.model.path, loaded.where("model.path"))
     splits = ("train", "eval", *(["test"] if config.data.test is not None else []))
     data = {split: _check_split(split, loaded, directory) for split in splits}
@@ -101,6 +106,8 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None) -> str:
         return fingerprint(given, where)
     names = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in ("prompt", "completion", "messages")}
     examples = [placed.example for placed in Source(split, data, places=Places(source=where, **names)).examples()]
+    if split != "train" and _answers(loaded.config):
+        _check_answers(loaded, examples)
     if model is not None:
         where = f"{loaded.where('data.max_length')}: data.max_length"
         _check_room(examples, model, split, data.max_length, where)
@@ -110,6 +117,33 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None) -> str:
                 "take a chat model, or use data.prompt and data.completion"
             )
     return fingerprint(given, where)
+
+
+def leak_warnings(loaded: LoadedConfig) -> list[str]:
+    """Return a line for each held-out split of which prompts also stand in the training data; only files are compared.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    found = leaks_of(loaded.config.data)
+    return [line for split, leaks in found.items() if (line := leaks_line(split, leaks))]
+
+
+def _answers(config: Config) -> bool:
+    """Whether answers are generated and compared with the references of the data."""
+    names = config.evaluate.metrics
+    return any(name == "accuracy" or is_sampled(name) for name in names) and config.evaluate.answer != "code"
+
+
+def _check_answers(loaded: LoadedConfig, examples: Sequence[Example]) -> None:
+    texts = [str(e.completion if isinstance(e.completion, str) else e.completion[-1]["content"]) for e in examples]
+    how = loaded.config.evaluate.answer
+    if is_function(how):
+        return  # on the Python path of the nodes, perhaps not of this machine
+    try:
+        check_answer(how, texts)
+    except ConfigError as error:
+        raise ConfigError(f"{loaded.where('evaluate.answer')}: {error}") from None
 
 
 def _check_room(examples: Sequence[Example], model: Path, split: str, max_length: int, where: str) -> None:

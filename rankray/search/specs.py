@@ -27,6 +27,7 @@ def spec_maker(config: Config, directory: Callable[[int], str]) -> Callable[[Tic
             number=ticket.number,
             checkpoint=ticket.checkpoint,
             history=ticket.history,
+            untrained=ticket.untrained,
         )
 
     return make
@@ -46,6 +47,9 @@ def worker_config(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     tree["storage"] = places.absolute(config.storage)
     tree["train"]["threads"] = config.train.threads or max(1, int(config.resources.cpus_per_worker))
     for section, key in (("data", "train"), ("data", "eval"), ("data", "test"), ("model", "path")):
-        if tree[section][key] is not None and Path(tree[section][key]).exists():
+        if isinstance(tree[section][key], str) and Path(tree[section][key]).exists():
             tree[section][key] = str(Path(tree[section][key]).absolute())
+    for each in tree["evaluate"]["also"].values():
+        if Path(each["data"]).exists():
+            each["data"] = str(Path(each["data"]).absolute())
     return tree

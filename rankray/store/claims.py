@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -62,6 +63,7 @@ class Claims:
         self._read, self._last = 0, -1
         self._first: dict[str, Any] = {}
         self._latest: dict[int, tuple[str, int]] = {}
+        self._changes: dict[int, list[tuple[datetime | None, str]]] = {}
 
     def refresh(self) -> None:
         """Read what others have entered since."""
@@ -93,6 +95,10 @@ class Claims:
         """Return (driver, fence) of a trial as of the last refresh; the driver is `NOBODY` after a release."""
         return self._latest.get(trial.number) or (str(trial.user_attrs.get(DRIVER, NOBODY)), 0)
 
+    def changes(self, number: int) -> list[tuple[datetime | None, str]]:
+        """Return when a trial changed its owner since it was created, and to whom, as of the last refresh."""
+        return list(self._changes.get(number, []))
+
     def take(self, trial: FrozenTrial, driver: str) -> bool:
         """Enter `driver` as the next owner of a trial; return whether it was the first to do so."""
         _, fence = self.owner(trial)
@@ -111,3 +117,4 @@ class Claims:
         if kind == "trial":
             number, _, fence = rest.partition(":")
             self._latest[int(number)] = (body, int(fence))
+            self._changes.setdefault(int(number), []).append((entry.datetime_start, body))

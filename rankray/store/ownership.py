@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -24,7 +25,7 @@ from rankray.store.ending import STATES, Ender
 from rankray.store.history import History
 from rankray.store.leases import DRIVER_KEY, Lease, Record, Watch, driver_records, known_dead, lease_seconds_default
 from rankray.store.optuna_private import trial_id
-from rankray.store.records import READY, is_void
+from rankray.store.records import CREATED, DRIVER, READY, is_void
 from rankray.store.strategies import direction
 
 logger = logging.getLogger(__name__)
@@ -107,6 +108,20 @@ class TrialOwnership:
     def owner(self, trial: FrozenTrial) -> str:
         """Return the driver that owns a trial, or an empty string."""
         return self._claims.owner(trial)[0]
+
+    def stretches(self, trial: FrozenTrial) -> list[tuple[str, datetime, datetime | None]]:
+        """Return who ran a trial and when, one (driver, start, end) after the other; the end is None while it runs."""
+        found: list[tuple[str, datetime, datetime | None]] = []
+        created = trial.user_attrs.get(CREATED)
+        since = datetime.fromisoformat(created) if created else trial.datetime_start
+        driver = str(trial.user_attrs.get(DRIVER, NOBODY))
+        for at, now in self._claims.changes(trial.number):
+            if driver and since and at and since <= at:  # else of an earlier version, which kept no first start
+                found.append((driver, since, at))
+            driver, since = now, at
+        if driver and since:
+            found.append((driver, since, trial.datetime_complete))
+        return found
 
     def drivers(self) -> dict[str, Record]:
         """Return the drivers that are not known to be dead, by id."""

@@ -5,6 +5,7 @@ Attributes of a trial, all under one prefix. A key keeps its meaning in all vers
     rankray:driver       the driver that created it (written with the trial itself); claims say who owns it since
     rankray:origin       why it was made (with the trial itself): `sampler`, `baseline:sft`, `baseline:paper`, `known`,
                          `known:rates`, `warm_start`, `warm_start:<earlier study>`; `confirm:...` in a confirmation
+    rankray:created      when, local time (with the trial itself): Optuna's own start is that of the last resumption
     rankray:point        identity of the given point it tries (with the trial itself)
     rankray:ready        its parameters and its place are final: an orphan with it is adopted, one without is discarded
     rankray:step:<n>     what was reported at step n and the verdict on it: the commit point of a report. An owner of
@@ -29,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 PREFIX = "rankray:"
 DRIVER = "rankray:driver"
 ORIGIN = "rankray:origin"
+CREATED = "rankray:created"
 POINT = "rankray:point"
 READY = "rankray:ready"
 STEP = "rankray:step:"
@@ -37,6 +39,8 @@ LOST = "rankray:lost"
 END = "rankray:end"
 VOID = "rankray:void"
 PROVENANCE = "rankray:provenance"
+UNTRAINED = "rankray:untrained"
+"""Attribute of a study: the metrics of the untrained model, evaluated by one of its trials at step 0."""
 BASELINE = "baseline:"
 """How the origin of a baseline starts."""
 LONGEST_TEXT = 12_000
@@ -56,6 +60,7 @@ class Ticket:
         history: metrics of every committed step, in step order, each with its `step`; as `TrialSpec.history`.
         adopted: whether it was started before, by another driver or by this one.
         origin: why it was made, as in `rankray:origin`.
+        untrained: whether the trial is to evaluate the untrained model too, because no other has done so.
     """
 
     number: int
@@ -64,6 +69,7 @@ class Ticket:
     history: list[dict[str, float]] = field(default_factory=list)
     adopted: bool = False
     origin: str = "sampler"
+    untrained: bool = False
 
 
 @dataclass(frozen=True)

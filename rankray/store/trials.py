@@ -13,7 +13,7 @@ report sent again, completes. So the verdict on a step never changes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -36,6 +36,7 @@ from rankray.store.records import (
     LONGEST_TEXT,
     LOST,
     PROVENANCE,
+    UNTRAINED,
     Counts,
     StepRecord,
     Ticket,
@@ -94,6 +95,11 @@ class StudyStore(TrialOwnership):
     def identity(self) -> str:
         """An id that distinguishes this study from others of its name; empty if an earlier version made the study."""
         return str((self._claims.first(IDENTITY) or {}).get("id", ""))
+
+    @property
+    def untrained(self) -> dict[str, float]:
+        """The metrics of the untrained model, which one trial evaluates at step 0; empty before."""
+        return dict(self.storage.get_study_user_attrs(self.study_id).get(UNTRAINED, {}))
 
     def next_trial(self) -> Ticket | None:
         """Return a trial to run: an orphan first, then a new one while the budget has room, else None.
@@ -159,6 +165,9 @@ class StudyStore(TrialOwnership):
             if trial.state.is_finished():
                 return self._late(trial, steps, report.step)
             fence = self._own(trial)
+            if report.step == 0:
+                self._note_untrained(report)
+                return Verdict(stop=False)
             record = steps.get(report.step)
             if record is None:
                 record = self._judge.judge(trial, report, self._history.for_pruner)
@@ -272,7 +281,17 @@ class StudyStore(TrialOwnership):
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)
         self._history.written.add(trial.number)
-        return ticket_of(trial, adopted=adopted, order=self._order)
+        ticket = ticket_of(trial, adopted=adopted, order=self._order)
+        if self.untrained:
+            return replace(ticket, untrained=False)
+        fresh = [number for number in self._history.unfinished if not steps_of(self._history.trials[number])]
+        return replace(ticket, untrained=trial.number == min(fresh, default=None))
+
+    def _note_untrained(self, report: Report) -> None:
+        """Keep what a trial found out about the untrained model; the first finding stays."""
+        if not self.untrained:
+            metrics = {name: float(value) for name, value in report.metrics.items()}
+            self.storage.set_study_user_attr(self.study_id, UNTRAINED, metrics)
 
     def _late(self, trial: FrozenTrial, steps: dict[int, StepRecord], step: int) -> Verdict:
         """Answer a report on a trial that has ended."""

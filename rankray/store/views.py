@@ -42,12 +42,19 @@ def status(study: StudyStore) -> dict[str, Any]:
         "best": None if top is None else {key: top[key] for key in ("number", "value", "params")},
         "metric": study.config.study.metric,
         "direction": study.config.direction,
+        "untrained": untrained(study),
         "store": study.url,
         "drivers": [
             {"driver": driver, "host": record["host"], "pid": record["pid"]} for driver, record in drivers.items()
         ],
         "first_failure": _first_failure(study),
     }
+
+
+def untrained(study: StudyStore) -> dict[str, Any] | None:
+    """Return what the untrained model reaches, `{"value", "metrics"}`; None before that is known."""
+    metrics = _plain(study.untrained)
+    return {"value": metrics.get(study.config.study.metric), "metrics": metrics} if metrics else None
 
 
 def trial(study: StudyStore, number: int) -> dict[str, Any]:
@@ -65,8 +72,10 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
     ticket = ticket_of(found, adopted=False)
     end = found.user_attrs.get(END, {})
     steps = steps_of(found)
+    before = untrained(study)
     return {
-        **_row(study, found),
+        **_row(study, found, before),
+        "untrained": before,
         "metrics": _plain(_final_metrics(found)),
         "steps": [
             {
@@ -90,13 +99,14 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
 def trials(study: StudyStore) -> list[dict[str, Any]]:
     """Return one short row per trial, in order of number."""
     study.counts()
-    return [_row(study, each) for each in study.trials()]
+    before = untrained(study)
+    return [_row(study, each, before) for each in study.trials()]
 
 
 def best(study: StudyStore) -> dict[str, Any] | None:
     """Return the best complete trial, or None. Trials that were stopped early do not count."""
     top = _best(study, (each for each in study.trials() if each.state == TrialState.COMPLETE))
-    return None if top is None else _result(study, top)
+    return None if top is None else _result(study, top, untrained(study))
 
 
 def objectives(study: StudyStore) -> list[dict[str, Any]]:
@@ -106,7 +116,7 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
     objective has only pruned ones, the best of those is returned, with the value and the step it was stopped at. A
     baseline is returned however it ended, with its last value and its state.
     """
-    found = study.trials()
+    found, before = study.trials(), untrained(study)
     best_of: dict[str, FrozenTrial] = {}
     for state in (TrialState.PRUNED, TrialState.COMPLETE):
         by_objective: dict[str, list[FrozenTrial]] = {}
@@ -117,9 +127,10 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
             top = _best(study, candidates)
             assert top is not None
             best_of[objective] = top
-    rows = [{"what": objective, **_result(study, top)} for objective, top in sorted(best_of.items())]
+    rows = [{"what": objective, **_result(study, top, before)} for objective, top in sorted(best_of.items())]
     for origin in ("baseline:sft", "baseline:paper"):
-        rows += [{"what": origin, **_result(study, each)} for each in found if each.user_attrs.get(ORIGIN) == origin]
+        tried = [each for each in found if each.user_attrs.get(ORIGIN) == origin]
+        rows += [{"what": origin, **_result(study, each, before)} for each in tried]
     return rows
 
 
@@ -135,11 +146,13 @@ def retention(study: StudyStore) -> tuple[set[int], set[int]]:
     return {each.number for each in ended}, {each.number for each in ranked[: study.config.study.keep_best]}
 
 
-def _row(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
+def _row(study: StudyStore, found: FrozenTrial, before: dict[str, Any] | None) -> dict[str, Any]:
+    value = _value(study, found)
     return {
         "number": found.number,
         "state": study.state(found),
-        "value": _value(study, found),
+        "value": value,
+        "worse_than_untrained": _is_worse(study, value, before),
         "step": max(steps_of(found), default=0),
         "params": dict(found.params),
         "origin": found.user_attrs.get(ORIGIN, "sampler"),
@@ -150,11 +163,13 @@ def _row(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _result(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
+def _result(study: StudyStore, found: FrozenTrial, before: dict[str, Any] | None) -> dict[str, Any]:
     checkpoint = ticket_of(found, adopted=False).checkpoint
+    value = _value(study, found)
     return {
         "number": found.number,
-        "value": _value(study, found),
+        "value": value,
+        "worse_than_untrained": _is_worse(study, value, before),
         "params": dict(found.params),
         "metrics": _plain(_final_metrics(found)),
         "checkpoint": checkpoint,
@@ -164,6 +179,15 @@ def _result(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
         "state": study.state(found),
         "step": max(steps_of(found), default=0),
     }
+
+
+def _is_worse(study: StudyStore, value: float | None, before: dict[str, Any] | None) -> bool | None:
+    """Whether a value is worse than the untrained model's; None where that is unknown or each trial has its own."""
+    if value is None or before is None or before["value"] is None:
+        return None
+    if any(path.startswith(("model.", "data.")) for path in study.config.space):
+        return None
+    return bool(value < before["value"] if study.config.direction == "maximize" else value > before["value"])
 
 
 def _best(study: StudyStore, candidates: Iterable[FrozenTrial]) -> FrozenTrial | None:
@@ -202,8 +226,13 @@ def _final_metrics(found: FrozenTrial) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for record in steps_of(found).values():
         metrics.update(record.metrics)
-    metrics.update(found.user_attrs.get(END, {}).get("metrics", {}))
+    metrics.update(end_metrics(found))
     return metrics
+
+
+def end_metrics(found: FrozenTrial) -> dict[str, float]:
+    """Return the metrics that a trial was completed with; nothing for one that a verdict ended, or that runs."""
+    return dict(found.user_attrs.get(END, {}).get("metrics", {}))
 
 
 def _reason(found: FrozenTrial) -> str:
