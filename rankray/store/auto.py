@@ -10,8 +10,7 @@ is running counts.
    end): the second is less noisy, the first is what counts. z is the normal score of the run's rank: with a mean and a
    standard deviation instead, a few runs that went wrong made all good ones look alike, and the search needed half as
    many runs again (`benchmarks/search.py`). What diverged, or was pruned, is a bad run. Expected improvement and mean
-   + 2 sd take turns: improvement alone exploits, and the noise of a lucky run feeds it. As long as there is a branch of
-   the space that nobody has tried, the second looks at such branches alone.
+   + 2 sd take turns: improvement alone exploits, and the noise of a lucky run feeds it.
 3. Beyond MOST_RUNS whole runs, TPE.
 """
 
@@ -202,8 +201,6 @@ def proposal(
     running = np.arange(len(values), len(places))[-USED_RUNNING:]
     taken, worth = places[np.concatenate([used, running])], values[used]
     among = encoding.distances(taken, taken)
-    if optimistic and not given:
-        candidates = _of_untried_branches(encoding, candidates, places)
     if len(candidates) > SHORTLIST:
         means, sds = gp.Posterior(among, worth, scales[kept[:1]], noise[kept[:1]]).at(
             encoding.distances(taken, candidates)
@@ -218,26 +215,6 @@ def proposal(
         score = gp.expected_improvement(means, sds, posterior.means_of_runs.max(axis=1))
     chosen: Array = candidates[int(np.argmax(score))]
     return chosen
-
-
-def _of_untried_branches(encoding: Encoding, candidates: Array, places: Array) -> Array:
-    """Return the candidates of branches that no trial is of; all of them where every branch has one.
-
-    Known settings may be of one objective and wrong: without this, the others waited until it was used up.
-    """
-    branches = [branch for branch in encoding.branches if not _are_of(encoding, places, branch).any()]
-    untried = np.zeros(len(candidates), dtype=bool)
-    for branch in branches:
-        untried |= _are_of(encoding, candidates, branch)
-    return candidates[untried] if untried.any() else candidates
-
-
-def _are_of(encoding: Encoding, rows: Array, branch: Mapping[int, int]) -> NDArray[np.bool_]:
-    """Return which rows are of a branch."""
-    there = np.ones(len(rows), dtype=bool)
-    for gate, choice in branch.items():
-        there &= rows[:, gate] == (choice + 0.5) / len(encoding.fields[gate].choices)
-    return there
 
 
 def _away_from(encoding: Encoding, candidates: Array, places: Array) -> Array:
@@ -289,13 +266,23 @@ def _is_seen(trial: FrozenTrial) -> bool:
 
 def _of_a_rare_branch(encoding: Encoding, there: Sequence[FrozenTrial], draws: np.random.Generator) -> Array:
     """Return a setting of the branch that has the fewest trials: of a few random ones the farthest from all trials."""
-    taken = np.array([encoding.place(trial.params) for trial in there]).reshape(len(there), len(encoding.fields))
-    counts = [int(_are_of(encoding, taken, branch).sum()) for branch in encoding.branches]
-    rows = encoding.draw(SPREAD if there else 1, draws, encoding.branches[int(np.argmin(counts))])
+    counts = [0] * len(encoding.branches)
+    for trial in there:
+        row = encoding.place(trial.params)
+        for index, branch in enumerate(encoding.branches):
+            if all(_is_at(encoding, row, gate, choice) for gate, choice in branch.items()):
+                counts[index] += 1
+    branch = encoding.branches[int(np.argmin(counts))]
+    rows = encoding.draw(SPREAD if there else 1, draws, branch)
     if not there:
         return np.asarray(rows[0])
+    taken = np.stack([encoding.place(trial.params) for trial in there])
     apart = (encoding.distances(rows, taken) ** 2).sum(axis=0).min(axis=1)
     return np.asarray(rows[int(np.argmax(apart))])
+
+
+def _is_at(encoding: Encoding, row: Array, gate: int, choice: int) -> bool:
+    return bool(row[gate] == (choice + 0.5) / len(encoding.fields[gate].choices))
 
 
 def _candidates(encoding: Encoding, runs: Array, values: Array, draws: np.random.Generator) -> Array:
