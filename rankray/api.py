@@ -12,7 +12,7 @@ A configuration is what `load` returns; each function also takes a path or a map
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,51 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
         tree = checked.model_dump(mode="json") | {"space": {}}
         spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=checkpoint)
         return staging.train(run, spec, reporter)
+
+
+def rehearse(
+    config: Given,
+    *,
+    table: str | Path | None = None,
+    strategies: Sequence[str] = ("file", "random"),
+    slots: int = 1,
+    seeds: int = 5,
+    trials: int | None = None,
+) -> list[dict[str, Any]]:
+    """Run whole searches in virtual time, to see what a budget buys: on recorded runs, or on made-up curves.
+
+    >>> import rankray
+    >>> found = rankray.rehearse(file, seeds=1, trials=4)
+    >>> [strategy["name"] for strategy in found]
+    ['file', 'random']
+
+    Args:
+        config: what would be searched.
+        table: csv or parquet with one row per setting, seed and step; None makes curves up.
+        strategies: samplers, or sampler+pruner; `file` is the configuration's own.
+        slots: trials at a time.
+        seeds: searches per strategy and world.
+        trials: finished trials per search; None takes the configuration's.
+
+    Returns:
+        for each strategy, as `rankray rehearse --json`, when it found the target, in full runs.
+
+    Raises:
+        UserError: the table cannot be read, or a strategy is unknown.
+    """
+    from rankray.cli.rehearse import SYNTHETIC_WORLDS
+    from rankray.rehearse.summary import compare
+    from rankray.rehearse.table import read_table
+    from rankray.rehearse.worlds import synthetic_world, worlds_of
+
+    checked = _loaded(config).config
+    worlds = (
+        [synthetic_world(checked, seed) for seed in range(SYNTHETIC_WORLDS)]
+        if table is None
+        else worlds_of(read_table(Path(table), checked), checked)
+    )
+    done = compare(checked, worlds, strategies, slots=slots, seeds=seeds, trials=trials or checked.study.trials)
+    return [each.to_json() for each in done]
 
 
 def best(name: str, store: str | None = None) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ def load(file: Path, sets: list[str], store: str = "", name: str = "") -> Loaded
     """
     from rankray.config import load_config
 
-    overrides = [*sets, *([f"store={json.dumps(store)}"] if store else [])]
+    overrides = [*sets, *([f"store={json.dumps(from_environment(store))}"] if store else [])]
     return _counted(load_config(file, overrides, name or None))
 
 
@@ -80,7 +81,33 @@ def store_url(given: str) -> str:
     """Return the store that a verb without a configuration looks at: the one given, RANKRAY_STORE or the default."""
     from rankray.config import default_store
 
-    return given or default_store()
+    return from_environment(given) or default_store()
+
+
+def attached(store: str, study: str) -> StudyStore:
+    """Return a study to look at; what is missing because it is malformed is said on standard error."""
+    from rankray.store import attach
+
+    held = attach(store_url(store), study)
+    if held.storage.left_out:
+        say(held.storage.left_out, to_stderr=True)
+    return held
+
+
+def from_environment(given: str) -> str:
+    """Return a store URL; `env:NAME` stands for the value of that variable, which no list of processes shows.
+
+    Raises:
+        StoreError: the variable is not set.
+    """
+    from rankray.errors import StoreError
+
+    if not given.startswith("env:"):
+        return given
+    found = os.environ.get(given.removeprefix("env:"))
+    if not found:
+        raise StoreError(f"store: {given}: there is no such variable, or it is empty; set it, or give a URL")
+    return found
 
 
 def print_summary(study: StudyStore, file: str) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
+from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import console, print_summary, store_url
+from rankray.cli.common import attached, console, print_summary
 from rankray.cli.options import Json, Store, Study
 
 if TYPE_CHECKING:
     from rankray.store import StudyStore
+SHOWN = 20
+"""Trials that `status` lists."""
+
 
 WATCH_SECONDS, PIPED_SECONDS = 2.0, 60.0
 """How often `status --watch` looks: in a terminal, and where its lines go to a pipe or a file."""
@@ -25,9 +28,9 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until the search ends.")] = False,
 ) -> None:
     """Show how far a study is and what it holds."""
-    from rankray.store import attach, views
+    from rankray.store import views
 
-    held = attach(store_url(store), study)
+    held = attached(store, study)
     shown = views.status(held)
     if as_json:
         print(json.dumps(shown))
@@ -37,19 +40,19 @@ def status(
     screen = console()
     if not (watch and screen.is_terminal and not screen.is_dumb_terminal):
         while True:
-            screen.print(StatusView(shown, views.trials(held)))
+            screen.print(StatusView(shown, views.trials(held, SHOWN)))
             if not watch or shown["state"] != "running":
                 return
-            time.sleep(PIPED_SECONDS)
+            sleep(PIPED_SECONDS)
             shown = views.status(held)
     from rich.live import Live
 
     with Live(console=screen, auto_refresh=False) as live:
         while True:
-            live.update(StatusView(shown, views.trials(held), limit=max(3, screen.height - 8)), refresh=True)
+            live.update(StatusView(shown, views.trials(held, SHOWN), limit=max(3, screen.height - 8)), refresh=True)
             if shown["state"] != "running":
                 return
-            time.sleep(WATCH_SECONDS)
+            sleep(WATCH_SECONDS)
             shown = views.status(held)
 
 
@@ -61,9 +64,9 @@ def show(
     all_steps: Annotated[bool, typer.Option("--all-steps", help="Show every report, not only what fits.")] = False,
 ) -> None:
     """Show one trial: its settings, every report, how it ended and why."""
-    from rankray.store import attach, views
+    from rankray.store import views
 
-    held = attach(store_url(store), study)
+    held = attached(store, study)
     trial = views.trial(held, number)
     if as_json:
         print(json.dumps(trial | {"settings": _given(held)}))
@@ -88,18 +91,31 @@ def best(
     store: Store = "",
     as_json: Json = False,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the best settings as a file for `train`.")] = False,
+    code: Annotated[bool, typer.Option("--code", help="With --yaml: pass on model.trust_remote_code.")] = False,
 ) -> None:
     """Show the best settings found, and the command that trains them again."""
-    from rankray.store import attach, views
+    from rankray.errors import printable
+    from rankray.store import views
 
-    held = attach(store_url(store), study)
+    held = attached(store, study)
     found = views.best(held)
     if as_json:
         print(json.dumps(found))
         return
     if found is not None and as_yaml:
+        _refuse_code(held.config.model.trust_remote_code and not code)
         from rankray.report.explain import best_yaml
 
         print(best_yaml(held.config, found["params"]), end="")
         return
-    print_summary(held, str(held.provenance.get("file", "FILE")))
+    print_summary(held, printable(str(held.provenance.get("file", "FILE"))))
+
+
+def _refuse_code(asked: bool) -> None:
+    if asked:
+        from rankray.errors import StoreError
+
+        raise StoreError(
+            "best: model.trust_remote_code is true in the store: training from this file would run the code that comes "
+            "with the model; allowed: to pass it on knowingly; read that code, then add --code"
+        )

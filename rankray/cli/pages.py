@@ -1,4 +1,4 @@
-"""What a study leaves for others to look at: `rankray report`."""
+"""Looking at a study in a browser: `rankray report` and `rankray dashboard`."""
 
 from __future__ import annotations
 
@@ -52,3 +52,19 @@ def report(
                 say(f"the search is {found['status']['state']}: no longer watching")
             return
         time.sleep(WATCH_SECONDS)
+
+
+def dashboard(
+    study: Study,
+    store: Store = "",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8080,
+) -> None:
+    """Serve optuna-dashboard on this machine, to look at a study; it can change nothing. Ctrl-C ends it."""
+    from rankray.store.dashboard import serve_dashboard
+
+    with serve_dashboard(store_url(store), study, port) as (server, address):
+        say(f"{address}\nCtrl-C ends it")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("stopped serving")

@@ -25,7 +25,9 @@ def check(
     except UserError as error:
         if not as_json:
             raise
-        print(json.dumps({"ok": False, "errors": str(error).splitlines()}))
+        from rankray.store.urls import safe_text
+
+        print(json.dumps({"ok": False, "errors": [safe_text(line) for line in str(error).splitlines()]}))
         raise typer.Exit(error.exit_code) from None
     from rankray.finetune.base_model import base_model_lines
     from rankray.finetune.preflight import leak_warnings

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from rankray.config.evaluation import EvaluateSection, natural_direction
+from rankray.config.secrets import ADVICE, secret_paths
 from rankray.config.sections import DataSection, ModelSection, ResourcesSection, Section, TrainSection
 from rankray.config.study import StudySection
 from rankray.loss.knobs import Knobs
@@ -48,6 +50,9 @@ class Config(Section):
     resources: ResourcesSection = ResourcesSection()
     store: str = Field(default_factory=lambda: default_store())
     """Where the study is kept: a sqlite, postgresql, mysql, journal or grpc URL; RANKRAY_STORE is the default."""
+    logging: list[Literal["wandb", "mlflow", "tensorboard", "trackio"]] = Field(default_factory=list)
+    """Trackers that get a run per trial: any of `wandb`, `mlflow`, `tensorboard` and `trackio`. Their own settings and
+    environment variables hold (WANDB_MODE, MLFLOW_TRACKING_URI, ...)."""
     storage: str = DEFAULT_STORAGE
     """Where checkpoints are kept: a directory that all nodes can reach, or `s3://bucket/prefix` or `gs://bucket/prefix`,
     with options such as `?region=eu-west-1`. Credentials come from each node's environment, profile or role, never from
@@ -68,10 +73,24 @@ class Config(Section):
                 "allowed is scheme://bucket/prefix, without credentials, which would be kept with the study; "
                 "leave them to each node's environment, profile or role"
             )
+        endpoint = dict(parse_qsl(url.query)).get("endpoint_override", "")
+        if not re.fullmatch(r"(https?://)?[A-Za-z0-9_.\[\]:-]+/?", endpoint or "none"):
+            raise ValueError(
+                "endpoint_override: got something that is no address, and is not shown here; allowed: HOST:PORT or "
+                "http://HOST:PORT, without credentials; leave those to each node's environment, profile or role"
+            )
         unknown = [name for name, _ in parse_qsl(url.query, keep_blank_values=True) if name not in STORAGE_OPTIONS]
         if unknown:
             raise ValueError(f"unknown option {unknown[0]!r}; allowed: {', '.join(STORAGE_OPTIONS)}")
         return given
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> Config:
+        """Refuse tokens, passwords and keys: the configuration is kept with its study, shown, and sent to workers."""
+        found = next(secret_paths(self.model_dump(mode="json", exclude={"store"})), "")
+        if found:
+            raise ValueError(f"{found}: looks like a secret, which is not shown here; {ADVICE}")
+        return self
 
     @model_validator(mode="after")
     def _metric_is_measured(self) -> Config:
@@ -151,6 +170,7 @@ FREE_FIELDS = (
     "resources",
     "store",
     "storage",
+    "logging",
     "train.threads",
     "train.micro_batch_size",
     "evaluate.batch_size",

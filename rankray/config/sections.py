@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -73,16 +75,20 @@ class SourceSection(Section):
     """As `data.messages`; null takes that."""
 
 
+Sources = Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], Field(min_length=1)]
+"""One source, or several."""
+
+
 class DataSection(Section):
     """What the model learns from, and what it is measured on."""
 
-    train: Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], Field(min_length=1)]
+    train: Sources
     """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet, .arrow, .csv or .tsv file
     (text also as .gz or .zst), of a directory of such files, or a pattern such as `data/*.jsonl`. Or a list of several:
     `[{path: ..., weight: 2}, {path: ..., weight: 1, max_examples: 1000}]`."""
-    eval: Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], Field(min_length=1)]
+    eval: Sources
     """Held-out examples, in the same form."""
-    test: Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], Field(min_length=1)] | None = None
+    test: Sources | None = None
     """Examples for the last word, in the same form: neither training nor the search reads them, only `confirm` and
     `evaluate --split test`."""
     revision: str | None = None
@@ -112,12 +118,21 @@ class DataSection(Section):
     @classmethod
     def _sources(cls, given: Any) -> Any:
         """Read each entry of a list by itself, so that an error names the entry and not all that a source may be."""
+        if isinstance(given, str) and given.startswith("["):  # what `source_text` makes of a list
+            given = json.loads(given)
         if not isinstance(given, list):
             return given
         entries = [_entry(item, number) for number, item in enumerate(given, start=1)]
         if len({entry.weight is None for entry in entries}) > 1:
             raise ValueError("some sources have a weight; allowed: all of them or none; give the others one")
         return entries
+
+
+def source_text(given: str | Sequence[SourceSection]) -> str:
+    """Return one or several sources as a text, which stands for the same where a source is asked for."""
+    if isinstance(given, str):
+        return given
+    return json.dumps([entry.model_dump(mode="json", exclude_none=True) for entry in given])
 
 
 def _entry(given: Any, number: int) -> SourceSection:

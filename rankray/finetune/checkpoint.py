@@ -4,6 +4,7 @@
         model.safetensors (or adapter_model.safetensors), config, tokenizer    loadable with from_pretrained
         optimizer.pt  scheduler.pt  rng_state.pth  trainer_state.json          transformers' own, to resume from
         rankray.json                                                           see `Progress`
+        rankray-manifest.json                                                  sizes and digests of all of it
 
 Resuming reads data, never code: weights are safetensors, and transformers reads the `.pt` and `.pth` files with
 `torch.load(weights_only=True)` (for the RNG state it also allows numpy's plain array types). The trainer's pickled
@@ -17,15 +18,16 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rankray.checkpoints import manifest
+from rankray.checkpoints.manifest import STATE_FILE
 from rankray.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "rankray.json"
 PARTIAL = ".partial-"
 
 
@@ -42,6 +44,7 @@ class Progress:
         finished: the final `eval/...` metrics of the runs before this one.
         train_sums: the sums behind the `train/...` metrics of the next report, so far.
         config: what it was trained with, without the store, so that it can be evaluated by itself.
+        manifest: whether the checkpoint must have a list of its files (`rankray.checkpoints.manifest`).
     """
 
     step: int
@@ -52,6 +55,7 @@ class Progress:
     finished: list[dict[str, float]] = field(default_factory=list)
     train_sums: list[float] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
+    manifest: bool = field(default=False, compare=False)
 
 
 def write_checkpoint(
@@ -60,6 +64,7 @@ def write_checkpoint(
     save: Callable[[str], None],
     leads: bool = True,
     wait: Callable[[], None] = lambda: None,
+    rank: int = 0,
 ) -> str:
     """Write a checkpoint and return its path. It appears under its name complete or not at all.
 
@@ -69,6 +74,7 @@ def write_checkpoint(
         save: writes everything else into a given directory; every worker calls it, for its own RNG state.
         leads: whether this worker makes and renames the directory.
         wait: returns when all workers have called it.
+        rank: of this worker among all of the trial.
     """
     final = directory / f"step-{progress.step:06d}"
     partial = directory / f"{PARTIAL}{final.name}"
@@ -79,7 +85,10 @@ def write_checkpoint(
     save(str(partial))
     wait()
     if leads:
-        (partial / STATE_FILE).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
+        (partial / STATE_FILE).write_text(
+            json.dumps(asdict(replace(progress, manifest=True)), indent=1), encoding="utf-8"
+        )
+        manifest.write(partial, rank)
         _put_in_place(partial, final)
     wait()
     return str(final)

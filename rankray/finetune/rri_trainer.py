@@ -22,6 +22,13 @@ from rankray.loss import Knobs, LossStats
 from rankray.loss.knobs import make_knobs
 from rankray.model.head import check_head, plain_model, plain_totals
 
+HARMLESS: dict[str, tuple[Any, ...]] = {
+    "loss_type": ("nll", "chunked_nll"),  # the second is the default of TRL 1.10
+    "label_smoothing_factor": (0,),
+    "use_liger_kernel": (False,),
+}
+"""Fields of SFTConfig that choose a loss -> the values that choose none but the plain one."""
+
 
 class RRITrainer(RankrayTrainer):
     """An SFTTrainer that trains on the weighted loss and evaluates on the plain one.
@@ -92,11 +99,11 @@ class RRITrainer(RankrayTrainer):
 
 def _refuse_other_losses(arguments: Mapping[str, Any]) -> None:
     args = arguments.get("args")
-    for name, harmless in (("loss_type", "nll"), ("label_smoothing_factor", 0), ("use_liger_kernel", False)):
-        value = getattr(args, name, harmless)
-        if value != harmless:
+    for name, harmless in HARMLESS.items():
+        value = getattr(args, name, harmless[0])
+        if value not in harmless:
             raise LossError(
-                f"RRITrainer: args.{name} is {value!r}; allowed is {harmless!r}, because the loss is rankray's own; "
+                f"RRITrainer: args.{name} is {value!r}; allowed is {harmless[0]!r}, because the loss is rankray's own; "
                 "leave it out, and choose the loss with objective="
             )
     if arguments.get("compute_loss_func") is not None:

@@ -170,6 +170,7 @@ class _Trial:
                 trainer.save_to,
                 leads=self._writes_files(trainer),
                 wait=trainer.accelerator.wait_for_everyone,
+                rank=trainer.accelerator.process_index,
             )
             self._keep(trainer, checkpoint)
         if seed_step == last:

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from rankray.contracts import Report
+from rankray.errors import printable
 from rankray.report.board import Board, Running, duration, short_params, short_value
 
 _COLOURS = {"complete": "green", "pruned": "yellow", "failed": "red"}
@@ -114,7 +115,7 @@ class PlainLines(Board):
     def _print(self, line: str) -> None:
         self._printed += 1
         stamp = self._now().strftime("%H:%M:%S")
-        self._console.print(f"{stamp} {line}", markup=False, highlight=False, soft_wrap=True, emoji=False)
+        self._console.print(f"{stamp} {printable(line)}", markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 def progress(board: Board) -> str:
@@ -132,10 +133,13 @@ class View:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = options.height or console.height
-        for line in view_lines(self._board, options.max_width, height):
+        for line in view_lines(self._board, options.max_width, height - 1):
             line.truncate(options.max_width, overflow="ellipsis")
             line.no_wrap = True
             yield line
+        yield Text(
+            ""
+        )  # where the terminal shows the ^C: after a full line it would begin another, and leave a bar behind
 
 
 def view_lines(board: Board, width: int, height: int) -> list[Text]:
@@ -156,7 +160,7 @@ def view_lines(board: Board, width: int, height: int) -> list[Text]:
     room = height - 1 - len(lines)
     events = list(board.events)[-max(0, min(room - 1, _past(height))) :] if room > 1 else []
     if events:
-        lines += [Text(""), *(Text(" ".join(event.split()), style="dim") for event in reversed(events))]
+        lines += [Text(""), *(Text(printable(" ".join(event.split())), style="dim") for event in reversed(events))]
     return lines
 
 
@@ -190,7 +194,7 @@ def _best(board: Board) -> Text:
         return Text(f"best {board.metric}: no trial is complete yet", style="dim")
     number, value, params = board.best
     text = Text("best ", style="bold").append(f"{board.metric} {value:.4g}  trial {number}", style="bold")
-    return text.append(f"  {short_params(params)}")
+    return text.append(f"  {printable(short_params(params))}")
 
 
 def _table(board: Board, running: list[tuple[int, Running]], width: int) -> list[Text]:
@@ -219,7 +223,7 @@ def _table(board: Board, running: list[tuple[int, Running]], width: int) -> list
     for (_, trial), row in zip(running, rows, strict=True):
         origin = "" if trial.origin == "sampler" else f"[{trial.origin}] "
         cells = "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
-        lines.append(Text(f"{cells}  {origin}{short_params(trial.params)}"))
+        lines.append(Text(f"{cells}  {printable(origin + short_params(trial.params))}"))
     return lines
 
 

@@ -8,10 +8,12 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from rankray.report.board import short_params
+from rankray.report.board import duration, short_params
 from rankray.report.tables import shown_value, untrained_line
 
 Row = Mapping[str, Any]
+DOUBTFUL_SECONDS = 180
+"""From when on people are told that a driver was silent. It decides nothing: clocks differ."""
 REASON_WIDTH = 110
 """Columns from which the reasons of ends are shown beside the settings."""
 _FIRST = ("running", "waiting", "complete", "pruned", "failed")
@@ -50,8 +52,15 @@ def status_lines(status: Row, rows: Sequence[Row], width: int, limit: int = 20) 
     ranked = sorted(rows, key=lambda row: _order(row, status.get("direction") == "maximize"))
     if ranked:
         lines += [Text(""), *_table(ranked[:limit], metric, width)]
-    if len(rows) > limit:
-        lines.append(Text(f"... and {len(rows) - limit} more; all of them with rankray report", style="dim"))
+    more = sum(status["trials"].values()) - min(len(rows), limit)
+    if more > 0:
+        lines.append(Text(f"... and {more} more; all of them with rankray report", style="dim"))
+    for each in status.get("drivers", ()):
+        silent = each.get("renewed_seconds_ago", 0)
+        if silent > DOUBTFUL_SECONDS:
+            who = f"the driver on {each['host']} (process {each['pid']}) last renewed its lease {duration(silent)} ago"
+            advice = "by its own clock; if it is dead, `rankray store repair` frees its trials"
+            lines.append(Text(f"{who} {advice}", style="dim"))
     return lines
 
 

@@ -48,8 +48,8 @@ def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
         table.add_column(title, overflow="fold")
     for row in rows:
         ended = "" if row.get("state", "complete") == "complete" else f" ({row['state']} at step {row.get('step')})"
-        label = _LABELS.get(str(row["what"]), str(row["what"])) + ended
-        table.add_row(label, shown_value(row), str(row["number"]), short_params(row.get("params") or {}))
+        label = Text(_LABELS.get(str(row["what"]), str(row["what"])) + ended)
+        table.add_row(label, shown_value(row), str(row["number"]), Text(short_params(row.get("params") or {})))
     return table
 
 
@@ -73,7 +73,7 @@ def summary(
         )
     )
     for path, value in best["params"].items():
-        console.print(f"  {path}: {short_value(value)}", highlight=False)
+        console.print(f"  {path}: {short_value(value)}", **_PLAIN)
     if best.get("checkpoint") and best.get("checkpoint_exists") is not False:
         console.print(f"its model: {best['checkpoint']}", **_PLAIN)
     console.print(f"look closer: rankray show {status['study']} {best['number']} --store {status['store']}", **_PLAIN)

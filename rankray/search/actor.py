@@ -13,6 +13,8 @@ not told (docs/traps.md). The JSON has one key:
     outcome  {"metrics", "steps", "checkpoint", "stopped", "preempted"}
     failure  {"reason", "traceback"}
     lost     {"reason", "blameless", "nodes"}
+    damaged  {"checkpoint", "reason"}
+    note     a line for people
 
 An exception in training is a result like any other: the process is sound and is used again, unless its accelerator
 may be broken; then the process kills itself at the next reset, and the trial it would have taken is placed anew. When a
@@ -36,12 +38,13 @@ from typing import Any
 from ray.tune import Trainable
 
 from rankray import logs
-from rankray.checkpoints import staging
+from rankray.checkpoints import manifest, staging
 from rankray.cluster.deaths import WorkersLost
 from rankray.cluster.drain import DrainWatcher
 from rankray.cluster.environment import quick_imports
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
-from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
+from rankray.errors import CheckpointDamaged
+from rankray.search.events import DAMAGED, FAILURE, LOST, NOTE, OUTCOME, REPORT
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +74,9 @@ class _Rendezvous:
                 return verdict
             self.stopped = verdict
         return self.stopped
+
+    def note(self, line: str) -> None:
+        self.events.put({NOTE: line})
 
 
 class NodeDrained(Exception):
@@ -155,6 +161,8 @@ class TrialActor(Trainable):
                 rendezvous.events.put({OUTCOME: dataclasses.asdict(outcome)})
             except WorkersLost as lost:
                 rendezvous.events.put({LOST: {"reason": str(lost), "blameless": lost.blameless, "nodes": lost.nodes}})
+            except CheckpointDamaged as error:
+                rendezvous.events.put({DAMAGED: {"checkpoint": spec.checkpoint, "reason": error.why}})
             except BaseException as error:
                 self._broken = "CUDA" in str(error) or "AcceleratorError" in type(error).__name__
                 rendezvous.events.put({FAILURE: trainer.failure(error)})
@@ -175,7 +183,7 @@ class _Trainer:
         if resources.get("workers", 1) == 1:
             with quick_imports():
                 from rankray.finetune import run
-            return staging.train(run, spec, reporter)
+            return staging.train(manifest.checked(run), spec, reporter)
         with quick_imports():
             from rankray.search.group import Group
         if self._group is None or not self._group.alive:

@@ -15,8 +15,9 @@ from typing import Any
 
 from rankray.config import Config, Distribution, config_from, distributions
 from rankray.config.params import get_path
+from rankray.config.sections import source_text
 from rankray.config.space import RATE
-from rankray.errors import ConfigError, UserError
+from rankray.errors import UserError
 
 OBJECTIVE, SEED, DATA = "loss.objective", "train.seed", "data.eval"
 LARGEST_SEED = 10**9
@@ -50,16 +51,9 @@ class Candidate:
 def splits(config: Config) -> tuple[str, str]:
     """Return the examples that choose a finalist, and those that decide: `data.test`, or `data.eval` without it.
 
-    Raises:
-        ConfigError: one of them is a mixture of several sources.
+    Several sources are one text, which is a choice of the confirmation's space.
     """
-    chosen, decided = config.data.eval, config.data.test or config.data.eval
-    if not isinstance(chosen, str) or not isinstance(decided, str):
-        raise ConfigError(
-            "confirm: data.eval or data.test is a list of several sources; allowed: one source each; "
-            "put the held-out examples into one file or one directory"
-        )
-    return chosen, decided
+    return source_text(config.data.eval), source_text(config.data.test or config.data.eval)
 
 
 def confirmation_config(config: Config, name: str) -> Config:

@@ -17,7 +17,7 @@ from rankray.contracts import Report
 from rankray.search.actor import EVENT
 from rankray.search.control import Control
 from rankray.search.delivery import StoreOutbox
-from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
+from rankray.search.events import DAMAGED, FAILURE, LOST, NOTE, OUTCOME, REPORT
 from rankray.search.news import News
 
 MAX_DEATHS = 3
@@ -49,7 +49,12 @@ class StoreScheduler(FIFOScheduler):
             return TrialScheduler.STOP
         if REPORT in event:
             return self._report(number, Report(**event[REPORT]))
-        if LOST in event:
+        if NOTE in event:
+            self._news.phase(f"trial {number}: {event[NOTE]}")
+            return TrialScheduler.CONTINUE
+        if DAMAGED in event:
+            self._damaged(number, **event[DAMAGED])
+        elif LOST in event:
             self._lost(trial, number, **event[LOST])
         elif FAILURE in event:
             self._fail(number, **event[FAILURE])
@@ -106,6 +111,10 @@ class StoreScheduler(FIFOScheduler):
     def _give_back(self, trial: Trial, number: int, reason: str) -> None:
         self._outbox.release(number, self._control.work_lost(number, trial.run_metadata.start_time, reason))
         self._end(number, "lost", None, reason)
+
+    def _damaged(self, number: int, checkpoint: str, reason: str) -> None:
+        self._outbox.damaged(number, checkpoint, reason)
+        self._end(number, "lost", None, f"its checkpoint {checkpoint} is damaged ({reason}); the one before is used")
 
     def _report(self, number: int, report: Report) -> str:
         verdict = self._outbox.report(number, report)

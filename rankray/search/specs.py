@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,17 @@ from rankray.contracts import TrialSpec
 from rankray.store import Ticket
 
 
-def spec_maker(config: Config, directory: Callable[[int], str]) -> Callable[[Ticket], TrialSpec]:
+def spec_maker(
+    config: Config,
+    directory: Callable[[int], str],
+    usable: Callable[[Iterable[str]], str | None] = lambda stored: next(iter(stored), None),
+) -> Callable[[Ticket], TrialSpec]:
     """Return what turns a ticket into a spec; it raises a ConfigError for a point that the configuration refuses.
 
     Args:
         config: the search's configuration, with its space.
         directory: returns where trial `number` writes its checkpoints.
+        usable: returns the first of the ticket's checkpoints, the latest first, that may be resumed from, or None.
     """
 
     def make(ticket: Ticket) -> TrialSpec:
@@ -25,7 +30,7 @@ def spec_maker(config: Config, directory: Callable[[int], str]) -> Callable[[Tic
             config=worker_config(config, ticket.params),
             directory=directory(ticket.number),
             number=ticket.number,
-            checkpoint=ticket.checkpoint,
+            checkpoint=usable([ticket.checkpoint, *ticket.earlier]) if ticket.checkpoint else None,
             history=ticket.history,
             untrained=ticket.untrained,
         )

@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rankray.store.backend import RetryingStorage
 from rankray.store.optuna_private import trial_id
 from rankray.store.records import DRIVER
+from rankray.store.stored import whole
 
 logger = logging.getLogger(__name__)
 
@@ -109,12 +110,18 @@ class Claims:
         return not isinstance(storage, RetryingStorage) or storage.may_have_newer(self.study_id, self._last)
 
     def _note(self, entry: FrozenTrial) -> None:
-        key, body = entry.user_attrs[_KEY], entry.user_attrs[_BODY]
+        key, body = entry.user_attrs.get(_KEY), entry.user_attrs.get(_BODY)
+        if not isinstance(key, str):
+            logger.debug("claims: entry %d is malformed, and is left out", entry.number)
+            return
         if key in self._first:
             return
         self._first[key] = body
         kind, _, rest = key.partition(":")
         if kind == "trial":
-            number, _, fence = rest.partition(":")
-            self._latest[int(number)] = (body, int(fence))
-            self._changes.setdefault(int(number), []).append((entry.datetime_start, body))
+            number, fence = (whole(part) for part in rest.partition(":")[::2])
+            if number is None or fence is None or not isinstance(body, str):
+                logger.debug("claims: entry %d is malformed, and is left out", entry.number)
+                return
+            self._latest[number] = (body, fence)
+            self._changes.setdefault(number, []).append((entry.datetime_start, body))

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from rankray.config.space import distributions
 from rankray.store import views
+from rankray.store.confirmation import stored_verdict
 from rankray.store.identity import snapshot
 from rankray.store.importance import importance
 from rankray.store.records import ATTEMPTS, LOST, PROVENANCE, steps_of
@@ -48,7 +49,7 @@ def overview(study: StudyStore) -> dict[str, Any]:
         "provenance": dict(attributes.get(PROVENANCE, {})),
         "versions": dict(attributes.get(VERSIONS, {})),
         "identity": study.identity,
-        "verdict": None,
+        "verdict": stored_verdict(study),
     }
 
 

@@ -36,7 +36,7 @@ def test_status_watches_until_the_search_ends(rankray, url, monkeypatch):
 
     real, states, waits = views.status, ["running", "running", "complete"], []
     monkeypatch.setattr(views, "status", lambda study: real(study) | {"state": states.pop(0)})
-    monkeypatch.setattr(look.time, "sleep", waits.append)
+    monkeypatch.setattr(look, "sleep", waits.append)
     said = rankray("status", "s", "--store", url, "--watch")
     assert [said.count(f"s  {state}  3/3 finished") for state in ("running", "complete")] == [2, 1]
     assert waits == [look.PIPED_SECONDS] * 2

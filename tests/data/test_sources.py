@@ -182,3 +182,12 @@ def test_paths_of_entries_are_relative_to_the_file(tmp_path, monkeypatch):
     here = tmp_path / "here"
     assert [entry.path for entry in data.train] == [f"{here}/a.jsonl", f"{here}/a.jsonl", "a/b:train", f"{here}/d/*"]
     assert data.eval == f"{here}/*.jsonl"
+
+
+def test_several_sources_as_one_text():
+    from rankray.config.sections import source_text
+
+    given = DataSection(train=[{"path": "a.jsonl", "weight": 2.0}, {"path": "b.jsonl", "weight": 1.0}], eval="e.jsonl")
+    text = source_text(given.train)
+    assert DataSection(train=text, eval="e.jsonl") == given
+    assert source_text("a.jsonl") == "a.jsonl"

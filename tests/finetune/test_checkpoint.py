@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fixtures.training import Killed, Recorder
 
+from rankray.checkpoints import manifest
 from rankray.errors import ModelError
 from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
 
@@ -35,7 +36,8 @@ def test_a_death_while_writing_leaves_no_checkpoint(tmp_path):
 def test_writing_again_replaces(tmp_path):
     write_checkpoint(tmp_path, PROGRESS, lambda place: (Path(place) / "old").write_text("x"))
     path = write_checkpoint(tmp_path, PROGRESS, lambda place: (Path(place) / "new").write_text("x"))
-    assert sorted(p.name for p in Path(path).iterdir()) == ["new", "rankray.json"]
+    assert sorted(p.name for p in Path(path).iterdir()) == ["new", "rankray-manifest.json", "rankray.json"]
+    assert manifest.problem(Path(path)) == ""
 
 
 @pytest.mark.parametrize("text", [None, "{", json.dumps({"step": 1})])

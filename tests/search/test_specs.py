@@ -49,6 +49,7 @@ def test_a_ticket_becomes_a_spec_without_the_password(config):
         checkpoint="place",
         history=[{"step": 10, "eval/nll": 3.0}],
         untrained=True,
+        earlier=(),
     )
     spec = spec_maker(config, lambda number: f"trial-{number}")(ticket)
     assert (spec.number, spec.directory, spec.checkpoint) == (7, "trial-7", "place")
