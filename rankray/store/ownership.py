@@ -64,7 +64,7 @@ class TrialOwnership:
         self._lock = threading.RLock()
         self._held: set[int] = set()
         prune_on = None if config.study.prune_on == config.study.metric else config.study.prune_on
-        self._history = History(storage, study_id, direction(config), prune_on)
+        self._history = History(storage, study_id, direction(config), prune_on, self._held)
         self._watch = Watch(lease_seconds_default() if lease_seconds is None else lease_seconds)
         self._lease = Lease(storage, claims.study_id, self.driver, self._watch)
         self._ender = Ender(storage, config)
