@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rankray.config.sections import PositiveInt, Section
 from rankray.loss.knobs import KeyOf
@@ -24,6 +24,15 @@ BASELINES: dict[str, dict[str, Any]] = {
 """Settings to compare every search with: plain SFT, and the paper's (its base weight is the file's own)."""
 LADDER = "rates"
 """The name in `study.known` of the ladder of learning rates."""
+
+
+PUBLISHED = "published"
+"""The name in `study.warm_start` of `PUBLISHED_RATES`."""
+PUBLISHED_RATES = (3e-4, 1e-3)
+"""Learning rates of LoRA that were best for most models: the first for 14, the second for 10; at 3e-3 they diverged.
+
+Source: the table of LoRA learning rates in the documentation of Tinker.
+"""
 
 
 def known_names() -> list[str | dict[str, Any]]:
@@ -65,8 +74,15 @@ class StudySection(Section):
     `paper` are the baselines, which are never pruned."""
     warm_start: list[str | dict[str, Any]] = Field(default_factory=list)
     """More to try first: names of earlier studies in the same store, of each of which the best quarter of the complete
-    trials is taken, at most five, as far as this space contains them; or mappings of dotted paths to values. What an
-    earlier study gives is decided once, when this study begins."""
+    trials is taken, at most five, as far as this space contains them; `published`, learning rates at which published
+    sweeps of adapters (LoRA) were best; or mappings of dotted paths to values. What an earlier study gives is decided
+    once, when this study begins."""
+
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _one_name(cls, given: Any) -> Any:
+        """Take a single name for a list of one."""
+        return [given] if isinstance(given, str) else given
 
     @model_validator(mode="before")
     @classmethod
