@@ -45,6 +45,7 @@ ROOMS = {  # room or top-level file -> what it may import beside itself; a room'
 OWNERS = {  # libraries that only these rooms may import
     "ray": {"search", "cluster"},
     "optuna": {"store"},
+    "optuna_dashboard": {"store"},
     "sqlalchemy": {"store"},
     "trl": {"finetune"},
     "accelerate": {"finetune", "model"},
@@ -239,9 +240,11 @@ def loaded_by(code: str) -> set[str]:
     ("code", "allowed"),
     [
         ("import rankray, rankray.cli.app", set()),
-        ("import rankray.config, rankray.report.explain, rankray.report.tables, rankray.rehearse", set()),
+        ("import rankray.config, rankray.report.explain, rankray.report.tables, rankray.report.rehearsals", set()),
+        ("import rankray.rehearse.summary, rankray.rehearse.table, rankray.rehearse.surrogates", set()),
         ("import rankray.finetune.preflight, rankray.loss, rankray.finetune, rankray.search, rankray.store", set()),
         ("from rankray.store import attach, open_study, views", {"optuna"}),
+        ("import rankray.search.confirm, rankray.report.confirmation, rankray.analysis.verdict", {"optuna"}),
         ("from rankray.loss import weighted_nll", {"torch"}),
     ],
 )

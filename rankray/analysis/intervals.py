@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -96,6 +97,7 @@ def welch(first: Sequence[float], second: Sequence[float], level: float = LEVEL)
     return Welch(difference, difference - half, difference + half, p_value, float(degrees), seed_sd, level)
 
 
+@lru_cache
 def half_width_in_sd(seeds: int, level: float = LEVEL) -> float:
     """Return the half-width of the interval of a difference of two settings, in standard deviations over seeds.
 
@@ -107,6 +109,7 @@ def half_width_in_sd(seeds: int, level: float = LEVEL) -> float:
     return float(stats.t.ppf(1 - level / 2, 2 * seeds - 2)) * math.sqrt(2 / seeds)
 
 
+@lru_cache
 def power(seeds: int, difference_in_sd: float, level: float = LEVEL) -> float:
     """Return how often a true difference is found: the interval lies on its side of zero.
 
@@ -122,6 +125,7 @@ def power(seeds: int, difference_in_sd: float, level: float = LEVEL) -> float:
     return float(stats.nct.sf(stats.t.ppf(1 - level / 2, degrees), degrees, noncentrality))
 
 
+@lru_cache
 def smallest_found(seeds: int, chance: float = 0.8, level: float = LEVEL) -> float:
     """Return the true difference that is found with a given chance, in standard deviations over seeds."""
     low, high = 0.0, 1.0

@@ -23,7 +23,7 @@ from scipy import optimize, stats
 
 from rankray.analysis.intervals import LEVEL
 
-NODES = 201
+NODES = 101
 """Points of the Gauss-Legendre integration over what the previous look can have shown."""
 
 
@@ -55,10 +55,13 @@ def look_levels(looks: Sequence[int], level: float = LEVEL, spending: str = "obr
     """
     if not looks or looks[0] < 1 or any(later <= earlier for earlier, later in pairwise(looks)):
         raise ValueError(f"looks: got {list(looks)}; allowed: increasing numbers of seeds, as in 4,8,12,16; sort them")
+    if len(looks) == 1:
+        return [level]
     shares = [look / looks[-1] for look in looks]
     spent = [SPENDING[spending](share, level / 2) for share in shares]
     # Of the test statistic as a Brownian motion in t: its density at `values`, of those that have not stopped.
     values, weights = np.zeros(1), np.ones(1)
+    points, quadrature = np.polynomial.legendre.leggauss(NODES)
     levels: list[float] = []
     before_share, before_spent = 0.0, 0.0
     for share, used in zip(shares, spent, strict=True):
@@ -66,7 +69,6 @@ def look_levels(looks: Sequence[int], level: float = LEVEL, spending: str = "obr
         known = (values, weights, step, share, used - before_spent)
         limit = float(optimize.brentq(_overspent, 0.0, 40.0, args=known, xtol=1e-12))
         levels.append(2 * float(stats.norm.sf(limit)))
-        points, quadrature = np.polynomial.legendre.leggauss(NODES)
         reach = limit * math.sqrt(share)
         after = points * reach
         density = stats.norm.pdf((after[:, None] - values[None, :]) / step) @ weights / step

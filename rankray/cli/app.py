@@ -39,6 +39,7 @@ for verb in (
     judge.diagnose,
     confirm.confirm,
     pages.report,
+    pages.dashboard,
     export.export,
     cluster.submit,
     cluster.doctor,
@@ -61,7 +62,7 @@ def main() -> None:
         print(f"error: {safe_text(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
+        print("stopped at once; what was committed is safe: run the same command again to resume", file=sys.stderr)
         sys.exit(130)
 
 

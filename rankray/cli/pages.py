@@ -1,4 +1,4 @@
-"""What a study leaves for others to look at: `rankray report`."""
+"""Looking at a study in a browser: `rankray report` and `rankray dashboard`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import say, store_url
+from rankray.cli.common import attached, say, store_url
 from rankray.cli.options import Store, Study
 
 WATCH_SECONDS = 15
@@ -29,7 +29,6 @@ def report(
     """Write one file that says what a study found: what is best, what mattered, what it cost, how to get it."""
     from rankray.errors import UserError
     from rankray.report.write import format_of, render, write
-    from rankray.store import attach
     from rankray.store.overview import overview
 
     printed = str(output) == "-"
@@ -38,7 +37,7 @@ def report(
         raise UserError("report: -o - prints once, as text; allowed with --watch or png: a file; give one with -o FILE")
     path = output or Path(f"report.{kind}")
     while True:
-        found = overview(attach(store_url(store), study))
+        found = overview(attached(store, study))
         goes_on = watch and found["status"]["state"] == "running"
         data = render(found, kind, WATCH_SECONDS if goes_on else None)
         if printed:
@@ -52,3 +51,19 @@ def report(
                 say(f"the search is {found['status']['state']}: no longer watching")
             return
         time.sleep(WATCH_SECONDS)
+
+
+def dashboard(
+    study: Study,
+    store: Store = "",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8080,
+) -> None:
+    """Serve optuna-dashboard on this machine, to look at a study; it can change nothing. Ctrl-C ends it."""
+    from rankray.store.dashboard import serve_dashboard
+
+    with serve_dashboard(store_url(store), study, port) as (server, address):
+        say(f"{address}\nCtrl-C ends it")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("stopped serving")

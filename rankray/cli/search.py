@@ -10,6 +10,7 @@ import typer
 from rankray.cli.common import console, load, preflight, print_summary, say
 from rankray.cli.lineage import lineage
 from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
+from rankray.cli.tracking import check_trackers, tracking
 
 if TYPE_CHECKING:
     from rankray.config import LoadedConfig
@@ -41,9 +42,11 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray.report.board import Board
     from rankray.report.live import watching
     from rankray.search import run_search
+    from rankray.search.news import News
     from rankray.store import open_study, views
 
     logs.configure(verbose)
+    check_trackers(loaded)
     loaded = with_steps(loaded, download=True)
     provenance = preflight(loaded) | lineage(loaded)
     config = loaded.config
@@ -62,9 +65,14 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
     board.untrained = (views.untrained(study) or {}).get("value")
-    with watching(board, console()) as observer:
-        done = run_search(study, observer, verbose=verbose)
+    with watching(board, console()) as view, tracking(study, loaded) as trackers:
+        done = run_search(study, News(view, *trackers), verbose=verbose)
     if not done:
-        say(f"interrupted at {study.finished} of {config.study.trials}; run the same command again to resume")
+        say(
+            f"interrupted at {study.finished} of {config.study.trials} finished trials; nothing is lost: run the same "
+            "command again, and the running ones resume from their last checkpoints"
+        )
         raise typer.Exit(130)
+    if (end := study.ended) is not None and end.by not in ("trials", "space"):
+        say(f"ended by study.budget.{end.by}: {end.reason}; raise it and run the same command again to continue")
     print_summary(study, loaded.file)

@@ -62,6 +62,20 @@ def nodes() -> list[Node]:
     return sorted(found, key=lambda node: not node.here)
 
 
+def typed_nodes() -> dict[str, tuple[str, bool]]:
+    """Return the running nodes by id: (type, whether it is a spot node), as their labels say.
+
+    The type is what the autoscaler calls it (label `ray.io/node-group`), else its accelerator, else empty.
+    """
+    found = {}
+    for each in ray.nodes():  # type: ignore[no-untyped-call]
+        labels = each.get("Labels") or {}
+        if each["Alive"]:
+            kind = labels.get("ray.io/node-group") or labels.get("ray.io/accelerator-type") or ""
+            found[each["NodeID"]] = (kind, labels.get("ray.io/market-type") == "spot")
+    return found
+
+
 def ask_all(question: Callable[..., Any], *args: Any, among: list[Node]) -> dict[str, Any]:
     """Call a function on several nodes at once; return node id to what it returned there, or to the exception."""
     asked = {}

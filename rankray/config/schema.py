@@ -50,6 +50,9 @@ class Config(Section):
     resources: ResourcesSection = ResourcesSection()
     store: str = Field(default_factory=lambda: default_store())
     """Where the study is kept: a sqlite, postgresql, mysql, journal or grpc URL; RANKRAY_STORE is the default."""
+    logging: list[Literal["wandb", "mlflow", "tensorboard", "trackio"]] = Field(default_factory=list)
+    """Trackers that get a run per trial: any of `wandb`, `mlflow`, `tensorboard` and `trackio`. Their own settings and
+    environment variables hold (WANDB_MODE, MLFLOW_TRACKING_URI, ...)."""
     storage: str = DEFAULT_STORAGE
     """Where checkpoints are kept: a directory that all nodes can reach, or `s3://bucket/prefix` or `gs://bucket/prefix`,
     with options such as `?region=eu-west-1`. Credentials come from each node's environment, profile or role, never from
@@ -108,6 +111,29 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _metrics_are_measured(self) -> Config:
+        """Refuse several metrics of which one is weighted, not measured, or of no known direction."""
+        names, measured = self.study.metrics, self.evaluate.measured
+        if names and self.study.metric != names[0]:
+            raise ValueError(
+                f"study.metric: got {self.study.metric!r} beside study.metrics {names}; allowed: the first of them; "
+                "leave study.metric out"
+            )
+        for name in names[1:]:
+            own = name.startswith("eval/") and name not in WEIGHTED_METRICS and self.evaluate.functions
+            if name not in measured and not own:
+                raise ValueError(
+                    f"study.metrics: {name!r} is not measured; allowed: {', '.join(measured)}; choose "
+                    "from these, or add it to evaluate.metrics"
+                )
+            if natural_direction(name) is None:
+                raise ValueError(
+                    f"study.metrics: {name!r} has no known direction; allowed: one such metric, as the first, with "
+                    "study.direction; put it first"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _prune_on_is_measured(self) -> Config:
         """Refuse to prune on what no report has."""
         metric, measured = self.study.prune_on, self.evaluate.measured
@@ -117,6 +143,22 @@ class Config(Section):
             raise ValueError(
                 f"study.prune_on: {metric!r} is not measured; allowed: {', '.join(measured)}; "
                 "choose one of these, or add it to evaluate.metrics"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_can_be_reached(self) -> Config:
+        """Refuse limits of what is not counted: money without prices, GPU-hours without GPUs."""
+        budget = self.study.budget
+        if budget.money is not None and not budget.price:
+            raise ValueError(
+                "study.budget.money: got a limit without prices; allowed: with study.budget.price, as in "
+                "{default: 1.5}, per node and hour; give the prices"
+            )
+        if budget.gpu_hours is not None and not self.resources.gpus_per_worker:
+            raise ValueError(
+                "study.budget.gpu_hours: got a limit, and resources.gpus_per_worker is 0, so it is never reached; "
+                "allowed: with GPUs; set resources.gpus_per_worker, or use study.budget.wall_hours"
             )
         return self
 
@@ -157,6 +199,10 @@ class Config(Section):
         """The study's direction, with the built-in metrics' own as the default."""
         return self.study.direction or natural_direction(self.study.metric) or "maximize"
 
+    def direction_of(self, metric: str) -> Literal["minimize", "maximize"]:
+        """Return the direction of one of the study's metrics."""
+        return self.direction if metric == self.study.metric else natural_direction(metric) or "maximize"
+
     @property
     def prune_direction(self) -> Literal["minimize", "maximize"]:
         """The direction of `study.prune_on`: the study's own where it is the study's metric, else the metric's."""
@@ -171,11 +217,13 @@ SEARCHABLE_SECTIONS = ("model", "data", "loss", "train")
 """Sections whose fields a space may vary; the others say how the search itself runs."""
 FREE_FIELDS = (
     "study.trials",
+    "study.budget",
     "study.keep_best",
     "study.max_failures_per_trial",
     "resources",
     "store",
     "storage",
+    "logging",
     "train.threads",
     "train.micro_batch_size",
     "evaluate.batch_size",

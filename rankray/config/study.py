@@ -1,4 +1,4 @@
-"""The section of a configuration that says how trials are searched: the study, and its baselines."""
+"""The section of a configuration that says how trials are searched: the study, its baselines, its budget."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rankray.config.sections import PositiveInt, Section
-from rankray.loss.knobs import KeyOf
+from rankray.loss.knobs import KeyOf, Positive
 
 BASELINES: dict[str, dict[str, Any]] = {
-    "sft": {"loss.objective": "sft"},
+    "sft": {"loss.objective": "sft", "loss.kl_weight": 0.0},
     "paper": {
         "loss.objective": "rri",
         "loss.form": "bound",
@@ -19,6 +19,8 @@ BASELINES: dict[str, dict[str, Any]] = {
         "loss.low_entropy": "max_prob",
         "loss.min_competence": 1e-6,
         "loss.max_scale": None,
+        "loss.signal": "online",
+        "loss.kl_weight": 0.0,
     },
 }
 """Settings to compare every search with: plain SFT, and the paper's (its base weight is the file's own)."""
@@ -40,11 +42,36 @@ def known_names() -> list[str | dict[str, Any]]:
     return [*BASELINES, LADDER]
 
 
+class BudgetSection(Section):
+    """What a search may cost beside its number of trials; it ends at the first limit that is reached."""
+
+    wall_hours: Positive | None = None
+    """Hours during which at least one driver works on the search."""
+    gpu_hours: Positive | None = None
+    """Hours times GPUs that its trials hold, the work that was lost included."""
+    money: Positive | None = None
+    """What the nodes of the cluster cost while the search runs, in the unit of `price`, idle ones included."""
+    price: dict[str, Positive | dict[Literal["on_demand", "spot"], Positive]] = Field(default_factory=dict)
+    """Price of a node for an hour, by its type as the cluster names it; `default` is that of every other node. A
+    number, or `{on_demand: 1.2, spot: 0.4}`."""
+    plateau: PositiveInt | None = None
+    """Finished trials in a row after which the search ends, if none was better than the best one before by more than
+    its metric's standard error over examples (where the metric has none, by anything)."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is any limit."""
+        return any(limit is not None for limit in (self.wall_hours, self.gpu_hours, self.money, self.plateau))
+
+
 class StudySection(Section):
     """The search: what it optimises, how, and for how long."""
 
     metric: str = "eval/nll"
     """Metric that trials are compared on; it must not depend on the weights that are searched."""
+    metrics: list[str] = Field(default_factory=list)
+    """Several metrics to improve at once, instead of one: `best` then shows every trial that no other one beats in all
+    of them. The first is `study.metric`, by which trials are ranked where one number is needed."""
     direction: Literal["minimize", "maximize"] | None = None
     """`minimize` or `maximize`; null takes the direction of a built-in metric."""
     sampler: str | dict[str, Any] = "auto"
@@ -58,6 +85,8 @@ class StudySection(Section):
     than accuracy does."""
     trials: PositiveInt = 64
     """Finished trials (complete and pruned) that the study should hold; raise it to extend a finished search."""
+    budget: BudgetSection = BudgetSection()
+    """What the search may cost beside; it ends at the first limit that is reached, and a raised limit continues it."""
     seeds: PositiveInt = 1
     """Training runs per trial, each with its own seed; the metrics are their running mean."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -67,7 +96,7 @@ class StudySection(Section):
     keep_best: PositiveInt = 3
     """How many of the best complete trials keep their checkpoints; those of all others are deleted when their trial
     ends."""
-    known: list[Annotated[str, KeyOf(known_names)] | dict[str, Any]] = Field(default_factory=lambda: [*known_names()])
+    known: list[Annotated[str, KeyOf(known_names)] | dict[str, Any]] = Field(default=[*known_names()])
     """Settings that are known to be worth a trial, tried first where the space contains them: `sft`, plain SFT;
     `paper`, the paper's fixed setting; `rates`, those of the two that are listed (or, without them, the file's own
     setting) at three times and a third of the file's learning rate; or a mapping of dotted paths to values. `sft` and
@@ -83,6 +112,21 @@ class StudySection(Section):
     def _one_name(cls, given: Any) -> Any:
         """Take a single name for a list of one."""
         return [given] if isinstance(given, str) else given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_metric(cls, given: Any) -> Any:
+        """Take the first of `metrics` as `metric`, where only they are given."""
+        if isinstance(given, dict) and "metric" not in given and isinstance(given.get("metrics"), list):
+            return {**given, **({"metric": given["metrics"][0]} if given["metrics"] else {})}
+        return given
+
+    @field_validator("metrics")
+    @classmethod
+    def _several_metrics(cls, names: list[str]) -> list[str]:
+        if len(names) == 1 or len(set(names)) < len(names):
+            raise ValueError(f"got {names}; allowed: two different metrics or more; use study.metric for one")
+        return names
 
     @model_validator(mode="before")
     @classmethod

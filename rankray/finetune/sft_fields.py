@@ -39,6 +39,8 @@ OURS = {
     "completion_only_loss": "data.prompt and data.completion (only the completion is trained on)",
     "assistant_only_loss": "data.messages (only the last assistant turn is trained on)",
     "model_init_kwargs": "model.path and model.dtype",
+    "report_to": "logging: [wandb, mlflow, tensorboard, trackio], which keeps one run per trial",
+    "run_name": "logging: the runs are named by study and trial",
     "resume_from_checkpoint": "nothing: run the same command again",
 }
 """Fields that rankray sets itself -> where to set them."""

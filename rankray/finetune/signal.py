@@ -122,9 +122,8 @@ def block_records(model: Any, rows: dict[str, list[list[int]]], pad: int, batch_
         width = max(len(ids[index]) for index in batch)
         ids_BT = torch.tensor([ids[index] + [pad] * (width - len(ids[index])) for index in batch])
         labels_BT = torch.tensor([labels[index] + [IGNORED] * (width - len(ids[index])) for index in batch])
-        mask_BT = torch.tensor([[1] * len(ids[index]) + [0] * (width - len(ids[index])) for index in batch])
-        inputs = {"input_ids": ids_BT, "labels": labels_BT, "attention_mask": mask_BT}
-        stats = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}, head=_statistics)
+        # No mask: what fills up an example stands after it, where a causal model does not look.
+        stats = model(input_ids=ids_BT.to(model.device), labels=labels_BT.to(model.device), head=_statistics)
         records = np.empty(int((labels_BT[:, 1:] != IGNORED).sum()), RECORD)
         records["token"] = labels_BT[:, 1:][labels_BT[:, 1:] != IGNORED].numpy()
         for name, column in zip(RECORD.names[1:], stats, strict=False):  # type: ignore[index]

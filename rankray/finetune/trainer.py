@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import SFTTrainer  # type: ignore[attr-defined]
 
+from rankray.errors import LossError
 from rankray.finetune.signal import BASE_STATS, BaseSignal, SignalCollator, base_sequence_nlls, stats_at
 from rankray.loss import Anchor, Knobs, LossStats, weighted_nll_with_stats
 from rankray.model.head import HeadInputs, attach_head, plain_model, sequence_nlls
@@ -74,6 +75,16 @@ class RankrayTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True  # `num_items_in_batch` must not count first tokens, which nothing predicts
         attach_head(plain_model(self.model))
+        if loss.needs_base and signal is None:
+            raise LossError(
+                f"loss: objective {loss.objective} with signal {loss.signal} and no statistics of the base model; "
+                "allowed are objectives that need none; take another, or train with `rankray train` or a search"
+            )
+        if loss.kl_weight and reference is None and not isinstance(self.model, PeftModel):
+            raise LossError(
+                f"loss: kl_weight {loss.kl_weight} where all weights are trained and no reference is given; allowed is "
+                "a frozen copy of the base model; give reference=, train with LoRA, or set kl_weight to 0"
+            )
         if signal is not None:
             self.data_collator = SignalCollator(self.data_collator, signal)
         self._reference: Any = None

@@ -11,8 +11,6 @@ gradient.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +19,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rankray.loss import backend
 from rankray.loss.anchor import Pull, divergence
 from rankray.loss.gradients import Gradients
 from rankray.loss.stats import ChunkReader, cat_stats, stats_dtype
 from rankray.loss.tokens import TokenStats
+
+ALIGNED = 64
+"""Rows of products begin at a multiple of so many numbers, so that a GPU can read several at a time."""
 
 
 @dataclass(frozen=True)
@@ -167,17 +169,16 @@ def _pulled(reading: _Reading, weight_C: Tensor, plan: Plan) -> Tensor:
 
 
 def on_triton(plan: Plan, device: torch.device) -> bool:
-    """Return whether the kernels of `triton.py` are used: on CUDA, or on a CPU under Triton's interpreter."""
-    if device.type != "cuda" and not (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
-        return False
-    return plan.compute_dtype != torch.float64 and plan.pull is None and importlib.util.find_spec("triton") is not None
+    """Return whether the kernels of `triton.py` are used: see `backend.on_triton`; never beside a reference model."""
+    return plan.pull is None and backend.on_triton(plan.compute_dtype, device)
 
 
 def _triton_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_gradient: bool) -> Reader:
     from rankray.loss.triton import chunk_pass
 
     rows = min(plan.chunk_tokens, len(plan.row_T))
-    product_CV = torch.empty(rows, len(head_VH), dtype=plan.compute_dtype, device=head_VH.device)
+    stride = -(-len(head_VH) // ALIGNED) * ALIGNED
+    product_CV = torch.empty(rows, stride, dtype=plan.compute_dtype, device=head_VH.device)[:, : len(head_VH)]
 
     def read(row_C: Tensor, hidden_CH: Tensor, label_C: Tensor) -> _Reading:
         mine_CV = product_CV[: len(label_C)]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rankray.loss.backend import wide_product_problem
+
 
 @dataclass
 class Gradients:
@@ -70,7 +72,7 @@ def add_product(sum_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
     """`sum_VH += left_VC @ right_CH`, in place; on a GPU without rounding a half-precision product in between."""
     if sum_VH.dtype == left_VC.dtype:
         sum_VH.addmm_(left_VC, right_CH)
-    elif sum_VH.device.type == "cuda":
+    elif sum_VH.device.type == "cuda" and not wide_product_problem(sum_VH.device, left_VC.dtype):
         torch.addmm(sum_VH, left_VC, right_CH, out_dtype=sum_VH.dtype, out=sum_VH)
     else:
         sum_VH.add_(torch.mm(left_VC, right_CH))

@@ -155,9 +155,12 @@ def stats_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def check_targets(where: str, target_N: Tensor, vocabulary: int) -> None:
     """Raise LossError where a target is no index into the vocabulary."""
-    if len(target_N) and (int(target_N.min()) < 0 or int(target_N.max()) >= vocabulary):
+    if not len(target_N):
+        return
+    least, most = torch.stack(torch.aminmax(target_N)).tolist()  # a GPU is waited for once
+    if least < 0 or most >= vocabulary:
         raise LossError(
-            f"{where}: labels from {int(target_N.min())} to {int(target_N.max())};"
+            f"{where}: labels from {least} to {most};"
             f" allowed are 0 to {vocabulary - 1}, the rows of the head, and -100 for tokens to ignore;"
             " check that the tokenizer belongs to the model"
         )

@@ -63,7 +63,9 @@ class LossStats:
             scale_sum=scale_N.sum(),
             scale_near_one_count=((scale_N - 1).abs() <= NEAR_ONE).sum().to(wide),
             kl_sum=nll_N.new_zeros(()) if kl_N is None else kl_N.to(wide).sum(),
-            scale_counts_B=torch.bincount(place_N.clamp(0, BUCKETS - 1).long(), minlength=BUCKETS).to(wide),
+            scale_counts_B=nll_N.new_zeros(BUCKETS).index_add_(  # unlike bincount, a GPU need not wait for it
+                0, place_N.clamp(0, BUCKETS - 1).long(), torch.ones_like(nll_N)
+            ),
         )
 
     def vector(self) -> Tensor:

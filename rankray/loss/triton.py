@@ -249,7 +249,8 @@ def _stats_kernel(
     row_ptr = product_ptr + row * stride
     label = tl.load(label_ptr + row)
     target = _logit(tl.load(row_ptr + label), scale, softcap, HAS_SOFTCAP)
-    top = tl.maximum(target, LOWEST)
+    target_order = tl.load(row_ptr + label).to(tl.float32) * tl.cast(scale, tl.float32)
+    top = tl.zeros((BLOCK,), tl.float32) + tl.maximum(target, LOWEST)  # each lane's own; joined after the loop
     total = tl.zeros((BLOCK,), tl.float32)
     moment = tl.zeros((BLOCK,), tl.float32)
     squares = tl.zeros((BLOCK,), tl.float32)
@@ -260,7 +261,7 @@ def _stats_kernel(
         inside = offsets < vocabulary
         raw = tl.load(row_ptr + offsets, mask=inside, other=0.0)
         z = tl.where(inside, _logit(raw, scale, softcap, HAS_SOFTCAP), float("-inf"))
-        higher = tl.maximum(top, tl.max(z, 0))
+        higher = tl.maximum(top, z)
         drop = tl.maximum(top - higher, FAR_BELOW)
         below = z - higher
         mass = tl.exp(below)
@@ -269,10 +270,19 @@ def _stats_kernel(
         if SQUARES:
             squares = squares * tl.exp(2.0 * drop) + mass * mass
         top = higher
-        rank += ((z >= target) & inside).to(tl.int32)
-        ahead += ((z > target) | ((z == target) & (offsets < label))).to(tl.int32)
+        # The order of the products is that of the logits, without the ties that a rounded tanh makes.
+        order = tl.where(inside, raw.to(tl.float32) * tl.cast(scale, tl.float32), float("-inf"))
+        rank += ((order >= target_order) & inside).to(tl.int32)
+        ahead += ((order > target_order) | ((order == target_order) & (offsets < label))).to(tl.int32)
         if COUNT:
-            tl.atomic_add(count_ptr + row * KEYS_16_BIT + _key_16_bit(raw, IS_FLIPPED), 1, mask=inside)
+            tl.atomic_add(count_ptr + row * KEYS_16_BIT + _key_16_bit(raw, IS_FLIPPED), 1, mask=inside, sem="relaxed")
+    lane_top = top
+    top = tl.max(lane_top, 0)
+    drop = tl.maximum(lane_top - top, FAR_BELOW)
+    moment = (moment + total * drop) * tl.exp(drop)
+    total = total * tl.exp(drop)
+    if SQUARES:
+        squares = squares * tl.exp(2.0 * drop)
     mass_sum = tl.sum(total, 0)
     log_sum = tl.log(mass_sum)
     tl.store(found_ptr + row, target - top - log_sum)
@@ -306,7 +316,7 @@ def _count_kernel(
         inside = offsets < vocabulary
         raw = tl.load(product_ptr + row * stride + offsets, mask=inside, other=0.0)
         key = _key_32_bit(_logit(raw, scale, softcap, HAS_SOFTCAP), top)
-        tl.atomic_add(count_ptr + row * KEYS_32_BIT + key, 1, mask=inside)
+        tl.atomic_add(count_ptr + row * KEYS_32_BIT + key, 1, mask=inside, sem="relaxed")
 
 
 @triton.jit

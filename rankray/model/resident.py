@@ -118,11 +118,13 @@ def frozen_model(config: Config) -> PreTrainedModel:
 
 def model_stamp(config: Config) -> list[Any]:
     """Return what identifies the base model's weights, as plain JSON types: its files with size and time, or its hub id
-    and revision; and the type it computes in.
+    and revision; and how it computes.
     """
     key = _model_key(config.model.path)
     files = [list(file) for file in key[1]] if isinstance(key, tuple) else []
-    return [str(config.model.path), files, getattr(config.model, "revision", None), str(_configured_dtype(config))]
+    given = config.model
+    revision = getattr(given, "revision", None)
+    return [str(given.path), files, revision, str(_configured_dtype(config)), given.attn_implementation]
 
 
 def _base_model(config: Config, copied: Callable[[PreTrainedModel], PreTrainedModel]) -> PreTrainedModel:

@@ -194,8 +194,9 @@ def importances(overview: Row) -> Chart:
 
 def scales(overview: Row) -> Chart:
     """Return the spread of the relative scale S while the best and the worst complete trials trained."""
-    title = "Relative scale S of the best and the worst trial"
-    there = [trial for trial in complete(overview) if len(trial["scale"]) > 1]
+    title = "Relative scale S of the best and the worst rri trial"
+    rri = [trial for trial in complete(overview) if objective_of(overview, trial) == "rri"]
+    there = [trial for trial in rri if len(trial["scale"]) > 1]
     if not there:
         return Chart("scale", title, "No complete trial has recorded S: only those with the objective rri have one.")
     picked = [("best", there[0], COLOURS[0])] + ([("worst", there[-1], COLOURS[1])] if len(there) > 1 else [])

@@ -19,7 +19,7 @@ from rankray.report.charts import (
     reference_lines,
     thinned,
 )  # fmt: skip
-from rankray.report.findings import FINISHED, standings, timeline
+from rankray.report.findings import FINISHED, better, standings, timeline
 
 Row = Mapping[str, Any]
 TEMPERATURE, ENTROPY = "loss.temperature", "loss.entropy_weight"
@@ -85,7 +85,7 @@ def weight_map(overview: Row) -> Chart:
             _cells(overview, whole) | scale | {"zmin": low, "zmax": high, "showscale": False, "opacity": 0.45}
         )
     for state in FINISHED:
-        of_it = [trial for trial in shown if trial["state"] == state]
+        of_it = better(overview, (trial for trial in shown if trial["state"] == state))[::-1]  # the best are drawn last
         if of_it:
             marks = {
                 "color": [float(f"{trial['value']:.6g}") for trial in of_it], "cmin": low, "cmax": high, **scale,

@@ -51,7 +51,18 @@ def check_lines(loaded: LoadedConfig) -> list[str]:
         lines.append(f"  starts with {origin}: {short_params(params)}")
     trial = f"{config.full_steps} steps of {config.train.batch_size} examples"
     lines.append(f"a trial: {trial}, a report every {config.evaluate.every_steps}")
+    if config.study.metric == "eval/nll" and _weights_tokens(config):
+        lines.append(
+            "note: eval/nll favours plain SFT by construction, and with noisy data rewards learning the noise; where "
+            "there are right answers, set study.metric: eval/accuracy (docs/metrics.md)"
+        )
     return lines
+
+
+def _weights_tokens(config: Config) -> bool:
+    """Whether some trial may train with another objective than plain SFT."""
+    searched = distributions(config).get("loss.objective")
+    return any(name != "sft" for name in (searched.choices if searched else (config.loss.objective,)))
 
 
 def best_yaml(config: Config, params: Mapping[str, Any]) -> str:

@@ -115,7 +115,7 @@ class PlainLines(Board):
     def _print(self, line: str) -> None:
         self._printed += 1
         stamp = self._now().strftime("%H:%M:%S")
-        self._console.print(f"{stamp} {printable(line)}", markup=False, highlight=False, soft_wrap=True, emoji=False)
+        self._console.print(printable(f"{stamp} {line}"), markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 def progress(board: Board) -> str:
@@ -133,10 +133,13 @@ class View:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = options.height or console.height
-        for line in view_lines(self._board, options.max_width, height):
+        for line in view_lines(self._board, options.max_width, height - 1):
             line.truncate(options.max_width, overflow="ellipsis")
             line.no_wrap = True
             yield line
+        yield Text(
+            ""
+        )  # where the terminal shows the ^C: after a full line it would begin another, and leave a bar behind
 
 
 def view_lines(board: Board, width: int, height: int) -> list[Text]:

@@ -93,6 +93,8 @@ def cards(overview: Row) -> str:
     if found is not None:
         extra = _definitions(
             [
+                *((side, f"{figure(each['mean'])} ({_interval(each['interval'])})") for side, each in _sides(found)),
+                ("seeds of each", figure(found.get("seeds"))),
                 ("difference", figure(found["verdict"]["difference"])),
                 ("interval", _interval(found["verdict"]["interval"])),
             ]
@@ -115,7 +117,7 @@ def cards(overview: Row) -> str:
             f"<details><summary>Its other metrics</summary>{_definitions(metrics)}</details></div>"
         )
     typed = "".join(
-        f'<p>{text(what[0].upper() + what[1:])}:</p><div class="command"><pre tabindex="0" id="command-{index}">'
+        f'<div class="command"><span>{text(what[0].upper() + what[1:])}</span><pre tabindex="0" id="command-{index}">'
         f'{text(command)}</pre><button type="button" data-copy="command-{index}" aria-label="Copy the command to '
         f'{text(what)}">Copy</button></div>'
         for index, (what, command) in enumerate(commands(overview))
@@ -185,7 +187,8 @@ def trials(overview: Row) -> str:
     metric = text(overview["status"]["metric"])
     cells = [
         (
-            str(row["number"]), text(row["state"]), str(row["step"]), figure(row["value"]),
+            str(row["number"]), text(row["state"]), str(row["step"]),
+            figure(row["value"]) + " (worse than untrained)" * bool(row.get("worse_than_untrained")),
             text(short_params(row["params"])),
             text(row["origin"] if row["origin"] != "sampler" else ""), text(str(row["reason"]).split("\n")[0]),
         )
@@ -253,6 +256,12 @@ def _table(label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(label)}"><table>'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _sides(found: Row) -> list[tuple[str, Row]]:
+    """Return what a verdict compares: the setting, and plain SFT at its own best rate."""
+    setting, baseline = (found.get("finalists") or [None])[0], found.get("baseline")
+    return [(name, each) for name, each in (("this setting", setting), ("plain SFT", baseline)) if each]
 
 
 def _interval(ends: Any) -> str:

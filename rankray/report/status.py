@@ -12,10 +12,10 @@ from rankray.report.board import duration, short_params
 from rankray.report.tables import shown_value, untrained_line
 
 Row = Mapping[str, Any]
-DOUBTFUL_SECONDS = 180
-"""From when on people are told that a driver was silent. It decides nothing: clocks differ."""
 REASON_WIDTH = 110
 """Columns from which the reasons of ends are shown beside the settings."""
+DOUBTFUL_SECONDS = 180
+"""From when on people are told that a driver was silent. It decides nothing: clocks differ."""
 _FIRST = ("running", "waiting", "complete", "pruned", "failed")
 
 
@@ -49,6 +49,7 @@ def status_lines(status: Row, rows: Sequence[Row], width: int, limit: int = 20) 
         text = Text("best ", style="bold").append(f"{metric} {best['value']:.5g}  trial {best['number']}", style="bold")
         lines.append(text.append(f"  {short_params(best['params'])}", style=""))
     lines += untrained_line(status, metric)
+    lines += [Text(line, style="dim") for line in budget_lines(status)]
     ranked = sorted(rows, key=lambda row: _order(row, status.get("direction") == "maximize"))
     if ranked:
         lines += [Text(""), *_table(ranked[:limit], metric, width)]
@@ -61,6 +62,24 @@ def status_lines(status: Row, rows: Sequence[Row], width: int, limit: int = 20) 
             who = f"the driver on {each['host']} (process {each['pid']}) last renewed its lease {duration(silent)} ago"
             advice = "by its own clock; if it is dead, `rankray store repair` frees its trials"
             lines.append(Text(f"{who} {advice}", style="dim"))
+    return lines
+
+
+def budget_lines(status: Row) -> list[str]:
+    """Return what ended a search beside its number of trials, and what it has spent, a line each."""
+    ended, spent, limits = status.get("ended"), status.get("spent") or {}, status["budget"]
+    used = [
+        f"{spent[name]:.4g}{f' of {limits[name]:g}' if name in limits else ''} {unit}"
+        for name, unit in (("wall_hours", "hours"), ("gpu_hours", "GPU-hours"), ("money", "of money"))
+        if spent.get(name)
+    ]
+    lines = [f"spent: {', '.join(used)}"] if used else []
+    if spent.get("unpriced"):
+        lines.append(f"without a price of their own, and counted with the highest one: {', '.join(spent['unpriced'])}")
+    if ended and ended["by"] == "space":
+        lines.append(f"ended: {ended['reason']}")
+    elif ended and ended["by"] != "trials":
+        lines.append(f"ended by study.budget.{ended['by']}: {ended['reason']}")
     return lines
 
 

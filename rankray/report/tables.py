@@ -53,6 +53,17 @@ def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
     return table
 
 
+def front_view(rows: Sequence[Row], metrics: Sequence[str]) -> RenderableType:
+    """Return the trials of a study of several metrics that no other one beats in all of them."""
+    table = Table(box=None, padding=(0, 1), header_style="dim", title="no trial beats these", title_justify="left")
+    for title in ("trial", *metrics, "settings"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        figures = [_figure(row["metrics"].get(name)) for name in metrics]
+        table.add_row(str(row["number"]), *figures, short_params(row.get("params") or {}))
+    return table
+
+
 def summary(
     console: Console, *, file: str, metric: str, best: Row | None, objectives: Sequence[Row], status: Row
 ) -> None:
@@ -64,6 +75,9 @@ def summary(
         console.print(objectives_view(objectives, metric))
         for line in untrained_line(status, metric):
             console.print(line, **_PLAIN)
+        console.print()
+    if best.get("front"):
+        console.print(front_view(best["front"], best.get("metrics_compared") or []))
         console.print()
     counts = status["trials"]
     console.print(

@@ -6,6 +6,7 @@ where the steps do not fit, some in the middle are left out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,10 +100,15 @@ def _ends(columns: list[list[str]], room: int) -> list[list[str]]:
     return [columns[index] for index in sorted(picked)]
 
 
+def _shown(value: Any) -> str:
+    """Return a value on one line: a text with line breaks in quotes, as YAML takes it."""
+    return json.dumps(value) if isinstance(value, str) and not value.isprintable() else short_value(value)
+
+
 def _settings(params: Row, given: Sequence[tuple[str, Any, str]]) -> RenderResult:
     """Yield the settings, each with where its value came from."""
     rows = [(path, short_value(value), "searched") for path, value in params.items()]
-    rows += [(path, short_value(value), where) for path, value, where in given if path not in params]
+    rows += [(path, _shown(value), where) for path, value, where in given if path not in params]
     if not rows:
         return
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)

@@ -1,8 +1,8 @@
 """What a confirmation compares: the finalists of a search, and plain SFT at several learning rates of its own.
 
-The finalists are the search's best complete trials that are not plain SFT. Plain SFT gets as many settings as there are
-finalists: its best trials of the search, and, where the search has not tried rates on both sides of the best of them, a
-ladder of rates around it. So neither side is tuned more than the other.
+The finalists are the search's best complete trials that are not plain SFT (with a KL anchor, SFT is not plain). Plain
+SFT gets as many settings as there are finalists: its best trials of the search, and, where the search has not tried
+rates on both sides of the best of them, a ladder of rates around it. So neither side is tuned more than the other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rankray.config.sections import source_text
 from rankray.config.space import RATE
 from rankray.errors import UserError
 
-OBJECTIVE, SEED, DATA = "loss.objective", "train.seed", "data.eval"
+OBJECTIVE, ANCHOR, SEED, DATA = "loss.objective", "loss.kl_weight", "train.seed", "data.eval"
 LARGEST_SEED = 10**9
 NEAR = 1.5
 """Rates within this factor count as the same rung of a ladder."""
@@ -71,6 +71,10 @@ def confirmation_config(config: Config, name: str) -> Config:
     space[OBJECTIVE] = {"choice": [*there, *(["sft"] if "sft" not in there else [])]}
     rate = config.train.learning_rate
     found = space.get(RATE) or {"float": [rate / 10, rate * 10], "log": True}
+    anchored = config.loss.kl_weight
+    if ANCHOR in space or anchored:
+        highest = max([anchored, *space.get(ANCHOR, {}).get("choice", []), *space.get(ANCHOR, {}).get("float", [])])
+        space[ANCHOR] = {"float": [0.0, highest]}
     space[RATE] = {key: value for key, value in found.items() if key != "when"}
     space[SEED] = {"int": [0, LARGEST_SEED]}
     space[DATA] = {"choice": list(dict.fromkeys(splits(config)))}
@@ -95,7 +99,7 @@ def finalists(rows: Sequence[Row], config: Config, confirmation: Config, most: i
         UserError: there is none.
     """
     ranked = _ranked(rows, config)
-    chosen = [row for row in ranked if objective_of(row, config) != "sft"]
+    chosen = [row for row in ranked if not is_plain(row, config)]
     if not chosen:
         what = "every complete trial is plain SFT" if ranked else "no trial is complete"
         raise UserError(
@@ -114,12 +118,12 @@ def baselines(rows: Sequence[Row], config: Config, confirmation: Config, count: 
         confirmation: the confirmation's.
         count: how many; fewer only where the range holds no more rungs.
     """
-    plain = [row for row in _ranked(rows, config) if objective_of(row, config) == "sft"]
+    plain = [row for row in _ranked(rows, config) if is_plain(row, config)]
     known = _distinct([_candidate(row, config, confirmation) for row in plain])
     tried = [
         float(row["params"].get(RATE, config.train.learning_rate))
         for row in rows
-        if objective_of(row, config) == "sft" and row["state"] in ("complete", "pruned")
+        if is_plain(row, config) and row["state"] in ("complete", "pruned")
     ]
     start = known[0] if known else _plain_start(rows, config, confirmation)
     chosen = [start]
@@ -149,9 +153,11 @@ def edge_of(rate: float, dist: Distribution) -> str:
     return ""
 
 
-def objective_of(row: Row, config: Config) -> str:
-    """Return the objective that a trial of the search was trained with."""
-    return str(row["params"].get(OBJECTIVE, config.loss.objective))
+def is_plain(row: Row, config: Config) -> bool:
+    """Return whether a trial of the search was plain SFT: every token weighted alike, and no KL anchor."""
+    params = row["params"]
+    objective = params.get(OBJECTIVE, config.loss.objective)
+    return bool(objective == "sft" and not params.get(ANCHOR, config.loss.kl_weight))
 
 
 def fresh_seed(salt: str, what: str, index: int, used: set[int]) -> int:
@@ -199,11 +205,11 @@ def _completed(given: Mapping[str, Any], confirmation: Config) -> dict[str, Any]
 
 def _plain_start(rows: Sequence[Row], config: Config, confirmation: Config) -> Candidate:
     """Return plain SFT where no trial of it is complete: as the best of what was stopped, or as the search's best."""
-    stopped = [row for row in rows if objective_of(row, config) == "sft" and row["state"] == "pruned"]
+    stopped = [row for row in rows if is_plain(row, config) and row["state"] == "pruned"]
     sign = -1.0 if config.direction == "maximize" else 1.0
     stopped.sort(key=lambda row: (-row["step"], sign * (row["value"] or 0.0)))
     like = (stopped or _ranked(rows, config))[0]
-    return Candidate(_completed({**like["params"], OBJECTIVE: "sft"}, confirmation))
+    return Candidate(_completed({**like["params"], OBJECTIVE: "sft", ANCHOR: 0.0}, confirmation))
 
 
 def _rungs(start: Candidate, dist: Distribution, tried: Sequence[float]) -> list[Candidate]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from rankray.analysis.intervals import LEVEL, mean_interval
@@ -87,7 +88,12 @@ class Options:
     @property
     def levels(self) -> list[float]:
         """The two-sided level of each look."""
-        return look_levels(self.all_looks, LEVEL, self.spending)
+        return list(_levels(self.all_looks, self.spending))
+
+
+@lru_cache
+def _levels(looks: tuple[int, ...], spending: str) -> tuple[float, ...]:
+    return tuple(look_levels(looks, LEVEL, spending))
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,7 @@ class Confirmation:
     def __init__(self, config: Config, plan: Plan, claims: Claims) -> None:
         self._config, self._plan, self._claims = config, plan, claims
         self._maximize = config.direction == "maximize"
+        self._looks = list(zip(plan.options.all_looks, plan.options.levels, strict=True))
 
     def points(self, runs: Sequence[Run]) -> Points:
         """Return the points that are due, as (origin, params): all of the past and those that can be run now.
@@ -173,7 +180,7 @@ class Confirmation:
         if not chosen_all:
             return due
         choice = self._choice(runs)
-        for look, level in zip(options.all_looks, options.levels, strict=True) if choice else ():
+        for look, level in self._looks if choice else ():
             for side in SIDES:
                 candidate = self._plan.sides[side][choice[side]]
                 due += self._points(f"confirm:decide:{side}", candidate, self._plan.decide_on, look, runs)
@@ -267,8 +274,7 @@ class Confirmation:
         if not due <= ended:
             return None
         done = max(min(len(self.values(runs, f"confirm:decide:{side}")) for side in SIDES), 2)
-        options, choice = self._plan.options, self._choice(runs)
-        looks = list(zip(options.all_looks, options.levels, strict=True))
+        choice, looks = self._choice(runs), self._looks
         look, level = next((each for each in reversed(looks) if each[0] <= done), looks[0])
         judged = self._compare(runs, look, level) if choice else None
         if judged is None:

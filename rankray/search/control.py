@@ -1,8 +1,8 @@
 """What the parts of one running search share: which trials are live, and whether to stop.
 
-A search stops early for one of three reasons: it was interrupted, too many trials failed, or the store stayed
-unreachable. Too many have failed when the first `SYSTEMATIC` trials of a launch all fail; after a success, when at
-least `MANY` have failed and more than have succeeded.
+A search stops early for one of four reasons: it was interrupted, a limit of its budget is reached, too many trials
+failed, or the store stayed unreachable. Too many have failed when the first `SYSTEMATIC` trials of a launch all fail;
+after a success, when at least `MANY` have failed and more than have succeeded.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Control:
     error: str = ""
     interrupted: bool = False
     lost: Callable[[], str] = str
+    ended: str = ""
     stops: dict[int, str] = field(default_factory=dict)
 
     _reported: dict[int, int] = field(default_factory=dict)
@@ -52,7 +53,7 @@ class Control:
     def stopping(self) -> bool:
         """Whether no further trial should start and running ones should end."""
         self.error = self.error or self.lost()
-        return self.interrupted or bool(self.error)
+        return self.interrupted or bool(self.error) or bool(self.ended)
 
     def begin(self, number: int, step: int, holder: str = "") -> None:
         """A trial is handed out to the Tune trial `holder`, to start or resume at a step."""

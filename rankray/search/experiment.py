@@ -30,6 +30,7 @@ POLL_SECONDS = 0.5
 """How long a search waits before it asks a store again that did not answer."""
 NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.search.searcher", "rankray.search.stopper")
 """What a search imports once Ray runs, Ray Tune among it: a second of work, done while Ray starts."""
+STOPPING = "stopping: trials are given back and resume from their last checkpoints; Ctrl-C again stops at once"
 GRACE_SECONDS = 14.0
 """How long an interrupted search may take to end by itself; then its process is ended."""
 LEAVE_SECONDS = 4.0
@@ -37,7 +38,9 @@ LEAVE_SECONDS = 4.0
 
 
 def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) -> bool:
-    """Search until the study holds `study.trials` finished trials; a study that does already starts nothing.
+    """Search until the study holds `study.trials` finished trials or a limit of `study.budget` is reached.
+
+    A study that has ended already starts nothing.
 
     Args:
         study: the study, opened to work on it and not joined yet; the search runs with its configuration.
@@ -54,6 +57,7 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
         SearchFailed: too many trials failed, or the store stayed unreachable; what is finished stays finished.
     """
     prepare_environment()
+    study.note_end()
     if study.done:
         return True
     control = Control(lost=lambda: study.lost)
@@ -62,6 +66,7 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
         if control.interrupted:
             return
         control.interrupted = True
+        observer.phase(STOPPING)
         timer = threading.Timer(GRACE_SECONDS, _give_up, args=(study,))
         timer.daemon = True
         timer.start()
@@ -70,6 +75,9 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
         observer.phase("starting Ray")
         with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt):
             _run_until_done(study, control, observer)
+        study.note_end()
+        if control.ended:
+            observer.phase(f"ended by its budget: {control.ended}")
         if control.error:
             raise SearchFailed(f"study {study.name}: {control.error}")
     return bool(study.done)
@@ -98,9 +106,10 @@ def _give_up(study: StudyStore) -> None:
 
 
 def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> None:
-    from rankray.cluster.nodes import check_storage
+    from rankray.cluster.nodes import check_storage, typed_nodes
     from rankray.cluster.ray_private import memory_bytes
     from rankray.search.delivery import StoreOutbox, patience_seconds_default
+    from rankray.search.meter import Meter
     from rankray.search.news import CheckpointObserver, News
     from rankray.search.packing import Packing, worth_measuring
     from rankray.search.placement import place
@@ -117,7 +126,9 @@ def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> 
         placement.slots, news.phase, measures=worth_measuring(config, placement.slots), memory=memory_bytes
     )
     news.add(packing)
-    with CheckpointRetention(config.storage, config.name, study.identity) as retention:
+    meter = Meter(study, control, typed_nodes)
+    news.add(meter)
+    with CheckpointRetention(config.storage, config.name, study.identity) as retention, meter:
         news.add(CheckpointObserver(study, retention))
         outbox = StoreOutbox(study, patience_seconds_default(), news)
         make_spec = spec_maker(config, retention.directory, retention.usable)

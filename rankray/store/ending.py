@@ -30,7 +30,7 @@ class Ender:
 
     def __init__(self, storage: BaseStorage, config: Config) -> None:
         self._storage = storage
-        self._metric = config.study.metric
+        self._metric, self._others = config.study.metric, config.study.metrics[1:]
         self._full = config.full_steps
 
     def carry_out(self, trial: FrozenTrial, record: StepRecord) -> None:
@@ -45,13 +45,14 @@ class Ender:
 
     def complete(self, trial: FrozenTrial, metrics: dict[str, float]) -> None:
         """End a trial by its final metrics: COMPLETE, or FAILED where the study's metric is missing or no number."""
-        value = metrics.get(self._metric)
-        if value is None:
-            self.fail(trial, f"{self._metric} is missing in the final metrics", metrics=metrics)
-        elif not math.isfinite(value):
-            self.fail(trial, f"{self._metric} is {value} at the end", metrics=metrics)
-        else:
-            self._commit(trial, {"state": "complete", "value": value, "metrics": metrics})
+        for name in (self._metric, *self._others):
+            if name not in metrics:
+                self.fail(trial, f"{name} is missing in the final metrics", metrics=metrics)
+                return
+            if not math.isfinite(metrics[name]):
+                self.fail(trial, f"{name} is {metrics[name]} at the end", metrics=metrics)
+                return
+        self._commit(trial, {"state": "complete", "value": metrics[self._metric], "metrics": metrics})
 
     def fail(self, trial: FrozenTrial, reason: str, **more: Any) -> None:
         """End a trial as FAILED."""

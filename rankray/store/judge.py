@@ -53,7 +53,7 @@ class Judge:
         """
         metrics = {name: float(value) for name, value in report.metrics.items()}
         record = StepRecord(step=report.step, metrics=metrics, checkpoint=report.checkpoint)
-        for name in (self._metric, self._prune_on):
+        for name in dict.fromkeys((self._metric, self._prune_on, *self._config.study.metrics)):
             if not math.isfinite(metrics.get(name, 0.0)):
                 reason = f"{name} is {metrics[name]} at step {report.step}"
                 return StepRecord(**{**vars(record), "stop": True, "failed": True, "reason": reason})

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rankray.errors import StoreError
 from rankray.store.backend import connect
 from rankray.store.claims import NOBODY, SUFFIX, Claims, find_or_create
+from rankray.store.ledger import SPENT
 from rankray.store.migrate import CONFIG
 from rankray.store.records import DRIVER
 from rankray.store.study import PART, attach
@@ -79,6 +80,9 @@ def copy_study(source: str, target: str, name: str, notice: Notice = lambda line
         storage.set_study_system_attr(study_id, key, value)
     source_claims = Claims(held.storage, held.storage.get_study_id_from_name(name + SUFFIX))
     source_claims.refresh()
+    for key, record in held.storage.get_study_user_attrs(source_claims.study_id).items():
+        if key.startswith(SPENT):
+            storage.set_study_user_attr(claims.study_id, key, record)
     for key, body in source_claims.decisions().items():
         claims.enter(key, body)
     storage.set_study_user_attr(claims.study_id, PART, None)

@@ -33,6 +33,7 @@ from rankray.store.warm import check_earlier, earlier_points
 logger = logging.getLogger(__name__)
 
 TRIALS = "rankray:trials"
+BUDGET = "rankray:budget"
 VERSIONS = "rankray:versions"
 PART = "rankray:part"
 """Attribute of a study that is being copied or deleted and must not be opened: which of the two."""
@@ -113,7 +114,7 @@ def _open(
     earlier = earlier_points(storage, claims, config)
     study_id = find_or_create(storage, config.name, direction(config))
     migrate_study(storage, study_id, config.name)
-    _describe(storage, study_id, stored, config.study.trials)
+    _describe(storage, study_id, stored, config)
     points = [*baseline_points(config), *earlier] if plan is None else plan
     return _read(
         StudyStore(storage, study_id, claims, config, url=shown_url, lease_seconds=lease_seconds, points=points)
@@ -145,8 +146,8 @@ def _attached(storage: RetryingStorage, url: str, name: str) -> StudyStore:
     study_id = storage.get_study_id_from_name(name)
     attributes = storage.get_study_user_attrs(study_id)
     stored = migrated_config(name, attributes)
-    trials = whole(attributes.get(TRIALS))
-    stored["study"] = {**stored["study"], "trials": stored["study"]["trials"] if trials is None else trials}
+    latest = {"trials": whole(attributes.get(TRIALS)), "budget": attributes.get(BUDGET)}
+    stored["study"] = {**stored["study"], **{key: value for key, value in latest.items() if value is not None}}
     try:
         config = restore(stored, masked(url))
     except ValidationError as error:
@@ -241,13 +242,14 @@ def _names(storage: RetryingStorage) -> list[str]:
     return sorted(str(row[0]) for row in storage.ask(asked))
 
 
-def _describe(storage: BaseStorage, study_id: int, stored: Mapping[str, Any], trials: int) -> None:
+def _describe(storage: BaseStorage, study_id: int, stored: Mapping[str, Any], config: Config) -> None:
     """Make the study describe itself. The configuration comes last, because it makes the study visible."""
     have = storage.get_study_user_attrs(study_id)
     wanted = {
         VERSIONS: stored["versions"],
         PROVENANCE: stored["provenance"],
-        TRIALS: trials,
+        TRIALS: config.study.trials,
+        BUDGET: config.study.budget.model_dump(mode="json"),
         CONFIG: stored["config"],
     }
     for key, value in wanted.items():

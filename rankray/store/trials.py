@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.schema import Config
 from rankray.config.space import distributions
@@ -29,6 +29,7 @@ from rankray.store.dry_run import DryRunStorage
 from rankray.store.ending import STATES
 from rankray.store.glance import Glance
 from rankray.store.judge import Judge
+from rankray.store.ledger import ENDED, SPENT, Ended, Spent, ended, spent_of
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
 from rankray.store.points import FinitePoints
@@ -118,6 +119,8 @@ class StudyStore(TrialOwnership):
     def next_trial(self) -> Ticket | None:
         """Return a trial to run: an orphan first, then a new one while the budget has room, else None.
 
+        Once a limit of `study.budget` is reached, orphans stay: a raised limit continues them.
+
         None means that there is nothing to start now; trials of other drivers may still be running (see `done`). An
         orphan is a trial whose owner has left, is dead, or let its lease expire. Of several drivers exactly one gets
         it. Orphans that lack only the last write are finished here; those without their parameters are discarded, never
@@ -129,13 +132,16 @@ class StudyStore(TrialOwnership):
         self.join()
         with self._lock:
             self._look()
-            orphans = [trial for trial in self._unfinished() if self._is_orphan(trial)]
+            over = self.config.study.budget.is_limited and self.ended is not None
+            orphans = [] if over else [trial for trial in self._unfinished() if self._is_orphan(trial)]
             for trial in orphans:
                 adopted = self._adopt(trial)
                 if adopted is not None:
                     return self._hand_out(adopted, adopted=True)
             if orphans:
                 self._history.refresh()
+            if over:
+                return None
             fresh = self._asker.new()
             return None if fresh is None else self._hand_out(fresh, adopted=False)
 
@@ -267,19 +273,54 @@ class StudyStore(TrialOwnership):
     def finished(self) -> int:
         """How many trials are complete or pruned, over all drivers."""
         with self._lock:
-            self._history.refresh()
+            self._history.refresh(everything=True)
             return self._history.finished
 
     @property
     def done(self) -> bool:
         """Whether the budget is used up, or no point is left: of a finite space, or of a plan."""
         with self._lock:
-            self._history.refresh()
-            if self._history.finished >= self.budget:
-                return True
-            if callable(self._given):
-                return not self.read_only and self._asker.plan_is_done
-            return self._points.exhausted
+            return self.ended is not None or (not self.read_only and self._asker.plan_is_done)
+
+    @property
+    def ended(self) -> Ended | None:
+        """Why the search has ended, from the limits and the store; None while it has not."""
+        budget = self.config.study.budget
+        with self._lock:
+            trials: list[FrozenTrial] = []
+            if self.glance is not None and budget.plateau is None:
+                counted, _ = self.glance.counts()
+                finished = counted[TrialState.COMPLETE] + counted[TrialState.PRUNED]
+            else:
+                trials = self._history.refresh(everything=True)
+                finished = self._history.finished
+            end = ended(self.config, finished, self.spent if budget.is_limited else Spent(), trials)
+            return Ended("space", "every point of the space has been tried") if end is None and self.exhausted else end
+
+    @property
+    def spent(self) -> Spent:
+        """What all drivers of all times have spent."""
+        return spent_of(self.storage.get_study_user_attrs(self._claims.study_id), self.config.study.budget)
+
+    def charge(self, record: Mapping[str, Any]) -> None:
+        """Write what this driver has spent so far (`ledger`), in place of what it wrote before.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        self._writable()
+        self.storage.set_study_user_attr(self._claims.study_id, SPENT + self.driver, dict(record))
+
+    def note_end(self) -> None:
+        """Write what has ended the search, or that nothing has any more, where the store does not say so.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        self._writable()
+        now = None if (end := self.ended) is None else end.to_json()
+        if self.storage.get_study_user_attrs(self.study_id).get(ENDED) != now:
+            self.storage.set_study_user_attr(self.study_id, ENDED, now)
 
     @property
     def exhausted(self) -> bool:
@@ -308,7 +349,7 @@ class StudyStore(TrialOwnership):
     def trials(self) -> list[FrozenTrial]:
         """Return the study's trials in order of number, without the void ones; do not change them."""
         with self._lock:
-            return [trial for trial in self._history.refresh() if not is_void(trial)]
+            return [trial for trial in self._history.refresh(everything=True) if not is_void(trial)]
 
     def look(self) -> None:
         """See which drivers are alive and who owns which trial, for `state` and `owner`."""
@@ -327,7 +368,8 @@ class StudyStore(TrialOwnership):
     def _read(self, number: int) -> FrozenTrial:
         """Return a trial as it is in the store; the history then holds all of them."""
         self._writable()
-        trials = self._history.refresh()
+        trials = self._history.refresh(number)
+        self._history.written.add(number)
         if not 0 <= number < len(trials):
             there = f"0 to {len(trials) - 1}" if trials else "none yet"
             raise StoreError(f"study {self.name}: there is no trial {number}; its trials: {there}; give one of these")
@@ -335,10 +377,12 @@ class StudyStore(TrialOwnership):
 
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)
+        self._history.written.add(trial.number)
         ticket = ticket_of(trial, adopted=adopted, order=self._order)
+        if self.untrained:
+            return replace(ticket, untrained=False)
         fresh = [number for number in self._history.unfinished if not steps_of(self._history.trials[number])]
-        is_first = trial.number == min(fresh, default=None)
-        return replace(ticket, untrained=is_first and not self.untrained)
+        return replace(ticket, untrained=trial.number == min(fresh, default=None))
 
     def _note_untrained(self, report: Report) -> None:
         """Keep what a trial found out about the untrained model; the first finding stays."""

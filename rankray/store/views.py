@@ -16,6 +16,7 @@ from rankray.checkpoints.places import is_remote
 from rankray.config.params import get_path
 from rankray.errors import StoreError
 from rankray.store.leases import number_in
+from rankray.store.pareto import front, metrics_of
 from rankray.store.records import damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
 from rankray.store.stored import clean, reading
 from rankray.store.trials import StudyStore
@@ -41,13 +42,14 @@ def status(study: StudyStore) -> dict[str, Any]:
     """Return how far a study has come.
 
     `state` is `complete` when the budget or a finite space is used up, `running` while a driver is not known to be
-    dead, else `interrupted`. `best` is the best complete trial, or None. A driver's `renewed_seconds_ago` compares two
-    clocks: it is for people, and decides nothing.
+    dead, else `interrupted`. `best` is the best complete trial, or None. `ended` says which limit has ended the search
+    and why, or is None; `spent` what all its drivers have spent. A driver's `renewed_seconds_ago` compares two clocks:
+    it is for people, and decides nothing.
     """
     counts = study.counts()
     drivers = study.drivers()
-    done = counts.finished >= study.budget or study.exhausted
-    state = "complete" if done else "running" if drivers else "interrupted"
+    ended = study.ended
+    state = "complete" if ended is not None else "running" if drivers else "interrupted"
     top = best(study)
     return {
         "study": study.name,
@@ -59,7 +61,9 @@ def status(study: StudyStore) -> dict[str, Any]:
             "running": counts.running,
             "waiting": counts.waiting,
         },
-        "budget": {"trials": study.budget, "finished": counts.finished},
+        "budget": {"trials": study.budget, "finished": counts.finished, **_limits(study)},
+        "spent": study.spent.to_json(),
+        "ended": None if ended is None else ended.to_json(),
         "best": None if top is None else {key: top[key] for key in ("number", "value", "params")},
         "metric": study.config.study.metric,
         "direction": study.config.direction,
@@ -72,6 +76,12 @@ def status(study: StudyStore) -> dict[str, Any]:
         ],
         "first_failure": _first_failure(study),
     }
+
+
+def _limits(study: StudyStore) -> dict[str, Any]:
+    """Return the limits that are set beside the number of trials."""
+    limits = study.config.study.budget.model_dump(exclude={"price"})
+    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def untrained(study: StudyStore) -> dict[str, Any] | None:
@@ -100,7 +110,7 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
     return {
         **_row(study, found, before),
         "untrained": before,
-        "metrics": _plain(_final_metrics(found)),
+        "metrics": _plain(metrics_of(found)),
         "steps": [
             {
                 "step": record.step,
@@ -123,37 +133,32 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
 
 @_shown
 def trials(study: StudyStore, most: int | None = None) -> list[dict[str, Any]]:
-    """Return one short row per trial, in order of number; of a large study perhaps only the foremost `most` ones.
+    """Return one short row per trial, in order of number; of at most so many, those that matter most.
 
-    Those are the ones that have not ended, then the best complete, the best pruned and the first failed ones.
+    Those are the trials that have not ended, then the best complete ones, pruned ones and failed ones.
     """
     study.counts()
     before = untrained(study)
     if most is None:
-        found = study.trials()
-    else:
-        found = _foremost(study, most) if study.glance is None else study.glance.foremost(most)
+        return [_row(study, each, before) for each in study.trials()]
+    found = _ranked(study)[:most] if study.glance is None else study.glance.ranked(most)
     return [_row(study, each, before) for each in found]
-
-
-def _foremost(study: StudyStore, most: int) -> list[FrozenTrial]:
-    """Return what `Glance.foremost` does, from all trials."""
-    states, sign = (TrialState.COMPLETE, TrialState.PRUNED), -1.0 if study.config.direction == "maximize" else 1.0
-
-    def rank(trial: FrozenTrial) -> tuple[int, float, int]:
-        ended = trial.state in states
-        place = 1 + states.index(trial.state) if ended else 3 if trial.state.is_finished() else 0
-        return place, sign * trial.value if ended and trial.value is not None else 0.0, trial.number
-
-    return sorted(sorted(study.trials(), key=rank)[:most], key=lambda trial: trial.number)
 
 
 @_shown
 def best(study: StudyStore) -> dict[str, Any] | None:
-    """Return the best complete trial, or None. Trials that were stopped early do not count."""
+    """Return the best complete trial, or None. Trials that were stopped early do not count.
+
+    In a study of several metrics `front` has every trial that no other one beats in all of them, and the best is that
+    one of them that is best in the first metric.
+    """
+    before = untrained(study)
+    if study.config.study.metrics:
+        rows = [_result(study, each, before) for each in front(study.trials(), study.config)]
+        return {**rows[0], "metrics_compared": list(study.config.study.metrics), "front": rows} if rows else None
     candidates = study.trials() if study.glance is None else study.glance.best()
     top = _best(study, (each for each in candidates if each.state == TrialState.COMPLETE))
-    return None if top is None else _result(study, top, untrained(study))
+    return None if top is None else _result(study, top, before)
 
 
 @_shown
@@ -185,13 +190,18 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
 def retention(study: StudyStore) -> tuple[set[int], set[int]]:
     """Return the numbers of all ended trials, and of those among them that keep their checkpoints.
 
-    Those are the `study.keep_best` best complete ones. A trial that is no longer among them never will be again, unless
-    the number is raised. So to delete the checkpoints of all others is safe at any moment.
+    Those are the `study.keep_best` best complete ones, and in a study of several metrics those that no other one beats.
+    A trial that is no longer among them never will be again, unless the number is raised. So to delete the checkpoints
+    of all others is safe at any moment.
     """
     ended = [each for each in study.trials() if each.state.is_finished()]
     complete = (each for each in ended if each.state == TrialState.COMPLETE)
     ranked = sorted(complete, key=lambda each: _rank(study, each))
-    return {each.number for each in ended}, {each.number for each in ranked[: study.config.study.keep_best]}
+    kept = [
+        *ranked[: study.config.study.keep_best],
+        *(front(ended, study.config) if study.config.study.metrics else []),
+    ]
+    return {each.number for each in ended}, {each.number for each in kept}
 
 
 def _row(study: StudyStore, found: FrozenTrial, before: dict[str, Any] | None) -> dict[str, Any]:
@@ -219,7 +229,7 @@ def _result(study: StudyStore, found: FrozenTrial, before: dict[str, Any] | None
         "value": value,
         "worse_than_untrained": _is_worse(study, value, before),
         "params": dict(found.params),
-        "metrics": _plain(_final_metrics(found)),
+        "metrics": _plain(metrics_of(found)),
         "checkpoint": checkpoint,
         "checkpoint_exists": _exists(checkpoint),
         "objective": _objective(study, found),
@@ -236,6 +246,19 @@ def _is_worse(study: StudyStore, value: float | None, before: dict[str, Any] | N
     if any(path.startswith(("model.", "data.")) for path in study.config.space):
         return None
     return bool(value < before["value"] if study.config.direction == "maximize" else value > before["value"])
+
+
+def _ranked(study: StudyStore) -> list[FrozenTrial]:
+    """Return all trials: those that have not ended, then complete, pruned and failed ones, the best of each first."""
+    order = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+    def key(each: FrozenTrial) -> tuple[Any, ...]:
+        if not each.state.is_finished():
+            return -1, each.number
+        valued = each.state != TrialState.FAIL and each.value is not None
+        return order.index(each.state), *(_rank(study, each) if valued else (math.inf, each.number))
+
+    return sorted(study.trials(), key=key)
 
 
 def _best(study: StudyStore, candidates: Iterable[FrozenTrial]) -> FrozenTrial | None:
@@ -268,14 +291,6 @@ def _value(study: StudyStore, found: FrozenTrial) -> float | None:
     last = [record.metrics.get(study.config.study.metric) for record in steps_of(found).values()]
     values = [value for value in last if value is not None and math.isfinite(value)]
     return values[-1] if values else None
-
-
-def _final_metrics(found: FrozenTrial) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for record in steps_of(found).values():
-        metrics.update(record.metrics)
-    metrics.update(end_metrics(found))
-    return metrics
 
 
 def end_metrics(found: FrozenTrial) -> dict[str, float]:

@@ -117,3 +117,16 @@ def test_metrics_of_ones_own_get_logits(trainer):
 def test_what_it_cannot_do_is_said(trainer, given, said):
     with pytest.raises(LossError, match=said):
         trainer(**given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"objective": "iw_sft"}, r"no statistics of the base model.*rankray train"),
+        ({"signal": "base"}, r"no statistics of the base model.*rankray train"),
+        ({"kl_weight": 0.1}, r"no reference is given.*give reference="),
+    ],
+)
+def test_what_needs_the_base_model_says_so_at_once(settings, says, trainer):
+    with pytest.raises(LossError, match=says):
+        trainer(**settings)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rankray.loss import fused, weighted_nll
+from rankray.loss import backend, fused, weighted_nll
 from rankray.loss.chunked import _plan
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -39,6 +39,7 @@ def test_without_a_gpu_torch_is_used(batch_of, monkeypatch):
 @pytest.mark.parametrize(("found", "dtype", "expected"), [(True, torch.bfloat16, True), (False, torch.bfloat16, False)])
 def test_on_a_gpu_the_kernels_need_triton(found, dtype, expected, batch_of, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if found else None)
+    monkeypatch.setattr(backend, "kernel_problem", lambda device, dtype: "")
     batch = batch_of(dtype=dtype)
     plan = _plan(batch.hidden_NH, batch.head_VH, batch.label_N, None, None, 1.0, None)
     assert fused.on_triton(plan, torch.device("cuda")) is expected

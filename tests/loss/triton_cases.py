@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from loss.test_golden import each_token, logits_of, wanted_scales
-from rankray.loss import fused, reference, weighted_nll, weighted_nll_with_stats
+from rankray.loss import backend, fused, reference, weighted_nll, weighted_nll_with_stats
 from rankray.loss import triton as kernels
 from rankray.loss.stats import ALL_STATS
 
@@ -169,3 +169,41 @@ def test_golden_values(golden, kernels_used):
         loss = weighted_nll(hidden_NH, head_VH, label_C, objective="rri", base="one", **knobs)
         assert loss.item() == pytest.approx(scale * nll, rel=2e-3 if knobs["form"] == "exact" else 5e-5, abs=1e-6)
     assert kernels_used
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_first_use_compares_with_torch(dtype, monkeypatch):
+    backend.kernel_problem.cache_clear()
+    assert backend.kernel_problem(torch.device("cpu"), dtype) == ""
+    for wrong in ("rank", "statistics", "gradient"):
+        backend.kernel_problem.cache_clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(kernels, "chunk_pass", spoiled(kernels.chunk_pass, wrong))
+            assert wrong in backend.kernel_problem(torch.device("cpu"), dtype)
+            assert not backend.on_triton(dtype, torch.device("cpu"))
+    backend.kernel_problem.cache_clear()
+
+
+def spoiled(chunk_pass, wrong):
+    """The kernels with a fault of one kind."""
+
+    def call(product_CV, *args, **kw):
+        stats, correct_C = chunk_pass(product_CV, *args, **kw)
+        if wrong == "rank":
+            return stats.replaced(rank_N=stats.rank_N + 1), correct_C
+        if wrong == "statistics":
+            return stats.replaced(entropy_bits_N=stats.entropy_bits_N * 1.01), correct_C
+        product_CV[0, 3] += 0.1
+        return stats, correct_C
+
+    return call
+
+
+def test_rounding_of_a_softcap_makes_no_ties():
+    """Ranks are counted on the products: far beyond the cap their tanh is the same number."""
+    product_CV = torch.linspace(100.0, 200.0, 50).repeat(3, 1)
+    stats, correct_C = kernels.chunk_pass(
+        product_CV, torch.tensor([49, 10, 0]), ALL_STATS, scale=1.0, softcap=5.0, exact_ranks=True, wants_gradient=False
+    )
+    assert stats.rank_N.tolist() == [1.0, 40.0, 50.0]
+    assert correct_C.tolist() == [True, False, False]

@@ -2,9 +2,10 @@
 
 import pytest
 
+from rankray.config import LoadedConfig, config_from
 from rankray.errors import ConfigError
 from rankray.loss import WEIGHTS
-from rankray.report.explain import explain_lines
+from rankray.report.explain import check_lines, explain_lines
 
 
 def test_a_field_says_what_is_allowed_and_its_default():
@@ -34,3 +35,27 @@ def test_a_section_lists_its_fields_and_a_last_name_is_enough():
 def test_an_unknown_key_names_the_nearest():
     with pytest.raises(ConfigError, match=r"did you mean 'loss\.temperature'"):
         explain_lines("loss.temprature")
+
+
+@pytest.mark.parametrize(
+    ("metric", "objective", "space", "noted"),
+    [
+        ("eval/nll", "rri", {}, True),
+        ("eval/nll", "sft", {}, False),
+        ("eval/nll", "sft", {"loss.objective": {"choice": ["sft", "dft"]}}, True),
+        ("eval/accuracy", "rri", {}, False),
+    ],
+)
+def test_check_says_that_nll_favours_plain_sft(metric, objective, space, noted):
+    config = config_from(
+        {
+            "name": "s",
+            "model": {"path": "m"},
+            "data": {"train": "a.jsonl", "eval": "b.jsonl"},
+            "loss": {"objective": objective},
+            "evaluate": {"metrics": ["nll", "accuracy"]},
+            "space": space,
+            "study": {"metric": metric},
+        }
+    )
+    assert any("favours plain SFT" in line for line in check_lines(LoadedConfig(config, "f.yaml"))) == noted

@@ -25,7 +25,8 @@ PARAMS = {
 }  # fmt: skip
 """A trial of search_spaces/objectives.yaml, whose settings are long."""
 SHOW = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 sys.path[:0] = [{root!r}, {tests!r}]
 from report.test_live import searched
 from rich.console import Console
@@ -153,9 +154,11 @@ def test_a_terminal_of_this_size_shows_number_step_metric_and_best(width, height
         assert ("train/nll" in text) == (width >= 100)
         assert ("eval/token_accuracy" in text) == (width >= 160)
         assert ("max_scale=16" in text) == (width >= 160), text
+        subprocess.run([*server, "send-keys", "C-c"], check=True)
+        until(lambda: "^C" in "".join(screen()))
         stop.touch()
         until(lambda: "the shell again" in screen()[0])
-        assert "".join(screen()).strip() == "the shell again", "no bar is left behind"
+        assert "".join(screen()).strip() == "the shell again", "no bar is left behind, though ^C was shown"
     finally:
         subprocess.run([*server, "kill-server"], check=False, capture_output=True)
 
@@ -168,3 +171,14 @@ def test_no_color_is_honoured(monkeypatch):
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     console.print(View(searched()))
     assert "\x1b[3" not in console.file.getvalue()
+
+
+def test_the_last_line_is_empty_so_that_a_terminal_can_show_ctrl_c_there():
+    """After a line as wide as the terminal, ^C begins another line, and the bar above would be left behind."""
+    from rankray.report.live import View
+
+    console = Console(file=io.StringIO(), width=80, height=24)
+    console.print(View(searched()))
+    lines = console.file.getvalue().split("\n")
+    assert lines[-2:] == ["", ""]
+    assert max(map(len, lines)) == 80

@@ -57,7 +57,9 @@ def test_steps_that_do_not_fit_are_left_out_or_all_shown():
 def test_settings_say_where_they_come_from():
     given = [("loss.temperature", 9.0, "f.yaml:9"), ("train.max_steps", 50, "f.yaml:7")]
     given.append(("train.seed", 3, "--set train.seed"))
+    given.append(("data.prompt", "{question}\n", "f.yaml:3"))
     lines = [line.split() for line in shown(make_trial(), 80, settings=given).splitlines()]
+    assert ["data.prompt", '"{question}\\n"', "f.yaml:3"] in lines
     assert ["loss.temperature", "0.75", "searched"] in lines
     assert ["train.max_steps", "50", "f.yaml:7"] in lines
     assert ["train.seed", "3", "--set", "train.seed"] in lines

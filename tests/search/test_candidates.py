@@ -133,3 +133,18 @@ def test_seeds_are_new_and_the_same_for_everybody() -> None:
     taken = set(seeds[:3])
     assert fresh_seed("salt", "what", 0, taken) not in taken
     assert fresh_seed("other", "what", 0, used) != seeds[0]
+
+
+def test_sft_with_an_anchor_is_not_plain() -> None:
+    """It may be a finalist, and plain SFT is tried without the anchor, fixed by the file or searched."""
+    anchored = sft(0, 0.5, 1e-3)
+    config, confirmation = made(loss={"kl_weight": 0.1})
+    assert [each.number for each in finalists([anchored], config, confirmation, 5)] == [0]
+    best, plain = finalists([anchored], config, confirmation, 5)[0], baselines([anchored], config, confirmation, 2)
+    assert (best.params["loss.kl_weight"], [each.params["loss.kl_weight"] for each in plain]) == (0.1, [0.0, 0.0])
+    searched = {**SPACE, "loss.kl_weight": {"float": [0.01, 1.0], "log": True}}
+    config, confirmation = made(searched)
+    rows = [{**anchored, "params": {**anchored["params"], "loss.kl_weight": 0.5}}]
+    plain = baselines(rows, config, confirmation, 3)
+    assert [each.params["loss.kl_weight"] for each in plain] == [0.0] * 3
+    assert distributions(confirmation)["loss.kl_weight"].contains(0.0)

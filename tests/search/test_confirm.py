@@ -26,6 +26,7 @@ from rankray.search.confirmation import Options
 from rankray.store import attach, list_studies, open_study, views
 from rankray.store.backend import RetryingStorage
 from rankray.store.confirmation import stored_verdict
+from rankray.store.overview import overview
 from search.confirming import run_all, value
 
 METRIC = "eval/nll"
@@ -83,6 +84,7 @@ def test_it_leaves_the_search_as_it_was_and_its_verdict_with_it(searched: str) -
     assert found["verdict"]["word"] == "better"
     assert seen(searched) == before
     assert stored_verdict(attach(searched, "s")) == found
+    assert overview(attach(searched, "s"))["verdict"] == found, "a report finds it"
     assert list_studies(searched) == ["s", "s.confirm"]
     status = views.status(attach(searched, "s.confirm"))
     assert (status["state"], status["trials"]["complete"]) == ("complete", 2 * 2 + 2 * 3)

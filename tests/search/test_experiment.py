@@ -58,6 +58,20 @@ def test_a_trial_that_raises_is_failed_and_the_search_goes_on(place):
     assert "Traceback" in failed[0]["traceback"]
 
 
+def test_a_limit_of_the_budget_ends_a_search_and_says_so(place):
+    """Long before its trials are used up; what ran then waits to be resumed, and nothing is left running."""
+    words = ("--set", "study.trials=500", "--set", "resources.concurrency=1", "--set", "study.budget.wall_hours=0.0002")
+    done = place.search(*words)
+    status = place.status()
+    assert status["state"] == "complete"
+    assert status["ended"]["by"] == "wall_hours"
+    assert status["ended"]["reason"] in done.stdout
+    assert status["spent"]["wall_hours"] >= 0.0002
+    assert status["budget"]["finished"] < 500
+    assert status["trials"]["running"] == 0
+    assert status["drivers"] == []
+
+
 def test_three_failures_before_any_success_stop_the_search_with_the_first_error(place):
     (place.file.parent / "broken.py").write_text(
         "def always(model, tokenizer, rows):\n    raise OSError('disk on fire')\n"

@@ -1,0 +1,235 @@
+"""Everything about the GPU path in one command, under ten minutes on one card: is it right, and what does it cost?
+
+1. The comparison of first use: the kernels against torch, for each dtype; and the product that adds 16 bits to 32.
+2. Parity with the float64 oracle: losses, gradients and statistics, over dtype, vocabulary, width, softcap and ties.
+   The rule is the tests': no worse than twice the naive computation in the same dtype.
+3. Time and peak memory beside torch's `linear_cross_entropy`, Liger and `torch.compile` (`benchmarks/loss.py`), in
+   bfloat16, V = 32,000 and 151,936, H = 2,048 and 4,096.
+4. Training through the command line: a trial straight through, the same from its own checkpoint, which must give the
+   same metrics, and two at a time on one card.
+
+    python benchmarks/gpu.py                 writes gpu.json, and the table gpu.md beside it
+    python benchmarks/gpu.py -o figures      writes figures.json and figures.md
+
+Without a card, parts 1 and 2 run on the CPU at small shapes, with the kernels under Triton's interpreter where triton
+is installed, and the rest is named as skipped. Exit code 1 where something is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+HAS_GPU = torch.cuda.is_available()
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+if not HAS_GPU and HAS_TRITON:
+    os.environ["TRITON_INTERPRET"] = "1"  # read by triton when it is imported
+
+from rankray.loss import backend, reference, weighted_nll  # noqa: E402
+
+DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+OBJECTIVES: list[dict[str, Any]] = [
+    {"objective": "rri"},
+    {"objective": "rri", "form": "exact"},
+    {"objective": "deft"},
+    {"objective": "eaft"},
+]
+SHAPES = [(1000, 64), (32_000, 256), (50_257, 256), (151_936, 128)] if HAS_GPU else [(97, 16), (300, 24)]
+TOKENS = 192 if HAS_GPU else 24
+
+
+def first_use() -> list[dict[str, Any]]:
+    """The comparison that `RANKRAY_LOSS=auto` makes, for each dtype."""
+    rows = []
+    for dtype in DTYPES:
+        kernels = backend.kernel_problem(DEVICE, dtype) if HAS_TRITON else "triton is not installed"
+        row = {"dtype": str(dtype), "kernels": kernels or "right"}
+        if HAS_GPU and dtype != torch.float32:
+            row["addmm(out_dtype=)"] = backend.wide_product_problem(DEVICE, dtype) or "right"
+        rows.append(row)
+    return rows
+
+
+def batch(dtype: torch.dtype, vocabulary: int, hidden: int, has_ties: bool) -> list[torch.Tensor]:
+    """Hidden states, head and labels; with ties, hidden states are rounded so that many logits are equal."""
+    generator = torch.Generator().manual_seed(vocabulary + hidden)
+    head_VH = torch.randn(vocabulary, hidden, generator=generator) / hidden**0.5
+    label_N = torch.randint(0, vocabulary, (TOKENS,), generator=generator)
+    hidden_NH = torch.randn(TOKENS, hidden, generator=generator) + 2 * head_VH[label_N]
+    if has_ties:
+        head_VH[vocabulary // 2 :] = head_VH[: vocabulary - vocabulary // 2].clone()
+    label_N[::7] = -100
+    hidden_NH, head_VH = (tensor.to(DEVICE, dtype).requires_grad_() for tensor in (hidden_NH, head_VH))
+    return [hidden_NH, head_VH, label_N.to(DEVICE)]
+
+
+def naive(hidden_NH: torch.Tensor, head_VH: torch.Tensor, label_N: torch.Tensor, cap: float | None, **objective: Any):
+    """All the logits in the inputs' dtype, the rest in float32; the weights by the oracle, from these logits."""
+    keep_N = label_N != -100
+    logits_NV = (hidden_NH[keep_N] @ head_VH.t()).float()
+    logits_NV = logits_NV if cap is None else cap * torch.tanh(logits_NV / cap)
+    target_N = label_N[keep_N]
+    stats = reference.token_stats(logits_NV.cpu(), target_N.cpu())
+    weight_N = reference.token_weights(stats, **objective).to(DEVICE).float()
+    nll_N = -logits_NV.log_softmax(-1).gather(1, target_N[:, None])[:, 0]
+    return (weight_N * nll_N).sum() / keep_N.sum()
+
+
+def norm_error(mine: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((mine.detach().double().cpu() - truth.detach().double().cpu()).norm())
+
+
+def parity() -> list[dict[str, Any]]:
+    """Our error and the naive one, relative to the truth's size, for each case."""
+    rows = []
+    shapes = itertools.product(DTYPES, SHAPES, (None, 8.0), (False, True))
+    for dtype, (vocabulary, hidden), cap, has_ties in shapes:
+        for objective in OBJECTIVES:
+            given = batch(dtype, vocabulary, hidden, has_ties)
+            ours = weighted_nll(*given, logit_softcap=cap, **objective)
+            simple = naive(*given, cap, **objective)
+            wide = [leaf.detach().double().cpu().requires_grad_() for leaf in given[:2]]
+            truth = reference.weighted_nll(*wide, given[2].cpu(), logit_softcap=cap, **objective)
+            pairs = [(ours, simple, truth)]
+            grads = [torch.autograd.grad(loss, leaves) for loss, leaves in ((ours, given[:2]), (simple, given[:2]))]
+            pairs += zip(*grads, torch.autograd.grad(truth, wide), strict=True)
+            worst = 0.0
+            for mine, plain, true in pairs[1:]:  # a single scalar's rounding errors cancel by luck
+                allowed = 2 * norm_error(plain, true) + torch.finfo(dtype).eps * float(true.norm())
+                worst = max(worst, norm_error(mine, true) / allowed)
+            value = abs(ours.item() - truth.item()) / abs(truth.item())
+            rows.append(
+                {
+                    "dtype": str(dtype), "V": vocabulary, "H": hidden, "softcap": cap, "ties": has_ties, **objective,
+                    "on_triton": HAS_TRITON and backend.on_triton(dtype, DEVICE), "loss_error": value,
+                    "gradient_error_of_allowed": worst, "right": worst <= 1.0,
+                }
+            )  # fmt: skip
+    return rows
+
+
+def costs() -> dict[str, Any]:
+    """The table of `benchmarks/loss.py` on this card."""
+    names = ["rankray sft", "rankray rri bound", "rankray rri exact", "deft", "linear_cross", "liger", "compile"]
+    command = [sys.executable, str(HERE / "loss.py"), "--device", "cuda", "--rounds", "5", "--only", *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return {"rc": done.returncode, "table": done.stdout.splitlines(), "problem": done.stderr[-2000:]}
+
+
+CONFIG = """
+model: {{path: {place}/world/model}}
+data:
+  train: {place}/world/train.jsonl
+  eval: {place}/world/eval.jsonl
+  prompt: "{{question}}\n"
+  completion: "{{answer}}"
+train: {{max_steps: 20, batch_size: 16}}
+evaluate: {{every_steps: 10}}
+storage: {place}/runs
+"""
+
+
+def train(place: Path, name: str, *more: str) -> subprocess.Popen[str]:
+    """Start `rankray train` on the quickstart's world."""
+    command = [sys.executable, "-m", "rankray", "train", str(place / "gpu.yaml"), "--name", name, "--json", *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, problem = process.communicate(timeout=300)
+    assert process.returncode == 0, problem[-2000:]
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def trials(place: Path) -> dict[str, Any]:
+    """One trial, the same once more, two at a time; the same again from the first checkpoint."""
+    from rankray.quickstart.build import build_world
+
+    build_world(place, pretrain_steps=100)
+    (place / "gpu.yaml").write_text(CONFIG.format(place=place))
+    started = time.monotonic()
+    whole = ended(train(place, "whole"))
+    alone = time.monotonic() - started
+    first = min((place / "runs").rglob("step-000010"))
+    resumed = ended(train(place, "resumed", "--resume", str(first)))
+    started = time.monotonic()
+    both = [ended(process) for process in [train(place, "a"), train(place, "b")]]
+    nlls = [found["metrics"]["eval/nll"] for found in (whole, resumed, *both)]
+    return {
+        "seconds_alone": alone,
+        "seconds_two_at_a_time": time.monotonic() - started,
+        "eval_nll": nlls,
+        "resumed_difference": abs(nlls[1] - nlls[0]),
+        "right": max(nlls) - min(nlls) <= 1e-3 * nlls[0],
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The findings as text."""
+    lines = [f"# GPU path: {found['device']}, torch {found['torch']}", "", "## First use", ""]
+    lines += [f"- {row}" for row in found["first_use"]]
+    rows = found["parity"]
+    lines += ["", f"## Parity: {sum(row['right'] for row in rows)} of {len(rows)} cases right", ""]
+    lines += [
+        "| dtype | V | H | cases | on Triton | worst gradient error / allowed | worst loss error |",
+        "|---" * 7 + "|",
+    ]
+    for key, group in itertools.groupby(rows, key=lambda row: (row["dtype"], row["V"], row["H"])):
+        each = list(group)
+        worst, loss = (max(row[name] for row in each) for name in ("gradient_error_of_allowed", "loss_error"))
+        on_triton = sum(row["on_triton"] for row in each)
+        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {len(each)} | {on_triton} | {worst:.2f} | {loss:.1e} |")
+    for name in ("costs", "trials"):
+        if name in found:
+            lines += ["", f"## {name.capitalize()}", "", "```", json.dumps(found[name], indent=1), "```"]
+    lines += ["", "## Skipped", "", *[f"- {text}" for text in found["skipped"] or ["nothing"]], ""]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run every part that can run here; write the files; print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", default="gpu", help="name of the two files, without ending")
+    args = parser.parse_args()
+    started = time.monotonic()
+    name = torch.cuda.get_device_name() if HAS_GPU else f"no GPU ({platform.machine()} CPU)"
+    found: dict[str, Any] = {"device": name, "torch": torch.__version__, "skipped": []}
+    if not HAS_TRITON:
+        found["skipped"].append("the kernels: triton is not installed, so parity is that of the torch path")
+    elif not HAS_GPU:
+        found["skipped"].append("the kernels on a card: they ran under Triton's interpreter, at small shapes")
+    found["first_use"], found["parity"] = first_use(), parity()
+    wrong = HAS_GPU and HAS_TRITON and any(row["kernels"] != "right" for row in found["first_use"])
+    wrong = wrong or not all(row["right"] for row in found["parity"])
+    if HAS_GPU:
+        found["costs"] = costs()
+        with tempfile.TemporaryDirectory() as place:
+            found["trials"] = trials(Path(place))
+        wrong = wrong or found["costs"]["rc"] != 0 or not found["trials"]["right"]
+    else:
+        found["skipped"] += ["time and memory beside other losses", "trials, two on one card, and a resumed one"]
+    found["skipped"].append("a process whose CUDA context is broken: tests/search has its recovery on CPUs alone")
+    found["seconds"] = time.monotonic() - started
+    Path(f"{args.output}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    Path(f"{args.output}.md").write_text(table(found), encoding="utf-8")
+    print(table(found))
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""`rankray confirm` through the command line: it trains for real, is killed, and finishes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.searches import kill
+from fixtures.waiting import until
+from search.confirming import run_all
+from store.helpers import drive, make_config
+
+from rankray.config import load_config
+from rankray.store import attach, list_studies, open_study
+from rankray.store.records import steps_of
+
+WORDS = ("--finalists", "1", "--seeds", "2", "--set", "resources.concurrency=1")
+
+
+def command(place: Any, *words: str) -> list[str]:
+    return [sys.executable, "-m", "rankray", "confirm", "tiny", "--store", place.store, *WORDS, *words]
+
+
+def test_a_killed_confirmation_finishes_and_leaves_the_search_alone(place, seed):
+    """Killed with all that belongs to it after some report, drawn from the seed."""
+    search = load_config(place.file, ["study.trials=2", "study.known=[paper]"]).config
+    run_all(lambda params: 1.0, 0.1, "eval/nll")(open_study(place.store, search), None)
+    before = place.status(), place.trials()
+    reports = random.Random(seed).randrange(1, 11)
+
+    def reported() -> int:
+        try:
+            trials = attach(place.store, "tiny.confirm").trials()
+        except ValueError:
+            return 0
+        return sum(len(steps_of(trial)) for trial in trials)
+
+    with open(place.log, "ab") as log:
+        running = subprocess.Popen(
+            command(place), stdout=log, stderr=log, start_new_session=True, env=place.environment()
+        )
+    until(lambda: reported() >= reports or running.poll() is not None)
+    assert kill(running, signal.SIGKILL) != 2, place.log.read_text()
+    done = subprocess.run(command(place, "--json"), capture_output=True, text=True, env=place.environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert (found["study"], found["metric"], found["seeds"]) == ("tiny", "eval/nll", 2)
+    assert found["verdict"]["word"] in ("better", "worse", "indistinguishable", "under-powered")
+    assert [len(side["values"]) for side in (found["finalists"][0], found["baseline"])] == [2, 2]
+    assert found["baseline"]["params"]["loss.objective"] == "sft"
+    assert (place.status(), place.trials()) == before
+    runs = place.trials("tiny.confirm").values()
+    assert [run["state"] for run in runs] == ["complete"] * 4
+    assert len({run["params"]["train.seed"] for run in runs}) == 4
+
+
+def test_a_plan_is_printed_without_torch_or_ray_and_writes_nothing(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    study = {"trials": 3, "sampler": "random", "pruner": "none", "known": ["paper", "sft"]}
+    drive(open_study(url, make_config(study=study)))
+    words = ["rankray", "confirm", "s", "--store", url, "--plan", "--json", "--looks", "4,8"]
+    probe = f"import sys; sys.argv = {words!r}\nfrom rankray.cli.app import main\ntry:\n    main()\n"
+    probe += "except SystemExit as end:\n    print(end.code)\nprint([m for m in ('torch', 'ray') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    plan, code, heavy = done.stdout.splitlines()
+    assert (code, heavy) == ("0", "[]")
+    found = json.loads(plan)
+    assert found["runs"]["decide"] == 16
+    assert [row["seeds"] for row in found["looks"]] == [4, 8]
+    assert {row["seeds"]: round(row["half_width_sd"], 2) for row in found["tells"]}[8] == 1.07
+    assert list_studies(url) == ["s"]
+
+
+def run(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"RANKRAY_STORE": f"sqlite:///{directory}/store.db"}
+    done = [sys.executable, "-m", "rankray", "confirm", *words]
+    return subprocess.run(done, capture_output=True, text=True, env=environment, cwd=directory)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("s", "--looks", "4,x"), "--looks 4,x; allowed: numbers of seeds, as in 4,8,12,16"),
+        (("s", "--seeds", "1"), "--seeds 1; allowed: 2 or more"),
+        (("s",), "there is no such file"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(words, says, tmp_path):
+    done = run(tmp_path, *words)
+    assert (done.returncode, done.stderr.startswith("error: ")) == (2, True), done.stderr
+    assert says in done.stderr

@@ -1,0 +1,75 @@
+"""Which code computes a chunk: the environment variable, the comparison on first use, and falling back."""
+
+import importlib.util
+import logging
+
+import pytest
+import torch
+
+from rankray.errors import LossError
+from rankray.loss import backend, weighted_nll
+from rankray.loss.gradients import add_product
+
+COMPARISONS = (backend.kernel_problem, backend.wide_product_problem)
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(monkeypatch):
+    """Each test makes the comparisons anew, without an interpreter."""
+    monkeypatch.delenv(backend.VARIABLE, raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for comparison in COMPARISONS:
+        comparison.cache_clear()
+    yield
+    for comparison in COMPARISONS:
+        comparison.cache_clear()
+
+
+def test_an_unknown_choice_names_those_there_are(monkeypatch, batch_of):
+    monkeypatch.setenv(backend.VARIABLE, "tritn")
+    batch = batch_of()
+    with pytest.raises(LossError, match=r"^RANKRAY_LOSS: got 'tritn'.*triton.*allowed: auto, torch, triton"):
+        weighted_nll(batch.hidden_NH, batch.head_VH, batch.label_N)
+
+
+def test_kernels_that_cannot_run_here_are_refused(monkeypatch):
+    monkeypatch.setenv(backend.VARIABLE, "triton")
+    with pytest.raises(LossError, match=r"^RANKRAY_LOSS: triton on cpu.*allowed here: auto, torch"):
+        backend.on_triton(torch.float32, CPU)
+
+
+def test_torch_is_torch(monkeypatch):
+    monkeypatch.setenv(backend.VARIABLE, "torch")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(backend, "kernel_problem", lambda device, dtype: "")
+    assert not backend.on_triton(torch.bfloat16, CUDA)
+    monkeypatch.setenv(backend.VARIABLE, "auto")
+    assert backend.on_triton(torch.bfloat16, CUDA)
+    assert not backend.on_triton(torch.float64, CUDA)
+    assert not backend.on_triton(torch.bfloat16, CPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here the kernels may work")
+def test_where_the_kernels_fail_torch_is_used_and_the_log_says_why(monkeypatch, caplog):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with caplog.at_level(logging.DEBUG, logger="rankray"):
+        assert not backend.on_triton(torch.bfloat16, CUDA)
+        assert not backend.on_triton(torch.bfloat16, CUDA)
+    (line,) = [record.message for record in caplog.records if "kernels are not used" in record.message]
+    assert line.startswith("the kernels are not used for torch.bfloat16 on cuda: ")
+
+
+def test_a_product_that_is_off_is_noticed(monkeypatch):
+    def rounded(total, left, right, out_dtype, out):
+        return out.copy_(total + (left @ right).to(torch.bfloat16).to(out_dtype))
+
+    monkeypatch.setattr(torch, "addmm", rounded)
+    assert backend.wide_product_problem(CPU, torch.bfloat16).startswith("off by")
+
+
+def test_without_a_wide_product_the_sum_is_still_right():
+    left, right = torch.randn(5, 8).bfloat16(), torch.randn(8, 3).bfloat16()
+    total = torch.ones(5, 3)
+    add_product(total, left, right)
+    torch.testing.assert_close(total, 1 + left.float() @ right.float(), rtol=1e-2, atol=1e-2)
