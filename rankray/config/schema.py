@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from rankray.config.evaluation import EvaluateSection, natural_direction
 from rankray.config.secrets import ADVICE, secret_paths
 from rankray.config.sections import DataSection, ModelSection, ResourcesSection, Section, TrainSection
-from rankray.config.study import StudySection
+from rankray.config.study import PUBLISHED, StudySection
 from rankray.loss.knobs import Knobs
 
 if TYPE_CHECKING:
@@ -168,6 +168,15 @@ class Config(Section):
         for name, value in self.loss:
             if isinstance(value, float) and math.isinf(value):
                 raise ValueError(f"loss.{name}: got {value}; allowed: a finite number; set a very large one instead")
+        return self
+
+    @model_validator(mode="after")
+    def _published_rates_are_of_adapters(self) -> Config:
+        if PUBLISHED in self.study.warm_start and self.model.lora is None:
+            raise ValueError(
+                "study.warm_start: published are learning rates of adapters, and model.lora is null; allowed: with "
+                "model.lora; set it, or name other points"
+            )
         return self
 
     @property

@@ -21,7 +21,7 @@ from rankray.config.fields import searchable_paths
 from rankray.config.params import get_path
 from rankray.config.points import DRAWS, refusal, some_draw_allows, when_all_refused
 from rankray.config.schema import SEARCHABLE_SECTIONS, Config
-from rankray.config.study import BASELINES, LADDER
+from rankray.config.study import BASELINES, LADDER, PUBLISHED, PUBLISHED_RATES
 from rankray.errors import ConfigError, nearest, shown
 
 RATE = "train.learning_rate"
@@ -105,7 +105,7 @@ def baseline_points(config: Config) -> list[tuple[str, dict[str, Any]]]:
     fixed to just that value. The other searched fields start from the file's own fixed values where they are allowed.
     The points of earlier studies that `study.warm_start` names are in the store, not here (`store/warm.py`).
 
-    The origins are `baseline:sft`, `baseline:paper`, `known:rates`, `known` and `warm_start`.
+    The origins are `baseline:sft`, `baseline:paper`, `known:rates`, `known`, `warm_start` and `warm_start:published`.
     """
     space = distributions(config)
     named = [name for name in config.study.known if isinstance(name, str) and name != LADDER]
@@ -117,7 +117,12 @@ def baseline_points(config: Config) -> list[tuple[str, dict[str, Any]]]:
             points.extend(("known:rates", params) for params in _ladder(named, space, config))
         elif params := _named_params(BASELINES[each], space, config):
             points.append((f"baseline:{each}", params))
-    points.extend(("warm_start", dict(point)) for point in config.study.warm_start if not isinstance(point, str))
+    for each in config.study.warm_start:
+        if each == PUBLISHED:
+            found = [_named_params({RATE: rate}, space, config) for rate in PUBLISHED_RATES]
+            points.extend((f"warm_start:{PUBLISHED}", params) for params in found if params)
+        elif not isinstance(each, str):
+            points.append(("warm_start", dict(each)))
     return points
 
 

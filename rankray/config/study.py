@@ -28,6 +28,15 @@ LADDER = "rates"
 """The name in `study.known` of the ladder of learning rates."""
 
 
+PUBLISHED = "published"
+"""The name in `study.warm_start` of `PUBLISHED_RATES`."""
+PUBLISHED_RATES = (3e-4, 1e-3)
+"""Learning rates of LoRA that were best for most models: the first for 14, the second for 10; at 3e-3 they diverged.
+
+Source: the table of LoRA learning rates in the documentation of Tinker.
+"""
+
+
 def known_names() -> list[str | dict[str, Any]]:
     """Return the names that `study.known` allows."""
     return [*BASELINES, LADDER]
@@ -94,8 +103,15 @@ class StudySection(Section):
     `paper` are the baselines, which are never pruned."""
     warm_start: list[str | dict[str, Any]] = Field(default_factory=list)
     """More to try first: names of earlier studies in the same store, of each of which the best quarter of the complete
-    trials is taken, at most five, as far as this space contains them; or mappings of dotted paths to values. What an
-    earlier study gives is decided once, when this study begins."""
+    trials is taken, at most five, as far as this space contains them; `published`, learning rates at which published
+    sweeps of adapters (LoRA) were best; or mappings of dotted paths to values. What an earlier study gives is decided
+    once, when this study begins."""
+
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _one_name(cls, given: Any) -> Any:
+        """Take a single name for a list of one."""
+        return [given] if isinstance(given, str) else given
 
     @model_validator(mode="before")
     @classmethod

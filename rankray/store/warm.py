@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rankray.config import Distribution, distributions
 from rankray.config.params import get_path
 from rankray.config.schema import Config
+from rankray.config.study import PUBLISHED
 from rankray.errors import StoreError, nearest
 from rankray.store.claims import Claims
 from rankray.store.identity import restore
@@ -44,7 +45,7 @@ def earlier_points(storage: BaseStorage, claims: Claims, config: Config) -> Poin
         StoreUnavailable: the store does not answer.
     """
     points: Points = []
-    for name in dict.fromkeys(each for each in config.study.warm_start if isinstance(each, str)):
+    for name in _earlier_names(config):
         found = claims.first(WARM + name)
         if found is None:
             found = claims.enter(WARM + name, good_points(storage, name, config))
@@ -58,9 +59,14 @@ def check_earlier(storage: BaseStorage, config: Config) -> None:
     Raises:
         StoreError, StoreUnavailable: see `earlier_points`.
     """
-    for name in config.study.warm_start:
-        if isinstance(name, str):
-            good_points(storage, name, config)
+    for name in _earlier_names(config):
+        good_points(storage, name, config)
+
+
+def _earlier_names(config: Config) -> list[str]:
+    """Return the names of the earlier studies, each once."""
+    names = [each for each in config.study.warm_start if isinstance(each, str) and each != PUBLISHED]
+    return list(dict.fromkeys(names))
 
 
 def good_points(storage: BaseStorage, name: str, config: Config) -> list[dict[str, Any]]:

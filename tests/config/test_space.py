@@ -292,3 +292,19 @@ def test_a_warm_start_that_is_refused_as_a_whole_is_found():
 def test_a_choice_twice_is_refused():
     [(_, message)] = space_problems(config({"loss.objective": {"choice": ["sft", "rri", "sft"]}}))
     assert message.startswith("choice: 'sft' is there twice")
+
+
+def test_published_rates_of_adapters_are_tried():
+    """Where the space contains them; without adapters they say nothing."""
+    from rankray.config.params import config_from
+
+    tree = {
+        "name": "x",
+        "model": {"path": "m", "lora": {}},
+        "data": {"train": "a.jsonl", "eval": "b.jsonl"},
+        "space": {"train.learning_rate": {"float": [1e-5, 8e-4], "log": True}},
+        "study": {"warm_start": "published", "known": []},
+    }
+    assert baseline_points(config_from(tree)) == [("warm_start:published", {"train.learning_rate": 3e-4})]
+    with pytest.raises(ConfigError, match=r"^study.warm_start: published are learning rates of adapters"):
+        config_from({**tree, "model": {"path": "m"}})
