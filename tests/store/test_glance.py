@@ -13,7 +13,7 @@ from store.helpers import begin, begin_and_die, make_config, said
 
 def mixed(url: str, direction: str) -> None:
     """A study with trials in every state, of both objectives, a baseline, and void ones."""
-    config = make_config(study={"trials": 14, "baselines": ["sft"], "pruner": "median", "direction": direction})
+    config = make_config(study={"trials": 14, "known": ["sft"], "pruner": "median", "direction": direction})
     with open_study(url, config) as store:
         for number in range(9):
             ticket = begin(store)
