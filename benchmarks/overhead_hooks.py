@@ -50,9 +50,9 @@ def _install() -> None:
         _clock.training_seconds += time.time() - _clock.step_began
         return after(self, *args, **kwargs)
 
-    def timed_evaluate(model: Any, tokenizer: Any, data: Any, config: Any) -> dict[str, float]:
+    def timed_evaluate(model: Any, tokenizer: Any, data: Any, config: Any, **how: Any) -> dict[str, float]:
         began = time.time()
-        found = evaluate(model, tokenizer, data, config)
+        found = evaluate(model, tokenizer, data, config, **how)
         _clock.evaluation_seconds += time.time() - began
         return found
 

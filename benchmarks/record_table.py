@@ -45,6 +45,7 @@ STORIES_SPACE = {
     "loss.alpha": {"float": [0.25, 2.0], "when": {"loss.objective": "eaft"}},
     "train.learning_rate": {"float": [1.0e-4, 3.0e-2], "log": True},
 }
+SPACES = {"quickstart": QUICKSTART_SPACE, "stories": STORIES_SPACE}
 RATES = {"quickstart": 1e-3, "stories": 1e-3}
 """The files' own rates, from which the known settings start."""
 

@@ -46,10 +46,16 @@ from rankray.store.strategies import pruner, sampler
 
 STEPS = (10, 20, 30, 40)
 CHUNK = 2000
+CLOCK: list[Callable[[], float]] = [time.perf_counter]
+"""What times a call."""
 
 
-def make_config(name: str, trials: int, sampler: str = "tpe") -> Config:
+STRATEGY = {"sampler": "tpe", "pruner": "successive_halving"}
+
+
+def make_config(name: str, trials: int, sampler: str = "") -> Config:
     """Return a study of four parameters and four rungs."""
+    strategy = STRATEGY | ({"sampler": sampler} if sampler else {})
     return Config.model_validate(
         {
             "name": name,
@@ -63,7 +69,7 @@ def make_config(name: str, trials: int, sampler: str = "tpe") -> Config:
                 "train.learning_rate": {"float": [1e-6, 1e-3], "log": True},
                 "loss.base": {"choice": ["one", "prob"]},
             },
-            "study": {"trials": trials, "known": [], "sampler": sampler},
+            "study": {"trials": trials, "known": []} | strategy,
         }
     )
 
@@ -158,9 +164,9 @@ def optuna_space() -> dict[str, Any]:
 
 def timed(into: list[float], act: Callable[..., Any], *arguments: Any) -> Any:
     """Call `act`, note how many seconds it took, and return what it returned."""
-    begun = time.perf_counter()
+    begun = CLOCK[0]()
     result = act(*arguments)
-    into.append(time.perf_counter() - begun)
+    into.append(CLOCK[0]() - begun)
     return result
 
 
@@ -344,10 +350,15 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--asks", type=int, default=20)
     parser.add_argument("--only", choices=["sqlite", "postgresql"])
+    parser.add_argument("--cpu", action="store_true", help="this process's CPU time instead of wall time")
+    parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--pruner", default="successive_halving")
     parser.add_argument("--drivers", type=int, default=8, help="0 leaves this part out")
     parser.add_argument("--shared-trials", type=int, default=500)
     parser.add_argument("--looks", type=int, default=0, metavar="REPORTS", help="only time the verbs that show a study")
     options = parser.parse_args()
+    CLOCK[0] = time.process_time if options.cpu else time.perf_counter
+    STRATEGY.update(sampler=options.sampler, pruner=options.pruner)
     if options.looks:
         with database(options.only or "sqlite") as url:
             found_looks = measure_looks(url, options.trials, options.looks)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import say, store_url
+from rankray.cli.common import attached, say
 from rankray.cli.options import Store, Study
 
 if TYPE_CHECKING:
@@ -26,12 +26,16 @@ def export(
         str, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it as a model repository too.")
     ] = "",
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public; it is private.")] = False,
+    code: Annotated[
+        bool, typer.Option("--code", help="Allow model.trust_remote_code, which the store asks for.")
+    ] = False,
 ) -> None:
     """Write the model of a trial: weights, tokenizer, a model card, and the configuration that trains it again."""
-    from rankray.store import attach, views
+    from rankray.store import views
 
     given, directory = _arguments(words)
-    held = attach(store_url(store), study)
+    held = attached(store, study)
+    _refuse_code(held.config.model.trust_remote_code and not code)
     trial = views.trial(held, _number(held, given))
     checkpoint = _checkpoint(held, trial)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
@@ -96,27 +100,44 @@ def _checkpoint(held: StudyStore, trial: dict[str, Any]) -> str:
     where = f"export: trial {trial['number']} of {held.name}"
     if not checkpoint:
         raise StoreError(f"{where} has no checkpoint; allowed: a trial that has one; choose another (rankray status)")
-    if not places.is_parent(storage, checkpoint):
+    place = places.below(storage, checkpoint)
+    if place is None:
         raise StoreError(
             f"{where}: its checkpoint {checkpoint} is not in the study's storage, {storage}; allowed: one below it; "
             "run this in the directory in which the search was started, if its storage is a relative path"
         )
-    if not places.exists(checkpoint):
+    if not places.exists(place):
         raise StoreError(
             f"{where}: its checkpoint {checkpoint} was deleted: study.keep_best keeps those of the best "
             f"{held.config.study.keep_best} trials; choose one of these, or train it again (rankray show)"
         )
-    return str(checkpoint)
+    return place
 
 
 def _here(checkpoint: str, scratch: Path) -> Path:
-    """Return a checkpoint on this machine's disk."""
-    from rankray.checkpoints import places
+    """Return a checkpoint on this machine's disk, complete and unchanged.
 
-    if not places.is_remote(checkpoint):
-        return Path(checkpoint)
-    places.download(checkpoint, scratch / "checkpoint")
-    return scratch / "checkpoint"
+    Raises:
+        CheckpointDamaged: it is not.
+    """
+    from rankray.checkpoints import manifest, places
+
+    directory = Path(checkpoint)
+    if places.is_remote(checkpoint):
+        directory = scratch / "checkpoint"
+        places.download(checkpoint, directory)
+    manifest.check(directory, checkpoint, say)
+    return directory
+
+
+def _refuse_code(asked: bool) -> None:
+    if asked:
+        from rankray.errors import StoreError
+
+        raise StoreError(
+            "export: model.trust_remote_code is true in the store: code that comes with the model would run; allowed: "
+            "to pass it on knowingly; read that code, then add --code"
+        )
 
 
 def _write(

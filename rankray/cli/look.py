@@ -40,7 +40,7 @@ def status(
     screen = console()
     if not (watch and screen.is_terminal and not screen.is_dumb_terminal):
         while True:
-            screen.print(StatusView(shown, views.trials(held, SHOWN)))
+            screen.print(StatusView(shown, views.trials(held, SHOWN), SHOWN))
             if not watch or shown["state"] != "running":
                 return
             sleep(PIPED_SECONDS)
@@ -49,7 +49,8 @@ def status(
 
     with Live(console=screen, auto_refresh=False) as live:
         while True:
-            live.update(StatusView(shown, views.trials(held, SHOWN), limit=max(3, screen.height - 8)), refresh=True)
+            limit = max(3, screen.height - 8)
+            live.update(StatusView(shown, views.trials(held, limit), limit), refresh=True)
             if shown["state"] != "running":
                 return
             sleep(WATCH_SECONDS)

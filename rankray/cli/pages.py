@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import say, store_url
+from rankray.cli.common import attached, say, store_url
 from rankray.cli.options import Store, Study
 
 WATCH_SECONDS = 15
@@ -29,7 +29,6 @@ def report(
     """Write one file that says what a study found: what is best, what mattered, what it cost, how to get it."""
     from rankray.errors import UserError
     from rankray.report.write import format_of, render, write
-    from rankray.store import attach
     from rankray.store.overview import overview
 
     printed = str(output) == "-"
@@ -38,7 +37,7 @@ def report(
         raise UserError("report: -o - prints once, as text; allowed with --watch or png: a file; give one with -o FILE")
     path = output or Path(f"report.{kind}")
     while True:
-        found = overview(attach(store_url(store), study))
+        found = overview(attached(store, study))
         goes_on = watch and found["status"]["state"] == "running"
         data = render(found, kind, WATCH_SECONDS if goes_on else None)
         if printed:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +17,7 @@ from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
 if TYPE_CHECKING:
     from rankray.config import Config
     from rankray.rehearse.worlds import World
+    from rankray.store import StudyStore
 
 SYNTHETIC_WORLDS = 3
 
@@ -40,6 +44,9 @@ def rehearse(
     seed: Annotated[int, typer.Option(help="Seed of made-up curves.")] = 0,
     recorded: Annotated[str, typer.Option("--from", metavar="STUDY", help="Take this study's runs as the table.")] = "",
     store: Store = "",
+    on: Annotated[
+        str, typer.Option(metavar="URL", help="Rehearse in this store, in studies that are deleted afterwards.")
+    ] = "",
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -54,15 +61,17 @@ def rehearse(
     worlds, notes = _worlds(config, table, recorded, store, seed, reports)
     for note in notes:
         say(note, as_json)
-    done = compare(
-        config,
-        worlds,
-        names,
-        slots=slots,
-        seeds=seeds,
-        trials=trials or config.study.trials,
-        progress=lambda line: say(line, to_stderr=True),
-    )
+    with _place(on) as opened:
+        done = compare(
+            config,
+            worlds,
+            names,
+            slots=slots,
+            seeds=seeds,
+            trials=trials or config.study.trials,
+            progress=lambda line: say(line, to_stderr=True),
+            opened=opened,
+        )
     if plot is not None:
         plot.write_text(reached_plot(done, [world.share for world in worlds], is_synthetic=_is_made_up(worlds)))
         say(f"plot: {plot}", as_json)
@@ -77,7 +86,7 @@ def rehearse(
         "shares": {world.name: round(world.share, 6) for world in worlds},
         "synthetic": _is_made_up(worlds),
         "random_median": finite(random_median(worlds)),
-        "strategies": [each.to_json() for each in done],
+        "strategies": [each.to_json() | {"busy_share": round(each.busy_share(slots), 4)} for each in done],
     }
     print(json.dumps(shown))
 
@@ -108,6 +117,29 @@ def _worlds(
     if not found.pairs():
         notes.append("there is one seed per setting, so the runs have no noise: figures flatter every strategy")
     return worlds_of(found, config), notes
+
+
+@contextmanager
+def _place(url: str) -> Iterator[Callable[[Config], StudyStore] | None]:
+    """Yield how to open a study of a rehearsal: None for in memory; in a store, it is deleted at the end."""
+    if not url:
+        yield None
+        return
+    from rankray.store import open_study, validate_url
+    from rankray.store.move import delete_study
+
+    validate_url(url)
+    made: list[str] = []
+
+    def opened(config: Config) -> StudyStore:
+        made.append(f"rehearsal-{uuid.uuid4().hex[:12]}")
+        return open_study(url, config.model_copy(update={"name": made[-1], "store": url}))
+
+    try:
+        yield opened
+    finally:
+        for name in made:
+            delete_study(url, name)
 
 
 def _is_made_up(worlds: list[World]) -> bool:

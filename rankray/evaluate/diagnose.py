@@ -104,9 +104,13 @@ def diagnose(
 
 
 def weights_of(objective: str, stats: TokenStats, knobs: Knobs, sequence_N: Tensor) -> Tensor | str:
-    """Return an objective's weights with the file's other settings, or why it has none without training."""
+    """Return an objective's weights with the file's other settings, or why it has none without training.
+
+    Before training the model is its own base.
+    """
+    chosen = knobs.model_copy(update={"objective": objective})
     try:
-        return token_weights(stats, knobs=knobs.model_copy(update={"objective": objective}), sequence_N=sequence_N)
+        return token_weights(stats, knobs=chosen, sequence_N=sequence_N, reference_log_prob_N=stats.log_prob_N)
     except LossError as error:
         logger.debug("%s is left out of the diagnosis: %s", objective, error)
         return str(error)
@@ -179,7 +183,7 @@ def _scatter(stats: TokenStats, knobs: Knobs) -> dict[str, list[float]]:
         "p": stats.log_prob_N.exp(),
         "scale": relative_scale(stats, knobs),
     }
-    return {name: [round(value, 6) for value in column[::step].tolist()] for name, column in columns.items()}
+    return {name: [float(f"{value:.5g}") for value in column[::step].tolist()] for name, column in columns.items()}
 
 
 def _in_context(

@@ -17,6 +17,7 @@ from rankray.errors import ModelError
 ADAPTER = "adapter_config.json"
 TRAINING_STATE = (
     "optimizer.*", "scheduler.*", "scaler.*", "rng_state*", "trainer_state.json", "training_args.*", "rankray.json",
+    "rankray-manifest*",
     "pytorch_model_fsdp*", "README.md", ".*",
 )  # fmt: skip
 """What only resuming needs; README.md is a card that peft writes by itself."""

@@ -274,10 +274,7 @@ space: search_spaces/quickstart.yaml
 study:
   metric: eval/accuracy
   direction: maximize
-  sampler: tpe
-  # The better half at step 50 continues. Earlier would be too early: high learning rates start badly here, end well.
-  pruner: {name: successive_halving, min_resource: 50, reduction_factor: 2}
-  trials: 20                     # finished ones, pruned or complete; raise it and run again to continue
+  trials: 16                     # finished ones, pruned or complete; raise it and run again to continue
 
 resources: {workers: 1, cpus_per_worker: 1, concurrency: auto}
 store: <STORE>

@@ -10,7 +10,8 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ class Replay:
         pruned: trials that were stopped.
         ask_seconds: the driver's CPU time of each new trial.
         report_seconds: the driver's CPU time of each report.
+        ask_wall_seconds: how long each new trial was waited for, the store included.
+        report_wall_seconds: how long each report took.
     """
 
     found: float
@@ -48,6 +51,8 @@ class Replay:
     pruned: int
     ask_seconds: tuple[float, ...]
     report_seconds: tuple[float, ...]
+    ask_wall_seconds: tuple[float, ...] = ()
+    report_wall_seconds: tuple[float, ...] = ()
 
     @property
     def cpu_seconds(self) -> float:
@@ -121,6 +126,26 @@ def replay(
     return _Search(config, world, slots, seed, enough, opened or open_rehearsal).run()
 
 
+class _Stopwatch:
+    """CPU and wall seconds of each of several calls."""
+
+    def __init__(self) -> None:
+        self.cpu: list[float] = []
+        self.wall: list[float] = []
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        cpu, wall = time.process_time(), time.perf_counter()
+        yield
+        self.cpu.append(time.process_time() - cpu)
+        self.wall.append(time.perf_counter() - wall)
+
+    def forget(self) -> None:
+        """Leave out the last call."""
+        self.cpu.pop()
+        self.wall.pop()
+
+
 class _Search:
     """One call of `replay`."""
 
@@ -132,8 +157,7 @@ class _Search:
         self._queue: list[tuple[int, int, int]] = []
         self._curves: dict[int, list[dict[str, float]]] = {}
         self._params: dict[int, dict[str, Any]] = {}
-        self._asks: list[float] = []
-        self._reports: list[float] = []
+        self._asks, self._reports = _Stopwatch(), _Stopwatch()
         self._spent = 0
         self._found, self._chosen, self._best = math.inf, math.inf, -math.inf
         self._reaches: dict[int, bool] = {}
@@ -161,16 +185,18 @@ class _Search:
             wall=now / full,
             complete=counts.complete,
             pruned=counts.pruned,
-            ask_seconds=tuple(self._asks),
-            report_seconds=tuple(self._reports),
+            ask_seconds=tuple(self._asks.cpu),
+            report_seconds=tuple(self._reports.cpu),
+            ask_wall_seconds=tuple(self._asks.wall),
+            report_wall_seconds=tuple(self._reports.wall),
         )
 
     def _begin(self, study: StudyStore, now: int) -> None:
-        started = time.process_time()
-        ticket = study.next_trial()
+        with self._asks.timed():
+            ticket = study.next_trial()
         if ticket is None:
+            self._asks.forget()
             return
-        self._asks.append(time.process_time() - started)
         draws = np.random.default_rng([self._seed, ticket.number])
         self._params[ticket.number] = dict(ticket.params)
         self._curves[ticket.number] = self._world.run(ticket.params, draws)
@@ -179,12 +205,11 @@ class _Search:
     def _report(self, study: StudyStore, number: int, index: int) -> bool:
         """Report one step; return whether that ended the trial."""
         metrics = self._curves[number][index]
-        started = time.process_time()
-        stopped = study.report(number, Report(self._world.steps[index], metrics)).stop
-        ends = not stopped and index == len(self._world.steps) - 1
-        if ends:
-            study.complete(number, metrics)
-        self._reports.append(time.process_time() - started)
+        with self._reports.timed():
+            stopped = study.report(number, Report(self._world.steps[index], metrics)).stop
+            ends = not stopped and index == len(self._world.steps) - 1
+            if ends:
+                study.complete(number, metrics)
         if ends:
             self._ended(self._params[number], metrics)
         if ends or stopped:

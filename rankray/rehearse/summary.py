@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rankray.config import Config
 from rankray.rehearse.replay import Replay, configured, replay
 from rankray.rehearse.worlds import World
+
+if TYPE_CHECKING:
+    from rankray.store import StudyStore
+
+
+REPORT_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,16 @@ class Summary:
         trials = sum(len(each.ask_seconds) for each in self.replays)
         return sum(each.cpu_seconds for each in self.replays) / max(1, trials)
 
+    def milliseconds(self, what: str) -> float:
+        """Return the median of `ask_seconds`, `report_seconds` or their wall times, in milliseconds."""
+        return 1e3 * float(np.median([second for each in self.replays for second in getattr(each, what)] or [0.0]))
+
+    def busy_share(self, slots: int) -> float:
+        """Return which share of the slots one driver keeps busy at one report a minute, as long as it took here."""
+        asks = [second for each in self.replays for second in each.ask_wall_seconds]
+        reports = [second for each in self.replays for second in each.report_wall_seconds]
+        return busy_share(slots, sum(asks) + sum(reports), len(reports))
+
     def to_json(self) -> dict[str, Any]:
         """Return what `rehearse --json` prints of a strategy: full runs, None where something was never reached."""
         found, chosen = (
@@ -50,6 +66,8 @@ class Summary:
             "wall": {"median": finite(self.quantile("wall", 0.5))},
             "spent": {"median": finite(self.quantile("spent", 0.5))},
             "driver_cpu_seconds_per_trial": round(self.cpu_seconds_per_trial, 6),
+            "driver_cpu_seconds_per_report": round(self.milliseconds("report_seconds") / 1e3, 6),
+            "driver_cpu_seconds_per_ask": round(self.milliseconds("ask_seconds") / 1e3, 6),
         }
 
 
@@ -63,6 +81,7 @@ def compare(
     trials: int,
     enough: float = math.inf,
     progress: Callable[[str], None] | None = None,
+    opened: Callable[[Config], StudyStore] | None = None,
 ) -> list[Summary]:
     """Replay every strategy in every world with every seed.
 
@@ -75,6 +94,7 @@ def compare(
         trials: the budget of each, finished trials.
         enough: see `replay`.
         progress: called with a line after each strategy and world.
+        opened: opens the study of each replay; in memory, if None.
     """
     done = []
     for name in strategies:
@@ -82,7 +102,7 @@ def compare(
         for world in worlds:
             for seed in range(seeds):
                 one = configured(config, name, world, trials, seed)
-                replays.append(replay(one, world, slots=slots, seed=seed, enough=enough))
+                replays.append(replay(one, world, slots=slots, seed=seed, enough=enough, opened=opened))
             if progress:
                 progress(f"{name} in {world.name}: {seeds} searches")
         done.append(Summary(name, tuple(replays)))
@@ -114,6 +134,25 @@ def random_quantile(shares: Sequence[float], part: float) -> float:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) >= part else (middle, high)
     return float(high)
+
+
+def busy_share(slots: int, driver_seconds: float, reports: int) -> float:
+    """Return which share of the slots one driver keeps busy.
+
+    A slot reports once a minute and waits for the answer, which one driver gives to one slot after another; with its
+    turn come what is to be done for others (a random order of arrival, equal work: M/D/1).
+
+    Args:
+        slots: trials at a time.
+        driver_seconds: what the driver took for some reports, with new trials and ends.
+        reports: how many.
+    """
+    service = driver_seconds / max(1, reports)
+    load = slots * service / REPORT_EVERY_SECONDS
+    if load >= 1:
+        return 1 / load
+    waits = service + load * service / (2 * (1 - load))
+    return max(REPORT_EVERY_SECONDS / (REPORT_EVERY_SECONDS + waits), 0.0)
 
 
 def finite(value: float) -> float | None:

@@ -21,7 +21,7 @@ Predictor = Callable[[Array], Array]
 NEIGHBOURS = 5
 TREES = 40
 SMALLEST_LEAF = 2
-SMOOTH_WIDTH = 0.15
+SMOOTH_WIDTH = 0.1
 CHUNK = 512
 
 

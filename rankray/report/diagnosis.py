@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-import importlib.util
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rankray.errors import ConfigError
+from rankray.report.page import asset
+
+Figure = dict[str, Any]
 
 _COLUMNS = {
     "precision_top10": "precision of top 10 %",
@@ -77,69 +79,60 @@ def _distribution_table(distributions: Mapping[str, Mapping[str, float | None]])
 
 
 def page(found: Mapping[str, Any], name: str) -> str:
-    """Return a page of its own, with pictures and without references to anything outside it.
-
-    Raises:
-        ConfigError: plotly is not installed.
-    """
-    if importlib.util.find_spec("plotly") is None:
-        raise ConfigError(
-            "diagnose --output: needs the package plotly, which is not installed; allowed without it are the table and "
-            "--json; pip install plotly"
-        )
-    from plotly.offline import get_plotlyjs
-
+    """Return a page of its own, with pictures and without references to anything outside it."""
     figures = [_noise_figure(found), _bounds_figure(found["scatter"]), _scale_figure(found["scatter"])]
-    pictures = "\n".join(figure.to_html(full_html=False, include_plotlyjs=False) for figure in figures)
     title = html.escape(f"{name}: what each objective trusts")
+    places = "".join(f"<div id=picture-{number}></div>" for number in range(len(figures)))
+    drawn = json.dumps(figures).replace("</", "<\\/")
+    draw = f"{drawn}.forEach((it, n) => Plotly.newPlot('picture-' + n, it.data, it.layout, {{responsive: true}}))"
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         "<style>body{font:15px sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}td{padding:2px 8px}"
         "b{background:#ffd9d9}code{white-space:pre-wrap}</style>"
-        f"<script>{get_plotlyjs()}</script><h1>{title}</h1>"
+        f"<script>{asset('plotly.min.js')}</script><h1>{title}</h1>"
         f"<p>{found['tokens']} supervised tokens, {found['noise_rate']:.2%} of them replaced "
-        f"({html.escape(found['noise'])}).</p>{pictures}{_contexts(found['shown'])}</html>"
+        f"({html.escape(found['noise'])}).</p>{places}<script>{draw}</script>{_contexts(found['shown'])}</html>"
     )
 
 
-def _noise_figure(found: Mapping[str, Any]) -> Any:
-    from plotly import graph_objects
-
+def _noise_figure(found: Mapping[str, Any]) -> Figure:
     rows = {**found["objectives"], **{f"S ({form})": each for form, each in found["forms"].items()}}
     names = [name for name, each in rows.items() if each.get("precision_top10") is not None]
-    figure = graph_objects.Figure()
+    data = []
     for column, title in _COLUMNS.items():
         heights = [rows[name][column] for name in names]
-        figure.add_bar(x=[*names, "chance"], y=[*heights, (found["chance"] or {}).get(column)], name=title)
-    figure.update_layout(title="Noise among the tokens of the largest weights (less is better)", barmode="group")
-    figure.update_yaxes(tickformat=".0%")
-    return figure
+        chance = (found["chance"] or {}).get(column)
+        data.append({"type": "bar", "x": [*names, "chance"], "y": [*heights, chance], "name": title})
+    return {
+        "data": data,
+        "layout": {
+            "title": {"text": "Noise among the tokens of the largest weights (less is better)"},
+            "barmode": "group",
+            "yaxis": {"tickformat": ".0%"},
+        },
+    }
 
 
-def _bounds_figure(points: Mapping[str, list[float]]) -> Any:
-    from plotly import graph_objects
-
-    figure = graph_objects.Figure()
-    for name, title in (("bound (max_prob)", "low_entropy: max_prob"), ("bound (bound)", "low_entropy: bound")):
-        figure.add_scattergl(x=points["expected_rank"], y=points[name], mode="markers", name=title, opacity=0.5)
+def _bounds_figure(points: Mapping[str, list[float]]) -> Figure:
     most = max(points["expected_rank"])
-    figure.add_scattergl(x=[1, most], y=[1, most], mode="lines", name="E[R] itself: a bound lies below")
-    figure.update_layout(title="The bounds of the expected rank, a point a token")
-    figure.update_xaxes(type="log", title="expected rank E[R]")
-    figure.update_yaxes(type="log", title="bound s")
-    return figure
+    data: list[dict[str, Any]] = [
+        {"x": points["expected_rank"], "y": points[name], "mode": "markers", "name": title, "opacity": 0.5}
+        for name, title in (("bound (max_prob)", "low_entropy: max_prob"), ("bound (bound)", "low_entropy: bound"))
+    ]
+    data.append({"x": [1, most], "y": [1, most], "mode": "lines", "name": "E[R] itself: a bound lies below"})
+    return _scattered(data, "The bounds of the expected rank, a point a token", "expected rank E[R]", "bound s")
 
 
-def _scale_figure(points: Mapping[str, list[float]]) -> Any:
-    from plotly import graph_objects
-
-    figure = graph_objects.Figure()
+def _scale_figure(points: Mapping[str, list[float]]) -> Figure:
     marker = {"color": points["entropy_bits"], "colorscale": "Viridis", "showscale": True, "size": 5}
-    figure.add_scattergl(x=points["p"], y=points["scale"], mode="markers", marker=marker)
-    figure.update_layout(title="Relative scale S against the token's probability; colour: entropy in bits")
-    figure.update_xaxes(type="log", title="p of the true token")
-    figure.update_yaxes(type="log", title="S")
-    return figure
+    data = [{"x": points["p"], "y": points["scale"], "mode": "markers", "marker": marker}]
+    title = "Relative scale S against the token's probability; colour: entropy in bits"
+    return _scattered(data, title, "p of the true token", "S")
+
+
+def _scattered(data: list[dict[str, Any]], title: str, x: str, y: str) -> Figure:
+    axes = {f"{name}axis": {"type": "log", "title": {"text": text}} for name, text in (("x", x), ("y", y))}
+    return {"data": [{"type": "scatter", **each} for each in data], "layout": {"title": {"text": title}, **axes}}
 
 
 def _contexts(shown: Mapping[str, Any]) -> str:

@@ -115,7 +115,7 @@ class PlainLines(Board):
     def _print(self, line: str) -> None:
         self._printed += 1
         stamp = self._now().strftime("%H:%M:%S")
-        self._console.print(f"{stamp} {printable(line)}", markup=False, highlight=False, soft_wrap=True, emoji=False)
+        self._console.print(printable(f"{stamp} {line}"), markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 def progress(board: Board) -> str:

@@ -32,15 +32,19 @@ def rehearsal_view(summaries: Sequence[Any], worlds: Sequence[Any], slots: int, 
             )
         )
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    for title in ("strategy", "found", "90 %", "chosen", "90 %", "spent", "wall", "driver CPU / trial"):
+    titles = ("strategy", "found", "90 %", "chosen", "90 %", "spent", "wall", "CPU / trial", "ask", "report", "busy")
+    for title in titles:
         table.add_column(title, justify="left" if title == "strategy" else "right")
     for each in summaries:
         figures = [each.quantile(what, part) for what in ("found", "chosen") for part in (0.5, 0.9)]
         figures += [each.quantile("spent", 0.5), each.quantile("wall", 0.5)]
-        table.add_row(each.name, *map(_runs, figures), f"{1e3 * each.cpu_seconds_per_trial:.1f} ms")
+        costs = (1e3 * each.cpu_seconds_per_trial, *map(each.milliseconds, ("ask_seconds", "report_seconds")))
+        busy = f"{100 * each.busy_share(slots):.3g} %"
+        table.add_row(each.name, *map(_runs, figures), *(f"{cost:.3g} ms" for cost in costs), busy)
     said = (
         f"cost in full runs, medians and 90 % quantiles, {slots} at a time; random search finds the target after "
-        f"{_runs(random_median)} (exact median)"
+        f"{_runs(random_median)} (exact median). CPU is the driver's: per trial in all, medians of a new trial and of "
+        "a report; busy: the slots, with one driver, at one report a minute"
     )
     return Group(*parts, table, Text(said, style="dim"))
 

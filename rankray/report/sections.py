@@ -94,7 +94,7 @@ def cards(overview: Row) -> str:
         extra = _definitions(
             [
                 *((side, f"{figure(each['mean'])} ({_interval(each['interval'])})") for side, each in _sides(found)),
-                ("seeds of each", str(found.get("seeds", "-"))),
+                ("seeds of each", figure(found.get("seeds"))),
                 ("difference", figure(found["verdict"]["difference"])),
                 ("interval", _interval(found["verdict"]["interval"])),
             ]

@@ -12,10 +12,10 @@ from rankray.report.board import duration, short_params
 from rankray.report.tables import shown_value, untrained_line
 
 Row = Mapping[str, Any]
-DOUBTFUL_SECONDS = 180
-"""From when on people are told that a driver was silent. It decides nothing: clocks differ."""
 REASON_WIDTH = 110
 """Columns from which the reasons of ends are shown beside the settings."""
+DOUBTFUL_SECONDS = 180
+"""From when on people are told that a driver was silent. It decides nothing: clocks differ."""
 _FIRST = ("running", "waiting", "complete", "pruned", "failed")
 
 

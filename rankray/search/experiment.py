@@ -66,7 +66,7 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
         if control.interrupted:
             return
         control.interrupted = True
-        threading.Thread(target=observer.phase, args=(STOPPING,), daemon=True).start()  # never from a handler
+        observer.phase(STOPPING)
         timer = threading.Timer(GRACE_SECONDS, _give_up, args=(study,))
         timer.daemon = True
         timer.start()

@@ -29,6 +29,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from rankray.config import Distribution, distributions
 from rankray.config.schema import Config
+from rankray.store.auto import AutoSampler
 from rankray.store.dry_run import DryRunStorage
 from rankray.store.history import History
 from rankray.store.optuna_private import trial_id
@@ -172,13 +173,15 @@ class Asker:
         """Return what the trial of this number is to be."""
         draft = create_trial(state=TrialState.RUNNING, system_attrs={"fixed_params": fixed} if fixed else {})
         draft.number = number
-        shown = self._history.shown()
+        proposer = sampler(self._config, number, seed_salt)
+        looks_at_runs = isinstance(proposer, AutoSampler) and proposer.looks_at_runs(len(self._history.whole))
+        shown = self._history.whole_first() if looks_at_runs else self._history.shown()
         self._dry_run.trials = joined(shown, self._config, number) if self._config.study.metrics else shown
         self._dry_run.draft, self._dry_run.marks = draft, {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # A new Study for each ask, because Optuna keeps a study's history per thread until its own ask().
-            study = Study(self._config.name, self._dry_run, sampler(self._config, number, seed_salt))
+            study = Study(self._config.name, self._dry_run, proposer)
             trial = Trial(study, trial_id(draft))
             params: dict[str, Any] = {}
             for path, dist in self._space.items():

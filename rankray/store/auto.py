@@ -6,9 +6,11 @@ is running counts.
 1. The start list (`study.known`, warm starts) comes before any sampler (`ask`). Where it is used up before two runs are
    whole, a random setting of the branch of the space that has the fewest trials. A budget below five trials is spent on
    the file's own setting, at its rate, three times and a third of it.
-2. With two whole runs, the Gaussian process of `gp`. A run's value is 0.7 z(study metric) + 0.3 z(-log of its last
-   `eval/nll`): the second is less noisy, the first is what counts. What diverged, or was pruned, is a bad run. Expected
-   improvement and mean + 2 sd take turns: improvement alone exploits, and the noise of a lucky run feeds it.
+2. With two whole runs, the Gaussian process of `gp`. A run's value is 0.7 z(study metric) + 0.3 z(-`eval/nll` at its
+   end): the second is less noisy, the first is what counts. z is the normal score of the run's rank: with a mean and a
+   standard deviation instead, a few runs that went wrong made all good ones look alike, and the search needed half as
+   many runs again (`benchmarks/search.py`). What diverged, or was pruned, is a bad run. Expected improvement and mean
+   + 2 sd take turns: improvement alone exploits, and the noise of a lucky run feeds it.
 3. Beyond MOST_RUNS whole runs, TPE.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -38,16 +41,18 @@ MOST_RUNS = 250
 FEW_TRIALS = 5
 """A budget below this is spent on settings around the file's own."""
 NEEDED = 2
-MOST_RUNNING = 100
-"""Running trials that the Gaussian process takes into account, the latest ones; no others are proposed again either."""
+MOST_RUNNING = 1000
+"""Running trials that are not proposed again, the latest ones."""
+USED_RUNS, USED_RUNNING = 100, 60
+"""How many of either the Gaussian process computes with at most: the best runs and others evenly over time."""
+SHORTLIST = 250
+"""Candidates, of which the first draw of the scales keeps the most promising, that all draws look at."""
 PER_BRANCH = 150
 MOST_CANDIDATES = 1200
 JITTERED = 5
 JITTERS = 30
 SPREAD = 4
 """Random settings of which the first ones are chosen, so that they lie apart."""
-LOWEST, HIGHEST = -2.5, 4.0
-"""Where standardised values are cut off."""
 METRIC_SHARE = 0.7
 NLL = "eval/nll"
 
@@ -69,12 +74,18 @@ class AutoSampler(BaseSampler):
         self._startup, self._most = n_startup_trials, max_runs
         self._metric = config.study.metric
         self._tpe: TPESampler | None = None
+        self._looks_at_runs = True
+
+    def looks_at_runs(self, whole: int) -> bool:
+        """Note how many whole runs there are; return whether all of them are to be shown, else TPE proposes."""
+        self._looks_at_runs = whole <= self._most
+        return self._looks_at_runs
 
     @override
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         if self._is_fixed(trial):
             return {}
-        if len(whole_runs(study)) > self._most:
+        if not self._looks_at_runs:
             self._tpe = TPESampler(
                 multivariate=True, group=True, constant_liar=True, n_startup_trials=0, seed=self._seed
             )
@@ -132,7 +143,9 @@ class AutoSampler(BaseSampler):
         sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
         values = run_values(seen, self._metric, sign)
         places = np.stack([encoding.place(trial.params) for trial in [*seen, *running]])
-        return encoding.params(proposal(encoding, places, values, draws, given, optimistic=number % 2 == 1))
+        with gp.one_thread():
+            row = proposal(encoding, places, values, draws, given, optimistic=number % 2 == 1)
+        return encoding.params(row)
 
     def _is_fixed(self, trial: FrozenTrial) -> bool:
         """Return whether nothing is left to propose: the trial tries a known setting."""
@@ -161,11 +174,6 @@ class AutoSampler(BaseSampler):
         return None
 
 
-def whole_runs(study: Study) -> list[FrozenTrial]:
-    """Return the study's complete trials."""
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-
 def proposal(
     encoding: Encoding,
     places: Array,
@@ -186,22 +194,33 @@ def proposal(
         optimistic: choose by mean + 2 sd instead of expected improvement.
     """
     scales, noise = gp.drawn_scales(encoding.fields, draws)
-    runs = places[: len(values)]
-    on = gp.selected(values)
-    kept = gp.best_scales(encoding.distances(runs[on], runs[on]), values[on], scales, noise)
-    posterior = gp.Posterior(encoding.distances(places, places), values, scales[kept], noise[kept])
-    candidates = _with(encoding, _candidates(encoding, runs, values, draws), given, draws)
-    away = encoding.distances(places, candidates)
-    fresh = away.max(axis=0).min(axis=0) > 1e-3
-    if fresh.any():
-        candidates, away = candidates[fresh], away[:, :, fresh]
-    means, sds = posterior.at(away)
+    candidates = _with(encoding, _candidates(encoding, places[: len(values)], values, draws), given, draws)
+    on = gp.selected(values, gp.SELECTED_ON)
+    kept = gp.best_scales(encoding.distances(places[on], places[on]), values[on], scales, noise)
+    used = gp.selected(values, USED_RUNS)
+    running = np.arange(len(values), len(places))[-USED_RUNNING:]
+    taken, worth = places[np.concatenate([used, running])], values[used]
+    among = encoding.distances(taken, taken)
+    if len(candidates) > SHORTLIST:
+        means, sds = gp.Posterior(among, worth, scales[kept[:1]], noise[kept[:1]]).at(
+            encoding.distances(taken, candidates)
+        )
+        candidates = candidates[np.argsort(-(means + 2 * sds)[0], kind="stable")[:SHORTLIST]]
+    candidates = _away_from(encoding, candidates, places)
+    posterior = gp.Posterior(among, worth, scales[kept], noise[kept])
+    means, sds = posterior.at(encoding.distances(taken, candidates))
     if optimistic:
         score = (means + 2 * sds).mean(axis=0)
     else:
         score = gp.expected_improvement(means, sds, posterior.means_of_runs.max(axis=1))
     chosen: Array = candidates[int(np.argmax(score))]
     return chosen
+
+
+def _away_from(encoding: Encoding, candidates: Array, places: Array) -> Array:
+    """Return the candidates that nobody has tried or is trying; all of them where none is left."""
+    fresh = encoding.distances(places, candidates).max(axis=0).min(axis=0) > 1e-3
+    return candidates[fresh] if fresh.any() else candidates
 
 
 def run_values(seen: Sequence[FrozenTrial], metric: str, sign: float) -> Array:
@@ -211,20 +230,21 @@ def run_values(seen: Sequence[FrozenTrial], metric: str, sign: float) -> Array:
         [sign * float(trial.value or 0.0) if there else np.nan for trial, there in zip(seen, whole, strict=True)]
     )
     nlls = np.array([_end_nll(trial) if there else np.nan for trial, there in zip(seen, whole, strict=True)])
-    values = METRIC_SHARE * _standardised(metrics) + (1 - METRIC_SHARE) * _standardised(
-        -np.log(np.maximum(nlls, 1e-12))
-    )
-    if np.isnan(nlls[whole]).any():
-        values = _standardised(metrics)
+    values = normal_scores(metrics)
+    if not np.isnan(nlls[whole]).any():
+        values = METRIC_SHARE * values + (1 - METRIC_SHARE) * normal_scores(-nlls)
     values[~whole] = np.nanmin(values)
     return values
 
 
-def _standardised(values: Array) -> Array:
-    spread = float(np.nanstd(values)) if np.isfinite(values).any() else 0.0
-    if not spread > 0:
-        return np.where(np.isnan(values), np.nan, 0.0)
-    return np.clip((values - np.nanmean(values)) / spread, LOWEST, HIGHEST)
+def normal_scores(values: Array) -> Array:
+    """Return the normal quantile of each value's rank, equal values sharing one; NaN stays NaN."""
+    there = ~np.isnan(values)
+    ordered = np.sort(values[there])
+    middle = (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
+    quantile = NormalDist().inv_cdf
+    scores = [quantile(rank / len(ordered)) if known else math.nan for rank, known in zip(middle, there, strict=True)]
+    return np.array(scores)
 
 
 def _end_nll(trial: FrozenTrial) -> float:

@@ -25,7 +25,7 @@ from rankray.store.claims import SUFFIX
 from rankray.store.delegating import DelegatingStorage
 from rankray.store.migrate import CONFIG
 from rankray.store.optuna_private import FrozenStudy
-from rankray.store.records import ATTEMPTS, END, ORIGIN, PREFIX, steps_of
+from rankray.store.records import PREFIX, end_of, failures_of, origin_of, steps_of
 from rankray.store.study import attach
 
 LOOPBACK = "127.0.0.1"
@@ -109,15 +109,16 @@ def _readable(trial: FrozenTrial) -> FrozenTrial:
     """Return a trial whose attributes are its origin, why it ended, and its last metrics."""
     shown = copy.copy(trial)
     steps = list(steps_of(trial).values())
-    end = trial.user_attrs.get(END, {})
+    end = end_of(trial)
     reasons = [end.get("reason", ""), *(record.reason for record in steps if record.stop)]
-    found: dict[str, Any] = {"origin": trial.user_attrs.get(ORIGIN, "")}
+    found: dict[str, Any] = {"origin": origin_of(trial)}
     if any(reasons):
         found["reason"] = next(reason for reason in reasons if reason)
-    found |= {"failed attempts": len(trial.user_attrs[ATTEMPTS])} if ATTEMPTS in trial.user_attrs else {}
+    if failures := failures_of(trial):
+        found["failed attempts"] = len(failures)
     for record in steps:
         found.update(record.metrics)
-    shown.user_attrs = found | dict(end.get("metrics", {}))
+    shown.user_attrs = found | end.get("metrics", {})
     return shown
 
 

@@ -107,26 +107,25 @@ class Glance:
         asked = select(trials.trial_id).where(trials.study_id == self._study_id, trials.number == number)
         return self._read(row[0] for row in self._ask(asked))
 
-    def foremost(self, most: int) -> list[FrozenTrial]:
-        """Return at most so many trials: those that have not ended, then the best complete and the best pruned ones,
-        then the failed ones of the lowest numbers.
+    def ranked(self, most: int) -> list[FrozenTrial]:
+        """Return at most so many trials: those that have not ended, then complete, pruned and failed ones.
+
+        The best complete and pruned ones come first, and of the others those of the lowest numbers.
         """
         from sqlalchemy import select
 
         trials = optuna_private.tables().trials
-        open_ones = select(trials.trial_id).where(
-            trials.study_id == self._study_id, trials.state.in_([TrialState.RUNNING, TrialState.WAITING])
-        )
-        failed = (
-            select(trials.trial_id)
-            .where(trials.study_id == self._study_id, trials.state == TrialState.FAIL)
-            .where(trials.trial_id.not_in(self._void_ids()))
-        )
-        ids = [row[0] for row in self._ask(open_ones.order_by(trials.number).limit(most))]
+        by_number = select(trials.trial_id).where(trials.study_id == self._study_id).order_by(trials.number)
+        running = by_number.where(trials.state.in_([TrialState.RUNNING, TrialState.WAITING]))
+        failed = by_number.where(trials.state == TrialState.FAIL, trials.trial_id.not_in(self._void_ids()))
+        ids = [row[0] for row in self._ask(running)]
         for state in ENDED:
-            ids += [row[0] for row in self._ended(state)[:most]]
-        ids += [row[0] for row in self._ask(failed.order_by(trials.number).limit(most))]
-        return self._read(ids[:most])
+            if len(ids) < most:
+                ids += [row[0] for row in self._ended(state)]
+        if len(ids) < most:
+            ids += [row[0] for row in self._ask(failed)]
+        place = {trial: index for index, trial in enumerate(ids[:most])}
+        return sorted(self._read(place), key=lambda trial: place[optuna_private.trial_id(trial)])
 
     def _ended(self, state: TrialState) -> Sequence[Any]:
         """Return (trial's id, value) of the trials that ended in a state with a finite value, the best first."""

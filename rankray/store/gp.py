@@ -10,20 +10,26 @@ Nothing here knows of trials: settings are rows of `encoding.Encoding`, values a
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankray.config import Distribution
 
+logger = logging.getLogger(__name__)
+
 Array = NDArray[np.float64]
 DRAWS = 90
 """Draws from the priors of which the best are kept."""
 KEPT = 6
 SELECTED_ON = 60
-"""Runs that the draws are compared on, at most: the best ones and the latest ones."""
+"""Runs that the draws are compared on, at most."""
 NOISE = (0.1, 0.7)
 """Median and log sd of the noise's variance, in units of the runs' own variance."""
 OTHER = (0.6, 0.6)
@@ -88,13 +94,14 @@ def best_scales(distances: Array, values: Array, scales: Array, noise: Array) ->
     return np.argsort(-likelihood, kind="stable")[:KEPT]
 
 
-def selected(values: Array) -> NDArray[np.intp]:
-    """Return which runs the draws are compared on: all, or the better half of SELECTED_ON and the latest others."""
-    if len(values) <= SELECTED_ON:
+def selected(values: Array, most: int) -> NDArray[np.intp]:
+    """Return which of many runs to look at: all, or the best ones and as many of the others, evenly over time."""
+    if len(values) <= most:
         return np.arange(len(values))
-    best = np.argsort(-values, kind="stable")[: SELECTED_ON // 2]
-    latest = [index for index in range(len(values))[::-1] if index not in set(best.tolist())]
-    return np.sort(np.concatenate([best, np.array(latest[: SELECTED_ON - len(best)])]))
+    best = np.argsort(-values, kind="stable")[: most // 2]
+    others = np.setdiff1d(np.arange(len(values)), best)
+    evenly = np.linspace(0, len(others) - 1, most - len(best)).astype(int)
+    return np.sort(np.concatenate([best, others[evenly]]))
 
 
 class Posterior:
@@ -144,3 +151,27 @@ def _normal_cdf(z: Array) -> Array:
     tail = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
     upper = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) * tail
     return np.where(z > 0, 1 - upper, upper)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread of the linear algebra library, where threadpoolctl is installed.
+
+    The matrices are small: on busy cores several threads wait for each other longer than one computes (docs/traps.md).
+    """
+    pools = _thread_pools()
+    if pools is None:
+        yield
+        return
+    with pools.limit(limits=1, user_api="blas"):
+        yield
+
+
+@functools.cache
+def _thread_pools() -> Any:
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError as error:
+        logger.debug("linear algebra keeps its own number of threads: %s", error)
+        return None
+    return ThreadpoolController()

@@ -1,12 +1,17 @@
 """One driver's copy of a study: every trial as last read, and what is counted of them.
 
-Only what has changed since the last reading is read, so a question about a study of ten thousand trials costs little
-more than one about a study of a hundred.
+Only what may have changed since the last reading is read, so a question about a study of ten thousand trials, of which
+a thousand run, costs little more than one about a study of a hundred. Ended trials do not change. Neither do this
+driver's own running ones, but by its own writes: those are read again after each of them, and all of them every
+EVERYTHING_SECONDS, in case the driver was declared dead and does not know it.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from bisect import insort
+from collections.abc import Set
 
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -16,8 +21,14 @@ from rankray.store.backend import RetryingStorage
 from rankray.store.optuna_private import trial_id
 from rankray.store.records import POINT, with_marks, with_values
 
-SHOWN = 500
-"""How many finished trials a sampler is shown at most."""
+SHOWN = 250
+"""How many finished trials TPE is shown at most: the least number of which it takes BEST as good."""
+SHOWN_RUNNING = 100
+"""How many unfinished trials TPE is shown at most, the latest ones."""
+SHOWN_OTHERS = 200
+"""How many trials that ended early `whole_first` shows at most, the latest ones."""
+EVERYTHING_SECONDS = 5.0
+"""How long a driver trusts that nobody else has written to its own trials."""
 BEST = 25
 """How many of these are the best ones: as many as TPE ever takes as good, so that it takes the same ones as good."""
 Rank = tuple[int, float, float, int]
@@ -33,13 +44,28 @@ class History:
         pointed: the numbers of those that try a baseline or warm-start point.
         for_pruner: all trials, with the values of `prune_on` as their intermediate ones.
         whole: the numbers of the complete ones.
+        written: the numbers of those that this driver has written to, or is about to, since it last read them.
+
+    Args:
+        storage: where the study is.
+        study_id: its id there.
+        direction: its direction.
+        prune_on: the metric of `for_pruner`, where it is not the study's.
+        own: the numbers of the trials that this driver runs; it changes with them.
     """
 
     def __init__(
-        self, storage: BaseStorage, study_id: int, direction: StudyDirection, prune_on: str | None = None
+        self,
+        storage: BaseStorage,
+        study_id: int,
+        direction: StudyDirection,
+        prune_on: str | None = None,
+        own: Set[int] = frozenset(),
     ) -> None:
         self._storage, self._study_id, self.direction = storage, study_id, direction
-        self._prune_on = prune_on
+        self._prune_on, self._own = prune_on, own
+        self._read_everything_at = -math.inf
+        self.written: set[int] = set()
         self._sign = -1.0 if direction == StudyDirection.MAXIMIZE else 1.0
         self._last = -1
         self._ranked: list[Rank] = []
@@ -50,13 +76,23 @@ class History:
         self.unfinished: set[int] = set()
         self.pointed: list[int] = []
 
-    def refresh(self) -> list[FrozenTrial]:
-        """Read what has changed, and return `trials`.
+    def refresh(self, number: int | None = None, *, everything: bool = False) -> list[FrozenTrial]:
+        """Read what may have changed, and return `trials`.
+
+        Args:
+            number: a trial to read in any case.
+            everything: read this driver's own trials too, whether it has written to them or not.
 
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        for trial in self._changed():
+        now = time.monotonic()
+        if everything or now - self._read_everything_at > EVERYTHING_SECONDS:
+            self._read_everything_at, needed = now, set(self.unfinished)
+        else:
+            needed = self.unfinished - (self._own - self.written - {number})
+        for trial in self._changed(needed):
+            self.written.discard(trial.number)
             if trial.number == len(self.trials):
                 self.trials.append(trial)
                 if self._prune_on is not None:
@@ -73,15 +109,15 @@ class History:
                 self._ended(trial)
         return self.trials
 
-    def _changed(self) -> list[FrozenTrial]:
-        """Return the trials that are new or were unfinished, by number."""
-        open_ids = {trial_id(self.trials[number]) for number in self.unfinished}
+    def _changed(self, needed: Set[int]) -> list[FrozenTrial]:
+        """Return the trials of these numbers and those that are new, by number."""
+        open_ids = {trial_id(self.trials[number]) for number in needed}
         if isinstance(self._storage, RetryingStorage):
             changed = self._storage.changed_trials(self._study_id, open_ids, self._last)
             if changed is not None:
                 return sorted(changed, key=lambda trial: trial.number)
         stored = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        return [stored[number] for number in sorted(self.unfinished)] + stored[len(self.trials) :]
+        return [stored[number] for number in sorted(needed)] + stored[len(self.trials) :]
 
     @property
     def finished(self) -> int:
@@ -96,16 +132,25 @@ class History:
     def shown(self) -> list[FrozenTrial]:
         """Return what a sampler is shown: everything, or in a long study a part from which it learns the same.
 
-        That part is what still runs, the best finished trials in the order in which TPE ranks them, and an even sample
-        of the others, which always has the last one.
+        That part is the latest of what still runs, the best finished trials in the order in which TPE ranks them, and
+        an even sample of the others, which always has the last one.
         """
+        running = set(sorted(self.unfinished)[-SHOWN_RUNNING:])
         if len(self._numbers) <= SHOWN:
-            return self.trials
+            if len(running) == len(self.unfinished):
+                return self.trials
+            return [each for each in self.trials if each.number in running or each.number not in self.unfinished]
         picked = {number for *_, number in self._ranked[:BEST]}
         others = [number for number in self._numbers if number not in picked]
         room = SHOWN - BEST
         picked.update(others[-1 - index * len(others) // room] for index in range(room))
-        return [self.trials[number] for number in sorted(picked | self.unfinished)]
+        return [self.trials[number] for number in sorted(picked | running)]
+
+    def whole_first(self) -> list[FrozenTrial]:
+        """Return every whole trial and every unfinished one, and the latest of those that ended early."""
+        whole = set(self.whole)
+        early = [each.number for each in self.trials if each.state.is_finished() and each.number not in whole]
+        return [self.trials[number] for number in sorted(whole | self.unfinished | set(early[-SHOWN_OTHERS:]))]
 
     def _ended(self, trial: FrozenTrial) -> None:
         self.unfinished.discard(trial.number)

@@ -13,10 +13,11 @@ from optuna.trial import FrozenTrial
 
 from rankray.config.space import distributions
 from rankray.store import views
-from rankray.store.confirmation import stored_verdict
+from rankray.store.confirmation import VERDICT
 from rankray.store.identity import snapshot
 from rankray.store.importance import importance
-from rankray.store.records import ATTEMPTS, LOST, PROVENANCE, steps_of
+from rankray.store.records import PROVENANCE, end_of, failures_of, losses_of, steps_of
+from rankray.store.stored import clean, figures, mapping, mappings, number, reading, text
 from rankray.store.trials import StudyStore
 
 VERSIONS = "rankray:versions"
@@ -33,6 +34,12 @@ def overview(study: StudyStore) -> dict[str, Any]:
         and `stretches` (who ran it and when); `space`, `importance`, `steps` of a whole trial, `config`, `provenance`,
         `versions` and `verdict` (of `rankray confirm`, or None).
     """
+    with reading(study.name):
+        found: dict[str, Any] = clean(_overview(study))
+        return found
+
+
+def _overview(study: StudyStore) -> dict[str, Any]:
     rows = views.trials(study)
     by_number = {each.number: each for each in study.trials()}
     attributes = study.storage.get_study_user_attrs(study.study_id)
@@ -46,10 +53,10 @@ def overview(study: StudyStore) -> dict[str, Any]:
         "importance": importance(study),
         "steps": study.config.full_steps,
         "config": snapshot(study.config),
-        "provenance": dict(attributes.get(PROVENANCE, {})),
-        "versions": dict(attributes.get(VERSIONS, {})),
+        "provenance": mapping(attributes.get(PROVENANCE)),
+        "versions": mapping(attributes.get(VERSIONS)),
         "identity": study.identity,
-        "verdict": stored_verdict(study),
+        "verdict": _verdict(mapping(attributes.get(VERDICT))),
     }
 
 
@@ -63,18 +70,41 @@ def _more(study: StudyStore, trial: FrozenTrial, metric: str) -> dict[str, Any]:
             curve.append([record.step, _finite(record.metrics[metric])])
         if all(name in record.metrics for name in SCALE):
             scale.append([record.step, *(_finite(record.metrics[name]) for name in SCALE)])
-    metrics.update({name: _finite(value) for name, value in views.end_metrics(trial).items()})
+    metrics.update({name: _finite(value) for name, value in figures(end_of(trial).get("metrics")).items()})
     return {
         "metrics": metrics,
         "curve": curve,
         "scale": scale,
-        "lost": list(trial.user_attrs.get(LOST, [])),
-        "failures": [str(each.get("reason", "")) for each in trial.user_attrs.get(ATTEMPTS, [])],
+        "lost": losses_of(trial),
+        "failures": [each["reason"] for each in failures_of(trial)],
         "stretches": [
             {"driver": driver, "started": start.isoformat(), "ended": None if end is None else end.isoformat()}
             for driver, start, end in study.stretches(trial)
         ],
     }
+
+
+def _verdict(found: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a confirmation found, of what is stored only what is as it should be; None where there is none."""
+    verdict = mapping(found.get("verdict"))
+    if not text(verdict.get("word")):
+        return None
+    said = {key: text(verdict.get(key)) for key in ("word", "text")}
+    interval = _pair(verdict.get("interval"))
+    return {
+        "seeds": number(found.get("seeds")),
+        "finalists": [_side(each) for each in mappings(found.get("finalists"))],
+        "baseline": _side(mapping(found.get("baseline"))),
+        "verdict": {**said, "difference": number(verdict.get("difference")), "interval": interval},
+    }
+
+
+def _side(stored: dict[str, Any]) -> dict[str, Any]:
+    return {"mean": number(stored.get("mean")), "interval": _pair(stored.get("interval"))}
+
+
+def _pair(stored: Any) -> list[float | None] | None:
+    return [number(each) for each in stored] if isinstance(stored, list) and len(stored) == 2 else None
 
 
 def _bounds(dist: Any) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from rankray.store.leases import (
 )
 from rankray.store.optuna_private import trial_id
 from rankray.store.records import CREATED, DRIVER, READY, is_void
+from rankray.store.stored import text
 from rankray.store.strategies import direction
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class TrialOwnership:
         self._lock = threading.RLock()
         self._held: set[int] = set()
         prune_on = None if config.study.prune_on == config.study.metric else config.study.prune_on
-        self._history = History(storage, study_id, direction(config), prune_on)
+        self._history = History(storage, study_id, direction(config), prune_on, self._held)
         self._watch = Watch(lease_seconds_default() if lease_seconds is None else lease_seconds)
         self._lease = Lease(storage, claims.study_id, self.driver, self._watch)
         self._ender = Ender(storage, config)
@@ -132,8 +133,7 @@ class TrialOwnership:
     def stretches(self, trial: FrozenTrial) -> list[tuple[str, datetime, datetime | None]]:
         """Return who ran a trial and when, one (driver, start, end) after the other; the end is None while it runs."""
         found: list[tuple[str, datetime, datetime | None]] = []
-        created = trial.user_attrs.get(CREATED)
-        since = datetime.fromisoformat(created) if created else trial.datetime_start
+        since = _time(text(trial.user_attrs.get(CREATED))) or trial.datetime_start
         driver = str(trial.user_attrs.get(DRIVER, NOBODY))
         for at, now in self._claims.changes(trial.number):
             if driver and since and at and since <= at:  # else of an earlier version, which kept no first start
@@ -301,3 +301,12 @@ class TrialOwnership:
             self.storage.set_trial_state_values(trial_id(trial), TrialState.WAITING)
             self._claims.take(trial, NOBODY)
         self._held.discard(trial.number)
+
+
+def _time(stored: str) -> datetime | None:
+    """Return a stored local time; None where there is none, or it is malformed."""
+    try:
+        return datetime.fromisoformat(stored) if stored else None
+    except ValueError:
+        logger.debug("a trial's time of creation is malformed: %r", stored)
+        return None

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.schema import Config
 from rankray.config.space import distributions
@@ -273,7 +273,7 @@ class StudyStore(TrialOwnership):
     def finished(self) -> int:
         """How many trials are complete or pruned, over all drivers."""
         with self._lock:
-            self._history.refresh()
+            self._history.refresh(everything=True)
             return self._history.finished
 
     @property
@@ -285,10 +285,16 @@ class StudyStore(TrialOwnership):
     @property
     def ended(self) -> Ended | None:
         """Why the search has ended, from the limits and the store; None while it has not."""
+        budget = self.config.study.budget
         with self._lock:
-            trials = self._history.refresh()
-            spent = self.spent if self.config.study.budget.is_limited else Spent()
-            end = ended(self.config, self._history.finished, spent, trials)
+            trials: list[FrozenTrial] = []
+            if self.glance is not None and budget.plateau is None:
+                counted, _ = self.glance.counts()
+                finished = counted[TrialState.COMPLETE] + counted[TrialState.PRUNED]
+            else:
+                trials = self._history.refresh(everything=True)
+                finished = self._history.finished
+            end = ended(self.config, finished, self.spent if budget.is_limited else Spent(), trials)
             return Ended("space", "every point of the space has been tried") if end is None and self.exhausted else end
 
     @property
@@ -343,7 +349,7 @@ class StudyStore(TrialOwnership):
     def trials(self) -> list[FrozenTrial]:
         """Return the study's trials in order of number, without the void ones; do not change them."""
         with self._lock:
-            return [trial for trial in self._history.refresh() if not is_void(trial)]
+            return [trial for trial in self._history.refresh(everything=True) if not is_void(trial)]
 
     def look(self) -> None:
         """See which drivers are alive and who owns which trial, for `state` and `owner`."""
@@ -362,7 +368,8 @@ class StudyStore(TrialOwnership):
     def _read(self, number: int) -> FrozenTrial:
         """Return a trial as it is in the store; the history then holds all of them."""
         self._writable()
-        trials = self._history.refresh()
+        trials = self._history.refresh(number)
+        self._history.written.add(number)
         if not 0 <= number < len(trials):
             there = f"0 to {len(trials) - 1}" if trials else "none yet"
             raise StoreError(f"study {self.name}: there is no trial {number}; its trials: {there}; give one of these")
@@ -370,10 +377,12 @@ class StudyStore(TrialOwnership):
 
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)
+        self._history.written.add(trial.number)
         ticket = ticket_of(trial, adopted=adopted, order=self._order)
+        if self.untrained:
+            return replace(ticket, untrained=False)
         fresh = [number for number in self._history.unfinished if not steps_of(self._history.trials[number])]
-        is_first = trial.number == min(fresh, default=None)
-        return replace(ticket, untrained=is_first and not self.untrained)
+        return replace(ticket, untrained=trial.number == min(fresh, default=None))
 
     def _note_untrained(self, report: Report) -> None:
         """Keep what a trial found out about the untrained model; the first finding stays."""

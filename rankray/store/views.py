@@ -133,29 +133,16 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
 
 @_shown
 def trials(study: StudyStore, most: int | None = None) -> list[dict[str, Any]]:
-    """Return one short row per trial, in order of number; of a large study perhaps only the foremost `most` ones.
+    """Return one short row per trial, in order of number; of at most so many, those that matter most.
 
-    Those are the ones that have not ended, then the best complete, the best pruned and the first failed ones.
+    Those are the trials that have not ended, then the best complete ones, pruned ones and failed ones.
     """
     study.counts()
     before = untrained(study)
     if most is None:
-        found = study.trials()
-    else:
-        found = _foremost(study, most) if study.glance is None else study.glance.foremost(most)
+        return [_row(study, each, before) for each in study.trials()]
+    found = _ranked(study)[:most] if study.glance is None else study.glance.ranked(most)
     return [_row(study, each, before) for each in found]
-
-
-def _foremost(study: StudyStore, most: int) -> list[FrozenTrial]:
-    """Return what `Glance.foremost` does, from all trials."""
-    states, sign = (TrialState.COMPLETE, TrialState.PRUNED), -1.0 if study.config.direction == "maximize" else 1.0
-
-    def rank(trial: FrozenTrial) -> tuple[int, float, int]:
-        ended = trial.state in states
-        place = 1 + states.index(trial.state) if ended else 3 if trial.state.is_finished() else 0
-        return place, sign * trial.value if ended and trial.value is not None else 0.0, trial.number
-
-    return sorted(sorted(study.trials(), key=rank)[:most], key=lambda trial: trial.number)
 
 
 @_shown
@@ -259,6 +246,19 @@ def _is_worse(study: StudyStore, value: float | None, before: dict[str, Any] | N
     if any(path.startswith(("model.", "data.")) for path in study.config.space):
         return None
     return bool(value < before["value"] if study.config.direction == "maximize" else value > before["value"])
+
+
+def _ranked(study: StudyStore) -> list[FrozenTrial]:
+    """Return all trials: those that have not ended, then complete, pruned and failed ones, the best of each first."""
+    order = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+    def key(each: FrozenTrial) -> tuple[Any, ...]:
+        if not each.state.is_finished():
+            return -1, each.number
+        valued = each.state != TrialState.FAIL and each.value is not None
+        return order.index(each.state), *(_rank(study, each) if valued else (math.inf, each.number))
+
+    return sorted(study.trials(), key=key)
 
 
 def _best(study: StudyStore, candidates: Iterable[FrozenTrial]) -> FrozenTrial | None:

@@ -64,7 +64,6 @@ def test_diagnose_prints_every_objective_and_writes_a_page(rankray, file, tmp_pa
     found = last(rankray("diagnose", str(file), "--noise-rate", "0.05", "--json"))
     assert found["objectives"].keys() == WEIGHTS.keys()
     assert {"precision_top10", "recall_top10", "sequence_hit_rate"} <= found["objectives"]["rri"].keys()
-    pytest.importorskip("plotly")
     assert "times chance" in rankray("diagnose", str(file), "--noise-rate", "0.05", "-o", str(tmp_path / "page.html"))
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert "--noise: got" in rankray("diagnose", str(file), "--noise", "typos", expect=2)

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from rankray.cluster import environment, session
+from rankray.cluster import environment, scratch, session
 from rankray.errors import ClusterError
 
 
@@ -26,6 +26,23 @@ def test_without_an_address_a_cluster_of_its_own_is_started(asked, monkeypatch):
     with session.ray_session(verbose=False):
         assert asked["address"] == "local"
         assert asked["include_dashboard"] is False
+        assert asked["_temp_dir"] == str(scratch.own_directory() / "r")
+
+
+def test_a_ray_of_its_own_listens_on_loopback_with_a_token_of_its_own(asked, monkeypatch):
+    import ray
+
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", environment.LOOPBACK):
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
+    seen = {}
+    monkeypatch.setattr(ray, "init", lambda **options: seen.update(environment.os.environ))
+    with session.ray_session(verbose=False):
+        pass
+    assert seen[environment.LOOPBACK] == "0"
+    assert seen["RAY_AUTH_MODE"] == "token"
+    assert seen["RAY_AUTH_TOKEN_PATH"] == str(scratch.own_token())
+    assert environment.LOOPBACK not in environment.os.environ
 
 
 def test_an_address_is_left_to_ray(asked, monkeypatch):

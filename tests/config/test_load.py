@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rankray.config import load_config
+from rankray.config import Config, load_config
 from rankray.config.load import parse_value
 from rankray.errors import ConfigError
 
@@ -186,3 +186,21 @@ def test_a_name_is_made_of_the_files_name(tmp_path, write, file, name):
     path = tmp_path / file
     path.write_text(write(GOOD).read_text().replace("name:", "#"))
     assert load_config(path).config.name == name
+
+
+def test_pruning_is_on_a_metric_that_is_measured():
+    tree = {
+        "name": "s",
+        "model": {"path": "m"},
+        "data": {"train": "a.jsonl", "eval": "b.jsonl"},
+        "evaluate": {"metrics": ["nll", "accuracy"]},
+        "study": {"metric": "eval/accuracy"},
+    }
+    config = Config.model_validate(tree)
+    assert (config.study.prune_on, config.prune_direction, config.direction) == ("eval/nll", "minimize", "maximize")
+    other = Config.model_validate({**tree, "study": {"metric": "eval/nll", "prune_on": "eval/accuracy"}})
+    assert other.prune_direction == "maximize"
+    with pytest.raises(
+        ValueError, match=r"study\.prune_on: 'eval/acuracy' is not measured; allowed: eval/nll, eval/acc"
+    ):
+        Config.model_validate({**tree, "study": {"metric": "eval/nll", "prune_on": "eval/acuracy"}})

@@ -62,7 +62,6 @@ def test_what_is_shown_is_plain_json_a_table_and_a_page_of_its_own(made):
         console.print(diagnosis_view(found))
     text = shown.get()
     assert all(name in text for name in (*WEIGHTS, "chance", "S (exact)", "trusts most"))
-    pytest.importorskip("plotly")
     written = page(found, "a <study>")
     assert "a &lt;study&gt;" in written
     assert "src=" not in written.split("<script>")[0]

@@ -233,8 +233,8 @@ def test_the_search_loads_from_anywhere(built, tmp_path, monkeypatch):
     assert config.evaluate.max_examples == quickstart.EVAL_EXAMPLES
     text = built[0].read_text()
     assert f"{quickstart.TRAIN_EXAMPLES} examples; {quickstart.CORRUPTED_SHARE:.0%}" in text.replace(" %", "%")
-    origins = [origin for origin, _ in baseline_points(config)]
-    assert origins == ["baseline:sft", "baseline:paper", *["known:rates"] * 4]
+    first = [origin for origin, _ in baseline_points(config)]
+    assert first == ["baseline:sft", "baseline:paper", *["known:rates"] * 4]
 
 
 def test_a_changed_search_file_is_overwritten(built):

@@ -15,6 +15,8 @@ from store.server import PASSWORD, Postgres
 
 from rankray.cli import app
 
+LISTENING: set[str] = set()
+"""The addresses that processes of the search were seen to listen at."""
 SLOW = ("--set", "evaluate.functions=[pause:briefly]", "--set", "study.trials=2", "--verbose")
 
 
@@ -38,6 +40,8 @@ def processes_of(leader: psutil.Process) -> dict[str, tuple[str, dict[str, str]]
     found = {}
     for process in [leader, *leader.children(recursive=True)]:
         try:
+            open_to = [each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN]
+            LISTENING.update(open_to)
             found[f"{process.name()} {process.pid}"] = (" ".join(process.cmdline()), process.environ())
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
@@ -84,6 +88,8 @@ def test_a_planted_password_is_nowhere(world, tmp_path, server, monkeypatch, cap
         assert PASSWORD not in command, name
         if not name.endswith(f" {process.pid}"):
             assert [key for key, value in environment.items() if PASSWORD in value] == [], name
+    assert LISTENING
+    assert all(ip.removeprefix("::ffff:").startswith("127.") or ip == "::1" for ip in LISTENING), LISTENING
     written = dict(everything_below(tmp_path))
     written |= logs
     assert any("gcs_server" in path.name for path in written)

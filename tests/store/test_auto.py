@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
+from scipy import stats
 
 from rankray.contracts import Report
 from rankray.errors import ConfigError
@@ -117,7 +118,7 @@ def test_what_diverged_is_a_bad_run_and_what_crashed_is_none(file_url: str) -> N
 
 
 def test_a_run_is_worth_its_metric_and_its_nll() -> None:
-    """0.7 z(accuracy) + 0.3 z(-log NLL), as in the docstring; without an NLL, the metric alone."""
+    """0.7 z(accuracy) + 0.3 z(-NLL), z being normal scores of ranks; without an NLL, the metric alone."""
     made = make_config(
         space=SPACE,
         study={"sampler": "auto", "metric": "eval/accuracy", "trials": 9},
@@ -132,14 +133,16 @@ def test_a_run_is_worth_its_metric_and_its_nll() -> None:
             store.complete(ticket.number, metrics)
         trials = store.trials()
 
-    def z(values: list[float]) -> list[float]:
-        mean = sum(values) / 3
-        sd = math.sqrt(sum((value - mean) ** 2 for value in values) / 3)
-        return [(value - mean) / sd for value in values]
-
-    accuracies, nlls = z([a for a, _ in figures]), z([-math.log(b) for _, b in figures])
-    wanted = [0.7 * a + 0.3 * b for a, b in zip(accuracies, nlls, strict=True)]
+    low, middle, high = (stats.norm.ppf((rank - 0.5) / 3) for rank in (1, 2, 3))
+    wanted = [0.7 * low + 0.3 * low, 0.7 * middle + 0.3 * high, 0.7 * high + 0.3 * middle]
     assert auto.run_values(trials, "eval/accuracy", 1.0) == pytest.approx(wanted)
+
+
+def test_equal_runs_are_worth_the_same_and_no_outlier_hides_the_others() -> None:
+    scores = auto.normal_scores(np.array([3.0, 1.0, 3.0, -1e9, np.nan]))
+    wanted = stats.norm.ppf(np.array([0.75, 0.375, 0.75, 0.125]))
+    np.testing.assert_allclose(scores[:4], wanted, rtol=1e-12)
+    assert math.isnan(scores[4])
 
 
 def test_beyond_its_number_of_runs_tpe_proposes(monkeypatch: pytest.MonkeyPatch) -> None:

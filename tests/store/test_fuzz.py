@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from rankray.errors import RankrayError
-from rankray.report.tables import objectives_view, status_view, trial_view
+from rankray.report.status import StatusView
+from rankray.report.tables import objectives_view
+from rankray.report.trial import TrialView
 from rankray.store import attach, list_studies, open_study, views
 from store.helpers import begin, make_config, said
 
@@ -52,7 +54,7 @@ def mutated_text(line: str, draw: random.Random) -> str:
         return draw.choice([line[:at], line[:at] + draw.choice("{}[],:\"'\x00é") + line[at:], "", "null", "[" * 5000])
     try:
         return json.dumps(mutated(json.loads(line), draw))
-    except ValueError:
+    except (ValueError, RecursionError):
         return line[::-1]
 
 
@@ -88,11 +90,11 @@ def use(url: str) -> str:
                 study = attach(url, name)
                 status, rows = views.status(study), views.trials(study)
                 shown += [name, study.storage.left_out, status, rows, views.best(study), views.objectives(study)]
-                out.print(status_view(status, rows, "eval/nll"), objectives_view(views.objectives(study), "eval/nll"))
+                out.print(StatusView(status, rows), objectives_view(views.objectives(study), "eval/nll"))
                 for row in rows:
                     trial = views.trial(study, row["number"])
                     shown.append(trial)
-                    out.print(trial_view(trial))
+                    out.print(TrialView(trial))
                     json.dumps(trial, allow_nan=False).encode()
             except RankrayError as error:
                 shown.append(str(error))

@@ -36,7 +36,7 @@ def shown(study: Any) -> dict[str, Any]:
     return {
         "status": status,
         "rows": rows,
-        "foremost": [views.trials(study, most) for most in (3, 7, 11)],
+        "first": views.trials(study, 3),
         "best": views.best(study),
         "objectives": views.objectives(study),
         "each": [views.trial(study, row["number"]) for row in rows],

@@ -72,13 +72,26 @@ def test_expected_improvement_is_the_integral_it_stands_for(draws: np.random.Gen
         assert found[index] == pytest.approx(np.trapezoid((grid - 0.3) * density, grid), abs=2e-7)
 
 
-def test_a_long_study_selects_scales_on_its_best_and_its_latest_runs() -> None:
+def test_of_many_runs_the_best_and_others_evenly_over_time_are_looked_at() -> None:
     values = np.sin(np.arange(200.0))
-    chosen = gp.selected(values)
-    assert len(set(chosen.tolist())) == gp.SELECTED_ON
-    assert set(np.argsort(-values)[: gp.SELECTED_ON // 2]) <= set(chosen.tolist())
-    assert 199 in chosen
-    assert gp.selected(values[:20]).tolist() == list(range(20))
+    chosen = gp.selected(values, 60)
+    assert len(set(chosen.tolist())) == 60
+    assert set(np.argsort(-values)[:30]) <= set(chosen.tolist())
+    assert {0, 199} <= set(chosen.tolist())
+    assert np.diff(chosen).max() < 12
+    assert gp.selected(values[:20], 60).tolist() == list(range(20))
+
+
+def test_linear_algebra_computes_with_one_thread() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+
+    before = threads()
+    with gp.one_thread():
+        assert set(threads()) <= {1}
+    assert threads() == before
 
 
 def test_a_rate_s_lengthscale_is_the_same_number_of_decades_in_every_range() -> None:

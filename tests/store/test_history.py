@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -88,6 +89,60 @@ def test_tpe_takes_the_same_trials_as_good_in_what_it_is_shown(
     ]
     assert len(good[0]) == BEST == default_gamma(10**6)
     assert good[0] == good[1]
+
+
+class Counting(InMemoryStorage):
+    """A storage that hands out new copies, so that what was read again can be told from what was not."""
+
+    def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> Any:
+        return super().get_all_trials(study_id, True, states)
+
+
+def test_its_own_running_trials_are_read_again_only_after_its_own_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "EVERYTHING_SECONDS", math.inf)
+    storage = Counting()
+    study_id = storage.create_new_study([StudyDirection.MINIMIZE], "s")
+    for _ in range(4):
+        storage.create_new_trial(study_id)
+    own = {0, 1, 2}
+    seen = History(storage, study_id, StudyDirection.MINIMIZE, own=own)
+    before = list(seen.refresh())
+
+    def read_again() -> set[int]:
+        return {number for number, trial in enumerate(seen.trials) if trial is not before[number]}
+
+    seen.written.add(1)
+    seen.refresh()
+    assert read_again() == {1, 3}, "what it wrote to, and another driver's"
+    before = list(seen.trials)
+    seen.refresh(0)
+    assert read_again() == {0, 3}, "what is asked for"
+    before = list(seen.trials)
+    own.discard(2)
+    seen.refresh()
+    assert read_again() == {2, 3}, "what it has given back"
+    before = list(seen.trials)
+    seen.refresh(everything=True)
+    assert read_again() == {0, 1, 2, 3}
+    monkeypatch.setattr(history, "EVERYTHING_SECONDS", -1.0)
+    before = list(seen.trials)
+    seen.refresh()
+    assert read_again() == {0, 1, 2, 3}, "after a while"
+
+
+def test_of_a_thousand_running_trials_tpe_is_shown_the_latest_and_auto_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "SHOWN_RUNNING", 3)
+    storage, study_id = filled(StudyDirection.MINIMIZE, 20)
+    for _ in range(10):
+        storage.create_new_trial(study_id)
+    seen = History(storage, study_id, StudyDirection.MINIMIZE)
+    seen.refresh()
+    assert [trial.number for trial in seen.shown()] == [*range(20), 27, 28, 29]
+    monkeypatch.setattr(history, "SHOWN_OTHERS", 4)
+    shown = [trial.number for trial in seen.whole_first()]
+    whole = [trial.number for trial in seen.trials if trial.state == TrialState.COMPLETE]
+    early = [trial.number for trial in seen.trials if trial.state in (TrialState.PRUNED, TrialState.FAIL)]
+    assert shown == sorted([*whole, *early[-4:], *range(20, 30)])
 
 
 def test_a_short_study_is_shown_whole() -> None:

@@ -48,6 +48,30 @@ def test_a_baseline_without_a_number_fails_all_the_same(pruner: str, file_url: s
         assert stored(store, number).state.name == "FAIL"
 
 
+@pytest.mark.parametrize("metric", ["eval/nll", "eval/accuracy"])
+def test_trials_are_pruned_on_nll_whatever_the_study_selects_on(metric: str, file_url: str) -> None:
+    """The third trial has the best accuracy and the worst NLL of all: it is stopped, and the reason names the NLL."""
+    study = {"metric": metric, "pruner": {"name": "successive_halving", "reduction_factor": 2}}
+    made = make_config(study=study, evaluate={"every_steps": 10, "metrics": ["accuracy"]})
+    with open_study(file_url, made) as store:
+        numbers = [begin(store).number for _ in range(3)]
+        verdicts = [
+            store.report(number, Report(10, {"eval/nll": nll, "eval/accuracy": accuracy}))
+            for number, nll, accuracy in zip(numbers, (1.0, 1.1, 3.0), (0.3, 0.2, 0.9), strict=True)
+        ]
+        last = stored(store, numbers[2])
+    assert verdicts[0] == Verdict(False)
+    assert verdicts[2] == Verdict(True, "successive_halving at step 10: eval/nll 3 is behind")
+    assert last.intermediate_values == {10: {"eval/nll": 3.0, "eval/accuracy": 0.9}[metric]}, "the study's own metric"
+
+
+def test_an_nll_that_is_no_number_fails_a_trial_that_is_selected_on_accuracy(file_url: str) -> None:
+    made = make_config(study={"metric": "eval/accuracy"}, evaluate={"every_steps": 10, "metrics": ["accuracy"]})
+    with open_study(file_url, made) as store:
+        verdict = store.report(begin(store).number, Report(10, {"eval/nll": math.inf, "eval/accuracy": 0.5}))
+    assert verdict == Verdict(True, "eval/nll is inf at step 10", failed=True)
+
+
 def test_what_a_baseline_reported_is_what_others_are_compared_with(file_url: str) -> None:
     with open_study(file_url, make_config(study={"known": ["sft"]})) as store:
         baseline, other = begin(store).number, begin(store).number

@@ -88,6 +88,25 @@ def test_an_earlier_study_continues_with_the_loss_it_began_with(old_url: str, ur
     assert (attach(url, "s").config.loss.low_entropy, new.config) == ("max_prob", make_config())
 
 
+def test_an_earlier_study_continues_with_the_strategies_it_began_with(old_url: str, url: str) -> None:
+    """The file leaves sampler, pruner and known settings to the defaults, which are others now."""
+    tree = make_config(study=STUDY).model_dump(mode="json")
+    del tree["loss"]
+    for field in ("sampler", "pruner", "prune_on", "known"):
+        del tree["study"][field]
+    left_out = Config.model_validate(tree | {"store": old_url})
+    assert left_out.study.sampler == left_out.study.pruner == "auto"
+    store = open_study(old_url, left_out, provenance={"data": "d1", "model": "m1"})
+    study = store.config.study
+    assert (study.sampler, study.pruner, study.prune_on) == ("random", "successive_halving", "eval/nll")
+    assert study.known == ["sft"]
+    assert attach(old_url, "s").config.study.pruner == "successive_halving"
+    assert open_study(url, left_out).config.study.sampler == "auto", "a new study has the new defaults"
+    given = make_config(study={**STUDY, "pruner": "auto"})
+    with pytest.raises(StudyMismatch, match=r"study\.pruner: stored successive_halving, given auto"):
+        open_study(old_url, given, provenance={"data": "d1", "model": "m1"})
+
+
 def test_a_copy_of_an_earlier_study_opens_too(old_url: str, sqlite_url: str) -> None:
     assert copy_study(old_url, sqlite_url, "s") == 4
     copied = open_study(sqlite_url, make_config(study=STUDY), provenance={"data": "d1", "model": "m1"})

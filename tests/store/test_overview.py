@@ -3,6 +3,8 @@
 import json
 
 from rankray.contracts import Report, WorkLost
+from rankray.report.markdown import markdown
+from rankray.report.page import page
 from rankray.store import attach, open_study, views
 from rankray.store.overview import overview
 from store.helpers import begin, drive, make_config, said
@@ -57,3 +59,16 @@ def test_a_running_trial_has_no_end_and_a_metric_that_is_not_finite_is_none(tmp_
     assert trial["stretches"][0]["ended"] is None
     assert trial["scale"] == [[10, 0.5, 1.0, None]]
     assert trial["metrics"]["train/scale_p95"] is None
+
+
+def test_what_is_malformed_in_a_store_is_left_out(tmp_path):
+    """A store is input: whoever writes into it makes no report fail."""
+    url = f"sqlite:///{tmp_path}/store.db"
+    study = open_study(url, make_config(study={"trials": 2}))
+    drive(study)
+    for value in ("better", {"verdict": "better"}, {"verdict": {"word": "better", "interval": "wide"}, "finalists": 3}):
+        study.storage.set_study_user_attr(study.study_id, "rankray:verdict", value)
+        found = overview(attach(url, "s"))
+        assert found["verdict"] is None or found["verdict"]["verdict"]["interval"] is None
+        page(found, "now")
+        markdown(found, "now")

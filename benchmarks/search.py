@@ -1,0 +1,169 @@
+"""Which strategy finds a good setting with the least compute: replays on recorded tables, in every family of surrogate.
+
+The target is a whole run within one seed sd of the noise-free best; costs are full runs (an evaluation costs what it
+costs, so a rung is a part of a run). `auto` starts with the file's known settings, with nothing known, or with wrong
+ones (six settings of the worst tenth of the space). `held out` is a kernel smoother, in which nothing was tuned.
+
+    python benchmarks/search.py --seeds 30 --slots 1 8 64
+    python benchmarks/search.py --table runs.parquet --file search.yaml     # a table of your own
+    python benchmarks/search.py --only auto tpe --seeds 5
+
+Printed per strategy: median and 90 % quantile of the runs until the target is found and until it is chosen, and the
+median as a share of random search's exact one. Syne Tune is not replayed: it brings its own store and scheduler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record_table import RATES, SPACES
+
+from rankray.config import Config, config_from, load_config
+from rankray.rehearse.replay import Replay, configured, replay
+from rankray.rehearse.summary import Summary, random_median, random_quantile
+from rankray.rehearse.surrogates import FAMILIES, kernel_smoother
+from rankray.rehearse.table import read_table
+from rankray.rehearse.worlds import World, worlds_of
+from rankray.store.encoding import Encoding
+
+TABLES = Path(__file__).resolve().parent / "tables"
+METRICS = {"quickstart": "eval/accuracy", "stories": "eval/nll"}
+WRONG = 6
+Play = Callable[[Config, World, int, int, int], Replay]
+
+
+def table_config(name: str) -> Config:
+    """Return a configuration for one of our own tables: its space, its metric, its known settings."""
+    return config_from(
+        {
+            "name": name,
+            "model": {"path": "none"},
+            "data": {"train": "none.jsonl", "eval": "none.jsonl"},
+            "loss": {"objective": "rri"},
+            "train": {"learning_rate": RATES[name]},
+            "evaluate": {"metrics": ["nll", "accuracy", "token_accuracy"]},
+            "space": SPACES[name],
+            "study": {"metric": METRICS[name], "known": ["paper", "sft", "rates"]},
+        }
+    )
+
+
+def with_known(config: Config, known: list[Any]) -> Config:
+    return config.model_copy(update={"study": config.study.model_copy(update={"known": known, "warm_start": []})})
+
+
+def wrong_settings(config: Config, world: World, seed: int) -> list[dict[str, Any]]:
+    """Return settings of the worst tenth of the space."""
+    encoding = Encoding(config)
+    points = [encoding.params(row) for row in encoding.draw(200, np.random.default_rng([9, seed]))]
+    points.sort(key=lambda params: world.sign * world.true_value(params))
+    return points[:WRONG]
+
+
+def of_a_search(strategy: str, known: str = "file", prune_on: str = "") -> Play:
+    """Return how to play one of rankray's own strategies, with the file's known settings, none, or wrong ones."""
+
+    def play(config: Config, world: World, trials: int, slots: int, seed: int) -> Replay:
+        if known != "file":
+            config = with_known(config, [] if known == "none" else wrong_settings(config, world, seed))
+        made = configured(config, strategy, world, trials, seed)
+        if prune_on == "metric":
+            made = made.model_copy(update={"study": made.study.model_copy(update={"prune_on": made.study.metric})})
+        return replay(made, world, slots=slots, seed=seed, enough=3.0)
+
+    return play
+
+
+def one_rung(config: Config, world: World, trials: int, slots: int, seed: int) -> Replay:
+    """One rung of many random settings, then the best of them to the end: a fifth of the budget goes to whole runs."""
+    encoding, full = Encoding(config), len(world.steps)
+    rung = max(1, full // 5)
+    whole = max(1, trials // 5)
+    draws = np.random.default_rng([8, seed])
+    count = int((trials - whole * (1 - rung / full)) * full / rung)
+    points = [encoding.params(row) for row in encoding.draw(count, draws)]
+    curves = [world.run(params, np.random.default_rng([seed, number])) for number, params in enumerate(points)]
+    metric = "eval/nll" if "eval/nll" in world.metrics else config.study.metric
+    sign = -1.0 if metric == "eval/nll" else world.sign
+    order = sorted(range(count), key=lambda number: -sign * curves[number][rung - 1][metric])
+    spent, found, chosen, best = count * rung / full, math.inf, math.inf, -math.inf
+    for number in order[:whole]:
+        spent += 1 - rung / full
+        reaches, value = world.reaches(points[number]), world.sign * curves[number][-1][config.study.metric]
+        found = min(found, spent) if reaches else found
+        if value > best:
+            best, chosen = value, (min(chosen, spent) if reaches else math.inf)
+    return Replay(found, chosen, spent, spent / slots, whole, count - whole, (), ())
+
+
+STRATEGIES: dict[str, Play] = {
+    "random": of_a_search("random"),
+    "default before: tpe + halving on the metric": of_a_search("tpe+successive_halving", prune_on="metric"),
+    "tpe, nothing known": of_a_search("tpe", "none"),
+    "tpe": of_a_search("tpe"),
+    "tpe + hyperband": of_a_search("tpe+hyperband"),
+    "gp (Optuna)": of_a_search("gp"),
+    "one rung, then the best": one_rung,
+    "auto": of_a_search("auto"),
+    "auto, nothing known": of_a_search("auto", "none"),
+    "auto, wrong known": of_a_search("auto", "wrong"),
+    "auto + halving on NLL": of_a_search("auto+successive_halving"),
+}
+
+
+def run(name: str, config: Config, worlds: Sequence[World], given: argparse.Namespace) -> None:
+    """Print one table's figures."""
+    exact, p90 = random_median(worlds), random_quantile([world.share for world in worlds], 0.9)
+    shares = ", ".join(f"{world.name} {100 * world.share:.2f} %" for world in worlds)
+    print(f"\n## {name}: random search's exact median {exact:g}, 90 % {p90:g} (share of the space: {shares})\n")
+    print("| strategy | slots | found | 90 % | / random | chosen | 90 % | wall | ms / trial | per world |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    for label, play in STRATEGIES.items():
+        if given.only and label not in given.only:
+            continue
+        for slots in given.slots:
+            replays = {
+                world.name: [play(config, world, given.trials, slots, seed) for seed in range(given.seeds)]
+                for world in worlds
+            }
+            done = Summary(label, tuple(one for each in replays.values() for one in each))
+            each = " ".join(f"{Summary('', tuple(some)).quantile('found', 0.5):.3g}" for some in replays.values())
+            median = done.quantile("found", 0.5)
+            ratio = f"1/{exact / median:.1f}" if math.isfinite(median) else "-"
+            figures = [median, done.quantile("found", 0.9)]
+            figures += [done.quantile("chosen", 0.5), done.quantile("chosen", 0.9), done.quantile("wall", 0.5)]
+            shown = [f"{value:.3g}" if math.isfinite(value) else "never" for value in figures]
+            shown.insert(2, ratio)
+            cpu = 1e3 * done.cpu_seconds_per_trial
+            print(f"| {label} | {slots} | {' | '.join(shown)} | {cpu:.1f} | {each} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--trials", type=int, default=60, help="finished trials per search, at most")
+    parser.add_argument("--only", nargs="*", default=[], help=f"of: {'; '.join(STRATEGIES)}")
+    parser.add_argument("--tables", nargs="*", default=list(SPACES), help="our own tables")
+    parser.add_argument("--table", type=Path, help="another table, with --file")
+    parser.add_argument("--file", type=Path, help="its search file: space, metric, known settings")
+    given = parser.parse_args()
+    if given.table:
+        jobs = [(given.table.name, given.table, load_config(given.file).config)]
+    else:
+        jobs = [(name, TABLES / f"{name}.parquet", table_config(name)) for name in given.tables]
+    for name, file, config in jobs:
+        table = read_table(file, config)
+        worlds = worlds_of(table, config, {**FAMILIES, "held out": kernel_smoother})
+        print(f"{file.name}: {len(table.settings)} settings, {sum(map(len, table.curves))} runs", file=sys.stderr)
+        run(name, config, worlds, given)
+
+
+if __name__ == "__main__":
+    main()
