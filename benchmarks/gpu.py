@@ -5,8 +5,8 @@
    The rule is the tests': no worse than twice the naive computation in the same dtype.
 3. Time and peak memory beside torch's `linear_cross_entropy`, Liger and `torch.compile` (`benchmarks/loss.py`), in
    bfloat16, V = 32,000 and 151,936, H = 2,048 and 4,096.
-4. Training through the command line: a trial straight through, the same from its own checkpoint, which must give the
-   same metrics, and two at a time on one card.
+4. Training: a trial straight through, the same from its own checkpoint, which must give the same metrics, and two
+   processes of `rankray train` at a time on one card.
 
     python benchmarks/gpu.py                 writes gpu.json, and the table gpu.md beside it
     python benchmarks/gpu.py -o figures      writes figures.json and figures.md
@@ -38,6 +38,9 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 if not HAS_GPU and HAS_TRITON:
     os.environ["TRITON_INTERPRET"] = "1"  # read by triton when it is imported
 
+from rankray.config import load_config  # noqa: E402
+from rankray.contracts import Report, TrialSpec, Verdict  # noqa: E402
+from rankray.finetune import run  # noqa: E402
 from rankray.loss import backend, reference, weighted_nll  # noqa: E402
 
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
@@ -143,9 +146,9 @@ storage: {place}/runs
 """
 
 
-def train(place: Path, name: str, *more: str) -> subprocess.Popen[str]:
+def train(place: Path, name: str) -> subprocess.Popen[str]:
     """Start `rankray train` on the quickstart's world."""
-    command = [sys.executable, "-m", "rankray", "train", str(place / "gpu.yaml"), "--name", name, "--json", *more]
+    command = [sys.executable, "-m", "rankray", "train", str(place / "gpu.yaml"), "--name", name, "--json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -156,6 +159,20 @@ def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
+def run_here(place: Path, name: str, checkpoint: str | None) -> tuple[dict[str, float], list[Report]]:
+    """Train in this process, which keeps every checkpoint; return the last metrics and the reports."""
+    reports: list[Report] = []
+
+    class Recorder:
+        def report(self, report: Report) -> Verdict:
+            reports.append(report)
+            return Verdict(stop=False)
+
+    tree = load_config(place / "gpu.yaml", []).config.model_dump(mode="json")
+    outcome = run(TrialSpec(config=tree, directory=str(place / name), checkpoint=checkpoint), Recorder())
+    return outcome.metrics, reports
+
+
 def trials(place: Path) -> dict[str, Any]:
     """One trial, the same once more, two at a time; the same again from the first checkpoint."""
     from rankray.quickstart.build import build_world
@@ -163,13 +180,12 @@ def trials(place: Path) -> dict[str, Any]:
     build_world(place, pretrain_steps=100)
     (place / "gpu.yaml").write_text(CONFIG.format(place=place))
     started = time.monotonic()
-    whole = ended(train(place, "whole"))
+    whole, reports = run_here(place, "whole", None)
     alone = time.monotonic() - started
-    first = min((place / "runs").rglob("step-000010"))
-    resumed = ended(train(place, "resumed", "--resume", str(first)))
+    resumed, _ = run_here(place, "resumed", reports[0].checkpoint)
     started = time.monotonic()
     both = [ended(process) for process in [train(place, "a"), train(place, "b")]]
-    nlls = [found["metrics"]["eval/nll"] for found in (whole, resumed, *both)]
+    nlls = [whole["eval/nll"], resumed["eval/nll"], *(found["metrics"]["eval/nll"] for found in both)]
     return {
         "seconds_alone": alone,
         "seconds_two_at_a_time": time.monotonic() - started,

@@ -22,6 +22,7 @@ from rankray.config.schema import Config
 from rankray.config.space import distributions
 from rankray.contracts import Report, Verdict, WorkLost
 from rankray.errors import LeaseLost, StoreError
+from rankray.store.accounts import StudyAccounts
 from rankray.store.ask import Asker, Plan, Points
 from rankray.store.backend import RetryingStorage
 from rankray.store.claims import IDENTITY, Claims
@@ -29,9 +30,8 @@ from rankray.store.dry_run import DryRunStorage
 from rankray.store.ending import STATES
 from rankray.store.glance import Glance
 from rankray.store.judge import Judge
-from rankray.store.ledger import ENDED, SPENT, Ended, Spent, ended, spent_of
+from rankray.store.ledger import ENDED, Ended, Spent, ended
 from rankray.store.optuna_private import trial_id
-from rankray.store.ownership import TrialOwnership
 from rankray.store.points import FinitePoints
 from rankray.store.records import (
     ATTEMPTS,
@@ -40,7 +40,6 @@ from rankray.store.records import (
     LONGEST_TEXT,
     LOST,
     PROVENANCE,
-    UNTRAINED,
     Counts,
     StepRecord,
     Ticket,
@@ -57,7 +56,7 @@ from rankray.store.stored import mapping, text
 from rankray.store.strategies import prune_direction
 
 
-class StudyStore(TrialOwnership):
+class StudyStore(StudyAccounts):
     """A study in a store. Made by `open_study` to work on it, by `attach` to look at it.
 
     Attributes:
@@ -110,11 +109,6 @@ class StudyStore(TrialOwnership):
     def identity(self) -> str:
         """An id that distinguishes this study from others of its name; empty if an earlier version made the study."""
         return text(mapping(self._claims.first(IDENTITY)).get("id"))
-
-    @property
-    def untrained(self) -> dict[str, float]:
-        """The metrics of the untrained model, which one trial evaluates at step 0; empty before."""
-        return dict(self.storage.get_study_user_attrs(self.study_id).get(UNTRAINED, {}))
 
     def next_trial(self) -> Ticket | None:
         """Return a trial to run: an orphan first, then a new one while the budget has room, else None.
@@ -203,7 +197,7 @@ class StudyStore(TrialOwnership):
                 return self._late(trial, steps, report.step)
             fence = self._own(trial)
             if report.step == 0:
-                self._note_untrained(report)
+                self.note_untrained(report)
                 return Verdict(stop=False)
             record = steps.get(report.step)
             if record is not None and _replaces_damaged(trial, record, report):
@@ -297,20 +291,6 @@ class StudyStore(TrialOwnership):
             end = ended(self.config, finished, self.spent if budget.is_limited else Spent(), trials)
             return Ended("space", "every point of the space has been tried") if end is None and self.exhausted else end
 
-    @property
-    def spent(self) -> Spent:
-        """What all drivers of all times have spent."""
-        return spent_of(self.storage.get_study_user_attrs(self._claims.study_id), self.config.study.budget)
-
-    def charge(self, record: Mapping[str, Any]) -> None:
-        """Write what this driver has spent so far (`ledger`), in place of what it wrote before.
-
-        Raises:
-            StoreUnavailable: the store does not answer.
-        """
-        self._writable()
-        self.storage.set_study_user_attr(self._claims.study_id, SPENT + self.driver, dict(record))
-
     def note_end(self) -> None:
         """Write what has ended the search, or that nothing has any more, where the store does not say so.
 
@@ -383,12 +363,6 @@ class StudyStore(TrialOwnership):
             return replace(ticket, untrained=False)
         fresh = [number for number in self._history.unfinished if not steps_of(self._history.trials[number])]
         return replace(ticket, untrained=trial.number == min(fresh, default=None))
-
-    def _note_untrained(self, report: Report) -> None:
-        """Keep what a trial found out about the untrained model; the first finding stays."""
-        if not self.untrained:
-            metrics = {name: float(value) for name, value in report.metrics.items()}
-            self.storage.set_study_user_attr(self.study_id, UNTRAINED, metrics)
 
     def _late(self, trial: FrozenTrial, steps: dict[int, StepRecord], step: int) -> Verdict:
         """Answer a report on a trial that has ended."""

@@ -1,0 +1,40 @@
+"""What a study knows beside its trials: what the untrained model reaches, and what its drivers have spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rankray.contracts import Report
+from rankray.store.ledger import SPENT, Spent, spent_of
+from rankray.store.ownership import TrialOwnership
+from rankray.store.records import UNTRAINED
+
+
+class StudyAccounts(TrialOwnership):
+    """A study's accounts, for `StudyStore`."""
+
+    @property
+    def untrained(self) -> dict[str, float]:
+        """The metrics of the untrained model, which one trial evaluates at step 0; empty before."""
+        return dict(self.storage.get_study_user_attrs(self.study_id).get(UNTRAINED, {}))
+
+    def note_untrained(self, report: Report) -> None:
+        """Keep what a trial found out about the untrained model; the first finding stays."""
+        if not self.untrained:
+            metrics = {name: float(value) for name, value in report.metrics.items()}
+            self.storage.set_study_user_attr(self.study_id, UNTRAINED, metrics)
+
+    @property
+    def spent(self) -> Spent:
+        """What all drivers of all times have spent."""
+        return spent_of(self.storage.get_study_user_attrs(self._claims.study_id), self.config.study.budget)
+
+    def charge(self, record: Mapping[str, Any]) -> None:
+        """Write what this driver has spent so far (`ledger`), in place of what it wrote before.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        self._writable()
+        self.storage.set_study_user_attr(self._claims.study_id, SPENT + self.driver, dict(record))
