@@ -10,11 +10,11 @@ Everything else is as in `SFTTrainer`: arguments, datasets, LoRA, checkpoints, c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutput
 
 from rankray.errors import LossError
 from rankray.finetune.trainer import RankrayTrainer
@@ -76,7 +76,7 @@ class RRITrainer(RankrayTrainer):
         stats: LossStats = model(**plain, labels=inputs["labels"], head=plain_totals)
         self._evaluated = stats if self._evaluated is None else self._evaluated + stats
         loss = torch.tensor(stats.nll, device=self.args.device)
-        return (loss, SimpleNamespace(logits=model(**plain).logits)) if return_outputs else loss
+        return (loss, CausalLMOutput(logits=model(**plain).logits)) if return_outputs else loss
 
     def evaluation_loop(self, *positional: Any, **arguments: Any) -> Any:
         """Evaluate, and put the NLL over all supervised tokens in the place of transformers' mean over batches."""
