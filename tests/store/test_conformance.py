@@ -48,7 +48,7 @@ def test_an_empty_space_has_trials_without_parameters(url: str) -> None:
         ticket = begin(store)
         assert ticket.params == {}
         store.release(ticket.number)
-        assert begin(store) == Ticket(number=0, params={}, adopted=True)
+        assert begin(store) == Ticket(number=0, params={}, adopted=True, untrained=True)
 
 
 def test_a_report_is_judged_once_and_always_answered_the_same(any_url: str) -> None:
