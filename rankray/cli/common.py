@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rankray.config import LoadedConfig
+    from rankray.config import Config, LoadedConfig
+    from rankray.finetune.preflight import Findings
     from rankray.store import StudyStore
 
 
@@ -26,8 +27,13 @@ def load(file: Path, sets: list[str], store: str = "", name: str = "") -> Loaded
     return load_config(file, overrides, name or None)
 
 
-def preflight(loaded: LoadedConfig) -> dict[str, Any]:
-    """Find what is wrong with store, resources and data before anything expensive starts; return fingerprints.
+def preflight(loaded: LoadedConfig, offline: bool = False) -> Findings:
+    """Find what is wrong with store, resources, data and model before anything expensive starts.
+
+    Args:
+        loaded: the configuration.
+        offline: import none of the libraries of training, and look nothing up on the hub; what is not looked at is
+            among the findings.
 
     Raises:
         UserError: something in it cannot work.
@@ -42,8 +48,29 @@ def preflight(loaded: LoadedConfig) -> dict[str, Any]:
     except StoreError as error:
         raise StoreError(f"{loaded.where('store')}: {error}") from None
     strategies.check(loaded.config, loaded.where)
+    strategies.try_out(loaded.config, loaded.where)
     _check_workers(loaded)
-    return check_data_and_model(loaded)
+    findings = check_data_and_model(loaded)
+    if offline:
+        findings.unseen.append("--offline: tokens, the hub, train.sft's values, adapters, evaluate.functions")
+        return findings
+    from rankray.finetune.trial_check import check_trial
+
+    check_trial(loaded, findings)
+    return findings
+
+
+def resolved_lines(config: Config) -> list[str]:
+    """Return where a configuration's paths lead, a line each; no password is shown."""
+    from rankray.store.urls import masked
+
+    return [
+        f"model.path: {config.model.path}",
+        f"data.train: {config.data.train}",
+        f"data.eval: {config.data.eval}",
+        f"store: {masked(config.store)}",
+        f"storage: {config.storage}",
+    ]
 
 
 def _check_workers(loaded: LoadedConfig) -> None:

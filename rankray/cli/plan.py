@@ -7,25 +7,33 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import console, load, preflight, say, store_url
+from rankray.cli.common import console, load, preflight, resolved_lines, say, store_url
 from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
 
 
 def check(
-    file: File, sets: Sets = NONE, store: Store = "", name: Name = "", as_json: Json = False, verbose: Verbose = False
+    file: File,
+    sets: Sets = NONE,
+    store: Store = "",
+    name: Name = "",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Look nothing up on the hub, and import no library of training.")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Check a file, its data and its space, without starting anything."""
+    """Check a file, its data, its model and its space as a search would, without starting anything."""
     from rankray import logs
     from rankray.errors import UserError
 
     logs.configure(verbose)
     try:
         loaded = load(file, sets, store, name)
-        preflight(loaded)
+        findings = preflight(loaded, offline)
     except UserError as error:
         if not as_json:
             raise
-        print(json.dumps({"ok": False, "errors": str(error).splitlines()}))
+        print(json.dumps({"ok": False, "errors": str(error).splitlines(), "warnings": [], "data": {}}))
         raise typer.Exit(error.exit_code) from None
     from rankray.report.explain import check_lines
 
@@ -33,9 +41,17 @@ def check(
         from rankray.store.urls import masked
 
         config = loaded.config.model_dump(mode="json") | {"store": masked(loaded.config.store)}
-        print(json.dumps({"ok": True, "config": config}))
+        found = {
+            "ok": True,
+            "errors": [],
+            "warnings": findings.warnings,
+            "data": {split: summary.as_json() for split, summary in findings.data.items()},
+            "not_looked_at": findings.unseen,
+            "config": config,
+        }
+        print(json.dumps(found))
         return
-    for line in check_lines(loaded):
+    for line in [*check_lines(loaded), *resolved_lines(loaded.config), *findings.lines()]:
         say(line)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankray.cli.common import console, load, preflight, print_summary, say
+from rankray.cli.common import console, load, preflight, print_summary, resolved_lines, say
 from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
 
 if TYPE_CHECKING:
-    from rankray.config import LoadedConfig
+    from rankray.config import Config, LoadedConfig
+
+logger = logging.getLogger(__name__)
 
 
 def search(file: File, sets: Sets = NONE, store: Store = "", name: Name = "", verbose: Verbose = False) -> None:
@@ -42,9 +45,17 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray.store import open_study, views
 
     logs.configure(verbose)
-    provenance = preflight(loaded) | {"file": str(Path(loaded.file).absolute())}
     config = loaded.config
-    study = open_study(config.store, config, provenance=provenance)
+    for line in resolved_lines(config):
+        say(line)
+    findings = preflight(loaded, offline=True)
+    provenance = findings.fingerprints | {"file": str(Path(loaded.file).absolute())}
+    study = open_study(config.store, config, provenance=provenance) if _exists(config) else None
+    if study is None or not study.finished:  # finished trials show that the configuration can be trained
+        findings = preflight(loaded)
+    for line in findings.lines(with_unseen=False):
+        say(line)
+    study = study or open_study(config.store, config, provenance=provenance)
     config = study.config  # a study that an earlier version began continues with the defaults it began with
     board = Board(
         config.name,
@@ -63,4 +74,18 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     if not done:
         say(f"interrupted at {study.finished} of {config.study.trials}; run the same command again to resume")
         raise typer.Exit(130)
+    if study.finished < config.study.trials:
+        say(f"every point of the finite space has been tried: {study.finished} of {config.study.trials} trials")
     print_summary(study, loaded.file)
+
+
+def _exists(config: Config) -> bool:
+    """Return whether the store has a study of this name, so that nothing is made before everything is checked."""
+    from rankray.errors import StoreError
+    from rankray.store import list_studies
+
+    try:
+        return config.name in list_studies(config.store)
+    except StoreError as error:
+        logger.debug("there is no such store yet: %s", error)
+        return False

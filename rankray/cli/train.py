@@ -24,7 +24,8 @@ def train(
 
     logs.configure(verbose)
     loaded = load(file, sets, name=name)
-    preflight(loaded)
+    for line in preflight(loaded).lines():
+        say(line, as_json)
     from rankray.checkpoints import places, staging
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.contracts import TrialSpec

@@ -28,7 +28,8 @@ from rankray.config.sections import DataSection
 from rankray.data.cache import Columns, shared_table, table_in_memory
 from rankray.data.examples import Example, Places, common_prefix, make_examples
 from rankray.data.files import Row, Rows, hub_parts, is_file_source, read_rows
-from rankray.errors import DataError, ModelError
+from rankray.data.summary import SplitSummary, summarise
+from rankray.errors import DataError, ModelError, listed, shown
 from rankray.loss.tokens import IGNORED
 
 logger = logging.getLogger(__name__)
@@ -63,10 +64,12 @@ class Split:
         table: a row for each example, columns as in `rankray.data.cache`; mapped from a file where one could be
             written.
         read: reads the rows, for callers who need more than tokens.
+        limit: the most tokens an example may have.
     """
 
     table: datasets.Dataset
     read: Callable[[], list[Row]]
+    limit: int = 0
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -88,6 +91,14 @@ class Split:
     def dropped(self) -> int:
         """How many examples keep no supervised token."""
         return len(self.table) - int(pyarrow.compute.sum(self.table.data["supervised"]).as_py() or 0)
+
+    def summary(self) -> SplitSummary:
+        """Return how many rows and supervised tokens there are, and what cutting takes away."""
+        columns = self.table.data
+        first = pyarrow.compute.max_element_wise(columns["start"], 1)
+        kept = pyarrow.compute.subtract(pyarrow.compute.list_value_length(columns["input_ids"]), first)
+        supervised = pyarrow.compute.sum(pyarrow.compute.max_element_wise(kept, 0)).as_py()
+        return summarise(columns["length"].to_pylist(), self.limit, int(supervised or 0), self.dropped)
 
     @cached_property
     def dataset(self) -> datasets.Dataset:
@@ -132,13 +143,13 @@ def load_split(
         _, found = examples()
         parts = [found[begin : begin + ROWS_PER_PART] for begin in range(0, len(found), ROWS_PER_PART)]
         tokenise = _tokenise_texts if data.messages is None else _tokenise_chats
-        tokens = [[_cut(example, limit) for example in tokenise(part, tokenizer)] for part in parts]
-        if not any(example.supervised for part in tokens for example in part):
+        tables = [_columns(tokenise(part, tokenizer), limit) for part in parts]
+        if not any(any(table["supervised"]) for table in tables):
             raise DataError(
                 f"data.max_length: {limit} leaves no completion token of any of the {len(found)} examples of {where}; "
                 "allowed is more than the shortest prompt has; raise data.max_length or shorten data.prompt"
             )
-        yield from map(_columns, tokens)
+        yield from tables
 
     def read() -> list[Row]:
         rows, found = examples()
@@ -147,9 +158,9 @@ def load_split(
 
     if rules is None:
         logger.debug("%s has no fingerprint, tokens stay in memory", type(tokenizer).__name__)
-        return Split(table_in_memory(make()), read)
+        return Split(table_in_memory(make()), read, limit)
     made_from = [origin.stamp, templates, limit, first, rules, transformers.__version__]
-    return Split(shared_table(made_from, make), read)
+    return Split(shared_table(made_from, make), read, limit)
 
 
 class _FileOrigin:
@@ -217,14 +228,12 @@ def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _cut(example: Tokens, limit: int) -> Tokens:
-    return Tokens(example.input_ids[:limit], min(example.start, limit))
-
-
-def _columns(part: Sequence[Tokens]) -> Columns:
-    return {
-        name: [getattr(example, name) for example in part] for name in ("input_ids", "labels", "start", "supervised")
-    }
+def _columns(whole: Sequence[Tokens], limit: int) -> Columns:
+    """Return the columns of the table for a part of a split, cut to `limit` tokens."""
+    part = [Tokens(example.input_ids[:limit], min(example.start, limit)) for example in whole]
+    names = ("input_ids", "labels", "start", "supervised")
+    columns: Columns = {name: [getattr(example, name) for example in part] for name in names}
+    return columns | {"length": [len(example.input_ids) for example in whole]}
 
 
 def _tokenise_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
@@ -243,7 +252,7 @@ def _tokenise_chats(examples: Sequence[Example], tokenizer: PreTrainedTokenizerB
     tokens = []
     for example in examples:
         before = str(_chat_texts(example, tokenizer).prompt)
-        whole = str(tokenizer.apply_chat_template([*example.prompt, *example.completion], tokenize=False))
+        whole = _template(tokenizer, [*example.prompt, *example.completion])
         before_ids = tokenizer(before, add_special_tokens=False, verbose=False)["input_ids"] if before else []
         ids = tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"]
         tokens.append(Tokens(list(ids), common_prefix(before_ids, ids)))
@@ -258,6 +267,25 @@ def _chat_texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> Example
             "data.prompt and data.completion"
         )
     prompt: list[Any] = list(example.prompt)
-    before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) if prompt else ""
+    before = _template(tokenizer, prompt, add_generation_prompt=True) if prompt else ""
     last: Any = example.completion[-1]
     return Example(str(before), str(last["content"]))
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, turns: list[Any], **options: Any) -> str:
+    """Return a conversation as the model's chat template writes it.
+
+    Raises:
+        ModelError: the template is no template, or refuses this conversation.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
+    except Exception as error:  # jinja2's errors, and whatever a template calls
+        logger.debug("the chat template failed", exc_info=True)
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        roles = listed(turn.get("role") for turn in turns)
+        raise ModelError(
+            f"data.messages: the tokenizer's chat template refuses a conversation of {roles} ({type(error).__name__}: "
+            f"{shown(first)}); allowed is a template that takes every conversation of the data; fix the template, or "
+            "these rows"
+        ) from error

@@ -1,36 +1,81 @@
 """Find mistakes in data and model before anything expensive starts, without importing torch.
 
 `check` prints what this finds, and `search` calls it before Ray starts. Local files and model directories are read,
-including those that the space may choose. Data and models on the Hugging Face hub are checked when they are loaded.
+including those that the space may choose. What needs the libraries of training is checked in `trial_check`, by the code
+that trials run; `check --offline` leaves that out and says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rankray.config import LoadedConfig, apply_params
-from rankray.config.space import distributions
+from rankray.config.points import refused_draws
+from rankray.config.space import distributions, never_drawn
 from rankray.data.examples import Example, Places, common_prefix, make_examples
-from rankray.data.files import file_fingerprint, hub_parts, is_file_source, read_rows
-from rankray.errors import DataError, ModelError, nearest
+from rankray.data.files import file_fingerprint, hub_parts, is_file_source, place_of, read_rows
+from rankray.data.summary import SplitSummary
+from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
+from rankray.evaluate.answers import extract
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.model.files import context_length, local_model
 
+logger = logging.getLogger(__name__)
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+OTHER_FILES = (
+    *TOKENIZER_FILES,
+    "*.bin",
+    "*.jinja",
+    "chat_template*",
+    "generation_config.json",
+    "*.model",
+    "*.py",
+    "vocab*",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+"""What else of a model decides on results, beside config.json and the weights in safetensors."""
 SAMPLE_ABOVE_BYTES = 32 << 20
 
 
-def preflight(loaded: LoadedConfig) -> dict[str, Any]:
-    """Check data and model of a configuration and return their fingerprints.
+@dataclass
+class Findings:
+    """What a check has found, beside the errors it raises.
 
-    Returns:
-        `{"data": {"train": ..., "eval": ...}, "model": ...}`: `sha256:...` of a local file, or of a local model's
-        config.json and weights (of files above 32 MiB: the size and evenly spaced samples); otherwise the hub id.
+    Attributes:
+        fingerprints: `{"data": {"train": ..., "eval": ...}, "model": ..., "model_files": ...}`: `sha256:...` of a local
+            file, of a local model's config.json and safetensors, and of what else of it decides on results: tokenizer,
+            chat template, generation settings, pickled weights. Of files above 32 MiB: the size and evenly spaced
+            samples. Otherwise the hub id.
+        data: the size of each split, where it was tokenised.
+        warnings: what will work, but hardly as intended.
+        unseen: what was not looked at.
+    """
+
+    fingerprints: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, SplitSummary] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+
+    def lines(self, with_unseen: bool = True) -> list[str]:
+        """Return sizes, warnings and, if it is wanted, what was not looked at, a line each."""
+        sizes = [summary.line(split) for split, summary in self.data.items()]
+        unseen = [f"not looked at: {what}" for what in self.unseen if with_unseen]
+        return [*sizes, *(f"warning: {warning}" for warning in self.warnings), *unseen]
+
+
+def preflight(loaded: LoadedConfig) -> Findings:
+    """Check data and model of a configuration, as far as that is possible without torch and transformers.
 
     Raises:
         DataError: a file is missing, unreadable or empty, a column does not exist, messages are malformed, or
@@ -38,20 +83,41 @@ def preflight(loaded: LoadedConfig) -> dict[str, Any]:
         ModelError: a local model directory is incomplete.
         ConfigError: `train.sft` holds a field that does not exist or is set elsewhere.
     """
-    for variant in _searched_variants(loaded):
-        _check(variant)
-    return _check(loaded)
+    findings = Findings(warnings=_space_warnings(loaded))
+    for variant in searched_variants(loaded):
+        _check(variant, Findings())
+    _check(loaded, findings)
+    return findings
 
 
-def _check(loaded: LoadedConfig) -> dict[str, Any]:
+def _check(loaded: LoadedConfig, findings: Findings) -> None:
     config = loaded.config
     check_sft_fields(config.train.sft, loaded.where)
-    model, directory = _check_model(config.model.path, loaded.where("model.path"))
-    data = {split: _check_split(split, loaded, directory) for split in ("train", "eval")}
-    return {"data": data, "model": model}
+    try:
+        extract("", config.evaluate.answer)
+    except ConfigError as error:
+        raise ConfigError(f"{loaded.where('evaluate.answer')}: {error}") from error
+    prints, directory = _check_model(config.model.path, loaded.where("model.path"))
+    data = {split: _check_split(split, loaded, directory, findings) for split in ("train", "eval")}
+    findings.fingerprints = {"data": data, **prints}
 
 
-def _searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
+def _space_warnings(loaded: LoadedConfig) -> list[str]:
+    """Return what the space will do that its author may not expect."""
+    config, warnings = loaded.config, []
+    for path, why in never_drawn(config).items():
+        warnings.append(f"space.{path}: never drawn, because {why}; remove it, or change that")
+    draws = refused_draws(config, distributions(config))
+    if draws:
+        point, why = draws[0]
+        warnings.append(
+            f"space: {len(draws)} of 200 random points are refused, and each that is drawn is a FAILED trial; {point}: "
+            f"{why}"
+        )
+    return warnings
+
+
+def searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
     """Yield the configuration with each choice or lower bound the space has for data, model path and `train.sft`."""
     for path, distribution in distributions(loaded.config).items():
         if path == "model.path" or path.startswith(("data.", "train.sft.")):
@@ -62,10 +128,10 @@ def _searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
                 yield LoadedConfig(apply_params(loaded.config, {path: value}), loaded.file, places)
 
 
-def _check_model(path: str, place: str) -> tuple[str, Path | None]:
+def _check_model(path: str, place: str) -> tuple[dict[str, str], Path | None]:
     directory = local_model(path)
     if directory is None:
-        return path, None
+        return {"model": path}, None
     where = f"{place}: model.path"
     if not directory.is_dir():
         near = [p.name for p in directory.parent.iterdir() if p.is_dir()] if directory.parent.is_dir() else []
@@ -76,27 +142,84 @@ def _check_model(path: str, place: str) -> tuple[str, Path | None]:
     have = ", ".join(sorted(p.name for p in directory.iterdir())[:12]) or "nothing"
     needed = {"config.json": ("config.json",), "weights (*.safetensors)": WEIGHT_FILES, "a tokenizer": TOKENIZER_FILES}
     for what, patterns in needed.items():
-        if not any(any(directory.glob(pattern)) for pattern in patterns):
+        if not any(file.is_file() for pattern in patterns for file in directory.glob(pattern)):
             raise ModelError(
                 f"{where}: {path!r} lacks {what} (it holds {have}); needed are config.json, weights and a tokenizer; "
                 "save model and tokenizer there with save_pretrained"
             )
     _read_json(directory / "config.json", where)
-    files = [directory / "config.json", *sorted(directory.glob("*.safetensors"))]
+    _check_weights(directory, where)
+    _tokenizer(directory, where)
+    weights = [directory / "config.json", *sorted(directory.glob("*.safetensors"))]
+    others = {file for pattern in OTHER_FILES for file in directory.glob(pattern) if file.is_file()}
+    return {"model": _fingerprint(weights), "model_files": _fingerprint(sorted(others))}, directory
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
     parts = [f"{file.name} {file_fingerprint(file, SAMPLE_ABOVE_BYTES)}" for file in files]
-    return f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}", directory
+    return f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
 
 
-def _check_split(split: str, loaded: LoadedConfig, model: Path | None) -> str:
+def _check_weights(directory: Path, where: str) -> None:
+    """Read the headers of the weights, and look for the files that an index names."""
+    import safetensors
+
+    for index in directory.glob("*.safetensors.index.json"):
+        named = _read_json(index, where).get("weight_map")
+        names = set(named.values()) if isinstance(named, dict) else set()
+        lacking = sorted(str(name) for name in names if not (directory / str(name)).is_file())
+        if lacking or not names:
+            what = f"names {shown(lacking[0])}, which is not there" if lacking else "has no weight_map"
+            raise ModelError(
+                f"{where}: {str(index)!r} {what}; needed are all files of the weights; complete the directory"
+            )
+    for file in sorted(directory.glob("*.safetensors")):
+        try:
+            with safetensors.safe_open(file, framework="np") as opened:
+                opened.keys()
+        except Exception as error:  # of the reader's own kind, or the system's
+            logger.debug("%s cannot be opened", file, exc_info=True)
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"{where}: {str(file)!r} is not a file of weights ({shown(first)}); needed are complete safetensors; "
+                "save "
+                "the model again"
+            ) from error
+
+
+def _tokenizer(directory: Path, where: str) -> Any:
+    """Return the tokenizer in tokenizer.json; None where there is no such file."""
+    file = directory / "tokenizer.json"
+    if not file.is_file():
+        return None
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain exceptions
+        logger.debug("%s cannot be opened", file, exc_info=True)
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{where}: {str(file)!r} is not a tokenizer ({shown(first)}); needed is one that save_pretrained wrote; "
+            "save "
+            "the tokenizer again"
+        ) from error
+
+
+def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings: Findings) -> str:
     data, place = loaded.config.data, loaded.where(f"data.{split}")
     source: str = getattr(data, split)
     where = f"{place}: data.{split}"
     if not is_file_source(source):
-        hub_parts(source, where)
+        name = hub_parts(source, where)[-1]
+        _warn_of_test(split, name.partition("[")[0], where, findings)
         return source
-    rows = read_rows(source, where)
+    _warn_of_test(split, Path(source).name, where, findings)
+    rows = read_rows(source, where).first(loaded.config.evaluate.max_examples if split == "eval" else None)
     names = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in ("prompt", "completion", "messages")}
     examples = make_examples(rows, data, Places(source=where, **names))
+    if split == "eval":
+        _check_answers(examples, loaded, [place_of(rows, index) for index in range(len(rows))], where, findings)
     if model is not None:
         where = f"{loaded.where('data.max_length')}: data.max_length"
         _check_room(examples, model, split, data.max_length, where)
@@ -108,14 +231,46 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None) -> str:
     return file_fingerprint(Path(source))
 
 
+def _warn_of_test(split: str, name: str, where: str, findings: Findings) -> None:
+    if split == "eval" and re.search(r"(?<![a-z])test(?![a-z])", name.lower()):
+        findings.warnings.append(
+            f"{where}: {name} is a test split by its name, and a search that selects on it has seen it; hold out a "
+            "part of "
+            "the training data instead"
+        )
+
+
+def _check_answers(
+    examples: Sequence[Example], loaded: LoadedConfig, places: Sequence[str], where: str, findings: Findings
+) -> None:
+    """Look at the reference answers where answers are measured: an empty one is right for a model that says nothing.
+
+    Raises:
+        DataError: all are empty.
+    """
+    config = loaded.config.evaluate
+    if not any(name != "nll" and name != "token_accuracy" for name in config.metrics):
+        return
+    texts = [str(e.completion if isinstance(e.completion, str) else e.completion[-1]["content"]) for e in examples]
+    empty = [index for index, text in enumerate(texts) if not extract(text, config.answer)]
+    if len(empty) == len(texts):
+        raise DataError(
+            f"{where}: none of the {len(texts)} rows has an answer that evaluate.answer: {config.answer} finds; needed "
+            "are "
+            "answers to compare with; fix data.completion, or evaluate.answer"
+        )
+    if empty:
+        findings.warnings.append(
+            f"{where}: {len(empty)} of {len(texts)} rows have no answer that evaluate.answer: {config.answer} finds "
+            f"(first: {places[empty[0]]}); fill or remove them"
+        )
+
+
 def _check_room(examples: Sequence[Example], model: Path, split: str, max_length: int, where: str) -> None:
     """Raise DataError unless at least one example keeps a completion token after cutting; stop at the first one."""
-    file = model / "tokenizer.json"
-    if not file.is_file():
+    tokenizer = _tokenizer(model, where)
+    if tokenizer is None:
         return
-    import tokenizers
-
-    tokenizer = tokenizers.Tokenizer.from_file(str(file))
     context = context_length(_read_json(model / "config.json", where))
     limit = min(max_length, context or max_length)
     shortest = None
@@ -150,7 +305,7 @@ def _has_chat_template(model: Path) -> bool:
 def _read_json(file: Path, where: str) -> dict[str, Any]:
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{where}: {str(file)!r} is not JSON ({error}); needed is a JSON object; save the model again"
         ) from error

@@ -39,6 +39,7 @@ OURS = {
     "completion_only_loss": "data.prompt and data.completion (only the completion is trained on)",
     "assistant_only_loss": "data.messages (only the last assistant turn is trained on)",
     "model_init_kwargs": "model.path and model.dtype",
+    "deepspeed": "train.parallelism (ddp or fsdp)",
     "resume_from_checkpoint": "nothing: run the same command again",
 }
 """Fields that rankray sets itself -> where to set them."""

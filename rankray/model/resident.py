@@ -71,7 +71,7 @@ def tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
 def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> Split:
     """Return a split, tokenised; see `load_split`."""
     data, limit = config.data, config.data.max_length
-    context = getattr(_model_config(config).get_text_config(), "max_position_embeddings", None)
+    context = getattr(model_config(config).get_text_config(), "max_position_embeddings", None)
     if isinstance(context, int) and context > 0:
         limit = min(limit, context)
     first = config.evaluate.max_examples if split == "eval" else None
@@ -154,11 +154,16 @@ def _dtype(config: Config) -> torch.dtype:
 
 def _configured_dtype(config: Config) -> torch.dtype:
     """Return `model.dtype`, or for `auto` the type that the weights were saved in."""
-    dtype = _model_config(config).dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
+    dtype = model_config(config).dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
-def _model_config(config: Config) -> Any:
+def model_config(config: Config) -> Any:
+    """Return the model's own configuration, of transformers.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     path = config.model.path
 
     def load() -> Any:

@@ -14,7 +14,7 @@ from rankray.data import tokenize
 from rankray.data.tokenize import load_split
 from rankray.errors import DataError
 
-COLUMNS = {"input_ids": [[1, 2, 3]], "labels": [[-100, 2, 3]], "start": [1], "supervised": [True]}
+COLUMNS = {"input_ids": [[1, 2, 3]], "labels": [[-100, 2, 3]], "start": [1], "supervised": [True], "length": [5]}
 
 
 @pytest.fixture(autouse=True)
