@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from rankray.loss import weighted_nll
+from rankray.loss import Anchor, TokenStats, weighted_nll
 
 CHUNK = 256
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -64,6 +64,30 @@ def with_gradients(loss: Loss) -> Contender:
 def ours(**options: object) -> Contender:
     """A loss of rankray."""
     return with_gradients(lambda hidden_NH, head_VH, label_N: weighted_nll(hidden_NH, head_VH, label_N, **options))
+
+
+def base_stats(label_N: Tensor) -> TokenStats:
+    """Made-up statistics of a base model: looking them up costs the same whatever they are."""
+    column_N = torch.ones(len(label_N), device=label_N.device)
+    return TokenStats(-column_N, 2 * column_N, 3 * column_N, 2 * column_N, column_N, 0.4 * column_N, 0.2 * column_N)
+
+
+def iw_sft(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor) -> Tensor:
+    """Sequences of 64 tokens; costs a first pass of the head without gradients."""
+    sequence_N = torch.arange(len(label_N), device=label_N.device) // 64
+    stats = base_stats(label_N)
+    return weighted_nll(hidden_NH, head_VH, label_N, objective="iw_sft", base_stats=stats, sequence_N=sequence_N)
+
+
+def based(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor) -> Tensor:
+    """rri, weighted by the statistics of a base model."""
+    return weighted_nll(hidden_NH, head_VH, label_N, objective="rri", signal="base", base_stats=base_stats(label_N))
+
+
+def anchored(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor) -> Tensor:
+    """Plain, with the divergence from a reference model: a fourth product."""
+    anchor = Anchor(hidden_NH.detach(), head_VH.detach())
+    return weighted_nll(hidden_NH, head_VH, label_N, objective="sft", kl_weight=0.1, anchor=anchor)
 
 
 def torch_chunked(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor) -> Tensor:
@@ -118,6 +142,12 @@ CONTENDERS: dict[str, Contender] = {
     "rankray dft": ours(objective="dft"),
     "rankray talr": ours(objective="talr", talr_temperature=3.0),
     "rankray eaft": ours(objective="eaft"),
+    "rankray power": ours(objective="power", alpha=0.5),
+    "rankray threshold": ours(objective="threshold"),
+    "rankray deft": ours(objective="deft"),
+    "rankray iw_sft": with_gradients(iw_sft),
+    "rankray rri, signal base": with_gradients(based),
+    "rankray sft + kl": with_gradients(anchored),
     "linear_cross_entropy 256": with_gradients(torch_chunked),
     "linear + cross_entropy": with_gradients(plain),
     "checkpointed chunks": with_gradients(checkpointed),

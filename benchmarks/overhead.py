@@ -99,7 +99,7 @@ def write_search(world: Path, place: Path, steps: int, workers: int, slots: int,
         "loss.temperature": {"float": [0.25, 4.0], "log": True},
     }
     halving = {"name": "successive_halving", "min_resource": steps + 1}
-    tree["study"] = {"metric": "eval/nll", "trials": trials, "pruner": halving, "baselines": []}
+    tree["study"] = {"metric": "eval/nll", "trials": trials, "pruner": halving, "known": []}
     tree["resources"] = {"workers": workers, "cpus_per_worker": CPUS_PER_WORKER, "concurrency": slots}
     file = place / "search.yaml"
     file.write_text(yaml.safe_dump(tree))

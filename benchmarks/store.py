@@ -61,7 +61,7 @@ def make_config(name: str, trials: int, sampler: str = "tpe") -> Config:
                 "train.learning_rate": {"float": [1e-6, 1e-3], "log": True},
                 "loss.base": {"choice": ["one", "prob"]},
             },
-            "study": {"trials": trials, "baselines": [], "sampler": sampler},
+            "study": {"trials": trials, "known": [], "sampler": sampler},
         }
     )
 

@@ -123,9 +123,10 @@ def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = 
     if "extra_forbidden" in kinds:
         names = sorted(keys)
         return f"unknown key{nearest(first['loc'][-1], names)}; allowed: {', '.join(names)}; correct the key"
-    if kinds == {"value_error"}:
-        return str(first["ctx"]["error"])
     given = first.get("input")
+    named = [error for error in errors if error["type"] == "value_error"]
+    if kinds == {"value_error"} or (named and isinstance(given, str)):  # a name that may also be of another type
+        return str(named[0]["ctx"]["error"])
     literals = [
         name
         for error in errors

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rankray import __version__, logs
-from rankray.cli import cluster, look, plan, search, store, train
+from rankray.cli import cluster, confirm, look, plan, rehearse, search, setup, store, train
 from rankray.errors import RankrayError
 
 ARGUMENTS = "RANKRAY_ARGUMENTS_PIPE"
@@ -31,15 +31,19 @@ for verb in (
     search.quickstart,
     train.train,
     plan.check,
+    setup.preview,
     plan.explain,
-    plan.rehearse,
+    rehearse.rehearse,
     look.status,
     look.show,
     look.best,
+    confirm.confirm,
     cluster.submit,
     cluster.doctor,
 ):
     app.command()(verb)
+app.command()(setup.init)
+app.command("import")(setup.import_file)
 app.add_typer(store.app, name="store")
 
 

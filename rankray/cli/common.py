@@ -24,7 +24,16 @@ def load(file: Path, sets: list[str], store: str = "", name: str = "") -> Loaded
     from rankray.config import load_config
 
     overrides = [*sets, *([f"store={json.dumps(store)}"] if store else [])]
-    return load_config(file, overrides, name or None)
+    return _counted(load_config(file, overrides, name or None))
+
+
+def _counted(loaded: LoadedConfig) -> LoadedConfig:
+    """Return the configuration with the steps of `train.epochs`, where they can be counted without a download."""
+    if loaded.config.train.epochs is None:
+        return loaded
+    from rankray.finetune.epochs import with_steps
+
+    return with_steps(loaded)
 
 
 def preflight(loaded: LoadedConfig, offline: bool = False) -> Findings:
@@ -48,14 +57,14 @@ def preflight(loaded: LoadedConfig, offline: bool = False) -> Findings:
     except StoreError as error:
         raise StoreError(f"{loaded.where('store')}: {error}") from None
     strategies.check(loaded.config, loaded.where)
-    strategies.try_out(loaded.config, loaded.where)
     _check_workers(loaded)
     findings = check_data_and_model(loaded)
     if offline:
-        findings.unseen.append("--offline: tokens, the hub, train.sft's values, adapters, evaluate.functions")
+        findings.unseen.append("--offline: the hub, the sampler at work, train.sft's values, adapters, functions")
         return findings
     from rankray.finetune.trial_check import check_trial
 
+    strategies.try_out(loaded.config, loaded.where)
     check_trial(loaded, findings)
     return findings
 

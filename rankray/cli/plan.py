@@ -1,4 +1,4 @@
-"""What can be asked before anything runs: `rankray check`, `explain` and `rehearse`."""
+"""What can be asked before anything runs: `rankray check` and `explain`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import console, load, preflight, resolved_lines, say, store_url
+from rankray.cli.common import load, preflight, resolved_lines, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
 
 
@@ -29,6 +29,10 @@ def check(
     logs.configure(verbose)
     try:
         loaded = load(file, sets, store, name)
+        if not offline:
+            from rankray.finetune.epochs import with_steps
+
+            loaded = with_steps(loaded, download=True)
         findings = preflight(loaded, offline)
     except UserError as error:
         if not as_json:
@@ -67,26 +71,3 @@ def explain(
         from rankray.store.strategies import PRUNERS, SAMPLERS
 
         say(f"  allowed: {', '.join(SAMPLERS if key == 'study.sampler' else PRUNERS)}")
-
-
-def rehearse(
-    file: File,
-    sets: Sets = NONE,
-    name: Name = "",
-    slots: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 2,
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic curves.")] = 0,
-    recorded: Annotated[str, typer.Option("--from", metavar="STUDY", help="Use this study's recorded curves.")] = "",
-    store: Store = "",
-) -> None:
-    """Run the whole search in virtual time, on synthetic or recorded curves, to see what a budget buys."""
-    from rankray.rehearse import compare, recorded_curve, synthetic_curve
-    from rankray.report.tables import rehearsal_view
-
-    config = load(file, sets, store, name).config
-    curve = synthetic_curve(config, seed)
-    if recorded:
-        from rankray.store import attach, views
-
-        held = attach(store_url(store or config.store), recorded)
-        curve = recorded_curve(config, [views.trial(held, row["number"]) for row in views.trials(held)])
-    console().print(rehearsal_view(compare(config, curve, slots=slots), config.study.metric))

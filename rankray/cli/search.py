@@ -39,12 +39,14 @@ def quickstart(
 
 def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray import logs
+    from rankray.finetune.epochs import with_steps
     from rankray.report.board import Board
     from rankray.report.live import watching
     from rankray.search import run_search
     from rankray.store import open_study, views
 
     logs.configure(verbose)
+    loaded = with_steps(loaded, download=True)
     config = loaded.config
     for line in resolved_lines(config):
         say(line)

@@ -23,7 +23,9 @@ def train(
     from rankray import logs
 
     logs.configure(verbose)
-    loaded = load(file, sets, name=name)
+    from rankray.finetune.epochs import with_steps
+
+    loaded = with_steps(load(file, sets, name=name), download=True)
     for line in preflight(loaded).lines():
         say(line, as_json)
     from rankray.checkpoints import places, staging

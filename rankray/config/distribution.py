@@ -49,6 +49,12 @@ class Distribution(BaseModel):
             return False
         return self.step is None or math.isclose(round((value - self.low) / self.step) * self.step, value - self.low)
 
+    def at(self, share: float) -> float:
+        """Return the value of a float that lies at a share of the way from `low` to `high`, 0 to 1, along its scale."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        value = low + share * (high - low)
+        return math.exp(value) if self.log else value
+
     def active(self, params: Mapping[str, Any], config: Config) -> bool:
         """Return whether this parameter exists, given the parameters drawn so far and the fixed fields.
 

@@ -28,9 +28,15 @@ def _field_key(loc: Key) -> Key:
     fields = all_fields()
     for end in range(1, len(loc) + 1):
         field = fields.get(".".join(map(str, loc[:end])))
-        if field is not None and typing.get_origin(field.annotation) in (typing.Union, types.UnionType):
+        if field is not None and _is_union(field.annotation):
             return loc[:end]
+        if field is not None and any(_is_union(item) for item in typing.get_args(field.annotation)):
+            return loc[: end + 1]  # an entry of a list
     return loc
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def _problem(key: Key, items: list[Any]) -> tuple[Key, str]:

@@ -91,6 +91,19 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _prune_on_is_measured(self) -> Config:
+        """Refuse to prune on what no report has."""
+        metric, measured = self.study.prune_on, ["eval/nll", *(f"eval/{name}" for name in self.evaluate.metrics)]
+        if metric not in (*measured, self.study.metric) and not (
+            metric.startswith("eval/") and metric not in WEIGHTED_METRICS and self.evaluate.functions
+        ):
+            raise ValueError(
+                f"study.prune_on: {metric!r} is not measured; allowed: {', '.join(dict.fromkeys(measured))}; "
+                "choose one of these, or add it to evaluate.metrics"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _loss_is_finite(self) -> Config:
         """Refuse infinite settings, which `rankray.loss` takes: a study is stored as JSON, which has no infinity."""
         for name, value in self.loss:
@@ -117,6 +130,12 @@ class Config(Section):
     def direction(self) -> Literal["minimize", "maximize"]:
         """The study's direction, with the built-in metrics' own as the default."""
         return self.study.direction or DIRECTIONS.get(self.study.metric, "maximize")
+
+    @property
+    def prune_direction(self) -> Literal["minimize", "maximize"]:
+        """The direction of `study.prune_on`: the study's own where it is the study's metric, else the metric's."""
+        metric = self.study.prune_on
+        return self.direction if metric == self.study.metric else DIRECTIONS.get(metric, "maximize")
 
 
 STORAGE_SCHEMES = ("s3", "gs", "abfs", "abfss")

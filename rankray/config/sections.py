@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from rankray.errors import describe_invalid
 from rankray.loss.knobs import Fields, NonNegative, Positive
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -26,6 +27,8 @@ class LoraSection(Section):
     """Dropout on the adapters' input."""
     target_modules: str | list[str] = "all-linear"
     """Which linear layers get adapters: `all-linear` or a list of module names."""
+    dora: bool = False
+    """Train DoRA: the adapters change direction and length of the weights separately."""
 
 
 class ModelSection(Section):
@@ -37,25 +40,94 @@ class ModelSection(Section):
     """Type of the weights; `auto` takes the type they were saved in."""
     lora: LoraSection | None = None
     """Train low-rank adapters instead of all weights; null trains everything."""
+    attn_implementation: str | None = None
+    """How attention is computed: `sdpa`, `eager`, `flash_attention_2` or another name that transformers knows; null
+    leaves the choice to transformers."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Leave it off unless you have read that code."""
+
+
+Format = Literal["auto", "columns", "prompt_completion", "messages", "sharegpt", "alpaca", "text"]
+
+
+class SourceSection(Section):
+    """One of several sources of examples."""
+
+    path: str = Field(min_length=1)
+    """As `data.train`: a hub dataset, file, directory or pattern."""
+    weight: Positive | None = None
+    """Share of the mixture, relative to the other weights. No example is repeated: the mixture is the largest that has
+    these shares. Null everywhere takes all examples of all sources."""
+    max_examples: PositiveInt | None = None
+    """Only the first examples of this source."""
+    where: dict[str, Any] | None = None
+    """As `data.where`, for this source alone."""
+    format: Format | None = None
+    """As `data.format`; null takes that."""
+    prompt: str | None = None
+    """As `data.prompt`; null takes that."""
+    completion: str | None = None
+    """As `data.completion`; null takes that."""
+    messages: str | None = None
+    """As `data.messages`; null takes that."""
 
 
 class DataSection(Section):
     """What the model learns from, and what it is measured on."""
 
-    train: str = Field(min_length=1)
-    """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet or .csv file."""
-    eval: str = Field(min_length=1)
+    train: Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], Field(min_length=1)]
+    """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet, .arrow, .csv or .tsv file
+    (text also as .gz or .zst), of a directory of such files, or a pattern such as `data/*.jsonl`. Or a list of several:
+    `[{path: ..., weight: 2}, {path: ..., weight: 1, max_examples: 1000}]`."""
+    eval: Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], Field(min_length=1)]
     """Held-out examples, in the same form."""
+    test: Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], Field(min_length=1)] | None = None
+    """Examples for the last word, in the same form: neither training nor the search reads them, only `confirm` and
+    `evaluate --split test`."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub datasets; null takes the newest."""
+    where: dict[str, Any] | None = None
+    """Only rows whose columns fulfil all of these: `{lang: en}`, `{source: [a, b]}` or `{score: ">= 0.5"}`."""
+    max_examples: PositiveInt | None = None
+    """Training examples used, the first ones; null takes all. `evaluate.max_examples` is for the held-out ones."""
+    format: Format = "auto"
+    """What a row looks like; `auto` recognises it by its columns, and `check` and `preview` say which it is. `columns`
+    fills in the templates `prompt` and `completion`, `prompt_completion` takes the two columns (texts or turns),
+    `messages` and `sharegpt` are conversations, `alpaca` is instruction, input and output, `text` is trained on as it
+    is."""
     prompt: str = "{prompt}"
-    """Template over columns for the model's input; not trained on."""
+    """Template over columns for the model's input; not trained on. `{column?}` may be empty."""
     completion: str = "{completion}"
     """Template over columns for the answer the model should give; the only tokens that are trained on."""
     messages: str | None = None
-    """Column of chat messages (`role`, `content`); the last assistant turn is trained on. Replaces the templates."""
+    """Column of chat messages (`role`, `content`, or `from`, `value`). Replaces the templates."""
+    train_on: Literal["last", "all"] = "last"
+    """Which turns of a conversation are trained on: the `last` of the assistant, or `all` of them (those marked with
+    weight 0 excepted)."""
     max_length: Annotated[int, Field(ge=2)] = 2048
     """Tokens per example; longer examples are cut at the end."""
+
+    @field_validator("train", "eval", mode="before")
+    @classmethod
+    def _sources(cls, given: Any) -> Any:
+        """Read each entry of a list by itself, so that an error names the entry and not all that a source may be."""
+        if not isinstance(given, list):
+            return given
+        entries = [_entry(item, number) for number, item in enumerate(given, start=1)]
+        if len({entry.weight is None for entry in entries}) > 1:
+            raise ValueError("some sources have a weight; allowed: all of them or none; give the others one")
+        return entries
+
+
+def _entry(given: Any, number: int) -> SourceSection:
+    if isinstance(given, str | SourceSection):
+        return SourceSection(path=given) if isinstance(given, str) else given
+    try:
+        return SourceSection.model_validate(given)
+    except ValidationError as error:
+        items: list[Any] = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")[:1]
+        name = ".".join(map(str, items[0]["loc"])) or "the entry"
+        raise ValueError(f"source {number}: {name}: {describe_invalid(items, SourceSection.model_fields)}") from None
 
 
 class TrainSection(Section):
@@ -63,6 +135,8 @@ class TrainSection(Section):
 
     max_steps: PositiveInt = 200
     """Optimizer steps of a whole trial."""
+    epochs: Positive | None = None
+    """Passes over the training examples; counts them and sets max_steps. Null leaves max_steps as it is given."""
     batch_size: PositiveInt = 64
     """Examples per optimizer step, over all workers and accumulation steps."""
     micro_batch_size: PositiveInt | None = None

@@ -12,7 +12,7 @@ A space is parsed and checked once: `Config.search_space` keeps the result, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,10 @@ from rankray.config.fields import searchable_paths
 from rankray.config.params import get_path
 from rankray.config.points import DRAWS, refusal, some_draw_allows, when_all_refused
 from rankray.config.schema import SEARCHABLE_SECTIONS, Config
-from rankray.config.study import BASELINES
+from rankray.config.study import BASELINES, LADDER
 from rankray.errors import ConfigError, nearest, shown
+
+RATE = "train.learning_rate"
 
 
 @dataclass(frozen=True)
@@ -93,26 +95,51 @@ def _senseless(space: dict[str, Distribution], config: Config) -> list[tuple[str
             if message:
                 found.append((path, message))
     found = found or _never_active(space)
-    return found or _warm_start_problems(config, space) or _all_refused(config, space)
+    return found or _point_problems(config, space) or _all_refused(config, space)
 
 
 def baseline_points(config: Config) -> list[tuple[str, dict[str, Any]]]:
-    """Return the points to try first, as (origin, params): the baselines that the space contains, then the warm starts.
+    """Return the points to try first, as (origin, params): those that `study.known` names, then the warm starts' own.
 
-    A baseline takes part only if the space can express it: each of its settings is either searched and allowed, or
+    A named setting takes part only if the space can express it: each of its values is either searched and allowed, or
     fixed to just that value. The other searched fields start from the file's own fixed values where they are allowed.
+    The points of earlier studies that `study.warm_start` names are in the store, not here (`store/warm.py`).
+
+    The origins are `baseline:sft`, `baseline:paper`, `known:rates`, `known` and `warm_start`.
     """
     space = distributions(config)
+    named = [name for name in config.study.known if isinstance(name, str) and name != LADDER]
     points: list[tuple[str, dict[str, Any]]] = []
-    for name in config.study.baselines:
-        params = _baseline_params(BASELINES[name], space, config)
-        if params:
-            points.append((f"baseline:{name}", params))
-    points.extend(("warm_start", dict(point)) for point in config.study.warm_start)
+    for each in config.study.known:
+        if not isinstance(each, str):
+            points.append(("known", dict(each)))
+        elif each == LADDER:
+            points.extend(("known:rates", params) for params in _ladder(named, space, config))
+        elif params := _named_params(BASELINES[each], space, config):
+            points.append((f"baseline:{each}", params))
+    points.extend(("warm_start", dict(point)) for point in config.study.warm_start if not isinstance(point, str))
     return points
 
 
-def _baseline_params(wanted: dict[str, Any], space: dict[str, Distribution], config: Config) -> dict[str, Any]:
+def _ladder(named: Sequence[str], space: dict[str, Distribution], config: Config) -> list[dict[str, Any]]:
+    """Return the named settings, or the file's own, at three times and a third of their learning rate.
+
+    Where the space does not contain the file's rate, they are tried low, in the middle and high in the space's range.
+    """
+    if RATE not in space:
+        return []
+    rungs: list[dict[str, Any]] = []
+    starts = [_named_params(BASELINES[name], space, config) for name in named] or [_named_params({}, space, config)]
+    for start in starts:
+        if named and not start:
+            continue
+        middle = start.get(RATE)
+        rates = [middle * 3, middle / 3] if middle else [space[RATE].at(share) for share in (0.5, 1 / 6, 5 / 6)]
+        rungs.extend({**start, RATE: rate} for rate in rates if space[RATE].contains(rate))
+    return rungs
+
+
+def _named_params(wanted: dict[str, Any], space: dict[str, Distribution], config: Config) -> dict[str, Any]:
     params: dict[str, Any] = {}
     for path, dist in space.items():
         if not dist.active(params, config):
@@ -247,15 +274,18 @@ def _ordered(space: dict[str, Distribution]) -> tuple[dict[str, Distribution], l
     return done, []
 
 
-def _warm_start_problems(config: Config, space: dict[str, Distribution]) -> list[tuple[str, str]]:
+def _point_problems(config: Config, space: dict[str, Distribution]) -> list[tuple[str, str]]:
     problems = []
-    for index, point in enumerate(config.study.warm_start):
-        for path, value in point.items():
-            where = f"study.warm_start[{index}]"
-            if path not in space:
-                problems.append((path, f"{where} names {path}, which the space does not{nearest(path, space)}"))
-            elif not space[path].contains(value):
-                problems.append((path, f"{where} has {value!r}, which lies outside the distribution"))
-        if not problems and (why := refusal(config, point)):
-            problems.append((next(iter(point), ""), f"study.warm_start[{index}]: {why}"))
+    for field in ("known", "warm_start"):
+        for index, point in enumerate(getattr(config.study, field)):
+            if isinstance(point, str):
+                continue
+            where = f"study.{field}[{index}]"
+            for path, value in point.items():
+                if path not in space:
+                    problems.append((path, f"{where} names {path}, which the space does not{nearest(path, space)}"))
+                elif not space[path].contains(value):
+                    problems.append((path, f"{where} has {value!r}, which lies outside the distribution"))
+            if not problems and (why := refusal(config, point)):
+                problems.append((next(iter(point), ""), f"{where}: {why}"))
     return problems

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rankray.config.sections import PositiveInt, Section
 from rankray.loss.knobs import KeyOf, Positive
@@ -23,6 +23,13 @@ BASELINES: dict[str, dict[str, Any]] = {
     },
 }
 """Settings to compare every search with: plain SFT, and the paper's (its base weight is the file's own)."""
+LADDER = "rates"
+"""The name in `study.known` of the ladder of learning rates."""
+
+
+def known_names() -> list[str | dict[str, Any]]:
+    """Return the names that `study.known` allows."""
+    return [*BASELINES, LADDER]
 
 
 class EvaluateSection(Section):
@@ -74,12 +81,15 @@ class StudySection(Section):
     """Metric that trials are compared on; it must not depend on the weights that are searched."""
     direction: Literal["minimize", "maximize"] | None = None
     """`minimize` or `maximize`; null takes the direction of a built-in metric."""
-    sampler: str | dict[str, Any] = "tpe"
-    """Sampler that proposes settings: a name such as `tpe` or `random`, or `{name: tpe, ...}` with its own options. The
-    error of an unknown name lists them all."""
-    pruner: str | dict[str, Any] = "successive_halving"
-    """Pruner that stops hopeless trials: a name such as `successive_halving` or `none`, or `{name: ..., ...}` with its
-    own options. The error of an unknown name lists them all."""
+    sampler: str | dict[str, Any] = "auto"
+    """Sampler that proposes settings: `auto` (a Gaussian process on whole runs, TPE in a long study), another name such
+    as `tpe` or `random`, or `{name: tpe, ...}` with its own options. The error of an unknown name lists them all."""
+    pruner: str | dict[str, Any] = "auto"
+    """Pruner that stops hopeless trials: `auto` (only what diverges), another name such as `successive_halving` or
+    `none`, or `{name: ..., ...}` with its own options. The error of an unknown name lists them all."""
+    prune_on: str = "eval/nll"
+    """Metric that the pruner compares, whatever the study selects on: early in a run, plain NLL tells more of its end
+    than accuracy does."""
     trials: PositiveInt = 64
     """Finished trials (complete and pruned) that the study should hold; raise it to extend a finished search."""
     seeds: PositiveInt = 1
@@ -91,7 +101,22 @@ class StudySection(Section):
     keep_best: PositiveInt = 3
     """How many of the best complete trials keep their checkpoints; those of all others are deleted when their trial
     ends."""
-    baselines: list[Annotated[str, KeyOf(lambda: BASELINES)]] = Field(default_factory=lambda: list(BASELINES))
-    """Settings tried first where the space contains them: plain SFT, and the paper's fixed setting."""
-    warm_start: list[dict[str, Any]] = Field(default_factory=list)
-    """Points of the space to try first, each a mapping of dotted paths to values; enqueued once."""
+    known: list[Annotated[str, KeyOf(known_names)] | dict[str, Any]] = Field(default_factory=lambda: [*known_names()])
+    """Settings that are known to be worth a trial, tried first where the space contains them: `sft`, plain SFT;
+    `paper`, the paper's fixed setting; `rates`, those of the two that are listed (or, without them, the file's own
+    setting) at three times and a third of the file's learning rate; or a mapping of dotted paths to values. `sft` and
+    `paper` are the baselines, which are never pruned."""
+    warm_start: list[str | dict[str, Any]] = Field(default_factory=list)
+    """More to try first: names of earlier studies in the same store, of each of which the best quarter of the complete
+    trials is taken, at most five, as far as this space contains them; or mappings of dotted paths to values. What an
+    earlier study gives is decided once, when this study begins."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_name(cls, given: Any) -> Any:
+        """Take `baselines`, as `known` was called before; its names are allowed there too."""
+        if not isinstance(given, dict) or "baselines" not in given:
+            return given
+        if "known" in given:
+            raise ValueError("got known and baselines; allowed: known, which took the place of baselines; keep known")
+        return {"known" if key == "baselines" else key: value for key, value in given.items()}

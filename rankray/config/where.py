@@ -18,7 +18,10 @@ def _data(given: str, base: Path) -> str:
     if "://" in given:
         return given
     last = given.rpartition(":")[2]
-    is_path = given.startswith((".", "/", "~")) or "." in last or os.path.exists(os.path.join(base, given))
+    is_pattern = any(sign in given for sign in "*?")
+    is_path = (
+        given.startswith((".", "/", "~")) or is_pattern or "." in last or os.path.exists(os.path.join(base, given))
+    )
     return resolved(given, base) if is_path else given
 
 
@@ -67,7 +70,13 @@ def resolve_tree(tree: dict[str, Any], base: Path, where: Callable[[str], str]) 
     written: dict[str, str] = {}
 
     def change(holder: Any, key: Any, path: str) -> None:
-        if isinstance(holder, dict | list) and isinstance(holder[key], str) and holder[key]:
+        if isinstance(holder, dict | list) and isinstance(holder[key], list):  # several sources
+            for index, entry in enumerate(holder[key]):
+                if isinstance(entry, dict) and "path" in entry:
+                    change(entry, "path", path)
+                elif isinstance(entry, str):
+                    change(holder[key], index, path)
+        elif isinstance(holder, dict | list) and isinstance(holder[key], str) and holder[key]:
             given = holder[key]
             try:
                 holder[key] = PATHS[path](given, base)

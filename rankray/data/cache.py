@@ -37,11 +37,13 @@ FEATURES = datasets.Features(
         "labels": datasets.List(datasets.Value("int32")),
         "start": datasets.Value("int32"),
         "supervised": datasets.Value("bool"),
-        "length": datasets.Value("int32"),
+        "length_tokens": datasets.Value("int32"),
+        "length_supervised": datasets.Value("int32"),
+        "length_kept": datasets.Value("int32"),
     }
 )
 """Of each example: tokens, labels (-100 in the prompt), where the completion starts, whether a token is supervised, and
-how many tokens it had before it was cut."""
+its `Length` before and after it was cut."""
 
 Columns = dict[str, list[Any]]
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rankray.errors import DataError, nearest
 from rankray.paths import resolved
@@ -36,7 +36,13 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How half a character is written in JSON; two in a row may be a whole one."""
-FORMS = "hub-id:config:split, or the path of a .jsonl, .json, .parquet or .csv file"
+FORMS = (
+    "hub-id:config:split, or the path of a .jsonl, .json, .parquet, .arrow, .csv or .tsv file (text also as .gz or "
+    ".zst), a directory of them, or a pattern such as data/*.jsonl"
+)
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+LISTS = ("data", "rows", "examples")
+"""Keys under which the object of a .json file may hold its list of rows."""
 
 
 class Rows(list[Row]):
@@ -70,8 +76,40 @@ def place_of(rows: Sequence[Row], index: int) -> str:
 
 
 def is_file_source(source: str) -> bool:
-    """Whether a source is the path of a file, judged by its ending."""
-    return Path(source).suffix.lower() in READERS
+    """Whether a source is local: a file by its ending, a pattern with `*` or `?`, or a directory that is there."""
+    return ending(source) in READERS or is_pattern(source) or Path(source).is_dir()
+
+
+def is_pattern(source: str) -> bool:
+    """Whether a source names several files at once."""
+    return any(sign in source for sign in "*?")
+
+
+def ending(source: str | Path) -> str:
+    """Return a file's ending that says how it is read, in lower case: `.jsonl` of `x.JSONL.gz`."""
+    path = Path(source)
+    inner = Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSED else ""
+    return inner if inner in TEXTS else path.suffix.lower()
+
+
+def files_of(source: str, where: str) -> list[Path]:
+    """Return the data files of a local source in the order of their names: itself, or those it stands for.
+
+    Raises:
+        DataError: a directory or a pattern with no data file.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = [file for file in path.rglob("*") if file.is_file() and ending(file) in READERS]
+    elif is_pattern(source) and not path.is_file():
+        begin = Path(path.anchor) if path.anchor else Path()
+        found = [file for file in begin.glob(str(path.relative_to(begin))) if file.is_file()]
+        found = [file for file in found if ending(file) in READERS]
+    else:
+        return [path]
+    if not found:
+        raise DataError(f"{where}: {source!r} holds no data file; allowed is {FORMS}; fix the path or the pattern")
+    return sorted(found)
 
 
 def hub_parts(source: str, where: str) -> tuple[str, str | None, str]:
@@ -108,7 +146,7 @@ def read_rows(source: str, where: str) -> Rows:
     if not os.path.isfile(path):
         raise DataError(f"{where}: no file {source!r}{_beside(path)}; allowed is {FORMS}; fix the path")
     try:
-        rows = READERS[path.suffix.lower()](path)
+        rows = READERS[ending(path)](path)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     except Exception as error:  # a parser may raise anything for a file that is broken on purpose
@@ -150,7 +188,7 @@ def _beside(path: Path) -> str:
             return f" (there is {below!r} in the current directory; a path in a file is relative to that file)"
     if not os.path.isdir(parent):
         return f" (there is no directory {str(parent)!r})"
-    return nearest(path.name, [p.name for p in parent.iterdir() if p.suffix.lower() in READERS])
+    return nearest(path.name, [p.name for p in parent.iterdir() if ending(p) in READERS])
 
 
 def _first_line(error: BaseException) -> str:
@@ -178,8 +216,23 @@ def _decoded(raw: bytes, path: Path, line: int) -> str:
 
 
 def _read_jsonl(path: Path) -> Rows:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return _json_lines(file, path)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open a text file, unpacked where it is compressed."""
+    if path.suffix.lower() not in COMPRESSED:
+        return path.open("rb")
+    import pyarrow
+
+    stream: Any = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), COMPRESSED[path.suffix.lower()])
+    return io.BufferedReader(stream)
+
+
+def _bytes(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.read().removeprefix(codecs.BOM_UTF8)
 
 
 def _json_lines(lines: Iterable[bytes], path: Path) -> Rows:
@@ -211,8 +264,8 @@ def _json_errors(path: Path, line: int, allowed: str) -> Iterator[None]:
 
 
 def _read_json(path: Path) -> Rows:
-    """Read a list of objects, one object, or lines of objects."""
-    raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    """Read a list of objects, an object that holds such a list (`LISTS`), one object, or lines of objects."""
+    raw = _bytes(path)
     text = _decoded(raw, path, 1)
     with _json_errors(path, 1, "a list of objects, or one object per line; fix that place"):
         try:
@@ -223,7 +276,8 @@ def _read_json(path: Path) -> Rows:
             logger.debug("%s is not one JSON value, read as lines of JSON: %s", path, error)
             return _json_lines(raw.split(b"\n"), path)
     if isinstance(tree, dict):
-        tree = [tree]
+        lists = [tree[key] for key in LISTS if isinstance(tree.get(key), list) and tree[key]]
+        tree = next((rows for rows in lists if all(isinstance(row, dict) for row in rows)), [tree])
     if not isinstance(tree, list):
         raise DataError(
             f"{path}: holds {_kind(tree)}; allowed is a list of objects, or one object per line; write it in that form"
@@ -268,12 +322,20 @@ def _is_text(value: Any) -> bool:
 
 
 def _read_csv(path: Path) -> Rows:
-    text = _decoded(path.read_bytes().removeprefix(codecs.BOM_UTF8), path, 1)
+    return _read_table(path, ",")
+
+
+def _read_tsv(path: Path) -> Rows:
+    return _read_table(path, "\t")
+
+
+def _read_table(path: Path, delimiter: str) -> Rows:
+    text = _decoded(_bytes(path), path, 1)
     rows: list[Row] = []
     numbers, line, header = [], 1, None
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         for values in reader:
             begun, line = line, reader.line_num + 1
             if not values:
@@ -308,10 +370,27 @@ def _read_parquet(path: Path) -> Rows:
     return Rows(pyarrow.parquet.read_table(path).to_pylist(), str(path))
 
 
+def _read_arrow(path: Path) -> Rows:
+    """Read what `datasets` saves: a stream of batches, or a file of them."""
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as source:
+        try:
+            table = pyarrow.ipc.open_stream(source).read_all()
+        except pyarrow.ArrowInvalid as error:
+            logger.debug("%s is no stream, read as a file: %s", path, error)
+            table = pyarrow.ipc.open_file(source).read_all()
+        return Rows(table.to_pylist(), str(path))
+
+
 READERS: dict[str, Callable[[Path], Rows]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
     ".csv": _read_csv,
+    ".tsv": _read_tsv,
 }
 """File ending -> reader."""
+TEXTS = (".jsonl", ".json", ".csv", ".tsv")
+"""Endings of files that may be compressed."""

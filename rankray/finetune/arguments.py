@@ -145,4 +145,5 @@ def lora_config(config: Config) -> LoraConfig | None:
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
+        use_dora=lora.dora,
     )

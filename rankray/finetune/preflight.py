@@ -19,9 +19,12 @@ from typing import Any
 from rankray.config import LoadedConfig, apply_params
 from rankray.config.points import refused_draws
 from rankray.config.space import distributions, never_drawn
-from rankray.data.examples import Example, Places, common_prefix, make_examples
-from rankray.data.files import file_fingerprint, hub_parts, is_file_source, place_of, read_rows
-from rankray.data.summary import SplitSummary
+from rankray.data.chat import Example
+from rankray.data.encode import light_tokenizer, measure
+from rankray.data.examples import Places
+from rankray.data.files import file_fingerprint, hub_parts, is_file_source
+from rankray.data.lengths import LengthTable, length_table, table_lines
+from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
 from rankray.evaluate.answers import extract
 from rankray.finetune.sft_fields import check_sft_fields
@@ -63,13 +66,13 @@ class Findings:
     """
 
     fingerprints: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, SplitSummary] = field(default_factory=dict)
+    data: dict[str, LengthTable] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
 
     def lines(self, with_unseen: bool = True) -> list[str]:
         """Return sizes, warnings and, if it is wanted, what was not looked at, a line each."""
-        sizes = [summary.line(split) for split, summary in self.data.items()]
+        sizes = table_lines(self.data)
         unseen = [f"not looked at: {what}" for what in self.unseen if with_unseen]
         return [*sizes, *(f"warning: {warning}" for warning in self.warnings), *unseen]
 
@@ -98,7 +101,8 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
     except ConfigError as error:
         raise ConfigError(f"{loaded.where('evaluate.answer')}: {error}") from error
     prints, directory = _check_model(config.model.path, loaded.where("model.path"))
-    data = {split: _check_split(split, loaded, directory, findings) for split in ("train", "eval")}
+    splits = ("train", "eval", *(["test"] if config.data.test is not None else []))
+    data = {split: _check_split(split, loaded, directory, findings) for split in splits}
     findings.fingerprints = {"data": data, **prints}
 
 
@@ -208,27 +212,26 @@ def _tokenizer(directory: Path, where: str) -> Any:
 
 def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings: Findings) -> str:
     data, place = loaded.config.data, loaded.where(f"data.{split}")
-    source: str = getattr(data, split)
-    where = f"{place}: data.{split}"
-    if not is_file_source(source):
-        name = hub_parts(source, where)[-1]
-        _warn_of_test(split, name.partition("[")[0], where, findings)
-        return source
-    _warn_of_test(split, Path(source).name, where, findings)
-    rows = read_rows(source, where).first(loaded.config.evaluate.max_examples if split == "eval" else None)
+    given, where = getattr(data, split), f"{place}: data.{split}"
+    for entry in entries_of(given):
+        local = is_file_source(entry.path)
+        name = Path(entry.path).name if local else hub_parts(entry.path, where)[-1].partition("[")[0]
+        _warn_of_test(split, name, where, findings)
+    if not is_local(given):
+        return fingerprint(given, where)
     names = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in ("prompt", "completion", "messages")}
-    examples = make_examples(rows, data, Places(source=where, **names))
+    first = loaded.config.evaluate.max_examples if split == "eval" else None
+    examples = Source(split, data, first, places=Places(source=where, **names)).examples()
     if split == "eval":
-        _check_answers(examples, loaded, [place_of(rows, index) for index in range(len(rows))], where, findings)
+        _check_answers(examples, loaded, where, findings)
     if model is not None:
-        where = f"{loaded.where('data.max_length')}: data.max_length"
-        _check_room(examples, model, split, data.max_length, where)
-        if data.messages is not None and not _has_chat_template(model):
+        if any(placed.example.is_chat for placed in examples) and not _has_chat_template(model):
             raise ModelError(
                 f"{names['messages']}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
                 "take a chat model, or use data.prompt and data.completion"
             )
-    return file_fingerprint(Path(source))
+        _check_room(examples, model, split, loaded, findings)
+    return fingerprint(given, where)
 
 
 def _warn_of_test(split: str, name: str, where: str, findings: Findings) -> None:
@@ -240,9 +243,7 @@ def _warn_of_test(split: str, name: str, where: str, findings: Findings) -> None
         )
 
 
-def _check_answers(
-    examples: Sequence[Example], loaded: LoadedConfig, places: Sequence[str], where: str, findings: Findings
-) -> None:
+def _check_answers(examples: Sequence[Placed], loaded: LoadedConfig, where: str, findings: Findings) -> None:
     """Look at the reference answers where answers are measured: an empty one is right for a model that says nothing.
 
     Raises:
@@ -251,7 +252,7 @@ def _check_answers(
     config = loaded.config.evaluate
     if not any(name != "nll" and name != "token_accuracy" for name in config.metrics):
         return
-    texts = [str(e.completion if isinstance(e.completion, str) else e.completion[-1]["content"]) for e in examples]
+    texts = [_completion(placed.example) for placed in examples]
     empty = [index for index, text in enumerate(texts) if not extract(text, config.answer)]
     if len(empty) == len(texts):
         raise DataError(
@@ -262,37 +263,50 @@ def _check_answers(
     if empty:
         findings.warnings.append(
             f"{where}: {len(empty)} of {len(texts)} rows have no answer that evaluate.answer: {config.answer} finds "
-            f"(first: {places[empty[0]]}); fill or remove them"
+            f"(first: {examples[empty[0]].place}); fill or remove them"
         )
 
 
-def _check_room(examples: Sequence[Example], model: Path, split: str, max_length: int, where: str) -> None:
-    """Raise DataError unless at least one example keeps a completion token after cutting; stop at the first one."""
-    tokenizer = _tokenizer(model, where)
-    if tokenizer is None:
-        return
+def _completion(example: Example) -> str:
+    last: Any = example.completion
+    return last if isinstance(last, str) else str(last[-1]["content"])
+
+
+def _check_room(examples: Sequence[Placed], model: Path, split: str, loaded: LoadedConfig, findings: Findings) -> None:
+    """Measure the examples, where the tokenizer can be read without torch.
+
+    Raises:
+        DataError: not one keeps a completion token after cutting, or the chat template refuses one.
+    """
+    data = loaded.config.data
+    where = f"{loaded.where('data.max_length')}: data.max_length"
     context = context_length(_read_json(model / "config.json", where))
-    limit = min(max_length, context or max_length)
-    shortest = None
-    for prompt, completion in examples:
-        kept = _prompt_tokens(tokenizer, prompt, completion)
-        if kept < limit:
-            return
-        shortest = kept if shortest is None else min(shortest, kept)
-    said = f"{max_length}" if limit == max_length else f"{max_length}, and the model's context of {limit},"
-    raise DataError(
-        f"{where}: {said} leaves no completion token of any of the {len(examples)} examples of data.{split}: the "
-        f"shortest prompt has {shortest} tokens; allowed is more; raise data.max_length or shorten data.prompt"
-    )
-
-
-def _prompt_tokens(tokenizer: Any, prompt: Any, completion: Any) -> int:
-    """Return how many tokens precede the completion; for chat a lower bound, because the template adds some."""
-    if isinstance(prompt, str):
-        whole = tokenizer.encode(prompt + completion).ids
-        return common_prefix(tokenizer.encode(prompt).ids, whole)
-    text = "".join(turn["content"] for turn in prompt)
-    return len(tokenizer.encode(text, add_special_tokens=False).ids) if text else 0
+    limit = min(data.max_length, context or data.max_length)
+    _tokenizer(model, where)
+    try:
+        tokenizer = light_tokenizer(model)
+    except Exception as error:  # files that do not fit together raise anything
+        logger.debug("the tokenizer of %s cannot be loaded", model, exc_info=True)
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{loaded.where('model.path')}: model.path: the tokenizer of {str(model)!r} cannot be loaded "
+            f"({shown(first)}); "
+            "needed is one that save_pretrained wrote; save the tokenizer again"
+        ) from error
+    if tokenizer is None:
+        findings.unseen.append("tokens: the tokenizer has no tokenizer.json")
+        return
+    lengths = measure([e.example for e in examples], tokenizer, data, limit, [e.place for e in examples])
+    table = findings.data[split] = length_table(lengths, limit)
+    if table.lost == table.rows:
+        more = "" if limit == data.max_length else f", and the model's context of {limit},"
+        least = min(length.tokens - length.supervised for length in lengths)
+        raise DataError(
+            f"{where}: {data.max_length}{more} leaves no completion token of any of the {len(examples)} examples of "
+            f"data.{split}: the shortest prompt has {least} tokens; allowed is more; raise data.max_length or "
+            "shorten data.prompt"
+        )
+    findings.warnings += filter(None, [table.warning(split)])
 
 
 def _has_chat_template(model: Path) -> bool:

@@ -43,6 +43,9 @@ class RankrayTrainer(SFTTrainer):
     loss_is_scaled_for_ga: Any = True
     """The loss is already the micro batch's share of the whole batch's; transformers must not divide it again."""
 
+    loads_weights = False
+    """Whether resuming loads a full model's weights, too; here they were loaded before."""
+
     def __init__(self, *, loss: Knobs, on_step: StepFunction, **arguments: Any) -> None:
         self._knobs = loss
         self._shares_temperature = loss.objective == "talr" and loss.talr_temperature == "auto"
@@ -161,7 +164,7 @@ class RankrayTrainer(SFTTrainer):
 
         transformers would use a lenient `load_state_dict`, which ignores weights that a checkpoint names differently.
         """
-        if isinstance(self.model, PeftModel):
+        if self.loads_weights or isinstance(self.model, PeftModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _send_telemetry(self) -> None:

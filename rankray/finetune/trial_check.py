@@ -63,8 +63,9 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
         tokenizer = tokenizer_of(config)
         splits = {split: split_of(split, config, tokenizer) for split in ("train", "eval")}
         for split, tokens in splits.items():
-            findings.data[split] = tokens.summary()
-            findings.warnings += filter(None, [findings.data[split].warning(split)])
+            known = split in findings.data
+            table = findings.data[split] = tokens.lengths()
+            findings.warnings += [warning for warning in [table.warning(split)] if warning and not known]
         findings.warnings += _without_stop(config, tokenizer, splits["train"])
         model = _check_model(config, tokenizer, splits, findings)
         _check_arguments(config, splits["train"], model, findings)

@@ -10,6 +10,7 @@ importing `rankray.loss` costs nothing until one of them is used.
     plain_stats(hidden_NH, head_VH, label_N)              evaluation: plain NLL and accuracy, no gradients
     Knobs                                                 the settings: the `loss:` block of a configuration
     WEIGHTS                                               objective name -> weight function: the extension point
+    Anchor                                                hidden states and head of a reference model, for kl_weight
     reference                                             the same in float64, with full logits, as in the paper
 """
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankray.loss import reference
+    from rankray.loss.anchor import Anchor
     from rankray.loss.chunked import plain_stats, weighted_nll, weighted_nll_with_stats
     from rankray.loss.knobs import Knobs
     from rankray.loss.stats import token_stats
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WEIGHTS",
+    "Anchor",
     "Knobs",
     "LossStats",
     "TokenStats",
@@ -42,6 +45,7 @@ __all__ = [
 
 _HOME = {
     "WEIGHTS": "weights",
+    "Anchor": "anchor",
     "Knobs": "knobs",
     "LossStats": "totals",
     "TokenStats": "tokens",

@@ -19,16 +19,18 @@ import torch
 from torch import Tensor
 
 from rankray.errors import LossError
+from rankray.loss.anchor import Anchor, Pull
 from rankray.loss.fused import FusedLoss, PassResult, Plan, Slot, fused_pass
 from rankray.loss.knobs import Knobs, make_knobs
 from rankray.loss.stats import CHUNK_TOKENS, check_targets, stats_dtype
-from rankray.loss.tokens import IGNORED
+from rankray.loss.tokens import IGNORED, TokenStats
 from rankray.loss.totals import LossStats
 from rankray.loss.weights import (
     WEIGHTS,
     needed_stats,
     needs_talr_temperature,
     relative_scale,
+    sequence_log_ratio,
     talr_temperature,
 )
 
@@ -71,6 +73,8 @@ def weighted_nll_with_stats(
     logit_softcap: float | None = None,
     sequence_N: Tensor | None = None,
     exact_ranks: bool = False,
+    base_stats: TokenStats | None = None,
+    anchor: Anchor | None = None,
     knobs: Knobs | None = None,
     **settings: Any,
 ) -> tuple[Tensor, LossStats]:
@@ -100,10 +104,14 @@ def weighted_nll_with_stats(
         chunk_size: tokens whose logits are in memory at a time; None: `choose_chunk_tokens`.
         logit_scale: multiplies the logits (Cohere; Granite's divisor is 1 / logit_scale).
         logit_softcap: > 0, in logits (Gemma).
-        sequence_N: see `token_weights`; only for talr with talr_temperature="auto", which costs a first forward pass.
+        sequence_N: see `token_weights`; for iw_sft, and talr with talr_temperature="auto", which cost a first forward
+            pass of the head.
         exact_ranks: sort for the expected rank of rri's exact form. Without it, tokens are counted into buckets where
             V is large, which keeps S within 1e-5 / temperature of its value on a CPU (rows where it would not are
             sorted) and within 1e-3 / temperature with Triton, and has no error there if the logits have 16 bits.
+        base_stats: the base model's statistics, each (N,), from `token_stats`: what the weights look at if the setting
+            `signal` is base, and what iw_sft compares with. What stands at ignored tokens does not matter.
+        anchor: the reference model of `kl_weight`, which adds kl_weight * sum(KL) / num_items; see `anchor.py`.
         knobs: settings that were checked before, objective included: what a trainer passes with every micro batch.
         settings: fields of `Knobs` by name instead, checked at each call; see `token_weights`.
 
@@ -119,21 +127,67 @@ def weighted_nll_with_stats(
     _check_shapes(hidden_NH, head_VH, label_N, bias_V, sequence_N)
     _check_options(num_items, chunk_size, logit_scale, logit_softcap)
     head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
-    plan = _plan(hidden_NH, head_VH, label_N, num_items, chunk_size, logit_scale, logit_softcap)
-    if needs_talr_temperature(checked):
-        first = fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False))
-        sequence_T = None if sequence_N is None else sequence_N[plan.row_T]
-        temperature = talr_temperature(-first.stats.log_prob_N, sequence_T)
-        checked = checked.model_copy(update={"talr_temperature": temperature})
-    weight_function = WEIGHTS[checked.objective]
+    pull = _pull(checked, anchor, hidden_NH)
+    plan = _plan(hidden_NH, head_VH, label_N, num_items, chunk_size, logit_scale, logit_softcap, pull is not None)
+    signal_T = _signal_of(checked, base_stats, plan)
+    sequence_T = None if sequence_N is None else sequence_N[plan.row_T]
+    is_talr = needs_talr_temperature(checked)
+    if checked.objective == "iw_sft" or (is_talr and signal_T is None):
+        log_prob_T = fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False)).stats.log_prob_N
+        if checked.objective == "iw_sft" and signal_T is not None:
+            ratio_T = sequence_log_ratio(log_prob_T, signal_T.log_prob_N, sequence_T)
+            signal_T = signal_T._replace(log_ratio_N=ratio_T)
+    if is_talr:
+        nll_T = -(log_prob_T if signal_T is None else signal_T.log_prob_N)
+        checked = checked.model_copy(update={"talr_temperature": talr_temperature(nll_T, sequence_T)})
     plan = replace(
         plan,
-        wanted=needed_stats(checked),
-        weights_of=lambda stats: weight_function(stats, checked),
+        wanted=needed_stats(checked) if signal_T is None else frozenset(),
+        weights_of=_weights_of(checked, signal_T),
         exact_ranks=exact_ranks,
+        pull=pull,
     )
     loss, result = _run(hidden_NH, head_VH, bias_V, plan)
-    return loss, _totals(result, checked)
+    return loss, _totals(result, checked, result.stats if signal_T is None else signal_T)
+
+
+def _weights_of(knobs: Knobs, signal_T: TokenStats | None) -> Callable[[TokenStats, slice], Tensor]:
+    function = WEIGHTS[knobs.objective]
+    if signal_T is None:
+        return lambda stats, part: function(stats, knobs)
+    return lambda stats, part: function(_rows_of(signal_T, part), knobs)
+
+
+def _signal_of(knobs: Knobs, base_stats: TokenStats | None, plan: Plan) -> TokenStats | None:
+    """Return the base model's statistics of the supervised tokens, or None where the weights do not look at them."""
+    if not knobs.needs_base:
+        return None
+    if base_stats is None:
+        raise LossError(
+            f"weighted_nll: objective {knobs.objective} with signal {knobs.signal} and no statistics of the base model;"
+            " allowed: those of token_stats, each (N,); give base_stats"
+        )
+    dtype = stats_dtype(plan.compute_dtype)
+    found = [None if column is None else column.detach()[plan.row_T].to(dtype) for column in base_stats]
+    return TokenStats(*found)  # type: ignore[arg-type]
+
+
+def _rows_of(stats: TokenStats, part: slice) -> TokenStats:
+    return TokenStats(*(None if column is None else column[part] for column in stats))  # type: ignore[arg-type]
+
+
+def _pull(knobs: Knobs, anchor: Anchor | None, hidden_NH: Tensor) -> Pull | None:
+    if knobs.kl_weight == 0.0:
+        return None
+    if anchor is None or len(anchor.hidden_NH) != len(hidden_NH):
+        given = "no anchor" if anchor is None else f"an anchor of {len(anchor.hidden_NH)} tokens"
+        raise LossError(
+            f"weighted_nll: kl_weight {knobs.kl_weight} with {given}; allowed: hidden states and head of the reference"
+            f" model for the same {len(hidden_NH)} tokens; give anchor, or set kl_weight to 0"
+        )
+    bias_V = None if anchor.bias_V is None else whole(anchor.bias_V.detach())
+    own = Anchor(anchor.hidden_NH.detach(), whole(anchor.head_VH.detach()), bias_V)
+    return Pull(own, knobs.kl_weight, knobs.kl_direction)
 
 
 @torch.no_grad()
@@ -211,6 +265,7 @@ def _plan(
     chunk_size: int | None,
     logit_scale: float,
     logit_softcap: float | None,
+    is_pulled: bool = False,
 ) -> Plan:
     """Return the plan of `sft`; the caller replaces what depends on the objective."""
     device = hidden_NH.device
@@ -222,7 +277,8 @@ def _plan(
         dtype = torch.get_autocast_dtype(device.type)
     if chunk_size is None:
         wide_bytes = stats_dtype(dtype).itemsize
-        bytes_per_logit = wide_bytes * (1 if logit_softcap is None else 2) + dtype.itemsize % wide_bytes
+        wide_buffers = (1 if logit_softcap is None else 2) + (2 if is_pulled else 0)
+        bytes_per_logit = wide_bytes * wide_buffers + dtype.itemsize % wide_bytes
         chunk_size = choose_chunk_tokens(len(head_VH), bytes_per_logit, device)
     items: float | Tensor = max(1, len(row_T)) if num_items is None else num_items
     if isinstance(items, Tensor):
@@ -232,7 +288,7 @@ def _plan(
         label_T=label_T,
         inverse_items=1.0 / items,
         wanted=needed_stats(PLAIN),
-        weights_of=lambda stats: torch.ones_like(stats.log_prob_N),
+        weights_of=lambda stats, part: torch.ones_like(stats.log_prob_N),
         chunk_tokens=chunk_size,
         compute_dtype=dtype,
         logit_scale=logit_scale,
@@ -251,10 +307,9 @@ def _run(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan) 
     return loss, slot.result
 
 
-def _totals(result: PassResult, knobs: Knobs) -> LossStats:
-    stats = result.stats
-    scale_T = relative_scale(stats, knobs) if knobs.objective == "rri" else torch.ones_like(result.weight_T)
-    return LossStats.of(stats.log_prob_N, result.weight_T, scale_T, result.correct_T)
+def _totals(result: PassResult, knobs: Knobs, weighted_by: TokenStats) -> LossStats:
+    scale_T = relative_scale(weighted_by, knobs) if knobs.objective == "rri" else torch.ones_like(result.weight_T)
+    return LossStats.of(result.stats.log_prob_N, result.weight_T, scale_T, result.correct_T, result.kl_T)
 
 
 def _check_shapes(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rankray.loss.anchor import Pull, divergence
 from rankray.loss.gradients import Gradients
 from rankray.loss.stats import ChunkReader, cat_stats, stats_dtype
 from rankray.loss.tokens import TokenStats
@@ -37,8 +38,8 @@ class Plan:
     """1 / (number of supervised tokens in the global batch)."""
     wanted: frozenset[str]
     """Statistics that the weight looks at."""
-    weights_of: Callable[[TokenStats], Tensor]
-    """The weight of each token, from its statistics."""
+    weights_of: Callable[[TokenStats, slice], Tensor]
+    """The weight of each token, from its statistics and its place among the supervised tokens."""
     chunk_tokens: int
     compute_dtype: torch.dtype
     """Dtype of the matrix products."""
@@ -46,6 +47,8 @@ class Plan:
     logit_softcap: float | None = None
     exact_ranks: bool = False
     """Sort for the expected rank even where counting is accurate enough."""
+    pull: Pull | None = None
+    """A penalty on the distance to a reference model."""
 
     @property
     def is_half(self) -> bool:
@@ -62,6 +65,8 @@ class PassResult:
     correct_T: Tensor
     loss: Tensor
     gradients: Gradients
+    kl_T: Tensor | None = None
+    """Divergence from the reference model, nats, where the plan has one."""
 
 
 @dataclass
@@ -71,6 +76,8 @@ class _Buffers:
     logits_CV: Tensor
     narrow_CV: Tensor | None
     slope_CV: Tensor | None
+    reference_CV: Tensor | None = None
+    kept_CV: Tensor | None = None
 
     @classmethod
     def of(cls, plan: Plan, head_VH: Tensor) -> _Buffers:
@@ -80,13 +87,14 @@ class _Buffers:
             logits_CV=wide,
             narrow_CV=torch.empty_like(wide, dtype=plan.compute_dtype) if plan.is_half else None,
             slope_CV=None if plan.logit_softcap is None else torch.empty_like(wide),
+            reference_CV=None if plan.pull is None else torch.empty_like(wide),
+            kept_CV=None if plan.pull is None else torch.empty_like(wide),
         )
 
     def head(self, rows: int) -> _Buffers:
         """The first `rows` rows of each."""
-        narrow_CV = None if self.narrow_CV is None else self.narrow_CV[:rows]
-        slope_CV = None if self.slope_CV is None else self.slope_CV[:rows]
-        return _Buffers(self.logits_CV[:rows], narrow_CV, slope_CV)
+        others = (self.narrow_CV, self.slope_CV, self.reference_CV, self.kept_CV)
+        return _Buffers(self.logits_CV[:rows], *(None if other is None else other[:rows] for other in others))
 
 
 @dataclass
@@ -97,10 +105,13 @@ class _Reading:
     correct_C: Tensor
     slope_CV: Tensor
     wide_CV: Tensor | None
+    kl_C: Tensor | None = None
+    pull_CV: Tensor | None = None
+    """Gradient of `kl_C` with respect to the scaled products, not narrowed."""
 
 
-Reader = Callable[[Tensor, Tensor], _Reading]
-"""Reads one chunk: hidden_CH, label_C -> its reading, valid until the next call."""
+Reader = Callable[[Tensor, Tensor, Tensor], _Reading]
+"""Reads one chunk: row_C, hidden_CH, label_C -> its reading, valid until the next call."""
 
 
 @torch.no_grad()
@@ -117,31 +128,49 @@ def fused_pass(
         compute_V = None if bias_V is None else bias_V.to(plan.compute_dtype)
         reader = _triton_reader if on_triton(plan, hidden_NH.device) else _torch_reader
         read = reader(compute_VH, compute_V, plan, any(wants))
-        parts, weights, corrects = [], [], []
-        for row_C, label_C in zip(
-            torch.split(plan.row_T, plan.chunk_tokens), torch.split(plan.label_T, plan.chunk_tokens), strict=True
-        ):
+        parts, weights, corrects, divergences = [], [], [], []
+        for start in range(0, len(plan.row_T), plan.chunk_tokens):
+            part = slice(start, start + plan.chunk_tokens)
+            row_C = plan.row_T[part]
             hidden_CH = hidden_NH.index_select(0, row_C).to(plan.compute_dtype)
-            reading = read(hidden_CH, label_C)
-            weight_C = plan.weights_of(reading.stats)
+            reading = read(row_C, hidden_CH, plan.label_T[part])
+            weight_C = plan.weights_of(reading.stats, part)
             if any(wants):
-                factor_C = weight_C * plan.logit_scale
+                factor_C = _pulled(reading, weight_C, plan) * plan.logit_scale
                 if not plan.is_half:
                     factor_C = factor_C * plan.inverse_items
                 gradients.add(row_C, hidden_CH, compute_VH, factor_C, reading.slope_CV, reading.wide_CV)
             parts.append(reading.stats)
             weights.append(weight_C)
             corrects.append(reading.correct_C)
+            divergences.append(reading.kl_C)
     stats, weight_T = cat_stats(parts), torch.cat(weights)
-    loss = -(weight_T * stats.log_prob_N).sum() * plan.inverse_items
-    return PassResult(stats, weight_T, torch.cat(corrects), loss.to(weight_T.dtype), gradients)
+    loss = -(weight_T * stats.log_prob_N).sum()
+    kl_T = None
+    if plan.pull is not None:
+        kl_T = torch.cat([each for each in divergences if each is not None])
+        loss = loss + plan.pull.weight * kl_T.sum()
+    loss = (loss * plan.inverse_items).to(weight_T.dtype)
+    return PassResult(stats, weight_T, torch.cat(corrects), loss, gradients, kl_T)
+
+
+def _pulled(reading: _Reading, weight_C: Tensor, plan: Plan) -> Tensor:
+    """Return the factor of each token's slope: its weight, or 1 where weight and pull had to be put into the slope."""
+    if plan.pull is None:
+        return weight_C
+    assert reading.wide_CV is not None
+    assert reading.pull_CV is not None
+    reading.wide_CV.mul_(weight_C.unsqueeze(1)).add_(reading.pull_CV, alpha=plan.pull.weight)
+    if reading.slope_CV is not reading.wide_CV:
+        reading.slope_CV.copy_(reading.wide_CV)
+    return torch.ones_like(weight_C)
 
 
 def on_triton(plan: Plan, device: torch.device) -> bool:
     """Return whether the kernels of `triton.py` are used: on CUDA, or on a CPU under Triton's interpreter."""
     if device.type != "cuda" and not (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return False
-    return plan.compute_dtype != torch.float64 and importlib.util.find_spec("triton") is not None
+    return plan.compute_dtype != torch.float64 and plan.pull is None and importlib.util.find_spec("triton") is not None
 
 
 def _triton_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_gradient: bool) -> Reader:
@@ -150,7 +179,7 @@ def _triton_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_gra
     rows = min(plan.chunk_tokens, len(plan.row_T))
     product_CV = torch.empty(rows, len(head_VH), dtype=plan.compute_dtype, device=head_VH.device)
 
-    def read(hidden_CH: Tensor, label_C: Tensor) -> _Reading:
+    def read(row_C: Tensor, hidden_CH: Tensor, label_C: Tensor) -> _Reading:
         mine_CV = product_CV[: len(label_C)]
         _form_products(mine_CV, hidden_CH, head_VH, bias_V)
         stats, correct_C = chunk_pass(
@@ -170,22 +199,44 @@ def _triton_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_gra
 def _torch_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_gradient: bool) -> Reader:
     buffers = _Buffers.of(plan, head_VH)
     read_chunk = ChunkReader(buffers.logits_CV, plan.wanted, plan.exact_ranks, plan.is_half)
+    reference = None if plan.pull is None else _reference_head(plan, head_VH, bias_V)
 
-    def read(hidden_CH: Tensor, label_C: Tensor) -> _Reading:
-        mine = buffers.head(len(label_C))
+    def read(row_C: Tensor, hidden_CH: Tensor, label_C: Tensor) -> _Reading:
+        mine, label_C1 = buffers.head(len(label_C)), label_C.unsqueeze(1)
+        if mine.reference_CV is not None and plan.pull is not None and reference is not None:
+            theirs_CH = plan.pull.anchor.hidden_NH.index_select(0, row_C).to(plan.compute_dtype)
+            _form_logits(mine, theirs_CH, *reference, plan)
+            mine.reference_CV.copy_(mine.logits_CV)
         _form_logits(mine, hidden_CH, head_VH, bias_V, plan)
+        if mine.kept_CV is not None:
+            mine.kept_CV.copy_(mine.logits_CV)
         stats, correct_C = read_chunk(mine.logits_CV, label_C)
-        slope_CV = mine.logits_CV
+        slope_CV, kl_C = mine.logits_CV, None
+        if plan.pull is not None and mine.kept_CV is not None and mine.reference_CV is not None:
+            log_norm_C = mine.kept_CV.logsumexp(-1)
+            kl_C = divergence(plan.pull.direction, mine.kept_CV, log_norm_C, slope_CV, mine.reference_CV)
         if not wants_gradient:
-            return _Reading(stats, correct_C, slope_CV, slope_CV)
-        label_C1 = label_C.unsqueeze(1)
+            return _Reading(stats, correct_C, slope_CV, slope_CV, kl_C)
         slope_CV.scatter_add_(1, label_C1, torch.full_like(label_C1, -1, dtype=slope_CV.dtype))
         if mine.slope_CV is not None:
             slope_CV.mul_(mine.slope_CV)
+            if mine.reference_CV is not None:
+                mine.reference_CV.mul_(mine.slope_CV)
         narrow_CV = slope_CV if mine.narrow_CV is None else mine.narrow_CV.copy_(slope_CV)
-        return _Reading(stats, correct_C, narrow_CV, slope_CV)
+        return _Reading(stats, correct_C, narrow_CV, slope_CV, kl_C, mine.reference_CV)
 
     return read
+
+
+def _reference_head(plan: Plan, head_VH: Tensor, bias_V: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the reference's head and bias in the dtype of the products; where it is the model's own, no copy."""
+    assert plan.pull is not None
+    _, theirs_VH, theirs_V = plan.pull.anchor
+    same = theirs_VH.shape == head_VH.shape and theirs_VH.data_ptr() == head_VH.data_ptr()
+    return (
+        head_VH if same else theirs_VH.to(plan.compute_dtype),
+        None if theirs_V is None else theirs_V.to(plan.compute_dtype),
+    )
 
 
 def _form_products(product_CV: Tensor, hidden_CH: Tensor, head_VH: Tensor, bias_V: Tensor | None) -> None:
@@ -215,7 +266,7 @@ def _nothing(hidden_NH: Tensor, plan: Plan, gradients: Gradients) -> PassResult:
     none_T = torch.empty(0, dtype=stats_dtype(plan.compute_dtype), device=hidden_NH.device)
     zero = torch.zeros((), dtype=none_T.dtype, device=hidden_NH.device)
     gradients.pending_scale = 1.0
-    stats = TokenStats(none_T, none_T, none_T, none_T, none_T, none_T)
+    stats = TokenStats(*[none_T] * 7)
     return PassResult(stats, none_T, none_T.bool(), zero, gradients)
 
 

@@ -96,7 +96,8 @@ class Knobs(Fields):
     """
 
     objective: Annotated[str, KeyOf(objectives, "or a function added to rankray.loss.WEIGHTS")] = "rri"
-    """`sft` weights every token 1, `dft` by p_t, `talr` by p_t^(1/T), `eaft` by entropy, `rri` by relative rank."""
+    """What weights a token: `sft` 1, `dft` p_t, `talr` p_t^(1/T), `eaft` entropy, `power` p_t^alpha, `threshold` 1 or 0
+    by p_t, `deft` p_t^(sum p^2), `iw_sft` a sequence's ratio to the base model, `rri` the relative rank."""
     form: Literal["bound", "exact"] = "bound"
     """Form of the indicator (rri): `bound` is what the paper trains with, `exact` uses the expected rank itself."""
     base: Literal["one", "prob"] = "prob"
@@ -118,7 +119,29 @@ class Knobs(Fields):
     talr_temperature: PositiveOrInfinite | Literal["auto"] = "auto"
     """T of talr; `auto` takes the median over the batch's sequences of their mean NLL in nats."""
     alpha: NonNegative = 1.0
-    """Exponent of the normalised top-20 entropy (eaft)."""
+    """Exponent of the normalised top-20 entropy (eaft), or of the target's probability (power); 0 is sft."""
+    eaft_scale: Literal[3, 1] = 3
+    """What divides the top-20 entropy in nats (eaft): 3 as LLaMA-Factory has it, 1 as Axolotl has it."""
+    q: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Probability of the target at which a token starts to count (threshold), or ceases to; 0 counts all or none."""
+    direction: Literal["above", "below"] = "above"
+    """Which tokens count (threshold): those with p_t >= q (`above`), or those with p_t < q (`below`)."""
+    iw_power: NonNegative = 2.0
+    """Power of a sequence's mean probability ratio to the base model (iw_sft); 0 is sft."""
+    iw_clip: PositiveOrInfinite = 16.0
+    """Upper limit of a sequence's weight (iw_sft)."""
+    signal: Literal["online", "base"] = "online"
+    """Which model's predictions make the weights: the one in training (`online`), or the frozen `base` model, whose
+    statistics are computed once for all trials of a study. `iw_sft` compares with the base model in both cases."""
+    kl_weight: NonNegative = 0.0
+    """Weight of the divergence from the base model, added per token beside any objective; 0 leaves it out."""
+    kl_direction: Literal["forward", "reverse"] = "forward"
+    """Which divergence: `forward` is KL(base || model), `reverse` is KL(model || base)."""
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a weight looks at the base model's statistics; sft looks at none."""
+        return self.objective == "iw_sft" or (self.signal == "base" and self.objective != "sft")
 
 
 def make_knobs(knobs: Knobs | None = None, objective: str | None = None, **given: Any) -> Knobs:

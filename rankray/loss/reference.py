@@ -5,7 +5,8 @@ Shapes: N tokens, V vocabulary, H hidden.
 It shares nothing with the fused pass, is not fast, and uses log space only where the paper does. The rest of
 `rankray.loss` is correct where it agrees with this file.
 
-Source: arXiv:2602.01745 (rri), arXiv:2508.05629 (dft), arXiv:2509.20758 (talr), arXiv:2601.02151 (eaft).
+Source: arXiv:2602.01745 (rri), arXiv:2508.05629 (dft), arXiv:2509.20758 (talr), arXiv:2601.02151 (eaft),
+arXiv:2510.00526 (power); ProFit (threshold), DEFT (deft) and iw-SFT (iw_sft) by their public code.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from rankray.loss.anchor import Anchor
 from rankray.loss.tokens import TokenStats
 
 
@@ -32,7 +34,9 @@ def token_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:
 
     top_NK = sorted_NV[:, :20] / sorted_NV[:, :20].sum(-1, keepdim=True)
     top_entropy_nats_N = -torch.where(top_NK > 0, top_NK * top_NK.log(), 0.0).sum(-1)
-    return TokenStats(log_prob_N, entropy_bits_N, rank_N, expected_rank_N, top_entropy_nats_N, sorted_NV[:, 0])
+    square_sum_N = (prob_NV**2).sum(-1)
+    max_prob_N = sorted_NV[:, 0]
+    return TokenStats(log_prob_N, entropy_bits_N, rank_N, expected_rank_N, top_entropy_nats_N, max_prob_N, square_sum_N)
 
 
 def f(x: Tensor) -> Tensor:
@@ -85,6 +89,12 @@ def token_weights(
     min_weight: float = 0.0,
     talr_temperature: float | str = "auto",
     alpha: float = 1.0,
+    eaft_scale: float = 3.0,
+    q: float = 0.1,
+    direction: str = "above",
+    iw_power: float = 2.0,
+    iw_clip: float = 16.0,
+    reference_log_prob_N: Tensor | None = None,
     sequence_N: Tensor | None = None,
 ) -> Tensor:
     """The weight of every token, float64; see `rankray.loss.token_weights`."""
@@ -104,8 +114,29 @@ def token_weights(
         return (prob_N ** (1 / float(talr_temperature))).clamp(min=min_weight)
     if objective == "eaft":
         assert stats.top_entropy_nats_N is not None
-        return (stats.top_entropy_nats_N / 3) ** alpha
+        return (stats.top_entropy_nats_N / eaft_scale) ** alpha
+    if objective == "power":
+        return prob_N**alpha
+    if objective == "threshold":
+        return ((prob_N >= q) == (direction == "above")).double()
+    if objective == "deft":
+        assert stats.prob_square_sum_N is not None
+        return prob_N**stats.prob_square_sum_N
+    if objective == "iw_sft":
+        assert reference_log_prob_N is not None
+        return iw_sft_weights(stats.log_prob_N - reference_log_prob_N, sequence_N, iw_power, iw_clip)
     raise KeyError(objective)
+
+
+def iw_sft_weights(ratio_N: Tensor, sequence_N: Tensor | None, iw_power: float, iw_clip: float) -> Tensor:
+    """The weight of every token: its sequence's."""
+    weight_N = torch.empty_like(ratio_N)
+    if sequence_N is None:
+        sequence_N = torch.zeros_like(ratio_N)
+    for sequence in torch.unique(sequence_N):
+        mine_N = sequence_N == sequence
+        weight_N[mine_N] = torch.exp(iw_power * ratio_N[mine_N].mean()).clamp(0, iw_clip)
+    return weight_N
 
 
 def median_nll(nll_N: Tensor, sequence_N: Tensor | None) -> float:
@@ -139,16 +170,41 @@ def weighted_nll(
     logit_scale: float = 1.0,
     logit_softcap: float | None = None,
     sequence_N: Tensor | None = None,
+    base_stats: TokenStats | None = None,
+    anchor: Anchor | None = None,
+    kl_weight: float = 0.0,
+    kl_direction: str = "forward",
     **knobs: object,
 ) -> Tensor:
-    """The loss, float64, differentiable with respect to hidden, head and bias; see `rankray.loss.weighted_nll`."""
+    """The loss, float64, differentiable with respect to hidden, head and bias; see `rankray.loss.weighted_nll`.
+
+    `base_stats`, if it is given, is what the weights look at.
+    """
     keep_N = label_N != -100
     if not keep_N.any():
         return (hidden_NH.double().sum() + head_VH.double().sum()) * 0
     logits_NV = logits(hidden_NH[keep_N], head_VH, bias_V, logit_scale, logit_softcap)
     stats = token_stats(logits_NV, label_N[keep_N])
+    if base_stats is not None:
+        base = TokenStats(*(None if column is None else column[keep_N].double() for column in base_stats))  # type: ignore[arg-type]
+        if objective == "iw_sft":
+            knobs = {**knobs, "reference_log_prob_N": base.log_prob_N}
+        else:
+            stats = base
     sequence_N = None if sequence_N is None else sequence_N[keep_N]
     weight_N = token_weights(stats, objective, sequence_N=sequence_N, **knobs).detach()  # type: ignore[arg-type]
     nll_N = -logits_NV.log_softmax(-1).gather(1, label_N[keep_N][:, None])[:, 0]
     items = keep_N.sum() if num_items is None else num_items
-    return (weight_N * nll_N).sum() / items
+    loss = (weight_N * nll_N).sum()
+    if anchor is not None:
+        theirs_NV = logits(anchor.hidden_NH[keep_N], anchor.head_VH, anchor.bias_V, logit_scale, logit_softcap)
+        loss = loss + kl_weight * divergence_N(logits_NV, theirs_NV.detach(), kl_direction).sum()
+    return loss / items
+
+
+def divergence_N(logits_NV: Tensor, reference_NV: Tensor, direction: str) -> Tensor:
+    """KL(ref || model) or KL(model || ref) of every row, nats."""
+    log_prob_NV, log_reference_NV = logits_NV.log_softmax(-1), reference_NV.log_softmax(-1)
+    if direction == "forward":
+        return (log_reference_NV.exp() * (log_reference_NV - log_prob_NV)).sum(-1)
+    return (log_prob_NV.exp() * (log_prob_NV - log_reference_NV)).sum(-1)

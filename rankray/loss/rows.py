@@ -32,6 +32,7 @@ class Readings(NamedTuple):
     """Always there."""
     correct_C: Tensor
     """1 where the target is the greedy choice (the first one of equal largest logits), else 0."""
+    prob_square_sum_C: Tensor
 
 
 class RowReader:
@@ -39,7 +40,7 @@ class RowReader:
 
     Args:
         like_CV: a chunk of the largest size that it will get, on the CPU, float32 or float64.
-        wanted: of "entropy_bits_N", "rank_N" and "expected_rank_N", what to compute.
+        wanted: of "entropy_bits_N", "rank_N", "expected_rank_N" and "prob_square_sum_N", what to compute.
         exact_ranks: sort for the expected rank even where counting would be accurate enough.
         from_16_bits: the logits will be numbers of 16 bits.
     """
@@ -63,10 +64,10 @@ class RowReader:
             label_C: index of the true token.
         """
         target_C1 = logits_CV.gather(1, label_C.unsqueeze(1))
-        found_6C = logits_CV.new_full((6, len(label_C)), math.nan)
-        parts = zip(*(torch.split(part, self.tile) for part in (logits_CV, target_C1, found_6C.t())), strict=True)
-        top_C = torch.cat([self._read(logits_BV, target_B1, found_B6.t()) for logits_BV, target_B1, found_B6 in parts])
-        top_logit_C, top_prob_C, total_C, rank_C, expected_rank_C, moment_C = found_6C.double()
+        found_7C = logits_CV.new_full((7, len(label_C)), math.nan)
+        parts = zip(*(torch.split(part, self.tile) for part in (logits_CV, target_C1, found_7C.t())), strict=True)
+        top_C = torch.cat([self._read(logits_BV, target_B1, found_B7.t()) for logits_BV, target_B1, found_B7 in parts])
+        top_logit_C, top_prob_C, total_C, rank_C, expected_rank_C, moment_C, square_C = found_7C.double()
         log_norm_C = total_C.log() - top_prob_C.log()
         readings = Readings(
             log_prob_C=target_C1.squeeze(1).double() - top_logit_C - log_norm_C,
@@ -75,13 +76,14 @@ class RowReader:
             expected_rank_C=expected_rank_C / total_C,
             max_prob_C=top_prob_C / total_C,
             correct_C=top_C == label_C,
+            prob_square_sum_C=square_C / total_C.square(),
         )
         return Readings(*(column_C.to(logits_CV.dtype) for column_C in readings))
 
-    def _read(self, logits_BV: Tensor, target_B1: Tensor, found_6B: Tensor) -> Tensor:
-        """Read one tile; return where the largest logits are, and fill `found_6B` in the order `__call__` unpacks."""
+    def _read(self, logits_BV: Tensor, target_B1: Tensor, found_7B: Tensor) -> Tensor:
+        """Read one tile; return where the largest logits are, and fill `found_7B` in the order `__call__` unpacks."""
         shifted_BV = self.scratch_BV[: len(logits_BV)]
-        top_logit_B, top_prob_B, total_B, rank_B, expected_rank_B, moment_B = found_6B
+        top_logit_B, top_prob_B, total_B, rank_B, expected_rank_B, moment_B, square_B = found_7B
         if "rank_N" in self.wanted:
             rank_B.copy_(row_sums(torch.ge(logits_BV, target_B1, out=shifted_BV)))
         top_B = torch.from_numpy(logits_BV.numpy().argmax(-1))  # many times faster than torch's
@@ -98,5 +100,7 @@ class RowReader:
             moment_B.copy_(row_sums(shifted_BV.mul_(prob_BV)))
             if moment_B.isnan().any():  # count -inf * 0 as 0; a NaN row still has a NaN norm
                 moment_B.copy_(row_sums(shifted_BV.nan_to_num_(nan=0.0)))
+        if "prob_square_sum_N" in self.wanted:
+            square_B.copy_(row_sums(torch.mul(prob_BV, prob_BV, out=shifted_BV)))
         prob_BV.div_(total_B.unsqueeze(1))
         return top_B

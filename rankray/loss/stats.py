@@ -38,6 +38,7 @@ def token_stats(logits_NV: Tensor, target_N: Tensor, exact_ranks: bool = False) 
         rank_N              (p >= p_t[:, None]).sum(-1)                 from 1, ties count against the target
         expected_rank_N     (sort(p, descending) * arange(1, V + 1)).sum(-1)
         max_prob_N          p.amax(-1)
+        prob_square_sum_N   (p * p).sum(-1)
         top_entropy_nats_N  -(q * log(q)).sum(-1), q the 20 largest of p renormalised (all of p where V < 20)   nats
 
     without further (N, V) tensors. A row that holds a NaN or a +inf gives NaN; -inf is a token of probability 0.
@@ -61,7 +62,7 @@ def token_stats(logits_NV: Tensor, target_N: Tensor, exact_ranks: bool = False) 
     dtype = stats_dtype(logits_NV.dtype)
     if not len(target_N):
         empty_N = torch.empty(0, dtype=dtype, device=logits_NV.device)
-        return TokenStats(empty_N, empty_N, empty_N, empty_N, empty_N, empty_N)
+        return TokenStats(*[empty_N] * 7)
     work_CV = torch.empty(min(len(target_N), CHUNK_TOKENS), logits_NV.shape[1], dtype=dtype, device=logits_NV.device)
     read = ChunkReader(work_CV, ALL_STATS, exact_ranks, from_16_bits=logits_NV.dtype.itemsize == 2)
     parts = [
@@ -104,7 +105,13 @@ class ChunkReader:
         entropy_bits_C = found.entropy_nats_C.clamp(min=0.0) / math.log(2.0)
         top_entropy_C = _top_entropy_nats(logits_CV) if "top_entropy_nats_N" in self.wanted else None
         stats = TokenStats(
-            found.log_prob_C, entropy_bits_C, found.rank_C, found.expected_rank_C, top_entropy_C, found.max_prob_C
+            found.log_prob_C,
+            entropy_bits_C,
+            found.rank_C,
+            found.expected_rank_C,
+            top_entropy_C,
+            found.max_prob_C,
+            found.prob_square_sum_C if "prob_square_sum_N" in self.wanted else None,
         )
         return stats, found.correct_C == 1.0
 
@@ -114,7 +121,7 @@ def _read_chunk(logits_CV: Tensor, target_C: Tensor, wanted: frozenset[str]) -> 
     target_C1 = target_C.unsqueeze(1)
     top_C1 = logits_CV.argmax(-1, keepdim=True)
     target_logit_C1, top_logit_C1 = logits_CV.gather(1, target_C1), logits_CV.gather(1, top_C1)
-    rank_C = entropy_C = expected_C = torch.full_like(target_logit_C1[:, 0], math.nan)
+    rank_C = entropy_C = expected_C = square_C = torch.full_like(target_logit_C1[:, 0], math.nan)
     if "rank_N" in wanted:
         rank_C = (logits_CV >= target_logit_C1).sum(-1).clamp_(min=1).to(logits_CV.dtype)
     prob_CV = logits_CV.softmax(-1)
@@ -127,24 +134,18 @@ def _read_chunk(logits_CV: Tensor, target_C: Tensor, wanted: frozenset[str]) -> 
     if "expected_rank_N" in wanted:
         ranks_V = torch.arange(prob_CV.shape[1], 0, -1, dtype=prob_CV.dtype, device=prob_CV.device)
         expected_C = prob_CV.sort(-1).values.mul_(ranks_V).sum(-1)
+    if "prob_square_sum_N" in wanted:
+        square_C = torch.linalg.vecdot(prob_CV, prob_CV)
     log_prob_C1 = target_logit_C1 - top_logit_C1 - log_norm_C1
     correct_C1 = (top_C1 == target_C1).to(logits_CV.dtype)
     columns = (log_prob_C1.squeeze(1), entropy_C, rank_C, expected_C, max_prob_C1.squeeze(1), correct_C1.squeeze(1))
-    return Readings(*columns)
+    return Readings(*columns, square_C)
 
 
 def cat_stats(parts: list[TokenStats]) -> TokenStats:
     """Join the statistics of consecutive chunks."""
-    top_entropies = [part.top_entropy_nats_N for part in parts if part.top_entropy_nats_N is not None]
-    max_probs = [part.max_prob_N for part in parts if part.max_prob_N is not None]
-    return TokenStats(
-        torch.cat([part.log_prob_N for part in parts]),
-        torch.cat([part.entropy_bits_N for part in parts]),
-        torch.cat([part.rank_N for part in parts]),
-        torch.cat([part.expected_rank_N for part in parts]),
-        torch.cat(top_entropies) if top_entropies else None,
-        torch.cat(max_probs) if max_probs else None,
-    )
+    columns = zip(*parts, strict=True)
+    return TokenStats(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
 def stats_dtype(dtype: torch.dtype) -> torch.dtype:

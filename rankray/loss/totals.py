@@ -40,11 +40,15 @@ class LossStats:
     """Sum of the relative scale S."""
     scale_near_one_count: Tensor
     """Tokens with |S - 1| <= 0.05: where rri changes next to nothing."""
+    kl_sum: Tensor
+    """Sum of the divergence from the reference model, nats; 0 without one."""
     scale_counts_B: Tensor
     """Tokens by log2 S, rounded to a 32nd: source of the quantiles. A NaN is in the last bucket."""
 
     @classmethod
-    def of(cls, log_prob_N: Tensor, weight_N: Tensor, scale_N: Tensor, correct_N: Tensor) -> LossStats:
+    def of(
+        cls, log_prob_N: Tensor, weight_N: Tensor, scale_N: Tensor, correct_N: Tensor, kl_N: Tensor | None = None
+    ) -> LossStats:
         """Sum per-token values, in float64 where the device has it."""
         wide = torch.float32 if log_prob_N.device.type == "mps" else torch.float64
         nll_N, weight_N, scale_N = -log_prob_N.to(wide), weight_N.to(wide), scale_N.to(wide)
@@ -58,6 +62,7 @@ class LossStats:
             weight_square_sum=weight_N.square().sum(),
             scale_sum=scale_N.sum(),
             scale_near_one_count=((scale_N - 1).abs() <= NEAR_ONE).sum().to(wide),
+            kl_sum=nll_N.new_zeros(()) if kl_N is None else kl_N.to(wide).sum(),
             scale_counts_B=torch.bincount(place_N.clamp(0, BUCKETS - 1).long(), minlength=BUCKETS).to(wide),
         )
 
@@ -67,7 +72,9 @@ class LossStats:
 
     @classmethod
     def from_vector(cls, vector: Tensor) -> LossStats:
-        """Inverse of `vector`."""
+        """Inverse of `vector`; of one without `kl_sum`, as earlier checkpoints hold it, too."""
+        if len(vector) == BUCKETS + len(fields(cls)) - 2:
+            vector = torch.cat([vector[:-BUCKETS], vector.new_zeros(1), vector[-BUCKETS:]])
         sums = dict(zip((field.name for field in fields(cls)), vector[:-BUCKETS].unbind(), strict=False))
         return cls(**sums, scale_counts_B=vector[-BUCKETS:])
 

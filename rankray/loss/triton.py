@@ -67,7 +67,7 @@ def chunk_pass(
     rows = len(label_C)
     top_entropy_C = _top_entropy_nats(product_CV, scale, softcap) if "top_entropy_nats_N" in wanted else None
     unknown_C = torch.full((rows,), float("nan"), device=product_CV.device)
-    found_6C = torch.empty(6, rows, device=product_CV.device)
+    found_7C = torch.empty(7, rows, device=product_CV.device)
     expected_C = unknown_C
     if "expected_rank_N" in wanted and exact_ranks and product_CV.element_size() > 2:
         expected_C = _sorted_expected_rank(product_CV, scale, softcap)
@@ -76,23 +76,27 @@ def chunk_pass(
         expected_C = torch.empty_like(unknown_C)
         for first in range(0, rows, ROWS_COUNTED):
             part = slice(first, first + ROWS_COUNTED)
-            mine = (product_CV[part], label_C[part], found_6C[:, part])
-            _counting_readings(*mine, expected_C[part], scale, softcap, wants_gradient)
+            mine = (product_CV[part], label_C[part], found_7C[:, part])
+            _counting_readings(*mine, expected_C[part], wanted, scale, softcap, wants_gradient)
     else:
-        _first_reading(product_CV, label_C, found_6C, None, scale, softcap)
+        _first_reading(product_CV, label_C, found_7C, None, wanted, scale, softcap)
         if wants_gradient:
-            _second_reading(product_CV, label_C, found_6C, None, None, scale, softcap, True)
-    log_prob_C, entropy_nats_C, rank_C, correct_C, _, mass_C = found_6C
+            _second_reading(product_CV, label_C, found_7C, None, None, scale, softcap, True)
+    log_prob_C, entropy_nats_C, rank_C, correct_C, _, mass_C, square_C = found_7C
     entropy_C = entropy_nats_C / LN2 if "entropy_bits_N" in wanted else unknown_C
     rank_C = rank_C if "rank_N" in wanted else unknown_C
-    return TokenStats(log_prob_C, entropy_C, rank_C, expected_C, top_entropy_C, 1.0 / mass_C), correct_C == 1.0
+    stats = TokenStats(log_prob_C, entropy_C, rank_C, expected_C, top_entropy_C, 1.0 / mass_C)
+    if "prob_square_sum_N" in wanted:
+        stats = stats._replace(prob_square_sum_N=square_C)
+    return stats, correct_C == 1.0
 
 
 def _counting_readings(
     product_CV: Tensor,
     label_C: Tensor,
-    found_6C: Tensor,
+    found_7C: Tensor,
     expected_C: Tensor,
+    wanted: frozenset[str],
     scale: float,
     softcap: float | None,
     wants_gradient: bool,
@@ -100,13 +104,13 @@ def _counting_readings(
     is_narrow = product_CV.element_size() == 2
     keys = KEYS_16_BIT.value if is_narrow else KEYS_32_BIT.value
     count_CK = torch.zeros(len(label_C), keys, dtype=torch.int32, device=product_CV.device)
-    _first_reading(product_CV, label_C, found_6C, count_CK if is_narrow else None, scale, softcap)
+    _first_reading(product_CV, label_C, found_7C, count_CK if is_narrow else None, wanted, scale, softcap)
     if not is_narrow:
         _count_kernel[(len(label_C),)](
-            product_CV, found_6C[4], count_CK, product_CV.stride(0), *_common(product_CV, scale, softcap)
+            product_CV, found_7C[4], count_CK, product_CV.stride(0), *_common(product_CV, scale, softcap)
         )
     counts = (count_CK, count_CK.cumsum(1, dtype=torch.int32))
-    _second_reading(product_CV, label_C, found_6C, counts, expected_C, scale, softcap, wants_gradient)
+    _second_reading(product_CV, label_C, found_7C, counts, expected_C, scale, softcap, wants_gradient)
 
 
 def _common(product_CV: Tensor, scale: float, softcap: float | None) -> tuple[int, float, float, bool, int]:
@@ -116,17 +120,24 @@ def _common(product_CV: Tensor, scale: float, softcap: float | None) -> tuple[in
 
 
 def _first_reading(
-    product_CV: Tensor, label_C: Tensor, found_6C: Tensor, count_CK: Tensor | None, scale: float, softcap: float | None
+    product_CV: Tensor,
+    label_C: Tensor,
+    found_7C: Tensor,
+    count_CK: Tensor | None,
+    wanted: frozenset[str],
+    scale: float,
+    softcap: float | None,
 ) -> None:
     _stats_kernel[(len(label_C),)](
         product_CV,
         label_C,
-        found_6C,
-        found_6C if count_CK is None else count_CK,
+        found_7C,
+        found_7C if count_CK is None else count_CK,
         product_CV.stride(0),
-        found_6C.stride(0),
+        found_7C.stride(0),
         *_common(product_CV, scale, softcap),
         COUNT=count_CK is not None,
+        SQUARES="prob_square_sum_N" in wanted,
         IS_FLIPPED=scale < 0,
         num_warps=WARPS,
     )
@@ -135,23 +146,23 @@ def _first_reading(
 def _second_reading(
     product_CV: Tensor,
     label_C: Tensor,
-    found_6C: Tensor,
+    found_7C: Tensor,
     counts: tuple[Tensor, Tensor] | None,
     expected_C: Tensor | None,
     scale: float,
     softcap: float | None,
     wants_gradient: bool,
 ) -> None:
-    count_CK, below_CK = (found_6C, found_6C) if counts is None else counts
+    count_CK, below_CK = (found_7C, found_7C) if counts is None else counts
     _gradient_kernel[(len(label_C),)](
         product_CV,
         label_C,
-        found_6C,
+        found_7C,
         count_CK,
         below_CK,
-        found_6C if expected_C is None else expected_C,
+        found_7C if expected_C is None else expected_C,
         product_CV.stride(0),
-        found_6C.stride(0),
+        found_7C.stride(0),
         *_common(product_CV, scale, softcap),
         KEYS=0 if counts is None else count_CK.shape[1],
         IS_FLIPPED=scale < 0,
@@ -230,9 +241,10 @@ def _stats_kernel(
     HAS_SOFTCAP: tl.constexpr,
     BLOCK: tl.constexpr,
     COUNT: tl.constexpr,
+    SQUARES: tl.constexpr,
     IS_FLIPPED: tl.constexpr,
 ):
-    """A row's log-probability, entropy in nats, rank, greedy choice, maximum and sum of exponentials."""
+    """A row's log-probability, entropy in nats, rank, greedy choice, maximum, sum of exponentials, sum of squares."""
     row = tl.program_id(0).to(tl.int64)
     row_ptr = product_ptr + row * stride
     label = tl.load(label_ptr + row)
@@ -240,6 +252,7 @@ def _stats_kernel(
     top = tl.maximum(target, LOWEST)
     total = tl.zeros((BLOCK,), tl.float32)
     moment = tl.zeros((BLOCK,), tl.float32)
+    squares = tl.zeros((BLOCK,), tl.float32)
     rank = tl.zeros((BLOCK,), tl.int32)
     ahead = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, vocabulary, BLOCK):
@@ -253,6 +266,8 @@ def _stats_kernel(
         mass = tl.exp(below)
         moment = (moment + total * drop) * tl.exp(drop) + mass * tl.maximum(below, FAR_BELOW)
         total = total * tl.exp(drop) + mass
+        if SQUARES:
+            squares = squares * tl.exp(2.0 * drop) + mass * mass
         top = higher
         rank += ((z >= target) & inside).to(tl.int32)
         ahead += ((z > target) | ((z == target) & (offsets < label))).to(tl.int32)
@@ -267,6 +282,8 @@ def _stats_kernel(
     tl.store(found_ptr + 3 * found_stride + row, (tl.sum(ahead, 0) == 0).to(tl.float32))
     tl.store(found_ptr + 4 * found_stride + row, top)
     tl.store(found_ptr + 5 * found_stride + row, mass_sum)
+    if SQUARES:
+        tl.store(found_ptr + 6 * found_stride + row, tl.sum(squares, 0) / (mass_sum * mass_sum))
 
 
 @triton.jit

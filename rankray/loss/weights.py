@@ -38,6 +38,7 @@ def token_weights(
     objective: str | None = None,
     *,
     sequence_N: Tensor | None = None,
+    reference_log_prob_N: Tensor | None = None,
     knobs: Knobs | None = None,
     **settings: Any,
 ) -> Tensor:
@@ -49,7 +50,11 @@ def token_weights(
         dft   p_t
         rri   base / I, capped: base * min(2^(-log2 I), max_scale); `relative_scale` says what I is
         talr  max(p_t^(1/T), min_weight)
-        eaft  (H20 / 3)^alpha, H20 in nats (LLaMA-Factory's form; Axolotl leaves the 3 out)
+        eaft  (H20 / eaft_scale)^alpha, H20 in nats (3: LLaMA-Factory's form; 1: Axolotl's)
+        power      p_t^alpha
+        threshold  p_t >= q (direction above) or p_t < q (below): 1 or 0
+        deft       p_t^(sum p^2)
+        iw_sft     min(exp(iw_power * r), iw_clip), r the mean over the token's sequence of ln p_t - ln p_t,base
 
     but in log space, so that a p_t that underflows still has the right weight. A weight that would overflow is the
     largest finite number of the dtype; a NaN statistic gives a NaN weight.
@@ -57,17 +62,19 @@ def token_weights(
     Args:
         stats: from `token_stats`, or by hand.
         objective: a key of `WEIGHTS`; None: the default of `Knobs`, rri.
-        sequence_N: which sequence each token belongs to, any integers; only for talr with `talr_temperature="auto"`,
-            whose T is the median over sequences of their mean NLL in nats (None: all tokens are one sequence).
-            `weighted_nll` gets those NLLs from a first pass without gradients over the same batch, not from the
-            previous step; with a number for `talr_temperature` that pass is not needed.
+        sequence_N: which sequence each token belongs to, any integers; for iw_sft, and for talr with
+            `talr_temperature="auto"`, whose T is the median over sequences of their mean NLL in nats (None: all tokens
+            are one sequence). `weighted_nll` gets those NLLs from a first pass without gradients over the same batch,
+            not from the previous step; with a number for `talr_temperature` that pass is not needed.
+        reference_log_prob_N: the base model's ln p_t, nats; only for iw_sft.
         knobs: settings that were checked before, objective included, in place of `objective` and `settings`.
         settings: fields of `Knobs`; an objective ignores those that it does not use.
 
     Raises:
         LossError: an objective or setting that does not exist, or a value outside its range.
 
-    Source: arXiv:2602.01745 (rri), arXiv:2508.05629 (dft), arXiv:2509.20758 (talr), arXiv:2601.02151 (eaft).
+    Source: arXiv:2602.01745 (rri), arXiv:2508.05629 (dft), arXiv:2509.20758 (talr), arXiv:2601.02151 (eaft),
+    arXiv:2510.00526 (power); ProFit (threshold), DEFT (deft) and iw-SFT (iw_sft) by their public code.
     """
     from rankray.loss.knobs import make_knobs
 
@@ -75,6 +82,9 @@ def token_weights(
     stats = TokenStats(*(None if column is None else column.detach() for column in stats))  # type: ignore[arg-type]
     if needs_talr_temperature(knobs):
         knobs = knobs.model_copy(update={"talr_temperature": talr_temperature(-stats.log_prob_N, sequence_N)})
+    if reference_log_prob_N is not None:
+        ratio_N = sequence_log_ratio(stats.log_prob_N, reference_log_prob_N.detach(), sequence_N)
+        stats = stats._replace(log_ratio_N=ratio_N)
     return WEIGHTS[knobs.objective](stats, knobs)
 
 
@@ -160,7 +170,42 @@ def _eaft(stats: TokenStats, knobs: Knobs) -> Tensor:
             "token_weights: objective eaft with top_entropy_nats_N = None; allowed: the entropy of the renormalised"
             " top 20 in nats; take the statistics from token_stats"
         )
-    return (stats.top_entropy_nats_N / 3.0).pow(knobs.alpha)
+    return (stats.top_entropy_nats_N / knobs.eaft_scale).pow(knobs.alpha)
+
+
+def _power(stats: TokenStats, knobs: Knobs) -> Tensor:
+    import torch
+
+    return (stats.log_prob_N.clamp(min=torch.finfo(stats.log_prob_N.dtype).min) * knobs.alpha).exp()
+
+
+def _threshold(stats: TokenStats, knobs: Knobs) -> Tensor:
+    """Compare in log space; a p_t that equals q up to rounding counts as q."""
+    import torch
+
+    log_prob_N, log_q = stats.log_prob_N, math.log(knobs.q) if knobs.q > 0 else -math.inf
+    rounding = 4.0 * torch.finfo(log_prob_N.dtype).eps * (1.0 + abs(log_q)) if knobs.q > 0 else 0.0
+    is_above_N = log_prob_N >= log_q - rounding
+    counts_N = is_above_N if knobs.direction == "above" else ~is_above_N
+    return log_prob_N.where(log_prob_N.isnan(), counts_N.to(log_prob_N.dtype))
+
+
+def _deft(stats: TokenStats, knobs: Knobs) -> Tensor:
+    if stats.prob_square_sum_N is None:
+        raise LossError(
+            "token_weights: objective deft with prob_square_sum_N = None; allowed: the sum of squared probabilities of"
+            " each prediction; take the statistics from token_stats"
+        )
+    return (stats.log_prob_N * stats.prob_square_sum_N).exp()
+
+
+def _iw_sft(stats: TokenStats, knobs: Knobs) -> Tensor:
+    if stats.log_ratio_N is None:
+        raise LossError(
+            "token_weights: objective iw_sft without the base model's probabilities; allowed: ln p_t of the base model"
+            " for each token; give reference_log_prob_N (token_weights) or base_stats (weighted_nll)"
+        )
+    return _finite_exp2(stats.log_ratio_N * knobs.iw_power / LN2).clamp(max=knobs.iw_clip)
 
 
 WEIGHTS: dict[str, WeightFunction] = {
@@ -169,6 +214,10 @@ WEIGHTS: dict[str, WeightFunction] = {
     "dft": _dft,
     "talr": _talr,
     "eaft": _eaft,
+    "power": _power,
+    "threshold": _threshold,
+    "deft": _deft,
+    "iw_sft": _iw_sft,
 }
 """Objective name -> weight function `(stats, knobs) -> weight_N`. `loss.objective` may be any key of it."""
 
@@ -178,6 +227,10 @@ NEEDS: dict[str, Callable[[Knobs], frozenset[str]]] = {
     "dft": lambda knobs: frozenset(),
     "talr": lambda knobs: frozenset(),
     "eaft": lambda knobs: frozenset({"top_entropy_nats_N"}),
+    "power": lambda knobs: frozenset(),
+    "threshold": lambda knobs: frozenset(),
+    "deft": lambda knobs: frozenset({"prob_square_sum_N"}),
+    "iw_sft": lambda knobs: frozenset(),
 }
 """Objective name -> the statistics it looks at beside log_prob_N; an objective that is not here gets all of them."""
 
@@ -217,6 +270,19 @@ def talr_temperature(nll_N: Tensor, sequence_N: Tensor | None) -> float:
     sum_S = torch.zeros_like(count_S, dtype=torch.float64).index_add_(0, index_N, nll_N.double())
     mean_S = sum_S / count_S
     return max(float(mean_S.quantile(0.5)), torch.finfo(nll_N.dtype).tiny)
+
+
+def sequence_log_ratio(log_prob_N: Tensor, reference_log_prob_N: Tensor, sequence_N: Tensor | None) -> Tensor:
+    """Return for each token the mean over its sequence of ln p_t - ln p_t,base, nats; None: all are one sequence."""
+    import torch
+
+    ratio_N = log_prob_N - reference_log_prob_N.to(log_prob_N.dtype)
+    if sequence_N is None or not len(ratio_N):
+        return ratio_N.mean().expand_as(ratio_N) if len(ratio_N) else ratio_N
+    _, index_N, count_S = torch.unique(sequence_N, return_inverse=True, return_counts=True)
+    sum_S = torch.zeros_like(count_S, dtype=torch.float64).index_add_(0, index_N, ratio_N.double())
+    mean_N: Tensor = (sum_S / count_S)[index_N]
+    return mean_N.to(ratio_N.dtype)
 
 
 def _finite_exp2(log2_N: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ it depends on (files by path, size and modification time), and only the last few
 from __future__ import annotations
 
 import gc
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -18,7 +19,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rankray.config.schema import Config
-from rankray.data.files import is_file_source
+from rankray.data.sources import file_stamps
 from rankray.data.tokenize import Split, load_split
 from rankray.errors import ConfigError, ModelError
 from rankray.model.files import local_model
@@ -76,9 +77,8 @@ def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> 
         limit = min(limit, context)
     first = config.evaluate.max_examples if split == "eval" else None
     source = getattr(data, split)
-    stamp = _stamp([Path(source)]) if is_file_source(source) and Path(source).is_file() else None
-    shape = (data.prompt, data.completion, data.messages, limit, first)
-    key = (split, source, stamp, shape, _model_key(config.model.path), config.model.trust_remote_code)
+    made_from = json.dumps([data.model_dump(mode="json"), file_stamps(source)])
+    key = (split, made_from, limit, first, _model_key(config.model.path), config.model.trust_remote_code)
     return _keep("split", key, lambda: load_split(split, data, tokenizer, limit, first))
 
 
@@ -96,7 +96,8 @@ def fresh_model(config: Config, checkpoint: str | None = None) -> PreTrainedMode
     if checkpoint is not None:
         return _load_model(config, checkpoint)
     copied = copy_to_train if config.model.lora is None else copy_to_adapt
-    key = (_model_key(config.model.path), _dtype(config), config.model.trust_remote_code)
+    given = config.model
+    key = (_model_key(given.path), _dtype(config), given.attn_implementation, given.trust_remote_code)
     if key in _kept["model"]:
         return copied(_kept["model"][key])
     _kept["model"].clear()
@@ -130,6 +131,7 @@ def _load_model(config: Config, path: str) -> PreTrainedModel:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=_dtype(config),
+            attn_implementation=config.model.attn_implementation,
             trust_remote_code=config.model.trust_remote_code,
             output_loading_info=True,
         )

@@ -95,25 +95,6 @@ def _figure(value: Any) -> str:
     return "-" if value is None else f"{value:.5g}"
 
 
-def rehearsal_view(results: Sequence[Any], metric: str) -> RenderableType:
-    """Return a table of rehearsals, in virtual steps."""
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    for title in (
-        "search",
-        f"best {metric}",
-        "found at step",
-        "complete",
-        "pruned",
-        "steps spent",
-        "steps of wall time",
-    ):
-        table.add_column(title)
-    for each in results:
-        counts = (each.best_at_step, each.complete, each.pruned, each.steps, each.virtual_steps)
-        table.add_row(each.label, _figure(each.best), *(str(count) for count in counts))
-    return table
-
-
 def trial_view(trial: Row) -> RenderableType:
     """Return one trial with all its reports."""
     parts: list[RenderableType] = [

@@ -45,7 +45,7 @@ def worker_config(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     tree["store"] = "worker://"
     tree["storage"] = places.absolute(config.storage)
     tree["train"]["threads"] = config.train.threads or max(1, int(config.resources.cpus_per_worker))
-    for section, key in (("data", "train"), ("data", "eval"), ("model", "path")):
-        if Path(tree[section][key]).exists():
+    for section, key in (("data", "train"), ("data", "eval"), ("data", "test"), ("model", "path")):
+        if tree[section][key] is not None and Path(tree[section][key]).exists():
             tree[section][key] = str(Path(tree[section][key]).absolute())
     return tree

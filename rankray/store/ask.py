@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
@@ -25,7 +26,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from rankray.config import baseline_points, distributions
+from rankray.config import distributions
 from rankray.config.schema import Config
 from rankray.store.dry_run import DryRunStorage
 from rankray.store.history import History
@@ -45,20 +46,41 @@ from rankray.store.strategies import derived_seed, sampler, suggest
 
 logger = logging.getLogger(__name__)
 
+Points = Sequence[tuple[str, dict[str, Any]]]
+"""Points to try, each with the origin that its trial will have."""
+Plan = Callable[[list[FrozenTrial]], Points]
 Proposal = tuple[dict[str, Any], dict[str, BaseDistribution], dict[str, Any]]
 """Parameters, their distributions, and what the sampler wants to remember of them, as Optuna system attributes."""
 
 
 class Asker:
-    """Makes the new trials of one driver. Not thread-safe: its caller holds a lock."""
+    """Makes the new trials of one driver. Not thread-safe: its caller holds a lock.
 
-    def __init__(self, storage: BaseStorage, study_id: int, history: History, config: Config, driver: str) -> None:
+    Args:
+        storage: the store.
+        study_id: the study's id there.
+        history: the driver's copy of the study.
+        config: the study's configuration.
+        driver: the driver's id.
+        points: what to try first, as (origin, params); or a plan, which says from the study's trials so far what is to
+            be tried. A plan's points are all that is tried.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        study_id: int,
+        history: History,
+        config: Config,
+        driver: str,
+        points: Points | Plan,
+    ) -> None:
         self._storage, self._study_id, self._history = storage, study_id, history
         self._config, self._driver = config, driver
         self._space = distributions(config)
         self._points: dict[str, tuple[str, dict[str, Any]]] = {}
-        for origin, params in baseline_points(config):
-            self._points.setdefault(point_key(params), (origin, params))
+        self._plan = points if callable(points) else None
+        self._note_points([] if callable(points) else points)
         self.points = FinitePoints(config, history, driver)
         self._dry_run = DryRunStorage(storage, study_id, history.direction)
 
@@ -72,6 +94,8 @@ class Asker:
         while self._history.taken < self._config.study.trials:
             number = len(self._history.trials)
             key, origin, fixed = self._open_point()
+            if self._plan is not None and not key:
+                return None
             proposal = self._propose(number, seed_salt, fixed)
             if not key:
                 seed = derived_seed(self._config.study.seed, number, seed_salt)
@@ -97,6 +121,15 @@ class Asker:
                 self._history.refresh()
         return None
 
+    @property
+    def plan_is_done(self) -> bool:
+        """Whether there is a plan, and each of its points has had its trial; `history` is fresh."""
+        return self._plan is not None and not self._history.unfinished and not self._open_point()[0]
+
+    def _note_points(self, points: Points) -> None:
+        for origin, params in points:
+            self._points.setdefault(point_key(params), (origin, params))
+
     def _surplus(self, trial: FrozenTrial) -> bool:
         """Return whether trials of lower numbers fill the budget."""
         higher = self._history.trials[trial.number :]
@@ -109,6 +142,8 @@ class Asker:
 
     def _open_point(self) -> tuple[str, str, dict[str, Any]]:
         """Return (key, origin, params) of the first point nobody has tried."""
+        if self._plan is not None:
+            self._note_points(self._plan([trial for trial in self._history.trials if not is_void(trial)]))
         tried = self._tried(len(self._history.trials))
         for key, (origin, params) in self._points.items():
             if key not in tried:

@@ -4,13 +4,15 @@ The log is a second study, `<study>/claims`, with one finished trial per entry. 
 one after the other on all its backends, under a row lock or in one appended line, together with all their attributes.
 So of two entries with one key, everybody agrees which came first. No entry is ever changed or removed.
 
-Two things are decided here:
+What is decided here:
 
 - `identity`: what the study is. The first entry holds the whole configuration, and an id that no other study has;
   later entries change nothing. A copy of a study has the identity of the original.
 - `trial:<number>:<fence>`: who owns a trial. Fence 0 belongs to the driver that created it. A driver that takes it over
   enters the next fence; the first entry of the highest fence is the owner. An entry without a driver releases the
   trial. No second place says who owns a trial, so nothing can disagree or be half done.
+- `warm_start:<study>`: the points that an earlier study gives (`warm`).
+- `confirm:...`: what a confirmation compares (`confirmation`).
 """
 
 from __future__ import annotations
@@ -82,6 +84,10 @@ class Claims:
     def first(self, key: str) -> Any:
         """Return the body of the first entry with this key as of the last refresh, or None."""
         return self._first.get(key)
+
+    def decisions(self) -> dict[str, Any]:
+        """Return what was decided about the study as a whole, as of the last refresh: all but who owns a trial."""
+        return {key: body for key, body in self._first.items() if key != "copy" and not key.startswith("trial:")}
 
     def owner(self, trial: FrozenTrial) -> tuple[str, int]:
         """Return (driver, fence) of a trial as of the last refresh; the driver is `NOBODY` after a release."""

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.store.backend import RetryingStorage
 from rankray.store.optuna_private import trial_id
-from rankray.store.records import POINT, with_marks
+from rankray.store.records import POINT, with_marks, with_values
 
 SHOWN = 500
 """How many finished trials a sampler is shown at most."""
@@ -31,15 +31,22 @@ class History:
         trials: all trials as of the last `refresh`, by number, each with its pruner's marks; do not change them.
         unfinished: the numbers of those that are running or waiting.
         pointed: the numbers of those that try a baseline or warm-start point.
+        for_pruner: all trials, with the values of `prune_on` as their intermediate ones.
+        whole: the numbers of the complete ones.
     """
 
-    def __init__(self, storage: BaseStorage, study_id: int, direction: StudyDirection) -> None:
+    def __init__(
+        self, storage: BaseStorage, study_id: int, direction: StudyDirection, prune_on: str | None = None
+    ) -> None:
         self._storage, self._study_id, self.direction = storage, study_id, direction
+        self._prune_on = prune_on
         self._sign = -1.0 if direction == StudyDirection.MAXIMIZE else 1.0
         self._last = -1
         self._ranked: list[Rank] = []
         self._numbers: list[int] = []
         self.trials: list[FrozenTrial] = []
+        self.for_pruner: list[FrozenTrial] = self.trials if prune_on is None else []
+        self.whole: list[int] = []
         self.unfinished: set[int] = set()
         self.pointed: list[int] = []
 
@@ -52,12 +59,16 @@ class History:
         for trial in self._changed():
             if trial.number == len(self.trials):
                 self.trials.append(trial)
+                if self._prune_on is not None:
+                    self.for_pruner.append(trial)
                 self.unfinished.add(trial.number)
                 self._last = max(self._last, trial_id(trial))
                 if POINT in trial.user_attrs:
                     self.pointed.append(trial.number)
             assert trial_id(self.trials[trial.number]) == trial_id(trial), "trials are numbered one after the other"
-            self.trials[trial.number] = with_marks(trial)
+            self.trials[trial.number] = marked = with_marks(trial)
+            if self._prune_on is not None:
+                self.for_pruner[trial.number] = with_values(marked, self._prune_on)
             if trial.state.is_finished():
                 self._ended(trial)
         return self.trials
@@ -101,6 +112,8 @@ class History:
         if trial.state == TrialState.FAIL:
             return
         insort(self._numbers, trial.number)
+        if trial.state == TrialState.COMPLETE:
+            insort(self.whole, trial.number)
         insort(self._ranked, self._rank(trial))
 
     def _rank(self, trial: FrozenTrial) -> Rank:

@@ -16,8 +16,11 @@ from rankray.paths import same_path
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINTS = ("data", "model")
-"""Entries of the provenance that must stay the same, too."""
+FINGERPRINTS = ("data", "model", "model_files")
+"""Entries of the provenance that must stay the same, too: `model_files` are the tokenizer, the chat template,
+generation settings and pickled weights. What a study of an earlier version does not have is not compared."""
+ADDABLE_FIELDS = ("data.test",)
+"""Fields that a study may be given later, because nothing of what it holds depends on them."""
 _ABSENT = object()
 
 
@@ -40,8 +43,8 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
     """Compare two identities, `{"config": ..., "provenance": ...}`.
 
     Fields that say how a search is run (`FREE_FIELDS`) may differ. A field that did not exist when the study was made
-    counts as its default. Two spellings of one path are the same, and so are files of the same content, wherever they
-    are.
+    counts as its default. A study may be opened with what it never had of `ADDABLE_FIELDS`. Two spellings of one path
+    are the same, and so are files of the same content, wherever they are.
 
     Raises:
         StudyMismatch: lists every field that differs, with both values.
@@ -53,12 +56,13 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
         for path in dict.fromkeys([*new, *old])
         if not _free(path)
         and old.get(path, _ABSENT) != new.get(path, _ABSENT)
+        and not _added(path, old)
         and not _same_source(path, old.get(path), new.get(path), before, now)
     ]
     lines += [
         f"  {key}: stored {_shown(before[key])}, given {_shown(now[key])}"
         for key in FINGERPRINTS
-        if before.get(key) is not None and now.get(key) is not None and before[key] != now[key]
+        if before.get(key) is not None and now.get(key) is not None and _differ(before[key], now[key])
     ]
     if lines:
         raise StudyMismatch(
@@ -66,6 +70,18 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
             + "\n".join(lines)
             + "\nstart another study with --name other, or set these back to resume this one"
         )
+
+
+def _added(path: str, old: Mapping[str, Any]) -> bool:
+    """Whether a field that the study never had is given now, and may be."""
+    return path in ADDABLE_FIELDS and old.get(path) is None
+
+
+def _differ(before: Any, now: Any) -> bool:
+    """Whether two fingerprints differ; of two mappings, in an entry that both have."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return any(before[key] != now[key] for key in before.keys() & now.keys())
+    return bool(before != now)
 
 
 def _same_source(path: str, old: Any, new: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -6,6 +6,8 @@ all else about the study is derived. A study without a number has schema 0: the 
     0    no number
     1    `rankray:schema` in the study's attributes, `schema` in its identity; `loss.low_entropy` and
          `loss.min_competence`, which earlier studies trained without
+    2    `study.prune_on`: earlier studies prune on their metric; their defaults were `sampler: tpe` and
+         `pruner: successive_halving`. `study.known`, which was `study.baselines`
 
 A new schema is one more function in `STEPS`: it takes an identity (`config`, `provenance`, `versions`, maybe `id`) of
 the schema before and returns it as the new schema has it. The first entry of the claims is never rewritten, so it is
@@ -44,7 +46,20 @@ def _from_0_to_1(identity: Identity) -> Identity:
     return {**identity, "config": config}
 
 
-STEPS: tuple[Callable[[Identity], Identity], ...] = (_from_0_to_1,)
+EARLIER_STRATEGIES = {"sampler": "tpe", "pruner": "successive_halving"}
+"""The defaults of a study before schema 2."""
+
+
+def _from_1_to_2(identity: Identity) -> Identity:
+    """A study continues with the strategies it began with, and prunes on its metric; `study.baselines` is `known`."""
+    study = EARLIER_STRATEGIES | dict(identity["config"].get("study", {}))
+    study.setdefault("prune_on", study.get("metric", "eval/nll"))
+    if "baselines" in study:
+        study["known"] = study.pop("baselines")
+    return {**identity, "config": {**identity["config"], "study": study}}
+
+
+STEPS: tuple[Callable[[Identity], Identity], ...] = (_from_0_to_1, _from_1_to_2)
 """The step at index n takes an identity from schema n to n + 1."""
 
 
@@ -75,17 +90,23 @@ def migrated_config(name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
 def continued(config: Config, identity: Mapping[str, Any]) -> Config:
     """Return the configuration to resume a study with: as read, but with the defaults that its schema had.
 
-    A study of schema 0 keeps its loss where the file leaves the newer fields out; a file that gives them is compared as
-    it is.
+    A study of schema 0 keeps its loss, and one before schema 2 its sampler, its pruner and its known settings, where
+    the file leaves these fields out; a file that gives them is compared as it is.
 
     Args:
         config: the configuration as it was read.
         identity: the study's identity as it is stored, not migrated.
     """
-    if _version(identity.get("schema")) > 0:
-        return config
-    kept = {key: value for key, value in EARLIER_LOSS.items() if key not in config.loss.model_fields_set}
-    return config.model_copy(update={"loss": config.loss.model_copy(update=kept)})
+    version = _version(identity.get("schema"))
+    if version < 1:
+        kept = {key: value for key, value in EARLIER_LOSS.items() if key not in config.loss.model_fields_set}
+        config = config.model_copy(update={"loss": config.loss.model_copy(update=kept)})
+    if version < 2:
+        study = _from_1_to_2({"config": identity["config"]})["config"]["study"]
+        stored = {key: study[key] for key in ("sampler", "pruner", "prune_on", "known") if key in study}
+        kept = {key: value for key, value in stored.items() if key not in config.study.model_fields_set}
+        config = config.model_copy(update={"study": config.study.model_copy(update=kept)})
+    return config
 
 
 def migrate_study(storage: BaseStorage, study_id: int, name: str) -> None:

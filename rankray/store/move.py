@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.errors import StoreError
 from rankray.store.backend import connect
-from rankray.store.claims import IDENTITY, NOBODY, SUFFIX, Claims, find_or_create
+from rankray.store.claims import NOBODY, SUFFIX, Claims, find_or_create
 from rankray.store.migrate import CONFIG
 from rankray.store.records import DRIVER
 from rankray.store.study import PART, attach
@@ -71,7 +71,8 @@ def copy_study(source: str, target: str, name: str) -> int:
         storage.set_study_system_attr(study_id, key, value)
     source_claims = Claims(held.storage, held.storage.get_study_id_from_name(name + SUFFIX))
     source_claims.refresh()
-    claims.enter(IDENTITY, source_claims.first(IDENTITY))
+    for key, body in source_claims.decisions().items():
+        claims.enter(key, body)
     storage.set_study_user_attr(claims.study_id, PART, None)
     return len(held.trials())
 

@@ -49,7 +49,8 @@ class TrialOwnership:
         self._claims = claims
         self._lock = threading.RLock()
         self._held: set[int] = set()
-        self._history = History(storage, study_id, direction(config))
+        prune_on = None if config.study.prune_on == config.study.metric else config.study.prune_on
+        self._history = History(storage, study_id, direction(config), prune_on)
         self._watch = Watch(lease_seconds_default() if lease_seconds is None else lease_seconds, by_date=read_only)
         self._lease = Lease(storage, claims.study_id, self.driver, self._watch)
         self._ender = Ender(storage, config)

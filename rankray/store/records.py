@@ -3,8 +3,9 @@
 Attributes of a trial, all under one prefix. A key keeps its meaning in all versions; see `migrate`.
 
     rankray:driver       the driver that created it (written with the trial itself); claims say who owns it since
-    rankray:origin       `baseline:sft`, `baseline:paper`, `warm_start` or `sampler` (with the trial itself)
-    rankray:point        identity of the baseline or warm-start point it tries (with the trial itself)
+    rankray:origin       why it was made (with the trial itself): `sampler`, `baseline:sft`, `baseline:paper`, `known`,
+                         `known:rates`, `warm_start`, `warm_start:<earlier study>`; `confirm:...` in a confirmation
+    rankray:point        identity of the given point it tries (with the trial itself)
     rankray:ready        its parameters and its place are final: an orphan with it is adopted, one without is discarded
     rankray:step:<n>     what was reported at step n and the verdict on it: the commit point of a report. An owner of
                          fence f above 0 writes `rankray:step:<n>:<f>`; of several the highest fence counts
@@ -36,6 +37,8 @@ LOST = "rankray:lost"
 END = "rankray:end"
 VOID = "rankray:void"
 PROVENANCE = "rankray:provenance"
+BASELINE = "baseline:"
+"""How the origin of a baseline starts."""
 LONGEST_TEXT = 12_000
 """Characters of a traceback that are kept, as JSON: a column of MySQL holds 65,535 bytes, all attempts together."""
 KEPT_LOSSES = 100
@@ -52,7 +55,7 @@ class Ticket:
         checkpoint: the last committed checkpoint to resume from, or None to start from the beginning.
         history: metrics of every committed step, in step order, each with its `step`; as `TrialSpec.history`.
         adopted: whether it was started before, by another driver or by this one.
-        origin: `baseline:sft`, `baseline:paper`, `warm_start` or `sampler`.
+        origin: why it was made, as in `rankray:origin`.
     """
 
     number: int
@@ -150,6 +153,14 @@ def with_marks(trial: FrozenTrial) -> FrozenTrial:
     return marked
 
 
+def with_values(trial: FrozenTrial, metric: str) -> FrozenTrial:
+    """Return a trial whose intermediate values are those of one metric, which its step records hold."""
+    found = {step: record["metrics"].get(metric) for step, record in _committed(trial).items()}
+    changed = copy.copy(trial)
+    changed.intermediate_values = {step: found[step] for step in sorted(found) if found[step] is not None}
+    return changed
+
+
 def ticket_of(trial: FrozenTrial, *, adopted: bool, order: Sequence[str] = ()) -> Ticket:
     """Return the ticket for a trial as it is in the store.
 
@@ -180,6 +191,11 @@ def shortened(text: str, limit: int = LONGEST_TEXT) -> str:
 def is_void(trial: FrozenTrial) -> bool:
     """Return whether a trial was discarded: surplus, or abandoned before it was ready."""
     return VOID in trial.user_attrs
+
+
+def is_baseline(trial: FrozenTrial) -> bool:
+    """Return whether a trial is one that the others are compared with; it is never pruned."""
+    return str(trial.user_attrs.get(ORIGIN, "")).startswith(BASELINE)
 
 
 def counts_against_budget(trial: FrozenTrial) -> bool:

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import optuna
@@ -28,6 +30,9 @@ from optuna.trial import Trial
 from rankray.config import Distribution, distributions
 from rankray.config.schema import Config
 from rankray.errors import ConfigError, nearest
+from rankray.store.auto import AutoSampler
+from rankray.store.grid import GridSampler
+from rankray.store.pruning import DivergencePruner
 
 T = TypeVar("T")
 Recipe = tuple[type[T], dict[str, Any]]
@@ -45,6 +50,11 @@ def direction(config: Config) -> StudyDirection:
     return StudyDirection.MAXIMIZE if config.direction == "maximize" else StudyDirection.MINIMIZE
 
 
+def prune_direction(config: Config) -> StudyDirection:
+    """Return the direction of `study.prune_on` as an Optuna constant."""
+    return StudyDirection.MAXIMIZE if config.prune_direction == "maximize" else StudyDirection.MINIMIZE
+
+
 def _tpe(config: Config, seed: int) -> Recipe[BaseSampler]:
     startup = max(4, min(10, config.study.trials // 4))
     return samplers.TPESampler, {
@@ -56,16 +66,28 @@ def _tpe(config: Config, seed: int) -> Recipe[BaseSampler]:
     }
 
 
+def _qmc(config: Config, seed: int) -> Recipe[BaseSampler]:
+    """One sequence for the whole study, scrambled by its seed; what it leaves out is drawn anew for each trial."""
+    independent = samplers.RandomSampler(seed=seed)
+    return samplers.QMCSampler, {"seed": config.study.seed, "scramble": True, "independent_sampler": independent}
+
+
 def _first_rung(config: Config) -> int:
     return min(config.evaluate.every_steps, config.full_steps)
 
 
 SAMPLERS: dict[str, Callable[[Config, int], Recipe[BaseSampler]]] = {
+    "auto": lambda config, seed: (AutoSampler, {"config": config, "seed": seed}),
     "tpe": _tpe,
+    "gp": lambda config, seed: (samplers.GPSampler, {"seed": seed}),
+    "cmaes": lambda config, seed: (samplers.CmaEsSampler, {"seed": seed}),
+    "qmc": _qmc,
     "random": lambda config, seed: (samplers.RandomSampler, {"seed": seed}),
+    "grid": lambda config, seed: (GridSampler, {"config": config, "seed": seed}),
 }
 """Name to recipe, from the configuration and a seed."""
 PRUNERS: dict[str, Callable[[Config, int], Recipe[BasePruner]]] = {
+    "auto": lambda config, seed: (DivergencePruner, {}),
     "successive_halving": lambda config, seed: (
         pruners.SuccessiveHalvingPruner,
         {"min_resource": _first_rung(config), "reduction_factor": 3},
@@ -75,11 +97,21 @@ PRUNERS: dict[str, Callable[[Config, int], Recipe[BasePruner]]] = {
         {"min_resource": _first_rung(config), "max_resource": config.full_steps, "reduction_factor": 3},
     ),
     "median": lambda config, seed: (pruners.MedianPruner, {"n_startup_trials": 4, "n_warmup_steps": 0}),
+    "wilcoxon": lambda config, seed: (pruners.WilcoxonPruner, {}),
+    "patient": lambda config, seed: (pruners.PatientPruner, {"wrapped_pruner": None, "patience": 2}),
+    "threshold": lambda config, seed: (pruners.ThresholdPruner, {"lower": -math.inf, "upper": math.inf}),
     "none": lambda config, seed: (pruners.NopPruner, {}),
 }
 """Name to recipe, from the configuration and a seed."""
-_NOT_OPTIONS = ("self", "seed", "gamma", "weights", "constraints_func", "categorical_distance_func")
+_NOT_OPTIONS = (
+    "self", "config", "seed", "gamma", "weights", "constraints_func", "categorical_distance_func",
+    "independent_sampler", "wrapped_pruner", "source_trials", "x0",
+)  # fmt: skip
 """Arguments of Optuna's classes that a YAML file cannot give."""
+
+
+_NEEDS = {"gp": ("torch", "scipy"), "cmaes": ("cmaes",), "qmc": ("scipy",), "wilcoxon": ("scipy",)}
+"""Packages that a strategy imports when it is asked, and that may be missing."""
 
 
 def check(config: Config, where: Where | None = None) -> None:
@@ -193,6 +225,13 @@ def _make(
         shown = repr(name) if name else f"{given!r} without a name"
         raise ConfigError(f"{path}: got {shown}{nearest(name, table)}; allowed: {', '.join(table)}; give one of these")
     options = {} if isinstance(given, str) else {key: value for key, value in given.items() if key != "name"}
+    missing = [package for package in _NEEDS.get(name, ()) if find_spec(package) is None]
+    if missing:
+        usable = [each for each in table if all(find_spec(package) for package in _NEEDS.get(each, ()))]
+        raise ConfigError(
+            f"{path}: {name} needs {' and '.join(missing)}, not installed here; allowed: {', '.join(usable)}; "
+            f"choose one of these, or pip install {' '.join(missing)}"
+        )
     cls, arguments = table[name](config, seed)
     allowed = [option for option in inspect.signature(cls).parameters if option not in _NOT_OPTIONS]
     for option in options:

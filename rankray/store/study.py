@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from pydantic import ValidationError
 
 import rankray
 from rankray.config.schema import Config
+from rankray.config.space import baseline_points
 from rankray.errors import StoreError, nearest
-from rankray.store.backend import connect
+from rankray.store.ask import Plan
+from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
 from rankray.store.identity import as_stored, check_same, restore, snapshot
 from rankray.store.migrate import CONFIG, continued, current, migrate_study, migrated, migrated_config
@@ -24,6 +26,7 @@ from rankray.store.records import PROVENANCE
 from rankray.store.strategies import check, direction
 from rankray.store.trials import StudyStore
 from rankray.store.urls import masked
+from rankray.store.warm import check_earlier, earlier_points
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ def open_study(
     *,
     provenance: Mapping[str, Any] | None = None,
     lease_seconds: float | None = None,
+    plan: Plan | None = None,
 ) -> StudyStore:
     """Create a study, or open it again to resume it.
 
@@ -53,22 +57,48 @@ def open_study(
             must stay the same.
         lease_seconds: how long a driver may be silent before it is declared dead; RANKRAY_LEASE_SECONDS, or 60, if
             None.
+        plan: says from the study's trials so far which points are to be tried, as (origin, params), and nothing else is
+            tried. It is asked often, by every driver, and each must give the same answer. None tries the points that
+            the configuration names, then what the sampler proposes.
 
     Raises:
         StudyMismatch: the study exists and was made from another configuration, data or model.
-        StoreError: the URL is wrong, or a newer version of rankray wrote the study.
+        StoreError: the URL is wrong, a newer version of rankray wrote the study, or it names an earlier study that has
+            nothing to give (`warm`).
         ConfigError: the sampler or the pruner is unknown, or its options are wrong.
         StoreUnavailable: the store does not answer.
     """
     check(config)
-    storage = connect(url)
+    return _open(connect(url), masked(url), config, dict(provenance or {}), lease_seconds, plan)
+
+
+def open_rehearsal(config: Config) -> StudyStore:
+    """Open a new study that is kept in this process's memory, and nowhere else.
+
+    Raises:
+        ConfigError: the sampler or the pruner is unknown, or its options are wrong.
+    """
+    check(config)
+    return _open(RetryingStorage(InMemoryStorage(), "memory://"), "memory://", config, {}, None, None)
+
+
+def _open(
+    storage: RetryingStorage,
+    shown_url: str,
+    config: Config,
+    provenance: dict[str, Any],
+    lease_seconds: float | None,
+    plan: Plan | None,
+) -> StudyStore:
     given = {
         "id": uuid.uuid4().hex,
         "schema": current(),
         "config": snapshot(config),
-        "provenance": dict(provenance or {}),
+        "provenance": provenance,
         "versions": versions(),
     }
+    if config.name not in _names(storage):
+        check_earlier(storage, config)
     claims = Claims(storage, find_or_create(storage, config.name + SUFFIX, direction(config)))
     claims.refresh()
     refuse_parts(storage, config.name, claims.study_id)
@@ -76,10 +106,14 @@ def open_study(
     stored, config = migrated(config.name, identity), continued(config, identity)
     check_same(config.name, stored, {**given, "config": snapshot(config)})
     config = as_stored(config, stored["config"])
+    earlier = earlier_points(storage, claims, config)
     study_id = find_or_create(storage, config.name, direction(config))
     migrate_study(storage, study_id, config.name)
     _describe(storage, study_id, stored, config.study.trials)
-    return _read(StudyStore(storage, study_id, claims, config, url=masked(url), lease_seconds=lease_seconds))
+    points = [*baseline_points(config), *earlier] if plan is None else plan
+    return _read(
+        StudyStore(storage, study_id, claims, config, url=shown_url, lease_seconds=lease_seconds, points=points)
+    )
 
 
 def attach(url: str, name: str) -> StudyStore:

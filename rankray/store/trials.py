@@ -22,7 +22,7 @@ from rankray.config.schema import Config
 from rankray.config.space import distributions
 from rankray.contracts import Report, Verdict, WorkLost
 from rankray.errors import LeaseLost, StoreError
-from rankray.store.ask import Asker
+from rankray.store.ask import Asker, Plan, Points
 from rankray.store.backend import RetryingStorage
 from rankray.store.claims import IDENTITY, Claims
 from rankray.store.dry_run import DryRunStorage
@@ -45,7 +45,7 @@ from rankray.store.records import (
     steps_of,
     ticket_of,
 )
-from rankray.store.strategies import direction
+from rankray.store.strategies import prune_direction
 
 
 class StudyStore(TrialOwnership):
@@ -71,15 +71,16 @@ class StudyStore(TrialOwnership):
         url: str,
         read_only: bool = False,
         lease_seconds: float | None = None,
+        points: Points | Plan = (),
     ) -> None:
         super().__init__(storage, study_id, claims, config, read_only=read_only, lease_seconds=lease_seconds)
-        self.url = url
+        self.url, self._given = url, points
         self._order = list(distributions(config))
         self._points = FinitePoints(config, self._history)
         if not read_only:
-            self._asker = Asker(storage, study_id, self._history, config, self.driver)
+            self._asker = Asker(storage, study_id, self._history, config, self.driver, points)
             self._points = self._asker.points
-            self._judge = Judge(DryRunStorage(storage, study_id, direction(config)), self.name, config)
+            self._judge = Judge(DryRunStorage(storage, study_id, prune_direction(config)), self.name, config)
 
     def __repr__(self) -> str:
         return f"StudyStore({self.name!r}, {self.url!r})"
@@ -160,7 +161,7 @@ class StudyStore(TrialOwnership):
             fence = self._own(trial)
             record = steps.get(report.step)
             if record is None:
-                record = self._judge.judge(trial, report, self._history.trials)
+                record = self._judge.judge(trial, report, self._history.for_pruner)
                 self.storage.set_trial_user_attr(trial_id(trial), step_key(record.step, fence), record.to_json())
                 if record.stop:
                     self._own(trial)
@@ -228,15 +229,21 @@ class StudyStore(TrialOwnership):
 
     @property
     def done(self) -> bool:
-        """Whether the budget is used up, or every point of a finite space has been tried."""
-        return self.finished >= self.budget or self.exhausted
+        """Whether the budget is used up, or no point is left: of a finite space, or of a plan."""
+        with self._lock:
+            self._history.refresh()
+            if self._history.finished >= self.budget:
+                return True
+            if callable(self._given):
+                return not self.read_only and self._asker.plan_is_done
+            return self._points.exhausted
 
     @property
     def exhausted(self) -> bool:
         """Whether every point of a finite space has been tried, so that no trial is left to be made."""
         with self._lock:
             self._history.refresh()
-            return self._points.exhausted
+            return not callable(self._given) and self._points.exhausted
 
     def counts(self) -> Counts:
         """Return how many trials are in which state, over all drivers."""

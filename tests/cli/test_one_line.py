@@ -93,7 +93,7 @@ def test_an_evaluation(rankray, tree, tmp_path):
 def test_a_sampler(add_line, rankray, tree, tmp_path):
     """One with a seed that is always the same, so that every trial gets the same draw, as under no other sampler."""
     add_line("store/strategies.py", "SAMPLERS", SAME_DRAW)
-    made = tree(study__sampler="mine", study__pruner="none", study__trials=2, study__baselines=[])
+    made = tree(study__sampler="mine", study__pruner="none", study__trials=2, study__known=[])
     made["space"] = {"loss.temperature": {"float": [0.5, 4.0]}}
     done = rankray("search", made)
     assert done.returncode == 0, done.stderr

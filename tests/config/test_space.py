@@ -167,9 +167,9 @@ def test_baselines_stay_out_where_the_space_excludes_them():
 
 def test_warm_starts_must_lie_in_the_space():
     space = {"loss.temperature": {"float": [0.5, 4.0]}}
-    study = {"warm_start": [{"loss.temperature": 9.0}, {"loss.alpha": 1.0}], "baselines": []}
+    study = {"warm_start": [{"loss.temperature": 9.0}, {"loss.alpha": 1.0}], "known": []}
     assert [path for path, _ in space_problems(config(space, study=study))] == ["loss.temperature", "loss.alpha"]
-    study = {"warm_start": [{"loss.temperature": 3.0}], "baselines": []}
+    study = {"warm_start": [{"loss.temperature": 3.0}], "known": []}
     assert baseline_points(config(space, study=study)) == [("warm_start", {"loss.temperature": 3.0})]
 
 
@@ -191,6 +191,47 @@ def test_contains():
     ]
     assert not space["loss.base"].contains("prob")
     assert not space["loss.alpha"].contains("0.5")
+
+
+def test_known_settings_in_their_order_with_a_ladder_of_rates():
+    space = {**CONDITIONAL, "train.learning_rate": {"float": [1e-6, 1e-4], "log": True}}
+    mine = {"loss.objective": "rri", "loss.temperature": 0.7}
+    points = baseline_points(config(space, study={"known": ["paper", "rates", "sft", mine]}))
+    assert [origin for origin, _ in points] == [
+        "baseline:paper", "known:rates", "known:rates", "baseline:sft", "known"
+    ]  # fmt: skip
+    paper = points[0][1]
+    assert [params for origin, params in points if origin == "known:rates"] == [
+        {**paper, "train.learning_rate": pytest.approx(5e-5 / 3)},
+        {**points[3][1], "train.learning_rate": pytest.approx(5e-5 / 3)},
+    ], "three times the file's rate lies outside"
+    assert points[-1][1] == mine
+
+
+def test_a_ladder_without_named_settings_or_without_the_file_s_rate():
+    space = {"train.learning_rate": {"float": [1e-6, 1e-3], "log": True}, "loss.temperature": {"float": [0.5, 2.0]}}
+    rates = [params for _, params in baseline_points(config(space, study={"known": ["rates"]}))]
+    assert rates == [
+        {"train.learning_rate": pytest.approx(rate), "loss.temperature": 1.0} for rate in (1.5e-4, 5e-5 / 3)
+    ]
+    far = baseline_points(config(space, study={"known": ["rates"]}, train={"learning_rate": 0.1}))
+    middle = [params["train.learning_rate"] for _, params in far]
+    assert middle == pytest.approx([10**-4.5, 10**-5.5, 10**-3.5])
+    fixed = {"loss.temperature": {"float": [0.5, 2.0]}}
+    assert baseline_points(config(fixed, study={"known": ["rates"]})) == [], "the rate is not searched"
+
+
+def test_the_earlier_name_of_known_is_still_read():
+    assert config(study={"baselines": ["sft"]}).study.known == ["sft"]
+    assert config(study={"baselines": []}).study.known == []
+    with pytest.raises(ValueError, match="got known and baselines"):
+        config(study={"baselines": [], "known": ["sft"]})
+
+
+def test_known_points_must_lie_in_the_space():
+    space = {"loss.temperature": {"float": [0.5, 4.0]}}
+    problems = space_problems(config(space, study={"known": [{"loss.temperature": 9.0}], "warm_start": ["earlier"]}))
+    assert problems == [("loss.temperature", "study.known[0] has 9.0, which lies outside the distribution")]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,15 @@ from rankray.data import tokenize
 from rankray.data.tokenize import load_split
 from rankray.errors import DataError
 
-COLUMNS = {"input_ids": [[1, 2, 3]], "labels": [[-100, 2, 3]], "start": [1], "supervised": [True], "length": [5]}
+COLUMNS = {
+    "input_ids": [[1, 2, 3]],
+    "labels": [[-100, 2, 3]],
+    "start": [1],
+    "supervised": [True],
+    "length_tokens": [5],
+    "length_supervised": [4],
+    "length_kept": [2],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +121,7 @@ def test_processes_at_once_make_a_table_once(tmp_path):
 
 def test_a_split_is_tokenised_once_for_all_processes(source, tokenizer, monkeypatch):
     first = load_split("train", section(source), tokenizer, 64)
-    monkeypatch.setattr(tokenize, "_tokenise_texts", lambda *_: never())
+    monkeypatch.setattr(tokenize, "encode", lambda *_: never())
     second = load_split("train", section(source), tokenizer, 64)
     assert second.tokens == first.tokens
     assert second.rows == first.rows
@@ -126,7 +134,7 @@ def test_a_split_is_tokenised_once_for_all_processes(source, tokenizer, monkeypa
 )
 def test_everything_the_tokens_depend_on_counts(source, tokenizer, monkeypatch, change):
     load_split("train", section(source), tokenizer, 64)
-    monkeypatch.setattr(tokenize, "_tokenise_texts", lambda *_: never())
+    monkeypatch.setattr(tokenize, "encode", lambda *_: never())
     if change.pop("source", False):
         source.write_text(source.read_text() + json.dumps({"q": "9", "a": "9"}) + "\n")
     if change.pop("eos", False):
@@ -161,7 +169,7 @@ def test_a_hub_dataset_is_found_again_by_its_name_and_cache_files(tmp_path, toke
         writer.finalize()
     monkeypatch.setattr(datasets, "load_dataset", load)
     first = load_split("train", section("a/b:train"), tokenizer, 64)
-    monkeypatch.setattr(tokenize, "_tokenise_texts", lambda *_: never())
+    monkeypatch.setattr(tokenize, "encode", lambda *_: never())
     if change == "file":
         os.utime(tmp_path / "hub.arrow", (1, 1))
     if change == "nothing":

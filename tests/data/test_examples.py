@@ -4,7 +4,8 @@ import decimal
 import pytest
 
 from rankray.config.sections import DataSection
-from rankray.data.examples import Example, Places, common_prefix, make_examples
+from rankray.data.chat import Example
+from rankray.data.examples import Places, common_prefix, make_examples
 from rankray.data.files import Rows
 from rankray.errors import DataError
 
@@ -76,7 +77,7 @@ def test_messages_end_at_the_last_assistant_turn():
     ("value", "said"),
     [
         ("hello", "row 1 holds 'hello'"),
-        ([{"role": "user"}], "row 1 holds"),
+        ([{"role": "user"}], "row 1, turn 1 holds"),
         ([{"role": "user", "content": "x"}], "no assistant turn .roles: user"),
         ([], "no assistant turn .roles: none"),
     ],

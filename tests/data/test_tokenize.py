@@ -3,7 +3,8 @@ import json
 import pytest
 
 from rankray.config.sections import DataSection
-from rankray.data.tokenize import Tokens, load_split
+from rankray.data.encode import Tokens
+from rankray.data.tokenize import load_split
 from rankray.errors import DataError, ModelError
 
 

@@ -161,3 +161,10 @@ def test_pass_through_fields(check):
     with pytest.raises(ConfigError, match=r"search\.yaml:\d+: train.sft.learning_rate: .*set train.learning_rate"):
         check(train__sft={"learning_rate": 1.0})
     assert check(train__sft={"max_grad_norm": 0.5})["model"]
+
+
+def test_a_test_split_is_checked_and_has_a_fingerprint(check, data_file):
+    found = check(data__test=str(data_file))
+    assert found["data"]["test"] == found["data"]["eval"]
+    assert "test" not in check()["data"]
+    fails(check, DataError, "test", "no file", data__test=str(data_file).replace("sums", "summs"))

@@ -42,7 +42,7 @@ def test_the_sizes_of_the_splits(check):
 
 def test_more_than_five_percent_cut_is_a_warning_with_the_length_that_fits(check):
     whole = check().data["train"]
-    longest = whole.lengths[2]
+    longest = whole.longest
     found = check(data__max_length=longest - 1)
     assert found.data["train"].cut > 0
     [warning, _] = found.warnings
@@ -98,7 +98,7 @@ def test_a_tokenizer_that_writes_more_than_the_model_embeds(check, tmp_path):
     [
         ("{{ raise_exception('only users here') }}", "only users here"),
         ("{% for m in messages %}{{ m.content }}", "unexpected end of template|Unexpected end of template"),
-        ("{{ messages[0].nothing.at_all }}", "ndefined"),
+        ("{{ messages[0].nothing.at_all }}", "has no attribute"),
     ],
 )
 def test_a_chat_template_that_fails(check, tmp_path, template, said):
@@ -106,7 +106,7 @@ def test_a_chat_template_that_fails(check, tmp_path, template, said):
     (chat / "chat_template.jinja").write_text(template)
     turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
     rows = write_rows(tmp_path / "chat.jsonl", [{"chat": turns}])
-    with pytest.raises(ModelError, match=rf"search.yaml:\d+: data.messages: .*chat template refuses .*{said}"):
+    with pytest.raises(DataError, match=rf"data.messages: .*chat.jsonl:1: .*chat template refuses .*{said}"):
         check(model__path=str(chat), data__train=rows, data__eval=rows, data__messages="chat")
 
 

@@ -35,6 +35,9 @@ OBJECTIVES: list[tuple[str, dict[str, Any]]] = [
     ("talr", {"min_weight": 0.02}),
     ("talr", {"talr_temperature": 3.0}),
     ("eaft", {"alpha": 1.7}),
+    ("power", {"alpha": 0.4}),
+    ("threshold", {"q": 0.02}),
+    ("deft", {}),
 ]
 
 
@@ -106,6 +109,7 @@ def naive_stats(logits_NV: Tensor, target_N: Tensor) -> TokenStats:
         (sorted_NV * rank_V).sum(-1),
         torch.special.entr(top_NK).sum(-1),
         sorted_NV[:, 0],
+        (prob_NV**2).sum(-1),
     )
 
 

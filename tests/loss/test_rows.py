@@ -11,7 +11,7 @@ from rankray.loss import rows
 from rankray.loss.rows import Readings, RowReader
 from rankray.loss.stats import _read_chunk
 
-EVERYTHING = frozenset({"entropy_bits_N", "rank_N", "expected_rank_N"})
+EVERYTHING = frozenset({"entropy_bits_N", "rank_N", "expected_rank_N", "prob_square_sum_N"})
 
 
 def some_rows(count: int, vocabulary: int = 6000, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:

@@ -17,6 +17,12 @@ from rankray.loss.weights import expected_rank_bound
 logit_rows = st.lists(st.floats(-30, 30), min_size=2, max_size=60)
 
 
+def columns_of(*stats: TokenStats) -> list[tuple[torch.Tensor, ...]]:
+    """The statistics that `token_stats` makes, side by side."""
+    assert all(each.log_ratio_N is None for each in stats)
+    return list(zip(*(each[:-1] for each in stats), strict=True))
+
+
 def random_logits(rows: int, vocabulary: int, spread: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(vocabulary)
     logits_NV = torch.randn(rows, vocabulary, generator=generator) * spread
@@ -32,7 +38,7 @@ shapes = pytest.mark.parametrize(
 @shapes
 def test_float64_agrees_with_the_reference(vocabulary, spread):
     logits_NV, target_N = random_logits(40, vocabulary, spread, torch.float64)
-    for mine, true in zip(token_stats(logits_NV, target_N), reference.token_stats(logits_NV, target_N), strict=True):
+    for mine, true in columns_of(token_stats(logits_NV, target_N), reference.token_stats(logits_NV, target_N)):
         torch.testing.assert_close(mine, true, rtol=1e-13, atol=1e-13)
 
 
@@ -44,7 +50,7 @@ def test_every_statistic_is_as_good_as_the_naive_one(vocabulary, spread, dtype, 
     ours, naive = token_stats(logits_NV, target_N), naive_token_stats(wide_NV, target_N)
     truth = reference.token_stats(logits_NV, target_N)
     assert torch.equal(ours.rank_N.double(), truth.rank_N)
-    for mine, simple, true in zip(ours, naive, truth, strict=True):
+    for mine, simple, true in columns_of(ours, naive, truth):
         assert mine.dtype == wide_NV.dtype
         no_worse(mine, simple, true)
 
@@ -54,7 +60,7 @@ def test_rows_spanning_several_chunks_are_those_of_each_row_alone():
     whole = token_stats(logits_NV, target_N)
     for row in (0, 255, 256, 511, 512, 600):
         alone = token_stats(logits_NV[row : row + 1], target_N[row : row + 1])
-        for column, single in zip(whole, alone, strict=True):
+        for column, single in columns_of(whole, alone):
             torch.testing.assert_close(column[row : row + 1], single, rtol=1e-13, atol=1e-13)
 
 
@@ -64,7 +70,7 @@ def test_the_input_is_left_alone_and_nothing_is_differentiable():
     before = logits_NV.detach().clone()
     stats = token_stats(logits_NV, target_N)
     assert torch.equal(logits_NV.detach(), before)
-    assert not any(column.requires_grad for column in stats)
+    assert not any(column.requires_grad for (column,) in columns_of(stats))
 
 
 def test_ties_count_against_the_target():
@@ -85,6 +91,7 @@ def test_a_certain_prediction():
     assert stats.rank_N.tolist() == [1.0, 30.0]
     assert stats.expected_rank_N.tolist() == [1.0, 1.0]
     assert stats.top_entropy_nats_N.tolist() == [0.0, 0.0]
+    assert stats.prob_square_sum_N.tolist() == [1.0, 1.0]
 
 
 def test_a_logit_of_minus_infinity_is_a_token_of_probability_zero():
@@ -93,7 +100,7 @@ def test_a_logit_of_minus_infinity_is_a_token_of_probability_zero():
         token_stats(logits_NV, torch.tensor([1])),
         token_stats(logits_NV[:, [0, 1, 3]], torch.tensor([1])),
     )
-    for column, other in zip(with_hole, without, strict=True):
+    for column, other in columns_of(with_hole, without):
         torch.testing.assert_close(column, other)
     assert token_stats(logits_NV, torch.tensor([2])).log_prob_N.item() == -math.inf
 
@@ -134,13 +141,13 @@ def test_the_order_of_the_vocabulary_does_not_matter(row, random):
     logits_NV = torch.tensor([row], dtype=torch.float64)
     before = token_stats(logits_NV, torch.tensor([order[0]]))
     after = token_stats(logits_NV[:, order], torch.tensor([0]))
-    for column, permuted in zip(before, after, strict=True):
+    for column, permuted in columns_of(before, after):
         torch.testing.assert_close(column, permuted, rtol=1e-12, atol=1e-12)
 
 
 def test_no_rows():
     stats = token_stats(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long))
-    assert [len(column) for column in stats] == [0] * 6
+    assert [len(column) for column in stats if column is not None] == [0] * 7
 
 
 def test_stats_can_be_written_by_hand():

@@ -133,7 +133,7 @@ def test_a_probability_that_underflows_does_no_harm():
 
 
 def test_a_nan_statistic_gives_a_nan_weight(objective):
-    stats = TokenStats(*torch.full((6, 2), math.nan))
+    stats = TokenStats(*torch.full((7, 2), math.nan))
     weight_N = token_weights(stats, **objective)
     assert weight_N.isnan().all() or objective["objective"] == "sft"
 

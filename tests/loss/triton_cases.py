@@ -12,7 +12,7 @@ from rankray.loss import fused, reference, weighted_nll, weighted_nll_with_stats
 from rankray.loss import triton as kernels
 from rankray.loss.stats import ALL_STATS
 
-KINDS = [{"objective": "rri"}, {"objective": "rri", "form": "exact"}, {"objective": "eaft"}, {"objective": "dft"}]
+KINDS = [{"objective": "rri"}, {"objective": "rri", "form": "exact"}, {"objective": "eaft"}, {"objective": "deft"}]
 SHAPES = {"plain": {}, "capped": {"logit_scale": 0.7, "logit_softcap": 8.0}, "flipped": {"logit_scale": -0.5}}
 objectives = pytest.mark.parametrize("objective", KINDS, ids=lambda kind: "-".join(kind.values()))
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -75,7 +75,7 @@ def test_statistics_are_as_good_as_the_naive_ones(dtype, shape, spread, naive_to
     if options["softcap"]:
         exact_CV = options["softcap"] * torch.tanh(exact_CV / options["softcap"])
     naive, truth = naive_token_stats(wide_CV, label_C), reference.token_stats(exact_CV, label_C)
-    for mine, simple, true in zip(ours, naive, truth, strict=True):
+    for mine, simple, true in zip(ours[:-1], naive[:-1], truth[:-1], strict=True):
         no_worse(mine, simple, true)
     if shape != "capped":  # a rounded tanh makes ties of its own, and of several largest the first is greedy
         assert torch.equal(ours.rank_N.double(), truth.rank_N)

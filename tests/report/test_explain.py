@@ -12,7 +12,7 @@ def test_a_field_says_what_is_allowed_and_its_default():
     assert lines[0] == "loss.temperature: float, above 0; default 1.0"
     assert "Rank-mapping temperature" in lines[1]
     assert explain_lines("loss.form")[0] == "loss.form: bound | exact; default 'bound'"
-    assert explain_lines("study.baselines")[0] == "study.baselines: list of sft | paper; default ['sft', 'paper']"
+    assert explain_lines("study.known")[0].startswith("study.known: list of sft | paper | rates")
     assert "required" in explain_lines("data.train")[0]
 
 

@@ -15,10 +15,14 @@ OUTAGE_SECONDS = float(os.environ.get("RANKRAY_TEST_OUTAGE_SECONDS", "0"))
 PATIENCE_SECONDS = 4
 """How long the store may stay away from the second launch; from the first, as long as by default."""
 WATCHED = """\
+import os
 import time
 
 
 def briefly(model, tokenizer, rows):
+    # From the fourth on an evaluation waits for the outage, so that it finds trials in the middle.
+    while os.path.exists("{log}") and len(open("{log}").readlines()) >= 4 and not os.path.exists("{log}.down"):
+        time.sleep(0.1)
     time.sleep(0.4)
     with open("{log}", "a") as log:
         log.write("evaluated\\n")
@@ -50,6 +54,7 @@ def test_an_outage_is_trained_through_and_one_without_end_is_given_up_and_resume
     before = place.recorded()
     server.stop()
     there, gone = evaluations(), time.monotonic()
+    (tmp_path / "evaluated.down").touch()
     # Trials continue to train.
     until(lambda: evaluations() >= there + 2 and time.monotonic() >= gone + OUTAGE_SECONDS, process, log=place.log)
     trained = evaluations() - there

@@ -33,7 +33,13 @@ def make_config(*, study: dict[str, Any] | None = None, **changes: Any) -> Confi
         "train": {"max_steps": FULL},
         "evaluate": {"every_steps": 10},
         "space": SPACE,
-        "study": {"trials": 8, "baselines": [], "sampler": "random", **(study or {})},
+        "study": {
+            "trials": 8,
+            "known": [],
+            "sampler": "random",
+            "pruner": "successive_halving",
+            **(study or {}),
+        },
     }
     return Config.model_validate({**tree, **changes})
 

@@ -34,7 +34,7 @@ from store.helpers import FULL, begin, begin_and_die, drive, make_config, run_tr
 
 
 def test_a_search_ends_with_the_exact_budget(any_url: str) -> None:
-    store = open_study(any_url, make_config(study={"trials": 7, "sampler": "tpe", "baselines": ["sft", "paper"]}))
+    store = open_study(any_url, make_config(study={"trials": 7, "sampler": "tpe", "known": ["sft", "paper"]}))
     drive(store)
     counts = store.counts()
     assert (counts.finished, counts.running, counts.waiting, counts.failed) == (7, 0, 0, 0)
@@ -124,7 +124,7 @@ def test_failures_are_tried_again_as_often_as_allowed(url: str) -> None:
 
 def test_points_are_tried_first_and_once_however_often_it_restarts(url: str) -> None:
     warm = [{"train.learning_rate": 1e-4}, {"loss.objective": "sft"}, {"train.learning_rate": 1e-4}]
-    config = make_config(study={"trials": 5, "baselines": ["sft", "paper"], "warm_start": warm})
+    config = make_config(study={"trials": 5, "known": ["sft", "paper"], "warm_start": warm})
     origins = []
     for _ in range(4):
         with open_study(url, config) as store:
@@ -144,7 +144,7 @@ def test_points_are_tried_first_and_once_however_often_it_restarts(url: str) -> 
 
 def test_what_was_killed_before_it_had_parameters_is_discarded(url: str) -> None:
     """Trap 2, and a warm-start point lost that way is tried again."""
-    config = make_config(study={"trials": 3, "baselines": ["sft"]})
+    config = make_config(study={"trials": 3, "known": ["sft"]})
     killed = open_study(url, config)
     killed.join()
     begin_and_die(killed)

@@ -61,7 +61,7 @@ def test_kills_lose_nothing_and_repeat_nothing(any_url: str, dice: random.Random
 
 
 def test_three_drivers_share_an_exact_budget(any_url: str) -> None:
-    config = make_config(study={"trials": BUDGET, "baselines": ["sft", "paper"]})
+    config = make_config(study={"trials": BUDGET, "known": ["sft", "paper"]})
     drivers = [Driver(any_url, config, waits=True) for _ in range(3)]
     for driver in drivers:
         driver.go()

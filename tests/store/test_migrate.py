@@ -18,7 +18,7 @@ from rankray.store.move import copy_study
 from store.helpers import begin, drive, make_config, run_trial, stored
 
 FIXTURES = Path(__file__).parent / "fixtures"
-STUDY = {"trials": 6, "baselines": ["sft"], "warm_start": [{"train.learning_rate": 1e-4}]}
+STUDY = {"trials": 6, "known": ["sft"], "warm_start": [{"train.learning_rate": 1e-4}]}
 
 
 @pytest.fixture(params=["sqlite:///schema-0.db", "journal:///schema-0.log"], ids=["sqlite", "journal"])
@@ -124,13 +124,13 @@ def test_steps_are_applied_in_memory_to_look_and_stored_to_work(old_url: str, mo
     config, known = make_config(study=STUDY), {"data": "d1", "model": "m1"}
     for _ in range(2):
         store = open_study(old_url, config, provenance=known)
-        assert attributes(store)[SCHEMA] == 2
+        assert attributes(store)[SCHEMA] == current()
         assert attributes(store)[CONFIG]["train"]["steps"] == 4
         assert "max_steps" not in attributes(store)[CONFIG]["train"]
     assert attach(old_url, "s").config.train.max_steps == 40
     store.storage.set_study_user_attr(store.study_id, SCHEMA, None)  # as a kill between the two writes leaves it
     open_study(old_url, config, provenance=known)
-    assert attributes(store)[SCHEMA] == 2
+    assert attributes(store)[SCHEMA] == current()
     assert attributes(store)[CONFIG]["train"]["steps"] == 4
 
 

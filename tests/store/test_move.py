@@ -23,7 +23,7 @@ PAIRS = [
 
 def half_done(url: str) -> Any:
     """A study with a trial in each state: pruned, complete, failed, and one that was running when its driver left."""
-    store = open_study(url, make_config(study={"trials": 6, "baselines": ["sft"]}), provenance={"data": "d"})
+    store = open_study(url, make_config(study={"trials": 6, "known": ["sft"]}), provenance={"data": "d"})
     with store:
         for number in range(2):
             ticket = begin(store)
@@ -54,7 +54,7 @@ def test_a_copy_shows_what_the_original_shows_and_is_resumed(
     before = shown(source)
     assert copy_study(source, target, "s") == 4
     assert shown(target) == before == shown(source)
-    copied = open_study(target, make_config(study={"trials": 6, "baselines": ["sft"]}), provenance={"data": "d"})
+    copied = open_study(target, make_config(study={"trials": 6, "known": ["sft"]}), provenance={"data": "d"})
     waiting = [trial.number for trial in copied.trials() if trial.state == TrialState.WAITING]
     with copied:
         assert [begin(copied).number for _ in waiting] == waiting
@@ -99,7 +99,7 @@ def test_a_copy_that_was_interrupted_is_refused_and_made_again(
         copy_study(sqlite_url, journal_url, "s")
     assert list_studies(journal_url) == []
     with pytest.raises(StoreError, match="being copied, or that was interrupted"):
-        open_study(journal_url, make_config(study={"trials": 6, "baselines": ["sft"]}))
+        open_study(journal_url, make_config(study={"trials": 6, "known": ["sft"]}))
     assert copy_study(sqlite_url, journal_url, "s") == 4
     assert shown(journal_url) == shown(sqlite_url)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import optuna
@@ -8,11 +9,15 @@ from optuna import pruners, samplers
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler, TPESampler
 
+from rankray.config import distributions
 from rankray.config.schema import Config
 from rankray.errors import ConfigError
-from rankray.store import open_study
+from rankray.store import open_rehearsal, open_study, strategies
+from rankray.store.auto import AutoSampler
+from rankray.store.grid import GridSampler
+from rankray.store.pruning import DivergencePruner
 from rankray.store.strategies import PRUNERS, SAMPLERS, check, derived_seed, pruner, sampler
-from store.helpers import SPACE, drive, make_config, run_trial
+from store.helpers import SPACE, begin, drive, make_config, run_trial
 
 
 def with_study(**changes: Any) -> Config:
@@ -21,7 +26,22 @@ def with_study(**changes: Any) -> Config:
     return config.model_copy(update={"study": config.study.model_copy(update=changes)})
 
 
-@pytest.mark.parametrize(("name", "kind"), [("tpe", TPESampler), ("random", RandomSampler)])
+INSTALLED = [
+    name for name in SAMPLERS if all(importlib.util.find_spec(package) for package in strategies._NEEDS.get(name, ()))
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("auto", AutoSampler),
+        ("tpe", TPESampler),
+        ("gp", samplers.GPSampler),
+        ("qmc", samplers.QMCSampler),
+        ("random", RandomSampler),
+        ("grid", GridSampler),
+    ],
+)
 def test_samplers_are_made(name: str, kind: type) -> None:
     assert type(sampler(make_config(study={"sampler": name}), 3)) is kind
 
@@ -32,6 +52,10 @@ def test_samplers_are_made(name: str, kind: type) -> None:
         ("successive_halving", SuccessiveHalvingPruner),
         ("hyperband", HyperbandPruner),
         ("median", MedianPruner),
+        ("auto", DivergencePruner),
+        ("wilcoxon", pruners.WilcoxonPruner),
+        ("patient", pruners.PatientPruner),
+        ("threshold", pruners.ThresholdPruner),
         ("none", NopPruner),
     ],
 )
@@ -78,10 +102,16 @@ def test_a_wrong_option_lists_the_right_ones_before_anything_is_made(
 @pytest.mark.parametrize(
     ("study", "says"),
     [
-        ({"sampler": "tep"}, "study.sampler: got 'tep' (did you mean 'tpe'?); allowed: tpe, random; give one of these"),
-        ({"sampler": {"name": "tep", "seed": 1}}, "study.sampler: got 'tep' (did you mean 'tpe'?); allowed: tpe, "),
+        (
+            {"sampler": "tep"},
+            "study.sampler: got 'tep' (did you mean 'tpe'?); allowed: auto, tpe, gp, cmaes, qmc, random, grid; ",
+        ),
+        ({"sampler": {"name": "tep", "seed": 1}}, "study.sampler: got 'tep' (did you mean 'tpe'?); allowed: auto, "),
         ({"sampler": {"n_startup_trials": 1}}, "study.sampler: got {'n_startup_trials': 1} without a name; allowed: "),
-        ({"pruner": "medain"}, "study.pruner: got 'medain' (did you mean 'median'?); allowed: successive_halving, "),
+        (
+            {"pruner": "medain"},
+            "study.pruner: got 'medain' (did you mean 'median'?); allowed: auto, successive_halving, ",
+        ),
         ({"pruner": {"name": "median", "seed": 3}}, "study.pruner: got the option seed; allowed: interval_steps, "),
     ],
 )
@@ -100,7 +130,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_others(
 
 
 def test_what_is_right_passes_the_check() -> None:
-    for name in SAMPLERS:
+    for name in INSTALLED:
         for other in PRUNERS:
             check(make_config(study={"sampler": name, "pruner": other}))
     check(make_config(study={"sampler": {"name": "tpe", "n_startup_trials": 3}, "pruner": {"name": "hyperband"}}))
@@ -109,16 +139,47 @@ def test_what_is_right_passes_the_check() -> None:
 def test_a_sampler_and_a_pruner_are_added_by_one_line_each(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = {"train.learning_rate": [1e-4, 2e-4, 3e-4], "loss.objective": ["sft"]}
     space = {path: SPACE[path] for path in grid}
-    config = make_config(space=space, study={"trials": 3, "sampler": "grid", "pruner": "late"})
-    with pytest.raises(ConfigError, match=r"study\.sampler: got 'grid'"):
+    config = make_config(space=space, study={"trials": 3, "sampler": "listed", "pruner": "late"})
+    with pytest.raises(ConfigError, match=r"study\.sampler: got 'listed'"):
         check(config)
-    monkeypatch.setitem(SAMPLERS, "grid", lambda config, seed: (samplers.GridSampler, {"search_space": grid}))
+    monkeypatch.setitem(SAMPLERS, "listed", lambda config, seed: (samplers.GridSampler, {"search_space": grid}))
     monkeypatch.setitem(PRUNERS, "late", lambda config, seed: (pruners.PercentilePruner, {"percentile": 50.0}))
     check(config)
     store = open_study(file_url, config)
     drive(store)
     assert store.finished == 3
     assert sorted(trial.params["train.learning_rate"] for trial in store.trials()) == grid["train.learning_rate"]
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_every_sampler_searches_a_conditional_space(name: str) -> None:
+    """Six trials end, two more are in flight, and no two are the same."""
+    config = make_config(study={"sampler": name, "pruner": "none", "trials": 12})
+    with open_rehearsal(config) as store:
+        for _ in range(6):
+            run_trial(store, begin(store))
+        begin(store), begin(store)
+        points = [trial.params for trial in store.trials()]
+    assert len({str(params) for params in points}) == 8
+    for params in points:
+        assert {path for path, field in distributions(config).items() if field.active(params, config)} == set(params)
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_every_pruner_judges_a_search(name: str) -> None:
+    with open_rehearsal(make_config(study={"pruner": name, "trials": 12})) as store:
+        drive(store)
+    assert store.finished == 12
+
+
+def test_a_strategy_whose_package_is_missing_names_it_and_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(strategies._NEEDS, "qmc", ("not_here",))
+    with pytest.raises(ConfigError) as caught:
+        check(make_config(study={"sampler": "qmc"}))
+    said = str(caught.value)
+    assert said.startswith("study.sampler: qmc needs not_here, not installed here; allowed: auto, tpe, ")
+    assert said.endswith("choose one of these, or pip install not_here")
+    assert ", qmc" not in said
 
 
 def test_seeds_depend_on_the_study_and_the_number_of_trials_in_it() -> None:

@@ -27,7 +27,7 @@ def test_another_configuration_is_refused_field_by_field(url: str) -> None:
         loss={"temperature": 2.0},
         train={"max_steps": 80},
         space={"loss.entropy_weight": {"float": [0.0, 1.0]}},
-        study={"baselines": ["sft"]},
+        study={"known": ["sft"]},
     )
     with pytest.raises(StudyMismatch) as caught:
         open_study(url, other, provenance={"data": "d2", "model": "m1", "host": "other"})
@@ -35,7 +35,7 @@ def test_another_configuration_is_refused_field_by_field(url: str) -> None:
     for line in (
         "loss.temperature: stored 1.0, given 2.0",
         "train.max_steps: stored 40, given 80",
-        'study.baselines: stored [], given ["sft"]',
+        'study.known: stored [], given ["sft"]',
         'space.loss.entropy_weight: stored nothing, given {"float": [0.0, 1.0]}',
         "data: stored d1, given d2",
         "--name other",
@@ -181,3 +181,23 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
     assert SECRET not in str(caught.value) + repr(caught.value)
     assert "postgresql://user:***@127.0.0.1:1/" in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_a_test_split_may_be_given_later_but_not_exchanged(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    first, second = ({"data": {"train": "a", "eval": "b", "test": name}} for name in ("c", "d"))
+    plain = {"data": {"train": "a", "eval": "b"}}
+    without, given, other = (
+        config.model_copy(update={"data": config.data.model_copy(update={"test": name})})
+        for config, name in ((make_config(), None), (make_config(), "one.jsonl"), (make_config(), "other.jsonl"))
+    )
+    open_study(url, without, provenance=plain)
+    assert open_study(url, given, provenance=first).config.data.test == "one.jsonl"
+    renamed = [config.model_copy(update={"name": "again"}) for config in (given, other)]
+    open_study(url, renamed[0], provenance=first)
+    with pytest.raises(StudyMismatch, match=r"data\.test: stored one\.jsonl, given other\.jsonl"):
+        open_study(url, renamed[1], provenance=first)
+    with pytest.raises(StudyMismatch, match="data: stored"):
+        open_study(url, renamed[0], provenance=second)
+    with pytest.raises(StudyMismatch, match="data: stored"):
+        open_study(url, given, provenance={"data": {"train": "other", "eval": "b", "test": "c"}})

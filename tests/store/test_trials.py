@@ -127,14 +127,14 @@ def test_raising_the_budget_continues_the_study(url: str) -> None:
 
 
 def test_a_failed_point_is_not_tried_again(file_url: str) -> None:
-    with open_study(file_url, make_config(study={"baselines": ["sft"]})) as store:
+    with open_study(file_url, make_config(study={"known": ["sft"]})) as store:
         store.fail(begin(store).number, "broken")
         assert begin(store).origin == "sampler"
 
 
 def test_a_point_that_failed_with_everything_else_is_tried_by_the_next_driver(file_url: str) -> None:
     """What failed before anything had finished was fixed, or the search would not have been started again."""
-    config = make_config(study={"baselines": ["sft"]})
+    config = make_config(study={"known": ["sft"]})
     with open_study(file_url, config) as store:
         store.fail(begin(store).number, "no such module")
     with open_study(file_url, config) as store:
@@ -160,7 +160,7 @@ def beaten(asker: Any, act: Callable[[], object], monkeypatch: pytest.MonkeyPatc
 
 def test_two_drivers_cannot_take_one_point(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both see it free; the one whose trial has the higher number withdraws it and makes another."""
-    config = make_config(study={"baselines": ["sft"]})
+    config = make_config(study={"known": ["sft"]})
     with open_study(file_url, config) as one, open_study(file_url, config) as two:
         beaten(one._asker, lambda: begin(two), monkeypatch)
         ticket = begin(one)

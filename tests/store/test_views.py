@@ -21,8 +21,8 @@ POINTS = [
 
 
 def play(url: str, **study: Any) -> Any:
-    """The baselines and three points: sft 2.0, paper pruned at 10, rri 1.0 and 3.0 (failed), dft 1.5; one running."""
-    config = make_config(space=SPACE, study={"baselines": ["sft", "paper"], "warm_start": POINTS, "trials": 6, **study})
+    """Baselines and three points: sft 2.0, paper running, rri 1.0 and failed, dft pruned at 10; one more running."""
+    config = make_config(space=SPACE, study={"known": ["sft", "paper"], "warm_start": POINTS, "trials": 6, **study})
     store = open_study(url, config).join()
 
     def begin() -> int:
@@ -51,15 +51,15 @@ def test_status_has_the_shape_of_the_design(url: str) -> None:
     assert {key: status[key] for key in ("study", "state", "trials", "budget", "best")} == {
         "study": "s",
         "state": "running",
-        "trials": {"complete": 2, "pruned": 2, "failed": 1, "running": 1, "waiting": 0},
-        "budget": {"trials": 6, "finished": 4},
+        "trials": {"complete": 2, "pruned": 1, "failed": 1, "running": 2, "waiting": 0},
+        "budget": {"trials": 6, "finished": 3},
         "best": top,
     }
     assert status["first_failure"] == {"number": 3, "reason": "out of memory", "traceback": "Traceback: here"}
     assert [driver["driver"] for driver in status["drivers"]] == [store.driver]
     store.leave()
     status = views.status(attach(url, "s"))
-    assert (status["state"], status["trials"]["waiting"], status["trials"]["running"]) == ("interrupted", 1, 0)
+    assert (status["state"], status["trials"]["waiting"], status["trials"]["running"]) == ("interrupted", 2, 0)
     json.dumps(status, allow_nan=False)
 
 
@@ -81,9 +81,11 @@ def test_a_trial_shows_everything(url: str) -> None:
     assert done["steps"][0]["metrics"] == {"eval/nll": 1.1, "train/loss": None}
     assert done["metrics"]["eval/accuracy"] == 0.5
     assert done["started"] <= done["ended"]
-    pruned = views.trial(view, 1)
-    assert (pruned["state"], pruned["value"], pruned["origin"]) == ("pruned", 9.0, "baseline:paper")
-    assert pruned["reason"] == "successive_halving at step 10: eval/nll 9 is behind"
+    baseline = views.trial(view, 1)
+    assert (baseline["state"], baseline["value"], baseline["origin"]) == ("running", 9.0, "baseline:paper")
+    pruned = views.trial(view, 4)
+    assert (pruned["state"], pruned["value"], pruned["origin"]) == ("pruned", 1.6, "warm_start")
+    assert pruned["reason"] == "successive_halving at step 10: eval/nll 1.6 is behind"
     failed = views.trial(view, 3)
     assert (failed["state"], failed["value"]) == ("failed", None)
     assert (failed["reason"], failed["traceback"]) == ("out of memory", "Traceback: here")

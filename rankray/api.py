@@ -1,0 +1,304 @@
+"""rankray for Python: what the command line does, with values in and out. Everything heavy is imported on use.
+
+    config = rankray.load("search.yaml", {"study.trials": 12})
+    rankray.check(config)
+    study = rankray.search(config)
+    study.best["params"]
+
+A configuration is what `load` returns; each function also takes a path or a mapping. What a user can fix is raised as a
+`rankray.errors.UserError` with the text the command line prints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankray.config import Config, LoadedConfig, config_from, default_store, load_config
+from rankray.config.params import set_path
+from rankray.config.space import space_problems
+from rankray.config.where import resolve_tree
+from rankray.contracts import Outcome, TrialSpec
+from rankray.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from rankray.store import StudyStore
+
+Given = Config | LoadedConfig | str | Path | Mapping[str, Any]
+"""A configuration: what `load` returns, the path of a YAML file, or a mapping with its content."""
+
+
+def load(path: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Config:
+    """Return the configuration of a YAML file, with `overrides` at their dotted paths.
+
+    >>> import rankray
+    >>> config = rankray.load(file, {"study.trials": 12, "train.learning_rate": 1e-4})
+    >>> config.study.trials, config.train.learning_rate
+    (12, 0.0001)
+
+    Args:
+        path: of the file, or a mapping with the content of one.
+        overrides: dotted path -> value, as with `--set`.
+
+    Raises:
+        ConfigError: the file is missing or anything in it is wrong; lists every problem with `file:line`.
+    """
+    return _loaded(path, overrides).config
+
+
+def check(config: Given) -> dict[str, Any]:
+    """Find what is wrong with a configuration and its data, without starting anything.
+
+    >>> import rankray
+    >>> rankray.check(file)["ok"]
+    True
+    >>> rankray.check(rankray.load(file, {"data.train": "nowhere.jsonl"}))["errors"][0][:17]
+    'demo: data.train:'
+
+    Returns:
+        `{"ok", "errors"}`; the errors are lines of `where: what was given; what is allowed; what to do`.
+    """
+    from rankray.cli.common import preflight
+
+    try:
+        preflight(_loaded(config))
+    except UserError as error:
+        return {"ok": False, "errors": str(error).splitlines()}
+    return {"ok": True, "errors": []}
+
+
+def search(config: Given, *, verbose: bool = False) -> Study:
+    """Search until the study holds its number of finished trials, and return it. Call it again to resume or extend.
+
+    >>> import rankray
+    >>> study = rankray.search(rankray.load(file, {"study.trials": 2}))
+    >>> study.status["state"], len(study.trials)
+    ('complete', 2)
+
+    Args:
+        config: what to search.
+        verbose: show what Ray and the libraries print.
+
+    Raises:
+        UserError: something in it cannot work; nothing was started.
+        SearchFailed: the search ran, and ended without doing what was asked.
+    """
+    from rankray.cli.common import preflight
+    from rankray.finetune.epochs import with_steps
+    from rankray.search import run_search
+    from rankray.store import open_study
+
+    loaded = with_steps(_loaded(config), download=True)
+    known = Path(loaded.file)
+    provenance = preflight(loaded).fingerprints | {"file": str(known.absolute() if known.is_file() else known)}
+    opened = open_study(loaded.config.store, loaded.config, provenance=provenance)
+    if not run_search(opened, _Silent(), verbose=verbose):
+        raise KeyboardInterrupt(f"interrupted at {opened.finished} of {opened.budget}; search again to resume")
+    return Study(opened.name, loaded.config.store)
+
+
+def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
+    """Train one trial with the configuration's fixed values, in this process, without Ray.
+
+    >>> import rankray
+    >>> outcome = rankray.train(rankray.load(file, {"loss.temperature": 0.7}))
+    >>> outcome.steps, sorted(outcome.metrics)[:1]
+    (4, ['eval/nll'])
+
+    Args:
+        config: what to train.
+        checkpoint: of an earlier call, to resume from.
+
+    Returns:
+        the last metrics, the steps done, and the directory of the last checkpoint.
+
+    Raises:
+        UserError: something in it cannot work; nothing was started.
+    """
+    from rankray.checkpoints import places, staging
+    from rankray.checkpoints.retention import CheckpointRetention
+    from rankray.cli.common import preflight
+    from rankray.finetune import run
+    from rankray.finetune.epochs import with_steps
+    from rankray.report.training import LineReporter
+
+    loaded = with_steps(_loaded(config), download=True)
+    preflight(loaded)
+    checked = loaded.config
+    places.probe(checked.storage)
+    with CheckpointRetention(checked.storage, f"{checked.name}/train") as retention:
+        reporter = LineReporter(
+            say=lambda line: None,
+            max_steps=checked.full_steps,
+            committed=lambda path: retention.committed(0, path),
+        )
+        tree = checked.model_dump(mode="json") | {"space": {}}
+        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=checkpoint)
+        return staging.train(run, spec, reporter)
+
+
+def best(name: str, store: str | None = None) -> dict[str, Any] | None:
+    """Return the best trial of a study, `{"number", "value", "params", ...}`; None where none is complete.
+
+    >>> import rankray
+    >>> rankray.best("demo", store=url)["number"] >= 0
+    True
+
+    Args:
+        name: of the study.
+        store: its URL; None takes RANKRAY_STORE, or the SQLite file in the current directory.
+
+    Raises:
+        StoreError: there is no such study.
+    """
+    return Study(name, store or default_store()).best
+
+
+def trials(name: str, store: str | None = None) -> Any:
+    """Return all trials of a study: a pandas DataFrame if pandas is installed, else a list of dicts.
+
+    >>> import rankray
+    >>> table = rankray.trials("demo", store=url)
+    >>> sorted({"number", "state", "value", "loss.temperature"} - set(table.columns))
+    []
+
+    The columns are those of `rankray status`, with one more for each searched field.
+
+    Args:
+        name: of the study.
+        store: its URL; None takes RANKRAY_STORE, or the SQLite file in the current directory.
+    """
+    rows = Study(name, store or default_store()).trials
+    flat = [{**{k: v for k, v in row.items() if k != "params"}, **row["params"]} for row in rows]
+    try:
+        import pandas
+    except ImportError:
+        return flat
+    return pandas.DataFrame(flat)
+
+
+class Study:
+    """A study in a store, to look at.
+
+    >>> import rankray
+    >>> study = rankray.TrialStore(url)["demo"]
+    >>> study.status["trials"]["complete"] + study.status["trials"]["pruned"] == len(study.trials)
+    True
+
+    Args:
+        name: of the study.
+        store: URL of the store; it may hold a password, and is never shown.
+
+    Raises:
+        StoreError: there is no such study, or the URL is wrong.
+    """
+
+    def __init__(self, name: str, store: str) -> None:
+        self.name, self._url = name, store
+        self._study()
+
+    def __repr__(self) -> str:
+        return f"<rankray study {self.name}>"
+
+    @property
+    def config(self) -> Config:
+        """What the study was begun with."""
+        config: Config = self._study().config
+        return config
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """How far it is, as `rankray status --json`."""
+        from rankray.store import views
+
+        return views.status(self._study())
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The best trial, or None where none is complete."""
+        from rankray.store import views
+
+        return views.best(self._study())
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """All trials, in the order of their numbers."""
+        from rankray.store import views
+
+        return views.trials(self._study())
+
+    def trial(self, number: int) -> dict[str, Any]:
+        """Return one trial with every report, as `rankray show --json`."""
+        from rankray.store import views
+
+        return views.trial(self._study(), number)
+
+    def _study(self) -> StudyStore:
+        from rankray.store import attach
+
+        return attach(self._url, self.name)
+
+
+class TrialStore:
+    """A trial store and its studies, to look at: a mapping from name to `Study`.
+
+    >>> import rankray
+    >>> list(rankray.TrialStore(url))
+    ['demo']
+
+    Args:
+        url: `sqlite:///...`, `postgresql://...` and so on; None takes RANKRAY_STORE, or the SQLite file in the current
+            directory.
+
+    Raises:
+        StoreError: the URL is wrong.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        from rankray.store import validate_url
+
+        self._url = url or default_store()
+        validate_url(self._url)
+
+    def __iter__(self) -> Any:
+        from rankray.store import list_studies
+
+        return iter(sorted(list_studies(self._url)))
+
+    def __getitem__(self, name: str) -> Study:
+        return Study(name, self._url)
+
+
+class _Silent:
+    """An observer that shows nothing."""
+
+    def phase(self, text: str) -> None:
+        """Show nothing."""
+
+    def started(self, *given: Any, **named: Any) -> None:
+        """Show nothing."""
+
+    def reported(self, *given: Any, **named: Any) -> None:
+        """Show nothing."""
+
+    def ended(self, *given: Any, **named: Any) -> None:
+        """Show nothing."""
+
+
+def _loaded(given: Given, overrides: Mapping[str, Any] | None = None) -> LoadedConfig:
+    if isinstance(given, LoadedConfig):
+        return given
+    if isinstance(given, Config):
+        return LoadedConfig(given, given.name)
+    if isinstance(given, Mapping):
+        tree = json.loads(json.dumps(given))
+        for path, value in (overrides or {}).items():
+            set_path(tree, path, value)
+        resolve_tree(tree, Path.cwd(), lambda path: "mapping")
+        config = config_from({"name": "study", **tree})
+        if problems := space_problems(config):
+            raise ConfigError("\n".join(f"space.{path}: {text}" for path, text in problems))
+        return LoadedConfig(config, config.name)
+    return load_config(given, overrides or {})

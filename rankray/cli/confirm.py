@@ -1,0 +1,141 @@
+"""`rankray confirm`: whether the winner of a search is really better than plain SFT, on seeds it has not seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rankray.cli.common import console, say, store_url
+from rankray.cli.options import NONE, Json, Sets, Store, Study, Verbose
+
+if TYPE_CHECKING:
+    from rankray.config import Config
+    from rankray.contracts import Observer
+    from rankray.store import StudyStore
+
+
+def confirm(
+    study: Study,
+    finalists: Annotated[int, typer.Option(help="Settings of the search to try again, and of plain SFT.")] = 5,
+    choose_seeds: Annotated[int, typer.Option(help="New seeds of each of them, to choose one.")] = 2,
+    seeds: Annotated[int, typer.Option(help="Further seeds of the chosen one and of plain SFT, to decide.")] = 8,
+    looks: Annotated[str, typer.Option(help="Numbers of seeds after which to decide, as 4,8,12,16.")] = "",
+    spending: Annotated[str, typer.Option(help="How looks share the level: obrien_fleming or pocock.")] = (
+        "obrien_fleming"
+    ),
+    plan: Annotated[bool, typer.Option("--plan", help="Print what it would run and can tell; run nothing.")] = False,
+    label: Annotated[str, typer.Option(help="Name of a further confirmation of the same search.")] = "",
+    sets: Sets = NONE,
+    store: Store = "",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare a search's winner with plain SFT at its own best rate, on new seeds. Run again to resume."""
+    from rankray import logs
+    from rankray.report.confirmation import plan_view, verdict_view
+    from rankray.search.confirm import confirmed_config, make_plan, plan_figures, run_confirmation, stored_plan
+    from rankray.search.confirmation import Options
+    from rankray.store import attach
+
+    logs.configure(verbose)
+    options = Options(finalists, choose_seeds, seeds, _numbers(looks), spending).checked()
+    url = store_url(store)
+    search = attach(url, study)
+    config, confirmation = confirmed_config(search, url, _overrides(sets), label)
+    if plan:
+        planned = stored_plan(url, confirmation) or make_plan(search, config, confirmation, options)
+        figures = plan_figures(search, confirmation, planned)
+        print(json.dumps(figures)) if as_json else console().print(plan_view(figures))
+        return
+    provenance = _preflight(search, config, confirmation)
+    verdict = run_confirmation(
+        search,
+        url,
+        config,
+        confirmation,
+        options,
+        lambda running: _watching(running, as_json),
+        provenance=provenance,
+        verbose=verbose,
+    )
+    if verdict is None:
+        say(f"interrupted; run the same command again to resume: rankray confirm {study}", to_stderr=True)
+        raise typer.Exit(130)
+    print(json.dumps(verdict)) if as_json else console().print(verdict_view(verdict))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers in a text such as `4,8,12,16`."""
+    from rankray.errors import ConfigError
+
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise ConfigError(f"confirm: --looks {text}; allowed: numbers of seeds, as in 4,8,12,16; correct it") from None
+
+
+def _overrides(sets: list[str]) -> dict[str, Any]:
+    from rankray.config.yaml_text import parse_value
+    from rankray.errors import ConfigError
+
+    found = {}
+    for each in sets:
+        path, equals, text = each.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {each}: no value; write --set path=value, as in --set data.test=test.jsonl")
+        found[path.strip()] = parse_value(text)
+    return found
+
+
+def _preflight(search: StudyStore, config: Config, confirmation: Config) -> dict[str, Any]:
+    """Check data and model as a search does, and that they are those of the search; return their fingerprints.
+
+    Raises:
+        StudyMismatch: data or model have changed since.
+        UserError: something cannot be trained on.
+    """
+    from rankray.cli.common import preflight
+    from rankray.config import LoadedConfig
+    from rankray.errors import StudyMismatch
+    from rankray.store.identity import FINGERPRINTS
+
+    file = str(search.provenance.get("file", f"study {search.name}"))
+    before, now = search.provenance, preflight(LoadedConfig(config, file), offline=True).fingerprints
+    for key in FINGERPRINTS:
+        old, new = before.get(key), now.get(key)
+        pairs = [(old, new)]
+        if isinstance(old, dict) and isinstance(new, dict):
+            pairs = [(old[each], new[each]) for each in old if each in new]
+        if any(one is not None and two is not None and one != two for one, two in pairs):
+            raise StudyMismatch(
+                f"confirm: {search.name}: its {key} is not what the search trained with ({old}, now {new}); allowed: "
+                "the same; restore it, or search again under another name"
+            )
+    return preflight(LoadedConfig(confirmation, file)).fingerprints | {"file": file, "confirms": search.name}
+
+
+@contextmanager
+def _watching(running: StudyStore, quiet: bool) -> Iterator[Observer]:
+    """Show a confirmation's runs as a search's are shown; with --json, on standard error."""
+    from rich.console import Console
+
+    from rankray.report.board import Board
+    from rankray.report.live import watching
+
+    config = running.config
+    board = Board(
+        config.name,
+        config.study.metric,
+        maximize=config.direction == "maximize",
+        budget=config.study.trials,
+        max_steps=config.full_steps,
+        finished=running.finished,
+    )
+    counts = running.counts()
+    board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
+    with watching(board, Console(stderr=True) if quiet else console()) as observer:
+        yield observer

@@ -1,0 +1,114 @@
+"""`rankray rehearse`: what a budget buys, in virtual time, before anything is spent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rankray.cli.common import console, load, say, store_url
+from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
+
+if TYPE_CHECKING:
+    from rankray.config import Config
+    from rankray.rehearse.worlds import World
+
+SYNTHETIC_WORLDS = 3
+
+
+def rehearse(
+    file: File,
+    sets: Sets = NONE,
+    name: Name = "",
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Recorded runs, csv or parquet: one row per setting, seed and step. Else curves are made up."
+        ),
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches per strategy and world.")] = 5,
+    trials: Annotated[int | None, typer.Option(min=1, help="Finished trials per search; else the file's.")] = None,
+    strategies: Annotated[
+        str,
+        typer.Option(help="Samplers, or sampler+pruner, with commas; `file` is the file's own."),
+    ] = "file,random",
+    reports: Annotated[int | None, typer.Option(min=1, help="Reports per made-up trial; else the file's.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot of who has found the target by when (.svg).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of made-up curves.")] = 0,
+    recorded: Annotated[str, typer.Option("--from", metavar="STUDY", help="Take this study's runs as the table.")] = "",
+    store: Store = "",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run whole searches in virtual time, on recorded or made-up curves, to see what a budget buys."""
+    from rankray import logs
+    from rankray.rehearse.summary import compare, finite, random_median
+    from rankray.report.rehearsals import reached_plot, rehearsal_view
+
+    logs.configure(verbose)
+    config = load(file, sets, store, name).config
+    names = [each for each in (part.strip() for part in strategies.split(",")) if each]
+    worlds, notes = _worlds(config, table, recorded, store, seed, reports)
+    for note in notes:
+        say(note, as_json)
+    done = compare(
+        config,
+        worlds,
+        names,
+        slots=slots,
+        seeds=seeds,
+        trials=trials or config.study.trials,
+        progress=lambda line: say(line, to_stderr=True),
+    )
+    if plot is not None:
+        plot.write_text(reached_plot(done, [world.share for world in worlds], is_synthetic=_is_made_up(worlds)))
+        say(f"plot: {plot}", as_json)
+    if not as_json:
+        console().print(rehearsal_view(done, worlds, slots, random_median(worlds)))
+        return
+    targets = {world.name: world.target for world in worlds}
+    shown: dict[str, Any] = {
+        "slots": slots,
+        "target": round(sum(targets.values()) / len(targets), 6),
+        "targets": {key: round(value, 6) for key, value in targets.items()},
+        "shares": {world.name: round(world.share, 6) for world in worlds},
+        "synthetic": _is_made_up(worlds),
+        "random_median": finite(random_median(worlds)),
+        "strategies": [each.to_json() for each in done],
+    }
+    print(json.dumps(shown))
+
+
+def _worlds(
+    config: Config, table: Path | None, recorded: str, store: str, seed: int, reports: int | None
+) -> tuple[list[World], list[str]]:
+    """Return the worlds to search in, and what must be said of them."""
+    from rankray.errors import UserError
+    from rankray.rehearse.table import read_table, table_of_trials
+    from rankray.rehearse.worlds import synthetic_world, worlds_of
+
+    if table is not None and recorded:
+        raise UserError("rehearse: got --table and --from; allowed: one of the two; leave one out")
+    if table is None and not recorded:
+        made = [synthetic_world(config, seed + index, reports) for index in range(SYNTHETIC_WORLDS)]
+        return made, [f"synthetic: the curves are made up ({SYNTHETIC_WORLDS} bowls); give --table for recorded ones"]
+    if table is not None:
+        found = read_table(table, config)
+    else:
+        from rankray.store import attach, views
+
+        held = attach(store_url(store or config.store), recorded)
+        found = table_of_trials([views.trial(held, row["number"]) for row in views.trials(held)], config)
+    notes = [f"{table or recorded}: {len(found.settings)} settings, steps {', '.join(map(str, found.steps))}"]
+    if found.left_out:
+        notes.append(f"left out: {found.left_out} runs that lack steps, or that the space cannot propose")
+    if not found.pairs():
+        notes.append("there is one seed per setting, so the runs have no noise: figures flatter every strategy")
+    return worlds_of(found, config), notes
+
+
+def _is_made_up(worlds: list[World]) -> bool:
+    return any(world.name.startswith("synthetic") for world in worlds)

@@ -1,0 +1,170 @@
+"""What a newcomer asks first: `rankray preview`, `rankray init` and `rankray import`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rankray.cli.common import console, load, say
+from rankray.cli.options import NONE, File, Json, Sets, Verbose
+
+if TYPE_CHECKING:
+    from rankray.finetune.preview import Preview
+
+OPENS, CLOSES = "«", "»"
+"""Around what is trained on, where there is no colour."""
+
+
+def preview(
+    file: File,
+    rows: Annotated[int, typer.Option(min=1, help="Examples shown.")] = 3,
+    split: Annotated[str, typer.Option(help="train or eval.")] = "train",
+    sets: Sets = NONE,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show the first examples as the model will see them: text with what is trained on marked, tokens, lengths."""
+    from rankray import logs
+    from rankray.errors import ConfigError, nearest
+
+    logs.configure(verbose)
+    loaded = load(file, sets)
+    splits = [name for name in ("train", "eval", "test") if getattr(loaded.config.data, name, None) is not None]
+    if split not in splits:
+        raise ConfigError(f"--split: got {split!r}{nearest(split, splits)}; allowed: {', '.join(splits)}; choose one")
+    from rankray.finetune.preview import preview as preview_split
+
+    found = preview_split(loaded, split, rows)
+    if as_json:
+        print(json.dumps(found.as_json()))
+        return
+    _print(found)
+
+
+def init(
+    model: Annotated[str, typer.Option(help="Hub id or directory of the model. Asked for if not given.")] = "",
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="Training data: file, directory, pattern or hub-id:config:split; repeatable. Else asked for."
+        ),
+    ] = NONE,
+    held_out: Annotated[
+        list[str],
+        typer.Option("--eval", help="Held-out data; repeatable. Without it some of the training data are set aside."),
+    ] = NONE,
+    metric: Annotated[str, typer.Option(help="nll, or accuracy of generated answers. Asked for if not given.")] = "",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("search.yaml"),
+    prompt: Annotated[str, typer.Option(help="Template over columns, where they are not recognised.")] = "",
+    completion: Annotated[str, typer.Option(help="Template over columns, where they are not recognised.")] = "",
+    lora: Annotated[bool, typer.Option("--lora", help="Train adapters instead of all weights.")] = False,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs per trial; else one where there is one.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials of the search.")] = 32,
+    cluster: Annotated[
+        str, typer.Option(help="Write a cluster file (and nothing else, unless --data is given): aws, gcp, azure, ...")
+    ] = "",
+) -> None:
+    """Make a first configuration from four answers, or from flags; `check` accepts it for the data it was shown."""
+    from rankray.errors import ConfigError
+
+    if cluster:
+        from rankray.setup.shipped import write_cluster
+
+        say(f"wrote {write_cluster(cluster, output.parent)}; docs/clusters.md says what to change in it")
+        if not data:
+            return
+    missing = [name for name, value in (("--model", model), ("--data", data)) if not value]
+    asks = sys.stdin.isatty()
+    if missing and not asks:
+        raise ConfigError(
+            f"init: {' and '.join(missing)} missing, and there is no terminal to ask at; allowed are the flags of "
+            "`rankray init --help`; give them"
+        )
+    model = model or typer.prompt("1. Which model? (hub id or directory)")
+    data = data or typer.prompt("2. Which data to train on? (files, patterns or hub-id:config:split)").split()
+    if missing and not held_out:
+        answer = typer.prompt("3. Which data to measure on? (empty: set some aside)", default="", show_default=False)
+        held_out = answer.split()
+    if missing and not metric:
+        metric = typer.prompt("4. What counts: nll, or accuracy of generated answers?", default="nll")
+    from rankray.setup.starter import Answers, start
+
+    answers = Answers(
+        model=model,
+        train=data,
+        eval=held_out,
+        metric=metric or "nll",
+        prompt=prompt or None,
+        completion=completion or None,
+        lora=lora,
+        gpus=gpus,
+        trials=trials,
+    )
+    start(answers, output, say)
+    say(f"look at the data: rankray preview {output}\nsearch: rankray search {output}")
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(help="YAML of a TRL script, LLaMA-Factory or Axolotl.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; else it is printed.")
+    ] = None,
+    held_out: Annotated[str, typer.Option("--eval", help="Held-out data, where the file names none.")] = "",
+) -> None:
+    """Turn another tool's configuration into one of rankray's, with a note for each thing that has no counterpart."""
+    from rankray.errors import ConfigError
+    from rankray.setup.foreign import convert, text_of
+
+    if output is not None and output.exists():
+        raise ConfigError(f"import: {str(output)!r} exists; allowed is a new file; remove it, or give another")
+    config, notes, tool = convert(file, held_out)
+    text = text_of(config, notes, tool, file)
+    for note in notes:
+        say(f"note: {note}", to_stderr=True)
+    if output is None:
+        print(text, end="")
+        return
+    output.write_text(text, encoding="utf-8")
+    say(f"{tool}: wrote {output}; look: rankray check {output}")
+
+
+def _print(found: Preview) -> None:
+    from rich.text import Text
+
+    from rankray.data.lengths import table_lines
+
+    screen = console()
+    coloured = screen.color_system is not None
+    for source, form in found.formats.items():
+        say(f"data.{found.split}: {source}: format {form}")
+    say(f"EOS token: {found.eos or 'none'}")
+    if found.template:
+        say(f"chat template: {' '.join(found.template.split())[:200]}")
+    for row in found.rows:
+        shown = row.as_json()
+        cut = f", {shown['cut_tokens']} cut" if shown["cut_tokens"] else ""
+        stop = "ends with a stop token" if row.ends_with_stop_token else "does not end with a stop token"
+        say(f"\n{row.place}: {shown['tokens']} tokens, {shown['supervised']} trained on{cut}; {stop}")
+        if coloured:
+            screen.print(Text.assemble(*((text, "bold green" if trained else "dim") for text, trained in row.pieces)))
+        else:
+            say("".join(f"{OPENS}{text}{CLOSES}" if trained else text for text, trained in row.pieces))
+        say(f"ids: {_ids(row.ids, row.labels)}")
+    say("")
+    for line in table_lines({f"data.{found.split}": found.table}):
+        say(line)
+
+
+def _ids(ids: list[int], labels: list[int]) -> str:
+    """Return token ids with marks around those that are trained on."""
+    words = []
+    trained = [label == token for token, label in zip(ids, labels, strict=True)]
+    for index, token in enumerate(ids):
+        opens = trained[index] and (index == 0 or not trained[index - 1])
+        closes = trained[index] and (index + 1 == len(ids) or not trained[index + 1])
+        words.append(f"{OPENS if opens else ''}{token}{CLOSES if closes else ''}")
+    return " ".join(words)

@@ -1,0 +1,240 @@
+"""Chat turns as data sets write them, brought into one form: `role`, text as `content`, maybe `tool_calls`.
+
+Known are OpenAI's and TRL's turns (`role`, `content`) and ShareGPT's (`from`, `value`). Content in parts is joined
+where all parts are text, and null content is empty where the turn calls tools. What has no text form, such as an image,
+is refused by its name. Keys without a value, which tables add to every turn, are left out. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from rankray.errors import DataError, listed, nearest, shown
+
+logger = logging.getLogger(__name__)
+
+Turn = dict[str, Any]
+
+ROLES = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "ipython": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+}
+"""Role or speaker in a data set -> role in a chat template."""
+OWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
+"""Roles that chat templates know by these names."""
+CALLS = ("function_call", "tool_call")
+"""ShareGPT speakers whose value is a call as JSON: `{"name": ..., "arguments": {...}}`, or a list of such."""
+ALLOWED = "a list of {role, content} or {from, value} with an assistant turn"
+
+
+class Example(NamedTuple):
+    """Prompt and completion: two texts, or for chat two lists of turns (the completion is one assistant turn).
+
+    Attributes:
+        prompt: what the model sees first.
+        completion: what it should answer.
+        tools: JSON schemas of the tools that a chat may call, for the chat template.
+    """
+
+    prompt: str | list[Turn]
+    completion: str | list[Turn]
+    tools: list[Any] | None = None
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether it consists of turns, which a chat template renders."""
+        return not isinstance(self.completion, str)
+
+    @property
+    def asked(self) -> list[Turn]:
+        """The turns before the completion; none for texts."""
+        return [] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def turns(self) -> list[Turn]:
+        """All turns; none for texts."""
+        return [] if isinstance(self.completion, str) else [*self.asked, *self.completion]
+
+
+def conversation(value: Any, where: str, place: str, tools: Any = None, system: Any = None) -> Example:
+    """Return the example of a conversation: all up to its last trained assistant turn. Later turns are dropped.
+
+    Args:
+        value: the turns as the data set has them.
+        where: how an error begins, such as `data.messages`.
+        place: of the row, such as `train.jsonl:7`, for errors.
+        tools: the row's tool schemas: a list, its JSON, or nothing.
+        system: the row's system prompt, which is put first where the turns have none.
+
+    Raises:
+        DataError: it is not a conversation with an assistant turn, or a turn has content that is not text.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _from_json(value)
+    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(t, Mapping) for t in value):
+        raise DataError(f"{where}: {place} holds {short(value)}; allowed is {ALLOWED}; fix that row")
+    turns = [_turn(turn, where, f"{place}, turn {number}") for number, turn in enumerate(value, start=1)]
+    if system and not (turns and turns[0]["role"] in ("system", "developer")):
+        turns.insert(0, {"role": "system", "content": str(system)})
+    last = max((i for i, turn in enumerate(turns) if is_trained(turn)), default=None)
+    if last is None:
+        roles = listed(turn["role"] for turn in turns) or "none"
+        raise DataError(
+            f"{where}: {place} has no assistant turn (roles: {roles}), or only ones of weight 0; allowed is "
+            f"{ALLOWED}; add one"
+        )
+    return Example(turns[:last], [turns[last]], _tools(tools, f"{where}: {place}"))
+
+
+def is_trained(turn: Turn) -> bool:
+    """Whether a turn is the assistant's and not marked with weight 0, as OpenAI's files may mark it."""
+    return turn["role"] == "assistant" and turn.get("weight") != 0
+
+
+def for_template(turns: Sequence[Turn]) -> list[Turn]:
+    """Return turns as a chat template takes them: without marks of the data set."""
+    return [{key: value for key, value in turn.items() if key != "weight"} for turn in turns]
+
+
+def short(value: Any) -> str:
+    """Return a value's text for an error, at most 60 characters."""
+    return shown(value, most=60)
+
+
+def _turn(given: Mapping[str, Any], where: str, place: str) -> Turn:
+    speaker = given.get("role") if given.get("role") is not None else given.get("from")
+    content = given["content"] if "content" in given else given.get("value")
+    here = f"{where}: {place}"
+    if not isinstance(speaker, str):
+        raise DataError(f"{where}: {place} holds {short(dict(given))}; allowed is {ALLOWED}; fix that row")
+    role = _role(speaker, "role" in given and given["role"] is not None, here)
+    turn: Turn = {"role": role}
+    kept = {"role", "from", "content", "value", "tool_calls", "weight"}
+    turn |= {key: value for key, value in given.items() if key not in kept and value is not None}
+    calls = given.get("tool_calls") or _calls_in(speaker.lower(), content)
+    if calls:
+        turn["tool_calls"] = [_call(call, here) for call in _listed(calls, here)]
+        content = None if not given.get("tool_calls") else content
+    if content is None and not (calls or turn.get("reasoning_content") or turn.get("thinking")):
+        if "function_call" in turn:  # OpenAI's first form of a tool call
+            turn["tool_calls"] = [_call(turn.pop("function_call"), here)]
+        else:
+            raise DataError(
+                f"{here} holds {short(dict(given))}, which has no content; allowed is text, or tool calls in an "
+                "assistant turn; fix that row"
+            )
+    turn["content"] = _text(content, here)
+    if role == "assistant" and given.get("weight") is not None:
+        if given["weight"] not in (0, 1):
+            raise DataError(f"{here} has weight {given['weight']!r}; allowed: 0 (not trained on), 1; fix it")
+        turn["weight"] = int(given["weight"])
+    return turn
+
+
+def _role(speaker: str, is_role: bool, here: str) -> str:
+    """Return the role for the chat template. A `role` that templates know, or of the user's own, stays as it is."""
+    if is_role and speaker in OWN_ROLES:
+        return speaker
+    role = ROLES.get(speaker.lower())
+    misspelt = get_close_matches(speaker, ROLES, cutoff=0.75)
+    if role is None and (misspelt or not is_role or not speaker):
+        raise DataError(
+            f"{here} has the role {speaker!r}{nearest(speaker, ROLES)}; allowed: {', '.join(ROLES)}; fix it"
+        )
+    return role or speaker
+
+
+def _text(content: Any, here: str) -> str:
+    """Return content as text: as it is, or its text parts joined."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise DataError(f"{here} has content {short(content)}; allowed is text, or a list of text parts; fix that row")
+    texts = []
+    for part in content:
+        kind = "text" if isinstance(part, str) else part.get("type", "text") if isinstance(part, Mapping) else None
+        text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
+        if kind not in ("text", "input_text", "output_text") or not isinstance(text, str):
+            raise DataError(
+                f"{here} has a content part of type {kind or short(part)!r}; allowed are text parts; leave out rows "
+                "with other parts"
+            )
+        texts.append(text)
+    return "".join(texts)
+
+
+def _calls_in(speaker: str, value: Any) -> Any:
+    """Return the calls in the value of a ShareGPT speaker such as `function_call`, or None."""
+    if speaker not in CALLS or not isinstance(value, str):
+        return None
+    found = _from_json(value)
+    return found if isinstance(found, dict | list) and found else None
+
+
+def _listed(calls: Any, here: str) -> list[Any]:
+    found = _from_json(calls) if isinstance(calls, str) else calls
+    if isinstance(found, Mapping):
+        return [found]
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        raise DataError(f"{here} has tool_calls {short(calls)}; allowed is a list of calls; fix that row")
+    return list(found)
+
+
+def _call(given: Any, here: str) -> dict[str, Any]:
+    """Return one call as chat templates take it: a function's name, and its arguments, as a mapping where they are."""
+    call = _from_json(given) if isinstance(given, str) else given
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise DataError(
+            f"{here} has the tool call {short(given)}; allowed is {{function: {{name, arguments}}}}; fix that row"
+        )
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        parsed = _from_json(arguments)
+        arguments = parsed if isinstance(parsed, dict) else arguments
+    made: dict[str, Any] = {
+        "type": "function",
+        "function": {"name": function["name"], "arguments": {} if arguments is None else arguments},
+    }
+    return {"id": call["id"], **made} if isinstance(call, Mapping) and call.get("id") else made
+
+
+def _tools(given: Any, here: str) -> list[Any] | None:
+    found = _from_json(given) if isinstance(given, str) and given.strip() else given
+    if not found:
+        return None
+    if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
+        raise DataError(
+            f"{here} has tools {short(given)}; allowed is a list of JSON schemas, or its JSON; fix that row"
+        )
+    return found
+
+
+def _from_json(text: str) -> Any:
+    """Return what a text holds as JSON, or the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        logger.debug("%s is not JSON, and stays text: %s", short(text), error)
+        return text

@@ -1,0 +1,261 @@
+"""From `data.train` or `data.eval` to examples with their rows and places: files, hub datasets, and mixtures of them.
+
+A source is one path or hub id, or a list of entries with weights. Rows that `where` leaves out are dropped first, then
+each entry is cut to its first `max_examples`. Entries with weights are mixed so that each has its share and no example
+is repeated: the largest mixture that their sizes allow, drawn with a fixed seed. Entries alternate, so that any
+beginning of a mixture has about its shares. Needs neither torch nor `datasets`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from rankray.config.sections import DataSection, SourceSection
+from rankray.data.chat import Example
+from rankray.data.examples import Places, make_examples
+from rankray.data.files import Row, Rows, file_fingerprint, files_of, is_file_source, place_of, read_rows
+from rankray.data.formats import recognise
+from rankray.errors import DataError, listed, nearest, shown
+
+MIXTURE_SEED = 0
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+class Placed(NamedTuple):
+    """An example, the row it was made from, and where that row stands (`train.jsonl:7`)."""
+
+    example: Example
+    row: Row
+    place: str
+
+
+class Origin(Protocol):
+    """Where the rows of one entry come from.
+
+    Attributes:
+        stamp: plain JSON types that change when the rows do.
+    """
+
+    stamp: Any
+
+    def tables(self) -> list[Rows]:
+        """Return the rows, file by file."""
+        ...
+
+
+class Source:
+    """Everything that one field of `data` names.
+
+    Args:
+        split: `train`, `eval` or another field of `data` that names a source.
+        data: the config's `data:` block.
+        first: take only this many examples; None takes all.
+        hub: opens a dataset of the hub, given its name, the error's place and a revision; None: local files only.
+        places: how errors begin; None takes the fields' own names.
+
+    Attributes:
+        forms: path -> the form of its rows, for all entries that `examples` has read.
+
+    Raises:
+        DataError: a source that is neither a file nor a dataset's name, or that does not exist.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        data: DataSection,
+        first: int | None = None,
+        hub: Callable[[str, str, str | None], Origin] | None = None,
+        places: Places | None = None,
+    ) -> None:
+        self._data = data
+        self._places = places or Places(source=f"data.{split}")
+        limits = [limit for limit in (first, data.max_examples if split == "train" else None) if limit is not None]
+        self._first = min(limits, default=None)
+        self._entries = entries_of(getattr(data, split))
+        self.forms: dict[str, str] = {}
+        self._origins = [_origin(entry, self._places.source, data.revision, hub) for entry in self._entries]
+        mixture = [entry.model_dump(mode="json") for entry in self._entries]
+        self.stamp: Any = [[origin.stamp for origin in self._origins], mixture, data.where, self._first]
+
+    def examples(self) -> list[Placed]:
+        """Return the examples, filtered, limited and mixed.
+
+        Raises:
+            DataError: a source cannot be read, or a row does not fit its form.
+        """
+        groups = [self._group(entry, origin) for entry, origin in zip(self._entries, self._origins, strict=True)]
+        return mixed(groups, [entry.weight for entry in self._entries])[: self._first]
+
+    def _group(self, entry: SourceSection, origin: Origin) -> list[Placed]:
+        own = {name: getattr(entry, name) for name in ("format", "prompt", "completion", "messages")}
+        data = self._data.model_copy(update={name: value for name, value in own.items() if value is not None})
+        found: list[Placed] = []
+        for table in origin.tables():
+            rows = chosen(table, {**(data.where or {}), **(entry.where or {})}, self._places.source)
+            if rows:
+                self.forms[entry.path] = recognise(rows, data, self._places.source)
+                examples = make_examples(rows, data, self._places)
+                found += [
+                    Placed(e, row, place_of(rows, i)) for i, (e, row) in enumerate(zip(examples, rows, strict=True))
+                ]
+        if not found:
+            raise DataError(
+                f"{self._places.source}: data.where leaves no row of {entry.path!r}; at least one is needed; change it"
+            )
+        return found[: entry.max_examples]
+
+
+def entries_of(given: str | Sequence[SourceSection]) -> list[SourceSection]:
+    """Return the entries of a source; a single path is one entry."""
+    return [SourceSection(path=given)] if isinstance(given, str) else list(given)
+
+
+def is_local(given: str | Sequence[SourceSection]) -> bool:
+    """Whether all entries of a source are files, directories or patterns, not datasets of the hub."""
+    return all(is_file_source(entry.path) for entry in entries_of(given))
+
+
+def fingerprint(given: str | Sequence[SourceSection], where: str) -> str:
+    """Return `sha256:...` of the content of all files of a source; a single hub dataset is its own name.
+
+    Raises:
+        DataError: a directory or a pattern without data files.
+    """
+    entries = entries_of(given)
+    if len(entries) == 1 and not is_file_source(entries[0].path):
+        return entries[0].path
+    parts = [
+        part
+        for entry in entries
+        for part in (map(file_fingerprint, files_of(entry.path, where)) if is_file_source(entry.path) else [entry.path])
+    ]
+    return parts[0] if len(parts) == 1 else f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
+
+
+def file_stamps(given: str | Sequence[SourceSection]) -> list[Any]:
+    """Return path, size and time of every file of a source that is there; nothing for datasets of the hub."""
+    found = [file for entry in entries_of(given) if is_file_source(entry.path) for file in _files(entry.path)]
+    return [_stamp(file) for file in found if file.is_file()]
+
+
+def chosen(rows: Rows, where: Mapping[str, Any], place: str) -> Rows:
+    """Return the rows that fulfil every condition: a value, a list of values, or text such as `">= 0.5"`.
+
+    Raises:
+        DataError: a condition on a column that no row has, or that cannot be compared.
+    """
+    for column, condition in where.items():
+        if rows and not any(column in row for row in rows):
+            columns = list(dict.fromkeys(name for row in rows for name in row))
+            raise DataError(
+                f"{place}: data.where names no column {column!r}{nearest(column, columns)}; columns are "
+                f"{listed(columns)}; name one of them"
+            )
+        kept = [
+            i for i, row in enumerate(rows) if _fulfils(row.get(column), condition, f"{place}: data.where.{column}")
+        ]
+        numbers = [i + 1 if rows.numbers is None else rows.numbers[i] for i in kept]
+        rows = Rows([rows[i] for i in kept], rows.source, rows.unit, numbers)
+    return rows
+
+
+def mixed(groups: Sequence[list[Placed]], weights: Sequence[float | None]) -> list[Placed]:
+    """Return the examples of all groups, alternating; with weights, the largest part of them that has these shares."""
+    if len(groups) == 1:
+        return groups[0]
+    parts = list(groups)
+    given = [weight for weight in weights if weight is not None]
+    if given:
+        most = min(len(group) / weight for group, weight in zip(groups, given, strict=True))
+        draw = random.Random(MIXTURE_SEED)
+        counts = [max(1, min(len(g), round(most * weight))) for g, weight in zip(groups, given, strict=True)]
+        picked = [sorted(draw.sample(range(len(g)), count)) for g, count in zip(groups, counts, strict=True)]
+        parts = [[group[i] for i in chosen] for group, chosen in zip(groups, picked, strict=True)]
+    order = sorted(
+        ((index + 0.5) / len(part), number, index) for number, part in enumerate(parts) for index in range(len(part))
+    )
+    return [parts[number][index] for _, number, index in order]
+
+
+def _fulfils(value: Any, condition: Any, where: str) -> bool:
+    if isinstance(condition, list):
+        return value in condition
+    sign = next((s for s in COMPARISONS if isinstance(condition, str) and condition.startswith(s)), None)
+    if sign is None:
+        return bool(value == condition)
+    limit: Any = condition[len(sign) :].strip()
+    if value is None:
+        return False
+    try:
+        return COMPARISONS[sign](float(value), float(limit))
+    except (TypeError, ValueError):
+        if isinstance(value, str):
+            return COMPARISONS[sign](value, limit)
+        raise DataError(
+            f"{where}: {shown(value, 60)} cannot be compared with {limit!r}; allowed are numbers and texts; change it"
+        ) from None
+
+
+class _Files:
+    """The files of one entry; later reads are refused if one has changed since the first look."""
+
+    def __init__(self, path: str, where: str) -> None:
+        self._path, self._where = path, where
+        self.stamp: Any = self._look()
+
+    def tables(self) -> list[Rows]:
+        if self._look() != self.stamp:
+            raise DataError(
+                f"{self._where}: {self._path!r} was changed while it was in use; a search needs data that do not "
+                "change; start it again"
+            )
+        return [read_rows(str(file), self._where) for file in files_of(self._path, self._where)]
+
+    def _look(self) -> list[Any]:
+        files = files_of(self._path, self._where)
+        for file in files:
+            if not file.is_file():
+                read_rows(str(file), self._where)
+        return [_stamp(file) for file in files]
+
+
+class _Unread:
+    """A dataset of the hub that is not opened here."""
+
+    def __init__(self, path: str) -> None:
+        self.stamp: Any = path
+
+    def tables(self) -> list[Rows]:
+        raise AssertionError(f"{self.stamp} is on the hub")
+
+
+def _origin(
+    entry: SourceSection, where: str, revision: str | None, hub: Callable[[str, str, str | None], Origin] | None
+) -> Origin:
+    if is_file_source(entry.path):
+        return _Files(entry.path, where)
+    return _Unread(entry.path) if hub is None else hub(entry.path, where, revision)
+
+
+def _files(path: str) -> list[Path]:
+    try:
+        return files_of(path, "data")
+    except DataError:
+        return []
+
+
+def _stamp(file: Path) -> list[Any]:
+    state = file.stat()
+    return [str(file.resolve()), state.st_size, state.st_mtime_ns]

@@ -1,0 +1,170 @@
+"""Which part of a rendered conversation is the assistant's, for any chat template, or a refusal.
+
+A template is a program, so nothing about its text can be assumed. What is used instead is what it renders for the
+conversation's beginnings. An assistant turn begins where the rendering of all turns before it, with the generation
+prompt, ends or first differs; it ends with the text that the template writes for it as the last turn. Some templates
+rewrite earlier turns (Qwen3 leaves the thinking out of them): a turn's text may then lack its beginning, but never its
+content. Where this does not hold, the template's own `{% generation %}` markers decide, and the token that ends the
+turn is added where the markers leave it out. Where there are none, the conversation is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from rankray.data.chat import Example, Turn, for_template, is_trained
+from rankray.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Span = tuple[int, int]
+
+
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], tools: list[Any] | None, place: str, opens: bool = False
+) -> str:
+    """Return the text that the tokenizer's chat template makes of turns; nothing for no turns.
+
+    Args:
+        tokenizer: the model's.
+        turns: in the form of `rankray.data.chat`.
+        tools: JSON schemas, or None.
+        place: of the row, for errors.
+        opens: add what opens the assistant's answer.
+
+    Raises:
+        DataError: the template refuses the turns.
+        ModelError: there is no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "data.messages: the model's tokenizer has no chat template; needed is one; take a chat model, or use "
+            "data.prompt and data.completion"
+        )
+    if not turns:
+        return ""
+    try:
+        return str(
+            tokenizer.apply_chat_template(for_template(turns), tools=tools, add_generation_prompt=opens, tokenize=False)
+        )
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise DataError(
+            f"data.messages: {place}: the model's chat template refuses the turns {roles} ({first}); allowed are "
+            "conversations that it renders; change or leave out such rows, or take another model"
+        ) from error
+
+
+def trained_spans(
+    tokenizer: PreTrainedTokenizerBase,
+    example: Example,
+    whole: str,
+    tokens_before: Callable[[int], int],
+    place: str,
+    every: bool = False,
+) -> list[Span]:
+    """Return the tokens that are trained on, as (first, one after the last), in order.
+
+    Args:
+        tokenizer: the model's.
+        example: a conversation.
+        whole: its rendering.
+        tokens_before: from a position in `whole` to how many of its tokens lie before.
+        place: of the row, for errors.
+        every: every assistant turn but those of weight 0; else the completion alone, to the end of the text.
+
+    Raises:
+        DataError: the template does not show where the assistant's turns are.
+    """
+    turns = example.turns
+    wanted = [i for i, turn in enumerate(turns) if is_trained(turn) and (every or i == len(turns) - 1)]
+    found = [_text_span(tokenizer, example, whole, index, place) for index in wanted]
+    texts = [span for span in found if span is not None]
+    if len(texts) == len(found) and all(one[1] <= other[0] for one, other in pairwise(texts)):
+        return [(tokens_before(begin), tokens_before(end)) for begin, end in texts]
+    marked = _marked_spans(tokenizer, example)
+    answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+    if len(marked) != len(answers):
+        raise DataError(
+            f"data.messages: {place}: the model's chat template does not show which tokens are the assistant's: it "
+            "writes a turn differently once others follow, and has "
+            f"{len(marked) or 'no'} generation markers for {len(answers)} assistant turns; allowed are templates that "
+            "show it; take a template with {% generation %} around the assistant's turns"
+            + (", or data.train_on: last" if every else "")
+        )
+    return [span for span, index in zip(marked, answers, strict=True) if index in wanted]
+
+
+def common_text(left: str, right: str) -> int:
+    """Return how many leading characters two texts share."""
+    if right.startswith(left):
+        return len(left)
+    pairs = zip(left, right, strict=False)
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(left), len(right)))
+
+
+def _text_span(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str, index: int, place: str) -> Span | None:
+    """Return where the turn at an index lies in the whole text, or None where its renderings do not show it."""
+    turns = example.turns
+    before = rendered(tokenizer, turns[:index], example.tools, place, opens=True)
+    begin = common_text(before, whole)
+    if not _covers(tokenizer, example, turns[:index], before, begin, place):
+        return None
+    if index == len(turns) - 1:
+        return begin, len(whole)
+    after = rendered(tokenizer, turns[: index + 1], example.tools, place)
+    if not after.startswith(whole[:begin]):
+        return None
+    own = after[begin:]
+    skipped = next((i for i in range(len(own)) if whole.startswith(own[i:], begin)), None)
+    if skipped is None or not all(part in own[skipped:] for part in _parts(turns[index])):
+        return None
+    return begin, begin + len(own) - skipped
+
+
+def _covers(
+    tokenizer: PreTrainedTokenizerBase, example: Example, turns: list[Turn], before: str, shared: int, place: str
+) -> bool:
+    """Whether the shared beginning of a text and of the rendering of the turns before contains these turns."""
+    if shared == len(before):
+        return True
+    parts = _parts(turns[-1]) if turns else []
+    begin = before.rfind(parts[-1]) if parts else -1
+    if begin >= 0:
+        return begin + len(parts[-1]) <= shared
+    return shared >= len(rendered(tokenizer, turns, example.tools, place))
+
+
+def _parts(turn: Turn) -> list[str]:
+    """Return the texts that a template writes for a turn whatever it leaves out: the content after any thinking."""
+    content = turn["content"].rsplit("</think>", 1)[-1].strip()
+    names = [call["function"]["name"] for call in turn.get("tool_calls", [])]
+    return [part for part in (content, *names) if part]
+
+
+def _marked_spans(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[Span]:
+    """Return the tokens between the template's generation markers, and the special token after each; none without."""
+    if "generation %}" not in str(tokenizer.chat_template) and "generation -%}" not in str(tokenizer.chat_template):
+        return []
+    made: Any = tokenizer.apply_chat_template(
+        for_template(example.turns),
+        tools=example.tools,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        tokenizer_kwargs={"verbose": False},
+    )
+    mask, ids, special = list(made["assistant_masks"]), list(made["input_ids"]), set(tokenizer.all_special_ids)
+    spans: list[Span] = []
+    begin = None
+    for index, inside in enumerate([*mask, 0]):
+        if inside and begin is None:
+            begin = index
+        elif not inside and begin is not None:
+            closes = index < len(ids) and ids[index] in special and ids[index - 1] not in special
+            spans.append((begin, index + closes))
+            begin = None
+    return spans

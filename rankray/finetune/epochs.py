@@ -1,0 +1,77 @@
+"""`train.epochs`: from passes over the training examples to optimizer steps, counted before a study is opened.
+
+The last batch of a pass may be smaller and is a step, as in transformers. Examples that keep no supervised token are
+not trained on, and do not count.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+from rankray.config import LoadedConfig, config_from
+from rankray.config.schema import Config
+from rankray.data.encode import measure
+from rankray.data.sources import Source, is_local
+from rankray.errors import ConfigError
+from rankray.finetune.preview import local_tokenizer, token_limit
+from rankray.model.files import local_model
+
+logger = logging.getLogger(__name__)
+
+
+def with_steps(loaded: LoadedConfig, download: bool = False) -> LoadedConfig:
+    """Return the configuration with `train.max_steps` set from `train.epochs`, where that is given.
+
+    Args:
+        loaded: the configuration.
+        download: load data and tokenizer from the hub to count; else a configuration that names them is left as it is.
+
+    Raises:
+        ConfigError: the number of steps would differ from trial to trial, or cannot be known.
+        DataError: the data cannot be read.
+    """
+    config = loaded.config
+    if config.train.epochs is None:
+        return loaded
+    where = f"{loaded.where('train.epochs')}: train.epochs"
+    moving = [path for path in ("train.epochs", "train.batch_size") if path in config.space]
+    if moving:
+        raise ConfigError(
+            f"{where}: {config.train.epochs:g} with {moving[0]} in the space, so that trials would have different "
+            "numbers of steps; allowed is the same for all; set train.max_steps instead"
+        )
+    if config.train.sft.get("packing"):
+        raise ConfigError(
+            f"{where}: {config.train.epochs:g} with packing, which joins examples; allowed is one of the two; set "
+            "train.max_steps instead"
+        )
+    if not download and not (is_local(config.data.train) and local_model(config.model.path)):
+        logger.debug("steps of %g epochs are counted when the data are loaded", config.train.epochs)
+        return loaded
+    steps = steps_of(config.train.epochs, trained_examples(config), config.train.batch_size)
+    tree = config.model_dump(mode="json")
+    tree["train"]["max_steps"] = steps
+    tree["store"] = config.store
+    return replace(loaded, config=config_from(tree))
+
+
+def steps_of(epochs: float, examples: int, batch_size: int) -> int:
+    """Return the optimizer steps of so many passes; at least one."""
+    return max(1, math.ceil(epochs * math.ceil(examples / batch_size)))
+
+
+def trained_examples(config: Config) -> int:
+    """Return how many training examples keep a supervised token."""
+    tokenizer = local_tokenizer(config)
+    if is_local(config.data.train):
+        placed = Source("train", config.data).examples()
+    else:
+        from rankray.data.hub import HubOrigin
+
+        placed = Source("train", config.data, hub=HubOrigin).examples()
+    lengths = measure(
+        [p.example for p in placed], tokenizer, config.data, token_limit(config), [p.place for p in placed]
+    )
+    return sum(length.kept > 0 for length in lengths)

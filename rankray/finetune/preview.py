@@ -1,0 +1,205 @@
+"""What the model will see and be trained on: the first examples of a split, as text and tokens, and its lengths.
+
+Examples are made and tokenised by the functions that training uses. A local model needs no torch for it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankray.config import LoadedConfig
+from rankray.config.schema import Config
+from rankray.data.encode import Tokens, encode, light_tokenizer
+from rankray.data.examples import Places
+from rankray.data.lengths import Length, LengthTable, length_table
+from rankray.data.sources import Source, entries_of, is_local
+from rankray.loss.tokens import IGNORED
+from rankray.model.files import context_length, local_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """One example after cutting.
+
+    Attributes:
+        place: where its row stands.
+        pieces: its text in order, each piece with whether it is trained on.
+        ids: its token ids.
+        labels: the token ids that are trained on, -100 elsewhere.
+        full_length: its tokens before cutting.
+        ends_with_stop_token: whether the last trained token, spaces aside, is one at which generation stops.
+    """
+
+    place: str
+    pieces: list[tuple[str, bool]]
+    ids: list[int]
+    labels: list[int]
+    full_length: int
+    ends_with_stop_token: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as plain JSON types."""
+        return {
+            "place": self.place,
+            "text": "".join(text for text, _ in self.pieces),
+            "supervised_text": "".join(text for text, trained in self.pieces if trained),
+            "tokens": len(self.ids),
+            "supervised": sum(label != IGNORED for label in self.labels[1:]),
+            "ends_with_stop_token": self.ends_with_stop_token,
+            "cut_tokens": self.full_length - len(self.ids),
+            "ids": self.ids,
+            "labels": self.labels,
+        }
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The first examples of a split.
+
+    Attributes:
+        split: the field of `data`.
+        formats: source -> the form of its rows (`rankray.data.formats`).
+        rows: the examples asked for.
+        table: the lengths of all examples.
+        eos: the tokenizer's EOS token; None for none.
+        template: the chat template in use; None where no example is a conversation.
+    """
+
+    split: str
+    formats: dict[str, str]
+    rows: list[ShownRow]
+    table: LengthTable
+    eos: str | None
+    template: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain JSON types; `format` lists the forms where there are several."""
+        return {
+            "split": self.split,
+            "format": ", ".join(dict.fromkeys(self.formats.values())),
+            "formats": self.formats,
+            "rows": [row.as_json() for row in self.rows],
+            "lengths": self.table.as_json(),
+            "eos": self.eos,
+            "template": self.template,
+        }
+
+
+def preview(loaded: LoadedConfig, split: str = "train", count: int = 3) -> Preview:
+    """Return the first examples of a split as the model will see them.
+
+    Args:
+        loaded: the configuration.
+        split: `train`, `eval`, or another field of `data` that names a source.
+        count: how many examples.
+
+    Raises:
+        DataError: the data cannot be read, recognised or rendered.
+        ModelError: the tokenizer cannot be loaded, or lacks a chat template that is needed.
+    """
+    config = loaded.config
+    fields = ("prompt", "completion", "messages")
+    named = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in fields}
+    where = f"{loaded.where(f'data.{split}')}: data.{split}"
+    given = getattr(config.data, split)
+    source = Source(split, config.data, hub=None if is_local(given) else _hub(), places=Places(source=where, **named))
+    placed = source.examples()
+    tokenizer, limit = local_tokenizer(config), token_limit(config)
+    found = encode([p.example for p in placed], tokenizer, config.data, [p.place for p in placed])
+    cut = [tokens.cut(limit) for tokens in found]
+    stops = _stop_ids(config, tokenizer)
+    rows = [
+        _shown(place, whole, kept, tokenizer, stops)
+        for place, whole, kept in zip([p.place for p in placed][:count], found, cut, strict=False)
+    ]
+    lengths = [
+        Length(len(whole.input_ids), whole.supervised_tokens, kept.supervised_tokens)
+        for whole, kept in zip(found, cut, strict=True)
+    ]
+    chats = any(p.example.is_chat for p in placed)
+    template = tokenizer.chat_template if chats else None
+    eos = None if tokenizer.eos_token is None else str(tokenizer.eos_token)
+    return Preview(split, source.forms, rows, length_table(lengths, limit), eos, template and str(template))
+
+
+def sources_of(config: Config, split: str) -> list[str]:
+    """Return the paths and hub ids of a split."""
+    return [entry.path for entry in entries_of(getattr(config.data, split))]
+
+
+def _shown(
+    place: str, whole: Tokens, kept: Tokens, tokenizer: PreTrainedTokenizerBase, stops: frozenset[int]
+) -> ShownRow:
+    ids, labels = kept.input_ids, kept.labels
+    pieces: list[tuple[str, bool]] = []
+    end = 0
+    for trained, run in groupby(labels, key=lambda label: label != IGNORED):
+        begin, end = end, end + len(list(run))
+        before, text = _decoded(tokenizer, ids[:begin]), _decoded(tokenizer, ids[:end])
+        pieces.append(
+            (text[len(before) :] if text.startswith(before) else _decoded(tokenizer, ids[begin:end]), trained)
+        )
+    trained_ids = [label for label in labels if label != IGNORED]
+    while trained_ids and trained_ids[-1] not in stops and not _decoded(tokenizer, trained_ids[-1:]).strip():
+        trained_ids.pop()
+    ends = bool(trained_ids) and trained_ids[-1] in stops
+    return ShownRow(place, pieces, ids, labels, len(whole.input_ids), ends)
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def _stop_ids(config: Config, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens at which generation stops: the tokenizer's EOS, and those of a local generation_config.json."""
+    found = {tokenizer.eos_token_id}
+    directory = local_model(config.model.path)
+    file = None if directory is None else directory / "generation_config.json"
+    if file is not None and file.is_file():
+        try:
+            given = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+            found |= set(given if isinstance(given, list) else [given])
+        except (OSError, ValueError, AttributeError) as error:
+            logger.debug("%s cannot be read: %s", file, error)
+    return frozenset(stop for stop in found if isinstance(stop, int))
+
+
+def token_limit(config: Config) -> int:
+    """Return the most tokens an example may have: `data.max_length`, or the context of a local model."""
+    directory = local_model(config.model.path)
+    file = None if directory is None else directory / "config.json"
+    if file is None or not file.is_file():
+        return config.data.max_length
+    context = context_length(json.loads(file.read_text(encoding="utf-8")))
+    return min(config.data.max_length, context or config.data.max_length)
+
+
+def local_tokenizer(config: Config) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer: of a local model without torch where that can be.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    directory = local_model(config.model.path)
+    light = None if directory is None else light_tokenizer(Path(directory))
+    if light is not None:
+        return light
+    from rankray.model.resident import tokenizer_of
+
+    return tokenizer_of(config)
+
+
+def _hub() -> Any:
+    from rankray.data.hub import HubOrigin
+
+    return HubOrigin

@@ -1,0 +1,168 @@
+"""Families of surrogates: from recorded settings to what any setting of the space would measure, without noise.
+
+Each family takes the settings' rows in the unit cube (`store.encoding`) and their mean curves, flattened, and returns a
+function from rows (m, fields) to curves (m, outputs). They err differently, so a search that is good in all of them is
+not good by sharing a family's assumptions. All are plain numpy and repeatable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rankray.store.encoding import Encoding
+
+Array = NDArray[np.float64]
+Predictor = Callable[[Array], Array]
+NEIGHBOURS = 5
+TREES = 40
+SMALLEST_LEAF = 2
+SMOOTH_WIDTH = 0.15
+CHUNK = 512
+
+
+def gaussian_process(encoding: Encoding, rows: Array, curves: Array) -> Predictor:
+    """Return the mean of Gaussian processes, one for all outputs, by the draws that explain the last output best."""
+    from rankray.store import gp
+
+    centre, spread = curves.mean(axis=0), np.maximum(curves.std(axis=0), 1e-12)
+    values = (curves - centre) / spread
+    scales, noise = gp.drawn_scales(encoding.fields, np.random.default_rng(1))
+    among = encoding.distances(rows, rows)
+    part = np.linspace(0, len(rows) - 1, min(len(rows), 120)).astype(int)
+    last = np.clip(values[part, -1], -3, 3)
+    kept = gp.best_scales(among[:, part][:, :, part], last, scales, noise)[:3]
+    scales, noise = scales[kept], noise[kept]
+    covariance = gp.kernel(among, scales)
+    diagonal = np.arange(len(rows))
+    covariance[:, diagonal, diagonal] += noise[:, None]
+    alpha = np.linalg.solve(covariance, np.broadcast_to(values, (len(kept), *values.shape)))
+
+    def predict(some: Array) -> Array:
+        cross = gp.kernel(encoding.distances(some, rows), scales)
+        return np.asarray((cross @ alpha).mean(axis=0) * spread + centre)
+
+    return _in_chunks(predict)
+
+
+def nearest_neighbours(encoding: Encoding, rows: Array, curves: Array) -> Predictor:
+    """Return the mean of the nearest recorded settings, nearer ones counting more."""
+
+    def predict(some: Array) -> Array:
+        apart = np.sqrt((encoding.distances(some, rows) ** 2).sum(axis=0))
+        count = min(NEIGHBOURS, len(rows))
+        near = np.argpartition(apart, count - 1, axis=1)[:, :count]
+        weight = 1 / (np.take_along_axis(apart, near, axis=1) + 0.02)
+        weight /= weight.sum(axis=1, keepdims=True)
+        return np.asarray((curves[near] * weight[:, :, None]).sum(axis=1))
+
+    return _in_chunks(predict)
+
+
+def kernel_smoother(encoding: Encoding, rows: Array, curves: Array) -> Predictor:
+    """Return the mean of all recorded settings under a Gaussian window. Held out: no search was tuned in it."""
+
+    def predict(some: Array) -> Array:
+        apart = (encoding.distances(some, rows) ** 2).sum(axis=0) / SMOOTH_WIDTH**2
+        weight = np.exp(-0.5 * (apart - apart.min(axis=1, keepdims=True)))
+        return np.asarray(weight @ curves / weight.sum(axis=1, keepdims=True))
+
+    return _in_chunks(predict)
+
+
+def random_forest(encoding: Encoding, rows: Array, curves: Array) -> Predictor:
+    """Return the mean of randomised trees: of one random cut per feature the best, down to leaves of two settings."""
+    draws = np.random.default_rng(2)
+    features = _features(encoding, rows)
+    spread = np.maximum(curves.std(axis=0), 1e-12)
+    trees = [_tree(features, curves / spread, draws) for _ in range(TREES)]
+
+    def predict(some: Array) -> Array:
+        at = _features(encoding, some)
+        return np.asarray(np.mean([tree(at) for tree in trees], axis=0) * spread)
+
+    return _in_chunks(predict)
+
+
+FAMILIES: dict[str, Callable[[Encoding, Array, Array], Predictor]] = {
+    "gaussian process": gaussian_process,
+    "nearest neighbours": nearest_neighbours,
+    "random forest": random_forest,
+}
+"""What `rehearse` replays in. The kernel smoother is kept for `benchmarks/search.py`."""
+
+
+def _in_chunks(predict: Predictor) -> Predictor:
+    def whole(some: Array) -> Array:
+        return np.concatenate([predict(some[begin : begin + CHUNK]) for begin in range(0, len(some), CHUNK)])
+
+    return whole
+
+
+def _features(encoding: Encoding, rows: Array) -> Array:
+    """Return rows as columns to cut: numbers as they are, one column per choice, missing fields in the middle."""
+    columns = []
+    for index, field in enumerate(encoding.fields):
+        column = rows[:, index]
+        if field.kind == "choice":
+            count = len(field.choices)
+            for choice in range(count):
+                is_it = (column == (choice + 0.5) / count).astype(float)
+                columns.append(np.where(np.isnan(column), 0.5, is_it))
+        else:
+            columns.append(np.where(np.isnan(column), 0.5, column))
+    return np.stack(columns, axis=1)
+
+
+def _tree(features: Array, values: Array, draws: np.random.Generator) -> Predictor:
+    """Grow one tree; it is kept as arrays: feature, cut, children (leaves have feature -1), and the mean value."""
+    feature: list[int] = []
+    cut: list[float] = []
+    left: list[int] = []
+    right: list[int] = []
+    mean: list[Array] = []
+
+    def grow(members: NDArray[np.intp]) -> int:
+        node = len(feature)
+        feature.append(-1)
+        cut.append(0.0)
+        left.append(-1)
+        right.append(-1)
+        mean.append(values[members].mean(axis=0))
+        if len(members) < 2 * SMALLEST_LEAF:
+            return node
+        low, high = features[members].min(axis=0), features[members].max(axis=0)
+        best, best_gain = None, 0.0
+        total = values[members].sum(axis=0)
+        for index in np.flatnonzero(high > low):
+            at = draws.uniform(low[index], high[index])
+            below = features[members, index] <= at
+            count = int(below.sum())
+            if min(count, len(members) - count) < SMALLEST_LEAF:
+                continue
+            one = values[members[below]].sum(axis=0)
+            gain = float((one**2).sum() / count + ((total - one) ** 2).sum() / (len(members) - count))
+            if best is None or gain > best_gain:
+                best, best_gain = (int(index), at, below), gain
+        if best is None:
+            return node
+        feature[node], cut[node] = best[0], best[1]
+        left[node], right[node] = grow(members[best[2]]), grow(members[~best[2]])
+        return node
+
+    grow(np.arange(len(features)))
+    kinds, cuts, lefts, rights, means = (np.array(each) for each in (feature, cut, left, right, mean))
+
+    def predict(at: Array) -> Array:
+        node = np.zeros(len(at), dtype=np.intp)
+        while (inner := kinds[node] >= 0).any():
+            where = np.flatnonzero(inner)
+            goes = at[where, kinds[node[where]]] <= cuts[node[where]]
+            node[where] = np.where(goes, lefts[node[where]], rights[node[where]])
+        return np.asarray(means[node])
+
+    return predict

@@ -1,0 +1,227 @@
+"""`rankray confirm`: plan a confirmation of a search, run what is missing, and keep the verdict with the search.
+
+The runs are trials of a study of their own, `NAME.confirm`, in the same store and the same slots, and are placed by the
+same code as a search's (`experiment`). What is to be run is decided in `confirmation`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any
+
+from rankray.analysis.intervals import LEVEL, half_width_in_sd, smallest_found
+from rankray.analysis.verdict import ENOUGH
+from rankray.config import Config, config_from
+from rankray.config.params import set_path
+from rankray.config.schema import FREE_FIELDS
+from rankray.contracts import Observer
+from rankray.errors import ConfigError, UserError, nearest
+from rankray.search.candidates import baselines, confirmation_config, finalists, splits, used_seeds
+from rankray.search.confirmation import Confirmation, Options, Plan, Points
+from rankray.store import StudyStore, open_study, views
+from rankray.store.claims import Claims
+from rankray.store.confirmation import PLAN, decisions, record_verdict, runs_of
+
+Watching = Callable[[StudyStore], AbstractContextManager[Observer]]
+SUFFIX = ".confirm"
+"""What the name of a confirmation's study ends with; a label may follow."""
+
+
+def confirmed_config(
+    search: StudyStore, url: str, overrides: Mapping[str, Any], label: str = ""
+) -> tuple[Config, Config]:
+    """Return the search's configuration with overrides, and that of the confirmation's study.
+
+    Args:
+        search: the search's study, attached.
+        url: the store, with its password.
+        overrides: dotted path to value, of fields that do not change what a trial is.
+        label: distinguishes a further confirmation of the same search.
+
+    Raises:
+        ConfigError: an override of another field, or one that the configuration refuses.
+    """
+    allowed = [*FREE_FIELDS, "data.test"]
+    tree = search.config.model_dump(mode="json") | {"store": url}
+    for path, value in overrides.items():
+        if not any(path == each or path.startswith(f"{each}.") for each in allowed):
+            raise ConfigError(
+                f"--set {path}: it would confirm another setting than the one found{nearest(path, allowed)}; "
+                f"allowed: {', '.join(allowed)}; leave it out"
+            )
+        set_path(tree, path, value)
+    config = config_from(tree)
+    return config, confirmation_config(config, f"{config.name}{SUFFIX}{label and '-' + label}")
+
+
+def make_plan(search: StudyStore, config: Config, confirmation: Config, options: Options) -> Plan:
+    """Return what a confirmation would compare, from the search as it is now. Writes nothing.
+
+    Raises:
+        UserError: drivers still work on the search, or it has nothing to confirm.
+    """
+    status = views.status(search)
+    if status["drivers"]:
+        hosts = ", ".join(f"{each['host']} (process {each['pid']})" for each in status["drivers"])
+        raise UserError(f"confirm: {search.name}: a search still runs, on {hosts}; allowed: none; wait for its end")
+    rows = views.trials(search)
+    best = finalists(rows, config, confirmation, options.finalists)
+    return Plan(
+        options=options,
+        finalists=best,
+        baselines=baselines(rows, config, confirmation, len(best)),
+        choose_on=splits(config)[0],
+        decide_on=splits(config)[1],
+        salt=f"{search.identity or search.name}:{confirmation.name}",
+        used=sorted(used_seeds(rows, config)),
+        finished=status["budget"]["finished"],
+    )
+
+
+def stored_plan(url: str, confirmation: Config) -> Plan | None:
+    """Return the plan of a confirmation that has begun, or None. Writes nothing.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    found = decisions(url, confirmation, create=False)
+    tree = None if found is None else found.first(PLAN)
+    return None if tree is None else Plan.from_json(tree)
+
+
+def decided_plan(
+    search: StudyStore, url: str, config: Config, confirmation: Config, options: Options
+) -> tuple[Plan, Claims]:
+    """Return the plan of a confirmation, begun now or earlier, and the claims that hold it.
+
+    Raises:
+        ConfigError: it was begun with other options.
+        UserError: see `make_plan`.
+        StoreUnavailable: the store does not answer.
+    """
+    stored = stored_plan(url, confirmation)
+    plan = stored or make_plan(search, config, confirmation, options)
+    claims = decisions(url, confirmation)
+    assert claims is not None
+    if stored is None:
+        plan = Plan.from_json(claims.enter(PLAN, plan.to_json()))
+    now = (options, splits(config)[1])
+    if (plan.options, plan.decide_on) != now:
+        raise ConfigError(
+            f"confirm: {search.name}: it was begun with {_described(plan.options, plan.decide_on)}, and is asked for "
+            f"with {_described(*now)}; allowed: the same, because who adds seeds after having looked errs more often; "
+            "give the same, or --label NAME for a further confirmation on seeds of its own"
+        )
+    return plan, claims
+
+
+def run_confirmation(
+    search: StudyStore,
+    url: str,
+    config: Config,
+    confirmation: Config,
+    options: Options,
+    watching: Watching,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    verbose: bool = False,
+    run: Callable[..., bool] | None = None,
+) -> dict[str, Any] | None:
+    """Run what is missing of a confirmation, and return its verdict, which is then in the store; None if interrupted.
+
+    Args:
+        search: the search's study, attached.
+        url: the store, with its password.
+        config: the search's configuration.
+        confirmation: that of the confirmation's study (`confirmed_config`).
+        options: how.
+        watching: gives an observer for the study that is being run.
+        provenance: as for `open_study`.
+        verbose: show Ray's own messages.
+        run: what runs the study until it is done; None takes `run_search`, which needs Ray.
+
+    Raises:
+        UserError: see `decided_plan`; or a trial cannot be placed, see `run_search`.
+        SearchFailed: too many runs failed.
+        StoreUnavailable: the store does not answer.
+    """
+    plan, claims = decided_plan(search, url, config, confirmation, options)
+    ledger = Confirmation(confirmation, plan, claims)
+    metric = confirmation.study.metric
+
+    def due(trials: Sequence[Any]) -> Points:
+        return ledger.points(runs_of(trials, metric))
+
+    section = confirmation.study.model_copy(update={"trials": plan.total})
+    confirmation = confirmation.model_copy(update={"study": section})
+    study = open_study(url, confirmation, provenance=provenance, plan=due)
+    if not study.done:
+        from rankray.search.experiment import run_search
+
+        with watching(study) as observer:
+            if not (run or run_search)(study, observer, verbose=verbose):
+                return None
+    verdict = ledger.verdict(runs_of(study.trials(), metric), search.name)
+    assert verdict is not None, "every run that is due has ended"
+    record_verdict(search, study, verdict)
+    return verdict
+
+
+def plan_figures(search: StudyStore, confirmation: Config, plan: Plan) -> dict[str, Any]:
+    """Return what `rankray confirm NAME --plan --json` prints: what would be run, what it costs, what it can tell.
+
+    Args:
+        search: the search's study, attached.
+        confirmation: the configuration of the confirmation's study.
+        plan: what is compared.
+    """
+    options = plan.options
+    seconds = run_seconds(views.trials(search))
+    tells = [
+        {
+            "seeds": seeds,
+            "half_width_sd": half_width_in_sd(seeds, level),
+            "found_sd": smallest_found(seeds, ENOUGH, level),
+            "level": level,
+        }
+        for seeds, level in {**dict.fromkeys((3, 5, 8, 16, 32), LEVEL), options.seeds: LEVEL}.items()
+    ]
+    runs = [{"seeds": seeds, "runs": plan.choosing + 2 * seeds} for seeds in options.all_looks]
+    return {
+        "study": search.name,
+        "confirmation": confirmation.name,
+        "metric": confirmation.study.metric,
+        "data": {"source": plan.decide_on, "is_test": plan.decide_on != plan.choose_on},
+        "finalists": [each.to_json() for each in plan.finalists],
+        "baselines": [each.to_json() for each in plan.baselines],
+        "runs": {"choose": plan.choosing, "decide": 2 * options.seeds, "total": plan.total, "at_looks": runs},
+        "steps": plan.total * confirmation.full_steps,
+        "run_seconds": seconds,
+        "seconds": None if seconds is None else seconds * plan.total,
+        "seeds": options.seeds,
+        "looks": [
+            {"seeds": seeds, "level": level, "half_width_sd": half_width_in_sd(seeds, level)}
+            for seeds, level in zip(options.all_looks, options.levels, strict=True)
+        ],
+        "tells": sorted(tells, key=lambda each: each["seeds"]),
+        "search_interrupted": views.status(search)["state"] == "interrupted",
+    }
+
+
+def run_seconds(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return how long a complete trial of a search took, in the median; None where none was begun and ended once."""
+    times = [
+        (datetime.fromisoformat(row["ended"]) - datetime.fromisoformat(row["started"])).total_seconds()
+        for row in rows
+        if row["state"] == "complete" and row["started"] and row["ended"]
+    ]
+    return statistics.median(times) if times else None
+
+
+def _described(options: Options, data: str) -> str:
+    looks = f", --looks {','.join(map(str, options.looks))} --spending {options.spending}" if options.looks else ""
+    choosing = f"--finalists {options.finalists} --choose-seeds {options.choose_seeds}"
+    return f"{choosing} --seeds {options.seeds}{looks}, on {data}"

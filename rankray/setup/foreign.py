@@ -1,0 +1,240 @@
+"""`rankray import`: the YAML of a TRL script, LLaMA-Factory or Axolotl as a configuration, with notes on what is left.
+
+Which tool a file is of is seen by its keys. Every key is either taken over, or is nothing but how that tool runs, or
+gets a note that says why it is left out; none is dropped without one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rankray.config import Config, all_fields, config_from
+from rankray.config.params import set_path
+from rankray.config.where import resolve_tree
+from rankray.config.yaml_text import read_yaml
+from rankray.errors import ConfigError, shown
+from rankray.finetune.sft_fields import OURS, WITHOUT_EFFECT, sft_field_names
+
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOGS = {
+    "logging_steps", "logging_first_step", "logging_dir", "logging_strategy", "report_to", "run_name", "log_level",
+    "push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "overwrite_output_dir", "save_total_limit",
+    "save_only_model", "load_best_model_at_end", "metric_for_best_model", "do_train", "do_eval", "save_strategy",
+    "eval_strategy", "evaluation_strategy", "plot_loss", "preprocessing_num_workers", "dataset_num_proc",
+    "dataloader_num_workers", "overwrite_cache", "ddp_timeout", "resume_from_checkpoint", "wandb_project",
+    "wandb_entity", "wandb_watch", "wandb_name", "wandb_log_model", "dataset_prepared_path", "save_steps_per_epoch",
+    "local_rank", "debug", "early_stopping_patience", "include_num_input_tokens_seen", "dataset_processes",
+}  # fmt: skip
+"""Keys that only say how another tool prints, logs and saves: rankray does that in its own way, and no note is due."""
+
+
+@dataclass
+class Draft:
+    """A configuration in the making.
+
+    Attributes:
+        given: the other tool's mapping; `take` removes from it.
+        tree: ours so far.
+        notes: what is left out, and why.
+    """
+
+    given: dict[str, Any]
+    tree: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def take(self, *names: str, default: Any = None) -> Any:
+        """Remove keys and return the first value that is not null."""
+        values = [self.given.pop(name, None) for name in names]
+        return next((value for value in values if value is not None), default)
+
+    def move(self, path: str, *names: str) -> None:
+        """Set a dotted path to the value of the first of these keys that is there."""
+        value = self.take(*names)
+        if value is not None and path not in all_fields():
+            self.note(names[0], value, "has no counterpart here")
+        elif value is not None:
+            self.set(path, value)
+
+    def set(self, path: str, value: Any) -> None:
+        """Set a dotted path."""
+        set_path(self.tree, path, value)
+
+    def note(self, name: str, value: Any, why: str) -> None:
+        """Say that something is left out."""
+        self.notes.append(f"{name}: {shown(value, 60)}: {why}")
+
+    def leave(self, why: str, *names: str) -> None:
+        """Leave keys out, with a note for each that is there and says something."""
+        for name in names:
+            value = self.given.pop(name, None)
+            if value not in (None, False, "", [], {}):
+                self.note(name, value, why)
+
+
+def convert(file: Path, eval_source: str = "") -> tuple[Config, list[str], str]:
+    """Read another tool's file and return our configuration, the notes, and the tool's name.
+
+    Args:
+        file: its YAML.
+        eval_source: held-out data, where the file names none.
+
+    Raises:
+        ConfigError: the file is of none of the three, asks for something other than supervised fine-tuning, or names
+            neither model nor data.
+    """
+    from rankray.setup import axolotl, llama_factory, trl_file
+
+    given, _ = read_yaml(file, str(file))
+    tools: dict[str, tuple[bool, Callable[[Draft, Path], None]]] = {
+        "Axolotl": ("base_model" in given, axolotl.fill),
+        "LLaMA-Factory": ("model_name_or_path" in given and ("stage" in given or "finetuning_type" in given),
+                          llama_factory.fill),
+        "TRL": ("model_name_or_path" in given, trl_file.fill),
+    }  # fmt: skip
+    tool = next((name for name, (fits, _) in tools.items() if fits), None)
+    if tool is None:
+        raise ConfigError(
+            f"{file}: neither base_model nor model_name_or_path; allowed are files of a TRL script, LLaMA-Factory and "
+            f"Axolotl; it has {', '.join(list(map(str, given))[:8])}"
+        )
+    draft = Draft(dict(given))
+    tools[tool][1](draft, file.parent)
+    _finish(draft, file, eval_source)
+    try:
+        config = config_from(draft.tree)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: cannot be taken over:\n{error}") from None
+    return config, draft.notes, tool
+
+
+def common(draft: Draft) -> None:
+    """Take over what TRL and LLaMA-Factory share: the fields of transformers' TrainingArguments."""
+    micro = int(draft.take("per_device_train_batch_size", default=8))
+    draft.set("train.batch_size", micro * int(draft.take("gradient_accumulation_steps", default=1)))
+    draft.set("train.micro_batch_size", micro)
+    steps = draft.take("max_steps", default=-1)
+    epochs = draft.take("num_train_epochs", default=3.0)
+    draft.set(*(("train.max_steps", steps) if int(steps) > 0 else ("train.epochs", float(epochs))))
+    draft.set("train.learning_rate", float(draft.take("learning_rate", default=5e-5)))
+    draft.move("train.weight_decay", "weight_decay")
+    warmup(draft, draft.take("warmup_ratio"), draft.take("warmup_steps"))
+    schedule(draft, "lr_scheduler_type", draft.take("lr_scheduler_type", default="linear"))
+    draft.move("train.seed", "seed")
+    draft.take("data_seed")
+    draft.move("evaluate.every_steps", "eval_steps")
+    draft.move("evaluate.batch_size", "per_device_eval_batch_size")
+    save = draft.take("save_steps")
+    if isinstance(save, int) and save > 0:
+        draft.set("train.checkpoint_every_steps", save)
+    draft.move("storage", "output_dir")
+    pass_through(draft)
+
+
+def lora(draft: Draft, rank: Any, alpha: Any, dropout: Any, targets: Any) -> None:
+    """Set the adapters; targets may be a list, names with commas, or all of the linear layers."""
+    for name, value in (("rank", rank), ("alpha", alpha), ("dropout", dropout)):
+        if value is not None:
+            draft.set(f"model.lora.{name}", value)
+    draft.tree.setdefault("model", {}).setdefault("lora", {})
+    named = [part.strip() for part in targets.split(",")] if isinstance(targets, str) else targets
+    if named and named not in (["all"], ["all-linear"]):
+        draft.set("model.lora.target_modules", named)
+
+
+def dtype(draft: Draft, value: Any) -> None:
+    """Set the type of the weights."""
+    if value in DTYPES:
+        draft.set("model.dtype", value)
+    elif value is not None:
+        draft.note("dtype", value, f"allowed here are {', '.join(DTYPES)}")
+
+
+def warmup(draft: Draft, ratio: Any, steps: Any) -> None:
+    """Set the warm-up as a share; a number of steps is one only where the number of all steps is given."""
+    whole = draft.tree.get("train", {}).get("max_steps")
+    share = steps if isinstance(steps, float) and 0 < steps < 1 else None
+    if share is None and steps and whole:
+        share = min(1.0, float(steps) / float(whole))
+    if share is not None:
+        draft.set("train.warmup_ratio", share)
+    elif steps:
+        draft.note("warmup_steps", steps, "a share of all steps here; set train.warmup_ratio")
+    else:
+        draft.set("train.warmup_ratio", float(ratio or 0.0))
+
+
+def schedule(draft: Draft, name: str, value: Any) -> None:
+    """Set how the learning rate falls."""
+    if value in SCHEDULES:
+        draft.set("train.schedule", value)
+    else:
+        draft.note(name, value, f"allowed here are {', '.join(SCHEDULES)}; cosine is taken")
+
+
+def pass_through(draft: Draft) -> None:
+    """Hand on the fields of SFTConfig that rankray passes through."""
+    for name in list(draft.given):
+        if name in sft_field_names() - OURS.keys() - WITHOUT_EFFECT - LOGS:
+            value = draft.given.pop(name)
+            if name in ("bf16", "fp16") and not value:
+                continue
+            draft.tree.setdefault("train", {}).setdefault("sft", {})[name] = value
+
+
+def text_of(config: Config, notes: list[str], tool: str, file: Path) -> str:
+    """Return the configuration as YAML, with the notes above it; only what differs from the defaults."""
+    tree = config.model_dump(mode="json", exclude_defaults=True, exclude={"store"})
+    if config.storage == Config.model_fields["storage"].get_default():
+        tree.pop("storage", None)
+    head = [f"# Made by `rankray import` from {file.name} ({tool})."]
+    head += [f"# left out: {line}" for note in notes for line in note.splitlines()[:1]]
+    return "\n".join(head) + "\n" + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _finish(draft: Draft, file: Path, eval_source: str) -> None:
+    """Give what every configuration needs, a space to search, and notes for what nobody has taken."""
+    draft.tree.setdefault("name", file.stem.replace(" ", "-"))
+    for name in list(draft.given):
+        if name in LOGS:
+            draft.given.pop(name)
+    for name, value in draft.given.items():
+        draft.note(name, value, "has no counterpart here")
+    data = draft.tree.setdefault("data", {})
+    if eval_source:
+        data["eval"] = eval_source
+    if "eval" not in data and "train" in data:
+        _hold_out(draft, data)
+    rate = float(draft.tree.get("train", {}).get("learning_rate", 5e-5))
+    draft.tree["space"] = {
+        "loss.objective": {"choice": ["sft", "dft", "rri"]},
+        "loss.temperature": {"float": [0.25, 8.0], "log": True, "when": {"loss.objective": "rri"}},
+        "train.learning_rate": {"float": [float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}")], "log": True},
+    }
+    resolve_tree(draft.tree, Path(os.path.abspath(file.parent)), lambda path: str(file))
+
+
+def _hold_out(draft: Draft, data: dict[str, Any]) -> None:
+    """Set data aside where that needs no reading: a slice of each hub dataset; else say what is missing."""
+    from rankray.data.files import is_file_source
+    from rankray.setup.held_out import halves_of_hub
+
+    entries = [{"path": data["train"]}] if isinstance(data["train"], str) else data["train"]
+    held_out = []
+    for entry in entries:
+        if not is_file_source(entry["path"]) and not entry["path"].endswith("]"):
+            entry["path"], rest = halves_of_hub(entry["path"])
+            held_out.append({**entry, "path": rest})
+    if held_out:
+        data["eval"] = held_out[0]["path"] if len(held_out) == 1 else held_out
+        data["train"] = entries[0]["path"] if isinstance(data["train"], str) else entries
+        draft.notes.append("no held-out data were named: the last 5 % of each dataset of the hub are held out")
+    else:
+        data["eval"] = entries[0]["path"]
+        draft.notes.append("no held-out data were named: data.eval is the training data; name others before a search")

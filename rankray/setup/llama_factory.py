@@ -1,0 +1,102 @@
+"""LLaMA-Factory's YAML for supervised fine-tuning, and the `dataset_info.json` that its datasets are named in."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from rankray.errors import ConfigError
+from rankray.setup.foreign import Draft, common, dtype, lora
+from rankray.setup.trl_file import source
+
+logger = logging.getLogger(__name__)
+
+ATTENTION = {"fa2": "flash_attention_2", "sdpa": "sdpa", "disabled": "eager"}
+
+
+def fill(draft: Draft, base: Path) -> None:
+    """Fill in a draft.
+
+    Raises:
+        ConfigError: another stage than supervised fine-tuning, or no dataset.
+    """
+    stage = draft.take("stage", default="sft")
+    if stage != "sft":
+        raise ConfigError(f"import: stage {stage!r}; allowed is sft, supervised fine-tuning; take another file")
+    draft.set("model.path", draft.take("model_name_or_path"))
+    draft.move("model.trust_remote_code", "trust_remote_code")
+    draft.move("model.revision", "model_revision")
+    kind = draft.take("finetuning_type", default="lora")
+    parts = [draft.take(f"lora_{name}") for name in ("rank", "alpha", "dropout", "target")]
+    if kind == "lora":
+        lora(draft, parts[0] or 8, parts[1] or 2 * (parts[0] or 8), parts[2], parts[3])
+        if draft.take("use_dora"):
+            draft.set("model.lora.dora", True)
+    elif kind != "full":
+        draft.note("finetuning_type", kind, "allowed here are full and lora; all weights are trained")
+    attention = draft.take("flash_attn")
+    if attention in ATTENTION:
+        draft.set("model.attn_implementation", ATTENTION[attention])
+    draft.leave("quantized weights cannot be trained here", "quantization_bit", "quantization_method")
+    dtype(draft, draft.take("infer_dtype"))
+    draft.leave("conversations are rendered by the tokenizer's own chat template", "template")
+    draft.move("data.max_length", "cutoff_len")
+    if not draft.take("mask_history"):
+        draft.set("data.train_on", "all")
+    if draft.take("train_on_prompt"):
+        draft.note("train_on_prompt", True, "prompts are not trained on here")
+    _datasets(draft, base)
+    draft.take("val_size")
+    common(draft)
+
+
+def _datasets(draft: Draft, base: Path) -> None:
+    names = draft.take("dataset")
+    if not names:
+        raise ConfigError("import: the file has no dataset; needed is one; add it")
+    listed = names if isinstance(names, list) else [name.strip() for name in str(names).split(",")]
+    shares = draft.take("interleave_probs")
+    draft.take("mix_strategy")
+    weights = [float(part) for part in str(shares).split(",")] if shares else [None] * len(listed)
+    directory = base / str(draft.take("dataset_dir", default="data"))
+    known = _info(directory / "dataset_info.json")
+    entries = [_entry(draft, name, directory, known) for name in listed]
+    most = draft.take("max_samples")
+    for entry, weight in zip(entries, weights, strict=False):
+        entry |= {} if weight is None else {"weight": weight}
+        entry |= {} if most is None else {"max_examples": int(most)}
+    single = len(entries) == 1 and set(entries[0]) == {"path"}
+    draft.set("data.train", entries[0]["path"] if single else entries)
+    held_out = draft.take("eval_dataset")
+    if held_out:
+        draft.set("data.eval", _entry(draft, str(held_out).split(",")[0].strip(), directory, known)["path"])
+
+
+def _entry(draft: Draft, name: str, directory: Path, known: dict[str, Any]) -> dict[str, Any]:
+    found = known.get(name)
+    if found is None:
+        draft.note("dataset", name, f"is not in {directory / 'dataset_info.json'}; its file is taken to be {name}.json")
+        return {"path": str(directory / f"{name}.json")}
+    if found.get("hf_hub_url"):
+        entry: dict[str, Any] = {"path": source(found["hf_hub_url"], found.get("subset"), found.get("split", "train"))}
+    else:
+        entry = {"path": str(directory / str(found.get("file_name", f"{name}.json")))}
+    columns = found.get("columns", {})
+    if found.get("formatting") == "sharegpt":
+        entry["messages"] = columns.get("messages", "conversations")
+        entry["format"] = "sharegpt"
+    elif columns.get("prompt") and columns.get("response") and columns["prompt"] != "instruction":
+        query = f"\n{{{columns['query']}?}}" if columns.get("query") else ""
+        entry |= {"prompt": f"{{{columns['prompt']}}}{query}\n", "completion": f"{{{columns['response']}}}"}
+    return entry
+
+
+def _info(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        logger.debug("%s cannot be read: %s", file, error)
+        return {}
+    return found if isinstance(found, dict) else {}

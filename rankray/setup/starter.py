@@ -1,0 +1,244 @@
+"""`rankray init`: a configuration for a model and data that were looked at, which `check` accepts.
+
+The data decide format, lengths and batch size, the model whether adapters are trained, the answers the rest. Nothing is
+written before the whole file passes the checks of `rankray check`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rankray.config import load_config
+from rankray.config.sections import DataSection
+from rankray.data.encode import light_tokenizer, measure
+from rankray.data.files import files_of, hub_parts, is_file_source, read_rows
+from rankray.data.formats import recognise
+from rankray.data.lengths import length_table
+from rankray.data.sources import Source
+from rankray.errors import ConfigError, DataError, UserError, listed
+from rankray.finetune.preflight import preflight
+from rankray.model.files import context_length, local_model
+from rankray.setup.held_out import halves_of_hub, set_aside
+
+QUESTIONS = ("question", "query", "problem", "instruction", "input", "source", "context")
+ANSWERS = ("answer", "solution", "response", "output", "target", "completion", "summary")
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
+METRICS = ("nll", "accuracy")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a user said.
+
+    Attributes:
+        model: hub id or directory.
+        train: data to train on, one or several: files, directories, patterns or hub datasets.
+        eval: held-out data; empty sets some of the training data aside.
+        metric: `nll`, or `accuracy` of generated answers.
+        prompt: template for the prompt; None where the columns show it.
+        completion: template for the completion.
+        lora: train adapters instead of all weights.
+        gpus: GPUs per trial; None takes one where this machine has one.
+        trials: finished trials of the search.
+    """
+
+    model: str
+    train: list[str]
+    eval: list[str] = field(default_factory=list)
+    metric: str = "nll"
+    prompt: str | None = None
+    completion: str | None = None
+    lora: bool = False
+    gpus: int | None = None
+    trials: int = 32
+
+
+def start(answers: Answers, file: Path, say: Callable[[str], None]) -> None:
+    """Write a configuration, checked, and say what was found.
+
+    Args:
+        answers: what the user said.
+        file: the file to write; it must not exist.
+        say: prints a line.
+
+    Raises:
+        UserError: the data cannot be used, or the finished file does not pass the checks; nothing is left behind.
+    """
+    if file.exists():
+        raise ConfigError(
+            f"init: {str(file)!r} exists; allowed is a new file; give another with --output, or remove it"
+        )
+    if answers.metric not in METRICS:
+        raise ConfigError(f"init: --metric: got {answers.metric!r}; allowed: {', '.join(METRICS)}; choose one")
+    made: list[Path] = []
+    try:
+        train, held_out = _sources(answers, file, made, say)
+        parts = [_part(answers, source, say) for source in train]
+        file.write_text(_text(answers, file, parts, held_out), encoding="utf-8")
+        made.append(file)
+        preflight(load_config(file))
+    except UserError:
+        for path in made:
+            path.unlink(missing_ok=True)
+        raise
+    say(f"wrote {file}")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One source of training data, its form, and the templates where columns must be named."""
+
+    path: str
+    form: str
+    templates: dict[str, str]
+
+    def section(self) -> DataSection:
+        return DataSection.model_validate(
+            {"train": self.path, "eval": self.path, "format": self.form, "train_on": self.train_on, **self.templates}
+        )
+
+    @property
+    def train_on(self) -> str:
+        return "all" if self.form in ("messages", "sharegpt") else "last"
+
+
+def _sources(answers: Answers, file: Path, made: list[Path], say: Callable[[str], None]) -> tuple[list[str], list[str]]:
+    """Return the training and the held-out sources; files that are written for them are added to `made`."""
+    if answers.eval:
+        return answers.train, answers.eval
+    train, held_out = [], []
+    for source in answers.train:
+        if not is_file_source(source):
+            hub_parts(source, "init")
+            halves = halves_of_hub(source)
+        else:
+            files = files_of(source, "init")
+            if len(files) > 1:
+                raise DataError(
+                    f"init: {source!r} is {len(files)} files; to set examples aside, allowed is one; give --eval"
+                )
+            one, other, count = set_aside(files[0], file.parent)
+            made += [one, other]
+            say(f"set {count} examples aside: {other} is held out, {one} is the rest")
+            halves = str(one), str(other)
+        train.append(halves[0])
+        held_out.append(halves[1])
+    return train, held_out
+
+
+def _part(answers: Answers, train: str, say: Callable[[str], None]) -> _Part:
+    """Look at a source: its form, and templates where columns must be named."""
+    given = {"prompt": answers.prompt, "completion": answers.completion}
+    templates = {name: text for name, text in given.items() if text is not None}
+    if not is_file_source(train):
+        if not templates:
+            say(f"{train}: its columns are seen when it is loaded; look with `rankray preview`")
+        return _Part(train, "columns" if templates else "auto", templates)
+    rows = read_rows(str(files_of(train, "init")[0]), "init")
+    columns = list(rows[0])
+    try:
+        form = "columns" if templates else recognise(rows, _Part(train, "auto", {}).section(), "init")
+    except DataError:
+        lower = {name.lower(): name for name in columns}
+        prompt = next((lower[name] for name in QUESTIONS if name in lower), None)
+        completion = next((lower[name] for name in ANSWERS if name in lower and lower[name] != prompt), None)
+        if prompt is None or completion is None:
+            raise DataError(
+                f"init: {train!r} has the columns {listed(columns)}, and which is asked and which answered is not "
+                "plain; allowed are templates over them; give --prompt '{COLUMN}\\n' --completion '{COLUMN}'"
+            ) from None
+        form, templates = "columns", {"prompt": f"{{{prompt}}}\n", "completion": f"{{{completion}}}"}
+    say(f"{train}: {len(rows)} rows, format {form}" + "".join(f", {k}: {v!r}" for k, v in templates.items()))
+    return _Part(train, form, templates)
+
+
+def _text(answers: Answers, file: Path, parts: list[_Part], held_out: list[str]) -> str:
+    rows, tokens = _measured(answers, parts)
+    batch = max(1, min(64, 1 << max(0, (rows // 8).bit_length() - 1))) if rows else 64
+    gpus = answers.gpus if answers.gpus is not None else int(Path("/dev/nvidia0").exists())
+    rate = (3e-5, 3e-3) if answers.lora else (1e-6, 1e-3)
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", file.stem)
+    measured = f"; the middle example here has {tokens[0]} tokens, 95 % have at most {tokens[1]}" if tokens else ""
+    return "\n".join(
+        [
+            "# Which loss and which learning rate are best for this model and this data?",
+            f"# Made by `rankray init`. Look: rankray preview {file.name}   Search: rankray search {file.name}",
+            f"name: {name}",
+            f"model:\n  path: {_quoted(_portable(answers.model, file, local_model(answers.model) is not None))}",
+            *(["  lora: {rank: 16, alpha: 32}   # adapters instead of all weights"] if answers.lora else []),
+            "data:",
+            *_data_lines("train", parts, file, ""),
+            *_data_lines("eval", [replace(parts[i % len(parts)], path=p) for i, p in enumerate(held_out)], file,
+                         "   # never trained on"),
+            *(["  train_on: all   # every assistant turn"] if any(p.train_on == "all" for p in parts) else []),
+            f"  max_length: {tokens[2] if tokens else 2048}   # tokens; longer examples are cut{measured}",
+            "loss: {objective: rri}",
+            "train:",
+            "  max_steps: 200   # of each trial; bad ones are stopped early",
+            f"  batch_size: {batch}   # examples per step",
+            f"  micro_batch_size: {min(8, batch)}   # of them at a time in memory",
+            f"evaluate: {{every_steps: 25, metrics: {json.dumps(list(dict.fromkeys(['nll', answers.metric])))}}}",
+            "space:   # what is searched",
+            "  loss.objective: {choice: [sft, dft, rri]}",
+            "  loss.temperature: {float: [0.25, 8.0], log: true, when: {loss.objective: rri}}",
+            "  loss.entropy_weight: {float: [0.0, 2.0], when: {loss.objective: rri}}",
+            f"  train.learning_rate: {{float: [{rate[0]:.1e}, {rate[1]:.1e}], log: true}}",
+            f"study: {{metric: eval/{answers.metric}, trials: {answers.trials}}}",
+            f"resources: {{gpus_per_worker: {gpus}}}",
+            "",
+        ]
+    )  # fmt: skip
+
+
+def _data_lines(split: str, parts: list[_Part], file: Path, remark: str) -> list[str]:
+    """Return the lines of one split; a single source's form stands in `data` itself, once."""
+    paths = [_quoted(_portable(part.path, file, is_file_source(part.path))) for part in parts]
+    if len(parts) > 1:
+        entries = [{"format": part.form, **part.templates} for part in parts]
+        said = ["".join(f", {key}: {_quoted(text)}" for key, text in entry.items()) for entry in entries]
+        return [f"  {split}:{remark}", *(f"    - {{path: {p}{s}}}" for p, s in zip(paths, said, strict=True))]
+    lines = [f"  {split}: {paths[0]}{remark}"]
+    if split == "train":
+        lines += [f"  format: {parts[0].form}", *(f"  {k}: {_quoted(text)}" for k, text in parts[0].templates.items())]
+    return lines
+
+
+def _measured(answers: Answers, parts: list[_Part]) -> tuple[int, tuple[int, int, int] | None]:
+    """Return the training examples, and of their tokens: median, 95 %, and the limit to set; what can be known."""
+    if not all(is_file_source(part.path) for part in parts):
+        return 0, None
+    found = [(part.section(), Source("train", part.section()).examples()) for part in parts]
+    count = sum(len(placed) for _, placed in found)
+    directory = local_model(answers.model)
+    tokenizer = None if directory is None or not directory.is_dir() else light_tokenizer(directory)
+    if directory is None or tokenizer is None:
+        return count, None
+    no_limit = 1 << 30
+    lengths = [
+        length
+        for data, placed in found
+        for length in measure([p.example for p in placed], tokenizer, data, no_limit, [p.place for p in placed])
+    ]
+    table = length_table(lengths, no_limit)
+    context = context_length(json.loads((directory / "config.json").read_text(encoding="utf-8"))) or LENGTHS[-1]
+    fitting = next((length for length in LENGTHS if length >= table.p95), LENGTHS[-1])
+    return count, (table.median, table.p95, min(fitting, context))
+
+
+def _portable(path: str, file: Path, is_local: bool) -> str:
+    """Return a path as it is written into the file: relative to it where it lies below its directory."""
+    if not is_local:
+        return path
+    absolute, base = os.path.abspath(os.path.expanduser(path)), os.path.abspath(file.parent)
+    return f"./{os.path.relpath(absolute, base)}" if absolute.startswith(f"{base}{os.sep}") else absolute
+
+
+def _quoted(text: Any) -> str:
+    """Return a text as YAML: JSON's quotes are YAML's."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,80 @@
+"""The YAML of a TRL script: the fields of its ScriptArguments, ModelConfig and SFTConfig in one mapping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rankray.data.files import is_file_source
+from rankray.errors import ConfigError
+from rankray.setup.foreign import Draft, common, dtype, lora
+
+
+def fill(draft: Draft, base: Path) -> None:
+    """Fill in a draft.
+
+    Raises:
+        ConfigError: the file names no dataset.
+    """
+    draft.set("model.path", draft.take("model_name_or_path"))
+    draft.move("model.revision", "model_revision")
+    draft.move("model.attn_implementation", "attn_implementation")
+    draft.move("model.trust_remote_code", "trust_remote_code")
+    dtype(draft, draft.take("dtype", "torch_dtype"))
+    adapters = [draft.take(f"lora_{name}") for name in ("r", "alpha", "dropout", "target_modules")]
+    if draft.take("use_peft"):
+        lora(draft, *adapters)
+    if draft.take("use_dora"):
+        draft.set("model.lora.dora", True)
+    draft.leave("quantized weights cannot be trained here", "load_in_4bit", "load_in_8bit", "use_bnb_nested_quant")
+    draft.take("bnb_4bit_quant_type")
+    _data(draft)
+    if draft.take("assistant_only_loss"):
+        draft.set("data.train_on", "all")
+    if draft.take("completion_only_loss") is False:
+        draft.note("completion_only_loss", False, "prompts are not trained on here")
+    loss = draft.take("loss_type")
+    if loss == "dft":
+        draft.set("loss.objective", "dft")
+    elif loss not in (None, "nll", "chunked_nll"):
+        draft.note("loss_type", loss, "the loss is rankray's own")
+    draft.leave("the loss is rankray's own", "use_liger_kernel", "use_liger", "label_smoothing_factor")
+    common(draft)
+
+
+def _data(draft: Draft) -> None:
+    draft.move("data.max_length", "max_length", "max_seq_length")
+    field = draft.take("dataset_text_field")
+    if field and field != "text":
+        draft.set("data.completion", f"{{{field}}}")
+        draft.set("data.prompt", "")
+    draft.leave("every example is read", "dataset_streaming", "streaming")
+    name, config = draft.take("dataset_name"), draft.take("dataset_config", "dataset_config_name")
+    train, test = draft.take("dataset_train_split", default="train"), draft.take("dataset_test_split")
+    mixture = draft.take("datasets")
+    evaluates = draft.given.get("eval_strategy", draft.given.get("evaluation_strategy", "no")) not in ("no", False)
+    if mixture:
+        draft.set("data.train", [_entry(draft, item) for item in mixture])
+    elif name:
+        draft.set("data.train", source(name, config, train))
+        if (test or evaluates) and not is_file_source(name):
+            draft.set("data.eval", source(name, config, test or "test"))
+    else:
+        raise ConfigError("import: the file has neither dataset_name nor datasets; needed is one; add it")
+
+
+def _entry(draft: Draft, item: dict[str, Any]) -> dict[str, Any]:
+    files = item.get("data_files")
+    if isinstance(files, str) and is_file_source(files):
+        return {"path": files}
+    if item.get("columns"):
+        draft.note("datasets.columns", item["columns"], "columns are recognised; see data.format")
+    return {"path": source(item.get("path"), item.get("name"), item.get("split") or "train")}
+
+
+def source(name: Any, config: Any, split: Any) -> str:
+    """Return a data source: a file as it is, a dataset of the hub with configuration and split."""
+    text = str(name)
+    if is_file_source(text):
+        return text
+    return ":".join(str(part) for part in (text, config, split) if part)

@@ -1,0 +1,109 @@
+"""What a confirmation keeps in the store: its plan, its choice, its runs, its verdict.
+
+A confirmation of the study NAME is a study of its own, `NAME.confirm`, with its own trials: the search's counts, best
+trial and budget do not see them. Two decisions are claims of that study (`claims`), so that the first one counts and
+every driver and every later start agrees: `confirm:plan`, what is compared; `confirm:choice`, which finalist and which
+baseline the choosing runs have picked. The verdict is one attribute of the *search's* study, where a report finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from rankray.config.schema import Config
+from rankray.store.backend import connect
+from rankray.store.claims import SUFFIX, Claims, find_or_create
+from rankray.store.records import END, ORIGIN, is_void, steps_of
+from rankray.store.strategies import direction
+from rankray.store.study import TRIALS
+from rankray.store.trials import StudyStore
+
+VERDICT = "rankray:verdict"
+PLAN, CHOICE = "confirm:plan", "confirm:choice"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a confirmation.
+
+    Attributes:
+        number: its trial's number in the confirmation's study.
+        origin: which comparison it belongs to.
+        state: `complete`, `failed` or `open`.
+        value: the study's metric at its end, for a complete one.
+        stderr: the metric's standard error over examples, where one was reported.
+        seed: its `train.seed`.
+    """
+
+    number: int
+    origin: str
+    state: str
+    value: float | None
+    stderr: float | None
+    seed: int
+
+
+def runs_of(trials: Sequence[FrozenTrial], metric: str) -> list[Run]:
+    """Return the runs of a confirmation's study, in order of number, void trials left out."""
+    return [_run(trial, metric) for trial in trials if not is_void(trial)]
+
+
+def stored_verdict(study: StudyStore) -> dict[str, Any] | None:
+    """Return the verdict of the last confirmation of a study, as `rankray confirm NAME --json` prints it, or None."""
+    found = study.storage.get_study_user_attrs(study.study_id).get(VERDICT)
+    return None if found is None else dict(found)
+
+
+def record_verdict(search: StudyStore, confirmation: StudyStore, verdict: dict[str, Any]) -> None:
+    """Write a verdict to the search's study; one that is there already is not written again.
+
+    The confirmation's study then has all the trials it is to have, also where an early look ended it.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    finished = confirmation.finished
+    if confirmation.storage.get_study_user_attrs(confirmation.study_id).get(TRIALS) != finished:
+        confirmation.storage.set_study_user_attr(confirmation.study_id, TRIALS, finished)
+    if stored_verdict(search) != verdict:
+        search.storage.set_study_user_attr(search.study_id, VERDICT, verdict)
+
+
+def _run(trial: FrozenTrial, metric: str) -> Run:
+    state = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.PRUNED: "failed"}
+    metrics: dict[str, float] = {}
+    for record in steps_of(trial).values():
+        metrics.update(record.metrics)
+    metrics.update(trial.user_attrs.get(END, {}).get("metrics", {}))
+    return Run(
+        number=trial.number,
+        origin=str(trial.user_attrs.get(ORIGIN, "")),
+        state=state.get(trial.state, "open"),
+        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        stderr=metrics.get(f"{metric}_stderr"),
+        seed=int(trial.params.get("train.seed", -1)),
+    )
+
+
+def decisions(url: str, config: Config, *, create: bool = True) -> Claims | None:
+    """Return the claims of a confirmation's study: what is decided there is decided for good.
+
+    Args:
+        url: where the store is.
+        config: the configuration of the confirmation's study.
+        create: make them if need be; otherwise None where there are none.
+
+    Raises:
+        StoreError: the URL is wrong.
+        StoreUnavailable: the store does not answer.
+    """
+    storage = connect(url, create=False)
+    if not create and config.name + SUFFIX not in [each.study_name for each in storage.get_all_studies()]:
+        return None
+    claims = Claims(storage, find_or_create(storage, config.name + SUFFIX, direction(config)))
+    claims.refresh()
+    return claims

@@ -1,0 +1,167 @@
+"""A search space as numbers: settings as rows of a unit cube, and how far apart two of them are.
+
+A row has one number per field, from 0 to 1, evenly over the field's own scale (the logarithm's, where it says `log`); a
+choice is its index, at (index + 0.5) / choices. NaN means that the field does not exist in this setting. Distances are
+kept apart by field, so that each may be given a lengthscale of its own. A field that does not exist lies in the middle
+of its range, so a setting without it is as far from the one end as from the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankray.config import Distribution, distributions
+from rankray.config.params import get_path
+from rankray.config.schema import Config
+
+Array = NDArray[np.float64]
+MOST_BRANCHES = 24
+"""How many branches of a conditional space are told apart at most."""
+
+
+class Encoding:
+    """The space of a configuration as a unit cube.
+
+    Attributes:
+        paths: the fields' dotted paths, each after the ones that its `when` looks at.
+        branches: the conditional space's parts: each an assignment of the choices that some `when` looks at, as
+            {field's index: choice's index}; a single empty one where the space has no conditions.
+    """
+
+    def __init__(self, config: Config) -> None:
+        space = distributions(config)
+        self._config = config
+        self.fields: list[Distribution] = list(space.values())
+        self.paths = list(space)
+        self._index = {path: index for index, path in enumerate(self.paths)}
+        looked_at = {other for field in self.fields for other in field.when if other in space}
+        gates = [index for index, field in enumerate(self.fields) if field.path in looked_at and field.kind == "choice"]
+        kept: dict[tuple[tuple[int, int], ...], None] = {}
+        options = [range(len(self.fields[gate].choices)) for gate in gates]
+        for chosen in itertools.islice(itertools.product(*options), 4096):
+            row = np.full((1, len(self.fields)), 0.5)
+            for gate, choice in zip(gates, chosen, strict=True):
+                row[0, gate] = (choice + 0.5) / len(self.fields[gate].choices)
+            there = ~np.isnan(self.without_inactive(row)[0])
+            kept[tuple((gate, choice) for gate, choice in zip(gates, chosen, strict=True) if there[gate])] = None
+        self.branches: list[dict[int, int]] = [dict(branch) for branch in kept][:MOST_BRANCHES]
+
+    def draw(self, count: int, draws: np.random.Generator, branch: Mapping[int, int] | None = None) -> Array:
+        """Return `count` settings drawn uniformly, all of one branch if it is given; (count, fields)."""
+        rows = draws.random((count, len(self.fields)))
+        for gate, choice in (branch or {}).items():
+            rows[:, gate] = (choice + 0.5) / len(self.fields[gate].choices)
+        return self.settled(rows)
+
+    def settled(self, rows: Array) -> Array:
+        """Return rows with every number moved to the nearest value that its field can have, NaN where there is none."""
+        out = np.clip(rows, 0.0, 1.0)
+        for index, field in enumerate(self.fields):
+            column = out[:, index]
+            if field.kind == "choice":
+                count = len(field.choices)
+                out[:, index] = (np.minimum(np.floor(column * count), count - 1) + 0.5) / count
+            elif field.kind == "int" or field.step is not None:
+                out[:, index] = _up(field, _down(field, column))
+        return self.without_inactive(out)
+
+    def without_inactive(self, rows: Array) -> Array:
+        """Return rows with NaN where a field does not exist, given the row's other values."""
+        out = rows.copy()
+        for index, field in enumerate(self.fields):
+            for path, values in field.when.items():
+                at = self._index.get(path)
+                if at is None:
+                    if get_path(self._config, path) not in values:
+                        out[:, index] = np.nan
+                    continue
+                other = self.fields[at]
+                if other.kind == "choice":
+                    allowed = [(k + 0.5) / len(other.choices) for k, each in enumerate(other.choices) if each in values]
+                    met = (np.abs(out[:, [at]] - np.array([allowed])) < 1e-9).any(axis=1)
+                else:
+                    met = np.isin(np.round(_down(other, out[:, at]), 12), [float(value) for value in values])
+                out[~met, index] = np.nan
+        return out
+
+    def params(self, row: Array) -> dict[str, Any]:
+        """Return a row's setting: dotted path to value, without the fields that do not exist."""
+        found: dict[str, Any] = {}
+        for index, field in enumerate(self.fields):
+            if np.isnan(row[index]):
+                continue
+            if field.kind == "choice":
+                found[field.path] = field.choices[min(int(row[index] * len(field.choices)), len(field.choices) - 1)]
+                continue
+            value = float(_down(field, row[[index]])[0])
+            found[field.path] = round(value) if field.kind == "int" else value
+        return found
+
+    def place(self, params: Mapping[str, Any]) -> Array:
+        """Return a setting's row; (fields,). What lies outside its range is put at the end of it."""
+        row = np.full(len(self.fields), np.nan)
+        for index, field in enumerate(self.fields):
+            if field.path not in params:
+                continue
+            value = params[field.path]
+            if field.kind == "choice":
+                same = [k for k, each in enumerate(field.choices) if _same(each, value)]
+                row[index] = (same[0] + 0.5) / len(field.choices) if same else np.nan
+            else:
+                row[index] = np.clip(_up(field, np.array([float(value)]))[0], 0.0, 1.0)
+        return row
+
+    def distances(self, some: Array, others: Array) -> Array:
+        """Return how far apart settings are in each field; (fields, rows of some, rows of others).
+
+        Two choices are 1 apart. A field that exists in one of two settings only counts as its middle in the other.
+        """
+        out = np.empty((len(self.fields), len(some), len(others)))
+        for index, field in enumerate(self.fields):
+            mine, theirs = some[:, index], others[:, index]
+            if field.kind == "choice":
+                count = len(field.choices)
+                apart = (mine[:, None] != theirs[None, :]).astype(float)
+                lone = np.isnan(mine)[:, None] != np.isnan(theirs)[None, :]
+                both = np.isnan(mine)[:, None] & np.isnan(theirs)[None, :]
+                apart[lone] = math.sqrt((1 - 1 / count) / 2)
+                apart[both] = 0.0
+                out[index] = apart
+            else:
+                out[index] = np.abs(_middle(mine)[:, None] - _middle(theirs)[None, :])
+        return out
+
+
+def _middle(column: Array) -> Array:
+    return np.where(np.isnan(column), 0.5, column)
+
+
+def _same(choice: Any, value: Any) -> bool:
+    return bool(choice == value and isinstance(choice, bool) == isinstance(value, bool))
+
+
+def _down(field: Distribution, column: Array) -> Array:
+    """Return the values that a column of the unit cube stands for."""
+    if field.log:
+        low, high = math.log(field.low), math.log(field.high)
+        values = np.exp(low + column * (high - low))
+    else:
+        values = field.low + column * (field.high - field.low)
+    step = field.step or (1.0 if field.kind == "int" else None)
+    if step is not None:
+        most = math.floor((field.high - field.low) / step + 1e-9)
+        values = field.low + np.clip(np.round((values - field.low) / step), 0, most) * step
+    return np.clip(values, field.low, field.high)
+
+
+def _up(field: Distribution, values: Array) -> Array:
+    """Return where values lie in the unit cube."""
+    low, high = (math.log(field.low), math.log(field.high)) if field.log else (field.low, field.high)
+    at = np.log(np.maximum(values, 1e-300)) if field.log else values
+    return np.asarray((at - low) / (high - low))

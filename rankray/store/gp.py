@@ -1,0 +1,146 @@
+"""A Gaussian process over whole runs: which setting to train next, in plain numpy.
+
+The kernel is one Matern-5/2 product over the fields, each with its own lengthscale, plus noise. There is no part that
+settings of one objective share: with one, three bad settings of an objective wrote off all the others of it. The
+lengthscales and the noise are drawn from log-normal priors, and the mean over the draws that explain the runs best is
+used; nothing is optimised, so equal runs give equal answers on every machine of equal arithmetic.
+
+Nothing here knows of trials: settings are rows of `encoding.Encoding`, values are standardised and larger is better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankray.config import Distribution
+
+Array = NDArray[np.float64]
+DRAWS = 90
+"""Draws from the priors of which the best are kept."""
+KEPT = 6
+SELECTED_ON = 60
+"""Runs that the draws are compared on, at most: the best ones and the latest ones."""
+NOISE = (0.1, 0.7)
+"""Median and log sd of the noise's variance, in units of the runs' own variance."""
+OTHER = (0.6, 0.6)
+PRIORS = {
+    "train.learning_rate": (0.3, 0.5),
+    "loss.objective": (1.0, 0.7),
+    "loss.form": (1.5, 0.7),
+    "loss.base": (1.0, 0.7),
+    "loss.temperature": (0.6, 0.6),
+    "loss.entropy_weight": (1.0, 0.7),
+}
+"""Median and log sd of the lengthscale of a known field, as a part of its range; two choices are 1 apart."""
+RATE_DECADES = 2.0
+"""The range of a learning rate, in powers of ten, that its lengthscale is a part of."""
+
+
+def drawn_scales(fields: Sequence[Distribution], draws: np.random.Generator) -> tuple[Array, Array]:
+    """Return lengthscales (DRAWS, fields) and noise variances (DRAWS,) from the priors."""
+    medians, spreads = [], []
+    for field in fields:
+        median, spread = PRIORS.get(field.path, OTHER)
+        if field.path == "train.learning_rate" and field.log:
+            median *= min(max(RATE_DECADES / math.log10(field.high / field.low), 0.5), 2.0)
+        medians.append(median)
+        spreads.append(spread)
+    scales = np.array(medians) * np.exp(np.array(spreads) * draws.standard_normal((DRAWS, len(medians))))
+    noise = NOISE[0] * np.exp(NOISE[1] * draws.standard_normal(DRAWS))
+    return scales, noise
+
+
+def kernel(distances: Array, scales: Array) -> Array:
+    """Return Matern-5/2 products.
+
+    Args:
+        distances: (fields, n, m).
+        scales: lengthscales, (draws, fields).
+
+    Returns:
+        (draws, n, m).
+    """
+    out = np.empty((len(scales), *distances.shape[1:]))
+    for index, scale in enumerate(scales):
+        total = np.zeros(distances.shape[1:])
+        product = np.ones(distances.shape[1:])
+        for field, length in zip(distances, scale, strict=True):
+            r = field * (math.sqrt(5) / length)
+            total += r
+            product *= 1 + r * (1 + r / 3)
+        out[index] = product * np.exp(-total)
+    return out
+
+
+def best_scales(distances: Array, values: Array, scales: Array, noise: Array) -> NDArray[np.intp]:
+    """Return which draws explain the values best, by marginal likelihood; (KEPT,), the best one first."""
+    covariance = kernel(distances, scales)
+    diagonal = np.arange(len(values))
+    covariance[:, diagonal, diagonal] += noise[:, None]
+    lower = np.linalg.cholesky(covariance)
+    whitened = np.linalg.solve(lower, np.broadcast_to(values[None, :, None], (len(scales), len(values), 1)))[..., 0]
+    logs = np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(axis=1)
+    likelihood = -0.5 * (whitened**2).sum(axis=1) - logs
+    return np.argsort(-likelihood, kind="stable")[:KEPT]
+
+
+def selected(values: Array) -> NDArray[np.intp]:
+    """Return which runs the draws are compared on: all, or the better half of SELECTED_ON and the latest others."""
+    if len(values) <= SELECTED_ON:
+        return np.arange(len(values))
+    best = np.argsort(-values, kind="stable")[: SELECTED_ON // 2]
+    latest = [index for index in range(len(values))[::-1] if index not in set(best.tolist())]
+    return np.sort(np.concatenate([best, np.array(latest[: SELECTED_ON - len(best)])]))
+
+
+class Posterior:
+    """What whole runs say of other settings, for each of several draws of the scales.
+
+    Args:
+        among: distances among the runs, then the settings that are running; (fields, n + running, n + running).
+        values: of the n runs.
+        scales: (draws, fields).
+        noise: (draws,).
+
+    A setting that is running counts at its own posterior mean: it changes no mean, and makes its surroundings known.
+    """
+
+    def __init__(self, among: Array, values: Array, scales: Array, noise: Array) -> None:
+        self._scales, count = scales, len(values)
+        covariance = kernel(among, scales)
+        clean = covariance[:, :count, :count].copy()
+        diagonal = np.arange(covariance.shape[1])
+        covariance[:, diagonal, diagonal] += noise[:, None]
+        self._count = count
+        self._alpha = np.linalg.solve(
+            covariance[:, :count, :count], np.broadcast_to(values[None, :, None], (len(scales), count, 1))
+        )[..., 0]
+        self._inverse = np.linalg.inv(covariance)
+        self.means_of_runs = np.einsum("dij,dj->di", clean, self._alpha)
+        """The runs' own values without noise, (draws, n)."""
+
+    def at(self, distances: Array) -> tuple[Array, Array]:
+        """Return means and standard deviations without noise, (draws, m), at distances (fields, n + running, m)."""
+        cross = kernel(distances, self._scales)
+        means = np.einsum("dij,di->dj", cross[:, : self._count], self._alpha)
+        variances = 1.0 - np.einsum("dij,dij->dj", cross, self._inverse @ cross)
+        return means, np.sqrt(np.maximum(variances, 1e-10))
+
+
+def expected_improvement(means: Array, sds: Array, incumbents: Array) -> Array:
+    """Return the mean over draws of the expected improvement on each draw's incumbent; (m,)."""
+    z = (means - incumbents[:, None]) / sds
+    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return np.asarray((sds * (z * _normal_cdf(z) + density)).mean(axis=0))
+
+
+def _normal_cdf(z: Array) -> Array:
+    """Return the standard normal distribution function; absolute error below 8e-8 (Abramowitz and Stegun 26.2.17)."""
+    t = 1 / (1 + 0.2316419 * np.abs(z))
+    tail = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
+    upper = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) * tail
+    return np.where(z > 0, 1 - upper, upper)

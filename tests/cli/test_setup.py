@@ -1,0 +1,77 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+ROWS = [{"conversations": [{"from": "human", "value": "1"}, {"from": "gpt", "value": "2"}]}] * 3
+
+
+@pytest.fixture
+def file(tmp_path, model_dir):
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    data = {"train": str(tmp_path / "chat.jsonl"), "eval": str(tmp_path / "chat.jsonl")}
+    (tmp_path / "x.yaml").write_text(json.dumps({"model": {"path": str(model_dir)}, "data": data}))
+    return str(tmp_path / "x.yaml")
+
+
+def test_preview_marks_what_is_trained_on(rankray, file):
+    said = rankray("preview", file, "--rows", "1")
+    assert "chat.jsonl: format sharegpt" in said
+    assert "<user> 1\n<assistant>« 2<eos>\n»" in said
+    assert said.count("trained on") == 1
+    assert said.splitlines()[-1].split()[:2] == ["data.train", "3"]
+
+
+def test_preview_as_json(rankray, file):
+    found = json.loads(rankray("preview", file, "--rows", "2", "--json"))
+    assert found["format"] == "sharegpt"
+    assert len(found["rows"]) == 2
+    assert {"text", "supervised_text", "tokens", "supervised", "ends_with_stop_token"} <= found["rows"][0].keys()
+
+
+def test_preview_of_a_split_that_is_not_there(rankray, file):
+    assert "error: --split: got 'evl' (did you mean 'eval'?)" in rankray("preview", file, "--split", "evl", expect=2)
+
+
+def test_preview_in_a_pipe_has_no_colour_and_needs_no_torch(file):
+    probe = (
+        "import sys; from rankray.cli.app import main; sys.argv = ['rankray', 'preview', sys.argv[1]]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    code = end.code\nprint('torch' in sys.modules, code)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe, file], capture_output=True, text=True, check=True)
+    assert "\x1b" not in done.stdout
+    assert done.stdout.splitlines()[-1] == "False 0"
+
+
+def test_init_by_flags_then_check(rankray, file, tmp_path, model_dir, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = rankray("init", "--model", str(model_dir), "--data", "chat.jsonl", "-o", "mine.yaml", "--trials", "3")
+    assert "set 1 examples aside" in said
+    assert "chat.train.jsonl: 2 rows, format sharegpt" in said
+    assert "mine.yaml: ok" in rankray("check", "mine.yaml")
+    assert "mine.yaml' exists" in rankray(
+        "init", "--model", str(model_dir), "--data", "chat.jsonl", "-o", "mine.yaml", expect=2
+    )
+
+
+def test_init_without_a_terminal_says_what_is_missing(rankray, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "--model and --data missing" in rankray("init", expect=2)
+
+
+def test_init_writes_a_cluster_file(rankray, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "wrote aws.yaml" in rankray("init", "--cluster", "aws")
+    assert (tmp_path / "aws.yaml").read_text().startswith("#")
+
+
+def test_import_prints_or_writes(rankray, tmp_path):
+    given = {"model_name_or_path": "a/b", "dataset_name": "c/d", "mystery": 1}
+    (tmp_path / "trl.yaml").write_text(json.dumps(given))
+    said = rankray("import", str(tmp_path / "trl.yaml"))
+    assert "note: mystery: 1: has no counterpart here" in said
+    assert "  path: a/b" in said
+    out = str(tmp_path / "ours.yaml")
+    assert f"TRL: wrote {out}" in rankray("import", str(tmp_path / "trl.yaml"), "-o", out)
+    assert "ours.yaml' exists" in rankray("import", str(tmp_path / "trl.yaml"), "-o", out, expect=2)

@@ -1,0 +1,94 @@
+import json
+
+import pytest
+
+from rankray.data.chat import conversation, for_template
+from rankray.errors import DataError
+
+ASK = {"role": "user", "content": "hi"}
+SAY = {"role": "assistant", "content": "ho"}
+
+
+def turns_of(value, **given):
+    return conversation(value, "data.messages", "t.jsonl:3", **given).turns
+
+
+def test_sharegpt_speakers_become_roles():
+    told = [("system", "s"), ("human", "h"), ("gpt", "g"), ("observation", "o"), ("gpt", "last")]
+    found = turns_of([{"from": speaker, "value": text} for speaker, text in told])
+    assert [(t["role"], t["content"]) for t in found] == [
+        ("system", "s"), ("user", "h"), ("assistant", "g"), ("tool", "o"), ("assistant", "last")
+    ]  # fmt: skip
+
+
+def test_a_sharegpt_function_call_is_a_tool_call():
+    call = json.dumps({"name": "add", "arguments": {"a": 1}})
+    _, turn = turns_of([{"from": "human", "value": "1+?"}, {"from": "function_call", "value": call}])
+    wanted = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    assert turn == {"role": "assistant", "tool_calls": [wanted], "content": ""}
+
+
+def test_null_content_of_a_tool_call_is_empty_and_its_arguments_are_a_mapping():
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": [1]}'}}
+    turn = turns_of([ASK, {"role": "assistant", "content": None, "tool_calls": [call]}])[-1]
+    assert turn["content"] == ""
+    assert turn["tool_calls"] == [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"x": [1]}}}]
+
+
+def test_openais_first_form_of_a_call():
+    given = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    assert turns_of([ASK, given])[-1]["tool_calls"][0]["function"] == {"name": "f", "arguments": {}}
+
+
+def test_text_parts_are_joined_and_keys_without_a_value_left_out():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    [ask, _] = turns_of([{"role": "user", "content": parts, "name": None, "tool_calls": None}, SAY])
+    assert ask == {"role": "user", "content": "ab"}
+
+
+@pytest.mark.parametrize("kind", ["image_url", "image", "input_audio", "video", "refusal"])
+def test_other_parts_are_refused_by_name(kind):
+    with pytest.raises(DataError, match=rf"^data.messages: t.jsonl:3, turn 1 has a content part of type '{kind}'"):
+        turns_of([{"role": "user", "content": [{"type": kind, kind: {}}]}, SAY])
+
+
+@pytest.mark.parametrize("speaker", ["asistant", "usr"])
+def test_a_misspelt_speaker_gets_the_nearest(speaker):
+    with pytest.raises(DataError, match=f"turn 1 has the role '{speaker}' .did you mean"):
+        turns_of([{"role": speaker, "content": "x"}, SAY])
+
+
+def test_a_role_of_the_users_own_is_left_to_the_template():
+    assert turns_of([{"role": "zoo", "content": "x"}, SAY])[0]["role"] == "zoo"
+    with pytest.raises(DataError, match="has the role 'zoo'"):
+        turns_of([{"from": "zoo", "value": "x"}, SAY])
+
+
+def test_turns_of_weight_0_are_not_the_completion_and_the_template_sees_no_weights():
+    example = conversation([ASK, SAY, ASK, {**SAY, "weight": 0}], "w", "row 1")
+    assert example.completion == [SAY]
+    example = conversation([ASK, {**SAY, "weight": 0}, ASK, {**SAY, "weight": 1}], "w", "row 1")
+    assert example.completion == [{**SAY, "weight": 1}]
+    assert for_template(example.turns) == [ASK, SAY, ASK, SAY]
+    with pytest.raises(DataError, match=r"weight 0.5; allowed: 0"):
+        turns_of([ASK, {**SAY, "weight": 0.5}])
+
+
+def test_a_system_column_comes_first_unless_there_is_a_system_turn():
+    own = {"role": "system", "content": "own"}
+    assert turns_of([ASK, SAY], system="be kind")[0] == {"role": "system", "content": "be kind"}
+    assert turns_of([own, ASK, SAY], system="be kind")[0] == own
+
+
+def test_tools_may_be_json():
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert conversation([ASK, SAY], "w", "row 1", json.dumps(tools)).tools == tools
+    assert conversation([ASK, SAY], "w", "row 1", "").tools is None
+    with pytest.raises(DataError, match="row 1 has tools 'f'; allowed is a list of JSON schemas"):
+        conversation([ASK, SAY], "w", "row 1", "f")
+
+
+@pytest.mark.parametrize("broken", [[{"name": 3}], "calls", [{"function": {"arguments": "{}"}}]])
+def test_calls_without_a_name_are_refused(broken):
+    with pytest.raises(DataError, match=r"turn 2 has (the tool call|tool_calls)"):
+        turns_of([ASK, {"role": "assistant", "content": None, "tool_calls": broken}])

@@ -1,0 +1,104 @@
+import pytest
+
+from rankray.config.sections import DataSection
+from rankray.data.examples import Places, make_examples
+from rankray.data.formats import ALPACA_WITH_INPUT, ALPACA_WITHOUT_INPUT, recognise
+from rankray.errors import DataError
+
+TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+SAID = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]
+
+
+def section(**fields):
+    return DataSection(train="t.jsonl", eval="e.jsonl", **fields)
+
+
+def examples(*rows, **fields):
+    return make_examples(rows, section(**fields), Places())
+
+
+@pytest.mark.parametrize(
+    ("row", "form"),
+    [
+        ({"prompt": "a", "completion": "b"}, "prompt_completion"),
+        ({"prompt": TURNS[:1], "completion": TURNS[1:]}, "prompt_completion"),
+        ({"messages": TURNS}, "messages"),
+        ({"messages": SAID}, "sharegpt"),
+        ({"conversations": SAID, "id": "x"}, "sharegpt"),
+        ({"conversations": TURNS}, "messages"),
+        ({"instruction": "a", "input": "", "output": "b"}, "alpaca"),
+        ({"instruction": "a", "response": "b"}, "alpaca"),
+        ({"text": "a", "meta": {}}, "text"),
+    ],
+)
+def test_the_columns_show_the_form(row, form):
+    assert recognise([row], section()) == form
+
+
+def test_what_the_file_says_comes_before_the_columns():
+    row = {"messages": TURNS, "text": "x", "q": "a", "a": "b", "prompt": "p", "completion": "c"}
+    assert recognise([row], section(prompt="{q}", completion="{a}")) == "columns"
+    assert recognise([row], section(messages="messages")) == "messages"
+    assert recognise([row], section(format="text")) == "text"
+    assert recognise([row], section()) == "prompt_completion"
+
+
+def test_unknown_columns_say_what_to_write():
+    with pytest.raises(DataError) as raised:
+        recognise([{"Question": "a", "answer": "b"}], section())
+    assert "columns Question, answer" in str(raised.value)
+    assert "data.prompt: '{Question}\\n' and data.completion: '{answer}'" in str(raised.value)
+    with pytest.raises(DataError, match="a preference set"):
+        recognise([{"chosen": "a", "rejected": "b"}], section())
+
+
+def test_alpaca_is_stanfords_text():
+    with_input, without = examples(
+        {"instruction": "Add", "input": "1 2", "output": "3"}, {"instruction": "Say hi", "input": "", "output": "hi"}
+    )
+    assert with_input.prompt == (f"{ALPACA_WITH_INPUT}\n\n### Instruction:\nAdd\n\n### Input:\n1 2\n\n### Response:\n")
+    assert without.prompt == f"{ALPACA_WITHOUT_INPUT}\n\n### Instruction:\nSay hi\n\n### Response:\n"
+    assert (with_input.completion, without.completion) == ("3", "hi")
+    [own] = examples({"instruction": "x", "input": None, "output": "y", "system": "Be brief."})
+    assert own.prompt == "Be brief.\n\n### Instruction:\nx\n\n### Response:\n"
+
+
+def test_alpaca_with_a_history_is_refused():
+    with pytest.raises(DataError, match=r"^data.train: row 1 has a history"):
+        examples({"instruction": "a", "output": "b", "history": [["q", "a"]]})
+
+
+def test_prompt_and_completion_may_be_turns_texts_or_one_of_each():
+    both, mixed, text = (
+        examples({"prompt": prompt, "completion": completion})[0]
+        for prompt, completion in ((TURNS[:1], TURNS[1:]), (TURNS[:1], "ho"), ("hi", "ho"))
+    )
+    assert both == mixed
+    assert (both.prompt, both.completion) == (TURNS[:1], TURNS[1:])
+    assert (text.prompt, text.completion) == ("hi", "ho")
+
+
+def test_a_text_is_trained_on_whole():
+    assert examples({"text": "once"})[0][:2] == ("", "once")
+
+
+def test_sharegpt_with_system_and_tools_columns():
+    [example] = examples({"conversations": SAID, "system": "s", "tools": '[{"name": "f"}]'})
+    assert example.asked[0] == {"role": "system", "content": "s"}
+    assert example.tools == [{"name": "f"}]
+
+
+@pytest.mark.parametrize("column", ["images", "videos", "audios"])
+def test_media_beside_the_text_are_refused(column):
+    with pytest.raises(DataError, match=f"^data.train: row 1 has {column}"):
+        examples({"messages": TURNS, column: ["x.png"]})
+    assert examples({"messages": TURNS, column: []})
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "missing"),
+    [("alpaca", {"instruction": "a"}, "output"), ("text", {"txt": "a"}, "text"), ("prompt_completion", {}, "prompt")],
+)
+def test_a_row_without_its_columns_is_named(form, row, missing):
+    with pytest.raises(DataError, match=f"^data.train: row 1 has no value in column '{missing}'"):
+        examples(row, format=form)

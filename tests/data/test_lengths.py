@@ -1,0 +1,24 @@
+from rankray.data.lengths import Length, length_table, table_lines
+
+
+def test_the_table_counts_what_cutting_takes():
+    lengths = [Length(10, 4, 4), Length(30, 12, 2), Length(25, 3, 0), Length(5, 0, 0)]
+    table = length_table(lengths, limit=20)
+    assert table.as_json() == {
+        "rows": 4, "supervised_tokens": 6, "cut": 2, "lost": 2, "cut_tokens": 13,
+        "median": 10, "p95": 30, "longest": 30, "limit": 20,
+    }  # fmt: skip
+
+
+def test_quantiles_are_values_that_occur():
+    table = length_table([Length(n, 1, 1) for n in range(1, 101)], limit=1000)
+    assert (table.median, table.p95, table.longest) == (50, 95, 100)
+    assert length_table([], limit=3).longest == 0
+
+
+def test_lines_are_aligned():
+    table = length_table([Length(7, 3, 3)], limit=9)
+    head, row = table_lines({"data.train": table})
+    assert len(head) == len(row)
+    assert row.split() == ["data.train", "1", "3", "0", "0", "7", "7", "7", "9"]
+    assert table_lines({}) == []

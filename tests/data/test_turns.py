@@ -1,0 +1,129 @@
+import pytest
+
+from rankray.config.sections import DataSection
+from rankray.data.chat import conversation
+from rankray.data.encode import encode
+from rankray.errors import DataError, ModelError
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA_3 = (
+    "{{ '<bos>' }}{% for m in messages %}{{ '<h>' + m.role + '</h>\n\n' + m.content | trim + '<eot>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<h>assistant</h>\n\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\n\n' %}{% set ms = messages[1:] %}"
+    "{% else %}{% set system = '' %}{% set ms = messages %}{% endif %}"
+    "{% for m in ms %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate user/assistant') }}{% endif %}"
+    "{% if m.role == 'user' %}{{ '[INST] ' + (system if loop.first else '') + m.content + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content + '</s>' }}{% endif %}{% endfor %}"
+)
+GEMMA = (
+    "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n'"
+    " + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+QWEN_3 = (  # thinking is written for the last answer alone, empty where there is none
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% set text = m.content.split('</think>')[-1].lstrip('\n') %}"
+    "{{ '<|im_start|>assistant\n' }}{% if loop.last %}{{ '<think>\n' }}"
+    "{{ m.content.split('</think>')[0].split('<think>')[-1] if '</think>' in m.content else '' }}{{ '</think>\n\n' }}"
+    "{% endif %}{{ text + '<|im_end|>\n' }}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+DEEPSEEK = (  # the generation prompt opens thinking that no finished answer contains
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<A>' + m.content.split('</think>')[-1] + '<end>' }}"
+    "{% else %}{{ '<U>' + m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<A><think>\n' }}{% endif %}"
+)
+MARKED = (  # counts turns in its first line, so no beginning of a conversation is a beginning of its text
+    "{{ messages | length }}\n{% for m in messages %}{{ m.role + ': ' }}{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content }}{% endgeneration %}{{ '<eos>' }}{% else %}{{ m.content }}{% endif %}{{ '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+UNMARKED = MARKED.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+TOLD = [("user", "one"), ("assistant", "first"), ("user", "two"), ("assistant", "second")]
+ENDS = {
+    "chatml": (CHATML, ["first<|im_end|>\n", "second<|im_end|>\n"]),
+    "llama 3": (LLAMA_3, ["first<eot>", "second<eot>"]),
+    "mistral": (MISTRAL, [" first</s>", " second</s>"]),
+    "gemma": (GEMMA, ["first<end_of_turn>\n", "second<end_of_turn>\n"]),
+    "qwen 3": (QWEN_3, ["first<|im_end|>\n", "<think>\n</think>\n\nsecond<|im_end|>\n"]),
+    "deepseek": (DEEPSEEK, ["first<end>", "second<end>"]),
+    "marked": (MARKED, ["first<eos>", "second<eos>"]),
+}
+
+
+@pytest.fixture
+def tokenizer(model_dir):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_dir)
+
+
+def trained(tokenizer, template, told, train_on="all", weights=()):
+    """Return the texts of the spans that are trained on."""
+    tokenizer.chat_template = template
+    turns = [{"role": role, "content": content} for role, content in told]
+    for index in weights:
+        turns[index]["weight"] = weights[index]
+    data = DataSection(train="t.jsonl", eval="e.jsonl", train_on=train_on)
+    [tokens] = encode([conversation(turns, "data.messages", "t.jsonl:1")], tokenizer, data, ["t.jsonl:1"])
+    spans = tokens.spans if tokens.spans is not None else ((tokens.start, len(tokens.input_ids)),)
+    return [tokenizer.decode(tokens.input_ids[begin:end]) for begin, end in spans]
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_every_assistant_turn_is_trained_on_and_nothing_else(tokenizer, name):
+    template, texts = ENDS[name]
+    assert trained(tokenizer, template, TOLD) == texts
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_last_turn_is_the_same_as_of_all_turns(tokenizer, name):
+    template, texts = ENDS[name]
+    assert trained(tokenizer, template, TOLD, "last") == texts[-1:]
+
+
+def test_a_system_turn_is_not_trained_on(tokenizer):
+    told = [("system", "be kind"), *TOLD]
+    for template, texts in (ENDS["mistral"], ENDS["chatml"]):
+        assert trained(tokenizer, template, told) == texts
+
+
+def test_thinking_in_earlier_turns_is_not_there_to_train_on(tokenizer):
+    told = [("user", "1"), ("assistant", "<think>\nhm</think>\n\none"), ("user", "2"), ("assistant", "two")]
+    assert trained(tokenizer, QWEN_3, told) == ["one<|im_end|>\n", "<think>\n</think>\n\ntwo<|im_end|>\n"]
+
+
+def test_a_conversation_that_the_assistant_begins(tokenizer):
+    assert trained(tokenizer, CHATML, [("assistant", "zero"), *TOLD])[0] == "<|im_start|>assistant\nzero<|im_end|>\n"
+
+
+def test_turns_of_weight_0_are_not_trained_on(tokenizer):
+    assert trained(tokenizer, CHATML, TOLD, weights={1: 0}) == ["second<|im_end|>\n"]
+    assert trained(tokenizer, CHATML, [*TOLD, *TOLD], weights={5: 0}) == [
+        f"{text}<|im_end|>\n" for text in ("first", "second", "second")
+    ]
+
+
+def test_a_template_that_does_not_show_the_turns_is_refused(tokenizer):
+    with pytest.raises(DataError, match=r"^data.messages: t.jsonl:1: .*does not show which tokens are the assistant's"):
+        trained(tokenizer, UNMARKED, TOLD)
+    with pytest.raises(DataError, match="no generation markers for 2 assistant turns"):
+        trained(tokenizer, UNMARKED, TOLD, "last")
+
+
+def test_what_a_template_refuses_is_said_with_the_row(tokenizer):
+    with pytest.raises(
+        DataError, match=r"t.jsonl:1: the model's chat template refuses the turns .*roles must alternate"
+    ):
+        trained(tokenizer, MISTRAL, [("user", "1"), ("user", "2"), ("assistant", "3")])
+
+
+def test_a_tokenizer_without_a_template(tokenizer):
+    with pytest.raises(ModelError, match="no chat template"):
+        trained(tokenizer, None, TOLD)

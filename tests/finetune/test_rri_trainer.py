@@ -1,0 +1,119 @@
+import math
+
+import datasets
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig
+
+from rankray import RRITrainer
+from rankray.errors import LossError
+from rankray.loss import token_stats, token_weights
+
+ROWS = [{"prompt": f"{i} plus {i + 1} is?\n", "completion": f"{2 * i + 1} " * (1 + i % 4)} for i in range(10)]
+
+
+@pytest.fixture
+def trainer(tmp_path, model_dir):
+    """A trainer made as in a script that used SFTTrainer, in one line."""
+
+    def make(**given):
+        arguments = {
+            "max_steps": 2, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 3, "report_to": "none",
+            "learning_rate": 1e-3, "use_cpu": True, "bf16": False, "logging_steps": 1, "save_strategy": "no",
+            "disable_tqdm": True, **given.pop("args", {}),
+        }  # fmt: skip
+        return RRITrainer(
+            model=given.pop("model", str(model_dir)),
+            args=SFTConfig(output_dir=str(tmp_path / "out"), **arguments),
+            train_dataset=datasets.Dataset.from_list(ROWS),
+            eval_dataset=datasets.Dataset.from_list(ROWS),
+            **given,
+        )
+
+    return make
+
+
+def token_losses(model_dir, rows):
+    """Return logits and targets of all completion tokens, one row of each example, by a plain forward."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir), AutoTokenizer.from_pretrained(model_dir)
+    logits, targets = [], []
+    for row in rows:
+        start = len(tokenizer(row["prompt"])["input_ids"])
+        ids = [*tokenizer(row["prompt"] + row["completion"])["input_ids"], tokenizer.eos_token_id]
+        with torch.no_grad():
+            found = model(torch.tensor([ids])).logits[0]
+        logits.append(found[start - 1 : -1])
+        targets += ids[start:]
+    return torch.cat(logits), torch.tensor(targets)
+
+
+def test_eval_loss_is_the_plain_nll_of_all_tokens(trainer, model_dir):
+    logits, targets = token_losses(model_dir, ROWS)
+    wanted = float(torch.nn.functional.cross_entropy(logits.double(), targets))
+    for settings in ({}, {"objective": "dft"}, {"temperature": 0.3}):
+        assert trainer(**settings).evaluate()["eval_loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_logged_loss_is_the_weighted_one(trainer, model_dir):
+    made = trainer(temperature=0.7, args={"per_device_train_batch_size": 10, "max_steps": 1})
+    made.train()
+    [logged] = [entry for entry in made.state.log_history if "loss" in entry]
+    logits, targets = token_losses(model_dir, ROWS)
+    nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    weights = token_weights(token_stats(logits, targets), "rri", temperature=0.7)
+    assert logged["loss"] == pytest.approx(float((weights * nll).mean()), rel=1e-4)
+    assert logged["nll"] == pytest.approx(float(nll.mean()), rel=1e-4)
+
+
+def test_it_trains_with_adapters_and_accumulation(trainer):
+    from peft import LoraConfig
+
+    made = trainer(
+        objective="sft",
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"),
+        args={
+            "gradient_accumulation_steps": 2,
+            "per_device_train_batch_size": 2,
+            "max_steps": 6,
+            "learning_rate": 2e-2,
+        },
+    )
+    before = made.evaluate()["eval_loss"]
+    made.train()
+    assert made.evaluate()["eval_loss"] < before
+
+
+def test_resuming_loads_the_weights(trainer, tmp_path):
+    made = trainer(args={"save_strategy": "steps", "save_steps": 1, "max_steps": 2})
+    made.train()
+    whole = made.evaluate()["eval_loss"]
+    again = trainer(args={"max_steps": 2})
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+    assert again.evaluate()["eval_loss"] == pytest.approx(whole, rel=1e-6)
+
+
+def test_metrics_of_ones_own_get_logits(trainer):
+    seen = []
+
+    def measure(prediction):
+        seen.append(prediction.predictions.shape)
+        return {"seen": float(len(seen))}
+
+    found = trainer(compute_metrics=measure).evaluate()
+    assert found["eval_seen"] == 1.0
+    assert seen[0][-1] == 280
+    assert math.isfinite(found["eval_loss"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"temperature": -1.0}, "loss.temperature: got -1.0"),
+        ({"args": {"loss_type": "dft"}}, "args.loss_type is 'dft'; allowed is 'nll'"),
+        ({"compute_loss_func": print}, "got compute_loss_func"),
+    ],
+)
+def test_what_it_cannot_do_is_said(trainer, given, said):
+    with pytest.raises(LossError, match=said):
+        trainer(**given)

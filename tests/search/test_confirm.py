@@ -1,0 +1,234 @@
+"""A confirmation in a real store, with runs that cost nothing; and one that is killed between any two writes."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import threading
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from rankray.config import Config
+from rankray.config.space import RATE
+from rankray.errors import ConfigError, UserError
+from rankray.search.candidates import SEED
+from rankray.search.confirm import (
+    confirmed_config,
+    make_plan,
+    plan_figures,
+    run_confirmation,
+    stored_plan,
+)
+from rankray.search.confirmation import Options
+from rankray.store import attach, list_studies, open_study, views
+from rankray.store.backend import RetryingStorage
+from rankray.store.confirmation import stored_verdict
+from search.confirming import run_all, value
+
+METRIC = "eval/nll"
+SPACE = {"loss.objective": {"choice": ["sft", "rri"]}, RATE: {"float": [1e-5, 1e-1], "log": True}}
+SMALL = Options(finalists=2, choose_seeds=1, seeds=3)
+
+
+def truth(params: Any) -> float:
+    """What the world of these tests is like: one objective is better by one, and the middle rate is the best."""
+    return 2.0 - (params["loss.objective"] == "rri") + 0.3 * (math.log10(params[RATE]) + 3) ** 2
+
+
+@contextmanager
+def nobody(study: Any) -> Any:
+    yield None
+
+
+@pytest.fixture
+def searched(tmp_path: Any) -> str:
+    """The URL of a store with a finished search, `s`."""
+    url = f"journal:///{tmp_path}/store.log"
+    config = Config.model_validate(
+        {
+            "name": "s",
+            "model": {"path": "m"},
+            "data": {"train": "a.jsonl", "eval": "e.jsonl", "test": "t.jsonl"},
+            "train": {"max_steps": 20},
+            "evaluate": {"every_steps": 20},
+            "space": SPACE,
+            "study": {"trials": 10, "sampler": "random", "pruner": "none"},
+        }
+    )
+    run_all(truth, 0.1, METRIC)(open_study(url, config), None)
+    return url
+
+
+def confirm(url: str, options: Options = SMALL, run: Any = None, **changes: Any) -> Any:
+    search = attach(url, "s")
+    config, confirmation = confirmed_config(search, url, changes.pop("overrides", {}), **changes)
+    run = run or run_all(truth, 0.1, METRIC)
+    return run_confirmation(search, url, config, confirmation, options.checked(), nobody, run=run)
+
+
+def seen(url: str) -> Any:
+    """Everything that looking at the search shows, but for what it takes to look."""
+    search = attach(url, "s")
+    rows = [views.trial(search, row["number"]) for row in views.trials(search)]
+    return views.status(search), views.best(search), views.objectives(search), rows
+
+
+def test_it_leaves_the_search_as_it_was_and_its_verdict_with_it(searched: str) -> None:
+    before = seen(searched)
+    assert stored_verdict(attach(searched, "s")) is None
+    found = confirm(searched)
+    assert found["verdict"]["word"] == "better"
+    assert seen(searched) == before
+    assert stored_verdict(attach(searched, "s")) == found
+    assert list_studies(searched) == ["s", "s.confirm"]
+    status = views.status(attach(searched, "s.confirm"))
+    assert (status["state"], status["trials"]["complete"]) == ("complete", 2 * 2 + 2 * 3)
+
+
+def test_done_once_it_answers_at_once(searched: str) -> None:
+    found = confirm(searched)
+
+    def never(*_: Any, **__: Any) -> bool:
+        raise AssertionError("nothing is left to run")
+
+    assert confirm(searched, run=never) == found
+
+
+def test_an_early_look_leaves_a_complete_study(searched: str) -> None:
+    found = confirm(searched, Options(finalists=1, looks=(4, 12), spending="pocock"))
+    assert (found["seeds"], found["verdict"]["word"]) == (4, "better")
+    assert views.status(attach(searched, "s.confirm"))["state"] == "complete"
+    assert confirm(searched, Options(finalists=1, looks=(4, 12), spending="pocock")) == found
+
+
+def test_what_is_planned_is_what_is_run(searched: str) -> None:
+    search = attach(searched, "s")
+    config, confirmation = confirmed_config(search, searched, {})
+    plan = make_plan(search, config, confirmation, SMALL)
+    figures = plan_figures(search, confirmation, plan)
+    assert figures["runs"] == {"choose": 4, "decide": 6, "total": 10, "at_looks": [{"seeds": 3, "runs": 10}]}
+    assert figures["steps"] == 200
+    tells = {row["seeds"]: round(row["half_width_sd"], 2) for row in figures["tells"]}
+    assert (tells[5], tells[8]) == (1.46, 1.07)
+    assert list_studies(searched) == ["s"], "a plan writes nothing"
+    assert stored_plan(searched, confirmation) is None
+    confirm(searched)
+    assert stored_plan(searched, confirmation) == plan
+
+
+def test_a_plan_stays_whatever_becomes_of_the_search(searched: str) -> None:
+    """A driver was killed after the first run; then the search was extended, and found something better."""
+    stopped = stop_after(1)
+    assert confirm(searched, run=stopped) is None
+    plan = stored_plan(searched, confirmed_config(attach(searched, "s"), searched, {})[1])
+    config = attach(searched, "s").config
+    more = config.model_copy(update={"study": config.study.model_copy(update={"trials": 14})})
+    run_all(lambda params: 0.1, 0.0, METRIC)(open_study(searched, more), None)
+    found = confirm(searched)
+    assert plan is not None
+    assert {each["number"] for each in found["finalists"]} == {each.number for each in plan.finalists}
+    assert found["search_finished"] == 10
+
+
+def test_seeds_are_not_added_after_having_looked(searched: str) -> None:
+    confirm(searched)
+    with pytest.raises(ConfigError, match=r"--seeds 3, on t.jsonl, and is asked for with .*--seeds 5"):
+        confirm(searched, Options(finalists=2, choose_seeds=1, seeds=5))
+    with pytest.raises(ConfigError, match=r"on e2\.jsonl"):
+        confirm(searched, overrides={"data.test": "e2.jsonl"})
+    again = confirm(searched, Options(finalists=2, choose_seeds=1, seeds=5), label="again")
+    assert again["confirmation"] == "s.confirm-again"
+    first, second = (
+        {trial.params[SEED] for trial in attach(searched, name).trials()} for name in ("s.confirm", "s.confirm-again")
+    )
+    assert not first & second
+
+
+def test_only_what_does_not_change_a_setting_may_be_overridden(searched: str) -> None:
+    config, _ = confirmed_config(attach(searched, "s"), searched, {"resources.concurrency": 3})
+    assert config.resources.concurrency == 3
+    with pytest.raises(ConfigError, match=r"--set train.max_steps: it would confirm another setting"):
+        confirm(searched, overrides={"train.max_steps": 7})
+
+
+def test_a_search_that_still_runs_is_not_confirmed(searched: str) -> None:
+    with open_study(searched, attach(searched, "s").config), pytest.raises(UserError, match="a search still runs, on"):
+        confirm(searched)
+
+
+def test_a_masked_password_never_becomes_the_store(searched: str) -> None:
+    config, confirmation = confirmed_config(attach(searched, "s"), searched, {})
+    assert config.store == confirmation.store == searched
+
+
+def stop_after(runs: int) -> Any:
+    """Return a stand-in for `run_search` that is interrupted after so many runs."""
+
+    def run(study: Any, observer: Any, *, verbose: bool = False) -> bool:
+        with study:
+            for _ in range(runs):
+                ticket = study.next_trial()
+                study.complete(ticket.number, {METRIC: value(ticket.params, truth, 0.1)})
+            study.next_trial()
+        return False
+
+    return run
+
+
+class Death(BaseException):
+    """A process that ends without a word."""
+
+
+@pytest.mark.parametrize("looks", [(), (2, 3)])
+def test_it_survives_a_death_between_any_two_writes(searched: str, looks: Any, seed: int, monkeypatch: Any) -> None:
+    """Each process lives for a few writes, drawn from the seed, and dies at the next: the verdict is the same."""
+    options = Options(finalists=2, choose_seeds=1, seeds=3, looks=looks)
+    copy = searched.replace("store.log", "undisturbed.log")
+    shutil.copy(searched.removeprefix("journal:///"), copy.removeprefix("journal:///"))
+    undisturbed = confirm(copy, options)
+    dice, lives = random.Random(seed), 0
+    monkeypatch.setenv("RANKRAY_LEASE_SECONDS", "0.2")
+    found = None
+    while found is None:
+        lives += 1
+        assert lives < 200
+        with monkeypatch.context() as killing:
+            die_after(killing, dice.randrange(1, 16))
+            try:
+                found = confirm(searched, options)
+            except Death:
+                continue
+    assert lives > 3, "it was killed several times"
+    assert stored_verdict(attach(searched, "s")) == found
+    trials = attach(searched, "s.confirm").trials()
+    points = [(trial.user_attrs["rankray:origin"], trial.params[SEED]) for trial in trials]
+    assert len(set(points)) == len(points) == sum(trial.state.name == "COMPLETE" for trial in trials)
+    assert (found["seeds"], found["verdict"]["word"]) == (undisturbed["seeds"], undisturbed["verdict"]["word"])
+    for mine, theirs in zip(found["finalists"], undisturbed["finalists"], strict=True):
+        assert sorted(mine["values"]) == sorted(theirs["values"]), "the same seeds, whatever was killed"
+    assert sorted(found["baseline"]["values"]) == sorted(undisturbed["baseline"]["values"])
+
+
+def die_after(killing: Any, writes: int) -> None:
+    """Let the process end at its next write after so many; nothing that it would do after that is done."""
+    left = [writes]
+    for name in (
+        "create_new_trial",
+        "create_new_study",
+        "set_trial_user_attr",
+        "set_trial_state_values",
+        "set_trial_intermediate_value",
+        "set_study_user_attr",
+    ):
+        real = getattr(RetryingStorage, name)
+
+        def write(self: Any, *args: Any, real: Any = real, **more: Any) -> Any:
+            left[0] -= threading.current_thread() is threading.main_thread()
+            if left[0] < 0:
+                raise Death
+            return real(self, *args, **more)
+
+        killing.setattr(RetryingStorage, name, write)

@@ -1,0 +1,62 @@
+import pytest
+import yaml
+
+from rankray.config import load_config
+from rankray.errors import ConfigError
+from rankray.setup.foreign import convert, text_of
+
+
+def write(path, tree):
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_nothing_is_dropped_without_a_note(tmp_path):
+    given = {"model_name_or_path": "a/b", "dataset_name": "c/d", "mystery": 3, "logging_steps": 10}
+    _, notes, tool = convert(write(tmp_path / "x.yaml", given))
+    assert tool == "TRL"
+    assert "mystery: 3: has no counterpart here" in notes
+    assert not any("logging_steps" in note for note in notes)
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    given = {"model_name_or_path": "a/b", "dataset_name": "c/d", "learning_rate": 2e-5, "max_steps": 50, "mystery": 1}
+    file = write(tmp_path / "x.yaml", given)
+    config, notes, tool = convert(file)
+    (tmp_path / "out.yaml").write_text(text_of(config, notes, tool, file))
+    again = load_config(tmp_path / "out.yaml").config
+    assert again.model_dump(exclude={"store", "storage"}) == config.model_dump(exclude={"store", "storage"})
+    assert "# left out: mystery: 1: has no counterpart here" in (tmp_path / "out.yaml").read_text()
+    assert again.space["train.learning_rate"] == {"float": [2e-6, 2e-4], "log": True}
+
+
+def test_the_last_part_of_hub_datasets_is_held_out(tmp_path):
+    both = [{"path": "a/b"}, {"path": "c/d", "split": "train[:20%]"}, {"path": "e/f", "name": "main"}]
+    config, notes, _ = convert(write(tmp_path / "x.yaml", {"model_name_or_path": "m/n", "datasets": both}))
+    assert [entry.path for entry in config.data.train] == ["a/b:train[:95%]", "c/d:train[:20%]", "e/f:main:train[:95%]"]
+    assert [entry.path for entry in config.data.eval] == ["a/b:train[95%:]", "e/f:main:train[95%:]"]
+    assert any("last 5 %" in note for note in notes)
+
+
+def test_held_out_data_may_be_named(tmp_path):
+    (tmp_path / "t.jsonl").write_text("{}")
+    file = write(tmp_path / "x.yaml", {"model_name_or_path": "m/n", "dataset_name": "t.jsonl"})
+    assert convert(file, "e.jsonl")[0].data.eval == str(tmp_path / "e.jsonl")
+    config, notes, _ = convert(file)
+    assert config.data.eval == config.data.train == str(tmp_path / "t.jsonl")
+    assert any("data.eval is the training data" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"learning_rate": 1}, "neither base_model nor model_name_or_path"),
+        ({"model_name_or_path": "a/b"}, "neither dataset_name nor datasets"),
+        ({"model_name_or_path": "a/b", "dataset_name": "c/d", "learning_rate": -1.0}, "train.learning_rate: got -1.0"),
+        ({"model_name_or_path": "a/b", "stage": "dpo"}, "stage 'dpo'; allowed is sft"),
+        ({"base_model": "a/b", "rl": "dpo"}, "rl 'dpo'; allowed is supervised"),
+    ],
+)
+def test_what_cannot_be_taken_over_is_said(tmp_path, given, said):
+    with pytest.raises(ConfigError, match=said):
+        convert(write(tmp_path / "x.yaml", given))

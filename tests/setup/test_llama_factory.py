@@ -1,0 +1,62 @@
+import json
+
+import pytest
+import yaml
+
+from rankray.setup.foreign import convert
+
+GIVEN = {
+    "model_name_or_path": "meta-llama/Meta-Llama-3-8B-Instruct", "stage": "sft", "do_train": True,
+    "finetuning_type": "lora", "lora_rank": 8, "lora_target": "all", "dataset": "mine,chats,hub",
+    "interleave_probs": "0.5,0.3,0.2", "mix_strategy": "interleave_under", "template": "llama3", "cutoff_len": 2048,
+    "max_samples": 1000, "overwrite_cache": True, "preprocessing_num_workers": 16, "output_dir": "saves/x",
+    "logging_steps": 10, "save_steps": 500, "plot_loss": True, "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 8, "learning_rate": 1.0e-4, "num_train_epochs": 3.0, "lr_scheduler_type": "cosine",
+    "warmup_ratio": 0.1, "bf16": True, "ddp_timeout": 180000000, "flash_attn": "fa2", "quantization_bit": 4,
+}  # fmt: skip
+INFO = {
+    "mine": {"file_name": "m.json", "columns": {"prompt": "q", "query": "more", "response": "a"}},
+    "chats": {"file_name": "c.json", "formatting": "sharegpt", "columns": {"messages": "turns"}},
+    "hub": {"hf_hub_url": "x/y", "split": "train"},
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(INFO))
+
+    def make(**changes):
+        (tmp_path / "lf.yaml").write_text(yaml.safe_dump(GIVEN | changes))
+        return tmp_path / "lf.yaml"
+
+    return make
+
+
+def test_a_recipe(file, tmp_path):
+    config, notes, tool = convert(file())
+    assert tool == "LLaMA-Factory"
+    assert config.model.lora.model_dump(exclude={"dora"}) == {
+        "rank": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": "all-linear"
+    }  # fmt: skip
+    assert config.model.attn_implementation == "flash_attention_2"
+    mine, chats, hub = config.data.train
+    assert (mine.path, mine.prompt, mine.completion) == (str(tmp_path / "data" / "m.json"), "{q}\n{more?}\n", "{a}")
+    assert (chats.format, chats.messages, chats.weight) == ("sharegpt", "turns", 0.3)
+    assert (hub.path, hub.max_examples) == ("x/y:train[:95%]", 1000)
+    assert (config.data.train_on, config.data.max_length) == ("all", 2048)
+    assert (config.train.epochs, config.train.batch_size, config.train.schedule) == (3, 8, "cosine")
+    assert config.train.sft == {"bf16": True}
+    assert sorted(note.split(":")[0] for note in notes[:2]) == ["quantization_bit", "template"]
+
+
+def test_full_training_on_the_last_turn(file):
+    config, _, _ = convert(file(finetuning_type="full", mask_history=True, dataset="hub", interleave_probs=None))
+    assert config.model.lora is None
+    assert config.data.train_on == "last"
+
+
+def test_a_dataset_that_no_table_knows(file, tmp_path):
+    config, notes, _ = convert(file(dataset="alpaca_en_demo", interleave_probs=None, max_samples=None))
+    assert config.data.train == str(tmp_path / "data" / "alpaca_en_demo.json")
+    assert any(note.startswith("dataset: 'alpaca_en_demo': is not in") for note in notes)

@@ -1,0 +1,93 @@
+import json
+
+import pytest
+from fixtures.training import build_model
+
+from rankray.config import load_config
+from rankray.errors import UserError
+from rankray.finetune.preflight import preflight
+from rankray.setup.starter import Answers, start
+
+CHAT = [{"role": "user", "content": "1 plus 2 is?"}, {"role": "assistant", "content": "3"}]
+SAID = [{"from": "human", "value": "1 plus 2 is?"}, {"from": "gpt", "value": "3"}]
+KINDS = {
+    "alpaca": {"instruction": "Add", "input": "1 2", "output": "3"},
+    "sharegpt": {"conversations": SAID},
+    "messages": {"messages": CHAT},
+    "prompt_completion": {"prompt": CHAT[:1], "completion": CHAT[1:]},
+    "text": {"text": "1 plus 2 is 3"},
+    "columns": {"Question": "1 plus 2 is?", "final": True, "Answer": "3"},
+}
+
+
+@pytest.fixture(scope="module")
+def long_model(tmp_path_factory):
+    """A model with room for Alpaca's template."""
+    return build_model(tmp_path_factory.mktemp("long"), max_position_embeddings=512)
+
+
+@pytest.fixture
+def begin(tmp_path, long_model):
+    """Make a file from answers; return its configuration and what was said."""
+
+    def go(*kinds, rows=20, **given):
+        said = []
+        for kind in kinds:
+            (tmp_path / f"{kind}.jsonl").write_text((json.dumps(KINDS.get(kind, {"a": 1, "b": 2})) + "\n") * rows)
+        sources = [str(tmp_path / f"{kind}.jsonl") for kind in kinds]
+        start(Answers(str(long_model), sources, **given), tmp_path / "s.yaml", said.append)
+        return load_config(tmp_path / "s.yaml"), said
+
+    return go
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_check_accepts_what_is_made_for_any_form(begin, kind):
+    loaded, said = begin(kind)
+    preflight(loaded)
+    data = loaded.config.data
+    assert data.format == kind
+    assert any(f"18 rows, format {kind}" in line for line in said)
+    assert (data.train_on == "all") == (kind in ("messages", "sharegpt"))
+    assert (loaded.config.train.batch_size, data.max_length) == (2, 256 if kind == "alpaca" else 128)
+    if kind == "columns":
+        assert (data.prompt, data.completion) == ("{Question}\n", "{Answer}")
+
+
+def test_a_mixture(begin):
+    loaded, _ = begin("alpaca", "sharegpt", "columns")
+    preflight(loaded)
+    assert [entry.format for entry in loaded.config.data.train] == ["alpaca", "sharegpt", "columns"]
+    assert loaded.config.data.eval[2].prompt == "{Question}\n"
+
+
+def test_answers_are_followed(begin, tmp_path):
+    (tmp_path / "e.jsonl").write_text(json.dumps({"a": "1", "b": "2"}) + "\n")
+    loaded, _ = begin(
+        "other", eval=[str(tmp_path / "e.jsonl")], metric="accuracy", prompt="{a}:", completion="{b}", lora=True,
+        trials=5, gpus=2,
+    )  # fmt: skip
+    config = loaded.config
+    assert (config.study.metric, config.evaluate.metrics) == ("eval/accuracy", ["nll", "accuracy"])
+    assert (config.data.prompt, config.data.completion) == ("{a}:", "{b}")
+    assert config.data.eval == str(tmp_path / "e.jsonl")
+    assert config.model.lora is not None
+    assert (config.study.trials, config.resources.gpus_per_worker) == (5, 2)
+    assert config.space["train.learning_rate"]["float"] == [3e-5, 3e-3]
+
+
+def test_nothing_is_left_behind_where_it_fails(begin, tmp_path):
+    with pytest.raises(UserError, match="has the columns a, b, and which is asked and which answered is not plain"):
+        begin("other")
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["other.jsonl"]
+    assert not (tmp_path / "s.yaml").exists()
+    (tmp_path / "s.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"s.yaml' exists"):
+        begin("text")
+    assert (tmp_path / "s.yaml").read_text() == "mine"
+
+
+def test_a_hub_dataset_is_sliced(tmp_path):
+    start(Answers("a/model", ["b/data:train"]), tmp_path / "s.yaml", lambda line: None)
+    data = load_config(tmp_path / "s.yaml").config.data
+    assert (data.train, data.eval, data.format) == ("b/data:train[:95%]", "b/data:train[95%:]", "auto")

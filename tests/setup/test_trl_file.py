@@ -1,0 +1,40 @@
+import yaml
+
+from rankray.setup.foreign import convert
+
+GIVEN = {
+    "model_name_or_path": "Qwen/Qwen2.5-0.5B", "dtype": "bfloat16", "attn_implementation": "sdpa", "use_peft": True,
+    "lora_r": 32, "lora_alpha": 16, "lora_target_modules": ["q_proj", "v_proj"], "use_dora": True,
+    "load_in_4bit": True, "dataset_name": "trl-lib/Capybara", "eval_strategy": "steps", "eval_steps": 100,
+    "learning_rate": 2e-4, "num_train_epochs": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8,
+    "warmup_ratio": 0.03, "weight_decay": 0.1, "lr_scheduler_type": "polynomial", "max_length": 1024, "seed": 7,
+    "gradient_checkpointing": True, "assistant_only_loss": True, "loss_type": "dft", "output_dir": "out",
+    "eos_token": "<|im_end|>",
+}  # fmt: skip
+
+
+def test_a_scripts_file(tmp_path):
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(GIVEN))
+    config, notes, tool = convert(tmp_path / "sft.yaml")
+    assert tool == "TRL"
+    model, train = config.model, config.train
+    assert (model.path, model.dtype, model.attn_implementation) == ("Qwen/Qwen2.5-0.5B", "bfloat16", "sdpa")
+    assert model.lora.model_dump() == {
+        "rank": 32, "alpha": 16.0, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"], "dora": True
+    }  # fmt: skip
+    assert (config.data.train, config.data.eval) == ("trl-lib/Capybara:train", "trl-lib/Capybara:test")
+    assert (config.data.max_length, config.data.train_on) == (1024, "all")
+    assert (train.epochs, train.batch_size, train.micro_batch_size) == (2, 16, 2)
+    assert (train.learning_rate, train.warmup_ratio, train.weight_decay, train.seed) == (2e-4, 0.03, 0.1, 7)
+    assert train.sft == {"gradient_checkpointing": True}
+    assert (config.loss.objective, config.evaluate.every_steps) == ("dft", 100)
+    assert config.storage == str(tmp_path / "out")
+    assert sorted(note.split(":")[0] for note in notes) == ["eos_token", "load_in_4bit", "lr_scheduler_type"]
+
+
+def test_a_text_column_of_another_name(tmp_path):
+    given = {"model_name_or_path": "a/b", "dataset_name": "c/d", "dataset_text_field": "body", "warmup_steps": 10}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(given))
+    config, notes, _ = convert(tmp_path / "x.yaml")
+    assert (config.data.prompt, config.data.completion) == ("", "{body}")
+    assert "warmup_steps: 10: a share of all steps here; set train.warmup_ratio" in notes

@@ -1,0 +1,198 @@
+"""The default sampler: stateless, in-flight trials count, bad runs count, and it finds what there is to be found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState
+
+from rankray.contracts import Report
+from rankray.errors import ConfigError
+from rankray.store import auto, open_rehearsal, open_study
+from rankray.store.encoding import Encoding
+from rankray.store.strategies import check
+from store.helpers import FULL, begin, make_config
+
+SPACE: dict[str, Any] = {
+    "loss.objective": {"choice": ["sft", "dft", "rri"]},
+    "loss.temperature": {"float": [0.25, 4.0], "log": True, "when": {"loss.objective": "rri"}},
+    "train.learning_rate": {"float": [1e-4, 1e-2], "log": True},
+}
+
+
+def config(**study: Any) -> Any:
+    return make_config(space=SPACE, study={"sampler": "auto", "pruner": "auto", "trials": 30, **study})
+
+
+def loss(params: dict[str, Any]) -> float:
+    """A bowl: rri at temperature 0.6 and a rate of 2e-3 is best."""
+    off = math.log10(params["train.learning_rate"] / 2e-3) ** 2
+    off += 0.5 * math.log2(params["loss.temperature"] / 0.6) ** 2 / 4 if "loss.temperature" in params else 0.4
+    return 1.0 + off
+
+
+def finish(store: Any, ticket: Any, value: Callable[[dict[str, Any]], float] = loss) -> None:
+    metrics = {"eval/nll": value(ticket.params)}
+    store.report(ticket.number, Report(FULL, metrics))
+    store.complete(ticket.number, metrics)
+
+
+def test_it_finds_the_bottom_of_a_bowl_in_a_few_runs() -> None:
+    with open_rehearsal(config()) as store:
+        for _ in range(20):
+            finish(store, begin(store))
+        best = min(loss(trial.params) for trial in store.trials())
+    assert best < 1.03, "random search comes this close in one of forty runs"
+
+
+def test_the_same_history_gives_the_same_proposal_to_whoever_asks(file_url: str, tmp_path: Any) -> None:
+    def points(url: str, per_launch: int) -> list[dict[str, Any]]:
+        found = []
+        while len(found) < 8:
+            with open_study(url, config()) as store:
+                for _ in range(per_launch):
+                    ticket = begin(store)
+                    finish(store, ticket)
+                    found.append(ticket.params)
+        return found
+
+    assert points(file_url, 8) == points(f"journal:///{tmp_path}/parts", 2)
+
+
+@pytest.mark.parametrize("whole", [0, 6])
+def test_trials_in_flight_count(whole: int) -> None:
+    """Sixty-four slots ask one after another, and nothing ends: all points differ, and lie apart."""
+    with open_rehearsal(config(trials=100)) as store:
+        for _ in range(whole):
+            finish(store, begin(store))
+        asked = [begin(store).params for _ in range(64)]
+    encoding = Encoding(config())
+    places = np.stack([encoding.place(params) for params in asked])
+    apart = encoding.distances(places, places).max(axis=0)
+    assert apart[np.triu_indices(64, 1)].min() > 1e-3
+    if not whole:
+        rates = sorted(math.log10(params["train.learning_rate"]) for params in asked)
+        assert {params["loss.objective"] for params in asked} == {"sft", "dft", "rri"}
+        assert max(b - a for a, b in zip([-4.0, *rates], [*rates, -2.0], strict=True)) < 0.5, "no gap of half a decade"
+
+
+def test_without_known_settings_every_branch_is_tried_first() -> None:
+    with open_rehearsal(config()) as store:
+        asked = [begin(store).params["loss.objective"] for _ in range(3)]
+    assert sorted(asked) == ["dft", "rri", "sft"]
+
+
+def test_a_small_budget_is_spent_around_the_file_s_own_setting() -> None:
+    made = make_config(
+        space=SPACE, study={"sampler": "auto", "trials": 4}, train={"max_steps": FULL, "learning_rate": 1e-3}
+    )
+    with open_rehearsal(made) as store:
+        asked = []
+        for _ in range(4):
+            ticket = begin(store)
+            finish(store, ticket)
+            asked.append(ticket.params)
+    assert [params["train.learning_rate"] for params in asked[:3]] == pytest.approx([1e-3, 3e-3, 1e-3 / 3])
+    assert {params["loss.objective"] for params in asked[:3]} == {made.loss.objective}
+    assert asked[3] not in asked[:3]
+
+
+def test_what_diverged_is_a_bad_run_and_what_crashed_is_none(file_url: str) -> None:
+    with open_study(file_url, config()) as store:
+        for _ in range(3):
+            finish(store, begin(store))
+        diverged, crashed = begin(store), begin(store)
+        store.report(diverged.number, Report(10, {"eval/nll": math.nan}))
+        store.fail(crashed.number, "out of memory", retry=False)
+        trials = store.trials()
+    seen = [trial for trial in trials if trial.params and auto._is_seen(trial)]
+    assert [trial.number for trial in seen] == [0, 1, 2, diverged.number]
+    values = auto.run_values(seen, "eval/nll", -1.0)
+    assert values[3] == values[:3].min()
+
+
+def test_a_run_is_worth_its_metric_and_its_nll() -> None:
+    """0.7 z(accuracy) + 0.3 z(-log NLL), as in the docstring; without an NLL, the metric alone."""
+    made = make_config(
+        space=SPACE,
+        study={"sampler": "auto", "metric": "eval/accuracy", "trials": 9},
+        evaluate={"every_steps": 10, "metrics": ["accuracy"]},
+    )
+    figures = [(0.2, 3.0), (0.4, 1.0), (0.6, 2.0)]
+    with open_rehearsal(made) as store:
+        for accuracy, nll in figures:
+            metrics = {"eval/accuracy": accuracy, "eval/nll": nll}
+            ticket = begin(store)
+            store.report(ticket.number, Report(FULL, metrics))
+            store.complete(ticket.number, metrics)
+        trials = store.trials()
+
+    def z(values: list[float]) -> list[float]:
+        mean = sum(values) / 3
+        sd = math.sqrt(sum((value - mean) ** 2 for value in values) / 3)
+        return [(value - mean) / sd for value in values]
+
+    accuracies, nlls = z([a for a, _ in figures]), z([-math.log(b) for _, b in figures])
+    wanted = [0.7 * a + 0.3 * b for a, b in zip(accuracies, nlls, strict=True)]
+    assert auto.run_values(trials, "eval/accuracy", 1.0) == pytest.approx(wanted)
+
+
+def test_beyond_its_number_of_runs_tpe_proposes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = config(sampler={"name": "auto", "max_runs": 5})
+    asked: list[int] = []
+    real = TPESampler.sample_relative
+
+    def spy(self: Any, study: Any, trial: Any, space: Any) -> Any:
+        asked.append(trial.number)
+        return real(self, study, trial, space)
+
+    monkeypatch.setattr(TPESampler, "sample_relative", spy)
+    with open_rehearsal(made) as store:
+        for _ in range(8):
+            finish(store, begin(store))
+    assert asked == [6, 7]
+
+
+def test_a_known_setting_costs_no_proposal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto.AutoSampler, "propose", lambda *given: pytest.fail("the setting is known"))
+    study = {"sampler": "auto", "trials": 30, "known": ["sft", "paper"]}
+    made = make_config(space=SPACE, study=study, train={"max_steps": FULL, "learning_rate": 1e-3})
+    with open_rehearsal(made) as store:
+        assert [begin(store).origin for _ in range(2)] == ["baseline:sft", "baseline:paper"]
+
+
+def test_what_a_known_setting_leaves_open_is_proposed_for_it() -> None:
+    """The file's rate lies outside the range, so the baselines have none of their own."""
+    with open_rehearsal(config(known=["sft", "paper"])) as store:
+        for objective in ("sft", "rri"):
+            ticket = begin(store)
+            assert ticket.params["loss.objective"] == objective
+            assert 1e-4 <= ticket.params["train.learning_rate"] <= 1e-2
+            assert ticket.params.get("loss.temperature", 1.0) == 1.0
+            finish(store, ticket)
+
+
+def test_its_options_are_checked() -> None:
+    check(config(sampler={"name": "auto", "n_startup_trials": 4}))
+    with pytest.raises(ConfigError, match="n_startup_trials is 1, allowed: 2 or more"):
+        check(config(sampler={"name": "auto", "n_startup_trials": 1}))
+
+
+def test_pruned_trials_of_other_pruners_are_learnt_from() -> None:
+    with open_rehearsal(config(pruner="successive_halving")) as store:
+        for _ in range(12):
+            ticket = begin(store)
+            value = loss(ticket.params)
+            for step in (10, 20, 30, 40):
+                if store.report(ticket.number, Report(step, {"eval/nll": value + 1 / step})).stop:
+                    break
+            else:
+                store.complete(ticket.number, {"eval/nll": value})
+        trials = store.trials()
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert len([trial for trial in trials if auto._is_seen(trial)]) == 12

@@ -1,0 +1,92 @@
+"""Settings as rows of a unit cube, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rankray.store.encoding import Encoding
+from store.helpers import make_config
+
+SPACE: dict[str, Any] = {
+    "loss.objective": {"choice": ["sft", "dft", "rri"]},
+    "loss.form": {"choice": ["bound", "exact"], "when": {"loss.objective": "rri"}},
+    "loss.temperature": {"float": [0.25, 4.0], "log": True, "when": {"loss.objective": "rri"}},
+    "loss.entropy_weight": {"float": [0.0, 2.0], "step": 0.25, "when": {"loss.form": "exact"}},
+    "loss.max_scale": {"choice": [None, 4.0]},
+    "train.batch_size": {"int": [8, 64]},
+    "train.learning_rate": {"float": [1e-4, 1e-2], "log": True},
+}
+
+
+@pytest.fixture
+def encoding() -> Encoding:
+    return Encoding(make_config(space=SPACE))
+
+
+def test_every_drawn_setting_is_one_the_space_proposes_and_comes_back(encoding: Encoding) -> None:
+    rows = encoding.draw(300, np.random.default_rng(0))
+    for row in rows:
+        params = encoding.params(row)
+        for field in encoding.fields:
+            assert (field.path in params) == field.active(params, make_config(space=SPACE))
+            assert field.path not in params or field.contains(params[field.path])
+        np.testing.assert_allclose(encoding.place(params), row, atol=1e-12)
+    assert {type(encoding.params(row)["train.batch_size"]) for row in rows} == {int}
+
+
+def test_there_is_one_branch_per_way_the_conditions_can_be_met(encoding: Encoding) -> None:
+    found = [
+        {encoding.paths[gate]: encoding.fields[gate].choices[choice] for gate, choice in branch.items()}
+        for branch in encoding.branches
+    ]
+    assert sorted(map(str, found)) == sorted(
+        map(
+            str,
+            [
+                {"loss.objective": "sft"},
+                {"loss.objective": "dft"},
+                {"loss.objective": "rri", "loss.form": "bound"},
+                {"loss.objective": "rri", "loss.form": "exact"},
+            ],
+        )
+    )
+    for branch, wanted in zip(encoding.branches, found, strict=True):
+        for row in encoding.draw(20, np.random.default_rng(1), branch):
+            assert wanted.items() <= encoding.params(row).items()
+
+
+def test_a_condition_on_a_fixed_field_and_on_a_number_is_met_or_not() -> None:
+    space = {
+        "train.batch_size": {"int": [8, 9]},
+        "loss.temperature": {"float": [0.25, 4.0], "when": {"train.batch_size": 8}},
+        "loss.alpha": {"float": [0.5, 1.0], "when": {"loss.objective": "eaft"}},
+    }
+    encoding = Encoding(make_config(space=space))
+    assert encoding.branches == [{}]
+    drawn = [encoding.params(row) for row in encoding.draw(50, np.random.default_rng(0))]
+    assert {params["train.batch_size"] for params in drawn} == {8, 9}
+    assert all(("loss.temperature" in params) == (params["train.batch_size"] == 8) for params in drawn)
+    assert not any("loss.alpha" in params for params in drawn)
+
+
+def test_a_field_that_is_not_there_lies_in_the_middle(encoding: Encoding) -> None:
+    sft = encoding.place({"loss.objective": "sft", "loss.max_scale": None, "train.batch_size": 8})
+    rri = encoding.place(
+        {"loss.objective": "rri", "loss.form": "bound", "loss.temperature": 4.0, "train.batch_size": 64}
+    )
+    apart = dict(zip(encoding.paths, encoding.distances(sft[None], rri[None])[:, 0, 0], strict=True))
+    assert apart["loss.objective"] == 1.0
+    assert apart["loss.form"] == 0.5, "as far from the one form as from the other"
+    assert apart["loss.temperature"] == 0.5
+    assert apart["train.batch_size"] == 1.0
+    assert apart["train.learning_rate"] == 0.0, "neither has one"
+    assert not encoding.distances(sft[None], sft[None]).any()
+
+
+def test_true_is_not_one() -> None:
+    encoding = Encoding(make_config(space={"train.sft.packing": {"choice": [1, True]}}))
+    rows = [encoding.place({"train.sft.packing": value})[0] for value in (1, True)]
+    assert rows == [0.25, 0.75]

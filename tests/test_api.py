@@ -1,0 +1,85 @@
+"""The Python interface: the examples in its docstrings run, and the trainer drops into a TRL script."""
+
+import doctest
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import rankray
+from rankray import api
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, model_dir, data_file):
+    """A configuration file, and the URL of a store in which its study `demo` is searched by the first example."""
+    place = tmp_path_factory.mktemp("api")
+    url = f"sqlite:///{place / 'store.db'}"
+    tree = {
+        "name": "demo",
+        "model": {"path": str(model_dir)},
+        "data": {
+            "train": str(data_file), "eval": str(data_file), "prompt": "{question}\n", "completion": "{answer}",
+            "max_length": 48,
+        },
+        "train": {"max_steps": 4, "batch_size": 8, "threads": 1},
+        "evaluate": {"every_steps": 2, "max_examples": 8},
+        "space": {"loss.temperature": {"float": [0.5, 4.0], "log": True}},
+        "study": {"pruner": "none"},
+        "store": url,
+        "storage": str(place / "runs"),
+        "resources": {"concurrency": 1},
+    }  # fmt: skip
+    (place / "demo.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return {"file": str(place / "demo.yaml"), "url": url}
+
+
+EXPLAINED = ("load", "check", "search", "train", "best", "trials", "Study", "TrialStore")
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_the_examples_of_the_docstrings(world, name):
+    """In this order: `search` makes the study that the later ones look at."""
+    found = doctest.DocTestFinder(recurse=False).find(getattr(api, name), name, globs=dict(world))
+    assert sum(len(test.examples) for test in found) >= 2
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for test in found:
+        assert runner.run(test).failed == 0, name
+
+
+def test_every_function_has_an_example():
+    documented = {name for name in EXPLAINED if ">>>" in (getattr(api, name).__doc__ or "")}
+    functions = {name for name, home in rankray._HOMES.items() if home == "rankray.api"}
+    assert functions == documented - {"search"}
+
+
+def test_packages_are_still_packages():
+    search = importlib.import_module("rankray.search")
+    assert rankray.search is search
+    assert callable(rankray.search)
+    assert search.run_search is importlib.import_module("rankray.search.experiment").run_search
+
+
+def test_a_mapping_is_a_configuration(world):
+    tree = yaml.safe_load(Path(world["file"]).read_text(encoding="utf-8"))
+    assert rankray.load(tree, {"study.trials": 3}).study.trials == 3
+    with pytest.raises(rankray.RankrayError, match=r"space.loss.temprature"):
+        rankray.load({**tree, "space": {"loss.temprature": {"float": [0.5, 4.0]}}})
+
+
+def test_trials_without_pandas(world, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert all("loss.temperature" in row for row in rankray.trials("demo", store=world["url"]))
+
+
+def test_what_it_returns_is_json(world):
+    study = rankray.TrialStore(world["url"])["demo"]
+    assert json.loads(json.dumps(study.trial(0)))["number"] == 0
+    assert math.isfinite(study.best["value"])
+    assert repr(study) == "<rankray study demo>"
