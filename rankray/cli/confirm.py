@@ -137,5 +137,5 @@ def _watching(running: StudyStore, quiet: bool) -> Iterator[Observer]:
     )
     counts = running.counts()
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
-    with watching(board, Console(stderr=True) if quiet else console()) as observer:
+    with watching(board, Console(stderr=True, emoji=False) if quiet else console()) as observer:
         yield observer

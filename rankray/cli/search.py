@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankray.cli.common import console, load, preflight, print_summary, resolved_lines, say
+from rankray.cli.common import console, load, pin, preflight, print_summary, resolved_lines, say
 from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
 
 if TYPE_CHECKING:
@@ -47,11 +47,12 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
 
     logs.configure(verbose)
     loaded = with_steps(loaded, download=True)
+    loaded, asked = pin(loaded)
     config = loaded.config
     for line in resolved_lines(config):
         say(line)
     findings = preflight(loaded, offline=True)
-    provenance = findings.fingerprints | {"file": str(Path(loaded.file).absolute())}
+    provenance = findings.fingerprints | asked | {"file": str(Path(loaded.file).absolute())}
     study = open_study(config.store, config, provenance=provenance) if _exists(config) else None
     if study is None or not study.finished:  # finished trials show that the configuration can be trained
         findings = preflight(loaded)

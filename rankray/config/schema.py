@@ -152,6 +152,7 @@ FREE_FIELDS = (
     "study.trials",
     "study.keep_best",
     "study.max_failures_per_trial",
+    "study.trial_timeout",
     "resources",
     "store",
     "storage",

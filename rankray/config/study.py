@@ -92,6 +92,9 @@ class StudySection(Section):
     than accuracy does."""
     trials: PositiveInt = 64
     """Finished trials (complete and pruned) that the study should hold; raise it to extend a finished search."""
+    trial_timeout: Positive | None = None
+    """Seconds without a step or a report after which a trial counts as hanging: it is FAILED, and its process ends. A
+    trial of several workers is heard at its reports only. Null waits for ever."""
     seeds: PositiveInt = 1
     """Training runs per trial, each with its own seed; the metrics are their running mean."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -36,7 +36,7 @@ from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.errors import ConfigError
 from rankray.evaluate.run import evaluate, load_function
 from rankray.finetune.arguments import check_batches, lora_config, sft_arguments, world_size
-from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
+from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, settings_of, write_checkpoint
 from rankray.finetune.process import clean_process, free_memory
 from rankray.finetune.quiet import quiet
 from rankray.finetune.trainer import RankrayTrainer
@@ -147,7 +147,9 @@ class _Trial:
             return ""
         checkpoint = None
         if preempted or self._checkpoint_due(seed_step):
-            progress = Progress(step, index, seed_step, metrics, own, self._finished, trainer.train_sums())
+            progress = Progress(
+                step, index, seed_step, metrics, own, self._finished, trainer.train_sums(), settings_of(self._config)
+            )
             checkpoint = write_checkpoint(
                 self._directory,
                 progress,

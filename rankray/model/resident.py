@@ -24,6 +24,7 @@ from rankray.data.tokenize import Split, load_split
 from rankray.errors import ConfigError, ModelError
 from rankray.model.files import local_model
 from rankray.model.head import check_head
+from rankray.model.hub import MAIN
 from rankray.model.mapped import copy_to_adapt, copy_to_train, map_weights
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,9 @@ def tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
     def load() -> PreTrainedTokenizerBase:
         place = _model_place(path)
         try:
-            found = AutoTokenizer.from_pretrained(place, trust_remote_code=config.model.trust_remote_code)
+            found = AutoTokenizer.from_pretrained(
+                place, revision=config.model.revision or MAIN, trust_remote_code=config.model.trust_remote_code
+            )
         except Exception as error:
             raise _load_error("tokenizer", path, error) from error
         found.pad_token = found.pad_token or found.eos_token
@@ -66,7 +69,7 @@ def tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
             )
         return found
 
-    return _keep("tokenizer", (_model_key(path), config.model.trust_remote_code), load)
+    return _keep("tokenizer", (_model_key(config), config.model.trust_remote_code), load)
 
 
 def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> Split:
@@ -78,7 +81,7 @@ def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> 
     first = config.evaluate.max_examples if split == "eval" else None
     source = getattr(data, split)
     made_from = json.dumps([data.model_dump(mode="json"), file_stamps(source)])
-    key = (split, made_from, limit, first, _model_key(config.model.path), config.model.trust_remote_code)
+    key = (split, made_from, limit, first, _model_key(config), config.model.trust_remote_code)
     return _keep("split", key, lambda: load_split(split, data, tokenizer, limit, first))
 
 
@@ -97,7 +100,7 @@ def fresh_model(config: Config, checkpoint: str | None = None) -> PreTrainedMode
         return _load_model(config, checkpoint)
     copied = copy_to_train if config.model.lora is None else copy_to_adapt
     given = config.model
-    key = (_model_key(given.path), _dtype(config), given.attn_implementation, given.trust_remote_code)
+    key = (_model_key(config), _dtype(config), given.attn_implementation, given.trust_remote_code)
     if key in _kept["model"]:
         return copied(_kept["model"][key])
     _kept["model"].clear()
@@ -130,6 +133,7 @@ def _load_model(config: Config, path: str) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
+            revision=config.model.revision or MAIN,
             dtype=_dtype(config),
             attn_implementation=config.model.attn_implementation,
             trust_remote_code=config.model.trust_remote_code,
@@ -171,11 +175,13 @@ def model_config(config: Config) -> Any:
     def load() -> Any:
         place = _model_place(path)
         try:
-            return AutoConfig.from_pretrained(place, trust_remote_code=config.model.trust_remote_code)
+            return AutoConfig.from_pretrained(
+                place, revision=config.model.revision or MAIN, trust_remote_code=config.model.trust_remote_code
+            )
         except Exception as error:
             raise _load_error("model", path, error) from error
 
-    return _keep("config", (_model_key(path), config.model.trust_remote_code), load)
+    return _keep("config", (_model_key(config), config.model.trust_remote_code), load)
 
 
 def _model_place(path: str) -> str:
@@ -186,10 +192,11 @@ def _model_place(path: str) -> str:
     return path if directory is None else str(directory)
 
 
-def _model_key(path: str) -> Hashable:
+def _model_key(config: Config) -> Hashable:
+    path = config.model.path
     directory = local_model(path)
     if directory is None or not directory.is_dir():
-        return path
+        return path, config.model.revision
     return str(directory.resolve()), _stamp(sorted(p for p in directory.iterdir() if p.is_file()))
 
 

@@ -83,7 +83,9 @@ def render(board: Board) -> RenderableType:
     if board.best:
         number, value, params = board.best
         parts.append(
-            Text.from_markup(f"[bold]best[/] {board.metric}={value:.4g}  trial {number}  {short_params(params)}")
+            Text.from_markup(
+                f"[bold]best[/] {board.metric}={value:.4g}  trial {number}  {short_params(params)}", emoji=False
+            )
         )
     if board.last:
         parts.append(Text(board.last, style="dim", overflow="ellipsis", no_wrap=True))

@@ -13,7 +13,14 @@ from rich.text import Text
 from rankray.report.board import short_params, short_value
 
 Row = Mapping[str, Any]
-_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True, "emoji": False}
+
+
+def _head(markup: str) -> Text:
+    """Return a line of rich's markup; `:x:` in a name is no emoji."""
+    return Text.from_markup(markup, emoji=False)
+
+
 _LABELS = {"baseline:sft": "plain SFT, fixed", "baseline:paper": "the paper's setting"}
 
 
@@ -32,7 +39,7 @@ def status_view(status: Row, rows: Sequence[Row], metric: str, limit: int = 20) 
     """Return a study's state and its best trials."""
     counts = ", ".join(f"{count} {state}" for state, count in status["trials"].items() if count)
     budget = status["budget"]
-    head = Text.from_markup(
+    head = _head(
         f"[bold]{status['study']}[/]  {status['state']}  {budget['finished']}/{budget['trials']} finished  ({counts})"
     )
     table = Table(box=None, padding=(0, 1), header_style="dim")
@@ -77,7 +84,7 @@ def summary(
         console.print()
     counts = status["trials"]
     console.print(
-        Text.from_markup(
+        _head(
             f"[bold]best[/]: {metric} = {best['value']:.5g} (trial {best['number']}; "
             f"{counts['complete']} complete, {counts['pruned']} pruned, {counts['failed']} failed)"
         )
@@ -98,7 +105,7 @@ def _figure(value: Any) -> str:
 def trial_view(trial: Row) -> RenderableType:
     """Return one trial with all its reports."""
     parts: list[RenderableType] = [
-        Text.from_markup(f"[bold]trial {trial['number']}[/]  {trial['state']}  {trial.get('origin', '')}"),
+        _head(f"[bold]trial {trial['number']}[/]  {trial['state']}  {trial.get('origin', '')}"),
     ]
     if trial.get("reason"):
         parts.append(Text(str(trial["reason"])))

@@ -8,4 +8,5 @@ FAILURE = "failure"
 """`{"reason": ..., "traceback": ...}`: training raised an exception."""
 LOST = "lost"
 """`{"reason": ..., "blameless": ..., "nodes": [...]}`: processes that trained the trial are gone. `blameless` if their
-node is known to be gone too; `nodes` are the nodes of the whole group."""
+node is known to be gone too; `nodes` are the nodes of the whole group. With `"ends": true` the process was handed the
+trial, never began it, and ends."""

@@ -55,6 +55,10 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
         timer.daemon = True
         timer.start()
 
+    def lease_ended(why: str) -> None:
+        control.error = control.error or f"{why}; its trials are free for other drivers; run the same command again"
+
+    study.on_lease_end(lease_ended)
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
         with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt):

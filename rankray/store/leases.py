@@ -171,11 +171,17 @@ class Lease:
         self._storage, self._study_id, self._driver, self._watch = storage, study_id, driver, watch
         self._record = this_process() | {"beat": 0, "lease": watch.lease_seconds}
         self._stop = threading.Event()
+        self.on_end: Callable[[str], None] = lambda why: None
         self._thread: threading.Thread | None = None
 
     @property
     def held(self) -> bool:
-        """Whether the lease is being renewed."""
+        """Whether the lease is being renewed: its thread lives."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the record was written and is to be removed, whether or not it is still being renewed."""
         return self._thread is not None
 
     def hold(self) -> None:
@@ -210,5 +216,10 @@ class Lease:
                 logger.debug("lease of driver %s: not renewed, trying again: %s", self._driver, error)
             except KeyError:
                 logger.debug("lease of driver %s: its study was deleted", self._driver)
+                self.on_end("its study was deleted")
+                break
+            except Exception as error:
+                logger.debug("lease of driver %s: its thread ends", self._driver, exc_info=True)
+                self.on_end(f"the thread that renews the lease died of {type(error).__name__}: {error}")
                 break
         self._storage.remove_session()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -63,9 +64,13 @@ class TrialOwnership:
         """
         self._writable()
         with self._lock:
-            if not self._lease.held:
+            if not self._lease.begun:
                 self._lease.hold()
         return self
+
+    def on_lease_end(self, act: Callable[[str], None]) -> None:
+        """Call `act(why)`, from another thread, when the lease can no longer be renewed."""
+        self._lease.on_end = act
 
     def leave(self) -> None:
         """Give back every trial this driver still owns, stop renewing its lease, and remove its registration.
@@ -74,7 +79,7 @@ class TrialOwnership:
             StoreUnavailable: the store does not answer; the lease then expires by itself.
         """
         with self._lock:
-            if self._lease.held:
+            if self._lease.begun:
                 try:
                     self.sweep()
                 finally:

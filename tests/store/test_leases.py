@@ -216,6 +216,22 @@ def test_an_error_is_not_hidden_by_the_store_s_own(file_url: str, monkeypatch: p
         pass
 
 
+def test_a_lease_whose_thread_dies_says_so_and_is_held_no_more(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    study = open_study(file_url, make_config(), lease_seconds=0.3)
+    study.on_lease_end(said.append)
+    with study:
+        assert study._lease.held
+
+        def fail(*_: Any) -> None:
+            raise MemoryError("no memory for a thread")
+
+        monkeypatch.setattr(study._lease, "_renew", fail)
+        wait_for(lambda: said)
+        wait_for(lambda: not study._lease.held)
+    assert said == ["the thread that renews the lease died of MemoryError: no memory for a thread"]
+
+
 def test_the_lease_survives_an_outage(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_study(file_url, make_config(), lease_seconds=0.12)
     tries = threading.Semaphore(0)
