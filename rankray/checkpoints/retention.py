@@ -2,30 +2,45 @@
 
 A trial writes below `<storage>/<study>/trial-00007/<launch>/`. Each launch has its own directory, so a process that
 outlives its driver never writes into what the next driver reads. Only checkpoints that the store has committed are
-resumed from, so only one order is safe: commit the new one, then delete the one before. A trial that has not ended
-keeps its last checkpoint, the best complete trials keep their final one, and all others keep none
+resumed from, so only one order is safe: commit the new one, then delete an older one. A trial that has not ended keeps
+its last checkpoint and the one before, which is used where the last one turns out to be damaged. The best complete
+trials keep their final one, and all others keep none
 (`rankray.store.views.retention` says which). Several drivers may tidy up at once: what one of them deletes, none needs.
 
 A directory belongs to one study. The first study marks it; another study of the same name, from another store or
 created again after the first was deleted, gets a directory beside it. In an object store nothing can be marked
 atomically, so every study's prefix contains its identity. A copy of a study shares its checkpoints with the original.
+
+Identities and places of checkpoints come from the store, and nothing that a store says leads out of the study's own
+directory: neither for reading nor for writing, and above all not for deleting. Below the configured storage no link is
+followed.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import re
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from rankray.checkpoints import places
+from rankray.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
+KEPT = 2
+"""Checkpoints that a trial keeps while it runs."""
+IDENTITY = re.compile(r"[0-9a-f]{32}")
+"""What the identity of a study looks like."""
+_STEP = re.compile(r"step-(\d{6,})")
+_TAIL = re.compile(r"trial-\d{5,}/[0-9a-f]{8}/step-\d{6,}")
+"""Where a checkpoint lies below the directory of its study, wherever that is."""
 MARK = "study.id"
 """The file in a study's directory that names the study it belongs to."""
 
@@ -40,14 +55,23 @@ class CheckpointRetention:
         place: the configured storage.
         study: the study's name.
         identity: distinguishes studies of the same name; empty to use the directory unmarked.
+
+    Raises:
+        StorageError: the identity is none, or a directory of the study is a link.
     """
 
     def __init__(self, place: str, study: str, identity: str = "") -> None:
-        self.root = places.join(places.absolute(place), study)
+        if identity and not IDENTITY.fullmatch(identity):
+            raise StorageError(
+                f"storage: study {study}: its stored identity {identity[:40]!r} is none; allowed: 32 hexadecimal "
+                "digits; its store was changed by something else than rankray: search under another name"
+            )
+        self._storage = places.absolute(place)
+        self.root = self._own(places.join(self._storage, study))
         if identity and (places.is_remote(place) or _mark(Path(self.root), identity) != identity):
-            self.root = places.join(places.absolute(place), f"{study}-{identity[:8]}")
+            self.root = self._own(places.join(self._storage, f"{study}-{identity[:8]}"))
         self._launch = uuid.uuid4().hex[:8]
-        self._last: dict[int, str] = {}
+        self._kept: dict[int, list[str]] = {}
         self._background = ThreadPoolExecutor(1, "retention") if places.is_remote(place) else None
 
     def __enter__(self) -> CheckpointRetention:
@@ -58,24 +82,48 @@ class CheckpointRetention:
             self._background.shutdown(wait=True)
 
     def directory(self, number: int) -> str:
-        """Return where trial `number` writes in this launch."""
-        return places.join(self._trial(number), self._launch)
+        """Return where trial `number` writes in this launch.
+
+        Raises:
+            StorageError: the trial's directory is a link.
+        """
+        return self._own(places.join(self._trial(number), self._launch))
+
+    def usable(self, checkpoints: Iterable[str]) -> str | None:
+        """Return the first of some stored places of checkpoints that lies in this study's directory, or None.
+
+        One that was stored when the storage was elsewhere is looked for at the same place below this storage.
+        """
+        for stored in checkpoints:
+            found = places.below(self.root, stored)
+            tail = "/".join(stored.partition("?")[0].split("/")[-3:])
+            if found is None and _TAIL.fullmatch(tail):
+                moved = places.below(self.root, places.join(self.root, *tail.split("/")))
+                found = moved if moved and places.exists(moved) else None
+            if found is not None:
+                return found
+            logger.debug("%s is not below %s, and is not resumed from", stored, self.root)
+        return None
 
     def begin(self, number: int, checkpoint: str | None) -> None:
         """A trial starts; `checkpoint` is the committed one that it resumes from, if any."""
-        if checkpoint:
-            self._last[number] = checkpoint
+        self._kept[number] = [checkpoint] if checkpoint else []
 
     def committed(self, number: int, checkpoint: str) -> None:
-        """The store has committed `checkpoint`: delete the one before it."""
-        before = self._last.get(number)
-        self._last[number] = checkpoint
-        if before and before != checkpoint:
-            self._do(lambda: self._delete(before))
+        """The store has committed `checkpoint`: delete what is older than the one before it."""
+        kept = self._kept.setdefault(number, [])
+        if checkpoint in kept:
+            return
+        kept.append(checkpoint)
+        while len(kept) > KEPT:
+            oldest = kept.pop(0)
+            self._do(functools.partial(self._delete, oldest))
 
-    def ended(self, number: int) -> None:
-        """A trial ended, or is resumed elsewhere."""
-        self._last.pop(number, None)
+    def ended(self, number: int, *, complete: bool = False) -> None:
+        """A trial ended, or is resumed elsewhere; one that is complete needs only its last checkpoint."""
+        kept = self._kept.pop(number, [])
+        if complete and kept:
+            self._do(functools.partial(self._thin_out, number, _step_of(kept[-1])))
 
     def tidy(self, ended: Collection[int], kept: Collection[int]) -> None:
         """Delete the directories of the trials in `ended`, except those in `kept`; unknown names are left alone."""
@@ -88,6 +136,27 @@ class CheckpointRetention:
 
         self._do(sweep)
 
+    def _thin_out(self, number: int, last: int) -> None:
+        """Delete a trial's checkpoints of steps before its last one; a later one may not be committed yet."""
+        trial = self._trial(number)
+        for launch in places.names(trial):
+            for name in places.names(places.join(trial, launch)):
+                if _STEP.fullmatch(name) and _step_of(name) < last:
+                    self._delete(places.join(trial, launch, name))
+
+    def _own(self, place: str) -> str:
+        """Return a place of this study below the storage.
+
+        Raises:
+            StorageError: a directory on the way there is a link.
+        """
+        if places.below(self._storage, place) is None:
+            raise StorageError(
+                f"storage: {place} is, or lies in, a link; allowed: directories of its own below {self._storage}; "
+                "remove the link, or choose another storage or name"
+            )
+        return place
+
     def _trial(self, number: int) -> str:
         return places.join(self.root, f"trial-{number:05d}")
 
@@ -95,12 +164,29 @@ class CheckpointRetention:
         if self._background is None:
             act()
         else:
-            self._background.submit(act)
+            self._background.submit(_logged, act)
 
     def _delete(self, place: str) -> None:
         """Delete a place of this study; one outside it, by `..` or a link, is left alone."""
-        if places.is_parent(self.root, place):
-            places.delete(place)
+        own = places.below(self.root, place)
+        if own is None:
+            logger.debug("%s is not below %s, and is not deleted", place, self.root)
+        else:
+            places.delete(own)
+
+
+def _step_of(place: str) -> int:
+    """Return the step in a checkpoint's name; 0 where it has none."""
+    found = _STEP.fullmatch(place.partition("?")[0].rpartition("/")[2])
+    return int(found[1]) if found else 0
+
+
+def _logged(act: Callable[[], None]) -> None:
+    """Do something in the background, where nobody looks at its error."""
+    try:
+        act()
+    except Exception:
+        logger.debug("checkpoints are not deleted", exc_info=True)
 
 
 def _mark(root: Path, identity: str) -> str:

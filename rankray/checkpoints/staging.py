@@ -71,7 +71,7 @@ class _Named:
         return self._reporter.report(dataclasses.replace(report, checkpoint=place))
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("progress", "preemption"):
+        if name in ("progress", "preemption", "note"):
             return getattr(self._reporter, name)
         raise AttributeError(name)
 

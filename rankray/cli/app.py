@@ -5,18 +5,16 @@ Exit codes: 0 done; 1 the search ran and failed; 2 bad input; 130 interrupted (r
 
 from __future__ import annotations
 
-import json
-import os
+import re
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from rankray import __version__, logs
-from rankray.cli import cluster, confirm, look, plan, rehearse, search, setup, store, train
+from rankray.cli import cluster, confirm, export, judge, look, pages, plan, rehearse, search, setup, store, train
 from rankray.errors import RankrayError
-
-ARGUMENTS = "RANKRAY_ARGUMENTS_PIPE"
 
 app = typer.Typer(
     name="rankray",
@@ -37,7 +35,11 @@ for verb in (
     look.status,
     look.show,
     look.best,
+    judge.evaluate,
+    judge.diagnose,
     confirm.confirm,
+    pages.report,
+    export.export,
     cluster.submit,
     cluster.doctor,
 ):
@@ -49,39 +51,41 @@ app.add_typer(store.app, name="store")
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    hide_passwords()
     logs.configure()
     try:
+        refuse_passwords(sys.argv[1:])
         app()
     except RankrayError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from rankray.store.urls import safe_text
+
+        print(f"error: {safe_text(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
 
 
-def hide_passwords() -> None:
-    """Start again without the passwords of URLs in the arguments, which every user of the machine can list.
+def refuse_passwords(words: Sequence[str]) -> None:
+    """Refuse secrets among the arguments, which every user of the machine can list while the command runs, and before.
 
-    The same process continues; the arguments as given reach it through a pipe, so that they appear nowhere.
+    Raises:
+        StoreError: an argument holds a password.
     """
-    from rankray.store.urls import masked
+    from rankray.errors import StoreError
+    from rankray.store.urls import secrets
 
-    pipe = os.environ.pop(ARGUMENTS, "")
-    if pipe:
-        with open(int(pipe), encoding="utf-8") as file:
-            sys.argv[1:] = json.load(file)
-        return
-    shown = [masked(word) if "://" in word else word for word in sys.argv[1:]]
-    if shown == sys.argv[1:]:
-        return
-    reader, writer = os.pipe()
-    with open(writer, "w", encoding="utf-8") as file:
-        json.dump(sys.argv[1:], file)
-    os.set_inheritable(reader, True)
-    os.environ[ARGUMENTS] = str(reader)
-    os.execv(sys.executable, [sys.executable, "-m", "rankray", *shown])
+    for before, word in zip(["", *words], words, strict=False):
+        option, _, value = word.rpartition("=") if word.startswith("--store=") else ("", "", word)
+        path, _, value = value.partition("=") if re.match(r"[a-z_.]+=", value) and "://" in value else ("", "", value)
+        url = value if "://" in value else ""
+        plain = re.search(r"(?i)\b(password|passwd|pwd)\s*=\s*[^\s{]", word)
+        if (url and secrets(url)) or plain:
+            where = option or path or (before if before.startswith("--") else "the command line")
+            raise StoreError(
+                f"{where}: holds a password, which every user of this machine could read in the list of processes; "
+                "allowed: a URL without one; set RANKRAY_STORE, or another variable and give --store env:VARIABLE, or "
+                "use the database's own password file (~/.pgpass)"
+            )
 
 
 def _version(wanted: bool) -> None:

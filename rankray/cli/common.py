@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ def load(file: Path, sets: list[str], store: str = "", name: str = "") -> Loaded
     """
     from rankray.config import load_config
 
-    overrides = [*sets, *([f"store={json.dumps(store)}"] if store else [])]
+    overrides = [*sets, *([f"store={json.dumps(from_environment(store))}"] if store else [])]
     return _counted(load_config(file, overrides, name or None))
 
 
@@ -83,7 +84,7 @@ def pin(loaded: LoadedConfig) -> tuple[LoadedConfig, dict[str, str]]:
         ModelError: there is no such model or revision.
     """
     from rankray.errors import ModelError, StoreError
-    from rankray.model.hub import asked_revision, pinned
+    from rankray.model.pin import asked_revision, pinned
     from rankray.store import attach
 
     asked = asked_revision(loaded.config)
@@ -142,7 +143,33 @@ def store_url(given: str) -> str:
     """Return the store that a verb without a configuration looks at: the one given, RANKRAY_STORE or the default."""
     from rankray.config import default_store
 
-    return given or default_store()
+    return from_environment(given) or default_store()
+
+
+def attached(store: str, study: str) -> StudyStore:
+    """Return a study to look at; what is missing because it is malformed is said on standard error."""
+    from rankray.store import attach
+
+    held = attach(store_url(store), study)
+    if held.storage.left_out:
+        say(held.storage.left_out, to_stderr=True)
+    return held
+
+
+def from_environment(given: str) -> str:
+    """Return a store URL; `env:NAME` stands for the value of that variable, which no list of processes shows.
+
+    Raises:
+        StoreError: the variable is not set.
+    """
+    from rankray.errors import StoreError
+
+    if not given.startswith("env:"):
+        return given
+    found = os.environ.get(given.removeprefix("env:"))
+    if not found:
+        raise StoreError(f"store: {given}: there is no such variable, or it is empty; set it, or give a URL")
+    return found
 
 
 def print_summary(study: StudyStore, file: str) -> None:

@@ -3,26 +3,57 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from time import sleep
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import console, print_summary, store_url
+from rankray.cli.common import attached, console, print_summary
 from rankray.cli.options import Json, Store, Study
 
+if TYPE_CHECKING:
+    from rankray.store import StudyStore
+SHOWN = 20
+"""Trials that `status` lists."""
 
-def status(study: Study, store: Store = "", as_json: Json = False) -> None:
+
+WATCH_SECONDS, PIPED_SECONDS = 2.0, 60.0
+"""How often `status --watch` looks: in a terminal, and where its lines go to a pipe or a file."""
+
+
+def status(
+    study: Study,
+    store: Store = "",
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until the search ends.")] = False,
+) -> None:
     """Show how far a study is and what it holds."""
-    from rankray.store import attach, views
+    from rankray.store import views
 
-    held = attach(store_url(store), study)
+    held = attached(store, study)
     shown = views.status(held)
     if as_json:
         print(json.dumps(shown))
         return
-    from rankray.report.tables import status_view
+    from rankray.report.status import StatusView
 
-    console().print(status_view(shown, views.trials(held), held.config.study.metric))
+    screen = console()
+    if not (watch and screen.is_terminal and not screen.is_dumb_terminal):
+        while True:
+            screen.print(StatusView(shown, views.trials(held, SHOWN)))
+            if not watch or shown["state"] != "running":
+                return
+            sleep(PIPED_SECONDS)
+            shown = views.status(held)
+    from rich.live import Live
+
+    with Live(console=screen, auto_refresh=False) as live:
+        while True:
+            live.update(StatusView(shown, views.trials(held, SHOWN), limit=max(3, screen.height - 8)), refresh=True)
+            if shown["state"] != "running":
+                return
+            sleep(WATCH_SECONDS)
+            shown = views.status(held)
 
 
 def show(
@@ -30,17 +61,29 @@ def show(
     number: Annotated[int, typer.Argument(help="The trial's number.", show_default=False)],
     store: Store = "",
     as_json: Json = False,
+    all_steps: Annotated[bool, typer.Option("--all-steps", help="Show every report, not only what fits.")] = False,
 ) -> None:
     """Show one trial: its settings, every report, how it ended and why."""
-    from rankray.store import attach, views
+    from rankray.store import views
 
-    trial = views.trial(attach(store_url(store), study), number)
+    held = attached(store, study)
+    trial = views.trial(held, number)
     if as_json:
-        print(json.dumps(trial))
+        print(json.dumps(trial | {"settings": _given(held)}))
         return
-    from rankray.report.tables import trial_view
+    from rankray.report.trial import TrialView
 
-    console().print(trial_view(trial))
+    settings = [(path, each["value"], each["from"]) for path, each in _given(held).items()]
+    console().print(TrialView(trial, settings, all_steps=all_steps))
+
+
+def _given(study: StudyStore) -> dict[str, dict[str, Any]]:
+    """Return what the study's file and command line gave, by path: the value, and where it was written."""
+    from rankray.config import all_fields
+    from rankray.config.params import get_path
+
+    known, places = all_fields(), study.provenance.get("places", {})
+    return {p: {"value": get_path(study.config, p), "from": place} for p, place in places.items() if p in known}
 
 
 def best(
@@ -48,18 +91,31 @@ def best(
     store: Store = "",
     as_json: Json = False,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the best settings as a file for `train`.")] = False,
+    code: Annotated[bool, typer.Option("--code", help="With --yaml: pass on model.trust_remote_code.")] = False,
 ) -> None:
     """Show the best settings found, and the command that trains them again."""
-    from rankray.store import attach, views
+    from rankray.errors import printable
+    from rankray.store import views
 
-    held = attach(store_url(store), study)
+    held = attached(store, study)
     found = views.best(held)
     if as_json:
         print(json.dumps(found))
         return
     if found is not None and as_yaml:
+        _refuse_code(held.config.model.trust_remote_code and not code)
         from rankray.report.explain import best_yaml
 
         print(best_yaml(held.config, found["params"]), end="")
         return
-    print_summary(held, str(held.provenance.get("file", "FILE")))
+    print_summary(held, printable(str(held.provenance.get("file", "FILE"))))
+
+
+def _refuse_code(asked: bool) -> None:
+    if asked:
+        from rankray.errors import StoreError
+
+        raise StoreError(
+            "best: model.trust_remote_code is true in the store: training from this file would run the code that comes "
+            "with the model; allowed: to pass it on knowingly; read that code, then add --code"
+        )

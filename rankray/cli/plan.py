@@ -37,10 +37,16 @@ def check(
     except UserError as error:
         if not as_json:
             raise
-        print(json.dumps({"ok": False, "errors": str(error).splitlines(), "warnings": [], "data": {}}))
+        from rankray.store.urls import safe_text
+
+        errors = [safe_text(line) for line in str(error).splitlines()]
+        print(json.dumps({"ok": False, "errors": errors, "warnings": [], "data": {}}))
         raise typer.Exit(error.exit_code) from None
+    from rankray.finetune.base_model import base_model_lines
+    from rankray.finetune.preflight import leak_warnings
     from rankray.report.explain import check_lines
 
+    warnings = leak_warnings(loaded)
     if as_json:
         from rankray.store.urls import masked
 
@@ -48,14 +54,15 @@ def check(
         found = {
             "ok": True,
             "errors": [],
-            "warnings": findings.warnings,
-            "data": {split: summary.as_json() for split, summary in findings.data.items()},
+            "warnings": [*findings.warnings, *warnings],
+            "data": {split: table.as_json() for split, table in findings.data.items()},
             "not_looked_at": findings.unseen,
             "config": config,
         }
         print(json.dumps(found))
         return
-    for line in [*check_lines(loaded), *resolved_lines(loaded.config), *findings.lines()]:
+    shown = [*check_lines(loaded), *base_model_lines(loaded.config), *resolved_lines(loaded.config), *findings.lines()]
+    for line in [*shown, *(f"warning: {line}" for line in warnings)]:
         say(line)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rankray.cli.common import console, load, pin, preflight, print_summary, resolved_lines, say
+from rankray.cli.lineage import lineage
 from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     for line in resolved_lines(config):
         say(line)
     findings = preflight(loaded, offline=True)
-    provenance = findings.fingerprints | asked | {"file": str(Path(loaded.file).absolute())}
+    provenance = findings.fingerprints | asked | lineage(loaded)
     study = open_study(config.store, config, provenance=provenance) if _exists(config) else None
     if study is None or not study.finished:  # finished trials show that the configuration can be trained
         findings = preflight(loaded)
@@ -72,6 +73,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
+    board.untrained = (views.untrained(study) or {}).get("value")
     with watching(board, console()) as observer:
         done = run_search(study, observer, verbose=verbose)
     if not done:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import store_url
+from rankray.cli.common import from_environment, say, store_url
 from rankray.cli.options import Study
 
 app = typer.Typer(
@@ -23,15 +23,16 @@ Name = Annotated[str, typer.Option("--name", help="The study to copy.", show_def
 @app.command("list")
 def list_(store: Store = "") -> None:
     """List the studies in a store and how far they are."""
-    from rankray.errors import StoreError
+    from rankray.errors import RankrayError
     from rankray.store import attach, list_studies, views
+    from rankray.store.urls import safe_text
 
     names = list_studies(store_url(store))
     for name in names:
         try:
             shown = views.status(attach(store_url(store), name))
-        except StoreError as error:  # one study that cannot be read must not hide the others
-            print(f"{name}: {error}")
+        except RankrayError as error:  # one study that cannot be read must not hide the others
+            print(f"{name}: {safe_text(str(error))}")
             continue
         best = "nothing complete yet" if shown["best"] is None else f"best {shown['best']['value']:.6g}"
         budget = shown["budget"]
@@ -42,15 +43,20 @@ def list_(store: Store = "") -> None:
 
 @app.command()
 def copy(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="Store URL to read.", show_default=False)],
-    target: Annotated[str, typer.Argument(metavar="TO", help="Store URL to write.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="FROM", help="Store URL to read, or env:VARIABLE.", show_default=False)
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="TO", help="Store URL to write, or env:VARIABLE.", show_default=False)
+    ],
     name: Name,
 ) -> None:
     """Copy a study to another store, with its history, verdicts and the places of its checkpoints."""
     from rankray.store.move import copy_study
     from rankray.store.urls import masked
 
-    trials = copy_study(source, target, name)
+    source, target = from_environment(source), from_environment(target)
+    trials = copy_study(source, target, name, notice=lambda line: say(line, to_stderr=True))
     print(f"copied {name}, {trials} trials, to {masked(target)}; checkpoints stay where they are")
     print(f"continue there with: rankray search FILE --store {masked(target)}; the original was not changed")
 
@@ -93,7 +99,7 @@ def delete(
         raise StoreError(
             f"delete: {study} in {masked(store_url(store))} cannot be brought back; add --yes to delete it"
         )
-    delete_study(store_url(store), study)
+    delete_study(store_url(store), study, notice=lambda line: say(line, to_stderr=True))
     print(f"deleted {study}; its checkpoints stay where they are, under <storage>/{study}")
 
 
@@ -102,7 +108,7 @@ def repair(store: Store = "") -> None:
     """Fix what killed processes and full disks left in a store, and say what was done."""
     from rankray.store.repair import repair as repair_store
 
-    done = repair_store(store_url(store))
+    done = repair_store(store_url(store), notice=lambda line: say(line, to_stderr=True))
     for line in done or ["nothing to repair"]:
         print(line)
 

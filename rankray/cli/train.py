@@ -28,7 +28,7 @@ def train(
     loaded = with_steps(load(file, sets, name=name), download=True)
     for line in preflight(loaded).lines():
         say(line, as_json)
-    from rankray.checkpoints import places, staging
+    from rankray.checkpoints import manifest, places, staging
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.contracts import TrialSpec
     from rankray.finetune import run
@@ -48,8 +48,9 @@ def train(
             max_steps=config.full_steps,
             committed=lambda path: retention.committed(0, path),
         )
-        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None)
-        outcome = staging.train(run, spec, reporter)
+        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None, untrained=True)
+        outcome = staging.train(manifest.checked(run), spec, reporter)
+        retention.ended(0, complete=True)
     if as_json:
         print(json.dumps({"metrics": outcome.metrics, "checkpoint": outcome.checkpoint, "steps": outcome.steps}))
     else:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rankray.cluster.scratch import own_token
+
 logger = logging.getLogger(__name__)
 
 DEFAULTS = {
@@ -52,6 +54,30 @@ def has_token() -> bool:
     """Return whether this machine has a token for a Ray cluster."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     return bool(os.environ.get("RAY_AUTH_TOKEN")) or path.is_file()
+
+
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Set to 0, Ray takes this machine's address to be 127.0.0.1, and listens there alone (docs/traps.md)."""
+
+
+@contextmanager
+def own_ray_only() -> Iterator[None]:
+    """Make the Ray that is started in the block, and imported there, this process's own.
+
+    It listens on loopback alone, and asks for a token that no other user can read; a token that the environment names
+    is used instead.
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(own_token())
+    before = os.environ.get(LOOPBACK)
+    os.environ[LOOPBACK] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(LOOPBACK)
+        if before is not None:
+            os.environ[LOOPBACK] = before
 
 
 @contextmanager

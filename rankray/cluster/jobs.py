@@ -96,13 +96,13 @@ def describe(
 
 
 def _check_store(loaded: LoadedConfig, store: str) -> None:
-    from rankray.store.urls import masked, validate_url
+    from rankray.store.urls import masked, secrets, validate_url
 
     given = store or (loaded.written.get("store", loaded.config.store) if ("store",) in loaded.places else "")
     if not given:
         return
     validate_url(given)
-    if masked(given) != given:
+    if secrets(given):
         raise StoreError(
             f"store: {masked(given)} holds a password, which everybody who sees the cluster's dashboard would read; "
             "allowed is a URL without one; leave it out and write RANKRAY_STORE=URL to ~/.rankray.env on the head"

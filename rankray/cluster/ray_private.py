@@ -9,6 +9,7 @@ generated protocol buffers, and nothing of Ray is patched.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,14 @@ def running_here() -> str:
     except ConnectionError:
         logger.debug("no Ray runs on this machine", exc_info=True)
         return ""
+
+
+def own_place(directory: Path) -> dict[str, Any]:
+    """Return the option of `ray.init` for where the session's files and sockets lie.
+
+    `RAY_TMPDIR` is public, but Ray then makes the directory in it that it names, which everybody may enter.
+    """
+    return {"_temp_dir": str(directory)}
 
 
 def token_authentication_enabled() -> bool:

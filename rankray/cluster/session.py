@@ -7,11 +7,12 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rankray.cluster import ray_private
-from rankray.cluster.environment import imported_meanwhile, starts_ray, without_credentials
+from rankray.cluster.environment import imported_meanwhile, own_ray_only, starts_ray, without_credentials
+from rankray.cluster.scratch import own_directory
 from rankray.errors import ClusterError
 
 logger = logging.getLogger(__name__)
@@ -30,18 +31,19 @@ def ray_session(verbose: bool, *meanwhile: str) -> Iterator[None]:
     Raises:
         ClusterError: no cluster answers at that address, or it refuses us.
     """
-    import ray
-
     level = logging.INFO if verbose else logging.ERROR
     options: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose}
-    if starts_ray():
-        # Without an address, Ray would join the cluster that `ray start` last noted here, alive or not.
-        options |= {"include_dashboard": False, "address": "local"}
-    warnings.filterwarnings("ignore", module=r"ray\..*")
-    started_here = not ray.is_initialized()
-    if started_here:
-        with without_credentials(), imported_meanwhile(*meanwhile):
-            _join_or_start(options)
+    with own_ray_only() if starts_ray() else nullcontext():
+        import ray
+
+        if starts_ray():
+            # Without an address, Ray would join the cluster that `ray start` last noted here, alive or not.
+            options |= {"include_dashboard": False, "address": "local"} | ray_private.own_place(own_directory() / "r")
+        warnings.filterwarnings("ignore", module=r"ray\..*")
+        started_here = not ray.is_initialized()
+        if started_here:
+            with without_credentials(), imported_meanwhile(*meanwhile):
+                _join_or_start(options)
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(level)
     if not verbose:

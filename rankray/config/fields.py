@@ -22,10 +22,18 @@ def searchable_paths() -> list[str]:
 
 
 def keys_of(section: str) -> list[str]:
-    """Return the keys that the section at a dotted path may have, "" being the whole file; [] if it is no section."""
-    prefix = f"{section}." if section else ""
-    found = [path.removeprefix(prefix).split(".")[0] for path in all_fields() if path.startswith(prefix)]
-    return list(dict.fromkeys(found))
+    """Return the keys that the section at a dotted path may have, "" being the whole file; [] if it is no section.
+
+    In a path of `all_fields` a `*` stands for any name, as that of a set in `evaluate.also`.
+    """
+    given = section.split(".") if section else []
+    paths = [path.split(".") for path in all_fields()]
+    fits = [
+        path
+        for path in paths
+        if len(path) > len(given) and all(a in (b, "*") for a, b in zip(path, given, strict=False))
+    ]
+    return list(dict.fromkeys(path[len(given)] for path in fits if path[len(given)] != "*"))
 
 
 def _fields_of(model: type[BaseModel], prefix: str) -> dict[str, FieldInfo]:
@@ -35,7 +43,8 @@ def _fields_of(model: type[BaseModel], prefix: str) -> dict[str, FieldInfo]:
         if section is None:
             found[prefix + name] = field
         else:
-            found.update(_fields_of(section, f"{prefix}{name}."))
+            each = "*." if typing.get_origin(field.annotation) is dict else ""
+            found.update(_fields_of(section, f"{prefix}{name}.{each}"))
     return found
 
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from rankray.config.evaluation import EvaluateSection, natural_direction
+from rankray.config.secrets import ADVICE, secret_paths
 from rankray.config.sections import DataSection, ModelSection, ResourcesSection, Section, TrainSection
-from rankray.config.study import EvaluateSection, StudySection
+from rankray.config.study import StudySection
+from rankray.errors import shown
 from rankray.loss.knobs import Knobs
 
 if TYPE_CHECKING:
@@ -67,38 +71,52 @@ class Config(Section):
                 "allowed is scheme://bucket/prefix, without credentials, which would be kept with the study; "
                 "leave them to each node's environment, profile or role"
             )
+        endpoint = dict(parse_qsl(url.query)).get("endpoint_override", "")
+        if not re.fullmatch(r"(https?://)?[A-Za-z0-9_.\[\]:-]+/?", endpoint or "none"):
+            raise ValueError(
+                "endpoint_override: got something that is no address, and is not shown here; allowed: HOST:PORT or "
+                "http://HOST:PORT, without credentials; leave those to each node's environment, profile or role"
+            )
         unknown = [name for name, _ in parse_qsl(url.query, keep_blank_values=True) if name not in STORAGE_OPTIONS]
         if unknown:
-            raise ValueError(f"unknown option {unknown[0]!r}; allowed: {', '.join(STORAGE_OPTIONS)}")
+            raise ValueError(f"unknown option {shown(unknown[0])}; allowed: {', '.join(STORAGE_OPTIONS)}")
         return given
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> Config:
+        """Refuse tokens, passwords and keys: the configuration is kept with its study, shown, and sent to workers."""
+        found = next(secret_paths(self.model_dump(mode="json", exclude={"store"})), "")
+        if found:
+            raise ValueError(f"{found}: looks like a secret, which is not shown here; {ADVICE}")
+        return self
 
     @model_validator(mode="after")
     def _metric_is_measured(self) -> Config:
         """Refuse weighted and unmeasured metrics: a study must select on something its weights cannot change."""
-        metric, measured = self.study.metric, ["eval/nll", *(f"eval/{name}" for name in self.evaluate.metrics)]
+        metric, measured = self.study.metric, self.evaluate.measured
         if metric in WEIGHTED_METRICS:
             raise ValueError(
                 f"study.metric: {metric!r} is weighted by the very settings that are searched, so the search would "
-                f"reward whatever shrinks the weights; choose from {', '.join(dict.fromkeys(measured))}"
+                f"reward whatever shrinks the weights; choose from {', '.join(measured)}"
             )
         if metric not in measured and not (metric.startswith("eval/") and self.evaluate.functions):
             raise ValueError(
-                f"study.metric: {metric!r} is not measured; allowed: {', '.join(dict.fromkeys(measured))}; choose "
+                f"study.metric: {shown(metric)} is not measured; allowed: {', '.join(measured)}; choose "
                 "one of these, or add it to evaluate.metrics"
             )
-        if self.study.direction is None and metric not in DIRECTIONS and "pass@" not in metric:
-            raise ValueError(f"study.direction: missing for {metric!r}; allowed: minimize, maximize; set one")
+        if self.study.direction is None and natural_direction(metric) is None:
+            raise ValueError(f"study.direction: missing for {shown(metric)}; allowed: minimize, maximize; set one")
         return self
 
     @model_validator(mode="after")
     def _prune_on_is_measured(self) -> Config:
         """Refuse to prune on what no report has."""
-        metric, measured = self.study.prune_on, ["eval/nll", *(f"eval/{name}" for name in self.evaluate.metrics)]
+        metric, measured = self.study.prune_on, self.evaluate.measured
         if metric not in (*measured, self.study.metric) and not (
             metric.startswith("eval/") and metric not in WEIGHTED_METRICS and self.evaluate.functions
         ):
             raise ValueError(
-                f"study.prune_on: {metric!r} is not measured; allowed: {', '.join(dict.fromkeys(measured))}; "
+                f"study.prune_on: {shown(metric)} is not measured; allowed: {', '.join(measured)}; "
                 "choose one of these, or add it to evaluate.metrics"
             )
         return self
@@ -129,23 +147,18 @@ class Config(Section):
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
         """The study's direction, with the built-in metrics' own as the default."""
-        return self.study.direction or DIRECTIONS.get(self.study.metric, "maximize")
+        return self.study.direction or natural_direction(self.study.metric) or "maximize"
 
     @property
     def prune_direction(self) -> Literal["minimize", "maximize"]:
         """The direction of `study.prune_on`: the study's own where it is the study's metric, else the metric's."""
         metric = self.study.prune_on
-        return self.direction if metric == self.study.metric else DIRECTIONS.get(metric, "maximize")
+        return self.direction if metric == self.study.metric else natural_direction(metric) or "maximize"
 
 
 STORAGE_SCHEMES = ("s3", "gs", "abfs", "abfss")
 STORAGE_OPTIONS = ("region", "scheme", "endpoint_override", "tls_ca_file_path", "project_id", "retry_limit_seconds")
 WEIGHTED_METRICS = ("train/loss", "eval/loss", "eval_loss", "loss")
-DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
-    "eval/nll": "minimize",
-    "eval/accuracy": "maximize",
-    "eval/token_accuracy": "maximize",
-}
 SEARCHABLE_SECTIONS = ("model", "data", "loss", "train")
 """Sections whose fields a space may vary; the others say how the search itself runs."""
 FREE_FIELDS = (

@@ -40,7 +40,8 @@ class ModelSection(Section):
     """Branch, tag or commit of a model on the hub; null is its main branch. A study resolves it to a commit when it is
     opened, and all its trials and drivers take that one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights; `auto` takes the type they were saved in."""
+    """Type of the weights; `auto` takes the type they were saved in. Where all weights of a 16-bit model are trained,
+    `auto` keeps them in float32 and computes in 16 bits; `bfloat16` trains the bfloat16 weights themselves."""
     lora: LoraSection | None = None
     """Train low-rank adapters instead of all weights; null trains everything."""
     attn_implementation: str | None = None
@@ -110,7 +111,7 @@ class DataSection(Section):
     max_length: Annotated[int, Field(ge=2)] = 2048
     """Tokens per example; longer examples are cut at the end."""
 
-    @field_validator("train", "eval", mode="before")
+    @field_validator("train", "eval", "test", mode="before")
     @classmethod
     def _sources(cls, given: Any) -> Any:
         """Read each entry of a list by itself, so that an error names the entry and not all that a source may be."""

@@ -1,11 +1,10 @@
-"""The sections of a configuration that say how trials are judged and searched: evaluation, and the study."""
+"""The section of a configuration that says how trials are searched: the study, and its baselines."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from rankray.config.sections import PositiveInt, Section
 from rankray.loss.knobs import KeyOf, Positive
@@ -30,48 +29,6 @@ LADDER = "rates"
 def known_names() -> list[str | dict[str, Any]]:
     """Return the names that `study.known` allows."""
     return [*BASELINES, LADDER]
-
-
-class EvaluateSection(Section):
-    """What is measured on the held-out examples, and how often."""
-
-    every_steps: PositiveInt = 25
-    """Steps between evaluations: each is a report, and a chance to prune."""
-    metrics: list[str] = Field(default_factory=lambda: ["nll"])
-    """Any of `nll`, `token_accuracy`, `accuracy` (greedy answer, exact match) and `pass@k` (k sampled answers)."""
-    max_examples: PositiveInt | None = 200
-    """Held-out examples used, the first ones; null takes all."""
-    batch_size: PositiveInt = 32
-    """Examples per evaluation batch."""
-    max_new_tokens: PositiveInt = 128
-    """Longest answer that `accuracy` and `pass@k` generate, in tokens."""
-    answer: str = "auto"
-    """Which part of a text is the answer: `auto` (after the last `####`, else the last number, else all of it), `text`
-    (all of it, stripped), or a regular expression with one group, whose last match counts."""
-    sampling_temperature: Positive = 1.0
-    """Logit temperature of the answers sampled for `pass@k`."""
-    functions: list[str] = Field(default_factory=list)
-    """Evaluations of your own, `module:function`: called with (model, tokenizer, rows), returning a dict of floats that
-    appear as `eval/<key>`."""
-
-    @field_validator("metrics")
-    @classmethod
-    def _known_metrics(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in ("nll", "token_accuracy", "accuracy") and not re.fullmatch(r"pass@[1-9]\d*", name):
-                raise ValueError(
-                    f"unknown metric {name!r}; allowed: nll, token_accuracy, accuracy, pass@k (as in pass@4); choose "
-                    "from these"
-                )
-        return names
-
-    @field_validator("functions")
-    @classmethod
-    def _function_form(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if not re.fullmatch(r"[\w.]+:\w+", name):
-                raise ValueError(f"got {name!r}; allowed: module:function; as in my_package.my_module:name")
-        return names
 
 
 class StudySection(Section):

@@ -53,6 +53,10 @@ PATHS: dict[str, Resolve] = {
 """Dotted path of a field that holds a path -> how it is made absolute."""
 
 
+ALSO_DATA = "evaluate.also.*.data"
+"""The path of the data of any further set, of which a file may have several."""
+
+
 def resolve_tree(tree: dict[str, Any], base: Path, where: Callable[[str], str]) -> dict[str, str]:
     """Make the paths in a configuration's tree absolute, those that its space and warm starts name, too.
 
@@ -79,7 +83,7 @@ def resolve_tree(tree: dict[str, Any], base: Path, where: Callable[[str], str]) 
         elif isinstance(holder, dict | list) and isinstance(holder[key], str) and holder[key]:
             given = holder[key]
             try:
-                holder[key] = PATHS[path](given, base)
+                holder[key] = _data(given, base) if path == ALSO_DATA else PATHS[path](given, base)
             except ValueError as error:
                 raise ConfigError(f"{where(path)}: {path}: {error}") from None
             if holder[key] != given and path not in written:
@@ -90,6 +94,11 @@ def resolve_tree(tree: dict[str, Any], base: Path, where: Callable[[str], str]) 
         holder = tree.get(section) if section else tree
         if isinstance(holder, dict) and key in holder:
             change(holder, key, path)
+    evaluate = tree.get("evaluate")
+    also = evaluate.get("also") if isinstance(evaluate, dict) else None
+    for each in also.values() if isinstance(also, dict) else ():
+        if isinstance(each, dict) and "data" in each:
+            change(each, "data", ALSO_DATA)
     space = tree.get("space")
     for path, entry in space.items() if isinstance(space, dict) else ():
         choices = entry.get("choice") if path in PATHS and isinstance(entry, dict) else None

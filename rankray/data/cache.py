@@ -71,9 +71,9 @@ def shared_table(made_from: Any, make: Callable[[], Iterable[Columns]]) -> datas
         return table_in_memory(make())
     try:
         if not file.is_file():
-            _delete_unused(file.parent)
+            delete_unused(file.parent)
             _write(file, fingerprint, make())
-        _mark_as_used(file)
+        mark_as_used(file)
         return datasets.Dataset.from_file(str(file))
     finally:
         lock.release()
@@ -105,19 +105,20 @@ def _write(file: Path, fingerprint: str, parts: Iterable[Columns]) -> None:
         raise
 
 
-def _mark_as_used(file: Path) -> None:
+def mark_as_used(file: Path) -> None:
+    """Let a file count as used now."""
     try:
         os.utime(file)
     except OSError as error:
         logger.debug("%s may be deleted although it is used: %s", file, error)
 
 
-def _delete_unused(place: Path) -> None:
+def delete_unused(place: Path) -> None:
     """Delete files that are too old. A process that still has such a file mapped keeps it until it ends."""
     oldest = time.time() - KEPT_DAYS * 86_400
     for path in place.iterdir():
         try:
-            if path.suffix in (".arrow", ".lock") and path.stat().st_mtime < oldest:
+            if path.suffix in (".arrow", ".base", ".partial", ".lock") and path.stat().st_mtime < oldest:
                 path.unlink()
         except OSError as error:
             logger.debug("%s is old and was not deleted: %s", path, error)

@@ -1,19 +1,37 @@
-"""Answers of a model: greedy or sampled, in left-padded batches, without the model's own generation settings.
+"""Answers of a model: greedy or sampled, in left-padded batches with a key-value cache.
 
-A model's saved generation settings (repetition penalty, top-k, ...) replace every setting that a call to `generate`
-does not give. They are set aside during generation, so greedy means greedy.
+A prompt that is answered several times is read once. Rows that have ended leave the batch. A model's saved generation
+settings (repetition penalty, top-k, ...) are not used, so greedy means greedy, and sampled means from the model's own
+distribution at a temperature. The random numbers of a sampled answer depend on its key alone: neither the batch it is
+in nor the worker that draws it matters, and every trial draws with the same ones.
+
+A model whose cache is of another kind (a recurrent one) is left to `model.generate`.
+
+Shapes: B rows of a batch, U prompts in it, T positions, V vocabulary.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
+from rankray.errors import ModelError
+from rankray.evaluate.ranks import Ranks
 from rankray.model.head import plain_model
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[int, ...]
+"""What the random numbers of one sampled answer are made from."""
+LEAVE_SHARE = 8
+"""Rows that have ended leave the batch once they are more than one in so many of it."""
 
 
 def generate_texts(
@@ -24,73 +42,225 @@ def generate_texts(
     batch_size: int,
     max_new_tokens: int,
     logit_temperature: float | None = None,
+    keys: Sequence[Key] | None = None,
+    ranks: Ranks | None = None,
+    batches: int | None = None,
 ) -> list[str]:
     """Return the model's answer to each prompt, without special tokens.
 
     Args:
         model: in eval mode; with or without LoRA.
         tokenizer: the model's.
-        prompts: token ids; an empty prompt is answered from the EOS token.
-        batch_size: prompts at a time, longest first.
+        prompts: token ids; an empty prompt is answered from the EOS token. Equal ones beside each other are read once.
+        batch_size: answers at a time, longest prompts first.
         max_new_tokens: the most tokens of an answer; fewer if the model's context ends earlier.
-        logit_temperature: sample at this temperature with torch's generator; None takes the most likely token.
+        logit_temperature: sample at this temperature; None takes the most likely token.
+        keys: one for each prompt, where answers are sampled.
+        ranks: the workers; needed where they compute in step.
+        batches: how many batches to compute, at least as many as there are; the same number in all workers in step.
     """
+    ranks = ranks or Ranks(model)
     context = getattr(plain_model(model).config.get_text_config(), "max_position_embeddings", None)
     texts = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    with _generation_settings(model, tokenizer, max_new_tokens, logit_temperature) as settings:
-        for begin in range(0, len(order), batch_size):
-            chosen = order[begin : begin + batch_size]
-            ids_BT, mask_BT = _left_padded([prompts[i] for i in chosen], tokenizer)
-            room = context - ids_BT.shape[1] if isinstance(context, int) and context > 0 else max_new_tokens
-            if room < 1:
-                continue
-            settings.max_new_tokens = min(max_new_tokens, room)
-            out_BT = model.generate(
-                input_ids=ids_BT.to(model.device), attention_mask=mask_BT.to(model.device), generation_config=settings
-            )
-            answers = tokenizer.batch_decode(out_BT[:, ids_BT.shape[1] :], skip_special_tokens=True)
-            for index, text in zip(chosen, answers, strict=True):
-                texts[index] = text
+    needed = -(-len(order) // batch_size)
+    with _own_settings(model) as ends, torch.no_grad():
+        ends = sorted({*ends, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
+        for number in range(max(needed, batches or 0)):
+            chosen = order[number * batch_size : (number + 1) * batch_size]
+            rows = [_started(prompts[index], tokenizer) for index in chosen]
+            width = max(map(len, rows), default=0)
+            room = context - width if isinstance(context, int) and context > 0 else max_new_tokens
+            length = min(max_new_tokens, room)
+            if length < 1:
+                chosen, rows = [], []
+            uniform_BT = None
+            if logit_temperature is not None:
+                assert keys is not None, "sampled answers need keys"
+                drawn = [np.random.default_rng(keys[index]).random(max_new_tokens) for index in chosen]
+                uniform_BT = torch.tensor(np.array(drawn), dtype=torch.float64, device=model.device)
+            batch = _Batch(model, tokenizer, rows, ends, length, logit_temperature, uniform_BT, ranks)
+            for index, answer in zip(chosen, batch.answers(max_new_tokens), strict=True):
+                texts[index] = str(tokenizer.decode(answer, skip_special_tokens=True))
     return texts
 
 
+class _Batch:
+    """The answers to some prompts, longest first."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: list[list[int]],
+        ends: list[int],
+        max_new_tokens: int,
+        logit_temperature: float | None,
+        uniform_BT: torch.Tensor | None,
+        ranks: Ranks,
+    ) -> None:
+        self._model, self._ranks, self._rows = model, ranks, rows
+        self._ends = torch.tensor(ends or [-1], device=model.device)
+        self._pad = int(tokenizer.pad_token_id or 0)
+        self._length, self._temperature, self._uniform_BT = max_new_tokens, logit_temperature, uniform_BT
+        accepted = inspect.signature(plain_model(model).forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+
+    def answers(self, most_steps: int) -> list[list[int]]:
+        """Return the tokens of each answer, without the one that ends it; in step, no worker takes more steps."""
+        answers: list[list[int]] = [[] for _ in self._rows]
+        alive = list(range(len(self._rows)))
+        state = self._read_prompts() if self._ranks.any(bool(alive)) else None
+        if state is None and alive:
+            return self._by_the_model()
+        for step in range(most_steps):
+            if not self._ranks.any(bool(alive)):
+                break
+            if state is None or not alive:
+                self._idle()
+                continue
+            token_B = self._choose(state.logits_BV, alive, step)
+            ended_B = torch.isin(token_B, self._ends)
+            for place, (token, ended) in enumerate(zip(token_B.tolist(), ended_B.tolist(), strict=True)):
+                row = alive[place]
+                if row >= 0 and not ended:
+                    answers[row].append(token)
+                elif ended:
+                    alive[place] = -1
+            if all(row < 0 for row in alive):
+                alive = []
+            elif sum(row < 0 for row in alive) * LEAVE_SHARE >= len(alive):
+                stay = [place for place, row in enumerate(alive) if row >= 0]
+                alive, token_B = [alive[place] for place in stay], token_B[stay]
+                state.keep(stay)
+            if alive and step + 1 < self._length:
+                state.logits_BV = self._next(state, token_B)
+            elif alive:
+                alive = []
+        return answers
+
+    def _read_prompts(self) -> _State | None:
+        """Read each different prompt once; None where the model has a cache of its own kind, or there is no row."""
+        if not self._rows:
+            self._idle()
+            return None
+        place_of: dict[tuple[int, ...], int] = {}
+        places = [place_of.setdefault(tuple(row), len(place_of)) for row in self._rows]
+        ids_UT, mask_UT = _left_padded([list(prompt) for prompt in place_of], self._pad)
+        ids_UT, mask_UT = ids_UT.to(self._model.device), mask_UT.to(self._model.device)
+        cache = DynamicCache(config=plain_model(self._model).config)
+        inputs: dict[str, Any] = {"input_ids": ids_UT, "attention_mask": mask_UT, "past_key_values": cache}
+        if self._takes_positions:
+            inputs["position_ids"] = (mask_UT.cumsum(1) - 1).clamp(min=0)
+        try:
+            out = self._model(**inputs, use_cache=True, **self._last_only)
+        except (TypeError, ValueError, AttributeError) as error:
+            logger.debug("%s does not take a key-value cache: %s", type(self._model).__name__, error)
+            return None
+        if getattr(out, "past_key_values", None) is not cache or cache.get_seq_length() != ids_UT.shape[1]:
+            logger.debug("%s has a cache of another kind; its own generate is used", type(self._model).__name__)
+            return None
+        state = _State(cache, mask_UT, out.logits[:, -1])
+        if places != list(range(len(places))):
+            state.keep(places)
+        return state
+
+    def _next(self, state: _State, token_B: torch.Tensor) -> torch.Tensor:
+        state.mask_BT = torch.cat([state.mask_BT, state.mask_BT.new_ones(len(token_B), 1)], 1)
+        inputs = {"input_ids": token_B[:, None], "attention_mask": state.mask_BT, "past_key_values": state.cache}
+        if self._takes_positions:
+            inputs["position_ids"] = state.mask_BT.sum(1, keepdim=True) - 1
+        logits_BV: torch.Tensor = self._model(**inputs, use_cache=True, **self._last_only).logits[:, -1]
+        return logits_BV
+
+    def _choose(self, logits_BV: torch.Tensor, alive: list[int], step: int) -> torch.Tensor:
+        if self._temperature is None:
+            return logits_BV.argmax(-1)
+        assert self._uniform_BT is not None
+        share_BV = (logits_BV.float() / self._temperature).softmax(-1).double().cumsum(-1)
+        uniform_B = self._uniform_BT[[max(row, 0) for row in alive], step]
+        token_B = torch.searchsorted(share_BV, (uniform_B * share_BV[:, -1])[:, None], right=True)[:, 0]
+        return token_B.clamp(max=logits_BV.shape[1] - 1)
+
+    def _idle(self) -> None:
+        """Compute something while other workers, which share the model, compute their answers."""
+        if self._ranks.in_step:
+            one = torch.tensor([[self._pad]], device=self._model.device)
+            self._model(input_ids=one, attention_mask=torch.ones_like(one), use_cache=False)
+
+    def _by_the_model(self) -> list[list[int]]:
+        """Let the model's own `generate` answer.
+
+        Raises:
+            ModelError: the model is sharded over workers, which have to compute in step.
+        """
+        if self._ranks.in_step:
+            raise ModelError(
+                f"model.path: {type(self._model).__name__} has a cache of its own kind and is sharded over workers; "
+                "allowed for generated answers is one of the two; set train.parallelism: ddp"
+            )
+        ids_BT, mask_BT = _left_padded(self._rows, self._pad)
+        settings: dict[str, Any] = {
+            "max_new_tokens": self._length,
+            "do_sample": self._temperature is not None,
+            "pad_token_id": self._pad,
+            "eos_token_id": self._ends.tolist() if self._ends[0] >= 0 else None,
+            "use_cache": True,
+        }
+        if self._temperature is not None:
+            settings |= {"temperature": self._temperature, "top_k": 0, "top_p": 1.0}
+            torch.manual_seed(int(self._uniform_BT[0, 0] * 2**31))  # type: ignore[index]
+        out_BT = self._model.generate(
+            input_ids=ids_BT.to(self._model.device),
+            attention_mask=mask_BT.to(self._model.device),
+            generation_config=GenerationConfig(**settings),  # type: ignore[no-untyped-call]
+        )
+        ends = set(self._ends.tolist())
+        return [_until(row, ends) for row in out_BT[:, ids_BT.shape[1] :].tolist()]
+
+
+class _State:
+    """What is known of the rows that are still in the batch."""
+
+    def __init__(self, cache: DynamicCache, mask_BT: torch.Tensor, logits_BV: torch.Tensor) -> None:
+        self.cache, self.mask_BT, self.logits_BV = cache, mask_BT, logits_BV
+
+    def keep(self, places: list[int]) -> None:
+        """Keep these rows, in this order; a row may be there several times."""
+        index_B = torch.tensor(places, device=self.mask_BT.device)
+        self.cache.batch_select_indices(index_B)
+        self.mask_BT, self.logits_BV = self.mask_BT[index_B], self.logits_BV[index_B]
+
+
 @contextmanager
-def _generation_settings(
-    model: Any, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, logit_temperature: float | None
-) -> Iterator[GenerationConfig]:
-    """Give the settings to generate with, while the model's own are set aside."""
+def _own_settings(model: Any) -> Iterator[list[int]]:
+    """Give the ids that end an answer, while the model's own generation settings are set aside."""
     plain = plain_model(model)
     saved, use_cache = plain.generation_config, plain.config.use_cache
-    ends = saved.eos_token_id if isinstance(saved.eos_token_id, list) else [saved.eos_token_id]
-    ends = sorted({end for end in (*ends, tokenizer.eos_token_id) if end is not None})
-    settings: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "do_sample": logit_temperature is not None,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": ends or None,
-        "bos_token_id": tokenizer.bos_token_id,
-        "use_cache": True,
-    }
-    if logit_temperature is not None:
-        settings |= {"temperature": logit_temperature, "top_k": 0, "top_p": 1.0}
+    eos = saved.eos_token_id if saved is not None else None
     plain.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     plain.config.use_cache = True
     try:
-        yield GenerationConfig(**settings)  # type: ignore[no-untyped-call]
+        yield [end for end in (eos if isinstance(eos, list) else [eos]) if end is not None]
     finally:
         plain.generation_config, plain.config.use_cache = saved, use_cache
 
 
-def _left_padded(
-    prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _started(prompt: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    filled = [list(prompt) or [start if start is not None else tokenizer.pad_token_id] for prompt in prompts]
-    width = max(len(prompt) for prompt in filled)
-    ids_BT = torch.full((len(filled), width), int(tokenizer.pad_token_id or 0))
+    return list(prompt) or [int(start if start is not None else tokenizer.pad_token_id or 0)]
+
+
+def _until(row: list[int], ends: set[int]) -> list[int]:
+    return row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(len(prompt) for prompt in prompts)
+    ids_BT = torch.full((len(prompts), width), pad)
     mask_BT = torch.zeros_like(ids_BT)
-    for row, prompt in enumerate(filled):
+    for row, prompt in enumerate(prompts):
         ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
         mask_BT[row, width - len(prompt) :] = 1
     return ids_BT, mask_BT

@@ -1,15 +1,14 @@
-"""Held-out metrics: plain NLL, token accuracy, greedy accuracy, pass@k and the user's own functions.
+"""Held-out metrics: what is measured when, none of it depending on how the training loss is weighted.
 
-None of them depends on how the training loss is weighted. An evaluation does not affect training: afterwards the random
-generators of Python, numpy and torch, and the model's mode, are restored.
+An evaluation does not affect training: afterwards the random generators of Python, numpy and torch, and the model's
+mode, are restored. The workers of a trial share the examples; all of them get the whole result.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,81 +16,93 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from rankray.config.evaluation import is_sampled
 from rankray.config.schema import Config
 from rankray.data.tokenize import Split
-from rankray.errors import ConfigError, nearest
-from rankray.evaluate.metrics import pass_at_k, share, solved, token_totals
+from rankray.errors import ConfigError
+from rankray.evaluate.also import also_figures
+from rankray.evaluate.answers import load_function
+from rankray.evaluate.metrics import (
+    Figures,
+    bits_per_byte,
+    missing,
+    sampled_figures,
+    supervised_bytes,
+    token_totals,
+    with_error,
+)
+from rankray.evaluate.ranks import Ranks
+from rankray.evaluate.solve import Solver
 
 
-def evaluate(model: Any, tokenizer: PreTrainedTokenizerBase, data: Split, config: Config) -> dict[str, float]:
+def evaluate(
+    model: Any, tokenizer: PreTrainedTokenizerBase, data: Split, config: Config, *, last: bool = True
+) -> Figures:
     """Return the metrics that `evaluate:` asks for; `eval/nll` always.
 
-    eval/nll              plain -ln p_t, nats per supervised token
-    eval/token_accuracy   share of supervised tokens that the model ranks first
-    eval/accuracy         share of rows whose greedy answer is right, by exact match of the extracted answer
-    eval/pass@k           share of rows solved by at least one of k answers sampled at `sampling_temperature`
-    eval/<key>            what the functions in `evaluate.functions` return
+    eval/nll                plain -ln p_t, nats per supervised token
+    eval/bits_per_byte      -log2 of the probability of the supervised tokens, per byte of their text
+    eval/token_accuracy     share of supervised tokens that the model ranks first
+    eval/accuracy           share of examples whose greedy answer is right
+    eval/pass@k             chance that one of k answers sampled at `sampling_temperature` is right
+    eval/avg@k              share of right ones among k sampled answers
+    eval/<set>/<metric>     of the sets in `evaluate.also`
+    eval/<key>              what the functions in `evaluate.functions` return
+    ..._stderr, ..._n       standard error, clustered by example, and number of examples, of answers
+    eval/answer_timeouts    answers that could not be judged in time, and count as wrong; only with `answer: math` or
+                            `code`
 
-    If the NLL is not finite, everything else is NaN, because there is nothing to sample from. A row whose prompt fills
-    `data.max_length` counts as a wrong answer.
+    If the NLL is not finite, everything else is NaN, because there is nothing to sample from. An example whose prompt
+    fills `data.max_length` counts as a wrong answer.
 
     Args:
         model: a causal language model, with or without LoRA, on any device.
         tokenizer: the model's.
         data: the held-out split.
         config: its `evaluate:` block is used.
+        last: whether this is the last evaluation of a run; else `evaluate.rungs` says what is left out.
 
     Raises:
         ConfigError: an evaluation function cannot be imported or returns something other than numbers.
     """
-    names = config.evaluate.metrics
+    section = config.evaluate
+    names = section.metrics if last or section.rungs.sampled else [n for n in section.metrics if not is_sampled(n)]
+    greedy = None if last else section.rungs.answers
+    if greedy == 0:
+        names = [name for name in names if name != "accuracy"]
     with _unchanged(model):
-        stats = token_totals(model, tokenizer, data, config.evaluate.batch_size)
+        ranks = Ranks(model)
+        stats = token_totals(model, tokenizer, data, section.batch_size, ranks)
         metrics = {"eval/nll": stats.nll}
+        if not math.isfinite(stats.nll):
+            also = [name.removeprefix("eval/") for name in section.measured if name.count("/") == 2]
+            return metrics | missing([name for name in names if name != "nll"] + also)
+        if "bits_per_byte" in names:
+            metrics["eval/bits_per_byte"] = bits_per_byte(stats, supervised_bytes(tokenizer, data))
         if "token_accuracy" in names:
             metrics["eval/token_accuracy"] = stats.token_accuracy
-        samples = {name: int(name.removeprefix("pass@")) for name in names if name.startswith("pass@")}
-        if not math.isfinite(stats.nll):
-            return metrics | {f"eval/{name}": math.nan for name in names if name != "nll"}
+        solver = Solver(model, tokenizer, data, section, ranks)
         if "accuracy" in names:
-            metrics["eval/accuracy"] = share(solved(model, tokenizer, data, config, None))
-        if samples:
-            metrics |= pass_at_k(model, tokenizer, data, config, samples)
-        for name in config.evaluate.functions:
+            metrics |= with_error("eval/accuracy", [float(row[0]) for row in solver.right(first=greedy)])
+        sampled = [name for name in names if is_sampled(name)]
+        if sampled:
+            samples = section.samples or max(section.k_of(name) for name in sampled)
+            metrics |= sampled_figures("eval/", sampled, solver.right(samples))
+        if section.answer in ("math", "code") and ("accuracy" in names or sampled):
+            metrics["eval/answer_timeouts"] = float(solver.timeouts)
+        metrics |= also_figures(model, tokenizer, config, ranks, last)
+        for name in section.functions:
             metrics |= _call_function(name, model, tokenizer, data)
     return metrics
 
 
-def _call_function(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, data: Split) -> dict[str, float]:
-    found = load_function(name)(model, tokenizer, [dict(row) for row in data.rows])
+def _call_function(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, data: Split) -> Figures:
+    found = load_function(name, "evaluate.functions")(model, tokenizer, [dict(row) for row in data.rows])
     if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
         raise ConfigError(
             f"evaluate.functions: {name} returned {found!r}; allowed is a dict of name: number; fix the function"
         )
     return {f"eval/{key}": float(value) for key, value in found.items()}
-
-
-def load_function(name: str) -> Callable[..., Any]:
-    """Return the function that `module:function` names.
-
-    Raises:
-        ConfigError: there is no such module or function, or the module cannot be imported.
-    """
-    module_name, _, function = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ConfigError(
-            f"evaluate.functions: {name}: module {module_name!r} cannot be imported ({type(error).__name__}: {error}); "
-            "allowed is a module on the Python path; check PYTHONPATH"
-        ) from error
-    found: Callable[..., Any] | None = getattr(module, function, None)
-    if not callable(found):
-        raise ConfigError(
-            f"evaluate.functions: {name}: {module_name} has no function {function!r}{nearest(function, dir(module))}; "
-            "allowed is one of its functions; fix the name"
-        )
-    return found
 
 
 @contextmanager

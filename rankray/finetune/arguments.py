@@ -17,18 +17,21 @@ from rankray.finetune.sft_fields import check_sft_fields
 logger = logging.getLogger(__name__)
 
 
-def sft_arguments(config: Config, seed: int, directory: str, half: bool = False, cpu: bool = False) -> SFTConfig:
+def sft_arguments(
+    config: Config, seed: int, directory: str, half: bool = False, mixed: bool = False, cpu: bool = False
+) -> SFTConfig:
     """Return the SFTConfig of one training run.
 
     The trainer itself prints, reports, uploads, evaluates and saves nothing: `run` evaluates, saves and reports.
-    Weights are trained in the type they have, without autocast (except with `half`); mixed precision is
-    `model.dtype: float32` with `train.sft: {bf16: true}`.
+    Weights are trained in the type they have, without autocast (except with `half` and `mixed`); mixed precision of
+    float32 weights is `train.sft: {bf16: true}`.
 
     Args:
         config: the trial's configuration.
         seed: for data order, dropout and the initial adapters.
         directory: where the trial writes.
         half: compute in float16 with loss scaling; float16 does not train without it.
+        mixed: compute in bfloat16 under autocast, on float32 weights.
         cpu: touch no GPU even where there is one, for a check of the values.
 
     Raises:
@@ -51,11 +54,10 @@ def sft_arguments(config: Config, seed: int, directory: str, half: bool = False,
         "data_seed": seed,
         "use_cpu": not gpu,
         "fp16": half,
-        "bf16": False,
+        "bf16": mixed,
         "dataloader_pin_memory": gpu,
         "gradient_checkpointing": False,
         "max_length": None,
-        "router_aux_loss_coef": 0.0,
         "logging_strategy": "no",
         "logging_nan_inf_filter": False,
         "save_strategy": "no",

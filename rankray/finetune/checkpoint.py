@@ -4,6 +4,7 @@
         model.safetensors (or adapter_model.safetensors), config, tokenizer    loadable with from_pretrained
         optimizer.pt  scheduler.pt  rng_state.pth  trainer_state.json          transformers' own, to resume from
         rankray.json                                                           see `Progress`
+        rankray-manifest.json                                                  sizes and digests of all of it
 
 Resuming reads data, never code: weights are safetensors, and transformers reads the `.pt` and `.pth` files with
 `torch.load(weights_only=True)` (for the RNG state it also allows numpy's plain array types). The trainer's pickled
@@ -18,10 +19,12 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rankray.checkpoints import manifest
+from rankray.checkpoints.manifest import STATE_FILE
 from rankray.config import Config
 from rankray.config.where import PATHS
 from rankray.errors import ConfigError, ModelError, StorageFull, shown
@@ -29,7 +32,6 @@ from rankray.paths import same_path
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "rankray.json"
 PARTIAL = ".partial-"
 SMALLEST_ROOM_BYTES = 1 << 16
 """A disk with less room than this is full."""
@@ -61,7 +63,8 @@ class Progress:
         own_metrics: the `eval/...` metrics of this run alone, before the mean with the finished runs.
         finished: the final `eval/...` metrics of the runs before this one.
         train_sums: the sums behind the `train/...` metrics of the next report, so far.
-        config: model, data and training as they were configured; empty in checkpoints of earlier versions.
+        config: what it was trained with, without the store, so that it can be evaluated by itself.
+        manifest: whether the checkpoint must have a list of its files (`rankray.checkpoints.manifest`).
     """
 
     step: int
@@ -72,6 +75,7 @@ class Progress:
     finished: list[dict[str, float]] = field(default_factory=list)
     train_sums: list[float] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
+    manifest: bool = field(default=False, compare=False)
 
 
 def write_checkpoint(
@@ -80,6 +84,7 @@ def write_checkpoint(
     save: Callable[[str], None],
     leads: bool = True,
     wait: Callable[[], None] = lambda: None,
+    rank: int = 0,
 ) -> str:
     """Write a checkpoint and return its path. It appears under its name complete or not at all.
 
@@ -89,6 +94,7 @@ def write_checkpoint(
         save: writes everything else into a given directory; every worker calls it, for its own RNG state.
         leads: whether this worker makes and renames the directory.
         wait: returns when all workers have called it.
+        rank: of this worker among all of the trial.
     """
     final = directory / f"step-{progress.step:06d}"
     partial = directory / f"{PARTIAL}{final.name}"
@@ -100,7 +106,9 @@ def write_checkpoint(
         save(str(partial))
         wait()
         if leads:
-            (partial / STATE_FILE).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
+            written = asdict(replace(progress, manifest=True))
+            (partial / STATE_FILE).write_text(json.dumps(written, indent=1), encoding="utf-8")
+            manifest.write(partial, rank)
             _put_in_place(partial, final)
     except Exception as error:
         if not _is_full(error, directory):
@@ -147,12 +155,6 @@ def read_progress(checkpoint: str) -> Progress:
         ) from error
 
 
-def settings_of(config: Config) -> dict[str, Any]:
-    """Return what a checkpoint keeps of the configuration it was trained with."""
-    tree: dict[str, Any] = config.model_dump(mode="json", include=set(RESUMED_WITH))
-    return tree
-
-
 def check_resumable(progress: Progress, config: Config, checkpoint: str) -> None:
     """Refuse to resume with settings that would have no effect, because the checkpoint's own are restored.
 
@@ -161,12 +163,13 @@ def check_resumable(progress: Progress, config: Config, checkpoint: str) -> None
     Raises:
         ConfigError: names the first field that differs.
     """
-    now = settings_of(config)
-    for section, before in progress.config.items():
-        for name in {**before, **now.get(section, {})}:
+    now = config.model_dump(mode="json", include=set(RESUMED_WITH))
+    for section in RESUMED_WITH:
+        before = progress.config.get(section, {})
+        for name in before:
             path = f"{section}.{name}"
-            old, new = before.get(name), now.get(section, {}).get(name)
-            if old == new or path in CHANGEABLE or name not in before:
+            old, new = before[name], now[section].get(name)
+            if old == new or path in CHANGEABLE or name not in now[section]:
                 continue
             if path in PATHS and isinstance(old, str) and isinstance(new, str) and same_path(old, new):
                 continue

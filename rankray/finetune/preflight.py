@@ -16,17 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rankray.config import LoadedConfig, apply_params
+from rankray.config import Config, LoadedConfig, apply_params
+from rankray.config.evaluation import is_sampled
 from rankray.config.points import refused_draws
 from rankray.config.space import distributions, never_drawn
 from rankray.data.chat import Example
 from rankray.data.encode import light_tokenizer, measure
 from rankray.data.examples import Places
 from rankray.data.files import file_fingerprint, hub_parts, is_file_source
+from rankray.data.leaks import leaks_line, leaks_of
 from rankray.data.lengths import LengthTable, length_table, table_lines
 from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
-from rankray.evaluate.answers import extract
+from rankray.evaluate.answers import check_answer, is_function
+from rankray.finetune.base_model import check_base_model
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.model.files import context_length, local_model
 
@@ -96,10 +99,7 @@ def preflight(loaded: LoadedConfig) -> Findings:
 def _check(loaded: LoadedConfig, findings: Findings) -> None:
     config = loaded.config
     check_sft_fields(config.train.sft, loaded.where)
-    try:
-        extract("", config.evaluate.answer)
-    except ConfigError as error:
-        raise ConfigError(f"{loaded.where('evaluate.answer')}: {error}") from error
+    check_base_model(loaded)
     prints, directory = _check_model(config.model.path, loaded.where("model.path"))
     splits = ("train", "eval", *(["test"] if config.data.test is not None else []))
     data = {split: _check_split(split, loaded, directory, findings) for split in splits}
@@ -222,7 +222,7 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings:
     names = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in ("prompt", "completion", "messages")}
     first = loaded.config.evaluate.max_examples if split == "eval" else None
     examples = Source(split, data, first, places=Places(source=where, **names)).examples()
-    if split == "eval":
+    if split != "train" and _answers(loaded.config):
         _check_answers(examples, loaded, where, findings)
     if model is not None:
         if any(placed.example.is_chat for placed in examples) and not _has_chat_template(model):
@@ -243,28 +243,48 @@ def _warn_of_test(split: str, name: str, where: str, findings: Findings) -> None
         )
 
 
+def leak_warnings(loaded: LoadedConfig) -> list[str]:
+    """Return a line for each held-out split of which prompts also stand in the training data; only files are compared.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    found = leaks_of(loaded.config.data)
+    return [line for split, leaks in found.items() if (line := leaks_line(split, leaks))]
+
+
+def _answers(config: Config) -> bool:
+    """Whether answers are generated and compared with the references of the data."""
+    names = config.evaluate.metrics
+    return any(name == "accuracy" or is_sampled(name) for name in names) and config.evaluate.answer != "code"
+
+
 def _check_answers(examples: Sequence[Placed], loaded: LoadedConfig, where: str, findings: Findings) -> None:
-    """Look at the reference answers where answers are measured: an empty one is right for a model that says nothing.
+    """Look at the reference answers: an empty one is right for a model that says nothing.
 
     Raises:
         DataError: all are empty.
+        ConfigError: `evaluate.answer` cannot be used with them.
     """
-    config = loaded.config.evaluate
-    if not any(name != "nll" and name != "token_accuracy" for name in config.metrics):
-        return
     texts = [_completion(placed.example) for placed in examples]
-    empty = [index for index, text in enumerate(texts) if not extract(text, config.answer)]
+    empty = [index for index, text in enumerate(texts) if not text.strip()]
     if len(empty) == len(texts):
         raise DataError(
-            f"{where}: none of the {len(texts)} rows has an answer that evaluate.answer: {config.answer} finds; needed "
-            "are "
-            "answers to compare with; fix data.completion, or evaluate.answer"
+            f"{where}: none of the {len(texts)} rows has an answer; needed are answers to compare with; fix "
+            "data.completion, or measure nll alone"
         )
     if empty:
         findings.warnings.append(
-            f"{where}: {len(empty)} of {len(texts)} rows have no answer that evaluate.answer: {config.answer} finds "
-            f"(first: {examples[empty[0]].place}); fill or remove them"
+            f"{where}: {len(empty)} of {len(texts)} rows have no answer (first: {examples[empty[0]].place}); fill or "
+            "remove them"
         )
+    how = loaded.config.evaluate.answer
+    if is_function(how):
+        return  # on the Python path of the nodes, perhaps not of this machine
+    try:
+        check_answer(how, texts)
+    except ConfigError as error:
+        raise ConfigError(f"{loaded.where('evaluate.answer')}: {error}") from None
 
 
 def _completion(example: Example) -> str:

@@ -1,11 +1,12 @@
 """Train one trial: `run(spec, reporter) -> Outcome`, the only way to train.
 
 A trial is `study.seeds` training runs of `train.max_steps` steps, one after another. Run i uses `train.seed` + i, and
-its steps are numbered after those of the runs before. At every multiple of `evaluate.every_steps` within a run, and at
-its last step, the model is evaluated, a checkpoint is written if one is due, and both are reported. The reported
-`eval/...` metrics are the mean of the finished runs' final ones and the current run's; `train/...` metrics cover the
-steps since the previous report. A checkpoint that `train.checkpoint_every_steps` asks for between two evaluations is
-written at the later one, so every checkpoint belongs to a report; the last step of a run always has one.
+its steps are numbered after those of the runs before. If the spec asks for it, the untrained model is evaluated first
+and reported as step 0, which no checkpoint and no outcome mentions. At every multiple of `evaluate.every_steps` within
+a run, and at its last step, the model is evaluated, a checkpoint is written if one is due, and both are reported. The
+reported `eval/...` metrics are the mean of the finished runs' final ones and the current run's; `train/...` metrics
+cover the steps since the previous report. A checkpoint that `train.checkpoint_every_steps` asks for between two
+evaluations is written at the later one, so every checkpoint belongs to a report; the last step of a run always has one.
 
 A trial that resumes from a checkpoint first reports that checkpoint's step again. This costs nothing, because the
 checkpoint holds the metrics, and it returns the verdict again. From there the trial computes what an uninterrupted one
@@ -34,13 +35,23 @@ from accelerate import PartialState
 from rankray.config import Config, config_from
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.errors import ConfigError
-from rankray.evaluate.run import evaluate, load_function
+from rankray.evaluate.answers import load_function
+from rankray.evaluate.engine import refuse_server_in_training
+from rankray.evaluate.run import evaluate
 from rankray.finetune.arguments import check_batches, lora_config, sft_arguments, world_size
-from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, settings_of, write_checkpoint
+from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
 from rankray.finetune.process import clean_process, free_memory
 from rankray.finetune.quiet import quiet
+from rankray.finetune.signal import base_signal, cost_of
 from rankray.finetune.trainer import RankrayTrainer
-from rankray.model.resident import computes_in_half, fresh_model, split_of, tokenizer_of
+from rankray.model.resident import (
+    computes_in_half,
+    fresh_model,
+    frozen_model,
+    keeps_master_weights,
+    split_of,
+    tokenizer_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +67,11 @@ def run(spec: TrialSpec, reporter: Reporter) -> Outcome:
 
     Args:
         spec: the trial.
-        reporter: asked for a verdict at every report. Three more methods are optional. `progress(step, metrics)` is
-            called between reports with the `train/...` metrics so far, about once a second. `preemption() -> str` is
-            called after every step; if it returns a text, the run ends with a checkpoint, see `Outcome.preempted`.
+        reporter: asked for a verdict at every report. Four more methods are optional. `note(text)` is called with what
+            a person may want to know beside the metrics: what the base model's statistics cost.
+            `progress(step, metrics)` is called between reports with the `train/...` metrics so far, about once a
+            second. `preemption() -> str` is called after every step; if it returns a text, the run ends with a
+            checkpoint, see `Outcome.preempted`.
             `keep(checkpoint)` means that the directory belongs to this node alone: the first worker of each node writes
             the trial's files, and every worker calls it with each complete checkpoint before that is reported.
 
@@ -85,7 +98,8 @@ class _Trial:
 
     def run(self) -> Outcome:
         for name in self._config.evaluate.functions:
-            load_function(name)
+            load_function(name, "evaluate.functions")
+        refuse_server_in_training(self._config.evaluate)
         first, resume = 0, self._spec.checkpoint
         if resume is not None:
             _init_process_group()
@@ -108,28 +122,35 @@ class _Trial:
         half = computes_in_half(config)
         tokenizer = tokenizer_of(config)
         train, self._held_out = split_of("train", config, tokenizer), split_of("eval", config, tokenizer)
-        arguments = sft_arguments(config, config.train.seed + index, str(self._directory), half)
+        mixed = keeps_master_weights(config)
+        arguments = sft_arguments(config, config.train.seed + index, str(self._directory), half, mixed)
         check_batches(arguments, len(train.dataset), config)
+        signal = base_signal(config, tokenizer, train, arguments.device) if config.loss.needs_base else None
         trainer = RankrayTrainer(
             model=fresh_model(config, None if config.model.lora else resume),
             args=arguments,
-            train_dataset=train.dataset,
+            train_dataset=train.dataset if signal is None else signal.dataset,
             processing_class=tokenizer,
             peft_config=lora_config(config),
             loss=config.loss,
+            signal=signal,
+            reference=frozen_model(config) if config.loss.kl_weight and config.model.lora is None else None,
             on_step=lambda trainer, step: self._after_step(trainer, index, step),
+            on_begin=self._report_untrained if self._spec.untrained and not (index or resume) else None,
         )
         if self._writes_files(trainer):
             remove_partial(self._directory)
         trainer.restore_train_sums(self._sums if resume else [])
-        begun = self._outcome.steps
+        started, begun = time.monotonic(), self._outcome.steps
         trainer.train(resume_from_checkpoint=resume)
         if self._outcome.steps == begun and not (self._outcome.stopped or self._outcome.preempted):
             raise ConfigError(
                 f"train.max_steps: no step of {config.train.max_steps} was made from the {len(train.dataset)} rows of "
                 "data.train; needed is at least one batch; lower train.batch_size, or remove fields of train.sft"
             )
-        del trainer
+        if signal is not None and signal.seconds:
+            self._note(cost_of(signal, time.monotonic() - started))
+        del trainer, signal
         free_memory()
 
     def _after_step(self, trainer: RankrayTrainer, index: int, seed_step: int) -> str:
@@ -140,7 +161,7 @@ class _Trial:
         metrics: dict[str, float] = {}
         own: dict[str, float] = {}
         if seed_step % every == 0 or seed_step == last:
-            own = evaluate(trainer.model, tokenizer_of(self._config), self._held_out, self._config)
+            own = self._evaluate(trainer, last=seed_step == last)
             metrics = _mean([*self._finished, own]) | trainer.train_metrics(reset=True)
         elif not preempted:
             self._report_progress(trainer, step)
@@ -148,7 +169,7 @@ class _Trial:
         checkpoint = None
         if preempted or self._checkpoint_due(seed_step):
             progress = Progress(
-                step, index, seed_step, metrics, own, self._finished, trainer.train_sums(), settings_of(self._config)
+                step, index, seed_step, metrics, own, self._finished, trainer.train_sums(), _without_store(self._config)
             )
             checkpoint = write_checkpoint(
                 self._directory,
@@ -156,6 +177,7 @@ class _Trial:
                 trainer.save_to,
                 leads=self._writes_files(trainer),
                 wait=trainer.accelerator.wait_for_everyone,
+                rank=trainer.accelerator.process_index,
             )
             self._keep(trainer, checkpoint)
         if seed_step == last:
@@ -165,6 +187,13 @@ class _Trial:
             self._outcome = replace(self._outcome, preempted=preempted)
             return preempted
         return stop
+
+    def _report_untrained(self, trainer: RankrayTrainer) -> None:
+        """Evaluate the model as it is before training, and report that as step 0."""
+        _shared_verdict(self._reporter, Report(0, self._evaluate(trainer, last=True)))
+
+    def _evaluate(self, trainer: RankrayTrainer, last: bool) -> dict[str, float]:
+        return evaluate(trainer.model, tokenizer_of(self._config), self._held_out, self._config, last=last)
 
     def _writes_files(self, trainer: RankrayTrainer) -> bool:
         """Whether this worker makes, renames and removes files in the trial's directory."""
@@ -209,6 +238,13 @@ class _Trial:
         self._last_reported_at = time.monotonic()
         return self._outcome.stopped
 
+    def _note(self, text: str) -> None:
+        """Call the reporter's `note`, where it has one; the log has the text in any case."""
+        logger.info("%s", text)
+        note = getattr(self._reporter, "note", None)
+        if note is not None:
+            note(text)
+
     def _report_progress(self, trainer: RankrayTrainer, step: int) -> None:
         """Call the reporter's `progress`, at most every PROGRESS_SECONDS; not with several workers."""
         progress = getattr(self._reporter, "progress", None)
@@ -226,7 +262,18 @@ def _init_process_group() -> None:
 
 
 def _mean(runs: list[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(metrics[name] for metrics in runs) / len(runs) for name in runs[-1]}
+    """Return the mean of each metric that all runs have.
+
+    That of a `_stderr` is no smaller than the standard error of the mean: all runs answer the same examples.
+    """
+    names = [name for name in runs[-1] if all(name in metrics for metrics in runs)]
+    return {name: sum(metrics[name] for metrics in runs) / len(runs) for name in names}
+
+
+def _without_store(config: Config) -> dict[str, Any]:
+    """Return the configuration that a checkpoint carries; the store's URL may hold a password."""
+    tree: dict[str, Any] = config.model_dump(mode="json", exclude={"store", "storage"})
+    return tree
 
 
 def _shared_verdict(reporter: Reporter, report: Report) -> Verdict:

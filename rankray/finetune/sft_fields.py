@@ -59,7 +59,6 @@ WITHOUT_EFFECT = frozenset(
         "load_best_model_at_end",
         "pad_token",
         "push_to_hub",
-        "router_aux_loss_coef",
         "save_only_model",
         "save_total_limit",
         "truncation_mode",

@@ -21,10 +21,12 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import SFTTrainer  # type: ignore[attr-defined]
 
-from rankray.loss import Knobs, LossStats, weighted_nll_with_stats
+from rankray.finetune.signal import BASE_STATS, BaseSignal, SignalCollator, base_sequence_nlls, stats_at
+from rankray.loss import Anchor, Knobs, LossStats, weighted_nll_with_stats
 from rankray.model.head import HeadInputs, attach_head, plain_model, sequence_nlls
 
 StepFunction = Callable[["RankrayTrainer", int], str]
@@ -37,6 +39,10 @@ class RankrayTrainer(SFTTrainer):
     Args:
         loss: the config's `loss:` block.
         on_step: see `StepFunction`.
+        on_begin: called when the model is ready to be trained, before the first step.
+        signal: the base model's statistics, where the loss looks at them; its `dataset` is then the training set.
+        reference: the base model, frozen, for `kl_weight` where all weights are trained; with LoRA the model with its
+            adapters off takes its place.
         arguments: the arguments of SFTTrainer.
     """
 
@@ -46,11 +52,21 @@ class RankrayTrainer(SFTTrainer):
     loads_weights = False
     """Whether resuming loads a full model's weights, too; here they were loaded before."""
 
-    def __init__(self, *, loss: Knobs, on_step: StepFunction, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        loss: Knobs,
+        on_step: StepFunction,
+        on_begin: Callable[[RankrayTrainer], None] | None = None,
+        signal: BaseSignal | None = None,
+        reference: PreTrainedModel | None = None,
+        **arguments: Any,
+    ) -> None:
         self._knobs = loss
         self._shares_temperature = loss.objective == "talr" and loss.talr_temperature == "auto"
         self._stats: LossStats | None = None
         self.on_step = on_step
+        self.on_begin = on_begin
         self.stopped = ""
         super().__init__(**arguments)
         self.remove_callback(PrinterCallback)
@@ -58,6 +74,12 @@ class RankrayTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True  # `num_items_in_batch` must not count first tokens, which nothing predicts
         attach_head(plain_model(self.model))
+        if signal is not None:
+            self.data_collator = SignalCollator(self.data_collator, signal)
+        self._reference: Any = None
+        if reference is not None:
+            attach_head(reference)
+            self._reference = torch.nn.Module.to(reference, self.args.device)
 
     def compute_loss(
         self,
@@ -69,26 +91,47 @@ class RankrayTrainer(SFTTrainer):
         """Return the weighted loss of a micro batch as its share of the whole batch's loss."""
         assert not return_outputs, "there are no logits to return"
         items = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch).clamp(min=1)
+        base_BT7 = inputs.pop(BASE_STATS, None)
+        base_stats = None if base_BT7 is None else stats_at(base_BT7, inputs["labels"])
+        anchor = self._anchor(inputs) if self._knobs.kl_weight else None
 
-        def loss_of(given: HeadInputs) -> tuple[Tensor, Tensor]:
+        def loss_of(given: HeadInputs) -> tuple[Tensor, Tensor, Tensor | None]:
             loss, stats = weighted_nll_with_stats(
                 given.hidden_NH,
                 given.head.weight_VH,
                 given.label_N,
                 sequence_N=given.sequence_N,
                 num_items=items,
+                base_stats=base_stats,
+                anchor=anchor,
                 **given.head.options,
                 knobs=self._knobs,
             )
-            return loss, stats.vector()
+            return loss, stats.vector(), given.router_loss
 
         loss: Tensor
-        loss, vector = model(**inputs, head=loss_of)
+        loss, vector, router_loss = model(**inputs, head=loss_of)
         stats = LossStats.from_vector(vector)
         self._stats = stats if self._stats is None else self._stats + stats
         if items is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
+        if router_loss is not None:  # a mean per micro batch, which ranks average, as in SFTTrainer.compute_loss
+            parts = 1 if items is None else self.current_gradient_accumulation_steps
+            loss = loss + self.router_aux_loss_coef * router_loss / parts
         return loss
+
+    @torch.no_grad()
+    def _anchor(self, inputs: dict[str, Any]) -> Anchor:
+        """Return the base model's hidden states and head for a micro batch; no dropout, no random numbers."""
+        if self._reference is not None:
+            given: HeadInputs = self._reference(**inputs, head=_as_given)
+        else:
+            model: Any = self.model
+            model.eval()
+            with model.disable_adapter():
+                given = model(**inputs, head=_as_given)
+            model.train()
+        return Anchor(given.hidden_NH, given.head.weight_VH, given.head.bias_V)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Collect the micro batches of a batch; for talr also compute the temperature T that they share."""
@@ -102,26 +145,31 @@ class RankrayTrainer(SFTTrainer):
     def _median_nll(self, parts: list[dict[str, Any]]) -> float:
         """Return the median over all sequences of a batch, on all ranks, of their mean plain NLL in nats."""
         model: Any = self.model
-        model.eval()
-        with torch.no_grad():
-            found = [nll for part in parts for nll in model(**self._prepare_inputs(part), head=sequence_nlls)]
-        model.train()
+        if self._knobs.needs_base:
+            found = [nll for part in parts for nll in base_sequence_nlls(part)]
+        else:
+            model.eval()
+            with torch.no_grad():
+                found = [nll for part in parts for nll in model(**self._prepare_inputs(part), head=sequence_nlls)]
+            model.train()
         everywhere: list[float] = gather_object(found)
         return max(statistics.median(everywhere or [1.0]), torch.finfo(torch.float32).tiny)
 
     def train_metrics(self, reset: bool) -> dict[str, float]:
         """Return `train/...` over the tokens seen since the last reset, over all ranks; empty before the first step.
 
-        `train/loss` is the weighted loss per supervised token, `train/nll` the plain one in nats. `train/scale_p05`,
-        `_p50` and `_p95` are quantiles of the relative scale.
+        `train/loss` is the weighted loss per supervised token, the divergence from the base model included, and
+        `train/nll` the plain one in nats. `train/scale_p05`, `_p50` and `_p95` are quantiles of the relative scale.
+        `train/kl` is the divergence in nats per token, where `kl_weight` is set.
         """
         if self._stats is None:
             return {}
         stats = LossStats.from_vector(self.accelerator.reduce(self._stats.vector(), reduction="sum"))
         if reset:
             self._stats = None
+        kl = float(stats.kl_sum / stats.token_count)
         return {
-            "train/loss": float(stats.weighted_sum / stats.token_count),
+            "train/loss": float(stats.weighted_sum / stats.token_count) + self._knobs.kl_weight * kl,
             "train/nll": stats.nll,
             "train/token_accuracy": stats.token_accuracy,
             "train/mean_weight": stats.mean_weight,
@@ -132,7 +180,7 @@ class RankrayTrainer(SFTTrainer):
             "train/scale_p95": stats.scale_quantile(0.95),
             "train/effective_share": stats.effective_share,
             "train/effective_tokens": stats.effective_tokens,
-        }
+        } | ({"train/kl": kl} if self._knobs.kl_weight else {})
 
     def train_sums(self) -> list[float]:
         """Return the sums behind `train_metrics`, over all ranks, for `restore_train_sums` of a later trainer."""
@@ -171,11 +219,23 @@ class RankrayTrainer(SFTTrainer):
         """Send nothing: TRL would report each new trainer to the hub."""
 
 
+def _as_given(given: HeadInputs) -> HeadInputs:
+    """Head function: what a loss would get."""
+    return given
+
+
 class _AfterStep(TrainerCallback):
-    """Calls `on_step` when a step is complete: weights and schedule are updated, and the gradients are cleared."""
+    """Calls `on_begin` before the first step, and `on_step` when a step is complete.
+
+    Then weights and schedule are updated, and the gradients are cleared.
+    """
 
     def __init__(self, trainer: RankrayTrainer) -> None:
         self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._trainer.on_begin is not None:
+            self._trainer.on_begin(self._trainer)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         self._trainer.stopped = self._trainer.on_step(self._trainer, state.global_step)

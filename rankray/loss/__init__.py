@@ -7,6 +7,7 @@ importing `rankray.loss` costs nothing until one of them is used.
     token_weights(stats, objective, **settings)           the weight of each token, stop-gradient
     weighted_nll(hidden_NH, head_VH, label_N, ...)        the loss, without materialising all logits
     weighted_nll_with_stats(...)                          the same, and the sums a trainer logs, at no extra cost
+    head_stats(hidden_NH, head_VH, label_N)               the statistics of `token_stats`, without all logits
     plain_stats(hidden_NH, head_VH, label_N)              evaluation: plain NLL and accuracy, no gradients
     Knobs                                                 the settings: the `loss:` block of a configuration
     WEIGHTS                                               objective name -> weight function: the extension point
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rankray.loss import reference
     from rankray.loss.anchor import Anchor
-    from rankray.loss.chunked import plain_stats, weighted_nll, weighted_nll_with_stats
+    from rankray.loss.chunked import head_stats, plain_stats, weighted_nll, weighted_nll_with_stats
     from rankray.loss.knobs import Knobs
     from rankray.loss.stats import token_stats
     from rankray.loss.tokens import TokenStats
@@ -35,6 +36,7 @@ __all__ = [
     "Knobs",
     "LossStats",
     "TokenStats",
+    "head_stats",
     "plain_stats",
     "reference",
     "token_stats",
@@ -49,6 +51,7 @@ _HOME = {
     "Knobs": "knobs",
     "LossStats": "totals",
     "TokenStats": "tokens",
+    "head_stats": "chunked",
     "plain_stats": "chunked",
     "token_stats": "stats",
     "token_weights": "weights",

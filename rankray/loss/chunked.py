@@ -23,7 +23,7 @@ from rankray.loss.anchor import Anchor, Pull
 from rankray.loss.fused import FusedLoss, PassResult, Plan, Slot, fused_pass
 from rankray.loss.knobs import Knobs, make_knobs
 from rankray.loss.stats import CHUNK_TOKENS, check_targets, stats_dtype
-from rankray.loss.tokens import IGNORED, TokenStats
+from rankray.loss.tokens import ALL_STATS, IGNORED, TokenStats
 from rankray.loss.totals import LossStats
 from rankray.loss.weights import (
     WEIGHTS,
@@ -136,7 +136,7 @@ def weighted_nll_with_stats(
         log_prob_T = fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False)).stats.log_prob_N
         if checked.objective == "iw_sft" and signal_T is not None:
             ratio_T = sequence_log_ratio(log_prob_T, signal_T.log_prob_N, sequence_T)
-            signal_T = signal_T._replace(log_ratio_N=ratio_T)
+            signal_T = signal_T.replaced(log_ratio_N=ratio_T)
     if is_talr:
         nll_T = -(log_prob_T if signal_T is None else signal_T.log_prob_N)
         checked = checked.model_copy(update={"talr_temperature": talr_temperature(nll_T, sequence_T)})
@@ -188,6 +188,30 @@ def _pull(knobs: Knobs, anchor: Anchor | None, hidden_NH: Tensor) -> Pull | None
     bias_V = None if anchor.bias_V is None else whole(anchor.bias_V.detach())
     own = Anchor(anchor.hidden_NH.detach(), whole(anchor.head_VH.detach()), bias_V)
     return Pull(own, knobs.kl_weight, knobs.kl_direction)
+
+
+@torch.no_grad()
+def head_stats(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    chunk_size: int | None = None,
+    logit_scale: float = 1.0,
+    logit_softcap: float | None = None,
+) -> TokenStats:
+    """Return every statistic of every supervised token, in their order, without gradients.
+
+    Same values as `token_stats(logits_NV[keep_N], label_N[keep_N])`, with `logits_NV` and `keep_N` as in
+    `weighted_nll_with_stats`, without allocating `(N, V)`. Arguments and errors as there.
+    """
+    _check_shapes(hidden_NH, head_VH, label_N, bias_V, None)
+    _check_options(None, chunk_size, logit_scale, logit_softcap)
+    head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
+    plan = _plan(hidden_NH, head_VH, label_N, None, chunk_size, logit_scale, logit_softcap)
+    plan = replace(plan, wanted=ALL_STATS)
+    return fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False)).stats
 
 
 @torch.no_grad()

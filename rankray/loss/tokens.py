@@ -32,6 +32,10 @@ class TokenStats(NamedTuple):
     log_ratio_N: Tensor | None = None
     """Only for iw_sft, and made from two models' statistics by the caller: `weights.sequence_log_ratio`."""
 
+    def replaced(self, **columns: Tensor) -> TokenStats:
+        """Return the same with other columns for those named."""
+        return self._replace(**columns)
+
 
 ALL_STATS = frozenset({"entropy_bits_N", "rank_N", "expected_rank_N", "top_entropy_nats_N", "prob_square_sum_N"})
 """The statistics that cost a pass over the logits; `log_prob_N` and `max_prob_N` are always there."""

@@ -87,7 +87,7 @@ def chunk_pass(
     rank_C = rank_C if "rank_N" in wanted else unknown_C
     stats = TokenStats(log_prob_C, entropy_C, rank_C, expected_C, top_entropy_C, 1.0 / mass_C)
     if "prob_square_sum_N" in wanted:
-        stats = stats._replace(prob_square_sum_N=square_C)
+        stats = stats.replaced(prob_square_sum_N=square_C)
     return stats, correct_C == 1.0
 
 

@@ -84,7 +84,7 @@ def token_weights(
         knobs = knobs.model_copy(update={"talr_temperature": talr_temperature(-stats.log_prob_N, sequence_N)})
     if reference_log_prob_N is not None:
         ratio_N = sequence_log_ratio(stats.log_prob_N, reference_log_prob_N.detach(), sequence_N)
-        stats = stats._replace(log_ratio_N=ratio_N)
+        stats = stats.replaced(log_ratio_N=ratio_N)
     return WEIGHTS[knobs.objective](stats, knobs)
 
 

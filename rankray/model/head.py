@@ -49,6 +49,8 @@ class HeadInputs:
     label_N: Tensor
     sequence_N: Tensor
     head: LogitHead
+    router_loss: Tensor | None = None
+    """The load-balancing loss of a mixture of experts, 0-d; only in training, where its configuration asks for it."""
 
 
 _MARK = "_rankray_head"
@@ -96,11 +98,31 @@ def attach_head(model: PreTrainedModel) -> None:
         labels_BT = kwargs.pop("labels")
         sequence_BT = kwargs.get("seq_idx")
         kwargs["use_cache"] = False
-        hidden_BTH = self.base_model(*args, **kwargs).last_hidden_state
-        given = gather(hidden_BTH, labels_BT, sequence_BT, logit_head(self))
+        wants_router = self.training and getattr(self.config.get_text_config(), "output_router_logits", False)
+        if wants_router:
+            kwargs["output_router_logits"] = True
+        found = self.base_model(*args, **kwargs)
+        given = gather(found.last_hidden_state, labels_BT, sequence_BT, logit_head(self))
+        if wants_router:
+            loss = _router_loss(self.config.get_text_config(), found.router_logits, kwargs.get("attention_mask"))
+            given = replace(given, router_loss=loss)
         return head(with_adapters(given, self.get_output_embeddings()))
 
     model.forward = types.MethodType(forward, model)
+
+
+def _router_loss(text_config: Any, router_logits: Any, attention_mask: Tensor | None) -> Tensor:
+    """Return the load-balancing loss over all tokens of a batch, as transformers' own models and TRL compute it.
+
+    Mixtral's function is what every mixture of experts in transformers uses. Without a mask (padding-free batches)
+    every token counts.
+    """
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+    names = [name for name in ("num_experts", "num_local_experts") if hasattr(text_config, name)]
+    experts, chosen = getattr(text_config, names[0]), text_config.num_experts_per_tok
+    loss: Any = load_balancing_loss_func(router_logits, experts, chosen, attention_mask)
+    return cast(Tensor, loss)
 
 
 def gather(hidden_BTH: Tensor, labels_BT: Tensor, sequence_BT: Tensor | None, head: LogitHead) -> HeadInputs:

@@ -24,8 +24,8 @@ from rankray.data.tokenize import Split, load_split
 from rankray.errors import ConfigError, ModelError
 from rankray.model.files import local_model
 from rankray.model.head import check_head
-from rankray.model.hub import MAIN
 from rankray.model.mapped import copy_to_adapt, copy_to_train, map_weights
+from rankray.model.pin import MAIN
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> 
         limit = min(limit, context)
     first = config.evaluate.max_examples if split == "eval" else None
     source = getattr(data, split)
-    made_from = json.dumps([data.model_dump(mode="json"), file_stamps(source)])
+    made_from = json.dumps([data.model_dump(mode="json"), [] if source is None else file_stamps(source)])
     key = (split, made_from, limit, first, _model_key(config), config.model.trust_remote_code)
     return _keep("split", key, lambda: load_split(split, data, tokenizer, limit, first))
 
@@ -97,14 +97,46 @@ def fresh_model(config: Config, checkpoint: str | None = None) -> PreTrainedMode
         ConfigError: float16 without an accelerator.
     """
     if checkpoint is not None:
-        return _load_model(config, checkpoint)
-    copied = copy_to_train if config.model.lora is None else copy_to_adapt
+        return _load_model(config, checkpoint, _dtype(config))
+    model = _base_model(config, copy_to_train if config.model.lora is None else copy_to_adapt)
+    if model.dtype != _dtype(config):
+        torch.nn.Module.to(model, _dtype(config))  # from 16 bits to 32, without rounding
+    return model
+
+
+def frozen_model(config: Config) -> PreTrainedModel:
+    """Return the base model with its saved weights, in evaluation mode and not trainable, on the CPU.
+
+    Its weights are those that are kept for all trials, not a copy, so they must not be changed in place. Moving it to
+    another device or type makes new ones.
+
+    Raises:
+        ModelError, ConfigError: as `fresh_model`.
+    """
+    model = _base_model(config, copy_to_adapt)
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+def model_stamp(config: Config) -> list[Any]:
+    """Return what identifies the base model's weights, as plain JSON types: its files with size and time, or its hub id
+    and revision; and the type it computes in.
+    """
+    directory = local_model(config.model.path)
+    local = directory is not None and directory.is_dir()
+    files = [list(file) for file in _model_key(config)[1]] if local else []
+    return [str(config.model.path), files, config.model.revision, str(_configured_dtype(config))]
+
+
+def _base_model(config: Config, copied: Callable[[PreTrainedModel], PreTrainedModel]) -> PreTrainedModel:
+    """Return a copy of the kept model, which has the type it was saved in, or that `model.dtype` names."""
     given = config.model
-    key = (_model_key(config), _dtype(config), given.attn_implementation, given.trust_remote_code)
+    key = (_model_key(config), _configured_dtype(config), given.attn_implementation, given.trust_remote_code)
     if key in _kept["model"]:
         return copied(_kept["model"][key])
     _kept["model"].clear()
-    model = _load_model(config, _model_place(config.model.path))
+    model = _load_model(config, _model_place(config.model.path), _configured_dtype(config))
     check_head(model)
     mapped = map_weights(model, _model_place(config.model.path))
     if sum(p.numel() * p.element_size() for p in model.parameters()) - mapped <= RESIDENT_BYTES:
@@ -129,12 +161,12 @@ def computes_in_half(config: Config) -> bool:
     return half
 
 
-def _load_model(config: Config, path: str) -> PreTrainedModel:
+def _load_model(config: Config, path: str, dtype: torch.dtype) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=config.model.revision or MAIN,
-            dtype=_dtype(config),
+            dtype=dtype,
             attn_implementation=config.model.attn_implementation,
             trust_remote_code=config.model.trust_remote_code,
             output_loading_info=True,
@@ -152,10 +184,19 @@ def _load_model(config: Config, path: str) -> PreTrainedModel:
     return model
 
 
+def keeps_master_weights(config: Config) -> bool:
+    """Whether bfloat16 weights are trained as float32 ones and computed with under autocast in bfloat16.
+
+    So it is where all weights are trained and `model.dtype` names no type: a small update is rounded away in bfloat16.
+    """
+    is_auto = config.model.dtype == "auto" and config.model.lora is None
+    return is_auto and _configured_dtype(config) == torch.bfloat16
+
+
 def _dtype(config: Config) -> torch.dtype:
-    """Return the type of the weights in memory: full fine-tuning in float16 keeps float32 weights."""
+    """Return the type of the weights in memory: float32 for full fine-tuning in float16, or with master weights."""
     half = computes_in_half(config) and config.model.lora is None
-    return torch.float32 if half else _configured_dtype(config)
+    return torch.float32 if half or keeps_master_weights(config) else _configured_dtype(config)
 
 
 def _configured_dtype(config: Config) -> torch.dtype:
@@ -192,7 +233,7 @@ def _model_place(path: str) -> str:
     return path if directory is None else str(directory)
 
 
-def _model_key(config: Config) -> Hashable:
+def _model_key(config: Config) -> tuple[str, Any]:
     path = config.model.path
     directory = local_model(path)
     if directory is None or not directory.is_dir():

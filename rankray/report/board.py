@@ -7,11 +7,17 @@ held before this launch, so progress is that of the study; the estimate of the t
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rankray.contracts import Report
+from rankray.report.remaining import Lengths, steps_left
+
+SURE = 3
+"""Finished trials of a launch from which the time left is estimated: fewer say nothing about how long trials are."""
+KEPT_EVENTS = 40
 
 
 @dataclass
@@ -23,6 +29,7 @@ class Running:
     step: int
     metrics: dict[str, float] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
+    reported: float = field(default_factory=time.monotonic)
 
 
 class Board:
@@ -54,11 +61,14 @@ class Board:
         self.counts = {"complete": 0, "pruned": 0, "failed": 0}
         self.running: dict[int, Running] = {}
         self.best: tuple[int, float, dict[str, Any]] | None = None
+        self.untrained: float | None = None
         self.doing = ""
         self.last = ""
+        self.events: deque[str] = deque(maxlen=KEPT_EVENTS)
         self._clock = clock
-        self._first_start: float | None = None
-        self._before = finished
+        self._lengths: list[int] = []
+        self._steps_done, self._busy_seconds, self._most_running = 0, 0.0, 0
+        self._foreseen: tuple[float, float] | None = None
 
     def phase(self, text: str) -> None:
         """Note what the search is busy with."""
@@ -69,38 +79,62 @@ class Board:
     ) -> None:
         """Note a trial that was placed."""
         self.doing = ""
-        self._first_start = self._first_start if self._first_start is not None else self._clock()
-        self.running[number] = Running(dict(params), origin, step, since=self._clock())
+        now = self._clock()
+        self.running[number] = Running(dict(params), origin, step, since=now, reported=now)
+        self._most_running = max(self._most_running, len(self.running))
+        self._foreseen = None
 
     def reported(self, number: int, report: Report) -> None:
-        """Note a report."""
+        """Note a report; step 0 is the untrained model's."""
+        if report.step == 0:
+            self.untrained = report.metrics.get(self.metric)
+            return
         if number in self.running:
-            self.running[number].step = report.step
-            self.running[number].metrics = dict(report.metrics)
+            trial = self.running[number]
+            if report.step > trial.step:
+                self._steps_done += report.step - trial.step
+                self._busy_seconds += self._clock() - trial.reported
+            trial.step, trial.reported = report.step, self._clock()
+            self._foreseen = None
+            trial.metrics = dict(report.metrics)
 
     def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
         """Note the end of a trial."""
         trial = self.running.pop(number, None)
+        self._foreseen = None
         if state in self.counts:
             self.counts[state] += 1
         if state in ("complete", "pruned"):
             self.finished += 1
+            self._lengths.append(self.max_steps if state == "complete" or trial is None else trial.step)
         if state == "complete" and value is not None:
             better = self.best is None or (value > self.best[1] if self.maximize else value < self.best[1])
             if better:
                 self.best = (number, value, trial.params if trial else {})
-        self.last = f"trial {number} {state}" + (f": {reason}" if reason else "")
+        verb = {"complete": "is complete", "pruned": "was pruned", "failed": "failed"}.get(state, "was interrupted")
+        figure = f" with {self.metric} {value:.4g}" if state == "complete" and value is not None else ""
+        self.last = f"trial {number} {verb}{figure}" + (f": {reason}" if reason else "")
+        self.events.append(self.last)
 
     def age(self, trial: Running) -> float:
         """Return how many seconds a trial has been running in this launch."""
         return self._clock() - trial.since
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds to the end from the pace of this launch; None before its first trial has finished."""
-        done = self.finished - self._before
-        if not done or self._first_start is None:
+        """Return about how many seconds it takes to the end; None before this launch's third trial has finished."""
+        if len(self._lengths) < SURE or not self._steps_done:
             return None
-        return (self._clock() - self._first_start) / done * max(0, self.budget - self.finished)
+        now = self._clock()
+        if self._foreseen is None:
+            per_step = self._busy_seconds / self._steps_done
+            running = list(self.running.copy().values())
+            places = [(trial.step, trial.step + (now - trial.reported) / max(1e-9, per_step)) for trial in running]
+            lengths = Lengths(self._lengths, [trial.step for trial in running], self.max_steps)
+            to_come = max(0, self.budget - self.finished - len(running))
+            slots = max(self._most_running if to_come else 0, len(running))
+            self._foreseen = now, steps_left(lengths, places, to_come, slots) * per_step
+        at, seconds = self._foreseen
+        return max(0.0, seconds - (now - at))
 
 
 def short_params(params: Mapping[str, Any]) -> str:

@@ -19,6 +19,10 @@ class LineReporter:
     def __init__(self, say: Callable[[str], None], max_steps: int, committed: Callable[[str], None]) -> None:
         self._say, self._max_steps, self._committed = say, max_steps, committed
 
+    def note(self, text: str) -> None:
+        """Print what a person may want to know beside the metrics."""
+        self._say(text)
+
     def report(self, report: Report) -> Verdict:
         """Print the report; the verdict is to continue."""
         figures = "  ".join(f"{name} {value:.5g}" for name, value in report.metrics.items())

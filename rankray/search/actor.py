@@ -13,6 +13,8 @@ not told (docs/traps.md). The JSON has one key:
     outcome  {"metrics", "steps", "checkpoint", "stopped", "preempted"}
     failure  {"reason", "traceback"}
     lost     {"reason", "blameless", "nodes", "ends"}
+    damaged  {"checkpoint", "reason"}
+    note     a line for people
 
 An exception in training is a result like any other: the process is sound and is used again, unless its accelerator
 may be broken or its training thread hangs; then it gives the trial that it is handed next back untouched (an event
@@ -39,12 +41,13 @@ from typing import Any
 from ray.tune import Trainable
 
 from rankray import logs
-from rankray.checkpoints import staging
+from rankray.checkpoints import manifest, staging
 from rankray.cluster.deaths import WorkersLost
 from rankray.cluster.drain import DrainWatcher
 from rankray.cluster.environment import quick_imports
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
-from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
+from rankray.errors import CheckpointDamaged
+from rankray.search.events import DAMAGED, FAILURE, LOST, NOTE, OUTCOME, REPORT
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +87,9 @@ class _Rendezvous:
                 return verdict
             self.stopped = verdict
         return self.stopped
+
+    def note(self, line: str) -> None:
+        self.events.put({NOTE: line})
 
 
 class ProcessBroken(Exception):
@@ -210,6 +216,8 @@ class TrialActor(Trainable):
                 rendezvous.events.put({OUTCOME: dataclasses.asdict(outcome)})
             except WorkersLost as lost:
                 rendezvous.events.put({LOST: {"reason": str(lost), "blameless": lost.blameless, "nodes": lost.nodes}})
+            except CheckpointDamaged as error:
+                rendezvous.events.put({DAMAGED: {"checkpoint": spec.checkpoint, "reason": error.why}})
             except BaseException as error:
                 if "CUDA" in str(error) or "AcceleratorError" in type(error).__name__:
                     self._broken_by = f"trial {spec.number} left its accelerator broken"
@@ -231,7 +239,7 @@ class _Trainer:
         if resources.get("workers", 1) == 1:
             with quick_imports():
                 from rankray.finetune import run
-            return staging.train(run, spec, reporter)
+            return staging.train(manifest.checked(run), spec, reporter)
         with quick_imports():
             from rankray.search.group import Group
         if self._group is None or not self._group.alive:

@@ -7,7 +7,9 @@ least `MANY` have failed and more than have succeeded.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,11 +26,12 @@ REFUSED = 100
 
 @dataclass
 class Control:
-    """Shared state of one launch; touched by the driver's thread and, for `interrupt`, by a signal handler.
+    """Shared state of one launch; touched by the driver's thread and, for `interrupted`, by that of its signals.
 
     `live` holds the numbers of the trials that are handed out, each with the id of the Tune trial that has it. A trial
     that was given back may be handed out again before Tune has finished with the Tune trial that had it before.
-    `stops` holds why trials were stopped by a verdict, the latest one last.
+    `stops` holds why trials were stopped by a verdict, the latest one last. `lost` says why this driver can work no
+    more, as threads beside this one find out; an empty string while it can.
     """
 
     live: dict[int, str] = field(default_factory=dict)
@@ -39,6 +42,7 @@ class Control:
     first_error: str = ""
     error: str = ""
     interrupted: bool = False
+    lost: Callable[[], str] = str
     stops: dict[int, str] = field(default_factory=dict)
 
     _reported: dict[int, int] = field(default_factory=dict)
@@ -47,6 +51,7 @@ class Control:
     @property
     def stopping(self) -> bool:
         """Whether no further trial should start and running ones should end."""
+        self.error = self.error or self.lost()
         return self.interrupted or bool(self.error)
 
     def begin(self, number: int, step: int, holder: str = "") -> None:
@@ -106,13 +111,35 @@ class Control:
 
 @contextmanager
 def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """Call `on_interrupt()` on the first SIGINT or SIGTERM; a second one has its default effect."""
+    """Call `on_interrupt()` on the first SIGINT or SIGTERM, in a thread; a second one has its default effect.
+
+    Python runs signal handlers in the main thread, between two of its instructions: never while that thread waits in C
+    for a store that is frozen. But the interpreter writes the signal's number to a pipe (`signal.set_wakeup_fd`) at
+    once, and a thread reads it.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    seen: list[int] = []
+
+    def watch() -> None:
+        interruptions = 0
+        while number := os.read(reader, 1):
+            if number[0] not in before:
+                continue
+            interruptions += 1
+            if interruptions == 1:
+                on_interrupt()
+            elif not seen:  # the main thread has not even come to the first one
+                os._exit(128 + number[0])
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        on_interrupt()
+        seen.append(number)
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
+    thread = threading.Thread(target=watch, name="rankray-signals", daemon=True)
+    thread.start()
+    outer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in before:
         signal.signal(number, handle)
     try:
@@ -120,3 +147,7 @@ def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(outer, warn_on_full_buffer=False)
+        os.close(writer)
+        thread.join()
+        os.close(reader)

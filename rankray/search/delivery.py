@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rankray.contracts import Report, Verdict, WorkLost
-from rankray.errors import ConfigError, LeaseLost, StoreUnavailable
+from rankray.errors import ConfigError, LeaseLost, StoreUnavailable, StudyGone
 from rankray.search.news import News
 
 if TYPE_CHECKING:
@@ -70,11 +70,14 @@ class StoreOutbox:
         self._late: dict[int, Verdict] = {}
         self._unreachable_since: float | None = None
         self._again_at = 0.0
+        self._gone = ""
 
     @property
     def lost(self) -> str:
         """Why delivery was given up, or an empty string."""
         since = self._unreachable_since
+        if self._gone:
+            return self._gone
         if since is None or time.monotonic() - since <= self._patience:
             return ""
         return (
@@ -97,8 +100,10 @@ class StoreOutbox:
 
     def flush(self) -> bool:
         """Deliver what is pending, unless that just failed; return whether nothing is pending any more."""
+        if self._gone:
+            self._pending.clear()
         if not self._pending:
-            return True
+            return not self._gone
         begun = time.monotonic()
         if begun < self._again_at:
             return False
@@ -114,8 +119,13 @@ class StoreOutbox:
             if now - begun > LONG_SECONDS:
                 self._again_at = 2 * now - begun
             return False
+        except StudyGone as error:
+            logger.debug("%d writes are dropped: the study was deleted", len(self._pending), exc_info=True)
+            self._pending.clear()
+            self._gone = str(error)
+            return False
         self.answered()
-        return True
+        return not self._gone
 
     def report(self, number: int, report: Report) -> Verdict:
         """Write a report; while the store is unreachable, the verdict is to continue."""
@@ -144,6 +154,10 @@ class StoreOutbox:
     def release(self, number: int, lost: WorkLost | None = None) -> None:
         """Write that a trial's process is gone, what work was lost with it, and that any driver may resume it."""
         self._write(number, lambda: self._study.release(number, lost))
+
+    def damaged(self, number: int, checkpoint: str, reason: str) -> None:
+        """Write that a committed checkpoint is damaged; any driver may resume the trial from the one before."""
+        self._write(number, lambda: self._study.damaged(number, checkpoint, reason))
 
     def _write(self, number: int, write: Callable[[], None]) -> None:
         def write_if_ours() -> None:

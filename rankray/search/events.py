@@ -6,6 +6,10 @@ OUTCOME = "outcome"
 """An `Outcome`: the trial has ended by itself or by a verdict."""
 FAILURE = "failure"
 """`{"reason": ..., "traceback": ...}`: training raised an exception."""
+DAMAGED = "damaged"
+"""`{"checkpoint": ..., "reason": ...}`: the trial did not start, because it cannot be resumed from that checkpoint."""
+NOTE = "note"
+"""A line for people; the trial continues."""
 LOST = "lost"
 """`{"reason": ..., "blameless": ..., "nodes": [...]}`: processes that trained the trial are gone. `blameless` if their
 node is known to be gone too; `nodes` are the nodes of the whole group. With `"ends": true` the process was handed the

@@ -7,24 +7,33 @@ driver still owned is released at the end, so that the next launch, here or else
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
 import threading
+import time
 from typing import Any
 
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.cluster.environment import prepare_environment
+from rankray.cluster.scratch import own_directory
 from rankray.cluster.session import ray_session
 from rankray.contracts import Observer
-from rankray.errors import SearchFailed
+from rankray.errors import RankrayError, SearchFailed, StoreUnavailable, StudyGone
 from rankray.search.control import Control, interruptible
 from rankray.store import StudyStore
 
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+"""How long a search waits before it asks a store again that did not answer."""
 NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.search.searcher", "rankray.search.stopper")
 """What a search imports once Ray runs, Ray Tune among it: a second of work, done while Ray starts."""
-GRACE_SECONDS = 20.0
+GRACE_SECONDS = 14.0
 """How long an interrupted search may take to end by itself; then its process is ended."""
+LEAVE_SECONDS = 4.0
+"""How long a process that is ended may take to give back its trials: not at all, where the store is frozen."""
 
 
 def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) -> bool:
@@ -47,18 +56,16 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
     prepare_environment()
     if study.done:
         return True
-    control = Control()
+    control = Control(lost=lambda: study.lost)
 
     def interrupt() -> None:
+        if control.interrupted:
+            return
         control.interrupted = True
         timer = threading.Timer(GRACE_SECONDS, _give_up, args=(study,))
         timer.daemon = True
         timer.start()
 
-    def lease_ended(why: str) -> None:
-        control.error = control.error or f"{why}; its trials are free for other drivers; run the same command again"
-
-    study.on_lease_end(lease_ended)
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
         with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt):
@@ -71,13 +78,23 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
 def _give_up(study: StudyStore) -> None:
     """End the process of an interrupted search that does not end by itself, as when its raylet got the signal too.
 
-    The trials it owned are released first; Ray's processes end with it.
+    The trials it owned are released first, if the store answers; Ray's processes end with it. A store that does not
+    answer may hold the study's lock in another thread, so this is done in one that nobody waits for.
     """
-    try:
-        study.leave()
-    finally:
-        print("interrupted; run the same command again to resume", file=sys.stderr, flush=True)
-        os._exit(130)
+
+    def leave() -> None:
+        try:
+            study.leave()
+        except RankrayError:
+            logger.debug(
+                "the trials of this driver are not given back; others take them after its lease", exc_info=True
+            )
+
+    leaving = threading.Thread(target=leave, name="rankray-leave", daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_SECONDS)
+    print("interrupted; run the same command again to resume", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> None:
@@ -103,9 +120,9 @@ def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> 
     with CheckpointRetention(config.storage, config.name, study.identity) as retention:
         news.add(CheckpointObserver(study, retention))
         outbox = StoreOutbox(study, patience_seconds_default(), news)
-        make_spec = spec_maker(config, retention.directory)
+        make_spec = spec_maker(config, retention.directory, retention.usable)
         news.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
-        while not (control.stopping or study.done):
+        while not (control.stopping or _is_done(study, outbox, control)):
             _tune(
                 StoreSearcher(study, outbox, control, lambda: packing.slots, make_spec, news),
                 StoreScheduler(outbox, control, news, config.study.metric),
@@ -118,6 +135,24 @@ def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> 
             )
 
 
+def _is_done(study: StudyStore, outbox: Any, control: Control) -> bool:
+    """Return whether the study is done; False where the store does not say, which ends the search after a while."""
+    try:
+        done = bool(study.done)
+    except StoreUnavailable:
+        logger.debug("the store does not say whether the study is done", exc_info=True)
+        outbox.unanswered()
+        time.sleep(POLL_SECONDS)
+        control.error = control.error or outbox.lost
+        return False
+    except StudyGone as error:
+        logger.debug("the study was deleted", exc_info=True)
+        control.error = control.error or str(error)
+        return False
+    outbox.answered()
+    return done
+
+
 def _tune(searcher: Any, scheduler: Any, placement: Any, control: Control) -> None:
     """Let Tune run until the searcher has nothing more, or somebody stops it."""
     from ray import tune
@@ -126,7 +161,7 @@ def _tune(searcher: Any, scheduler: Any, placement: Any, control: Control) -> No
     from rankray.search.stopper import ControlStopper
 
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(placement.slots)
-    with tempfile.TemporaryDirectory(prefix="rankray-tune-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="tune-", dir=own_directory()) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, placement.factory()),
             tune_config=tune.TuneConfig(

@@ -35,13 +35,15 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rankray import logs
+from rankray.checkpoints.manifest import checked
 from rankray.checkpoints.places import delete, join
 from rankray.checkpoints.staging import train
 from rankray.cluster.deaths import WorkersLost, node_went
 from rankray.cluster.drain import DrainWatcher
 from rankray.cluster.environment import quick_imports
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
-from rankray.search.events import FAILURE, OUTCOME, REPORT
+from rankray.errors import CheckpointDamaged
+from rankray.search.events import DAMAGED, FAILURE, NOTE, OUTCOME, REPORT
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +95,19 @@ class Group:
 
         Raises:
             TrialFailed: a worker raised an exception; the group is gone.
+        CheckpointDamaged: the trial cannot be resumed from its checkpoint; the group is gone.
             WorkersLost: workers died; the group is gone.
         """
         number = next(self._numbers)
         self._call("put", number, spec.to_json())
         while True:
             event = json.loads(self._call("next_event"))
+            if NOTE in event:
+                getattr(reporter, "note", logger.debug)(event[NOTE])
+                continue
+            if DAMAGED in event:
+                self._thread.join(CLOSE_SECONDS)
+                raise CheckpointDamaged(event[DAMAGED]["checkpoint"], event[DAMAGED]["reason"])
             if FAILURE in event:
                 self._thread.join(CLOSE_SECONDS)
                 raise TrialFailed(**event[FAILURE])
@@ -234,6 +243,9 @@ class _Mailed:
             Verdict(**json.loads(answer)) if answer else Verdict(stop=True, reason="the search has given this trial up")
         )
 
+    def note(self, line: str) -> None:
+        ray.get(self._mailbox.send.remote(self._number, json.dumps({NOTE: line})))
+
 
 def _serve(config: dict[str, Any]) -> None:
     """Train what the mailbox offers, in every worker."""
@@ -246,7 +258,11 @@ def _serve(config: dict[str, Any]) -> None:
     while (offer := ray.get(mailbox.next_job.remote(done, node))) is not None:
         done, spec = offer[0], TrialSpec.from_json(offer[1])
         try:
-            outcome = train(run, spec, _Mailed(mailbox, done, drain), node)
+            outcome = train(checked(run), spec, _Mailed(mailbox, done, drain), node)
+        except CheckpointDamaged as error:
+            damage = {"checkpoint": spec.checkpoint, "reason": error.why}
+            ray.get(mailbox.send.remote(done, json.dumps({DAMAGED: damage})))
+            raise
         except BaseException as error:
             if not _lost_the_others(error):
                 failure = {"reason": _first_line(error), "traceback": traceback.format_exc()}

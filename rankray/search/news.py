@@ -13,7 +13,7 @@ from typing import Any
 
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.contracts import Observer, Report
-from rankray.errors import StoreUnavailable
+from rankray.errors import StoreUnavailable, StudyGone
 from rankray.store import StudyStore
 from rankray.store.views import retention as kept_checkpoints
 
@@ -75,13 +75,13 @@ class CheckpointObserver:
         self._retention.begin(number, checkpoint)
 
     def reported(self, number: int, report: Report) -> None:
-        """Delete the checkpoint before the one that is in the store now."""
+        """Delete what is older than the checkpoint before the one that is in the store now."""
         if report.checkpoint:
             self._retention.committed(number, report.checkpoint)
 
     def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
         """Delete what an ended trial leaves; a `lost` one has not ended and keeps its checkpoint."""
-        self._retention.ended(number)
+        self._retention.ended(number, complete=state == "complete")
         if state != "lost":
             self.tidy()
 
@@ -89,5 +89,5 @@ class CheckpointObserver:
         """Delete the checkpoints that nobody wants any more; while the store is unreachable, delete nothing."""
         try:
             self._retention.tidy(*kept_checkpoints(self._study))
-        except StoreUnavailable:
-            logger.debug("checkpoints are not tidied: the store is unreachable", exc_info=True)
+        except (StoreUnavailable, StudyGone):
+            logger.debug("checkpoints are not tidied: the store does not say which are wanted", exc_info=True)

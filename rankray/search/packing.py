@@ -79,7 +79,7 @@ class Packing:
     def reported(self, number: int, report: Report) -> None:
         """Measure the pace since the trial's report before."""
         step = report.step
-        if self._settled or number not in self._since:
+        if self._settled or number not in self._since or step == 0:
             return
         (before, since), now = self._since[number], self._clock()
         self._since[number] = step, now

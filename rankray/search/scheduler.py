@@ -18,7 +18,7 @@ from rankray.errors import StorageFull
 from rankray.search.actor import EVENT
 from rankray.search.control import Control
 from rankray.search.delivery import StoreOutbox
-from rankray.search.events import FAILURE, LOST, OUTCOME, REPORT
+from rankray.search.events import DAMAGED, FAILURE, LOST, NOTE, OUTCOME, REPORT
 from rankray.search.news import News
 
 MAX_DEATHS = 3
@@ -50,10 +50,15 @@ class StoreScheduler(FIFOScheduler):
             return TrialScheduler.STOP
         if REPORT in event:
             return self._report(number, Report(**event[REPORT]))
+        if NOTE in event:
+            self._news.phase(f"trial {number}: {event[NOTE]}")
+            return TrialScheduler.CONTINUE
         if LOST in event and event[LOST].get("ends"):
             self._give_back(trial, number, event[LOST]["reason"])
             return TrialScheduler.CONTINUE
-        if LOST in event:
+        if DAMAGED in event:
+            self._damaged(number, **event[DAMAGED])
+        elif LOST in event:
             lost = event[LOST]
             self._lost(trial, number, lost["reason"], lost["blameless"], lost["nodes"])
         elif FAILURE in event:
@@ -111,6 +116,10 @@ class StoreScheduler(FIFOScheduler):
     def _give_back(self, trial: Trial, number: int, reason: str) -> None:
         self._outbox.release(number, self._control.work_lost(number, trial.run_metadata.start_time, reason))
         self._end(number, "lost", None, reason)
+
+    def _damaged(self, number: int, checkpoint: str, reason: str) -> None:
+        self._outbox.damaged(number, checkpoint, reason)
+        self._end(number, "lost", None, f"its checkpoint {checkpoint} is damaged ({reason}); the one before is used")
 
     def _report(self, number: int, report: Report) -> str:
         verdict = self._outbox.report(number, report)

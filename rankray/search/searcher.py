@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.search import Searcher
 
 from rankray.contracts import TrialSpec
-from rankray.errors import ConfigError, StoreUnavailable
+from rankray.errors import ConfigError, LeaseFailed, StorageError, StoreUnavailable, StudyGone
 from rankray.search.control import Control
 from rankray.search.delivery import StoreOutbox
 from rankray.search.news import News
@@ -76,8 +76,17 @@ class StoreSearcher(Searcher):
             logger.debug("no new trial for now: the store is unreachable", exc_info=True)
             ticket, done = None, False
             self._outbox.unanswered()
+        except (StudyGone, LeaseFailed) as error:
+            logger.debug("no further trial: this driver can work no more", exc_info=True)
+            control.error = str(error)
+            return Searcher.FINISHED
         if ticket is not None:
-            spec = self._spec(ticket)
+            try:
+                spec = self._spec(ticket)
+            except StorageError as error:
+                logger.debug("trial %d has no place for its checkpoints", ticket.number, exc_info=True)
+                control.error = str(error)
+                return Searcher.FINISHED
             return None if spec is None else self._hand_out(trial_id, ticket, spec)
         now = time.monotonic()  # an unreachable store makes the driver wait for at most half of its time
         self._ask_again_at = now + max(POLL_SECONDS, now - begun)
@@ -87,9 +96,15 @@ class StoreSearcher(Searcher):
     def _hand_out(self, trial_id: str, ticket: Ticket, spec: TrialSpec) -> dict[str, Any]:
         control = self._control
         step = int(ticket.history[-1]["step"]) if ticket.history else 0
+        if ticket.checkpoint and spec.checkpoint is None:
+            step = 0
+            self._news.phase(
+                f"trial {ticket.number}: its checkpoint {ticket.checkpoint} lies outside this study's storage and is "
+                "not used; it starts from the beginning"
+            )
         control.begin(ticket.number, step, trial_id)
         self._outbox.begin(ticket.number)
-        self._news.started(ticket.number, ticket.params, ticket.origin, step, ticket.checkpoint)
+        self._news.started(ticket.number, ticket.params, ticket.origin, step, spec.checkpoint)
         stops = json.dumps(control.latest_stops(2 * self._slots()))
         return {"number": ticket.number, "spec": spec.to_json(), "stops": stops}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,17 @@ from rankray.contracts import TrialSpec
 from rankray.store import Ticket
 
 
-def spec_maker(config: Config, directory: Callable[[int], str]) -> Callable[[Ticket], TrialSpec]:
+def spec_maker(
+    config: Config,
+    directory: Callable[[int], str],
+    usable: Callable[[Iterable[str]], str | None] = lambda stored: next(iter(stored), None),
+) -> Callable[[Ticket], TrialSpec]:
     """Return what turns a ticket into a spec; it raises a ConfigError for a point that the configuration refuses.
 
     Args:
         config: the search's configuration, with its space.
         directory: returns where trial `number` writes its checkpoints.
+        usable: returns the first of the ticket's checkpoints, the latest first, that may be resumed from, or None.
     """
 
     def make(ticket: Ticket) -> TrialSpec:
@@ -25,8 +30,9 @@ def spec_maker(config: Config, directory: Callable[[int], str]) -> Callable[[Tic
             config=worker_config(config, ticket.params),
             directory=directory(ticket.number),
             number=ticket.number,
-            checkpoint=ticket.checkpoint,
+            checkpoint=usable([ticket.checkpoint, *ticket.earlier]) if ticket.checkpoint else None,
             history=ticket.history,
+            untrained=ticket.untrained,
         )
 
     return make
@@ -46,6 +52,9 @@ def worker_config(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     tree["storage"] = places.absolute(config.storage)
     tree["train"]["threads"] = config.train.threads or max(1, int(config.resources.cpus_per_worker))
     for section, key in (("data", "train"), ("data", "eval"), ("data", "test"), ("model", "path")):
-        if tree[section][key] is not None and Path(tree[section][key]).exists():
+        if isinstance(tree[section][key], str) and Path(tree[section][key]).exists():
             tree[section][key] = str(Path(tree[section][key]).absolute())
+    for each in tree["evaluate"]["also"].values():
+        if Path(each["data"]).exists():
+            each["data"] = str(Path(each["data"]).absolute())
     return tree

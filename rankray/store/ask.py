@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -33,6 +34,7 @@ from rankray.store.history import History
 from rankray.store.optuna_private import trial_id
 from rankray.store.points import FinitePoints, counts_as_tried
 from rankray.store.records import (
+    CREATED,
     DRIVER,
     ORIGIN,
     POINT,
@@ -157,7 +159,8 @@ class Asker:
 
     def _create(self, key: str, origin: str, proposal: Proposal) -> FrozenTrial:
         """Create a trial and return it as it is in the store; the history is then fresh."""
-        attributes = {DRIVER: self._driver, ORIGIN: origin} | ({POINT: key} if key else {})
+        attributes = {DRIVER: self._driver, ORIGIN: origin, CREATED: datetime.now().isoformat()}
+        attributes |= {POINT: key} if key else {}
         params, kinds, marks = proposal
         template = create_trial(state=TrialState.RUNNING, user_attrs=attributes, system_attrs=marks)
         template.params, template.distributions = params, kinds

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import sqlite3
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_chain,
+    wait_fixed,
+)
 from typing_extensions import override
 
-from rankray.errors import StoreError, StoreUnavailable
+from rankray.errors import StoreError, StoreUnavailable, StudyGone
 from rankray.store import optuna_private
+from rankray.store.deadlines import CALL_SECONDS, LOCK_SECONDS, STATEMENT_SECONDS, pool_events, watch_calls
 from rankray.store.delegating import DelegatingStorage
+from rankray.store.failures import TRANSIENT, WORDS, driver_error, kind_of
 from rankray.store.journal import journal_lock
+from rankray.store.lines import CheckedJournal
 from rankray.store.urls import StoreURL, masked, parse_url, scrub
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Pauses between tries of an operation that failed because there was no connection, or another one held a lock."""
+GIVE_UP_SECONDS = 20.0
+"""From when on no further try is made of an operation that takes long to fail."""
 BUSY_SECONDS = 60
+"""How long one try waits for another process that writes to an SQLite file."""
 SYNCHRONOUS = "FULL"
 """SQLite's setting: what is committed survives a power cut. Tests lower it: killing processes does not need it."""
 CONNECT_SECONDS = 5
@@ -37,17 +52,22 @@ _DRIVER_OPTIONS: dict[str, dict[str, Any]] = {
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
-        "tcp_user_timeout": 60_000,
+        "tcp_user_timeout": 30_000,
     },
-    "pymysql": {"connect_timeout": CONNECT_SECONDS, "read_timeout": 60, "write_timeout": 60},
-    "mysqldb": {"connect_timeout": CONNECT_SECONDS, "read_timeout": 60, "write_timeout": 60},
+    "pymysql": {
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": STATEMENT_SECONDS,
+        "write_timeout": STATEMENT_SECONDS,
+        "init_command": f"SET SESSION innodb_lock_wait_timeout = {LOCK_SECONDS}",
+    },
 }
+_DRIVER_OPTIONS["mysqldb"] = _DRIVER_OPTIONS["pymysql"]
 _DRIVER_OPTIONS["psycopg"] = _DRIVER_OPTIONS["psycopg2"]
 """Timeouts, so that a server that vanished is an error and not an endless wait."""
-_DRIVER_MODULES = ("sqlalchemy", "sqlite3", "psycopg2", "psycopg", "pymysql", "MySQLdb", "grpc")
-_TRANSIENT_NAMES = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "RpcError")
 _RACE_NAMES = ("IntegrityError", "ProgrammingError")
 """What else is transient while a store is opened: two processes that open a new one make its tables at once."""
+_LOOKUPS = ("get_study_id_from_name", "get_trial_id_from_study_id_trial_number", "get_trial_param")
+"""Methods that look something up by name, where finding nothing is an answer."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -69,7 +89,7 @@ def connect(url: str, *, create: bool = True) -> RetryingStorage:
         StoreError: the URL is wrong, or names a file that does not exist and may not be made.
         StoreUnavailable: the store does not answer; the message holds no password.
     """
-    parts = parse_url(url)
+    parts = replace(parse_url(url), lenient=not create)
     if parts.scheme in ("sqlite", "journal"):
         if not create and not parts.path.is_file():
             raise StoreError(f"store: {masked(url)}: there is no such file; start a search with it, or correct --store")
@@ -80,7 +100,23 @@ def connect(url: str, *, create: bool = True) -> RetryingStorage:
                 f"store: {masked(url)}: its directory cannot be made ({error.strerror}); "
                 "allowed: a file in a directory that you may write; correct --store"
             ) from None
-    return RetryingStorage(with_retries(lambda: _open(parts), url, also_transient=_RACE_NAMES), url)
+        _make_private(parts.path)
+    try:
+        opened = with_retries(lambda: _open(parts), url, also_transient=_RACE_NAMES)
+    except TypeError as error:  # what a database driver says of an option that it does not know
+        if parts.scheme not in ("mysql", "postgresql"):
+            raise
+        logger.debug("store: %s: an option is refused", masked(url), exc_info=True)
+        raise StoreError(f"store: {masked(url)}: {scrub(str(error), url)}; correct the options of the URL") from None
+    return RetryingStorage(opened, url)
+
+
+def _make_private(path: Path) -> None:
+    """Make the file of a store that is not there yet so that only its owner may read it, whatever the umask says."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except OSError as error:  # it is there, or cannot be made, which is said where it is opened
+        logger.debug("store: %s is not made: %s", path, error)
 
 
 class RetryingStorage(DelegatingStorage):
@@ -98,6 +134,18 @@ class RetryingStorage(DelegatingStorage):
         return f"RetryingStorage({masked(self._url)!r})"
 
     @property
+    def left_out(self) -> str:
+        """What was left out because it is malformed, in one line; an empty string where nothing was."""
+        lines = sorted(optuna_private.journal_lines_left_out(self._behind))
+        if not lines:
+            return ""
+        shown = ", ".join(map(str, lines[:10])) + (", ..." if len(lines) > 10 else "")
+        return (
+            f"store: {masked(self._url)}: {len(lines)} malformed lines are left out ({shown}); trials and figures may "
+            "be missing; restore a backup to work on it"
+        )
+
+    @property
     def behind(self) -> BaseStorage:
         """The storage whose calls are retried."""
         return self._behind
@@ -112,6 +160,22 @@ class RetryingStorage(DelegatingStorage):
             return None
         return self._call(optuna_private.changed_trials, database, study_id, unfinished, last)
 
+    @property
+    def database(self) -> RDBStorage | None:
+        """The database storage behind it; None where it is none."""
+        return optuna_private.database_of(self._behind)
+
+    def ask(self, statement: Any) -> list[Any]:
+        """Return the rows of a question in SQL; only a database can be asked."""
+        database = self.database
+        assert database is not None, "only a database can be asked"
+
+        def execute() -> list[Any]:
+            with optuna_private.engine_of(database).connect() as connection:
+                return list(connection.execute(statement).all())
+
+        return self._call(execute)
+
     def may_have_newer(self, study_id: int, last: int) -> bool:
         """Return whether a study has a trial of an id above `last`; always True where that cannot be asked cheaply."""
         database = optuna_private.database_of(self._behind)
@@ -119,7 +183,15 @@ class RetryingStorage(DelegatingStorage):
 
     @override
     def _call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return with_retries(lambda: method(*args, **kwargs), self._url)
+        try:
+            return with_retries(lambda: method(*args, **kwargs), self._url)
+        except KeyError as error:
+            if getattr(method, "__name__", "") in _LOOKUPS or not optuna_private.says_not_found(error):
+                raise
+            raise StudyGone(
+                f"store: {masked(self._url)}: the study was deleted while it was worked on; nothing more is written; "
+                "run the same command again to start it anew"
+            ) from error
 
 
 def with_retries(operation: Callable[[], T], url: str, also_transient: tuple[str, ...] = ()) -> T:
@@ -135,12 +207,12 @@ def with_retries(operation: Callable[[], T], url: str, also_transient: tuple[str
     """
 
     def is_transient(error: BaseException) -> bool:
-        cause = _driver_error(error)
-        return cause is not None and (_transient(cause) or type(cause).__name__ in also_transient)
+        cause = driver_error(error)
+        return cause is not None and (kind_of(cause) in TRANSIENT or type(cause).__name__ in also_transient)
 
     def log(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        cause = error and _driver_error(error)
+        cause = error and driver_error(error)
         logger.debug(
             "store: %s: try %d failed (%s: %s); trying again in %.2f s",
             masked(url), state.attempt_number, type(cause).__name__, _first_line(cause, url), state.upcoming_sleep,
@@ -149,31 +221,17 @@ def with_retries(operation: Callable[[], T], url: str, also_transient: tuple[str
     tries = Retrying(
         retry=retry_if_exception(is_transient),
         wait=wait_chain(*map(wait_fixed, RETRY_SECONDS)),
-        stop=stop_after_attempt(len(RETRY_SECONDS) + 1),
+        stop=stop_after_attempt(len(RETRY_SECONDS) + 1) | stop_after_delay(GIVE_UP_SECONDS),
         before_sleep=log,
         reraise=True,
     )
     try:
         return tries(operation)
     except Exception as error:
-        cause = _driver_error(error)
+        cause = driver_error(error)
         if cause is None:
             raise
         raise StoreUnavailable(_unavailable(cause, url)) from None
-
-
-def _driver_error(error: BaseException) -> BaseException | None:
-    """Return the error of the database, the network or the disk, or None if the error is not one of theirs."""
-    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
-    module = type(error).__module__.split(".")[0]
-    if module in _DRIVER_MODULES or isinstance(error, (OSError, json.JSONDecodeError)):
-        return error
-    return error if isinstance(error, optuna.exceptions.StorageInternalError) else None
-
-
-def _transient(cause: BaseException) -> bool:
-    return isinstance(cause, OSError) or any(kind.__name__ in _TRANSIENT_NAMES for kind in type(cause).__mro__)
 
 
 def _first_line(cause: BaseException | None, url: str) -> str:
@@ -184,22 +242,17 @@ def _first_line(cause: BaseException | None, url: str) -> str:
 
 
 def _unavailable(cause: BaseException, url: str) -> str:
-    what = "does not answer" if _transient(cause) else "refuses what it was asked"
-    return (
-        f"store: {masked(url)} {what} ({type(cause).__name__}: {_first_line(cause, url)}); what was committed is safe; "
-        "check that it is up and reachable, then run the same command again"
-    )
+    what, advice = WORDS[kind_of(cause)]
+    return f"store: {masked(url)} {what} ({type(cause).__name__}: {_first_line(cause, url)}); {advice}"
 
 
 def _open(parts: StoreURL) -> BaseStorage:
     if parts.scheme == "grpc":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            proxy = optuna.storages.GrpcStorageProxy(host=parts.host, port=parts.port)
-        proxy.wait_server_ready(timeout=CONNECT_SECONDS)
-        return proxy
+            return optuna_private.proxy_with_deadlines(parts.host, parts.port, CALL_SECONDS, CONNECT_SECONDS)
     if parts.scheme == "journal":
-        return JournalStorage(JournalFileBackend(str(parts.path), lock_obj=journal_lock(parts.path)))
+        return JournalStorage(CheckedJournal(str(parts.path), journal_lock(parts.path), lenient=parts.lenient))
     if parts.scheme == "sqlite":
         options: dict[str, Any] = {"creator": lambda: _sqlite(str(parts.path))}
         url = parts.raw
@@ -208,11 +261,16 @@ def _open(parts: StoreURL) -> BaseStorage:
 
         given = make_url(parts.raw)
         timeouts = {key: value for key, value in _DRIVER_OPTIONS[parts.driver].items() if key not in given.query}
-        options = {"pool_pre_ping": True, "pool_recycle": 1800, "connect_args": timeouts}
+        options = {"pool_pre_ping": parts.scheme == "mysql", "pool_recycle": 1800, "connect_args": timeouts}
+        if parts.scheme == "postgresql":
+            options["pool_events"] = pool_events(parts.scheme, "statement_timeout" in str(given.query))
         url = given.set(drivername=f"{parts.scheme}+{parts.driver}").render_as_string(hide_password=False)
     # optuna passes the URL through str.format, so braces (in a password) are doubled.
     engine_url = url.replace("{", "{{").replace("}", "}}")
-    return optuna.storages.get_storage(RDBStorage(engine_url, engine_kwargs=options))
+    database = RDBStorage(engine_url, engine_kwargs=options)
+    if "pool_events" in options:
+        watch_calls(optuna_private.engine_of(database))
+    return optuna.storages.get_storage(database)
 
 
 def _sqlite(path: str) -> sqlite3.Connection:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -29,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rankray.store.backend import RetryingStorage
 from rankray.store.optuna_private import trial_id
 from rankray.store.records import DRIVER
+from rankray.store.stored import whole
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class Claims:
         self._read, self._last = 0, -1
         self._first: dict[str, Any] = {}
         self._latest: dict[int, tuple[str, int]] = {}
+        self._changes: dict[int, list[tuple[datetime | None, str]]] = {}
 
     def refresh(self) -> None:
         """Read what others have entered since."""
@@ -93,6 +96,10 @@ class Claims:
         """Return (driver, fence) of a trial as of the last refresh; the driver is `NOBODY` after a release."""
         return self._latest.get(trial.number) or (str(trial.user_attrs.get(DRIVER, NOBODY)), 0)
 
+    def changes(self, number: int) -> list[tuple[datetime | None, str]]:
+        """Return when a trial changed its owner since it was created, and to whom, as of the last refresh."""
+        return list(self._changes.get(number, []))
+
     def take(self, trial: FrozenTrial, driver: str) -> bool:
         """Enter `driver` as the next owner of a trial; return whether it was the first to do so."""
         _, fence = self.owner(trial)
@@ -103,11 +110,18 @@ class Claims:
         return not isinstance(storage, RetryingStorage) or storage.may_have_newer(self.study_id, self._last)
 
     def _note(self, entry: FrozenTrial) -> None:
-        key, body = entry.user_attrs[_KEY], entry.user_attrs[_BODY]
+        key, body = entry.user_attrs.get(_KEY), entry.user_attrs.get(_BODY)
+        if not isinstance(key, str):
+            logger.debug("claims: entry %d is malformed, and is left out", entry.number)
+            return
         if key in self._first:
             return
         self._first[key] = body
         kind, _, rest = key.partition(":")
         if kind == "trial":
-            number, _, fence = rest.partition(":")
-            self._latest[int(number)] = (body, int(fence))
+            number, fence = (whole(part) for part in rest.partition(":")[::2])
+            if number is None or fence is None or not isinstance(body, str):
+                logger.debug("claims: entry %d is malformed, and is left out", entry.number)
+                return
+            self._latest[number] = (body, fence)
+            self._changes.setdefault(number, []).append((entry.datetime_start, body))

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.schema import Config
 from rankray.store.optuna_private import trial_id
-from rankray.store.records import END, StepRecord, steps_of
+from rankray.store.records import END, StepRecord, end_of, steps_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,9 @@ class Ender:
             self.carry_out(trial, record)
             if record.stop:
                 return True
-        if END in trial.user_attrs:
-            self._close(trial, trial.user_attrs[END])
+        end = end_of(trial)
+        if end.get("state") in STATES:
+            self._close(trial, end)
             return True
         last = steps[max(steps)] if steps else None
         if last is not None and last.step >= self._full and self._metric in last.metrics:

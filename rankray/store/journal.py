@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from optuna.storages.journal import JournalFileSymlinkLock
 
+from rankray.store.deadlines import LOCK_SECONDS
 from rankray.store.optuna_private import BaseJournalFileLock
 from rankray.store.urls import network_file_system
 
@@ -21,6 +23,19 @@ from rankray.store.urls import network_file_system
 def journal_lock(path: Path) -> BaseJournalFileLock:
     """Return the lock that suits the file system under `path`."""
     return JournalFileSymlinkLock(str(path)) if network_file_system(path) else KernelLock(path)
+
+
+def _wait_for(descriptor: int) -> None:
+    limit, pause = time.monotonic() + LOCK_SECONDS, 0.0005
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > limit:
+                raise TimeoutError(f"another process has held the journal's lock for {LOCK_SECONDS} s") from None
+        time.sleep(pause)
+        pause = min(2 * pause, 0.01)
 
 
 class KernelLock(BaseJournalFileLock):
@@ -37,10 +52,14 @@ class KernelLock(BaseJournalFileLock):
         self._descriptor = -1
 
     def acquire(self) -> bool:
-        """Wait for the lock."""
+        """Wait for the lock.
+
+        Raises:
+            TimeoutError: another process has held it for `LOCK_SECONDS`; it may be frozen.
+        """
         descriptor = os.open(self._file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _wait_for(descriptor)
             self._cut_torn_line()
         except BaseException:
             os.close(descriptor)

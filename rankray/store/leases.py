@@ -3,16 +3,19 @@
 A driver is one process that works on a study. Its record is in the attributes of the claims study and has a counter
 that a thread raises several times per lease: one write for the driver, however many trials it owns.
 
-No clock is ever compared between machines. An observer declares a driver dead after it has itself watched the counter
-stand still for a whole lease, on its own monotonic clock. A single look adds at most a third of a lease, so an outage
-of the store, or a sleep of the observer, does not count as silence of the driver. A driver on the same machine, since
-the same boot and in the same process namespace, is known to be dead as soon as its process is.
+No clock is ever compared between machines, and no date decides who is alive. An observer declares a driver dead after
+it has itself watched the counter stand still for a whole lease, on its own monotonic clock. A single look adds at most
+a third of a lease, so an outage of the store, or a sleep of the observer, does not count as silence of the driver. A
+driver on the same machine, since the same boot and in the same process namespace, is known to be dead as soon as its
+process is. Until one of the two is the case, a driver is alive to everybody: to drivers, to those who look, and to
+those who delete or copy a study.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import socket
 import threading
@@ -23,7 +26,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from rankray.errors import RankrayError, StoreError
+from rankray.errors import LeaseFailed, RankrayError, StoreError, StudyGone
 
 logger = logging.getLogger(__name__)
 
@@ -94,19 +97,36 @@ def process_start(pid: int) -> str | None:
         return None
 
 
+def driver_elsewhere(record: Record) -> bool:
+    """Return whether a driver's process cannot be seen from here: another machine, boot or process namespace."""
+    mine = this_process()
+    return not mine["boot"] or any(mine[key] != record.get(key) for key in ("host", "boot", "space"))
+
+
 def known_dead(record: Record | None) -> bool:
     """Return whether a driver is certainly dead: it has left, or its process on this machine has ended."""
     if record is None:
         return True
-    mine = this_process()
-    if not mine["boot"] or any(mine[key] != record.get(key) for key in ("host", "boot", "space")):
+    if driver_elsewhere(record):
         return False
-    return process_start(int(record["pid"])) != record.get("start")
+    return process_start(int(number_in(record, "pid"))) != record.get("start")
+
+
+def number_in(record: Record, key: str) -> float:
+    """Return a finite number of a record; 0 where it has none. What is stored may be anything."""
+    value = record.get(key)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return 0.0
+    return float(value) if math.isfinite(value) else 0.0
 
 
 def driver_records(attributes: Mapping[str, Any]) -> dict[str, Record | None]:
-    """Return the drivers in the claims study's attributes; None for those that have left."""
-    return {key.removeprefix(DRIVER_KEY): value for key, value in attributes.items() if key.startswith(DRIVER_KEY)}
+    """Return the drivers in the claims study's attributes; None for those that have left, or have no proper record."""
+    return {
+        key.removeprefix(DRIVER_KEY): value if isinstance(value, dict) else None
+        for key, value in attributes.items()
+        if key.startswith(DRIVER_KEY)
+    }
 
 
 class Watch:
@@ -115,14 +135,10 @@ class Watch:
     Args:
         lease_seconds: the lease; a driver that has a longer one is given that long.
         clock: the observer's monotonic clock.
-        by_date: also declare a driver dead by the date of its last renewal. Only for display: it compares clocks.
     """
 
-    def __init__(
-        self, lease_seconds: float, clock: Callable[[], float] = time.monotonic, *, by_date: bool = False
-    ) -> None:
+    def __init__(self, lease_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.lease_seconds = lease_seconds
-        self._by_date = by_date
         self._clock = clock
         self._lock = threading.Lock()
         self._looked = clock()
@@ -147,14 +163,23 @@ class Watch:
             record = self._records.get(driver)
             if record is None or known_dead(record):
                 return True
-            lease = max(self.lease_seconds, float(record.get("lease", 0)))
-            if self._by_date and time.time() - float(record.get("at", 0)) > 2 * lease:
-                return True
-            return self._still[driver][1] >= lease
+            return self._still[driver][1] >= self._lease_of(record)
 
     def alive(self) -> list[str]:
         """Return the drivers that are not dead."""
         return [driver for driver in list(self._records) if not self.is_dead(driver)]
+
+    def silent(self) -> list[str]:
+        """Return the registered drivers that were watched in silence for a lease; their processes cannot be seen."""
+        with self._lock:
+            return [
+                driver
+                for driver, record in self._records.items()
+                if record is not None and self._still[driver][1] >= self._lease_of(record)
+            ]
+
+    def _lease_of(self, record: Record) -> float:
+        return max(self.lease_seconds, number_in(record, "lease"))
 
 
 class Lease:
@@ -171,18 +196,23 @@ class Lease:
         self._storage, self._study_id, self._driver, self._watch = storage, study_id, driver, watch
         self._record = this_process() | {"beat": 0, "lease": watch.lease_seconds}
         self._stop = threading.Event()
-        self.on_end: Callable[[str], None] = lambda why: None
         self._thread: threading.Thread | None = None
+        self._failure: RankrayError | None = None
 
     @property
     def held(self) -> bool:
-        """Whether the lease is being renewed: its thread lives."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether the lease is being renewed."""
+        return self.begun and self._failure is None and self._thread is not None and self._thread.is_alive()
 
     @property
     def begun(self) -> bool:
-        """Whether the record was written and is to be removed, whether or not it is still being renewed."""
+        """Whether the record was written and not removed: there may be something to give back."""
         return self._thread is not None
+
+    @property
+    def failure(self) -> RankrayError | None:
+        """Why the lease is no longer renewed, for good; None while it is, and before it is held."""
+        return self._failure
 
     def hold(self) -> None:
         """Write the record and keep renewing it.
@@ -207,19 +237,28 @@ class Lease:
         self._record = self._record | {"beat": self._record["beat"] + 1, "at": time.time()}
         self._storage.set_study_user_attr(self._study_id, DRIVER_KEY + self._driver, self._record)
         self._watch.look(driver_records(self._storage.get_study_user_attrs(self._study_id)))
+        for driver in self._watch.silent():
+            if driver != self._driver:
+                logger.debug("lease: driver %s was silent for its lease, and is removed", driver)
+                self._storage.set_study_user_attr(self._study_id, DRIVER_KEY + driver, None)
 
     def _run(self) -> None:
-        while not self._stop.wait(self._watch.lease_seconds / 6):
-            try:
-                self._renew()
-            except RankrayError as error:
-                logger.debug("lease of driver %s: not renewed, trying again: %s", self._driver, error)
-            except KeyError:
-                logger.debug("lease of driver %s: its study was deleted", self._driver)
-                self.on_end("its study was deleted")
-                break
-            except Exception as error:
-                logger.debug("lease of driver %s: its thread ends", self._driver, exc_info=True)
-                self.on_end(f"the thread that renews the lease died of {type(error).__name__}: {error}")
-                break
-        self._storage.remove_session()
+        try:
+            while not self._stop.wait(self._watch.lease_seconds / 6):
+                try:
+                    self._renew()
+                except StudyGone:
+                    raise
+                except RankrayError as error:
+                    logger.debug("lease of driver %s: not renewed, trying again: %s", self._driver, error)
+            self._storage.remove_session()
+        except StudyGone as error:
+            logger.debug("lease of driver %s: its study was deleted", self._driver)
+            self._failure = error
+        except BaseException as error:
+            logger.debug("lease of driver %s: cannot be renewed any more", self._driver, exc_info=True)
+            first = (str(error).strip().splitlines() or ["no message"])[0]
+            self._failure = LeaseFailed(
+                f"the lease of this driver cannot be renewed any more ({type(error).__name__}: {first}), and others "
+                "will take over its trials; what was committed is safe; run the same command again to resume"
+            )

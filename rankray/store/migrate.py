@@ -27,6 +27,7 @@ from optuna.storages import BaseStorage
 import rankray
 from rankray.config.schema import Config
 from rankray.errors import StoreError
+from rankray.store.stored import whole
 
 logger = logging.getLogger(__name__)
 
@@ -139,4 +140,7 @@ def _migrated(name: str, identity: Identity, version: int) -> Identity:
 
 def _version(stored: Any) -> int:
     """Return a stored number; 0 where there is none."""
-    return 0 if stored is None else int(stored)
+    found = 0 if stored is None else whole(stored)
+    if found is None or found < 0:
+        raise StoreError(f"store: a study's schema is stored as {stored!r}; allowed: a whole number; restore a backup")
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from optuna.storages import BaseStorage
@@ -27,21 +28,28 @@ from rankray.store.urls import masked
 logger = logging.getLogger(__name__)
 
 COPIED, DELETED = "copied", "deleted"
+Notice = Callable[[str], None]
 
 
-def copy_study(source: str, target: str, name: str) -> int:
+def copy_study(source: str, target: str, name: str, notice: Notice = lambda line: None) -> int:
     """Copy a study with everything in it, and return its number of trials.
 
     Numbers, parameters, reports, verdicts, the pruner's marks, failures, times and the places of checkpoints are the
     same; the checkpoints themselves stay where they are. Nobody owns the copy's trials: what was unfinished waits there
     to be adopted. The source is only read. An interrupted copy is thrown away and made again.
 
+    Args:
+        source: URL of the store to read.
+        target: URL of the store to write.
+        name: the study's name, in both.
+        notice: is called with one line where a driver has to be watched for a while.
+
     Raises:
         StoreError: there is no such study, drivers work on it, or the target has a study of this name.
         StoreUnavailable: a store does not answer.
     """
     held = attach(source, name)
-    refuse_drivers(held, "copied")
+    refuse_drivers(held, "copied", notice)
     storage = connect(target)
     claims_id = _id(storage, name + SUFFIX)
     if claims_id is None or storage.get_study_user_attrs(claims_id).get(PART) != COPIED:
@@ -77,8 +85,13 @@ def copy_study(source: str, target: str, name: str) -> int:
     return len(held.trials())
 
 
-def delete_study(url: str, name: str) -> None:
+def delete_study(url: str, name: str, notice: Notice = lambda line: None) -> None:
     """Delete a study, or what an interrupted copy or deletion left of it; its checkpoints stay where they are.
+
+    Args:
+        url: where the store is.
+        name: the study's name.
+        notice: is called with one line where a driver has to be watched for a while.
 
     Raises:
         StoreError: there is no such study, or drivers work on it.
@@ -87,23 +100,24 @@ def delete_study(url: str, name: str) -> None:
     storage = connect(url, create=False)
     claims_id = _id(storage, name + SUFFIX)
     if claims_id is None or not storage.get_study_user_attrs(claims_id).get(PART):
-        refuse_drivers(attach(url, name), "deleted")
+        refuse_drivers(attach(url, name), "deleted", notice)
     if claims_id is not None:
         storage.set_study_user_attr(claims_id, PART, DELETED)
     _remove(storage, name)
 
 
-def refuse_drivers(study: StudyStore, what: str) -> None:
-    """Check that no driver works on a study.
+def refuse_drivers(study: StudyStore, what: str, notice: Notice = lambda line: None) -> None:
+    """Check that no driver works on a study; one elsewhere that may be dead is watched until that is known.
 
     Raises:
         StoreError: some do; the message names them.
     """
-    drivers = [f"{record['host']} (process {record['pid']})" for record in study.drivers().values()]
+    alive = study.settle_drivers(notice).values()
+    drivers = [f"{record.get('host')} (process {record.get('pid')})" for record in alive]
     if drivers:
         raise StoreError(
             f"study {study.name}: it cannot be {what} while drivers work on it, on {', '.join(drivers)}; "
-            "stop them first; one that was killed on another machine counts until its lease has expired"
+            "stop them first; one that was killed on another machine counts until it was silent for its lease"
         )
 
 

@@ -8,7 +8,8 @@ underscore, and nothing of Optuna is patched.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import collections
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal._file import BaseJournalFileLock
@@ -31,6 +32,10 @@ __all__ = [
     "database_of",
     "engine_of",
     "has_newer_trial",
+    "journal_lines_left_out",
+    "proxy_with_deadlines",
+    "says_not_found",
+    "tables",
     "trial_id",
 ]
 # `BaseJournalFileLock` is what a lock given to `JournalFileBackend` must subclass. Public are only two locks made of
@@ -81,6 +86,88 @@ def has_newer_trial(database: RDBStorage, study_id: int, last: int) -> bool:
     newer = select(TrialModel.trial_id).where(TrialModel.study_id == study_id, TrialModel.trial_id > last).limit(1)
     with engine_of(database).connect() as connection:
         return connection.execute(newer).first() is not None
+
+
+def journal_lines_left_out(storage: BaseStorage) -> set[int]:
+    """Return the lines that a journal's backend of ours has left out; none for other storages.
+
+    `JournalStorage` is public, but does not give back the backend that it was made with.
+    """
+    left_out: set[int] = getattr(getattr(storage, "_backend", None), "left_out", set())
+    return left_out
+
+
+def proxy_with_deadlines(host: str, port: int, seconds: float, ready_seconds: float) -> BaseStorage:
+    """Return the client of Optuna's proxy, each of whose calls ends after so many seconds.
+
+    Raises `ConnectionError` where no server is ready after `ready_seconds`.
+
+    `optuna.storages.GrpcStorageProxy` is public, but its calls have no deadline: a frozen proxy holds them for ever.
+    Its stub is made again over a channel with an interceptor, which gRPC offers for that.
+    """
+    import grpc
+    from optuna.storages import GrpcStorageProxy
+    from optuna.storages._grpc.auto_generated import api_pb2_grpc
+    from optuna.storages._grpc.client import GrpcClientCache
+
+    class Deadline(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+        def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            limited = _Details(
+                details.method, seconds, details.metadata, details.credentials, details.wait_for_ready,
+                details.compression,
+            )  # fmt: skip
+            return continuation(limited, request)
+
+    class _Details(
+        collections.namedtuple("_Details", "method timeout metadata credentials wait_for_ready compression"),
+        grpc.ClientCallDetails,  # type: ignore[misc]
+    ):
+        pass
+
+    proxy: Any = GrpcStorageProxy(host=host, port=port)
+    make_stub: Any = api_pb2_grpc.StorageServiceStub
+    proxy._channel = grpc.intercept_channel(proxy._channel, Deadline())
+    proxy._stub = make_stub(proxy._channel)
+    proxy._cache = GrpcClientCache(proxy._stub)
+    proxy.wait_server_ready(timeout=ready_seconds)
+    storage: BaseStorage = proxy
+    return storage
+
+
+def says_not_found(error: KeyError) -> bool:
+    """Return whether a storage raised an error because a study or a trial is not in it (any more).
+
+    `KeyError` is the documented type, but a storage that reads something malformed raises it too. Storages of databases
+    and journals have one text for what is not there, and the proxy's client has none.
+    """
+    from optuna.storages.journal._storage import NOT_FOUND_MSG
+
+    return error.args in ((), (NOT_FOUND_MSG,))
+
+
+class Tables(NamedTuple):
+    """The tables of a database storage that are asked directly, as SQLAlchemy's mapped classes."""
+
+    studies: Any
+    study_attributes: Any
+    trials: Any
+    values: Any
+    params: Any
+    attributes: Any
+
+
+def tables() -> Tables:
+    """Return Optuna's tables. No public API asks a database for a part of a study."""
+    from optuna.storages._rdb import models
+
+    return Tables(
+        models.StudyModel,
+        models.StudyUserAttributeModel,
+        models.TrialModel,
+        models.TrialValueModel,
+        models.TrialParamModel,
+        models.TrialUserAttributeModel,
+    )
 
 
 def add_proxy_service(server: grpc.Server, storage: BaseStorage) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -23,9 +25,19 @@ from rankray.store.backend import RetryingStorage
 from rankray.store.claims import NOBODY, Claims
 from rankray.store.ending import STATES, Ender
 from rankray.store.history import History
-from rankray.store.leases import DRIVER_KEY, Lease, Record, Watch, driver_records, known_dead, lease_seconds_default
+from rankray.store.leases import (
+    DRIVER_KEY,
+    Lease,
+    Record,
+    Watch,
+    driver_elsewhere,
+    driver_records,
+    known_dead,
+    lease_seconds_default,
+    number_in,
+)
 from rankray.store.optuna_private import trial_id
-from rankray.store.records import READY, is_void
+from rankray.store.records import CREATED, DRIVER, READY, is_void
 from rankray.store.strategies import direction
 
 logger = logging.getLogger(__name__)
@@ -52,7 +64,7 @@ class TrialOwnership:
         self._held: set[int] = set()
         prune_on = None if config.study.prune_on == config.study.metric else config.study.prune_on
         self._history = History(storage, study_id, direction(config), prune_on)
-        self._watch = Watch(lease_seconds_default() if lease_seconds is None else lease_seconds, by_date=read_only)
+        self._watch = Watch(lease_seconds_default() if lease_seconds is None else lease_seconds)
         self._lease = Lease(storage, claims.study_id, self.driver, self._watch)
         self._ender = Ender(storage, config)
 
@@ -61,16 +73,20 @@ class TrialOwnership:
 
         Raises:
             StoreUnavailable: the store does not answer.
+            StudyGone, LeaseFailed: this driver had joined, and can no longer show that it is alive; see `lost`.
         """
         self._writable()
         with self._lock:
+            if self._lease.failure is not None:
+                raise self._lease.failure
             if not self._lease.begun:
                 self._lease.hold()
         return self
 
-    def on_lease_end(self, act: Callable[[str], None]) -> None:
-        """Call `act(why)`, from another thread, when the lease can no longer be renewed."""
-        self._lease.on_end = act
+    @property
+    def lost(self) -> str:
+        """Why this driver can work no more, as its lease's thread has found; an empty string while it can."""
+        return str(self._lease.failure or "")
 
     def leave(self) -> None:
         """Give back every trial this driver still owns, stop renewing its lease, and remove its registration.
@@ -113,6 +129,20 @@ class TrialOwnership:
         """Return the driver that owns a trial, or an empty string."""
         return self._claims.owner(trial)[0]
 
+    def stretches(self, trial: FrozenTrial) -> list[tuple[str, datetime, datetime | None]]:
+        """Return who ran a trial and when, one (driver, start, end) after the other; the end is None while it runs."""
+        found: list[tuple[str, datetime, datetime | None]] = []
+        created = trial.user_attrs.get(CREATED)
+        since = datetime.fromisoformat(created) if created else trial.datetime_start
+        driver = str(trial.user_attrs.get(DRIVER, NOBODY))
+        for at, now in self._claims.changes(trial.number):
+            if driver and since and at and since <= at:  # else of an earlier version, which kept no first start
+                found.append((driver, since, at))
+            driver, since = now, at
+        if driver and since:
+            found.append((driver, since, trial.datetime_complete))
+        return found
+
     def drivers(self) -> dict[str, Record]:
         """Return the drivers that are not known to be dead, by id."""
         self._look()
@@ -128,10 +158,49 @@ class TrialOwnership:
         owned = trial.state == TrialState.RUNNING and not self._watch.is_dead(self._claims.owner(trial)[0])
         return "running" if owned else "waiting"
 
-    def remove_dead_drivers(self) -> dict[str, Record]:
-        """Remove the registrations of drivers whose process on this machine is dead; return them, by driver.
+    def settle_drivers(
+        self, notice: Callable[[str], None] = lambda line: None, *, every: bool = False
+    ) -> dict[str, Record]:
+        """Return the drivers that are alive, after watching those that may be dead until it is known.
 
-        A driver on another machine is left alone: only its lease tells whether it is alive.
+        A driver on another machine whose last renewal seems long ago may be dead, or its clock may be wrong. It is
+        watched until it renews its lease, or until it was silent for a whole one. Dates only choose whom to watch.
+
+        Args:
+            notice: is called with one line before the wait begins.
+            every: watch each of them; otherwise only as long as no other driver is certainly alive.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        alive = self.drivers()
+        doubtful = {driver: record for driver, record in alive.items() if self._seems_silent(record)}
+
+        def undecided() -> bool:
+            return bool(doubtful) and (every or len(doubtful) == len(alive))
+
+        if undecided():
+            longest = max(number_in(record, "lease") for record in doubtful.values())
+            hosts = ", ".join(sorted({str(record.get("host")) for record in doubtful.values()}))
+            longest = max(longest, self._watch.lease_seconds)
+            notice(f"study {self.name}: watching its driver on {hosts} for up to {longest:.0f} s: is it alive?")
+        while undecided():
+            time.sleep(self._watch.lease_seconds / 12)
+            alive = self.drivers()
+            beats = {driver: record.get("beat") for driver, record in alive.items()}
+            doubtful = {
+                driver: record for driver, record in doubtful.items() if beats.get(driver) == record.get("beat")
+            }
+        return alive
+
+    def _seems_silent(self, record: Record) -> bool:
+        lease = max(self._watch.lease_seconds, number_in(record, "lease"))
+        return abs(time.time() - number_in(record, "at")) > 2 * lease and driver_elsewhere(record)
+
+    def remove_dead_drivers(self) -> dict[str, Record]:
+        """Remove the registrations of drivers that are dead; return them, by driver.
+
+        A driver on another machine is left alone until this one has watched it be silent for a whole lease.
 
         Raises:
             StoreUnavailable: the store does not answer.
@@ -139,7 +208,8 @@ class TrialOwnership:
         self._writable()
         with self._lock:
             registered = {driver: record for driver, record in self._drivers().items() if record is not None}
-            dead = {driver: record for driver, record in registered.items() if known_dead(record)}
+            silent = set(self._watch.silent()) - {self.driver}
+            dead = {driver: record for driver, record in registered.items() if known_dead(record) or driver in silent}
             for driver in dead:
                 self.storage.set_study_user_attr(self._claims.study_id, DRIVER_KEY + driver, None)
             return dead

@@ -30,6 +30,11 @@ class FinitePoints:
             self._all = {point_id(point, self._space): point for point in found}
 
     @property
+    def finite(self) -> bool:
+        """Whether the space has so few points that each can be looked at."""
+        return self._all is not None
+
+    @property
     def exhausted(self) -> bool:
         """Whether every point has been tried by a trial that has ended."""
         if self._all is None or self._history.unfinished:

@@ -5,12 +5,14 @@ Attributes of a trial, all under one prefix. A key keeps its meaning in all vers
     rankray:driver       the driver that created it (written with the trial itself); claims say who owns it since
     rankray:origin       why it was made (with the trial itself): `sampler`, `baseline:sft`, `baseline:paper`, `known`,
                          `known:rates`, `warm_start`, `warm_start:<earlier study>`; `confirm:...` in a confirmation
+    rankray:created      when, local time (with the trial itself): Optuna's own start is that of the last resumption
     rankray:point        identity of the given point it tries (with the trial itself)
     rankray:ready        its parameters and its place are final: an orphan with it is adopted, one without is discarded
     rankray:step:<n>     what was reported at step n and the verdict on it: the commit point of a report. An owner of
                          fence f above 0 writes `rankray:step:<n>:<f>`; of several the highest fence counts
     rankray:attempts     the failures after which it was tried again: reason and traceback of each
     rankray:lost         the work that was lost with its processes, the latest times: reason, steps, wall_seconds
+    rankray:damaged      committed checkpoints that cannot be resumed from: checkpoint and reason of each
     rankray:end          how it ended, when no step record says so: the commit point of `complete` and `fail`
     rankray:void         `surplus` or `abandoned`: never a trial of the study, counted nowhere
 """
@@ -20,23 +22,32 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from rankray.store.stored import figures, mapping, mappings, number, text, whole
+
+logger = logging.getLogger(__name__)
+
 PREFIX = "rankray:"
 DRIVER = "rankray:driver"
 ORIGIN = "rankray:origin"
+CREATED = "rankray:created"
 POINT = "rankray:point"
 READY = "rankray:ready"
 STEP = "rankray:step:"
 ATTEMPTS = "rankray:attempts"
 LOST = "rankray:lost"
+DAMAGED = "rankray:damaged"
 END = "rankray:end"
 VOID = "rankray:void"
 PROVENANCE = "rankray:provenance"
+UNTRAINED = "rankray:untrained"
+"""Attribute of a study: the metrics of the untrained model, evaluated by one of its trials at step 0."""
 BASELINE = "baseline:"
 """How the origin of a baseline starts."""
 LONGEST_TEXT = 12_000
@@ -53,9 +64,11 @@ class Ticket:
         number: the trial's number in its study.
         params: dotted path to value, each parameter after those that its `when` names.
         checkpoint: the last committed checkpoint to resume from, or None to start from the beginning.
+        earlier: the committed checkpoints before it, the latest first.
         history: metrics of every committed step, in step order, each with its `step`; as `TrialSpec.history`.
         adopted: whether it was started before, by another driver or by this one.
         origin: why it was made, as in `rankray:origin`.
+        untrained: whether the trial is to evaluate the untrained model too, because no other has done so.
     """
 
     number: int
@@ -64,6 +77,8 @@ class Ticket:
     history: list[dict[str, float]] = field(default_factory=list)
     adopted: bool = False
     origin: str = "sampler"
+    untrained: bool = False
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,19 @@ class StepRecord:
         optional = {"failed": self.failed, "marks": self.marks}
         return record | {key: value for key, value in optional.items() if value}
 
+    @classmethod
+    def from_json(cls, step: int, stored: Mapping[str, Any]) -> StepRecord:
+        """Return the record of what is stored, without what is malformed or from a newer version."""
+        return cls(
+            step=step,
+            metrics=figures(stored.get("metrics")),
+            checkpoint=text(stored.get("checkpoint")) or None,
+            stop=stored.get("stop") is True,
+            reason=text(stored.get("reason")) or ("no reason is stored" if stored.get("stop") is True else ""),
+            failed=stored.get("failed") is True,
+            marks=mapping(stored.get("marks")),
+        )
+
 
 def step_key(step: int, fence: int) -> str:
     """Return the attribute in which an owner commits a step: its own one, which overwrites no other owner's."""
@@ -129,15 +157,57 @@ def _committed(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
     found: dict[int, tuple[int, dict[str, Any]]] = {}
     for key, value in trial.user_attrs.items():
         if key.startswith(STEP):
-            step, _, fence = key.removeprefix(STEP).partition(":")
-            found[int(step)] = max(found.get(int(step), (-1, {})), (int(fence or 0), value), key=lambda each: each[0])
+            step_text, _, fence_text = key.removeprefix(STEP).partition(":")
+            step, fence = whole(step_text), whole(fence_text or 0)
+            if step is None or fence is None or not isinstance(value, dict):
+                logger.debug("trial %d: %s is malformed, and is left out", trial.number, key)
+                continue
+            found[step] = max(found.get(step, (-1, {})), (fence, value), key=lambda each: each[0])
     return {step: value for step, (_, value) in found.items()}
 
 
 def steps_of(trial: FrozenTrial) -> dict[int, StepRecord]:
     """Return a trial's committed steps, in step order."""
     found = _committed(trial)
-    return {step: StepRecord(step=step, **found[step]) for step in sorted(found)}
+    return {step: StepRecord.from_json(step, found[step]) for step in sorted(found)}
+
+
+def end_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return how a trial ended where no step record says so: its `state`, maybe `value`, `metrics` and `reason`."""
+    end = mapping(trial.user_attrs.get(END))
+    if not end:
+        return {}
+    kept = {key: text(end[key]) for key in ("state", "reason", "traceback") if key in end}
+    return kept | {"metrics": figures(end.get("metrics")), "value": number(end.get("value"))}
+
+
+def failures_of(trial: FrozenTrial) -> list[dict[str, Any]]:
+    """Return the failures after which a trial was tried again: `reason` and `traceback` of each."""
+    stored = mappings(trial.user_attrs.get(ATTEMPTS))
+    return [{key: text(each.get(key)) for key in ("reason", "traceback")} for each in stored]
+
+
+def losses_of(trial: FrozenTrial) -> list[dict[str, Any]]:
+    """Return the work that was lost with a trial's processes: `reason`, `steps` and `wall_seconds` of each time."""
+    return [
+        {
+            "reason": text(each.get("reason")),
+            "steps": whole(each.get("steps")) or 0,
+            "wall_seconds": number(each.get("wall_seconds")) or 0.0,
+        }
+        for each in mappings(trial.user_attrs.get(LOST))
+    ]
+
+
+def damaged_of(trial: FrozenTrial) -> list[dict[str, Any]]:
+    """Return a trial's committed checkpoints that cannot be resumed from: `checkpoint` and `reason` of each."""
+    stored = mappings(trial.user_attrs.get(DAMAGED))
+    return [{key: text(each.get(key)) for key in ("checkpoint", "reason")} for each in stored]
+
+
+def origin_of(trial: FrozenTrial) -> str:
+    """Return where a trial's parameters come from."""
+    return text(trial.user_attrs.get(ORIGIN), "sampler")
 
 
 def with_marks(trial: FrozenTrial) -> FrozenTrial:
@@ -145,7 +215,7 @@ def with_marks(trial: FrozenTrial) -> FrozenTrial:
 
     Optuna's pruners look for them there. Stores of earlier versions have them in both places.
     """
-    marks = {key: mark for record in _committed(trial).values() for key, mark in record.get("marks", {}).items()}
+    marks = {key: mark for record in _committed(trial).values() for key, mark in mapping(record.get("marks")).items()}
     if not marks:
         return trial
     marked = copy.copy(trial)
@@ -167,14 +237,16 @@ def ticket_of(trial: FrozenTrial, *, adopted: bool, order: Sequence[str] = ()) -
     `order` is the order of the space's parameters, which a store may lose (protocol buffers do).
     """
     steps = list(steps_of(trial).values())
-    checkpoints = [record.checkpoint for record in steps if record.checkpoint]
+    damaged = {each["checkpoint"] for each in damaged_of(trial)}
+    checkpoints = [record.checkpoint for record in steps if record.checkpoint and record.checkpoint not in damaged]
     return Ticket(
         number=trial.number,
         params={path: trial.params[path] for path in dict.fromkeys([*order, *trial.params]) if path in trial.params},
         checkpoint=checkpoints[-1] if checkpoints else None,
         history=[{"step": record.step, **record.metrics} for record in steps],
         adopted=adopted,
-        origin=str(trial.user_attrs.get(ORIGIN, "sampler")),
+        origin=origin_of(trial),
+        earlier=tuple(reversed(checkpoints[:-1])),
     )
 
 

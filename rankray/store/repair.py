@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rankray.errors import StoreError
@@ -22,12 +23,17 @@ STALE_SECONDS = 60.0
 """The age from which a lock file of Optuna's is stale: a living holder never keeps it that long."""
 
 
-def repair(url: str) -> list[str]:
+def repair(url: str, notice: Callable[[str], None] = lambda line: None) -> list[str]:
     """Repair a store and return what was done, one line each; no trial is run, and no committed work is lost.
 
     A journal's torn last line is cut off (it was never acknowledged) and a stale lock file of Optuna's is removed; the
     `.flock` file beside a journal is part of it and stays. In every study, dead drivers are removed. Their trials are
-    given back; or ended, where all but the last write was done; or made void, where they have no parameters.
+    given back; or ended, where all but the last write was done; or made void, where they have no parameters. A driver
+    on another machine that seems to be dead is watched for its lease first.
+
+    Args:
+        url: where the store is.
+        notice: is called with one line where a driver has to be watched for a while.
 
     Raises:
         StoreError: the URL is wrong, or there is no such store.
@@ -48,7 +54,7 @@ def repair(url: str) -> list[str]:
             logger.debug("repair: study %s cannot be opened: %s", name, error)
             done.append(f"left as it is: {error}")
             continue
-        done += [f"study {name}: {line}" for line in _repair_study(open_study(url, seen.config))]
+        done += [f"study {name}: {line}" for line in _repair_study(open_study(url, seen.config), notice)]
     return done
 
 
@@ -75,9 +81,10 @@ def _repair_journal(path: Path) -> list[str]:
     return done
 
 
-def _repair_study(store: StudyStore) -> list[str]:
+def _repair_study(store: StudyStore, notice: Callable[[str], None]) -> list[str]:
+    store.settle_drivers(notice, every=True)
     removed = store.remove_dead_drivers()
-    done = [f"removed dead driver {driver}, process {record['pid']}" for driver, record in removed.items()]
+    done = [f"removed dead driver {driver}, process {record.get('pid')}" for driver, record in removed.items()]
     with store:
         done += [f"trial {number} {what}" for number, what in store.repair_trials().items()]
     return done

@@ -16,13 +16,15 @@ from pydantic import ValidationError
 import rankray
 from rankray.config.schema import Config
 from rankray.config.space import baseline_points
-from rankray.errors import StoreError, nearest
+from rankray.errors import StoreError, nearest, printable
+from rankray.store import optuna_private
 from rankray.store.ask import Plan
 from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
 from rankray.store.identity import as_stored, check_same, restore, snapshot
 from rankray.store.migrate import CONFIG, continued, current, migrate_study, migrated, migrated_config
 from rankray.store.records import PROVENANCE
+from rankray.store.stored import reading, whole
 from rankray.store.strategies import check, direction
 from rankray.store.trials import StudyStore
 from rankray.store.urls import masked
@@ -69,7 +71,9 @@ def open_study(
         StoreUnavailable: the store does not answer.
     """
     check(config)
-    return _open(connect(url), masked(url), config, dict(provenance or {}), lease_seconds, plan)
+    storage = connect(url)
+    with reading(config.name):
+        return _open(storage, masked(url), config, dict(provenance or {}), lease_seconds, plan)
 
 
 def open_rehearsal(config: Config) -> StudyStore:
@@ -124,6 +128,11 @@ def attach(url: str, name: str) -> StudyStore:
         StoreUnavailable: the store does not answer.
     """
     storage = connect(url, create=False)
+    with reading(name):
+        return _attached(storage, url, name)
+
+
+def _attached(storage: RetryingStorage, url: str, name: str) -> StudyStore:
     names = _names(storage)
     if name not in names:
         listed = ", ".join(names) or "none yet"
@@ -131,11 +140,13 @@ def attach(url: str, name: str) -> StudyStore:
             f"study {name}: there is none of this name in {masked(url)}{nearest(name, names)}; "
             f"studies there: {listed}; give one of these, or another --store"
         )
-    refuse_parts(storage, name, storage.get_study_id_from_name(name + SUFFIX))
+    claims_id = _claims_id(storage, name)
+    refuse_parts(storage, name, claims_id)
     study_id = storage.get_study_id_from_name(name)
     attributes = storage.get_study_user_attrs(study_id)
     stored = migrated_config(name, attributes)
-    stored["study"] = {**stored["study"], "trials": attributes.get(TRIALS, stored["study"]["trials"])}
+    trials = whole(attributes.get(TRIALS))
+    stored["study"] = {**stored["study"], "trials": stored["study"]["trials"] if trials is None else trials}
     try:
         config = restore(stored, masked(url))
     except ValidationError as error:
@@ -144,9 +155,24 @@ def attach(url: str, name: str) -> StudyStore:
             f"study {name}: stored by another version of rankray, which differs in {fields}; "
             f"allowed: what rankray {rankray.__version__} knows; use the version that made the study"
         ) from None
-    claims = Claims(storage, storage.get_study_id_from_name(name + SUFFIX))
+    if config.name != name:
+        raise StoreError(
+            f"study {name}: its configuration is stored under another name; allowed: its own; restore a backup of the "
+            "store"
+        )
+    claims = Claims(storage, claims_id)
     claims.refresh()
-    return _read(StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True))
+    return StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True)
+
+
+def _claims_id(storage: RetryingStorage, name: str) -> int:
+    try:
+        return storage.get_study_id_from_name(name + SUFFIX)
+    except KeyError:
+        raise StoreError(
+            f"study {name}: a part of it is missing ({name}{SUFFIX}); allowed: whole studies; restore a backup of the "
+            "store, or delete it with optuna"
+        ) from None
 
 
 def list_studies(url: str) -> list[str]:
@@ -156,7 +182,7 @@ def list_studies(url: str) -> list[str]:
         StoreError: there is no such store.
         StoreUnavailable: the store does not answer.
     """
-    return _names(connect(url, create=False))
+    return [printable(name) for name in _names(connect(url, create=False))]
 
 
 def refuse_parts(storage: BaseStorage, name: str, claims_id: int) -> None:
@@ -199,8 +225,20 @@ def _read(study: StudyStore) -> StudyStore:
     return study
 
 
-def _names(storage: BaseStorage) -> list[str]:
-    return sorted(study.study_name for study in storage.get_all_studies() if CONFIG in study.user_attrs)
+def _names(storage: RetryingStorage) -> list[str]:
+    """Return the names of all studies. A database is asked for them alone: what else it holds may be malformed."""
+    if storage.database is None:
+        with reading("list"):
+            return sorted(study.study_name for study in storage.get_all_studies() if CONFIG in study.user_attrs)
+    from sqlalchemy import select
+
+    found = optuna_private.tables()
+    asked = (
+        select(found.studies.study_name)
+        .join(found.study_attributes, found.study_attributes.study_id == found.studies.study_id)
+        .where(found.study_attributes.key == CONFIG)
+    )
+    return sorted(str(row[0]) for row in storage.ask(asked))
 
 
 def _describe(storage: BaseStorage, study_id: int, stored: Mapping[str, Any], trials: int) -> None:

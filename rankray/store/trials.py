@@ -12,8 +12,8 @@ report sent again, completes. So the verdict on a step never changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -26,25 +26,33 @@ from rankray.store.ask import Asker, Plan, Points
 from rankray.store.backend import RetryingStorage
 from rankray.store.claims import IDENTITY, Claims
 from rankray.store.dry_run import DryRunStorage
+from rankray.store.ending import STATES
+from rankray.store.glance import Glance
 from rankray.store.judge import Judge
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
 from rankray.store.points import FinitePoints
 from rankray.store.records import (
     ATTEMPTS,
+    DAMAGED,
     KEPT_LOSSES,
     LONGEST_TEXT,
     LOST,
     PROVENANCE,
+    UNTRAINED,
     Counts,
     StepRecord,
     Ticket,
+    damaged_of,
+    failures_of,
     is_void,
+    losses_of,
     shortened,
     step_key,
     steps_of,
     ticket_of,
 )
+from rankray.store.stored import mapping, text
 from rankray.store.strategies import prune_direction
 
 
@@ -59,6 +67,8 @@ class StudyStore(TrialOwnership):
         storage: the Optuna storage behind it.
         study_id: the study's id there.
         read_only: whether it was attached: everything that writes is refused.
+        glance: what can be asked of the study without reading all of it; None where that cannot be done, or this driver
+            works on the study and has read it anyway.
     """
 
     def __init__(
@@ -76,6 +86,11 @@ class StudyStore(TrialOwnership):
         super().__init__(storage, study_id, claims, config, read_only=read_only, lease_seconds=lease_seconds)
         self.url, self._given = url, points
         self._order = list(distributions(config))
+        database = storage.database if read_only else None
+        self.glance: Glance | None = None
+        if database is not None:
+            maximize = config.direction == "maximize"
+            self.glance = Glance(storage, database, study_id, maximize=maximize)
         self._points = FinitePoints(config, self._history)
         if not read_only:
             self._asker = Asker(storage, study_id, self._history, config, self.driver, points)
@@ -88,12 +103,17 @@ class StudyStore(TrialOwnership):
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the study comes from, as it was given when the study was made."""
-        return dict(self.storage.get_study_user_attrs(self.study_id).get(PROVENANCE, {}))
+        return dict(mapping(self.storage.get_study_user_attrs(self.study_id).get(PROVENANCE)))
 
     @property
     def identity(self) -> str:
         """An id that distinguishes this study from others of its name; empty if an earlier version made the study."""
-        return str((self._claims.first(IDENTITY) or {}).get("id", ""))
+        return text(mapping(self._claims.first(IDENTITY)).get("id"))
+
+    @property
+    def untrained(self) -> dict[str, float]:
+        """The metrics of the untrained model, which one trial evaluates at step 0; empty before."""
+        return dict(self.storage.get_study_user_attrs(self.study_id).get(UNTRAINED, {}))
 
     def next_trial(self) -> Ticket | None:
         """Return a trial to run: an orphan first, then a new one while the budget has room, else None.
@@ -133,17 +153,34 @@ class StudyStore(TrialOwnership):
             if not trial.state.is_finished():
                 self._own(trial)
                 if lost is not None:
-                    losses = [*trial.user_attrs.get(LOST, []), asdict(lost)]
+                    losses = [*losses_of(trial), asdict(lost)]
                     self.storage.set_trial_user_attr(trial_id(trial), LOST, losses[-KEPT_LOSSES:])
+                self._give_back(trial)
+
+    def damaged(self, number: int, checkpoint: str, reason: str) -> None:
+        """Note that a committed checkpoint cannot be resumed from, and give the trial back: the one before is next.
+
+        Raises:
+            LeaseLost: the trial belongs to another driver.
+            StoreUnavailable: the store does not answer; call again.
+        """
+        with self._lock:
+            trial = self._read(number)
+            if not trial.state.is_finished():
+                self._own(trial)
+                known = [each for each in damaged_of(trial) if each["checkpoint"] != checkpoint]
+                noted = {"checkpoint": checkpoint, "reason": shortened(reason, 500)}
+                self.storage.set_trial_user_attr(trial_id(trial), DAMAGED, [*known, noted][-KEPT_LOSSES:])
                 self._give_back(trial)
 
     def report(self, number: int, report: Report) -> Verdict:
         """Commit what a trial reports at one step, and return the verdict on it.
 
         Idempotent per (trial, step): a step that has a record gets the verdict in the record, whether the trial is
-        running or has ended. The report's checkpoint is committed with it. A stop ends the trial at once: PRUNED with
-        the last value, or FAILED if the study's metric is not a finite number. A trial that has ended with a stop
-        answers every other step with that stop.
+        running or has ended; only a checkpoint that is damaged is replaced by the one that the same step made again.
+        The report's checkpoint is committed with it. A stop ends the trial at once: PRUNED with the last value, or
+        FAILED if the study's metric is not a finite number. A trial that has ended with a stop answers every other step
+        with that stop.
 
         The pruner is asked before anything is written, the step record is one write, and what follows it (the
         intermediate value, the state) is derived from it. A kill before the record leaves no trace of the question;
@@ -159,7 +196,13 @@ class StudyStore(TrialOwnership):
             if trial.state.is_finished():
                 return self._late(trial, steps, report.step)
             fence = self._own(trial)
+            if report.step == 0:
+                self._note_untrained(report)
+                return Verdict(stop=False)
             record = steps.get(report.step)
+            if record is not None and _replaces_damaged(trial, record, report):
+                record = replace(record, checkpoint=report.checkpoint)
+                self.storage.set_trial_user_attr(trial_id(trial), step_key(record.step, fence), record.to_json())
             if record is None:
                 record = self._judge.judge(trial, report, self._history.for_pruner)
                 self.storage.set_trial_user_attr(trial_id(trial), step_key(record.step, fence), record.to_json())
@@ -203,7 +246,7 @@ class StudyStore(TrialOwnership):
             if trial.state.is_finished():
                 return False
             self._own(trial)
-            before = [dict(failure) for failure in trial.user_attrs.get(ATTEMPTS, [])]
+            before = failures_of(trial)
             for failure in before[1:-2]:
                 failure["traceback"] = ""
             failures = [*before, {"reason": reason, "traceback": traceback}]
@@ -241,15 +284,23 @@ class StudyStore(TrialOwnership):
     @property
     def exhausted(self) -> bool:
         """Whether every point of a finite space has been tried, so that no trial is left to be made."""
+        if callable(self._given) or not self._points.finite:
+            return False
         with self._lock:
             self._history.refresh()
-            return not callable(self._given) and self._points.exhausted
+            return self._points.exhausted
 
     def counts(self) -> Counts:
         """Return how many trials are in which state, over all drivers."""
         self._look()
         found: dict[str, int] = {}
-        for trial in self.trials():
+        trials: Iterable[FrozenTrial]
+        if self.glance is None:
+            trials = self.trials()
+        else:
+            ended, trials = self.glance.counts()
+            found = {name: ended[state] for name, state in STATES.items()}
+        for trial in trials:
             state = self.state(trial)
             found[state] = found.get(state, 0) + 1
         return Counts(**found)
@@ -258,6 +309,20 @@ class StudyStore(TrialOwnership):
         """Return the study's trials in order of number, without the void ones; do not change them."""
         with self._lock:
             return [trial for trial in self._history.refresh() if not is_void(trial)]
+
+    def look(self) -> None:
+        """See which drivers are alive and who owns which trial, for `state` and `owner`."""
+        with self._lock:
+            self._look()
+
+    def find(self, number: int) -> FrozenTrial | None:
+        """Return the trial of a number, or None; only this one is read, unless all were read before."""
+        with self._lock:
+            if self.glance is not None and not self._history.trials:
+                return next(iter(self.glance.numbered(number)), None)
+            trials = self._history.refresh()
+            found = trials[number] if 0 <= number < len(trials) else None
+            return None if found is None or is_void(found) else found
 
     def _read(self, number: int) -> FrozenTrial:
         """Return a trial as it is in the store; the history then holds all of them."""
@@ -270,7 +335,16 @@ class StudyStore(TrialOwnership):
 
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)
-        return ticket_of(trial, adopted=adopted, order=self._order)
+        ticket = ticket_of(trial, adopted=adopted, order=self._order)
+        fresh = [number for number in self._history.unfinished if not steps_of(self._history.trials[number])]
+        is_first = trial.number == min(fresh, default=None)
+        return replace(ticket, untrained=is_first and not self.untrained)
+
+    def _note_untrained(self, report: Report) -> None:
+        """Keep what a trial found out about the untrained model; the first finding stays."""
+        if not self.untrained:
+            metrics = {name: float(value) for name, value in report.metrics.items()}
+            self.storage.set_study_user_attr(self.study_id, UNTRAINED, metrics)
 
     def _late(self, trial: FrozenTrial, steps: dict[int, StepRecord], step: int) -> Verdict:
         """Answer a report on a trial that has ended."""
@@ -278,3 +352,9 @@ class StudyStore(TrialOwnership):
         if record is None:
             raise LeaseLost(f"trial {trial.number} of {self.name}: it has ended as {trial.state.name}; write refused")
         return Verdict(record.stop, record.reason, record.failed)
+
+
+def _replaces_damaged(trial: FrozenTrial, record: StepRecord, report: Report) -> bool:
+    """Return whether a report brings a step's checkpoint again, because the committed one is damaged."""
+    made_again = report.checkpoint not in (None, record.checkpoint)
+    return made_again and record.checkpoint in {each["checkpoint"] for each in damaged_of(trial)}

@@ -11,7 +11,8 @@ files of both kinds `%20` is a space. (A URL in a configuration is relative to i
 A password never leaves this package: what is shown, logged, raised or stored goes through `masked` or `scrub`.
 
 The URL of a server is parsed by SQLAlchemy, which opens it later; it is imported only then, because that takes 150 ms.
-`masked` parses nothing: it must hide the password of URLs that do not parse, too.
+`masked` parses nothing: it must hide the password of URLs that do not parse, too. The options of a PostgreSQL URL are
+judged by the rules of its own client library, and what that does not know is refused.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ import importlib.util
 import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from typing import Any
+from urllib.parse import unquote, unquote_plus
 
 from rankray import paths
-from rankray.errors import StoreError, nearest
+from rankray.config.secrets import without_secrets
+from rankray.errors import StoreError, nearest, printable
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +46,8 @@ _DRIVERS = {
     "grpc": (("grpc", "grpc"),),
 }
 """Scheme to (module, name in the URL) of the drivers that can serve it, the preferred one first."""
+_SECRET_OPTION = re.compile(r"pass|pwd|secret|token|key|cred|auth|^options$", re.IGNORECASE)
+"""Options of a URL that may hold a secret. PostgreSQL's `options` takes anything."""
 _QUOTE = "host and port cannot be found in it; write special characters of a password as %XX"
 _PACKAGES = {"postgresql": "psycopg2-binary", "mysql": "PyMySQL", "grpc": "'rankray[grpc]'"}
 _NETWORK = re.compile(
@@ -61,6 +67,7 @@ class StoreURL:
         path: the file of sqlite and journal stores.
         host: host of a grpc store.
         port: port of a grpc store.
+        lenient: whether somebody only looks, so that malformed lines of a journal are left out and not refused.
     """
 
     scheme: str
@@ -69,30 +76,23 @@ class StoreURL:
     path: Path = Path()
     host: str = ""
     port: int = 0
+    lenient: bool = False
 
     def __repr__(self) -> str:
         return f"StoreURL({masked(self.raw)!r})"
 
 
 def masked(url: str) -> str:
-    """Return the URL with `***` in place of a password, also if the URL is malformed."""
-    head, separator, rest = url.partition("://")
-    if not separator:
-        return re.sub(r":[^:/@]*@", ":***@", url)
-    rest = re.sub(r"([?&](?:password|passwd|sslpassword)=)[^&#]*", r"\1***", rest)
-    credentials, at, tail = rest.rpartition("@")
-    if not at:
-        return f"{head}://{rest}"
-    user, colon, _ = credentials.partition(":")
-    return f"{head}://{user}{':***' if colon else ''}@{tail}"
+    """Return the URL without its secrets, `***` in their place, also if the URL is malformed or none.
+
+    Nothing is parsed by what a well-formed URL looks like: what stands where a secret may be is hidden.
+    """
+    return _split(url)[0]
 
 
 def secrets(url: str) -> list[str]:
     """Return what must not be shown of a URL: its passwords, quoted and unquoted, the longest first."""
-    found = re.findall(r"[?&](?:password|passwd|sslpassword)=([^&#]*)", url)
-    credentials = url.partition("://")[2].rpartition("@")[0]
-    found.append(credentials.partition(":")[2])
-    words = {word for raw in found for word in (raw, unquote(raw)) if word}
+    words = {word for raw in _split(url)[1] for word in (raw, unquote(raw), unquote_plus(raw)) if word}
     return sorted(words, key=len, reverse=True)
 
 
@@ -102,6 +102,87 @@ def scrub(text: str, url: str) -> str:
     for secret in secrets(url):
         text = text.replace(secret, "***")
     return text
+
+
+def safe_text(text: str) -> str:
+    """Return a text for people: URLs in it without their secrets, control characters visible.
+
+    The password of RANKRAY_STORE is taken out wherever it stands.
+    """
+    text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+", lambda found: masked(found[0]), text)
+    known = os.environ.get("RANKRAY_STORE", "")
+    for secret in secrets(known) if known else ():
+        text = text.replace(secret, "***") if len(secret) > 2 else text
+    return printable(without_secrets(text))
+
+
+def _split(url: str) -> tuple[str, list[str]]:
+    """Return what may be shown of a URL, and what may not."""
+    head, separator, rest = url.partition("://")
+    if not separator:
+        return _split_text(url)
+    hidden: list[str] = []
+    if head.partition("+")[0] in ("sqlite", "journal") and rest.startswith("/"):
+        shown = ""
+    elif login := re.match(r"([^:?#;]*):(.*)@", rest, re.DOTALL):  # greedy: a password may contain @, / and ?
+        user, rest = _user(login[1], hidden), rest[login.end() :]
+        hidden.append(login[2])
+        shown = f"{user.removesuffix(':***')}:***@"
+    elif login := re.match(r"([^/?#;@]*)@", rest):
+        shown, rest = f"{_user(login[1], hidden)}@", rest[login.end() :]
+    else:
+        shown = ""
+    place, mark, tail = re.match(r"([^?#;]*)([?#;]?)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+    for part in re.findall(r"[^/]*=[^/]*", place):
+        hidden.append(part.partition("=")[2])
+        place = place.replace(part, f"{part.partition('=')[0]}=***")
+    return f"{head}://{shown}{place}{mark}{_options(tail, mark, hidden)}", [each for each in hidden if each]
+
+
+def _user(user: str, hidden: list[str]) -> str:
+    """Return what may be shown of a user's name: it may hold `%3A` and then a password."""
+    plain = user
+    while (again := unquote(plain)) != plain:
+        plain = again
+    name, colon, password = plain.partition(":")
+    if not colon:
+        return user
+    hidden += [password, user]
+    return f"{name}:***"
+
+
+def _options(tail: str, mark: str, hidden: list[str]) -> str:
+    """Return what may be shown of what follows the database: the values of options that hold no secret."""
+    shown = []
+    for index, part in enumerate(re.split(r"([&;#])", tail)):
+        key, equals, value = part.partition("=")
+        if (
+            index % 2
+            or (not equals and (not part or mark == "?"))
+            or (mark == "?" and not _SECRET_OPTION.search(unquote(key)) and not re.search(r"[=@\s]|%|:.*@", value))
+        ):
+            shown.append(part)
+        else:
+            hidden.append(value if equals else part)
+            shown.append(f"{key}=***" if equals else "***")
+    return "".join(shown)
+
+
+def _split_text(text: str) -> tuple[str, list[str]]:
+    """The same of a text that is no URL, perhaps PostgreSQL's `host=... password=...`."""
+    if "=" in text:
+        if "'" in text or "\\" in text:
+            return "***", [text]
+        pairs = [(key, value) for key, value in re.findall(r"(\w+)\s*=\s*(\S*)", text)]
+        hidden = [value for key, value in pairs if key not in ("host", "port", "dbname", "user", "sslmode") and value]
+        shown = re.sub(
+            r"(\w+)\s*=\s*(\S*)",
+            lambda found: f"{found[1]}={'***' if found[2] in hidden else found[2]}",
+            text,
+        )
+        return shown, hidden
+    login = re.match(r"([^:]*):(.*)@", text, re.DOTALL)
+    return (f"{login[1]}:***@{text[login.end() :]}", [login[2]]) if login else (text, [])
 
 
 def validate_url(url: str) -> None:
@@ -142,10 +223,17 @@ def parse_url(url: str) -> StoreURL:
     if name == "grpc":
         if not host or port is None:
             raise _malformed(name, url, "host and port are needed")
+        if parts.username or parts.password or parts.query:
+            raise _malformed(name, url, "the proxy asks for no login and has no options")
         return StoreURL(name, url, _driver(name, ""), host=host, port=port)
     if not parts.database:
         raise _malformed(name, url, "the database's name is missing")
-    return StoreURL(name, url, _driver(name, driver))
+    if re.search(r"[;#=]", parts.database) or ":" in unquote(parts.username or ""):
+        raise _malformed(name, url, "';', '#', '=' or ':' stands where no password may be; write it after the user")
+    found = StoreURL(name, url, _driver(name, driver))
+    if name == "postgresql" and parts.query:
+        _check_options(found, parts.query)
+    return found
 
 
 def network_file_system(path: Path) -> str:
@@ -202,6 +290,23 @@ def _driver(name: str, wanted: str) -> str:
         if wanted in ("", driver) and importlib.util.find_spec(module) is not None:
             return driver
     raise StoreError(f"store: no driver for {name}:// is installed; pip install {_PACKAGES[name]}")
+
+
+def _check_options(url: StoreURL, options: Mapping[str, Any]) -> None:
+    """Refuse what PostgreSQL's client library does not know; it names the option, never its value."""
+    if url.driver == "psycopg2":
+        import psycopg2
+        from psycopg2.extensions import make_dsn as parse
+    else:
+        import psycopg as psycopg2
+        from psycopg.conninfo import make_conninfo as parse
+    for key, value in options.items():
+        try:
+            parse(**{key: value if isinstance(value, str) else ",".join(value)})
+        except psycopg2.Error:
+            logger.debug("store: an option of the URL is not known to PostgreSQL's client library")
+            allowed = "a connection parameter of PostgreSQL's client library, in lower case, such as sslmode"
+            raise StoreError(f"store: got the option {key[:40]!r}; allowed: {allowed}; correct the URL") from None
 
 
 def _malformed(name: str, url: str, why: str) -> StoreError:

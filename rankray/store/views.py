@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.checkpoints.places import is_remote
 from rankray.config.params import get_path
 from rankray.errors import StoreError
-from rankray.store.records import ATTEMPTS, END, LOST, ORIGIN, steps_of, ticket_of
+from rankray.store.leases import number_in
+from rankray.store.records import damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
+from rankray.store.stored import clean, reading
 from rankray.store.trials import StudyStore
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
+
+def _shown(view: Callable[Concatenate[StudyStore, P], T]) -> Callable[Concatenate[StudyStore, P], T]:
+    """Make a view survive what is malformed in a store, and give it texts that can be printed."""
+
+    def show(study: StudyStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with reading(study.name):
+            found: T = clean(view(study, *args, **kwargs))
+            return found
+
+    functools.update_wrapper(show, view)
+    return show
+
+
+@_shown
 def status(study: StudyStore) -> dict[str, Any]:
     """Return how far a study has come.
 
     `state` is `complete` when the budget or a finite space is used up, `running` while a driver is not known to be
-    dead, else `interrupted`. `best` is the best complete trial, or None.
+    dead, else `interrupted`. `best` is the best complete trial, or None. A driver's `renewed_seconds_ago` compares two
+    clocks: it is for people, and decides nothing.
     """
     counts = study.counts()
     drivers = study.drivers()
@@ -42,31 +63,43 @@ def status(study: StudyStore) -> dict[str, Any]:
         "best": None if top is None else {key: top[key] for key in ("number", "value", "params")},
         "metric": study.config.study.metric,
         "direction": study.config.direction,
+        "untrained": untrained(study),
         "store": study.url,
         "drivers": [
-            {"driver": driver, "host": record["host"], "pid": record["pid"]} for driver, record in drivers.items()
+            {"driver": driver, "host": record.get("host"), "pid": record.get("pid")}
+            | {"renewed_seconds_ago": round(max(0.0, time.time() - number_in(record, "at")))}
+            for driver, record in drivers.items()
         ],
         "first_failure": _first_failure(study),
     }
 
 
+def untrained(study: StudyStore) -> dict[str, Any] | None:
+    """Return what the untrained model reaches, `{"value", "metrics"}`; None before that is known."""
+    metrics = _plain(study.untrained)
+    return {"value": metrics.get(study.config.study.metric), "metrics": metrics} if metrics else None
+
+
+@_shown
 def trial(study: StudyStore, number: int) -> dict[str, Any]:
     """Return everything about one trial.
 
     Raises:
         StoreError: there is no such trial.
     """
-    study.counts()
-    found = next((each for each in study.trials() if each.number == number), None)
+    study.look()
+    found = study.find(number)
     if found is None:
         known = [each.number for each in study.trials()]
         there = f"{known[0]} to {known[-1]}" if known else "none yet"
         raise StoreError(f"study {study.name}: there is no trial {number}; its trials: {there}; give one of these")
     ticket = ticket_of(found, adopted=False)
-    end = found.user_attrs.get(END, {})
+    end = end_of(found)
     steps = steps_of(found)
+    before = untrained(study)
     return {
-        **_row(study, found),
+        **_row(study, found, before),
+        "untrained": before,
         "metrics": _plain(_final_metrics(found)),
         "steps": [
             {
@@ -82,23 +115,48 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
         "checkpoint": ticket.checkpoint,
         "checkpoint_exists": _exists(ticket.checkpoint),
         "owner": study.owner(found) if not found.state.is_finished() else "",
-        "failures": found.user_attrs.get(ATTEMPTS, []),
-        "work_lost": found.user_attrs.get(LOST, []),
+        "failures": failures_of(found),
+        "work_lost": losses_of(found),
+        "damaged": damaged_of(found),
     }
 
 
-def trials(study: StudyStore) -> list[dict[str, Any]]:
-    """Return one short row per trial, in order of number."""
+@_shown
+def trials(study: StudyStore, most: int | None = None) -> list[dict[str, Any]]:
+    """Return one short row per trial, in order of number; of a large study perhaps only the foremost `most` ones.
+
+    Those are the ones that have not ended, then the best complete, the best pruned and the first failed ones.
+    """
     study.counts()
-    return [_row(study, each) for each in study.trials()]
+    before = untrained(study)
+    if most is None:
+        found = study.trials()
+    else:
+        found = _foremost(study, most) if study.glance is None else study.glance.foremost(most)
+    return [_row(study, each, before) for each in found]
 
 
+def _foremost(study: StudyStore, most: int) -> list[FrozenTrial]:
+    """Return what `Glance.foremost` does, from all trials."""
+    states, sign = (TrialState.COMPLETE, TrialState.PRUNED), -1.0 if study.config.direction == "maximize" else 1.0
+
+    def rank(trial: FrozenTrial) -> tuple[int, float, int]:
+        ended = trial.state in states
+        place = 1 + states.index(trial.state) if ended else 3 if trial.state.is_finished() else 0
+        return place, sign * trial.value if ended and trial.value is not None else 0.0, trial.number
+
+    return sorted(sorted(study.trials(), key=rank)[:most], key=lambda trial: trial.number)
+
+
+@_shown
 def best(study: StudyStore) -> dict[str, Any] | None:
     """Return the best complete trial, or None. Trials that were stopped early do not count."""
-    top = _best(study, (each for each in study.trials() if each.state == TrialState.COMPLETE))
-    return None if top is None else _result(study, top)
+    candidates = study.trials() if study.glance is None else study.glance.best()
+    top = _best(study, (each for each in candidates if each.state == TrialState.COMPLETE))
+    return None if top is None else _result(study, top, untrained(study))
 
 
+@_shown
 def objectives(study: StudyStore) -> list[dict[str, Any]]:
     """Return the best trial of each `loss.objective`, then the baselines if there are any.
 
@@ -106,7 +164,8 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
     objective has only pruned ones, the best of those is returned, with the value and the step it was stopped at. A
     baseline is returned however it ended, with its last value and its state.
     """
-    found = study.trials()
+    found = study.trials() if study.glance is None else study.glance.leaders()
+    before = untrained(study)
     best_of: dict[str, FrozenTrial] = {}
     for state in (TrialState.PRUNED, TrialState.COMPLETE):
         by_objective: dict[str, list[FrozenTrial]] = {}
@@ -117,9 +176,9 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
             top = _best(study, candidates)
             assert top is not None
             best_of[objective] = top
-    rows = [{"what": objective, **_result(study, top)} for objective, top in sorted(best_of.items())]
+    rows = [{"what": objective, **_result(study, top, before)} for objective, top in sorted(best_of.items())]
     for origin in ("baseline:sft", "baseline:paper"):
-        rows += [{"what": origin, **_result(study, each)} for each in found if each.user_attrs.get(ORIGIN) == origin]
+        rows += [{"what": origin, **_result(study, each, before)} for each in found if origin_of(each) == origin]
     return rows
 
 
@@ -135,35 +194,48 @@ def retention(study: StudyStore) -> tuple[set[int], set[int]]:
     return {each.number for each in ended}, {each.number for each in ranked[: study.config.study.keep_best]}
 
 
-def _row(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
+def _row(study: StudyStore, found: FrozenTrial, before: dict[str, Any] | None) -> dict[str, Any]:
+    value = _value(study, found)
     return {
         "number": found.number,
         "state": study.state(found),
-        "value": _value(study, found),
+        "value": value,
+        "worse_than_untrained": _is_worse(study, value, before),
         "step": max(steps_of(found), default=0),
         "params": dict(found.params),
-        "origin": found.user_attrs.get(ORIGIN, "sampler"),
+        "origin": origin_of(found),
         "reason": _reason(found),
-        "attempts": len(found.user_attrs.get(ATTEMPTS, [])) + 1,
+        "attempts": len(failures_of(found)) + 1,
         "started": _time(found.datetime_start),
         "ended": _time(found.datetime_complete),
     }
 
 
-def _result(study: StudyStore, found: FrozenTrial) -> dict[str, Any]:
+def _result(study: StudyStore, found: FrozenTrial, before: dict[str, Any] | None) -> dict[str, Any]:
     checkpoint = ticket_of(found, adopted=False).checkpoint
+    value = _value(study, found)
     return {
         "number": found.number,
-        "value": _value(study, found),
+        "value": value,
+        "worse_than_untrained": _is_worse(study, value, before),
         "params": dict(found.params),
         "metrics": _plain(_final_metrics(found)),
         "checkpoint": checkpoint,
         "checkpoint_exists": _exists(checkpoint),
         "objective": _objective(study, found),
-        "origin": found.user_attrs.get(ORIGIN, "sampler"),
+        "origin": origin_of(found),
         "state": study.state(found),
         "step": max(steps_of(found), default=0),
     }
+
+
+def _is_worse(study: StudyStore, value: float | None, before: dict[str, Any] | None) -> bool | None:
+    """Whether a value is worse than the untrained model's; None where that is unknown or each trial has its own."""
+    if value is None or before is None or before["value"] is None:
+        return None
+    if any(path.startswith(("model.", "data.")) for path in study.config.space):
+        return None
+    return bool(value < before["value"] if study.config.direction == "maximize" else value > before["value"])
 
 
 def _best(study: StudyStore, candidates: Iterable[FrozenTrial]) -> FrozenTrial | None:
@@ -202,19 +274,24 @@ def _final_metrics(found: FrozenTrial) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for record in steps_of(found).values():
         metrics.update(record.metrics)
-    metrics.update(found.user_attrs.get(END, {}).get("metrics", {}))
+    metrics.update(end_metrics(found))
     return metrics
+
+
+def end_metrics(found: FrozenTrial) -> dict[str, float]:
+    """Return the metrics that a trial was completed with; nothing for one that a verdict ended, or that runs."""
+    return dict(end_of(found).get("metrics", {}))
 
 
 def _reason(found: FrozenTrial) -> str:
     stops = [record.reason for record in steps_of(found).values() if record.stop]
-    return str(found.user_attrs.get(END, {}).get("reason") or (stops[-1] if stops else ""))
+    return str(end_of(found).get("reason") or (stops[-1] if stops else ""))
 
 
 def _first_failure(study: StudyStore) -> dict[str, Any] | None:
-    for each in study.trials():
+    for each in study.trials() if study.glance is None else study.glance.first_failed():
         if each.state == TrialState.FAIL:
-            traceback = each.user_attrs.get(END, {}).get("traceback", "")
+            traceback = end_of(each).get("traceback", "")
             return {"number": each.number, "reason": _reason(each), "traceback": traceback}
     return None
 

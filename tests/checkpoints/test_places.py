@@ -130,6 +130,37 @@ def test_what_lies_below(outer, inner, held):
     assert places.is_parent(outer, inner) is held
 
 
+@pytest.mark.parametrize(
+    ("root", "place", "used"),
+    [
+        ("s3://b/runs/s?region=x", "s3://b/runs/s/t/l", "s3://b/runs/s/t/l?region=x"),
+        (
+            "s3://b/runs/s?endpoint_override=mine",
+            "s3://b/runs/s/t?endpoint_override=evil",
+            "s3://b/runs/s/t?endpoint_override=mine",
+        ),
+        ("s3://b/runs/s", "s3://b/runs/s2/t", None),
+        ("s3://b/runs/s", "s3://b/runs/s/../o", None),
+        ("s3://b/runs/s", "s3://b/runs/s//t", None),
+        ("s3://b/runs/s", "s3://b/runs/s", None),
+        ("s3://b/runs/s", "s3://other/runs/s/t", None),
+        ("s3://b/runs/s", "gs://b/runs/s/t", None),
+        ("s3://b/runs/s", "/runs/s/t", None),
+        ("/runs/s", "/runs/s/t/l", "/runs/s/t/l"),
+        ("/runs/s", "/runs/s/../t", None),
+        ("/runs/s", "/runs/s/./t", None),
+        ("/runs/s", "/runs/s/", None),
+        ("/runs/s", "/runs/s", None),
+        ("/runs/s", "/runs/s2/t", None),
+        ("/runs/s", "runs/s/t", None),
+        ("/runs/s", "/runs/s/\0", None),
+        ("/runs/../runs/s", "/runs/../runs/s/t", "/runs/../runs/s/t"),
+    ],
+)
+def test_what_somebody_else_names_is_used_only_below(root, place, used):
+    assert places.below(root, place) == used
+
+
 @pytest.mark.parametrize("given", ["s3://b/runs", "gs://b/runs?project_id=p", "abfss://c@account/runs", "./runs", "/r"])
 def test_places_that_are_allowed(given):
     assert Config.model_validate(CONFIG | {"storage": given}).storage == given

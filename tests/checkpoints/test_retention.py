@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rankray.checkpoints.retention import CheckpointRetention
+from rankray.errors import StorageError
 
 
 @pytest.fixture
@@ -19,13 +20,27 @@ def make(retention, number, step):
     return path
 
 
-def test_a_newer_commit_frees_the_older(retention):
-    first, second = make(retention, 3, 10), make(retention, 3, 20)
+def test_a_newer_commit_frees_the_one_before_the_last(retention):
+    """The last one may turn out to be damaged; then the one before it is resumed from."""
+    first, second, third = (make(retention, 3, step) for step in (10, 20, 30))
     retention.committed(3, str(first))
-    assert first.exists()
     retention.committed(3, str(second))
+    assert first.exists()
+    retention.committed(3, str(third))
     assert not first.exists()
     assert second.exists()
+    assert third.exists()
+
+
+def test_a_complete_trial_keeps_its_last_checkpoint_alone(retention, tmp_path):
+    earlier = make(CheckpointRetention(str(tmp_path / "runs"), "study"), 3, 10)
+    before, last, pending = (make(retention, 3, step) for step in (20, 30, 40))
+    retention.begin(3, str(earlier))
+    retention.committed(3, str(before))
+    retention.committed(3, str(last))
+    retention.ended(3, complete=True)
+    assert [path.exists() for path in (earlier, before, last)] == [False, False, True]
+    assert pending.exists(), "one that is not committed yet is not judged"
 
 
 def test_committing_twice_keeps_it(retention):
@@ -40,6 +55,7 @@ def test_the_checkpoint_resumed_from_is_freed_after_the_next_commit(retention, t
     retention.begin(3, str(earlier))
     assert earlier.exists()
     retention.committed(3, str(make(retention, 3, 20)))
+    retention.committed(3, str(make(retention, 3, 30)))
     assert not earlier.exists()
 
 
@@ -67,7 +83,8 @@ def test_nothing_outside_the_study_is_deleted(retention, tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     retention.begin(1, str(foreign))
-    retention.committed(1, str(make(retention, 1, 10)))
+    for step in (10, 20, 30):
+        retention.committed(1, str(make(retention, 1, step)))
     assert foreign.exists()
 
 
@@ -80,8 +97,12 @@ def test_no_path_leads_out_of_the_study(retention, tmp_path, way):
     (Path(retention.root) / "link").symlink_to(foreign.parent)
     (Path(retention.root) / "trial-00002").symlink_to(foreign.parent)
     retention.begin(1, str(Path(retention.root) / way))
-    retention.committed(1, str(make(retention, 1, 20)))
+    for step in (20, 30, 40):
+        retention.committed(1, str(make(retention, 1, step)))
     retention.tidy(ended={2}, kept=set())
+    assert retention.usable([str(Path(retention.root) / way)]) is None
+    with pytest.raises(StorageError, match=r"trial-00002/.* is, or lies in, a link"):
+        retention.directory(2)
     assert foreign.exists()
     assert (foreign.parent / "kept.txt").exists()
 
@@ -107,3 +128,44 @@ def test_a_directory_of_an_earlier_version_is_used_as_it_is(tmp_path):
     before = make(CheckpointRetention(str(tmp_path), "s"), 0, 10)
     retention = CheckpointRetention(str(tmp_path), "s", "1" * 32)
     assert Path(retention.root) in before.parents
+
+
+@pytest.mark.parametrize("identity", ["/../../.", "../../../../tmp", "1" * 31, "1" * 33, "G" * 32, "1" * 32 + "\n"])
+def test_an_identity_that_is_none_makes_no_directory(tmp_path, identity):
+    with pytest.raises(StorageError, match=r"its stored identity .* is none"):
+        CheckpointRetention(str(tmp_path / "runs"), "s", identity)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_directory_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs" / "s").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match=r"runs/s is, or lies in, a link"):
+        CheckpointRetention(str(tmp_path / "runs"), "s", "1" * 32)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_storage_that_is_a_link_is_the_user_s_own(tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "large")
+    path = make(CheckpointRetention(str(tmp_path / "runs"), "s", "1" * 32), 3, 10)
+    again = CheckpointRetention(str(tmp_path / "runs"), "s", "1" * 32)
+    assert again.usable([str(path)]) == str(path)
+    assert again.usable([str(path.resolve())]) == str(path)
+
+
+def test_what_is_resumed_from_is_the_latest_checkpoint_of_this_study(retention, tmp_path):
+    good, foreign = make(retention, 3, 10), tmp_path / "other" / "trial-00003" / ("a" * 8) / "step-000020"
+    foreign.mkdir(parents=True)
+    assert retention.usable([]) is None
+    assert retention.usable([str(foreign)]) is None
+    assert retention.usable([str(foreign), "relative", "s3://b/x", str(good) + "/../../..", str(good)]) == str(good)
+
+
+def test_a_storage_that_was_moved_is_resumed_from(tmp_path):
+    path = make(CheckpointRetention(str(tmp_path / "runs"), "s", "1" * 32), 3, 10)
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    moved = CheckpointRetention(str(tmp_path / "moved"), "s", "1" * 32)
+    assert moved.usable([str(path)]) == str(path).replace("/runs/", "/moved/")
+    assert moved.usable([str(path).replace("step-000010", "step-000020")]) is None

@@ -4,6 +4,9 @@ import json
 import math
 
 import yaml
+from store.helpers import drive, make_config
+
+from rankray.store import open_study
 
 
 def test_status(rankray, url):
@@ -24,6 +27,29 @@ def test_show(rankray, url):
     assert "train.learning_rate" in trial["params"]
     assert "learning_rate" in rankray("show", "s", "1", "--store", url)
     assert "error: " in rankray("show", "s", "7", "--store", url, expect=2)
+
+
+def test_status_watches_until_the_search_ends(rankray, url, monkeypatch):
+    """Running twice, then complete; nobody waits, and a pipe gets each look as lines."""
+    from rankray.cli import look
+    from rankray.store import views
+
+    real, states, waits = views.status, ["running", "running", "complete"], []
+    monkeypatch.setattr(views, "status", lambda study: real(study) | {"state": states.pop(0)})
+    monkeypatch.setattr(look, "sleep", waits.append)
+    said = rankray("status", "s", "--store", url, "--watch")
+    assert [said.count(f"s  {state}  3/3 finished") for state in ("running", "complete")] == [2, 1]
+    assert waits == [look.PIPED_SECONDS] * 2
+
+
+def test_show_says_where_settings_come_from(rankray, tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    places = {"train.max_steps": "f.yaml:7", "train.gone": "f.yaml:8"}
+    drive(open_study(url, make_config(study={"trials": 1}), provenance={"places": places}))
+    lines = [line.split() for line in rankray("show", "s", "0", "--store", url).splitlines()]
+    assert ["train.max_steps", "40", "f.yaml:7"] in lines
+    shown = json.loads(rankray("show", "s", "0", "--store", url, "--json"))
+    assert shown["settings"] == {"train.max_steps": {"value": 40, "from": "f.yaml:7"}}
 
 
 def test_best(rankray, url):

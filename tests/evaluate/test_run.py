@@ -1,3 +1,4 @@
+import itertools
 import math
 import random
 import sys
@@ -79,6 +80,74 @@ def test_pass_at_k_grows_with_k_and_is_repeatable(world):
     assert 0 < first["eval/pass@4"] < 1
 
 
+def test_sampled_metrics_are_those_of_answers_drawn_one_by_one(world):
+    """The same random numbers, without batches, cache or shared prompts: inverse CDF over the full distribution."""
+    changes = {"evaluate__metrics": ["pass@2", "avg@2"], "evaluate__answer": r"(\d)"}
+    changes |= {"evaluate__samples": 8, "evaluate__seed": 3, "evaluate__batch_size": 7, "evaluate__max_new_tokens": 10}
+    model, tokenizer, data, config = world(**changes)
+    found = evaluate(model, tokenizer, data, config)
+    rows, right = [], []
+    for index, example in enumerate(data.tokens):
+        answers = []
+        for draw in range(8):
+            uniform = np.random.default_rng((3, index, draw)).random(10)
+            ids = list(example.input_ids[: example.start])
+            for step in range(10):
+                with torch.no_grad():
+                    shares = model(input_ids=torch.tensor([ids])).logits[0, -1].double().softmax(0).cumsum(0)
+                token = int((shares <= uniform[step] * shares[-1]).sum())
+                if token == tokenizer.eos_token_id:
+                    break
+                ids.append(token)
+            text = tokenizer.decode(ids[example.start :], skip_special_tokens=True)
+            digits = [letter for letter in text if letter.isdigit()]
+            wanted = [letter for letter in data.rows[index]["completion"] if letter.isdigit()]
+            answers.append(bool(digits) and digits[-1] == wanted[-1])
+        right.append(answers)
+        pairs = list(itertools.combinations(answers, 2))
+        rows.append(sum(any(pair) for pair in pairs) / len(pairs))
+    assert 0 < sum(map(sum, right)) < 80
+    assert found["eval/pass@2"] == pytest.approx(sum(rows) / len(rows), abs=1e-12)
+    means = [sum(answers[:2]) / 2 for answers in right]
+    assert found["eval/avg@2"] == pytest.approx(sum(means) / len(means), abs=1e-12)
+    assert found["eval/avg@2_stderr"] == pytest.approx(np.std(means, ddof=1) / len(means) ** 0.5, abs=1e-12)
+    assert found["eval/pass@2_stderr"] == pytest.approx(np.std(rows, ddof=1) / len(rows) ** 0.5, abs=1e-12)
+    assert found["eval/pass@2_n"] == found["eval/avg@2_n"] == 10
+
+
+def test_bits_per_byte_do_not_depend_on_the_tokenizer(world):
+    model, tokenizer, data, config = world(evaluate__metrics=["bits_per_byte"])
+    found = evaluate(model, tokenizer, data, config)
+    tokens = sum(len(example.input_ids) - example.start for example in data.tokens)
+    byte_count = sum(len(row["completion"].encode()) for row in data.rows)
+    assert found["eval/bits_per_byte"] == pytest.approx(found["eval/nll"] * tokens / math.log(2) / byte_count, rel=1e-6)
+
+
+def test_rungs_leave_out_what_they_say(world):
+    changes = {"evaluate__metrics": ["accuracy", "avg@2"], "evaluate__max_new_tokens": 2}
+    model, tokenizer, data, config = world(**changes, evaluate__rungs={"answers": 4, "sampled": False})
+    early, late = (evaluate(model, tokenizer, data, config, last=last) for last in (False, True))
+    assert early["eval/accuracy_n"] == 4
+    assert late["eval/accuracy_n"] == 10
+    assert "eval/avg@2" in late.keys() - early.keys()
+    assert early["eval/nll"] == late["eval/nll"]
+    none = world(**changes, evaluate__rungs={"answers": 0, "sampled": False})
+    assert evaluate(*none, last=False).keys() == {"eval/nll"}
+
+
+def test_answers_judged_by_algebra_and_by_an_own_function(world, monkeypatch, tmp_path):
+    pytest.importorskip("math_verify")
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"question": "1", "answer": "\\\\boxed{1/2}"}\n' * 3)
+    own = types.ModuleType("own_answers")
+    own.yes = lambda text, reference: True
+    monkeypatch.setitem(sys.modules, "own_answers", own)
+    changes = {"evaluate__metrics": ["accuracy"], "data__eval": str(file), "evaluate__max_new_tokens": 2}
+    assert evaluate(*world(**changes, evaluate__answer="own_answers:yes"))["eval/accuracy"] == 1.0
+    found = evaluate(*world(**changes, evaluate__answer="math"))
+    assert (found["eval/accuracy"], found["eval/answer_timeouts"]) == (0.0, 0.0)
+
+
 def test_evaluation_does_not_affect_training(world):
     model, tokenizer, data, config = world(evaluate__metrics=["nll", "accuracy", "pass@2"], evaluate__max_new_tokens=4)
     model.train()
@@ -131,8 +200,11 @@ def test_a_model_without_a_finite_nll_gives_nan(world):
     with torch.no_grad():
         model.model.norm.weight[0] = math.nan
     found = evaluate(model, tokenizer, data, config)
-    assert found.keys() == {"eval/nll", "eval/accuracy", "eval/pass@3"}
-    assert all(math.isnan(value) for value in found.values())
+    counts = {"eval/accuracy_n", "eval/pass@3_n"}
+    errors = {"eval/accuracy_stderr", "eval/pass@3_stderr"}
+    assert found.keys() == {"eval/nll", "eval/accuracy", "eval/pass@3"} | counts | errors
+    assert all(math.isnan(value) for name, value in found.items() if name not in counts)
+    assert all(found[name] == 0.0 for name in counts)
 
 
 @pytest.fixture

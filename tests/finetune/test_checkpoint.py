@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 from fixtures.training import Killed, Recorder
 
+from rankray.checkpoints import manifest
 from rankray.config import config_from
 from rankray.errors import ConfigError, ModelError, StorageFull
-from rankray.finetune.checkpoint import (
-    Progress,
-    check_resumable,
-    read_progress,
-    remove_partial,
-    settings_of,
-    write_checkpoint,
-)
+from rankray.finetune.checkpoint import Progress, check_resumable, read_progress, remove_partial, write_checkpoint
 
 PROGRESS = Progress(30, 1, 10, {"eval/nll": 1.5}, {"eval/nll": math.inf}, [{"eval/nll": 2.0}])
 
@@ -81,14 +75,14 @@ def test_torchs_own_words_for_a_full_disk_are_known(tmp_path):
 )
 def test_a_setting_without_effect_is_refused_by_its_name(tree, changes):
     [name] = changes
-    progress = Progress(4, 0, 4, config=settings_of(config_from(tree())))
+    progress = Progress(4, 0, 4, config=config_from(tree()).model_dump(mode="json"))
     said = rf"^{name.replace('__', '.')}: got .*, and 'CK' was trained with .*; set it back"
     with pytest.raises(ConfigError, match=said):
         check_resumable(progress, config_from(tree(**changes)), "CK")
 
 
 def test_an_extension_and_what_has_its_effect_are_allowed(tree, tmp_path):
-    progress = Progress(4, 0, 4, config=settings_of(config_from(tree())))
+    progress = Progress(4, 0, 4, config=config_from(tree()).model_dump(mode="json"))
     (tmp_path / "link").symlink_to(tree()["model"]["path"])
     changes = {
         "train__max_steps": 99,
@@ -103,7 +97,8 @@ def test_an_extension_and_what_has_its_effect_are_allowed(tree, tmp_path):
 def test_writing_again_replaces(tmp_path):
     write_checkpoint(tmp_path, PROGRESS, lambda place: (Path(place) / "old").write_text("x"))
     path = write_checkpoint(tmp_path, PROGRESS, lambda place: (Path(place) / "new").write_text("x"))
-    assert sorted(p.name for p in Path(path).iterdir()) == ["new", "rankray.json"]
+    assert sorted(p.name for p in Path(path).iterdir()) == ["new", "rankray-manifest.json", "rankray.json"]
+    assert manifest.problem(Path(path)) == ""
 
 
 @pytest.mark.parametrize("text", [None, "{", json.dumps({"step": 1})])

@@ -7,7 +7,7 @@ import yaml
 
 from rankray.config import load_config
 from rankray.errors import ConfigError, DataError, ModelError
-from rankray.finetune.preflight import preflight
+from rankray.finetune.preflight import leak_warnings, preflight
 
 
 @pytest.fixture
@@ -168,3 +168,26 @@ def test_a_test_split_is_checked_and_has_a_fingerprint(check, data_file):
     assert found["data"]["test"] == found["data"]["eval"]
     assert "test" not in check()["data"]
     fails(check, DataError, "test", "no file", data__test=str(data_file).replace("sums", "summs"))
+
+
+def test_references_that_would_be_misread_are_found_before_training(check, tmp_path):
+    file = tmp_path / "latex.jsonl"
+    file.write_text(json.dumps({"question": "1", "answer": "so $\\sqrt{2}$"}) + "\n")
+    said = r"search\.yaml.*: evaluate\.answer: auto would misread .*; set evaluate\.answer: math"
+    with pytest.raises(ConfigError, match=said):
+        check(data__eval=str(file), evaluate__metrics=["accuracy"])
+    assert check(data__eval=str(file), evaluate__metrics=["nll"])
+    with pytest.raises(ConfigError, match=r"evaluate\.answer: '\(' is not a regular expression"):
+        check(evaluate__metrics=["pass@2"], evaluate__answer="(")
+
+
+def test_leaks_are_warned_about(tmp_path, tree, data_file):
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump(tree(data__test=str(data_file))))
+    lines = leak_warnings(load_config(file))
+    assert [line.split(":")[0] for line in lines] == ["data.eval", "data.test"]
+    assert "of 24 prompts 24 exactly also stand in data.train" in lines[0]
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"question": "9 minus 9 is?", "answer": "0"}\n')
+    file.write_text(yaml.safe_dump(tree(data__eval=str(other))))
+    assert leak_warnings(load_config(file)) == []

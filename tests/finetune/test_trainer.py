@@ -8,16 +8,17 @@ from accelerate.state import AcceleratorState, GradientState
 from transformers import AutoModelForCausalLM, Trainer
 from trl import SFTTrainer
 
+from rankray.config import Config
 from rankray.data.tokenize import load_split
 from rankray.errors import ConfigError
+from rankray.finetune.arguments import sft_arguments
+from rankray.finetune.trainer import RankrayTrainer
 from rankray.loss import reference
+from rankray.model.resident import fresh_model, frozen_model, tokenizer_of
 
 
 def logits_of(tree):
     """Logits and targets of all supervised tokens of the training set, by the model's own forward, in float64."""
-    from rankray.config import Config
-    from rankray.model.resident import tokenizer_of
-
     config = Config.model_validate(tree)
     model = AutoModelForCausalLM.from_pretrained(config.model.path).double().eval()
     split = load_split("train", config.data, tokenizer_of(config), config.data.max_length)
@@ -80,11 +81,6 @@ def test_sft_is_the_models_own_cross_entropy(tree, train):
 
 
 def test_dft_is_trls_own(tree, tmp_path):
-    from rankray.config import Config
-    from rankray.finetune.arguments import sft_arguments
-    from rankray.finetune.trainer import RankrayTrainer
-    from rankray.model.resident import fresh_model, tokenizer_of
-
     made = tree(**WHOLE)
     made["loss"] = {"objective": "dft"}
     config = Config.model_validate(made)
@@ -232,3 +228,109 @@ def test_private_names_of_the_libraries_are_still_there(owner, name):
 def test_the_libraries_still_use_what_is_overridden_or_set(name, caller):
     """A name that nobody calls any more would be set or overridden without effect."""
     assert f"self.{name}" in inspect.getsource(caller), f"{caller.__qualname__} no longer uses {name}"
+
+
+ANCHORED = {"objective": "sft", "kl_weight": 0.5, "kl_direction": "reverse"}
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_the_divergence_is_that_of_the_base_model(tree, train, direction):
+    """One step of no size from a model that has moved away."""
+    made = tree(**{**WHOLE, "train__max_steps": 6, "evaluate__every_steps": 6})
+    made["loss"] = {"objective": "sft"}
+    moved = train(made, directory="moved")[0].checkpoint
+    config = Config.model_validate(made | {"loss": {**ANCHORED, "kl_direction": direction}})
+    trainer = RankrayTrainer(
+        model=fresh_model(config, moved),
+        args=sft_arguments(config, 0, moved),
+        train_dataset=load_split("train", config.data, tokenizer_of(config), config.data.max_length).dataset,
+        processing_class=tokenizer_of(config),
+        loss=config.loss,
+        on_step=lambda trainer, step: "",
+        reference=frozen_model(config),
+    )
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    loss = trainer.compute_loss(trainer.model, batch)
+    metrics = trainer.train_metrics(reset=False)
+    after, _, _ = logits_of(made | {"model": {"path": moved}})
+    before, _, _ = logits_of(made)
+    expected = reference.divergence_N(after, before, direction).mean().item()
+    assert expected > 0.01
+    assert metrics["train/kl"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["train/loss"] == pytest.approx(loss.item(), rel=1e-6)
+    assert loss.item() == pytest.approx(metrics["train/nll"] + 0.5 * expected, rel=1e-5)
+    assert not any(weight.requires_grad or weight.grad is not None for weight in trainer._reference.parameters())
+
+
+def test_at_the_first_step_the_divergence_is_nothing_and_then_it_holds_the_model_back(tree, train):
+    made = tree(train__max_steps=10, train__batch_size=24, evaluate__every_steps=1)
+    found = {}
+    for weight in (0.0, 1e-9, 100.0):
+        made["loss"] = {**ANCHORED, "kl_weight": weight}
+        found[weight] = train(made, directory=str(weight))[1].by_step
+    assert found[100.0][1]["train/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert found[100.0][10]["train/kl"] < 0.7 * found[1e-9][10]["train/kl"]
+    assert found[100.0][10]["train/nll"] > found[0.0][10]["train/nll"]
+    assert "train/kl" not in found[0.0][1]
+
+
+def test_with_lora_the_reference_is_the_model_without_adapters(tree, train):
+    """Adapters that have moved count, and the base below them does not; dropout of the adapters stays out of it."""
+    made = tree(train__max_steps=10, train__batch_size=24, evaluate__every_steps=1)
+    made["model"]["lora"] = {"rank": 4, "dropout": 0.3}
+    made["loss"] = ANCHORED
+    steps = train(made)[1].by_step
+    assert steps[1]["train/kl"] == pytest.approx(0.0, abs=1e-5)  # a fresh adapter adds nothing, whatever is dropped
+    assert steps[10]["train/kl"] > 1e-3
+    made["loss"] = {**ANCHORED, "kl_weight": 50.0}
+    assert train(made, directory="held")[1].by_step[10]["train/kl"] < steps[10]["train/kl"] / 2
+
+
+def test_a_resumed_trial_keeps_its_reference(tree, train):
+    made = tree(train__max_steps=4)
+    made["loss"] = ANCHORED
+    whole = train(made, directory="whole")[0]
+    halfway = next(report.checkpoint for report in train(made, directory="half")[1].reports if report.step == 2)
+    assert train(made, directory="rest", checkpoint=halfway)[0].metrics == whole.metrics
+
+
+def save_in_bfloat16(model_dir, directory):
+    import shutil
+
+    shutil.copytree(model_dir, directory)
+    AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16).save_pretrained(directory)
+    return str(directory)
+
+
+def test_a_bfloat16_model_is_trained_on_float32_master_weights(tree, train, model_dir, tmp_path):
+    """An update of 1e-6 is lost in bfloat16; `model.dtype: bfloat16` asks for just that."""
+    saved = save_in_bfloat16(model_dir, tmp_path / "bfloat16")
+    base = AutoModelForCausalLM.from_pretrained(saved).state_dict()
+    moved = {}
+    for dtype in ("auto", "bfloat16"):
+        settings = {"train__learning_rate": 1e-6, "train__max_steps": 1, "evaluate__every_steps": 1}
+        made = tree(model__path=saved, model__dtype=dtype, **settings)
+        after = AutoModelForCausalLM.from_pretrained(train(made, directory=dtype)[0].checkpoint)
+        assert after.dtype == (torch.float32 if dtype == "auto" else torch.bfloat16)
+        changed = [(after.state_dict()[name] != weight).float().mean().item() for name, weight in base.items()]
+        moved[dtype] = sum(changed) / len(changed)
+    assert moved["auto"] > 0.8
+    assert moved["bfloat16"] < 0.2
+
+
+def test_master_weights_compute_in_bfloat16_and_leave_the_kept_model_alone(tree, train, model_dir, tmp_path):
+    saved = save_in_bfloat16(model_dir, tmp_path / "bfloat16")
+    made = tree(model__path=saved)
+    first = train(made, directory="a")[0].metrics
+    assert train(tree(model__path=saved, model__lora={"rank": 2}), directory="b")[0].metrics["eval/nll"] > 0
+    assert train(made, directory="c")[0].metrics == first
+    exact = train(tree(model__path=saved, model__dtype="float32"), directory="d")[0].metrics
+    assert exact["train/nll"] != first["train/nll"]
+    assert exact["train/nll"] == pytest.approx(first["train/nll"], rel=0.02)
+
+
+def test_master_weights_resume_to_the_bit(tree, train, model_dir, tmp_path):
+    made = tree(model__path=save_in_bfloat16(model_dir, tmp_path / "bfloat16"), train__max_steps=4)
+    whole = train(made, directory="whole")[0]
+    halfway = next(report.checkpoint for report in train(made, directory="half")[1].reports if report.step == 2)
+    assert train(made, directory="rest", checkpoint=halfway)[0].metrics == whole.metrics

@@ -19,7 +19,10 @@ def test_a_field_says_what_is_allowed_and_its_default():
 def test_the_objectives_are_those_there_are(monkeypatch):
     monkeypatch.setitem(WEIGHTS, "mine", lambda stats, knobs: 1 / stats.rank_N)
     allowed = explain_lines("loss.objective")[0]
-    assert allowed == "loss.objective: rri | sft | dft | talr | eaft | mine; default 'rri'"
+    assert (
+        allowed
+        == "loss.objective: rri | sft | dft | talr | eaft | power | threshold | deft | iw_sft | mine; default 'rri'"
+    )
 
 
 def test_a_section_lists_its_fields_and_a_last_name_is_enough():

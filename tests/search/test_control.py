@@ -1,4 +1,11 @@
-"""When failures stop a search."""
+"""When failures and signals stop a search."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from fixtures.waiting import ended
 
 from rankray.search.control import MANY, SYSTEMATIC, Control
 
@@ -33,3 +40,30 @@ def test_failures_among_many_successes_are_borne():
 
 def test_an_interruption_stops():
     assert Control(interrupted=True).stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noticed_while_the_main_thread_waits_in_c(number):
+    """As for a frozen database: `select` in a loop that goes on after a signal stands in for its client library."""
+    waits = (
+        "import ctypes, os\n"
+        "from rankray.search.control import interruptible\n"
+        "library = ctypes.CDLL(None)\n"
+        "with interruptible(lambda: os._exit(77)):\n"
+        "    print('waiting', flush=True)\n"
+        "    while library.pause():\n"
+        "        library.pause(); library.pause(); library.sleep(3600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", waits], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"waiting\n"
+    process.send_signal(number)
+    assert ended(process) == 77
+
+
+def test_a_lost_driver_stops():
+    reasons = [""]
+    control = Control(lost=lambda: reasons[-1])
+    assert not control.stopping
+    reasons.append("its study was deleted")
+    assert control.stopping
+    assert control.error == "its study was deleted"

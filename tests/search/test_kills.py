@@ -3,6 +3,7 @@
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from fixtures.searches import kill
@@ -59,3 +60,26 @@ def test_an_interruption_ends_well_and_leaves_nothing_running(place, number):
     assert trials["running"] == 0
     assert trials["failed"] == 0
     assert "run the same command again" in place.log.read_text()
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(place, gate):
+    gated = (*ONE, *gate.words)
+    process = place.begin("--name", "bit", *gated)
+    for number in (1, 2):
+        until(lambda number=number: gate.node(number), process, log=place.log)
+        gate.let_pass(number)
+    until(lambda: gate.node(3), process, log=place.log)
+    assert list(place.recorded("bit")) == [(0, 2), (0, 4)]
+    kill(process)
+    damaged = Path(place.trials("bit")[0]["checkpoint"])
+    file = damaged / "optimizer.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    gate.open()
+    done = place.search("--name", "bit", *gated)
+    assert f"its checkpoint {damaged} is damaged (optimizer.pt is not as it was written); the one before" in done.stdout
+    assert place.recorded("bit") == place.undisturbed("bit"), "equal, not close"
+    [trial] = place.trials("bit").values()
+    assert [each["checkpoint"] for each in trial["damaged"]] == [str(damaged)]
+    assert place.status("bit")["trials"]["failed"] == 0

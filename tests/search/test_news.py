@@ -50,17 +50,20 @@ def test_checkpoints_are_deleted_as_the_store_commits_and_ends(retention, monkey
     ended = set()
     monkeypatch.setattr(news_module, "kept_checkpoints", lambda study: (ended, set()))
     observer = CheckpointObserver(None, retention)
-    first, second, third = (checkpoint(retention, 0, step) for step in (1, 2, 3))
+    first, second, third, fourth = (checkpoint(retention, 0, step) for step in (1, 2, 3, 4))
     observer.started(0, {}, "sampler", 1, str(first))
     observer.reported(0, Report(2, {}))
     assert first.exists(), "a report without a checkpoint replaces none"
     observer.reported(0, Report(2, {}, str(second)))
+    assert first.exists(), "the one before is kept, should the last one be damaged"
+    observer.reported(0, Report(3, {}, str(third)))
     assert not first.exists()
     ended.add(0)
     observer.ended(0, "lost", None, "its process died")
-    assert second.exists(), "it will be resumed from there"
-    observer.started(0, {}, "sampler", 2, str(second))
+    assert third.exists(), "it will be resumed from there"
+    observer.started(0, {}, "sampler", 2, str(third))
     observer.ended(0, "pruned", 2.0, "behind")
+    assert not fourth.exists()
     assert not third.exists()
     assert not second.exists()
 

@@ -82,3 +82,25 @@ def test_an_outage_is_trained_through_and_one_without_end_is_given_up_and_resume
     assert status["trials"] == {"complete": 6, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
     assert seen.items() <= now.items()
     assert sorted(now) == [(number, step) for number in sorted({number for number, _ in now}) for step in (2, 4, 6)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_ends_the_driver_of_a_frozen_server(world, tmp_path, server, number):
+    """The driver waits in C for an answer; the signal is noticed all the same, and nobody waits for the store."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(FILE.format(root=world, store=server.url, place=tmp_path))
+    (tmp_path / "pause.py").write_text(WATCHED.format(log=tmp_path / "evaluated"))
+    place = Place(file, server.url)
+    shorter = (
+        "from rankray.search import experiment; experiment.GRACE_SECONDS = 3.0; experiment.LEAVE_SECONDS = 0.5; "
+        "from rankray.store import deadlines; deadlines.CALL_SECONDS = 3600.0"
+    )
+    process = place.begin("--set", "evaluate.functions=[pause:briefly]", "--set", "study.trials=50", first=shorter)
+    try:
+        until(lambda: bool(place.recorded()), process, log=place.log)
+        server.freeze()
+        time.sleep(1.0)
+        assert kill(process, number) == 130, place.log.read_text()
+    finally:
+        server.thaw()
+    assert "interrupted; run the same command again to resume" in place.log.read_text()

@@ -44,11 +44,17 @@ def test_parameters_are_applied_paths_absolute_and_the_store_left_out(config, tm
 
 def test_a_ticket_becomes_a_spec_without_the_password(config):
     ticket = SimpleNamespace(
-        number=7, params={"loss.temperature": 0.5}, checkpoint="place", history=[{"step": 10, "eval/nll": 3.0}]
+        number=7,
+        params={"loss.temperature": 0.5},
+        checkpoint="place",
+        history=[{"step": 10, "eval/nll": 3.0}],
+        untrained=True,
+        earlier=(),
     )
     spec = spec_maker(config, lambda number: f"trial-{number}")(ticket)
     assert (spec.number, spec.directory, spec.checkpoint) == (7, "trial-7", "place")
     assert spec.history == ticket.history
+    assert spec.untrained
     assert "planted-password" not in spec.to_json()
     assert TrialSpec.from_json(json.dumps(json.loads(spec.to_json()))) == spec
 

@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import psutil
+
 PASSWORD = "hunter2-planted"
 
 
@@ -50,6 +52,20 @@ class Postgres:
     def stop(self) -> None:
         """Stop it as a power cut would: connections are dropped without a message."""
         self._run("pg_ctl", "-D", f"{self._home}/data", "-m", "immediate", "-w", "stop")
+
+    def freeze(self) -> None:
+        """Stop all its processes where they are: connections stay, and nothing answers."""
+        for process in self._processes():
+            process.suspend()
+
+    def thaw(self) -> None:
+        """Let them continue."""
+        for process in self._processes():
+            process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        leader = psutil.Process(int((self._home / "data" / "postmaster.pid").read_text().splitlines()[0]))
+        return [leader, *leader.children(recursive=True)]
 
     def dump(self) -> str:
         """Return every row of every table, as one text."""

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from rankray.contracts import Report
-from rankray.errors import LeaseLost, StoreError, StoreUnavailable
-from rankray.store import attach, leases, open_study, views
+from rankray.errors import LeaseFailed, LeaseLost, StoreError, StoreUnavailable, StudyGone
+from rankray.store import attach, leases, list_studies, open_study, ownership, views
+from rankray.store.backend import connect
 from rankray.store.leases import Watch, known_dead, process_start, this_process
+from rankray.store.move import copy_study, delete_study
 from rankray.store.records import steps_of
-from store.helpers import Driver, make_config, wait_for
+from store.helpers import Driver, begin, make_config, stored, wait_for
 
 
 class Clock:
@@ -53,9 +55,6 @@ def test_wall_clocks_do_not_matter_to_a_take_over() -> None:
     watch = Watch(60, clock)
     watch_for(30, watch, clock, {**ELSEWHERE, "beat": 7, "at": 0.0}, 10)
     assert not watch.is_dead("d")
-    shown = Watch(60, clock, by_date=True)
-    shown.look({"d": {**ELSEWHERE, "beat": 7, "at": 0.0}})
-    assert shown.is_dead("d")
 
 
 def test_one_look_after_an_outage_takes_nobody_s_trials() -> None:
@@ -216,22 +215,6 @@ def test_an_error_is_not_hidden_by_the_store_s_own(file_url: str, monkeypatch: p
         pass
 
 
-def test_a_lease_whose_thread_dies_says_so_and_is_held_no_more(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    study = open_study(file_url, make_config(), lease_seconds=0.3)
-    study.on_lease_end(said.append)
-    with study:
-        assert study._lease.held
-
-        def fail(*_: Any) -> None:
-            raise MemoryError("no memory for a thread")
-
-        monkeypatch.setattr(study._lease, "_renew", fail)
-        wait_for(lambda: said)
-        wait_for(lambda: not study._lease.held)
-    assert said == ["the thread that renews the lease died of MemoryError: no memory for a thread"]
-
-
 def test_the_lease_survives_an_outage(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_study(file_url, make_config(), lease_seconds=0.12)
     tries = threading.Semaphore(0)
@@ -270,3 +253,98 @@ def test_a_killed_driver_s_trials_are_adopted_at_once(url: str) -> None:
     assert fresh is not None
     assert (adopted.number, adopted.adopted, adopted.checkpoint) == (0, True, "checkpoint-10")
     assert (fresh.number, fresh.adopted) == (1, False)
+
+
+@pytest.mark.parametrize("shift", [-3600.0, -300.0, 300.0, 3600.0])
+def test_a_clock_that_is_shifted_never_makes_a_live_driver_look_dead(
+    file_url: str, shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither to who looks, nor to who deletes or copies; here, and from another machine."""
+    real = leases.time.time
+    with open_study(file_url, make_config(), lease_seconds=0.6) as store:
+        monkeypatch.setattr(leases.time, "time", lambda: real() + shift)
+        store._lease._renew()
+        monkeypatch.setattr(leases.time, "time", real)
+        for elsewhere in (False, True):
+            monkeypatch.setattr(leases, "driver_elsewhere", lambda record, there=elsewhere: there)
+            monkeypatch.setattr(ownership, "driver_elsewhere", lambda record, there=elsewhere: there)
+            seen = views.status(attach(file_url, "s"))
+            assert seen["state"] == "running"
+            assert [each["pid"] for each in seen["drivers"]] == [os.getpid()]
+            with pytest.raises(StoreError, match="cannot be deleted while drivers work on it"):
+                delete_study(file_url, "s")
+            with pytest.raises(StoreError, match="cannot be copied while drivers work on it"):
+                copy_study(file_url, file_url.replace("store.db", "other.db"), "s")
+        monkeypatch.setattr(leases, "driver_elsewhere", lambda record: False)
+    assert views.status(attach(file_url, "s"))["state"] == "interrupted"
+
+
+def test_a_driver_elsewhere_that_died_is_watched_for_its_lease_and_then_counts_as_dead(
+    file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKRAY_LEASE_SECONDS", "0.3")
+    store = open_study(file_url, make_config(), lease_seconds=0.3).join()
+    store._lease._record |= ELSEWHERE
+    monkeypatch.setattr(leases.time, "time", lambda: 0.0)
+    store._lease._renew()
+    store._lease._stop.set()
+    monkeypatch.undo()
+    monkeypatch.setenv("RANKRAY_LEASE_SECONDS", "0.3")
+    assert views.status(attach(file_url, "s"))["state"] == "running", "one look says nothing about another machine"
+    said: list[str] = []
+    delete_study(file_url, "s", said.append)
+    assert said == ["study s: watching its driver on far-away for up to 0 s: is it alive?"]
+    assert list_studies(file_url) == []
+
+
+def test_a_live_driver_removes_one_that_was_silent_for_its_lease(file_url: str) -> None:
+    config = make_config()
+    silent = open_study(file_url, config, lease_seconds=60).join()
+    silent._lease._record |= ELSEWHERE
+    silent._lease._renew()
+    silent._lease._stop.set()
+    store = open_study(file_url, config, lease_seconds=60)
+    clock = observed_by(store)
+    with store:
+        for _ in range(3):
+            clock.now += 19
+            store._lease._renew()
+        assert silent.driver in store._drivers()
+        assert store._drivers()[silent.driver] is not None
+        clock.now += 19
+        store._lease._renew()
+        assert store._drivers()[silent.driver] is None
+
+
+def test_a_driver_whose_study_is_deleted_says_so(url: str) -> None:
+    store = open_study(url, make_config(), lease_seconds=0.12).join()
+    ticket = begin(store)
+    other = connect(url)
+    for name in ("s", "s/claims"):
+        other.delete_study(other.get_study_id_from_name(name))
+    wait_for(lambda: store.lost)
+    assert "run the same command again" in store.lost
+    report = Report(10, {"eval/nll": 1.0})
+    for use in (store.next_trial, lambda: store.report(ticket.number, report), store.join, store.leave):
+        with pytest.raises(StudyGone, match="the study was deleted while it was worked on"):
+            use()
+
+
+def test_a_lease_thread_that_breaks_is_noticed(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not start again: what broke once may have left trials to others."""
+    store = open_study(file_url, make_config(), lease_seconds=0.12)
+    with store:
+        ticket = begin(store)
+        assert store._lease.held
+        assert not store.lost
+
+        def broken() -> None:
+            raise MemoryError("no room\nfor anything")
+
+        monkeypatch.setattr(store._lease, "_renew", broken)
+        wait_for(lambda: store.lost)
+        assert "cannot be renewed any more (MemoryError: no room), and others will" in store.lost
+        assert not store._lease.held
+        with pytest.raises(LeaseFailed, match="run the same command again"):
+            store.next_trial()
+    assert stored(store, ticket.number).state.name == "WAITING", "what it had is given back all the same"

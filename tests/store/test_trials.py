@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from rankray.contracts import Report, Verdict
 from rankray.errors import StoreError
-from rankray.store import attach, open_study
+from rankray.store import attach, open_study, views
 from rankray.store.records import DRIVER, ORIGIN, READY, is_void
 from store.helpers import FULL, SPACE, begin, begin_and_die, drive, make_config, states, stored
 
@@ -254,3 +254,27 @@ def test_an_attached_study_is_not_written_to(file_url: str) -> None:
 def test_an_unknown_trial_is_named(file_url: str) -> None:
     with open_study(file_url, make_config()) as store, pytest.raises(StoreError, match="no trial 7"):
         store.complete(7, {"eval/nll": 1.0})
+
+
+def test_a_damaged_checkpoint_is_never_resumed_from_again_and_its_step_may_bring_another(url: str) -> None:
+    config = make_config(study={"trials": 1})
+    with open_study(url, config) as store:
+        ticket = begin(store)
+        for step in (10, 20):
+            store.report(ticket.number, Report(step, {"eval/nll": 1.0 / step}, f"first-{step}"))
+        store.damaged(ticket.number, "first-20", "optimizer.pt is missing")
+        again = begin(store)
+        assert (again.number, again.adopted, again.checkpoint, again.earlier) == (0, True, "first-10", ())
+        assert [each["step"] for each in again.history] == [10, 20]
+        assert not store.report(0, Report(20, {"eval/nll": 5.0}, "second-20")).stop
+        store.report(0, Report(10, {"eval/nll": 5.0}, "second-10"))
+        store.release(0)
+    with open_study(url, config) as store:
+        third = begin(store)
+        assert (third.checkpoint, third.earlier) == ("second-20", ("first-10",))
+        assert [each["eval/nll"] for each in third.history] == [0.1, 0.05], "what was committed has not changed"
+        shown = views.trial(store, 0)
+        assert shown["damaged"] == [{"checkpoint": "first-20", "reason": "optimizer.pt is missing"}]
+        store.damaged(0, "second-20", "x")
+        store.damaged(begin(store).number, "first-10", "y")
+        assert begin(store).checkpoint is None

@@ -132,3 +132,79 @@ def test_checking_a_url_needs_no_optuna() -> None:
         "assert not {'optuna', 'sqlalchemy', 'torch', 'ray'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+PLANTED = "plantedX9"
+SHAPES = [
+    f"host=db user=u password={PLANTED} dbname=d",
+    f"host=db user=u password = {PLANTED} dbname=d",
+    f"host=db password='{PLANTED} x' dbname=d",
+    f"host=db password='{PLANTED}",
+    f"postgresql://h/d?PASSWORD={PLANTED}",
+    f"postgresql://h/d?user=u;password={PLANTED}",
+    f"postgresql://h/d;password={PLANTED}",
+    f"postgresql://h/d#password={PLANTED}",
+    f"postgresql://h/password={PLANTED}",
+    f"postgresql://h/d?options=-c%20x.password%3D{PLANTED}",
+    f"postgresql://h/d?options=--x={PLANTED}",
+    f"postgresql://h/d?pass%77ord={PLANTED}",
+    f"postgresql://h/d?a=1&amp;password={PLANTED}",
+    f"postgresql://h/d?passfile=/x&sslpassword={PLANTED}",
+    f"postgresql://u%3A{PLANTED}@h/d",
+    f"postgresql://u%253A{PLANTED}@h/d",
+    f"postgresql://u:{PLANTED}@h/d",
+    f"postgresql://u:{PLANTED}@h@x/d",
+    f"postgresql://u:a/{PLANTED}@h/d",
+    f"postgresql://u:a?{PLANTED}@h/d",
+    f"postgresql://u:a#{PLANTED}@h/d",
+    f"postgresql://u:%{PLANTED}@h/d",
+    f"postgresql:///u:{PLANTED}@h/d",
+    f"postgresql:/u:a/{PLANTED}@h/d",
+    f"postgresql:u:{PLANTED}@h/d",
+    f"PostgreSQL://u:{PLANTED}@h/d",
+    f"mysql://u:{PLANTED}@h/d;x",
+    f"mysql://h/d?user=u&passwd={PLANTED}",
+    f"mysql://h/d?auth_plugin_token={PLANTED}",
+    f"grpc://u:{PLANTED}@h:1",
+    f"grpc://h:1?token={PLANTED}",
+    f"sqlite://u:{PLANTED}@h/x.db",
+    f"sqlite:///x.db?password={PLANTED}",
+    f"redis://:{PLANTED}@h",
+    f"u:{PLANTED}@h/d",
+]
+
+
+@pytest.mark.usefixtures("every_driver")
+@pytest.mark.parametrize("url", SHAPES)
+def test_no_shape_of_a_password_is_shown(url: str) -> None:
+    assert PLANTED not in masked(url)
+    assert PLANTED not in scrub(f"could not connect: {url} ... {urls.secrets(url)}", url)
+    assert urls.secrets(url)
+    try:
+        shown = repr(parse_url(url))
+    except StoreError as error:
+        shown = str(error)
+        assert "\n" not in shown
+    assert PLANTED not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://h/d?PASSWORD=x", "got the option 'PASSWORD'; allowed: a connection parameter"),
+        ("postgresql://h/d?nonsense=x", "got the option 'nonsense'"),
+        ("postgresql://h/d;password=x", "where no password may be"),
+        ("postgresql://u%3Ax@h/d", "where no password may be"),
+        ("grpc://u:x@h:1", "the proxy asks for no login"),
+    ],
+)
+def test_what_a_driver_would_not_understand_is_refused(url: str, says: str) -> None:
+    pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+    with pytest.raises(StoreError, match=says):
+        parse_url(url)
+
+
+def test_what_is_printed_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAY_STORE", f"postgresql://u:{PLANTED}@h/d")
+    text = f"a mysql://u:other@h/d b {PLANTED} \x1b[31m hub_token: hf_abcdefghijklmnopqrstuv 'api_key': 'k' key: x"
+    assert urls.safe_text(text) == r"a mysql://u:***@h/d b *** \x1b[31m hub_token: *** 'api_key': *** key: x"

@@ -172,3 +172,37 @@ def test_an_empty_study(file_url: str) -> None:
     store = open_study(file_url, make_config())
     assert views.status(store)["trials"] == dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0)
     assert (views.best(store), views.objectives(store), views.trials(store)) == (None, [], [])
+
+
+def test_the_untrained_model_is_evaluated_once_and_a_worse_setting_marked(url: str) -> None:
+    config = make_config(study={"trials": 4})
+    study = open_study(url, config)
+    metric = config.study.metric
+    assert views.status(study)["untrained"] is None
+    first, second = study.next_trial(), study.next_trial()
+    assert first is not None
+    assert second is not None
+    assert (first.untrained, second.untrained) == (True, False)
+    verdict = study.report(first.number, Report(0, {metric: 2.0, "eval/other": 1.0}))
+    assert not verdict.stop
+    study.report(first.number, Report(0, {metric: 9.0}))
+    assert views.status(study)["untrained"] == {"value": 2.0, "metrics": {metric: 2.0, "eval/other": 1.0}}
+    for ticket, value in ((first, 1.5), (second, 2.5)):
+        study.complete(ticket.number, {metric: value})
+    rows = {row["number"]: row for row in views.trials(study)}
+    assert [rows[each.number]["worse_than_untrained"] for each in (first, second)] == [False, True]
+    assert views.trial(study, first.number)["steps"] == [], "step 0 says nothing about a trial"
+    assert views.trial(attach(url, config.name), second.number)["untrained"]["value"] == 2.0
+    third = study.next_trial()
+    assert third is not None
+    assert not third.untrained
+
+
+def test_a_later_trial_evaluates_the_untrained_model_where_the_first_could_not(file_url: str) -> None:
+    study = open_study(file_url, make_config(study={"trials": 4}))
+    first = study.next_trial()
+    assert first is not None
+    study.fail(first.number, "broken", retry=False)
+    second = study.next_trial()
+    assert second is not None
+    assert second.untrained

@@ -1,0 +1,138 @@
+"""`rankray export`: a trial's model as a directory that others load, and as a repository on the hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rankray.cli.common import say, store_url
+from rankray.cli.options import Store, Study
+
+if TYPE_CHECKING:
+    from rankray.store import StudyStore
+
+
+def export(
+    study: Study,
+    words: Annotated[list[str], typer.Argument(metavar="[N] DIR", help="A trial (the best) and a new directory.")],
+    store: Store = "",
+    merge: Annotated[bool, typer.Option("--merge", help="Add LoRA adapters to the base model's weights.")] = False,
+    push_to_hub: Annotated[
+        str, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it as a model repository too.")
+    ] = "",
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public; it is private.")] = False,
+) -> None:
+    """Write the model of a trial: weights, tokenizer, a model card, and the configuration that trains it again."""
+    from rankray.store import attach, views
+
+    given, directory = _arguments(words)
+    held = attach(store_url(store), study)
+    trial = views.trial(held, _number(held, given))
+    checkpoint = _checkpoint(held, trial)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+        made = Path(scratch) / "model"
+        _write(held, trial, _here(checkpoint, Path(scratch)), made, merge=merge, name=push_to_hub or directory.name)
+        if directory.exists():
+            directory.rmdir()
+        os.replace(made, directory)
+    say(f"exported trial {trial['number']} of {study} to {directory}")
+    say(f"load it with: AutoModelForCausalLM.from_pretrained({str(directory)!r})")
+    if push_to_hub:
+        from rankray.model.hub import push
+
+        say(f"pushed to {push(directory, push_to_hub, private=not public)}")
+
+
+def _arguments(words: list[str]) -> tuple[int | None, Path]:
+    """Return the trial that was given, if one was, and the directory to make.
+
+    Raises:
+        UserError: they are neither DIR nor N DIR, or the directory is in use.
+    """
+    from rankray.errors import UserError
+
+    if len(words) > 2 or (len(words) == 2 and not words[0].isdecimal()):
+        raise UserError(
+            f"export: got {' '.join(words)!r} after the study; allowed: DIR, or a trial's number and DIR; give one "
+            "of them"
+        )
+    directory = Path(words[-1]).absolute()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"export: {directory} is there and not empty; allowed: a new or an empty directory; give one")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    return (int(words[0]) if len(words) == 2 else None), directory
+
+
+def _number(held: StudyStore, given: int | None) -> int:
+    from rankray.errors import StoreError
+    from rankray.store import views
+
+    if given is not None:
+        return given
+    best = views.best(held)
+    if best is None:
+        raise StoreError(
+            f"export: study {held.name} has no complete trial yet; allowed: a trial with a checkpoint; wait, or give "
+            "its number"
+        )
+    return int(best["number"])
+
+
+def _checkpoint(held: StudyStore, trial: dict[str, Any]) -> str:
+    """Return a trial's checkpoint, which must lie in the study's own storage: the store is input.
+
+    Raises:
+        StoreError: it has none, or it lies elsewhere, or it was deleted.
+    """
+    from rankray.checkpoints import places
+    from rankray.errors import StoreError
+
+    checkpoint, storage = trial["checkpoint"], places.absolute(held.config.storage)
+    where = f"export: trial {trial['number']} of {held.name}"
+    if not checkpoint:
+        raise StoreError(f"{where} has no checkpoint; allowed: a trial that has one; choose another (rankray status)")
+    if not places.is_parent(storage, checkpoint):
+        raise StoreError(
+            f"{where}: its checkpoint {checkpoint} is not in the study's storage, {storage}; allowed: one below it; "
+            "run this in the directory in which the search was started, if its storage is a relative path"
+        )
+    if not places.exists(checkpoint):
+        raise StoreError(
+            f"{where}: its checkpoint {checkpoint} was deleted: study.keep_best keeps those of the best "
+            f"{held.config.study.keep_best} trials; choose one of these, or train it again (rankray show)"
+        )
+    return str(checkpoint)
+
+
+def _here(checkpoint: str, scratch: Path) -> Path:
+    """Return a checkpoint on this machine's disk."""
+    from rankray.checkpoints import places
+
+    if not places.is_remote(checkpoint):
+        return Path(checkpoint)
+    places.download(checkpoint, scratch / "checkpoint")
+    return scratch / "checkpoint"
+
+
+def _write(
+    held: StudyStore, trial: dict[str, Any], checkpoint: Path, directory: Path, *, merge: bool, name: str
+) -> None:
+    from rankray.config import apply_params
+    from rankray.model.export import export_model, is_adapter
+    from rankray.report.explain import best_yaml
+    from rankray.report.model_card import model_card
+    from rankray.store.overview import overview
+
+    try:
+        export_model(checkpoint, directory, apply_params(held.config, trial["params"]), merge=merge)
+        card = model_card(overview(held), trial, adapter=is_adapter(directory), name=name)
+        (directory / "README.md").write_text(card, encoding="utf-8")
+        (directory / "rankray.yaml").write_text(best_yaml(held.config, trial["params"]), encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise

@@ -1,0 +1,168 @@
+"""Judging what exists: `rankray evaluate`, a model on held-out examples, and `diagnose`, what a weighting trusts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rankray.cli.common import console, load, say, store_url
+from rankray.cli.options import NONE, Json, Sets, Store, Verbose
+
+if TYPE_CHECKING:
+    from rankray.config import Config, LoadedConfig
+
+
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A directory, or the name of a study: its best.")],
+    file: Annotated[Path | None, typer.Argument(help="The configuration; a checkpoint has its own.")] = None,
+    split: Annotated[str, typer.Option(help="eval, or test: the split of data.test.")] = "eval",
+    sets: Sets = NONE,
+    store: Store = "",
+    tasks: Annotated[str, typer.Option(help="Tasks of lm-eval instead, separated by commas.")] = "",
+    include: Annotated[Path | None, typer.Option(help="A directory with further tasks of lm-eval.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Only the first so many examples of each task; 0 is all.")] = 0,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Evaluate a checkpoint, a study's best or a model, with standard errors."""
+    from rankray import logs
+    from rankray.errors import ConfigError
+
+    logs.configure(verbose)
+    if split not in ("eval", "test"):
+        raise ConfigError(f"evaluate --split: got {split!r}; allowed: eval, test; choose one")
+    if tasks:
+        from rankray.evaluate.harness import require_harness
+
+        require_harness()
+    config, checkpoint = _target(target, file, sets, store)
+    from rankray.finetune.quiet import quiet
+
+    with quiet():
+        if tasks:
+            from rankray.evaluate.harness import run_tasks
+            from rankray.model.resident import tokenizer_of
+            from rankray.model.trained import load_model
+
+            found = run_tasks(
+                load_model(config, checkpoint),
+                tokenizer_of(config),
+                tasks.split(","),
+                include=include,
+                batch_size=config.evaluate.batch_size,
+                limit=limit or None,
+            )
+        else:
+            from rankray.evaluate.target import evaluate_target
+
+            found = evaluate_target(config, checkpoint, split)
+    if as_json:
+        print(json.dumps({"metrics": found}))
+        return
+    from rankray.report.figures import figures_view
+
+    console().print(figures_view(found))
+
+
+def _target(target: str, file: Path | None, sets: list[str], store: str) -> tuple[Config, Path | None]:
+    """Return the configuration to evaluate with, and the checkpoint; None is the model of `model.path`.
+
+    Raises:
+        UserError: it is neither a directory nor a study, or there is nothing to evaluate.
+    """
+    from rankray.config.params import apply_params
+    from rankray.errors import ConfigError
+
+    place = Path(target)
+    if place.is_dir():
+        if file is not None:
+            config = load(file, sets, store).config
+        else:
+            from rankray.evaluate.target import config_of
+
+            config = _with_sets(config_of(place), sets)
+        is_model = config.model.path and Path(config.model.path).expanduser().resolve() == place.resolve()
+        return config, None if is_model else place
+    if "/" in target or target.startswith("."):
+        raise ConfigError(
+            f"evaluate: no directory {target!r}; allowed is a checkpoint, a model directory or the name of a study; "
+            "fix the path"
+        )
+    from rankray.store import attach, views
+
+    study = attach(store_url(store), target)
+    best = views.best(study)
+    if best is None:
+        raise ConfigError(f"evaluate: study {target} has no complete trial yet; needed is one; wait for it")
+    if not best["checkpoint"] or best["checkpoint_exists"] is False:
+        raise ConfigError(
+            f"evaluate: the checkpoint of trial {best['number']} of {target} is not there ({best['checkpoint']}); "
+            "needed is its directory on this machine; train it again, or raise study.keep_best"
+        )
+    config = load(file, sets, store).config if file is not None else _with_sets(study.config, sets)
+    return apply_params(config, best["params"]), Path(best["checkpoint"])
+
+
+def _with_sets(config: Config, sets: list[str]) -> Config:
+    """Return a configuration with `path=value` overrides.
+
+    Raises:
+        ConfigError: a path or a value it does not accept.
+    """
+    from rankray.config.params import config_from, set_path
+    from rankray.config.yaml_text import parse_value
+    from rankray.errors import ConfigError
+
+    tree = config.model_dump(mode="json")
+    for each in sets:
+        path, equals, text = each.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {each}: no value; write --set path=value, as in --set evaluate.max_examples=100")
+        set_path(tree, path.strip(), parse_value(text))
+    return config_from(tree)
+
+
+def diagnose(
+    file: Annotated[Path, typer.Argument(help="The YAML configuration.", show_default=False)],
+    sets: Sets = NONE,
+    noise_rate: Annotated[float, typer.Option(min=0.0, max=0.5, help="Share of tokens that are replaced.")] = 0.0082,
+    noise: Annotated[str, typer.Option(help="random (any token), swap (within the completion) or digit.")] = "random",
+    examples: Annotated[int, typer.Option(min=1, help="Training examples used, the first ones.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    contamination: Annotated[
+        bool, typer.Option("--contamination", help="Also: held-out prompts that the untrained model completes itself.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a page with pictures.")] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show without training which tokens each objective trusts, and how much noise it would learn."""
+    from rankray import logs
+
+    logs.configure(verbose)
+    loaded: LoadedConfig = load(file, sets)
+    from rankray.cli.common import preflight
+
+    preflight(loaded)
+    from rankray.evaluate.diagnose import diagnose as run_diagnosis
+    from rankray.finetune.quiet import quiet
+
+    with quiet():
+        found = run_diagnosis(
+            loaded.config, noise_rate=noise_rate, noise=noise, examples=examples, seed=seed, contamination=contamination
+        )
+    if output is not None:
+        from rankray.report.diagnosis import page
+
+        output.write_text(page(found, loaded.config.name), encoding="utf-8")
+    if as_json:
+        print(json.dumps(found))
+        return
+    from rankray.report.diagnosis import diagnosis_view
+
+    console().print(diagnosis_view(found))
+    if output is not None:
+        say(f"pictures: {output}")

@@ -1,0 +1,54 @@
+"""What a study leaves for others to look at: `rankray report`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rankray.cli.common import say, store_url
+from rankray.cli.options import Store, Study
+
+WATCH_SECONDS = 15
+
+
+def report(
+    study: Study,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The file to write; report.html, - prints.")
+    ] = None,
+    kind: Annotated[str, typer.Option("--format", metavar="NAME", help="html, md, json, csv or png.")] = "",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write it again while the search runs; the page reloads.")
+    ] = False,
+    store: Store = "",
+) -> None:
+    """Write one file that says what a study found: what is best, what mattered, what it cost, how to get it."""
+    from rankray.errors import UserError
+    from rankray.report.write import format_of, render, write
+    from rankray.store import attach
+    from rankray.store.overview import overview
+
+    printed = str(output) == "-"
+    kind = format_of(kind, None if printed else output)
+    if printed and (watch or kind == "png"):
+        raise UserError("report: -o - prints once, as text; allowed with --watch or png: a file; give one with -o FILE")
+    path = output or Path(f"report.{kind}")
+    while True:
+        found = overview(attach(store_url(store), study))
+        goes_on = watch and found["status"]["state"] == "running"
+        data = render(found, kind, WATCH_SECONDS if goes_on else None)
+        if printed:
+            sys.stdout.buffer.write(data)
+            return
+        write(data, path)
+        finished, budget = found["status"]["budget"]["finished"], found["status"]["budget"]["trials"]
+        say(f"wrote {path}: {finished} of {budget} trials finished, {len(data) / 1e6:.2g} MB")
+        if not goes_on:
+            if watch:
+                say(f"the search is {found['status']['state']}: no longer watching")
+            return
+        time.sleep(WATCH_SECONDS)

@@ -1,0 +1,189 @@
+"""Further sets to evaluate on (`evaluate.also`), each with its own data, prompt and metrics.
+
+With `choices` nothing is generated: the answer is the choice that the model finds most likely after the prompt, by the
+sum of its tokens' log-probabilities (`accuracy`), or by that per byte of the choice (`accuracy_norm`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rankray.config.evaluation import AlsoSection
+from rankray.config.schema import Config
+from rankray.config.sections import DataSection
+from rankray.data.encode import Tokens
+from rankray.data.examples import Places, common_prefix, make_examples
+from rankray.data.files import Row
+from rankray.data.tokenize import Split
+from rankray.errors import DataError
+from rankray.evaluate.metrics import Figures, bits_per_byte, run_head, supervised_bytes, token_totals, with_error
+from rankray.evaluate.ranks import Ranks
+from rankray.evaluate.solve import Solver
+from rankray.model.head import HeadInputs, attach_head, plain_model, plain_totals
+from rankray.model.resident import split_of
+
+
+def also_figures(
+    model: Any, tokenizer: PreTrainedTokenizerBase, config: Config, ranks: Ranks, last: bool = True
+) -> Figures:
+    """Return the metrics of all further sets.
+
+    Args:
+        model: in eval mode.
+        tokenizer: the model's.
+        config: whose `evaluate.also` names the sets.
+        ranks: the workers.
+        last: whether this is the last evaluation of a run; else greedy answers are limited by `rungs.answers`.
+
+    Raises:
+        DataError: a set cannot be read, or its choices are not as they should be.
+    """
+    figures: Figures = {}
+    for name, section in config.evaluate.also.items():
+        asked = as_config(name, section, config)
+        data = split_of("eval", asked, tokenizer)
+        prefix = f"eval/{name}/"
+        if section.choices:
+            found = _choices(model, tokenizer, data, section, asked, ranks, f"evaluate.also.{name}")
+        else:
+            found = _plain(
+                model, tokenizer, data, section, asked, ranks, None if last else config.evaluate.rungs.answers
+            )
+        figures |= {prefix + metric: value for metric, value in found.items()}
+    return figures
+
+
+def as_config(name: str, section: AlsoSection, config: Config) -> Config:
+    """Return the configuration whose held-out split is this set."""
+    completion = section.completion if not section.choices else "{" + section.label + "}"
+    data = DataSection(
+        train=config.data.train,
+        eval=section.data,
+        prompt=section.prompt,
+        completion=completion,
+        format="columns",
+        max_length=config.data.max_length,
+    )
+    evaluate = config.evaluate.model_copy(update={"max_examples": section.max_examples, "answer": section.answer})
+    return config.model_copy(update={"data": data, "evaluate": evaluate})
+
+
+def _plain(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Split,
+    section: AlsoSection,
+    config: Config,
+    ranks: Ranks,
+    answers: int | None,
+) -> Figures:
+    figures: Figures = {}
+    if set(section.metrics) & {"nll", "bits_per_byte", "token_accuracy"}:
+        stats = token_totals(model, tokenizer, data, config.evaluate.batch_size, ranks)
+        every = {"nll": stats.nll, "token_accuracy": stats.token_accuracy}
+        if "bits_per_byte" in section.metrics:
+            every["bits_per_byte"] = bits_per_byte(stats, supervised_bytes(tokenizer, data))
+        figures |= {name: every[name] for name in section.metrics if name in every}
+    if "accuracy" in section.metrics and answers != 0:
+        right = Solver(model, tokenizer, data, config.evaluate, ranks).right(first=answers)
+        figures |= with_error("accuracy", [float(row[0]) for row in right])
+    return figures
+
+
+def _choices(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Split,
+    section: AlsoSection,
+    config: Config,
+    ranks: Ranks,
+    where: str,
+) -> Figures:
+    attach_head(plain_model(model))
+    questions = [read_choices(row, section, where) for row in data.rows]
+    texts = [str(example.prompt) for example in make_examples(data.rows, config.data, Places(source=where))]
+    limit = config.data.max_length
+    mine = ranks.share(range(len(questions)))
+    asked = [(index, choice) for index in mine for choice in questions[index][0]]
+    scores: list[float] = []
+    size = config.evaluate.batch_size
+    largest = max(len(choices) for choices, _ in questions) * -(-len(questions) // ranks.size)
+    for begin in range(0, largest if ranks.in_step else len(asked), size):
+        part = asked[begin : begin + size]
+        batch = [_tokens(tokenizer, texts[index], choice, limit) for index, choice in part]
+        scores += _likelihoods(model, tokenizer, batch or [_tokens(tokenizer, texts[0], questions[0][0][0], limit)])[
+            : len(part)
+        ]
+    held: dict[int, tuple[bool, bool]] = {}
+    place = 0
+    for index in mine:
+        choices, right = questions[index]
+        found = scores[place : place + len(choices)]
+        place += len(choices)
+        norm = [score / max(1, len(choice.encode())) for score, choice in zip(found, choices, strict=True)]
+        held[index] = found.index(max(found)) == right, norm.index(max(norm)) == right
+    verdicts = ranks.merged(held)
+    figures: Figures = {}
+    for place, name in enumerate(("accuracy", "accuracy_norm")):
+        if name in section.metrics:
+            figures |= with_error(name, [float(verdicts[index][place]) for index in range(len(questions))])
+    return figures
+
+
+def read_choices(row: Row, section: AlsoSection, where: str) -> tuple[list[str], int]:
+    """Return a question's choices, and the index of the right one.
+
+    Raises:
+        DataError: there are no choices, or the label is none of them.
+    """
+    held = row.get(str(section.choices))
+    labels: list[str] = []
+    if isinstance(held, dict):
+        labels, held = [str(each) for each in held.get("label") or held.get("labels") or []], held.get("text")
+    if not isinstance(held, Sequence) or isinstance(held, str) or len(held) < 2:
+        raise DataError(
+            f"{where}: column {section.choices!r} holds {str(held)[:60]!r}; allowed is a list of choices, or "
+            "{text: [...], label: [...]}; name the right column in choices"
+        )
+    choices = [str(choice) for choice in held]
+    given = row.get(section.label)
+    labels = labels or [chr(ord("A") + place) for place in range(len(choices))]
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < len(choices):
+        return choices, given
+    for names in (labels, choices, [str(place) for place in range(len(choices))]):
+        if str(given) in names:
+            return choices, names.index(str(given))
+    raise DataError(
+        f"{where}: column {section.label!r} holds {given!r}; allowed is an index below {len(choices)}, a label "
+        f"({', '.join(labels)}) or one of the choices; name the right column in label"
+    )
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, choice: str, limit: int) -> Tokens:
+    """Return prompt and choice, cut at the front where they are too long, so that the choice remains."""
+    whole = list(tokenizer(prompt + choice, verbose=False)["input_ids"])
+    if whole and whole[-1] == tokenizer.eos_token_id and not choice.endswith(str(tokenizer.eos_token)):
+        whole = whole[:-1]
+    before = tokenizer(prompt, verbose=False)["input_ids"] if prompt else []
+    start = max(1, min(common_prefix(before, whole), len(whole) - 1))
+    cut = max(0, len(whole) - limit)
+    return Tokens(whole[cut:], max(1, start - cut))
+
+
+def _likelihoods(model: Any, tokenizer: PreTrainedTokenizerBase, batch: Sequence[Tokens]) -> list[float]:
+    """Return ln p of each completion, in nats."""
+    found: list[float] = run_head(model, tokenizer, batch, lambda given: sequence_log_probs(given, len(batch)))
+    return found
+
+
+def sequence_log_probs(given: HeadInputs, rows: int) -> list[float]:
+    """Head function: the sum of ln p over the supervised tokens of each of so many sequences, in nats."""
+    found = []
+    for row in range(rows):
+        mask = given.sequence_N == row
+        part = HeadInputs(given.hidden_NH[mask], given.label_N[mask], given.sequence_N[mask], given.head)
+        found.append(-float(plain_totals(part).nll_sum))
+    return found

@@ -1,0 +1,154 @@
+"""From a solution to its final answer, in the formats of MATH, Minerva, AIME and GSM8K. Standard library only.
+
+`final_answer` finds it, `prepared` writes it as `math-verify` reads it best, and `quickly_same` decides what needs no
+algebra: equal texts, two plain numbers, the letters of choices, numbers in different bases.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rankray.evaluate.plain import MARK, boxed, number
+
+_SAYS = re.compile(
+    r"(?i)(?:final\s+answer|answer)(?:\s+to\s+[^.:\n]{1,60})?\s*(?:\*\*)?\s*(?:is\b|=|:)\s*:?(?:\*\*)?\s*"
+)
+_INLINE = re.compile(
+    r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\s*[\d,.]+\s+[a-z])([^$\n]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
+)
+_HOPE = re.compile(r"(?is)\.?\s*I hope (?:it|this) is correct.*$")
+_NUMBER = re.compile(r"(?<![\w.])-?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:[eE][-+]?\d+)?%?")
+_CLOCK = re.compile(r"\b\d{1,2}:\d\d\b")
+_UNIT = re.compile(
+    r"(?<=[\d}])\s*(?:\\text|\\mathrm|\\mbox)\s*\{\s*[^{}]*\}(?:\^\{?\d\}?)?\.?$|(?<=\d)(?:\s+[a-zA-Z]{2,})+\.?$"
+)
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
+_JOINED = re.compile(r"[\s$.,;]*(?:and|or|,|\\text\{\s*(?:and|or)\s*\})?[\s$]*")
+
+
+def final_answer(text: str) -> str | None:
+    """Return the final answer in a solution, or all of a text that is short enough to be nothing else; None if empty.
+
+    In this order: the last `\\boxed{}` (several in a row are a list) or what follows `####`, whichever is later; what
+    follows "answer is" or "answer:"; the last formula between dollars; the last number; the text.
+    """
+    boxes, mark = boxed(text), text.rfind(MARK)
+    if boxes and boxes[-1][0] > mark:
+        parts = [boxes[-1][2]]
+        for one, after in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
+            between = text[one[1] : after[0]]
+            if not between.strip(" $\n") or not _JOINED.fullmatch(between):
+                break
+            parts.insert(0, one[2])
+        return ", ".join(parts).strip() or None
+    if mark >= 0:
+        return text[mark + len(MARK) :].strip().split("\n", 1)[0].strip() or None
+    text = _HOPE.sub("", text).strip()
+    said = list(_SAYS.finditer(text))
+    if said:
+        text = text[said[-1].end() :].strip().split("\n\n", 1)[0]
+        formula = _INLINE.match(text)
+        if formula:
+            return next(part for part in formula.groups() if part is not None).strip()
+        return _first_sentence(text) or None
+    formulas = list(_INLINE.finditer(text))
+    if formulas:
+        return next(part for part in formulas[-1].groups() if part is not None).strip()
+    if _is_bare(text):
+        return text.strip("$ \n").strip() or None
+    numbers = _NUMBER.findall(text)
+    return numbers[-1] if numbers else text or None
+
+
+def prepared(answer: str) -> str:
+    """Return an answer written as math-verify reads it: no units beside numbers, no words around sets, plain signs."""
+    text = answer.strip().strip("$").strip()
+    for sign, plain in _SIGNS.items():
+        text = text.replace(sign, plain)
+    text = re.sub(r"\\(?:displaystyle|textstyle|limits|;|:|quad|qquad)(?![a-zA-Z])", " ", text.replace("\\!", ""))
+    text = re.sub(r"\{,\}|(?<=\d)\\,(?=\d{3})", ",", text).replace("\\,", " ")
+    text = re.sub(r"\\text(?:bf|rm|it)?\s*\{\s*(?:or|and)\s*\}|(?<=[\d})])\s+(?:or|and)\s+(?=[-\d\\({])", ",", text)
+    text = re.sub(r"^[a-zA-Z]\s*(?:\\in|∈)\s*", "", text)
+    if not _CLOCK.search(text):
+        text = _UNIT.sub("", text)
+    text = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d+)(?!\w)", r"\1 \\times 10^{\2}", text)
+    text = re.sub(r"(?<=\d)\s*[x*×]\s*10\s*\^", r" \\times 10^", text)
+    text = re.sub(r"\^\s*\(?([-+]?\d+)\)?(?![\d}])", r"^{\1}", text)
+    text = re.sub(r"(?<![\w\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
+    if _TRIGONOMETRY.search(text):
+        text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?", r"(\\frac{\1 \\pi}{180})", text)
+    text = re.sub(r"(?<=\d)\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|degrees?)(?:\s*[CF])?$", "", text)
+    text = re.sub(r"(?<![\w\\])(?:pi|PI)(?!\w)", r"\\pi", text)
+    text = re.sub(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", _repeating, text)
+    return text.rstrip(" .,;").strip()
+
+
+def quickly_same(given: str, wanted: str) -> bool | None:
+    """Whether two prepared answers are the same, where that needs no algebra; None where it does."""
+    if _squeezed(given) == _squeezed(wanted):
+        return True
+    if _CLOCK.search(given) and _CLOCK.search(wanted):
+        return _squeezed(given).casefold() == _squeezed(wanted).casefold()
+    choices = [re.fullmatch(r"\(?\s*([A-Z])\s*\)?[.:]?", _unwrapped(each)) for each in (given, wanted)]
+    if all(choices):
+        return choices[0][1] == choices[1][1]  # type: ignore[index]
+    if choices[1] and (led := re.match(r"\(([A-Z])\)|([A-Z])[).:]\s", _unwrapped(given))):
+        return (led[1] or led[2]) == choices[1][1]
+    bases = [re.fullmatch(r"([0-9A-Fa-f]+)_\{?(?:\\text\{)?(\w+)\}*", _squeezed(each)) for each in (given, wanted)]
+    if bases[0] and bases[1]:
+        return bases[0].groups() == bases[1].groups()
+    if bases[1] and not bases[0]:
+        return _squeezed(given) == bases[1][1]
+    values = [None if "%" in each else number(each) for each in (given, wanted)]
+    if values[0] is not None and values[1] is not None:
+        return values[0] == values[1]
+    words = [_words(each) for each in (given, wanted)]
+    if words[0] is not None or words[1] is not None:
+        return words[0] is not None and words[0] == words[1]
+    return None
+
+
+def _repeating(found: re.Match[str]) -> str:
+    """Return a repeating decimal as a fraction: 0.1(6) is 15/90."""
+    fixed, repeated = f"{found[1]}{found[2]}", found[3]
+    below = (10 ** len(repeated) - 1) * 10 ** len(found[2])
+    return f"\\frac{{{int(fixed + repeated) - int(fixed or 0)}}}{{{below}}}"
+
+
+_SIGNS = {
+    "−": "-", "–": "-", "\\varnothing": "\\emptyset", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "°": "^\\circ",
+    "\\left": "", "\\right": "",
+    "π": "\\pi", "√": "\\sqrt", "∞": "\\infty", "×": "\\times ", "·": "\\cdot ", "≤": "\\le ", "≥": "\\ge ",
+    "±": "\\pm ", "∪": "\\cup ", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "²": "^{2}",
+    "³": "^{3}", "\\$": "", "€": "", "£": "",
+}  # fmt: skip
+
+
+def _first_sentence(text: str) -> str:
+    line = text.split("\n", 1)[0]
+    return re.split(r"(?<=[^\d])\.\s|(?<=\d)\.\s+(?=[A-Z])|,?\s+(?:because|since|so|which)\s", line)[0].strip(" *`")
+
+
+def _is_bare(text: str) -> bool:
+    """Whether a text is nothing but an answer: no sentence around it."""
+    words = re.findall(r"(?<!\\)\b[^\W\d_]{3,}\b", re.sub(r"\\[a-zA-Z]+|\\text\{[^{}]*\}", " ", text))
+    return len(text) <= 200 and "\n" not in text.strip() and (len(words) <= 2 or not re.search(r"\d", text))
+
+
+def _unwrapped(text: str) -> str:
+    return re.sub(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1", text).strip(" *$.{}")
+
+
+def _squeezed(text: str) -> str:
+    """Return an answer without spaces, its words unwrapped, fractions with braces, in lower case where it is a word."""
+    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", _unwrapped(text))
+    text = re.sub(r"\s+", "", text)
+    return text.casefold() if text.isalpha() else text
+
+
+def _words(text: str) -> str | None:
+    """Return an answer in words, normalised, or None for one that is mathematics."""
+    plain = _unwrapped(text)
+    if re.search(r"\\(?!s$)|[=^_+*/<>]", plain) or not re.search(r"[^\W\d_]{3,}", plain):
+        return None
+    return " ".join(re.findall(r"\w+", plain.casefold()))

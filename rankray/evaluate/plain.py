@@ -1,0 +1,163 @@
+"""Reading answers that are plain numbers or words: what `evaluate.answer: auto` does. Standard library only.
+
+An answer is what follows the last `####`, or the content of the last `\\boxed{}`, whichever is later; otherwise the
+last number of the text; otherwise all of it. Numbers are compared as exact values: "1,000" is "1000", "$3.50" is "3.5",
+"3/4" is "0.75", "1 1/2" is "1.5", "5%" is "5". What is joined without a space is one thing: "10-20" is a range and
+neither -20 nor 20, "3:30" is a time. Which kind of answer is looked for in a text follows from the reference.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from rankray.errors import ConfigError
+
+MARK = "####"
+Answer = Fraction | str
+"""A number, or a text in its normal form."""
+
+_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\w))?|\.\d+"
+_TOKEN = re.compile(
+    rf"(?<![\w.)\]}}])[-+]?\s?[$€£]?[-+]?(?:\d+ \d+/\d+|(?:{_NUMBER})(?:[-–/:^*×](?:{_NUMBER}))*)"
+    rf"|(?<=[\w.)\]}}])(?:{_NUMBER})(?:[-–/:^*×](?:{_NUMBER}))*"
+)
+_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
+_LATEX = re.compile(r"\\[a-zA-Z]+|[\^_]\s*[{\\]|\^|\\[\[(]")
+_PROSE = re.compile(r"[^\W\d_]{2,}")
+_DOTS = " \t\n.,;:!?*"
+
+
+def boxed(text: str) -> list[tuple[int, int, str]]:
+    """Return (begin, end, content) of every `\\boxed{...}` and `\\fbox{...}`, braces nested as deep as they may be."""
+    found: list[tuple[int, int, str]] = []
+    for match in re.finditer(r"\\(?:boxed|fbox)\s*(\{|(?=\w))", text):
+        if match[1] != "{":
+            found.append((match.start(), match.end() + 1, text[match.end()]))
+            continue
+        depth, end = 1, match.end()
+        while end < len(text) and depth:
+            if text[end] == "\\":
+                end += 1
+            depth += {"{": 1, "}": -1}.get(text[end : end + 1], 0)
+            end += 1
+        if not depth:
+            found.append((match.start(), end, text[match.end() : end - 1]))
+    return [one for one in found if not any(other[0] < one[0] < other[1] for other in found)]
+
+
+def marked(text: str) -> str | None:
+    """Return what follows the last `####` on its line or is in the last `\\boxed{}`, the later one; None without."""
+    mark, boxes = text.rfind(MARK), boxed(text)
+    if mark >= 0 and not (boxes and boxes[-1][0] > mark):
+        return (text[mark + len(MARK) :].strip().split("\n", 1) or [""])[0].strip()
+    return boxes[-1][2].strip() if boxes else None
+
+
+def same(text: str, reference: str) -> bool:
+    """Whether a text gives the reference's answer.
+
+    Raises:
+        ConfigError: the reference holds LaTeX that would be misread.
+    """
+    wanted = answer_of(reference)
+    if wanted is None:
+        return False
+    if isinstance(wanted, Fraction):
+        return _number_in(text) == wanted
+    part = marked(text)
+    return wanted in _texts(text if part is None else part)
+
+
+def answer_of(reference: str) -> Answer | None:
+    """Return a reference's answer: a number, a text, or None where there is none.
+
+    Raises:
+        ConfigError: it holds LaTeX that would be misread.
+    """
+    found = marked(reference)
+    part = _simplified(reference if found is None else found)
+    if _LATEX.search(part):
+        raise ConfigError(
+            f"evaluate.answer: auto would misread the reference {_short(reference)!r}, which holds LaTeX; allowed is "
+            "#### or \\boxed with a plain number, fraction or word; set evaluate.answer: math"
+        )
+    if not part.strip():
+        return None
+    tokens = _TOKEN.findall(part)
+    is_prose = found is None and len(_PROSE.findall(part)) >= 2
+    if tokens and (is_prose or (len(tokens) == 1 and _is_unit(_TOKEN.sub(" ", part)))):
+        value = _value(tokens[-1])
+        return value if isinstance(value, Fraction) else normal(value)
+    return normal(part)
+
+
+def normal(text: str) -> str:
+    """Return a text in lower case, with single spaces, without the dots around it and the parentheses of "(B)"."""
+    text = re.sub(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}", r"\1", text)
+    text = " ".join(text.replace("$", " ").strip(_DOTS).split()).casefold()
+    choice = re.fullmatch(r"\(?([a-z])\)?[.:]?", text)
+    return choice[1] if choice else text
+
+
+def number(text: str) -> Fraction | None:
+    """Return the value of a text that is one number and nothing else, or None."""
+    stripped = _simplified(text).replace("\\%", "%").strip(" %$\n\t").rstrip(" .%$\n\t")
+    if not _TOKEN.fullmatch(stripped):
+        return None
+    value = _value(stripped)
+    return value if isinstance(value, Fraction) else None
+
+
+def _number_in(text: str) -> Answer | None:
+    """Return the number that a text gives as its answer, or what stands in its place."""
+    found = marked(text)
+    tokens = _TOKEN.findall(_simplified(text if found is None else found))
+    return _value(tokens[-1]) if tokens else None
+
+
+def _texts(part: str) -> set[str]:
+    """Return what a text may give as its answer in words: all of it, or what follows "answer is" or the last colon."""
+    said = re.split(r"(?i)\banswer(?:\s+is)?\s*:?|:", part)
+    tokens = _TOKEN.findall(_simplified(part))
+    last = [str(_value(tokens[-1]))] if tokens else []
+    return {normal(part), normal(_simplified(part)), normal(said[-1]), *map(normal, last)}
+
+
+def _value(token: str) -> Answer:
+    """Return the value of one token: a fraction for a number, the token for a range, a time or a power."""
+    plain = re.sub(r"[$€£,]|(?<=^[-+])\s", "", token.strip()).replace("–", "-")
+    mixed = re.fullmatch(r"([-+]?)(\d+) (\d+)/(\d+)", plain)
+    try:
+        if mixed:
+            size = int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))
+            return -size if mixed[1] == "-" else size
+        if re.fullmatch(r"[-+]?[\d.]+/[\d.]+", plain):
+            above, below = plain.split("/")
+            return Fraction(above) / Fraction(below)
+        return Fraction(plain)
+    except (ValueError, ZeroDivisionError):
+        return plain
+
+
+def _simplified(text: str) -> str:
+    """Return a text with simple LaTeX written plainly, and roots made unreadable rather than misread."""
+    text = text.replace("−", "-").replace("\\$", "$").replace("\\%", "%").replace("\\!", "")
+    text = re.sub(r"\{,\}|(?<=\d)\\[,; ](?=\d{3})", ",", text)
+    text = _FRACTION.sub(lambda found: f" {found[1] or found[2]}/{found[3] or found[4]}", text)
+    text = re.sub(r"(-)\s+(?=\d+/\d)", r"\1", text)
+    text = re.sub(r"\\(?:left|right|displaystyle|quad|[,; :])", " ", text)
+    text = re.sub(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}", r" \1", text)
+    text = re.sub(r"\^\s*\{([^{}]*)\}", r"^\1", text)
+    text = re.sub(r"(\\[a-zA-Z]+)\s*(?:\[[^\]]*\])?\{[^{}]*\}", r"\1 ", text)
+    return re.sub(r"\\\(|\\\)|\\\[|\\\]", " ", text)
+
+
+def _is_unit(rest: str) -> bool:
+    """Whether what stands beside a number changes nothing: a unit, a currency, a name and an equals sign."""
+    return bool(re.fullmatch(r"(?:[A-Za-z]\w{0,2}\s*=)?[\s$€£%°.,!*'\"()]*(?:[^\W\d_]+[\s.,!%°²³/*]*){0,4}", rest))
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else "..." + text[-77:]

@@ -1,0 +1,66 @@
+"""The workers that evaluate together: each takes a share of the examples, and all get the whole result.
+
+With one process everything is its own share. A model that is sharded over the workers (FSDP) can only compute while all
+of them do, so there every worker takes as many batches and steps as the one with the most (`in_step`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import distributed
+
+
+class Ranks:
+    """The workers of a trial, as seen from one of them.
+
+    Args:
+        model: what they evaluate.
+
+    Attributes:
+        rank: this worker's number, from 0.
+        size: how many there are.
+        in_step: whether the model is sharded, so that all have to compute at the same time.
+    """
+
+    def __init__(self, model: Any) -> None:
+        together = distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if together else 0
+        self.size = distributed.get_world_size() if together else 1
+        self._device = model.device
+        self.in_step = self.size > 1 and any(hasattr(each, "device_mesh") for each in model.parameters())
+
+    def share(self, ordered: Sequence[int]) -> list[int]:
+        """Return this worker's part of a sequence; if that is ordered by size, all parts are about as large."""
+        return list(ordered[self.rank :: self.size])
+
+    def batches(self, count: int, batch_size: int) -> int:
+        """Return how many batches this worker takes of `count` items in all; the same number everywhere in step."""
+        largest = -(-count // self.size)
+        mine = len(range(self.rank, count, self.size))
+        return -(-(largest if self.in_step else mine) // batch_size)
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any worker says so, where they are in step; this worker's own flag elsewhere."""
+        if not self.in_step:
+            return flag
+        held = torch.tensor([float(flag)], device=self._device)
+        distributed.all_reduce(held, op=distributed.ReduceOp.MAX)
+        return bool(held.item())
+
+    def sum(self, vector: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a tensor over all workers."""
+        if self.size > 1:
+            vector = vector.to(self._device)
+            distributed.all_reduce(vector)
+        return vector
+
+    def merged(self, part: dict[Any, Any]) -> dict[Any, Any]:
+        """Return the union of all workers' mappings."""
+        if self.size == 1:
+            return part
+        parts: list[Any] = [None] * self.size
+        distributed.all_gather_object(parts, part)
+        return {key: value for each in parts for key, value in each.items()}

@@ -1,0 +1,97 @@
+"""Answering the questions of a split and judging the answers, each worker its share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rankray.config.evaluation import EvaluateSection
+from rankray.data.files import Row
+from rankray.data.tokenize import Split
+from rankray.evaluate.answers import Judge
+from rankray.evaluate.generate import generate_texts
+from rankray.evaluate.ranks import Ranks
+
+
+class Solver:
+    """Answers and judges the examples of one split.
+
+    Args:
+        model: in eval mode.
+        tokenizer: the model's.
+        data: the split.
+        section: the `evaluate:` block, with the `answer` to judge by.
+        ranks: the workers.
+
+    Attributes:
+        timeouts: answers that were given up while they were judged, and count as wrong, on all workers.
+        texts: what this worker's last call generated, by (example, sample).
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, data: Split, section: EvaluateSection, ranks: Ranks
+    ) -> None:
+        self._model, self._tokenizer, self._data = model, tokenizer, data
+        self._section, self._ranks = section, ranks
+        self.timeouts = 0
+        self.texts: dict[tuple[int, int], str] = {}
+
+    def right(self, samples: int | None = None, first: int | None = None) -> list[list[bool]]:
+        """Return for each example which of its answers are right.
+
+        An example whose prompt leaves no room for an answer has wrong ones.
+
+        Args:
+            samples: answers sampled per example; None is one greedy answer.
+            first: only the first so many examples; None is all.
+        """
+        count = len(self._data.tokens) if first is None else min(first, len(self._data.tokens))
+        examples = self._data.tokens[:count]
+        asked = sorted(
+            (index for index in range(count) if max(examples[index].start, 1) < len(examples[index].input_ids)),
+            key=lambda i: -len(examples[i].input_ids),
+        )
+        mine = self._ranks.share(asked)
+        draws = [(index, draw) for index in mine for draw in range(samples or 1)]
+        prompts = [examples[index].input_ids[: examples[index].start] for index, _ in draws]
+        texts = self._generate(prompts, draws, samples is not None, -(-len(asked) // self._ranks.size) * (samples or 1))
+        self.texts = dict(zip(draws, texts, strict=True))
+        rows = [self._data.rows[index] for index, _ in draws]
+        verdicts, timeouts = judged(self._section, texts, rows)
+        parts = self._ranks.merged(dict(zip(draws, verdicts, strict=True)))
+        self.timeouts += sum(self._ranks.merged({self._ranks.rank: timeouts}).values())
+        return [[parts.get((index, draw), False) for draw in range(samples or 1)] for index in range(count)]
+
+    def _generate(
+        self, prompts: list[list[int]], draws: list[tuple[int, int]], sampled: bool, largest_share: int
+    ) -> list[str]:
+        section = self._section
+        temperature = section.sampling_temperature if sampled else None
+        keys = [(section.seed, index, draw) for index, draw in draws]
+        if section.engine is not None:
+            from rankray.evaluate.engine import answers_by
+
+            return answers_by(section, self._model, self._tokenizer, prompts, temperature, keys)
+        return generate_texts(
+            self._model,
+            self._tokenizer,
+            prompts,
+            batch_size=section.batch_size,
+            max_new_tokens=section.max_new_tokens,
+            logit_temperature=temperature,
+            keys=keys,
+            ranks=self._ranks,
+            batches=-(-largest_share // section.batch_size) if self._ranks.in_step else None,
+        )
+
+
+def judged(section: EvaluateSection, texts: Sequence[str], rows: Sequence[Row]) -> tuple[list[bool], int]:
+    """Return which texts are right for their rows, and how many were given up (and are wrong)."""
+    if section.answer == "code":
+        from rankray.evaluate.code import run_all
+
+        return run_all(section, texts, rows)
+    judge = Judge(section.answer)
+    return judge.right(texts, [str(row["completion"]) for row in rows]), judge.timeouts

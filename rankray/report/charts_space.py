@@ -1,0 +1,236 @@
+"""The charts of a report that show the space and the time: weight map, parallel coordinates, timeline, leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import log10
+from typing import Any
+
+from rankray.report.charts import (
+    COLOURS,
+    LOG,
+    MOST_POINTS,
+    SCALE,
+    Chart,
+    colour_of,
+    hover,
+    of_them,
+    plotly_text,
+    reference_lines,
+    thinned,
+)  # fmt: skip
+from rankray.report.findings import FINISHED, standings, timeline
+
+Row = Mapping[str, Any]
+TEMPERATURE, ENTROPY = "loss.temperature", "loss.entropy_weight"
+STATES = {
+    "complete": COLOURS[2],
+    "pruned": COLOURS[5],
+    "failed": COLOURS[7],
+    "running": COLOURS[0],
+    "waiting": "#8a8f98",
+}
+GRID = 8
+"""Cells of the weight map in each direction."""
+ENOUGH = 24
+"""Trials from which the weight map has cells beside its points."""
+MOST_STRETCHES = 3000
+
+
+def leaderboard(overview: Row) -> Chart:
+    """Return the best value of each objective as bars, with the references as lines."""
+    metric, title = overview["status"]["metric"], "Best by objective"
+    found = [each for each in standings(overview) if each.best is not None]
+    if not found:
+        return Chart("leaderboard", title, "No trial is complete yet.")
+    bars = {
+        "type": "bar",
+        "x": [plotly_text(each.objective) for each in found],
+        "y": [float(f"{each.best['value']:.6g}") for each in found if each.best],
+        "text": [f"{each.best['value']:.4g}" for each in found if each.best],
+        "hovertext": [hover(each.best) for each in found if each.best],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "textposition": "outside",
+        "cliponaxis": False,
+        "marker": {"color": [colour_of(overview, each.objective) for each in found]},
+    }
+    layout = {"yaxis": {"title": {"text": plotly_text(metric)}}, "xaxis": {"type": "category"}, "showlegend": False}
+    note = f"{metric} of each objective's best complete trial, at that trial's own learning rate. Dotted: references."
+    return Chart("leaderboard", title, note, [bars], layout | reference_lines(overview), height=340)
+
+
+def weight_map(overview: Row) -> Chart:
+    """Return the metric over temperature and entropy weight: points, and cell means where there are enough of them."""
+    metric, title = overview["status"]["metric"], "Temperature and entropy weight"
+    missing = [path for path in (TEMPERATURE, ENTROPY) if path not in overview["space"]]
+    if missing:
+        return Chart("weights", title, f"There is no map: {' and '.join(missing)} is not searched in this study.")
+    there = [
+        trial
+        for trial in overview["trials"]
+        if trial["state"] in FINISHED
+        and trial["value"] is not None
+        and {TEMPERATURE, ENTROPY} <= trial["params"].keys()
+    ]
+    there = [t for t in there if all(isinstance(t["params"][p], int | float) for p in (TEMPERATURE, ENTROPY))]
+    if not there:
+        return Chart("weights", title, "No trial with a temperature and an entropy weight is finished yet.")
+    shown = thinned(overview, there, MOST_POINTS)
+    whole = [trial for trial in there if trial["state"] == "complete"]
+    scale = {"colorscale": SCALE, "reversescale": overview["status"]["direction"] == "minimize"}
+    low, high = _extent([trial["value"] for trial in whole or shown])
+    traces: list[dict[str, Any]] = []
+    if len(whole) >= ENOUGH:
+        traces.append(
+            _cells(overview, whole) | scale | {"zmin": low, "zmax": high, "showscale": False, "opacity": 0.45}
+        )
+    for state in FINISHED:
+        of_it = [trial for trial in shown if trial["state"] == state]
+        if of_it:
+            marks = {
+                "color": [float(f"{trial['value']:.6g}") for trial in of_it], "cmin": low, "cmax": high, **scale,
+                "size": 11 if state == "complete" else 7, "symbol": "circle" if state == "complete" else "circle-open",
+                "showscale": state == ("complete" if whole else "pruned"),
+                "colorbar": {"title": {"text": plotly_text(metric)}},
+            }  # fmt: skip
+            traces.append({
+                "type": "scatter", "mode": "markers", "name": state, "marker": marks,
+                "x": [trial["params"][TEMPERATURE] for trial in of_it],
+                "y": [trial["params"][ENTROPY] for trial in of_it],
+                "text": [hover(trial) for trial in of_it], "hovertemplate": "%{text}<br>%{marker.color}<extra></extra>",
+            })  # fmt: skip
+    layout = {
+        "xaxis": {"title": {"text": "temperature"}} | (LOG if _is_log(overview, TEMPERATURE) else {}),
+        "yaxis": {"title": {"text": "entropy weight"}} | (LOG if _is_log(overview, ENTROPY) else {}),
+        "showlegend": False,
+    }
+    cells = " Cells are means of complete trials." if len(whole) >= ENOUGH else ""
+    note = f"{metric} by colour; filled points ran to the end, open ones were pruned.{cells}" + of_them(shown, there)
+    return Chart("weights", title, note, traces, layout, height=420)
+
+
+def _cells(overview: Row, trials: Sequence[Row]) -> dict[str, Any]:
+    edges = {}
+    for path in (TEMPERATURE, ENTROPY):
+        low, high = _extent([trial["params"][path] for trial in trials])
+        if _is_log(overview, path):
+            low, high = log10(low), log10(high)
+            edges[path] = [10 ** (low + (high - low) * index / GRID) for index in range(GRID + 1)]
+        else:
+            edges[path] = [low + (high - low) * index / GRID for index in range(GRID + 1)]
+    sums: dict[tuple[int, int], list[float]] = {}
+    for trial in trials:
+        x, y = (
+            min(GRID - 1, sum(trial["params"][path] >= edge for edge in edges[path][1:]))
+            for path in (TEMPERATURE, ENTROPY)
+        )
+        sums.setdefault((x, y), []).append(trial["value"])
+    means = [
+        [sum(found) / len(found) if (found := sums.get((x, y))) else None for x in range(GRID)] for y in range(GRID)
+    ]
+    return {"type": "heatmap", "x": edges[TEMPERATURE], "y": edges[ENTROPY], "z": means, "hoverinfo": "skip"}
+
+
+def parallel(overview: Row) -> Chart:
+    """Return the searched fields of complete trials as parallel coordinates, coloured by the metric."""
+    metric, title = overview["status"]["metric"], "Settings side by side"
+    there = [t for t in overview["trials"] if t["state"] == "complete" and t["value"] is not None]
+    if len(there) < 2 or not overview["space"]:
+        return Chart("parallel", title, "It takes two complete trials and a searched field.")
+    shown = thinned(overview, there, MOST_POINTS)
+    dimensions = [_dimension(path, bounds, shown) for path, bounds in overview["space"].items()]
+    values = [float(f"{trial['value']:.6g}") for trial in shown]
+    dimensions.append({"label": plotly_text(metric), "values": values})
+    line = {
+        "color": values, "colorscale": SCALE, "reversescale": overview["status"]["direction"] == "minimize",
+        "showscale": False,
+    }  # fmt: skip
+    note = (
+        f"One line per complete trial, coloured by {metric}; drag along an axis to pick a range. Where a field does "
+        "not exist in a trial, its line passes through the lowest mark, -." + of_them(shown, there)
+    )
+    trace = {"type": "parcoords", "line": line, "dimensions": dimensions, "labelangle": -20}
+    return Chart("parallel", title, note, [trace], {"margin": {"t": 90, "l": 70, "r": 80, "b": 40}}, height=420)
+
+
+def _dimension(path: str, bounds: Row, trials: Sequence[Row]) -> dict[str, Any]:
+    """Return one axis; where a field is missing in some trials, these lie at a mark of their own below the others."""
+    label, values = plotly_text(path.split(".")[-1]), [trial["params"].get(path) for trial in trials]
+    missing = [path not in trial["params"] for trial in trials]
+    if "choices" in bounds:
+        names = [str(choice) for choice in bounds["choices"]]
+        names += sorted({str(v) for v, gone in zip(values, missing, strict=True) if not gone} - set(names))
+        marks = ["-", *names] if any(missing) else names
+        places = [marks.index("-" if gone else str(v)) for v, gone in zip(values, missing, strict=True)]
+        ticks = {"tickvals": list(range(len(marks))), "ticktext": [plotly_text(mark) for mark in marks]}
+        return {"label": label, "values": places, "range": [-0.1, len(marks) - 0.9], **ticks}
+    log = bounds["log"]
+    low, high = ((log10(bounds[key]) if log else float(bounds[key])) for key in ("low", "high"))
+    gap = low - (high - low) * 0.15
+    numbers = [gap if value is None else log10(value) if log else float(value) for value in values]
+    marked = [low + (high - low) * share / 4 for share in range(5)]
+    texts = [f"{10**mark if log else mark:.3g}" for mark in marked]
+    if any(missing):
+        marked, texts = [gap, *marked], ["-", *texts]
+    low = min([*numbers, low])
+    return {
+        "label": label,
+        "values": numbers,
+        "range": [low, max([*numbers, high])],
+        "tickvals": marked,
+        "ticktext": texts,
+    }
+
+
+def times(overview: Row) -> Chart:
+    """Return when each trial ran and on which slot, what interrupted it, and where it was resumed."""
+    title = "When trials ran"
+    there = timeline(overview)
+    if not there:
+        return Chart("timeline", title, "No trial has run yet.")
+    shown = there[-MOST_STRETCHES:]
+    traces = []
+    for key, colour in STATES.items():
+        for stopped in (False, True):
+            of_it = [each for each in shown if each.state == key and each.interrupted == stopped]
+            if of_it:
+                bar = {"color": colour, "line": {"width": 0.5 if len(shown) < 300 else 0, "color": "#888"}}
+                traces.append({
+                    "type": "bar", "orientation": "h", "name": f"{key}, interrupted" if stopped else key,
+                    "base": [each.start.isoformat(timespec="milliseconds") for each in of_it],
+                    "x": [max(1, round((each.end - each.start).total_seconds() * 1000)) for each in of_it],
+                    "y": [f"slot {each.slot + 1}" for each in of_it],
+                    "text": [
+                        f"trial {each.number}, {(each.end - each.start).total_seconds():.1f} s"
+                        + ", resumed" * each.resumed + ", interrupted" * each.interrupted
+                        for each in of_it
+                    ],
+                    "textposition": "none", "hovertemplate": "%{text}<extra></extra>",
+                    "marker": bar | ({"pattern": {"shape": "/"}} if stopped else {}),
+                })  # fmt: skip
+    slots = max(each.slot for each in shown) + 1
+    again = sum(each.resumed for each in there)
+    lost = sum(loss["steps"] for trial in overview["trials"] for loss in trial["lost"])
+    note = (
+        f"{slots} trial{'s' * (slots > 1)} at a time; {again} times a trial was resumed after its process or its "
+        f"driver went away, and {lost} reported steps were trained again. Hatched: interrupted. Slots are worked out "
+        "from the times; which node a slot was on is not recorded."
+    )
+    if len(shown) < len(there):
+        note += f" The last {len(shown)} of {len(there)} stretches are drawn."
+    layout = {
+        "barmode": "overlay", "xaxis": {"type": "date"}, "bargap": 0.25,
+        "yaxis": {
+            "type": "category", "categoryorder": "array", "categoryarray": [f"slot {n}" for n in range(slots, 0, -1)],
+        },
+    }  # fmt: skip
+    return Chart("timeline", title, note, traces, layout, height=170 + 26 * min(slots, 40))
+
+
+def _is_log(overview: Row, path: str) -> bool:
+    return bool(overview["space"][path].get("log"))
+
+
+def _extent(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return (low, high) if low < high else (low * 0.99 - 1e-9, high * 1.01 + 1e-9)

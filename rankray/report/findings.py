@@ -1,0 +1,192 @@
+"""What a study's overview (`rankray.store.overview`) adds up to: leaderboard, cost, failures, slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import log
+from typing import Any
+
+Row = Mapping[str, Any]
+FINISHED = ("complete", "pruned")
+RATE = "train.learning_rate"
+EDGE_SHARE = 0.05
+"""How close to an end of its range a value counts as at its edge, as a share of the range."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one objective did.
+
+    Attributes:
+        objective: its name.
+        trials: trials of it that are finished.
+        steps: optimizer steps that its trials trained.
+        best: its best complete trial, or None.
+        within: its best value within the steps that every objective was given, or None.
+        rate: the learning rate of its best trial, or None.
+        at_edge: whether that rate lies at an end of its range, so that a better one may lie beyond.
+    """
+
+    objective: str
+    trials: int
+    steps: int
+    best: Row | None
+    within: float | None
+    rate: float | None
+    at_edge: bool
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a study took: `trial_hours` is time that trials ran, on all slots; `saved_steps` is what pruning saved."""
+
+    wall_hours: float
+    trial_hours: float
+    cpu_hours: float
+    gpu_hours: float
+    steps: int
+    saved_steps: int
+    lost_steps: int
+    lost_hours: float
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A time in which one driver ran a trial, on the first slot that was free (counted from 0)."""
+
+    number: int
+    state: str
+    slot: int
+    start: datetime
+    end: datetime
+    resumed: bool
+    interrupted: bool
+
+
+def objective_of(overview: Row, trial: Row) -> str:
+    """Return the objective that a trial trains with."""
+    return str(trial["params"].get("loss.objective", overview["config"]["loss"]["objective"]))
+
+
+def better(overview: Row, rows: Iterable[Row]) -> list[Row]:
+    """Return the rows that have a value, the best first."""
+    sign = -1.0 if overview["status"]["direction"] == "maximize" else 1.0
+    return sorted(
+        (row for row in rows if row["value"] is not None), key=lambda row: (sign * row["value"], row["number"])
+    )
+
+
+def complete(overview: Row) -> list[Row]:
+    """Return the complete trials, the best first."""
+    return better(overview, (row for row in overview["trials"] if row["state"] == "complete"))
+
+
+def standings(overview: Row) -> list[Standing]:
+    """Return one standing per objective, the best first; those without a complete trial last."""
+    groups: dict[str, list[Row]] = {}
+    for trial in overview["trials"]:
+        if trial["state"] in FINISHED:
+            groups.setdefault(objective_of(overview, trial), []).append(trial)
+    given = min((sum(trial["step"] for trial in trials) for trials in groups.values()), default=0)
+    found = [_standing(overview, name, trials, given) for name, trials in groups.items()]
+    order = [id(row) for row in better(overview, (each.best for each in found if each.best))]
+    return sorted(found, key=lambda each: order.index(id(each.best)) if each.best else len(order))
+
+
+def _standing(overview: Row, name: str, trials: Sequence[Row], given: int) -> Standing:
+    spent, affordable = 0, []
+    for trial in trials:
+        spent += trial["step"]
+        if spent <= given and trial["state"] == "complete":
+            affordable.append(trial)
+    ranked = better(overview, (trial for trial in trials if trial["state"] == "complete"))
+    best, within = ranked[0] if ranked else None, better(overview, affordable)
+    rate = None
+    if best is not None:
+        rate = best["params"].get(RATE, overview["config"]["train"]["learning_rate"])
+    edge = best is not None and at_edge(overview["space"].get(RATE), best["params"].get(RATE))
+    return Standing(name, len(trials), spent, best, within[0]["value"] if within else None, rate, edge)
+
+
+def at_edge(bounds: Row | None, value: Any) -> bool:
+    """Return whether a value lies at an end of its range in the space."""
+    if bounds is None or "low" not in bounds or not isinstance(value, int | float):
+        return False
+    low, high = bounds["low"], bounds["high"]
+    place = log(value / low) / log(high / low) if bounds["log"] else (value - low) / (high - low)
+    return not EDGE_SHARE < place < 1 - EDGE_SHARE
+
+
+def edges(overview: Row) -> list[str]:
+    """Return the searched fields whose value in the best trial lies at an end of its range."""
+    best = overview["best"]
+    return [] if best is None else [p for p, v in best["params"].items() if at_edge(overview["space"].get(p), v)]
+
+
+def references(overview: Row) -> list[tuple[str, float]]:
+    """Return what to compare with, as (label, value): plain SFT, the paper's setting, the untrained model."""
+    found = []
+    for ending, label in (("sft", "plain SFT"), ("paper", "the paper's setting")):
+        for trial in overview["trials"]:
+            if trial["origin"].endswith(f":{ending}") and trial["state"] == "complete" and trial["value"] is not None:
+                found.append((label, trial["value"]))
+                break
+    untrained = (overview["status"].get("untrained") or {}).get("value")
+    return found if untrained is None else [*found, ("the untrained model", untrained)]
+
+
+def failures(overview: Row) -> list[tuple[str, list[int]]]:
+    """Return why trials failed: each first line of a reason with the numbers of the trials, the most frequent first."""
+    found: dict[str, list[int]] = {}
+    for trial in overview["trials"]:
+        if trial["state"] == "failed":
+            reason = (trial["reason"].strip() or "no reason is stored").splitlines()[0]
+            found.setdefault(reason, []).append(trial["number"])
+    return sorted(found.items(), key=lambda each: -len(each[1]))
+
+
+def cost(overview: Row) -> Cost:
+    """Return what the study took so far."""
+    times = [(_time(s["started"]), _time(s["ended"])) for t in overview["trials"] for s in t["stretches"] if s["ended"]]
+    hours = sum((end - start).total_seconds() for start, end in times) / 3600
+    wall = (max(e for _, e in times) - min(s for s, _ in times)).total_seconds() / 3600 if times else 0.0
+    resources = overview["config"]["resources"]
+    workers = resources["workers"] if isinstance(resources["workers"], int) else resources["workers"][0]
+    lost = [each for trial in overview["trials"] for each in trial["lost"]]
+    pruned = [trial for trial in overview["trials"] if trial["state"] == "pruned"]
+    return Cost(
+        wall_hours=wall,
+        trial_hours=hours,
+        cpu_hours=hours * workers * resources["cpus_per_worker"],
+        gpu_hours=hours * workers * resources["gpus_per_worker"],
+        steps=sum(trial["step"] for trial in overview["trials"]),
+        saved_steps=sum(max(0, overview["steps"] - trial["step"]) for trial in pruned),
+        lost_steps=sum(each["steps"] for each in lost),
+        lost_hours=sum(each["wall_seconds"] for each in lost) / 3600,
+    )
+
+
+def timeline(overview: Row) -> list[Stretch]:
+    """Return when trials ran, in order of their start, each on the lowest slot that was free then."""
+    found = []
+    for trial in overview["trials"]:
+        for index, each in enumerate(trial["stretches"]):
+            last = index == len(trial["stretches"]) - 1
+            stopped = not last or trial["state"] == "waiting"
+            end = _time(each["ended"]) if each["ended"] else None
+            found.append((_time(each["started"]), end, trial, index > 0, stopped))
+    latest = max((end or start for start, end, *_ in found), default=None)
+    free: list[datetime] = []
+    placed = []
+    for start, end, trial, resumed, stopped in sorted(found, key=lambda each: each[0]):
+        until = max(start, end or latest or start)
+        slot = next((index for index, at in enumerate(free) if at <= start), len(free))
+        free[slot : slot + 1] = [until]
+        placed.append(Stretch(trial["number"], trial["state"], slot, start, until, resumed, stopped))
+    return placed
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

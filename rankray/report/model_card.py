@@ -1,0 +1,124 @@
+"""The model card of an exported trial: what it is, how good and how sure that is, and how to make it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rankray.report.markdown import plain
+from rankray.report.sections import verdict
+
+Row = Mapping[str, Any]
+DATA_FILES = (".jsonl", ".json", ".parquet", ".csv", ".arrow", ".txt", ".gz", ".zst")
+
+
+def model_card(overview: Row, trial: Row, *, adapter: bool, name: str) -> str:
+    """Return the card as Markdown with the metadata that the hub reads.
+
+    Args:
+        overview: the study, as `rankray.store.overview.overview` returns it.
+        trial: the exported trial, as `rankray.store.views.trial` returns it.
+        adapter: whether the model is adapters that need their base model.
+        name: the model's name.
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    config = overview["config"]
+    metrics = {key: value for key, value in trial["metrics"].items() if key.startswith("eval/") and value is not None}
+    data = {split: str(config["data"][split]) for split in ("train", "eval")}
+    results = [
+        EvalResult(
+            task_type="text-generation", dataset_type="rankray", dataset_name=_name(data["eval"]),
+            metric_type=key.removeprefix("eval/"), metric_name=key, metric_value=float(value),
+        )
+        for key, value in metrics.items()
+        if not key.endswith("_stderr")
+    ]  # fmt: skip
+    base = str(trial["params"].get("model.path", config["model"]["path"]))
+    header = ModelCardData(
+        model_name=name,
+        base_model=base if _is_hub(base) else None,
+        datasets=[source.split(":")[0] for source in dict.fromkeys(data.values()) if _is_hub(source)] or None,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["rankray", "sft"],
+        eval_results=results or None,
+    )
+    return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{_body(overview, trial, metrics, base, name, adapter)}"))
+
+
+def _body(overview: Row, trial: Row, metrics: Row, base: str, name: str, adapter: bool) -> str:
+    study, config, provenance = overview["status"], overview["config"], overview["provenance"]
+    best = overview["best"]
+    word, sentence = verdict(overview)
+    is_best = best is not None and best["number"] == trial["number"]
+    about = f"**{plain(word)}**: {plain(sentence)}" if is_best else "This is not the best trial of its search."
+    state = "ran to its end" if trial["state"] == "complete" else f"was {trial['state']} at step {trial['step']}"
+    seeds = int(config["study"]["seeds"]) if "seeds" in config["study"] else 1
+    lines = [
+        f"# {plain(name)}",
+        "",
+        f"{plain(_name(base))}, fine-tuned by rankray: trial {trial['number']} of the study {plain(study['study'])}, "
+        f"which {state}." + (" These are adapters; the base model is needed too." if adapter else ""),
+        "",
+        about,
+        "",
+        "## Metrics",
+        "",
+        "On the held-out examples that the search selected on; ± is one standard error over examples where known.",
+        *([f"Means over {seeds} seeds; the weights are those of the last one."] if seeds > 1 else []),
+        "",
+        *_table(("metric", "value"), [(key, _value(key, metrics)) for key in metrics if not key.endswith("_stderr")]),
+        "## Settings",
+        "",
+        *_table(("searched field", "value"), [(path, str(value)) for path, value in trial["params"].items()]),
+        "`rankray.yaml` beside this file is the whole configuration: `rankray train rankray.yaml` trains it again.",
+        "",
+        "## Data",
+        "",
+        *_table(
+            ("split", "source", "fingerprint"),
+            [
+                (split, _name(str(config["data"][split])), str((provenance.get("data") or {}).get(split, "-")))
+                for split in ("train", "eval")
+            ],
+        ),
+        "## Lineage",
+        "",
+        *_table(
+            ("what", "which"),
+            [
+                ("base model", _name(base)),
+                ("its fingerprint", str(provenance.get("model", "-"))),
+                ("git commit", str(provenance.get("git", "-"))),
+                ("study", f"{study['study']} ({overview['identity']})"),
+                ("training seed", str(trial["params"].get("train.seed", config["train"]["seed"]))),
+                *((package, str(version)) for package, version in overview["versions"].items()),
+            ],
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _value(key: str, metrics: Row) -> str:
+    error = metrics.get(f"{key}_stderr")
+    return f"{metrics[key]:.5g}" + ("" if error is None else f" ± {error:.2g}")
+
+
+def _is_hub(source: str) -> bool:
+    """Return whether a model or a data source is on the hub, as `owner/name`, rather than on a machine."""
+    first = source.split(":")[0]
+    return first.count("/") == 1 and not first.startswith((".", "/", "~")) and not first.endswith(DATA_FILES)
+
+
+def _name(source: str) -> str:
+    """Return what others may know of a source: a hub id, or a file's own name without its directories."""
+    return source if _is_hub(source) else Path(source).name
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    if not rows:
+        return ["None.", ""]
+    lines = [titles, ["---"] * len(titles), *([plain(cell) for cell in row] for row in rows)]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]

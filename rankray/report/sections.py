@@ -1,0 +1,259 @@
+"""The parts of a report's page that are text and tables, as HTML. Whatever comes from the store passes `text`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import yaml
+
+from rankray.report.board import short_params, short_value
+from rankray.report.findings import Cost, better, cost, edges, failures, references, standings
+from rankray.report.tables import retrain_command
+
+Row = Mapping[str, Any]
+MOST_ROWS = 1000
+"""Trials in the page's table; of more the best and the latest."""
+
+
+def text(value: object) -> str:
+    """Return a value as HTML that shows it as it is."""
+    return escape(str(value))
+
+
+def figure(value: Any) -> str:
+    """Return a number with five digits, or a dash."""
+    return "-" if value is None else f"{value:.5g}"
+
+
+def verdict(overview: Row) -> tuple[str, str]:
+    """Return the verdict on the best setting as (word, sentence), as `confirm` found it or as it has to be without."""
+    status, found = overview["status"], overview["verdict"]
+    counts = status["trials"]
+    if found is not None:
+        return str(found["verdict"]["word"]), str(found["verdict"]["text"])
+    if overview["best"] is not None:
+        return (
+            "not confirmed",
+            f"Best of {counts['complete'] + counts['pruned']} finished trials, on the data they were chosen by: expect "
+            "less on other data and other seeds.",
+        )
+    if counts["failed"] and not counts["pruned"] and not counts["running"]:
+        return "failed", f"Every trial failed, {counts['failed']} of them. The reasons are below."
+    running = f"; {counts['running']} running" if counts["running"] else ""
+    return "nothing yet", f"No trial is complete: {counts['pruned']} pruned, {counts['failed']} failed{running}."
+
+
+def commands(overview: Row) -> list[tuple[str, str]]:
+    """Return what to type next, as (what for, command)."""
+    status, best = overview["status"], overview["best"]
+    study, store = shlex.quote(status["study"]), shlex.quote(status["store"])
+    file = str(overview["provenance"].get("file", "FILE"))
+    if best is None:
+        resume = [("start or resume the search", f"rankray search {shlex.quote(file)}")]
+        return [*resume, ("see how far it is", f"rankray status {study} --store {store}")]
+    confirm = [] if overview["verdict"] else [("confirm it on fresh seeds", f"rankray confirm {study} --store {store}")]
+    return [
+        *confirm,
+        ("train it again", retrain_command(file, best["params"])),
+        ("take the model away", f"rankray export {study} {best['number']} DIR --store {store}"),
+        ("look at the trial", f"rankray show {study} {best['number']} --store {store}"),
+    ]
+
+
+def head(overview: Row, written: str) -> str:
+    """Return the title, the state, and links to the sections."""
+    status = overview["status"]
+    budget, counts = status["budget"], status["trials"]
+    state = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no trial yet"
+    names = (
+        ("best", "Best"), ("board", "Leaderboard"), ("rates", "Learning rate"), ("curves", "Curves"),
+        ("importance", "Importance"), ("weights", "Weights"), ("parallel", "Settings"), ("timeline", "Time"),
+        ("cost", "Cost"), ("trials", "Trials"), ("lineage", "Lineage"),
+    )  # fmt: skip
+    links = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name in names)
+    return (
+        '<a class="skip" href="#best">Skip to the result</a>'
+        f"<header><h1>{text(status['study'])}</h1>"
+        f"<p>{text(status['state'])}: {budget['finished']} of {budget['trials']} trials finished ({text(state)}); "
+        f"{text(status['direction'])} {text(status['metric'])}</p>"
+        f'<p class="dim">rankray report, read {text(written)}</p></header>'
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main>\n'
+    )
+
+
+def cards(overview: Row) -> str:
+    """Return the verdict and the best setting with the commands to go further."""
+    word, sentence = verdict(overview)
+    style = {"better": "better", "worse": "worse", "failed": "worse"}.get(word, "")
+    found = overview["verdict"]
+    extra = ""
+    if found is not None:
+        extra = _definitions(
+            [
+                ("difference", figure(found["verdict"]["difference"])),
+                ("interval", _interval(found["verdict"]["interval"])),
+            ]
+        )
+    said = f'<p class="figure {style}">{text(word)}</p><p>{text(sentence)}</p>{extra}'
+    first = f'<div class="card"><h2>Verdict</h2>{said}</div>'
+    best = overview["best"]
+    if best is None:
+        second = ""
+    else:
+        metrics = [(name, figure(value)) for name, value in best["metrics"].items() if name.startswith("eval/")]
+        edge = "".join(
+            f'<p class="warn">{text(path)} lies at an end of its range: a better value may lie beyond. Widen it.</p>'
+            for path in edges(overview)
+        )
+        second = (
+            f'<div class="card"><h2>Best setting: trial {best["number"]}</h2>'
+            f'<p class="figure">{text(overview["status"]["metric"])} = {figure(best["value"])}</p>'
+            f"{_definitions((path, short_value(value)) for path, value in best['params'].items())}{edge}"
+            f"<details><summary>Its other metrics</summary>{_definitions(metrics)}</details></div>"
+        )
+    typed = "".join(
+        f'<p>{text(what[0].upper() + what[1:])}:</p><div class="command"><pre tabindex="0" id="command-{index}">'
+        f'{text(command)}</pre><button type="button" data-copy="command-{index}" aria-label="Copy the command to '
+        f'{text(what)}">Copy</button></div>'
+        for index, (what, command) in enumerate(commands(overview))
+    )
+    return f'<section id="best" aria-label="Result"><div class="cards">{first}{second}</div>{typed}</section>\n'
+
+
+def board(overview: Row) -> str:
+    """Return the leaderboard by objective as a table, with the references below it."""
+    found = standings(overview)
+    if not found:
+        return '<section id="board"><h2>Leaderboard</h2><p>No trial is finished yet.</p></section>\n'
+    metric = text(overview["status"]["metric"])
+    rows = [
+        (
+            text(each.objective),
+            figure(each.best["value"]) if each.best else "only pruned trials",
+            figure(each.within),
+            f"{figure(each.rate)}{' (at the edge of its range)' if each.at_edge else ''}",
+            str(each.best["number"]) if each.best else "-",
+            f"{each.trials}",
+            f"{each.steps}",
+            text(short_params({p: v for p, v in each.best["params"].items() if p != "loss.objective"}))
+            if each.best
+            else "",
+        )
+        for each in found
+    ]
+    rows += [(text(label), figure(value), "", "", "", "", "", "reference") for label, value in references(overview)]
+    given = min(each.steps for each in found)
+    titles = ("objective", metric, f"within {given} steps", "learning rate", "trial", "trials", "steps", "settings")
+    note = (
+        "Each objective at the learning rate of its own best complete trial. A search spends more on what looks good, "
+        f"so the third column compares at equal budget: the best that each had found within its first {given} steps."
+    )
+    return f'<section id="board"><h2>Leaderboard</h2><p>{note}</p>{_table("Leaderboard", titles, rows)}</section>\n'
+
+
+def cost_and_failures(overview: Row) -> str:
+    """Return what the search took, and why trials failed."""
+    found = failures(overview)
+    rows = [(text(reason), str(len(numbers)), ", ".join(map(str, numbers[:8]))) for reason, numbers in found]
+    failed = _table("Failures by reason", ("reason", "trials", "numbers"), rows) if rows else "<p>No trial failed.</p>"
+    return (
+        f'<section id="cost"><h2>Cost</h2>{_definitions(cost_lines(cost(overview)))}</section>\n'
+        f'<section id="failures"><h2>Failures</h2>{failed}</section>\n'
+    )
+
+
+def cost_lines(spent: Cost) -> list[tuple[str, str]]:
+    """Return what a search took, as (what, how much)."""
+    lines = [
+        ("from first to last trial", hours(spent.wall_hours)),
+        ("time of trials, all slots", hours(spent.trial_hours)),
+        ("CPU hours reserved", f"{spent.cpu_hours:.3g}"),
+        ("GPU hours reserved", f"{spent.gpu_hours:.3g}"),
+        ("optimizer steps", f"{spent.steps}"),
+        ("steps that pruning saved", f"{spent.saved_steps}"),
+        ("work lost and done again", f"{spent.lost_steps} steps, {hours(spent.lost_hours)}"),
+    ]
+    return [line for line in lines if line[0] != "GPU hours reserved" or spent.gpu_hours]
+
+
+def trials(overview: Row) -> str:
+    """Return the table of trials, the best first."""
+    rows = ranked(overview)
+    metric = text(overview["status"]["metric"])
+    cells = [
+        (
+            str(row["number"]), text(row["state"]), str(row["step"]), figure(row["value"]),
+            text(short_params(row["params"])),
+            text(row["origin"] if row["origin"] != "sampler" else ""), text(str(row["reason"]).split("\n")[0]),
+        )
+        for row in rows[:MOST_ROWS]
+    ]  # fmt: skip
+    more = (
+        f"<p>{MOST_ROWS} of {len(rows)} trials; all are in the CSV: --format csv.</p>" if len(rows) > MOST_ROWS else ""
+    )
+    table = _table("Trials, the best first", ("trial", "state", "step", metric, "settings", "origin", "reason"), cells)
+    shown = table if cells else "<p>No trial yet.</p>"
+    return f'<section id="trials"><h2>Trials</h2>{more}{shown}</section>\n'
+
+
+def ranked(overview: Row) -> list[Row]:
+    """Return the trials: complete ones, the best first, then pruned ones, then the others by number."""
+    of = {state: [t for t in overview["trials"] if t["state"] == state] for state in ("complete", "pruned")}
+    first = [*better(overview, of["complete"]), *better(overview, of["pruned"])]
+    seen = {row["number"] for row in first}
+    return [*first, *(row for row in overview["trials"] if row["number"] not in seen)]
+
+
+def lineage(overview: Row) -> str:
+    """Return versions, fingerprints, seeds and the whole configuration."""
+    config = yaml.safe_dump(overview["config"], sort_keys=False, allow_unicode=True)
+    return (
+        f'<section id="lineage"><h2>Lineage</h2>{_definitions(lineage_lines(overview))}'
+        f'<details><summary>The whole configuration</summary><pre tabindex="0">{text(config)}</pre></details>'
+        "</section>\n</main>\n"
+    )
+
+
+def lineage_lines(overview: Row) -> list[tuple[str, str]]:
+    """Return where a study comes from, as (what, which)."""
+    config, lines = overview["config"], []
+    for key, value in overview["provenance"].items():
+        if key == "places":
+            continue
+        for name, part in value.items() if isinstance(value, Mapping) else [("", value)]:
+            lines.append((f"{key} {name}".strip(), str(part)))
+    lines += [("seed of the sampler", str(config["study"]["seed"])), ("seed of training", str(config["train"]["seed"]))]
+    lines += [("store", str(overview["status"]["store"])), ("study id", str(overview["identity"]))]
+    return lines + [(name, str(version)) for name, version in overview["versions"].items()]
+
+
+def hours(value: float) -> str:
+    """Return hours as people say them."""
+    if value < 1 / 60:
+        return f"{value * 3600:.0f} s"
+    return f"{value * 60:.0f} min" if value < 2 else f"{value:.1f} h"
+
+
+def _definitions(pairs: Iterable[tuple[object, object]]) -> str:
+    return "<dl>" + "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in pairs) + "</dl>"
+
+
+def _table(label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of cells that are HTML already, in a box that scrolls and that a keyboard can reach."""
+    top = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    long = {index for index, title in enumerate(titles) if title in ("settings", "reason")}
+    body = "".join(
+        "<tr>" + "".join(f"<td{' class=long' * (i in long)}>{cell}</td>" for i, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(label)}"><table>'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _interval(ends: Any) -> str:
+    return "-" if not ends else f"{figure(ends[0])} to {figure(ends[1])}"

@@ -1,0 +1,115 @@
+"""One trial in the terminal: its settings and where each value came from, its reports, how it ended.
+
+Reports are shown with a row per metric and a column per step, so that every metric is readable however many there are;
+where the steps do not fit, some in the middle are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from rankray.report.board import short_value
+
+Row = Mapping[str, Any]
+BESIDE = ("_stderr", "_n")
+"""What is shown with a metric, and not as one of its own."""
+
+
+class TrialView:
+    """A trial as `rankray.store.views.trial` returns it, for the terminal it is printed on.
+
+    Args:
+        trial: the trial.
+        settings: values that the configuration gives, as (path, value, where it was written); searched ones are left
+            out, because the trial has its own.
+        all_steps: show every step, in as many tables as it takes.
+    """
+
+    def __init__(self, trial: Row, settings: Sequence[tuple[str, Any, str]] = (), *, all_steps: bool = False) -> None:
+        self._trial, self._settings, self._all_steps = trial, settings, all_steps
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        trial = self._trial
+        head = Text(f"trial {trial['number']}", style="bold").append(f"  {trial['state']}", style="")
+        origin = trial.get("origin", "sampler")
+        yield head if origin == "sampler" else head.append(f"  {origin}")
+        if trial.get("reason"):
+            yield Text(str(trial["reason"]))
+        if trial.get("worse_than_untrained"):
+            yield Text("worse than the untrained model, which is not trained at all", style="yellow")
+        yield from _settings(trial.get("params") or {}, self._settings)
+        yield from self._reports(options.max_width)
+        if trial.get("checkpoint"):
+            gone = " (not there)" if trial.get("checkpoint_exists") is False else ""
+            yield Text(f"checkpoint: {trial['checkpoint']}{gone}")
+        for lost in trial.get("work_lost") or []:
+            yield Text(
+                f"lost and trained again: {lost['steps']} reported steps, {lost['wall_seconds']:.0f} s "
+                f"({lost['reason']})"
+            )
+        if trial.get("traceback"):
+            yield Text(str(trial["traceback"]))
+
+    def _reports(self, width: int) -> RenderResult:
+        steps = self._trial.get("steps") or []
+        names = list(dict.fromkeys(name for step in steps for name in step["metrics"]))
+        names = [name for name in names if not any(name == f"{other}{end}" for other in names for end in BESIDE)]
+        if not names:
+            return
+        label = max(map(len, names))
+        before = (self._trial.get("untrained") or {}).get("metrics")
+        columns = [_column("untrained", before, names)] if before else []
+        columns += [_column(str(step["step"]), step["metrics"], names) for step in steps]
+        cell = max(len(text) for column in columns for text in column)
+        room = max(1, (width - label) // (cell + 2))
+        blocks = [columns[at : at + room] for at in range(0, len(columns), room)]
+        if not self._all_steps and len(blocks) > 1:
+            blocks = [_ends(columns, room)]
+        for block in blocks:
+            yield Text("")
+            titles = ["step", *names]
+            for index, title in enumerate(titles):
+                cells = "".join(f"  {column[index]:>{cell}}" for column in block)
+                yield Text(f"{title:<{label}}{cells}", style="dim" if not index else "")
+        if len(blocks[0]) < len(columns) and not self._all_steps:
+            yield Text(f"{len(blocks[0])} of {len(columns)} reports; all of them with --all-steps", style="dim")
+        yield Text("")
+
+
+def _column(title: str, metrics: Row, names: Sequence[str]) -> list[str]:
+    return [title, *(_with_error(metrics, name) for name in names)]
+
+
+def _with_error(metrics: Row, name: str) -> str:
+    """Return a metric with its standard error, where it has one."""
+    value, error = metrics.get(name), metrics.get(f"{name}_stderr")
+    return "-" if value is None else f"{value:.5g}" + (f" ± {error:.2g}" if error is not None else "")
+
+
+def _ends(columns: list[list[str]], room: int) -> list[list[str]]:
+    """Return so many columns: the first, the last, and an even choice of those between."""
+    if room == 1:
+        return columns[-1:]
+    picked = {round(index * (len(columns) - 1) / (room - 1)) for index in range(room)}
+    return [columns[index] for index in sorted(picked)]
+
+
+def _settings(params: Row, given: Sequence[tuple[str, Any, str]]) -> RenderResult:
+    """Yield the settings, each with where its value came from."""
+    rows = [(path, short_value(value), "searched") for path, value in params.items()]
+    rows += [(path, short_value(value), where) for path, value, where in given if path not in params]
+    if not rows:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for no_wrap in (True, False, False):
+        table.add_column(no_wrap=no_wrap, overflow="fold")
+    for path, value, where in rows:
+        table.add_row(Text(f"  {path}"), Text(value), Text(where, style="dim"))
+    yield table
+    if given:
+        yield Text("  all other fields have their defaults (rankray explain)", style="dim")

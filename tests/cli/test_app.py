@@ -1,0 +1,67 @@
+"""What all verbs share: no secrets in arguments, nothing unprintable in errors."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rankray.cli.app import refuse_passwords
+from rankray.errors import StoreError
+
+PLANTED = "plantedX9"
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["status", "s", "--store", f"postgresql://u:{PLANTED}@h/d"], "--store"),
+        (["status", "s", f"--store=postgresql://u:{PLANTED}@h/d"], "--store"),
+        (["status", "s", "--store", f"postgresql://h/d?PASSWORD={PLANTED}"], "--store"),
+        (["status", "s", "--store", f"host=h password={PLANTED}"], "--store"),
+        (["search", "f.yaml", "--set", f"store=mysql://u:{PLANTED}@h/d"], "store"),
+        (["search", "f.yaml", "--set", f"data.train=https://h/x?token={PLANTED}"], "data.train"),
+        (["store", "copy", "sqlite:///a.db", f"postgresql://u:{PLANTED}@h/d", "--name", "s"], "the command line"),
+    ],
+)
+def test_a_password_on_the_command_line_is_refused(words, where):
+    with pytest.raises(StoreError, match=f"^{where}: holds a password") as refused:
+        refuse_passwords(words)
+    assert PLANTED not in str(refused.value)
+    assert "RANKRAY_STORE" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", "s", "--store", "postgresql://u@h/d?sslmode=require"],
+        ["status", "s", "--store", "sqlite:////tmp/a:b@c.db"],
+        ["status", "s", "--store", "env:MINE"],
+        ["search", "f.yaml", "--set", "storage=s3://b/p?endpoint_override=http://localhost:9000&region=x"],
+        ["search", "f.yaml", "--set", "data.prompt=password={password} see https://h/x"],
+    ],
+)
+def test_what_is_no_password_is_let_through(words):
+    refuse_passwords(words)
+
+
+def run(*words, **environment):
+    command = [sys.executable, "-m", "rankray", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def test_the_command_refuses_before_anything_else(tmp_path):
+    done = run("status", "s", "--store", f"postgresql://u:{PLANTED}@127.0.0.1:1/d")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --store: holds a password")
+    assert PLANTED not in done.stdout + done.stderr
+    done = run("status", "s", "--store", "env:MINE", MINE=f"postgresql://u:{PLANTED}@127.0.0.1:1/d")
+    assert done.returncode == 1
+    assert "postgresql://u:***@127.0.0.1:1/d does not answer" in done.stderr
+    assert run("status", "s", "--store", "env:MINE").returncode == 2
+
+
+def test_errors_are_printable():
+    done = run("status", "s", "--store", "sqlite:///no\x1b[31msuch.db")
+    assert "\x1b" not in done.stderr
+    assert r"no\x1b[31msuch.db" in done.stderr

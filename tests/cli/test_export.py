@@ -1,0 +1,86 @@
+"""`rankray export`: a directory that others load, from a real trial."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM
+
+from rankray.config import config_from
+from rankray.contracts import Report
+from rankray.store import open_study
+
+
+@pytest.fixture
+def searched(train, tree, tmp_path):
+    """Return a store's URL and the directory of its storage: a study `test` of one trained trial, and one without."""
+
+    def make(**changes):
+        made = tree(**changes)
+        made["storage"] = str(tmp_path / "runs")
+        made["space"] = {"train.learning_rate": {"float": [1e-3, 1e-2]}}
+        made["study"] = {"trials": 2, "baselines": [], "keep_best": 1}
+        url = f"sqlite:///{tmp_path}/store.db"
+        study = open_study(url, config_from(made), provenance={"data": {"train": "sha256:1", "eval": "sha256:2"}})
+        with study:
+            ticket = study.next_trial()
+            made["train"]["learning_rate"] = ticket.params["train.learning_rate"]
+            outcome, _ = train(made | {"space": {}}, directory="runs/test/0")
+            study.report(ticket.number, Report(outcome.steps, outcome.metrics, outcome.checkpoint))
+            study.complete(ticket.number, outcome.metrics)
+            other = study.next_trial()
+            study.report(other.number, Report(2, {"eval/nll": 99.0}))
+            study.complete(other.number, {"eval/nll": 99.0})
+        return url
+
+    return make
+
+
+def test_the_best_trial_becomes_a_directory_that_loads_and_trains_again(rankray, searched, tmp_path):
+    url = searched()
+    said = rankray("export", "test", str(tmp_path / "out"), "--store", url)
+    assert "exported trial 0 of test" in said
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "eval/nll" in card
+    assert "train.learning\\_rate" in card
+    printed = rankray("train", str(tmp_path / "out" / "rankray.yaml"), "--json")
+    done = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    best = json.loads(rankray("best", "test", "--store", url, "--json"))
+    assert done["metrics"]["eval/nll"] == best["metrics"]["eval/nll"]
+
+
+def test_adapters_are_merged_on_request(rankray, searched, tmp_path):
+    url = searched(model__lora={"rank": 2})
+    rankray("export", "test", "0", str(tmp_path / "kept"), "--store", url)
+    rankray("export", "test", "0", str(tmp_path / "merged"), "--merge", "--store", url)
+    assert (tmp_path / "kept" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "merged" / "adapter_model.safetensors").exists()
+    assert yaml.safe_load((tmp_path / "kept" / "rankray.yaml").read_text())["model"]["lora"]["rank"] == 2
+    assert list(tmp_path.glob(".kept*")) == []
+
+
+def test_what_cannot_be_exported_is_named(rankray, searched, tmp_path):
+    url, out = searched(), str(tmp_path / "out")
+    assert "trial 1 of test has no checkpoint" in rankray("export", "test", "1", out, "--store", url, expect=2)
+    assert "there is no trial 7" in rankray("export", "test", "7", out, "--store", url, expect=2)
+    assert "allowed: DIR, or a trial's number" in rankray("export", "test", "x", out, "--store", url, expect=2)
+    assert "has no adapters" in rankray("export", "test", out, "--merge", "--store", url, expect=2)
+    assert not Path(out).exists()
+    Path(out).mkdir()
+    (Path(out) / "mine").touch()
+    assert "is there and not empty" in rankray("export", "test", out, "--store", url, expect=2)
+    shutil.rmtree(tmp_path / "runs")
+    again = rankray("export", "test", str(tmp_path / "new"), "--store", url, expect=2)
+    assert "was deleted: study.keep_best keeps those of the best 1 trials" in again
+
+
+def test_a_path_in_the_store_outside_of_its_storage_is_not_read(rankray, searched, tmp_path, monkeypatch):
+    from rankray.store import views
+
+    url, real = searched(), views.trial
+    monkeypatch.setattr(views, "trial", lambda *given: real(*given) | {"checkpoint": str(tmp_path)})
+    said = rankray("export", "test", str(tmp_path / "out"), "--store", url, expect=2)
+    assert "is not in the study's storage" in said

@@ -1,0 +1,81 @@
+"""Answers in batches equal answers one by one, for every way in which models know positions."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    MambaConfig,
+    MistralConfig,
+    OPTConfig,
+)
+
+from rankray.evaluate.generate import generate_texts
+from rankray.model.resident import tokenizer_of
+
+SMALL = {"vocab_size": 280, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "bos_token_id": None}
+MODELS = {
+    "absolute": GPT2Config(vocab_size=280, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=None),
+    "offset": OPTConfig(**SMALL, ffn_dim=48, word_embed_proj_dim=32, max_position_embeddings=64),
+    "alibi": BloomConfig(vocab_size=280, hidden_size=32, n_layer=2, n_head=2, bos_token_id=None),
+    "alibi and new decoder": FalconConfig(**SMALL, alibi=True, max_position_embeddings=64),
+    "partly rotary": GPTNeoXConfig(**SMALL, intermediate_size=48, max_position_embeddings=64),
+    "sliding window": MistralConfig(
+        **SMALL, intermediate_size=48, num_key_value_heads=1, sliding_window=4, max_position_embeddings=64
+    ),
+    "recurrent": MambaConfig(vocab_size=280, hidden_size=32, num_hidden_layers=2, state_size=4),
+}
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27]]
+
+
+@pytest.fixture
+def tokenizer(tree):
+    from rankray.config import Config
+
+    return tokenizer_of(Config.model_validate(tree()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_batch_answers_what_each_prompt_would(name, tokenizer):
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(MODELS[name]).eval()
+    model.generation_config.eos_token_id = None
+    keep = [one for one in PROMPTS if name != "recurrent" or len(one) == 3]  # mamba has no left padding
+    options = {"max_new_tokens": 7}
+    together = generate_texts(model, tokenizer, keep, batch_size=4, **options)
+    alone = []
+    for prompt in keep:
+        ids = list(prompt)
+        for _ in range(7):
+            with torch.no_grad():
+                ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == tokenizer.eos_token_id:
+                break
+        alone.append(tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True))
+    assert together == alone
+
+
+def test_a_prompt_is_read_once_and_rows_that_ended_leave(tree, tokenizer, model_dir):
+    model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
+    read = []
+    plain = model.forward
+
+    def forward(*args, **kwargs):
+        read.append(tuple(kwargs["input_ids"].shape))
+        return plain(*args, **kwargs)
+
+    model.forward = forward
+    prompts, keys = [PROMPTS[0]] * 6 + [PROMPTS[1]] * 2, [(0, number // 6, number) for number in range(8)]
+    texts = generate_texts(model, tokenizer, prompts, batch_size=8, max_new_tokens=25, logit_temperature=3.0, keys=keys)
+    assert read[0] == (2, 7), "two prompts, though eight answers"
+    assert read[1] == (8, 1)
+    assert read[-1][0] < 8, "a temperature of 3 over 280 tokens draws the end of text within 200 draws"
+    again = [
+        generate_texts(model, tokenizer, [one], batch_size=1, max_new_tokens=25, logit_temperature=3.0, keys=[key])[0]
+        for one, key in zip(prompts, keys, strict=True)
+    ]
+    assert again == texts, "neither the batch nor its order matters to what is drawn"
+    assert len(set(texts)) == 8

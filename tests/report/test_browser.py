@@ -1,0 +1,146 @@
+"""The report in a real headless Chromium: charts, console, requests, keyboard, contrast, a phone's width."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fixtures.overviews import NASTY, make_overview
+
+from rankray.report import browser as browser_file
+from rankray.report.browser import Browser, find_browser
+from rankray.report.page import page
+
+needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome on PATH")
+PAGES = {"thousand": (1000, ""), "empty": (0, ""), "nasty": (40, NASTY)}
+CONTRAST = """
+(() => {
+  const parts = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (c) => { const s = c / 255; return s <= 0.03928 ? s / 12.92 : ((s + 0.055) / 1.055) ** 2.4; };
+  const luminance = (c) => 0.2126 * light(c[0]) + 0.7152 * light(c[1]) + 0.0722 * light(c[2]);
+  const behind = (node) => {
+    for (let e = node; e; e = e.parentElement) {
+      const c = parts(getComputedStyle(e).backgroundColor);
+      if (c.length === 3 || c[3] > 0) return c;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const own = [...node.childNodes].some((c) => c.nodeType === 3 && c.textContent.trim());
+    if (!own || !node.getClientRects().length || node.closest(".bartext, .parcoords, script, style")) continue;
+    const svg = node.namespaceURI.endsWith("svg");
+    const front = parts(svg ? getComputedStyle(node).fill : getComputedStyle(node).color);
+    if (front.length === 4 && front[3] === 0) continue;
+    const [a, b] = [luminance(front), luminance(behind(node.closest("svg") || node))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) found.push([ratio, node.outerHTML.slice(0, 120)]);
+  }
+  return found;
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("pages")
+    for name, (trials, nasty) in PAGES.items():
+        (directory / f"{name}.html").write_text(page(make_overview(trials, nasty=nasty), "now"), encoding="utf-8")
+    return {name: directory / f"{name}.html" for name in PAGES}
+
+
+def open_page(browser: Browser, file: Path, **options) -> list[dict]:
+    """Open a page; return the events since."""
+    browser.events.clear()
+    browser.open(file, **options)
+    return browser.events
+
+
+@needs_browser
+@pytest.mark.parametrize("name", PAGES)
+def test_every_chart_is_drawn_without_an_error_or_a_request(browser, files, name):
+    events = open_page(browser, files[name])
+    drawings = "[...document.querySelectorAll('.chart')]"
+    charts = browser.evaluate(f"{drawings}.map((e) => [e.id, e.dataset.drawn || e.textContent])")
+    assert [drawn for _, drawn in charts] == ["yes"] * (0 if name == "empty" else 8)
+    lengths = browser.evaluate(f"{drawings}.map((e) => e.querySelectorAll('path, canvas').length)")
+    assert all(length > 3 for length in lengths), charts
+    bad = [e for e in events if e["method"] == "Runtime.exceptionThrown"]
+    bad += [
+        e for e in events if e["method"] == "Runtime.consoleAPICalled" and e["params"]["type"] in ("error", "warning")
+    ]
+    bad += [e for e in events if e["method"] == "Log.entryAdded" and e["params"]["entry"]["level"] == "error"]
+    assert not bad, json.dumps(bad)[:2000]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert {url for url in asked if not url.startswith("data:")} == {files[name].absolute().as_uri()}
+    assert browser.evaluate("typeof window.hurt") == "undefined"
+
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("name", ["thousand", "empty"])
+def test_all_text_has_a_contrast_of_4_5(browser, files, name, dark):
+    open_page(browser, files[name], dark=dark)
+    assert browser.evaluate(CONTRAST) == []
+    background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(20, 23, 28)" if dark else "rgb(255, 255, 255)")
+
+
+@needs_browser
+def test_the_theme_changes_while_the_page_is_open(browser, files):
+    open_page(browser, files["nasty"])
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    browser.wait_for(
+        "getComputedStyle(document.querySelector('#chart-curves .xtick text')).fill === 'rgb(231, 234, 238)'"
+    )
+    assert browser.evaluate(CONTRAST) == []
+
+
+@needs_browser
+@pytest.mark.parametrize("name", PAGES)
+def test_a_phone_scrolls_in_one_direction_only(browser, files, name):
+    open_page(browser, files[name], width=390, height=844)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+    assert browser.evaluate("parseFloat(getComputedStyle(document.body).fontSize)") >= 16
+    boxes = "[...document.querySelectorAll('.chart, .card, pre')]"
+    assert browser.evaluate(f"{boxes}.filter((e) => e.getBoundingClientRect().right > 391).length") == 0
+
+
+@needs_browser
+def test_a_keyboard_reaches_everything_and_shows_where_it_is(browser, files):
+    open_page(browser, files["thousand"])
+    reachable = "a[href], button, summary, [tabindex='0']"
+    all_of_them = f'[...document.querySelectorAll("{reachable}")].filter((e) => e.checkVisibility())'
+    wanted = browser.evaluate(f"{all_of_them}.length")
+    assert wanted > 20
+    seen = []
+    for _ in range(wanted):
+        for kind in ("keyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        where = "[...document.querySelectorAll('*')].indexOf(document.activeElement)"
+        style = "getComputedStyle(document.activeElement)"
+        seen.append(browser.evaluate(f"[{where}, {style}.outlineStyle, parseFloat({style}.outlineWidth)]"))
+    assert len({index for index, _, _ in seen}) == wanted, seen
+    assert all(style == "solid" and width >= 2 for _, style, width in seen)
+
+
+@needs_browser
+def test_a_command_is_copied_or_selected(browser, files):
+    open_page(browser, files["thousand"])
+    browser.evaluate("document.querySelector('button[data-copy]').click()")
+    browser.wait_for("document.querySelector('button[data-copy]').textContent !== 'Copy'")
+
+
+def test_without_a_browser_the_error_says_what_to_do(monkeypatch):
+    from rankray.errors import UserError
+
+    monkeypatch.setattr(browser_file.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="a picture needs Chromium or Chrome, and none is on PATH"):
+        Browser()

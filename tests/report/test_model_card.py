@@ -1,0 +1,67 @@
+"""The card of an exported model."""
+
+import pytest
+from fixtures.overviews import NASTY, make_overview
+from huggingface_hub import ModelCard
+
+from rankray.report.model_card import model_card
+
+
+def make(nasty="", **changes):
+    overview = make_overview(20, nasty=nasty)
+    overview["config"] |= {
+        "model": {"path": "Qwen/Qwen2.5-0.5B"},
+        "data": {"train": "openai/gsm8k:main:train[:100]", "eval": "/private/place/held_out.jsonl"},
+    }
+    best = overview["best"]
+    best["metrics"] = {"eval/accuracy": 0.5, "eval/accuracy_stderr": 0.031, "eval/nll": None, "train/nll": 1.0}
+    return overview, best | changes
+
+
+def test_the_metadata_are_what_the_hub_reads():
+    overview, trial = make()
+    card = ModelCard(model_card(overview, trial, adapter=True, name="someone/model"))
+    assert card.data.base_model == "Qwen/Qwen2.5-0.5B"
+    assert card.data.datasets == ["openai/gsm8k"]
+    assert card.data.library_name == "peft"
+    [result] = card.data.eval_results
+    assert (result.metric_name, result.metric_value) == ("eval/accuracy", 0.5)
+
+
+def test_the_text_has_metrics_with_errors_settings_verdict_and_lineage():
+    overview, trial = make()
+    text = model_card(overview, trial, adapter=False, name="m")
+    for words in (
+        "0.5 ± 0.031",
+        "loss.objective",
+        "**not confirmed**",
+        "sha256:1",
+        "held\\_out.jsonl",
+        "python",
+        "1234",
+    ):
+        assert words in text, words
+    assert "/private/place" not in text, "where files lay is nobody's business"
+    assert "needs its base" not in text
+
+
+def test_another_trial_than_the_best_says_so():
+    overview, trial = make()
+    other = next(each for each in overview["trials"] if each["number"] != trial["number"])
+    assert "This is not the best trial of its search." in model_card(overview, other, adapter=False, name="m")
+
+
+@pytest.mark.parametrize("path", ["/models/base", "./base", "base"])
+def test_a_local_base_model_is_no_hub_id(path):
+    overview, trial = make()
+    overview["config"]["model"]["path"] = path
+    text = model_card(overview, trial, adapter=False, name="m")
+    assert ModelCard(text).data.base_model is None
+    assert "/models" not in text
+
+
+def test_what_the_store_holds_is_text():
+    overview, trial = make(NASTY)
+    text = model_card(overview, trial, adapter=False, name="m").split("---\n", 2)[2]
+    assert "<script" not in text
+    assert "<img" not in text

@@ -1,0 +1,128 @@
+"""The page as text: what is escaped, what is said where there is nothing, and how large it is."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from fixtures.overviews import NASTY, make_overview
+
+from rankray.report.page import asset, page
+
+EVERY_SIZE = {
+    "empty": make_overview(0),
+    "one": make_overview(1, states=("complete",)),
+    "none finished": make_overview(3, states=("running", "waiting")),
+    "all failed": make_overview(5, states=("failed",)),
+    "all pruned": make_overview(5, states=("pruned",)),
+    "usual": make_overview(60),
+}
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and the text outside scripts."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.links, self.ids, self.text, self._inside = [], [], [], "", ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.links += [value for name, value in attrs if name in ("href", "src")]
+        self._inside = tag
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+
+def read(overview, **options):
+    reader = Reader()
+    reader.feed(page(overview, "now", **options))
+    return reader
+
+
+@pytest.mark.parametrize("name", EVERY_SIZE)
+def test_every_study_gives_a_page_with_all_its_sections(name):
+    reader = read(EVERY_SIZE[name])
+    assert len(reader.ids) == len(set(reader.ids))
+    inner = [link for link in reader.links if link.startswith("#")]
+    assert set(inner) == {link for link in inner if link.removeprefix("#") in reader.ids}, "links lead somewhere"
+    assert inner == reader.links, "and nowhere outside"
+    described = [attributes["aria-describedby"] for _, attributes in reader.tags if "aria-describedby" in attributes]
+    assert set(described) <= set(reader.ids)
+    assert "nan" not in reader.text.lower().split()
+
+
+def test_a_page_without_results_says_what_to_do():
+    assert "No trial is complete: 0 pruned, 0 failed." in read(EVERY_SIZE["empty"]).text
+    assert "rankray search made.yaml" in read(EVERY_SIZE["empty"]).text
+    assert "Every trial failed, 5 of them." in read(EVERY_SIZE["all failed"]).text
+    assert "2 running" in read(EVERY_SIZE["none finished"]).text
+    assert "5 pruned, 0 failed" in read(EVERY_SIZE["all pruned"]).text
+    assert "No trial has reported eval/accuracy yet." in read(EVERY_SIZE["empty"]).text
+
+
+def test_the_verdict_is_the_one_of_confirm_where_there_is_one():
+    overview = make_overview(20)
+    assert "not confirmed" in read(overview).text
+    assert "rankray confirm made --store sqlite:///made.db" in read(overview).text
+    found = {"word": "better", "difference": 0.0312, "interval": [0.01, 0.05], "text": "Better than plain SFT."}
+    overview["verdict"] = {"verdict": found}
+    text = read(overview).text
+    assert "Better than plain SFT." in text
+    assert "0.01 to 0.05" in text
+    assert "rankray confirm" not in text
+
+
+def test_what_the_store_holds_is_shown_as_it_is_and_never_a_tag():
+    reader = read(make_overview(40, nasty=NASTY))
+    assert [tag for tag, _ in reader.tags].count("script") == 3, "the data, Plotly and the page's own"
+    assert not [tag for tag, attributes in reader.tags if tag == "img" or "onerror" in attributes]
+    assert NASTY in reader.text
+
+
+def test_the_data_of_the_charts_can_end_no_script():
+    text = page(make_overview(40, nasty=NASTY), "now")
+    data = text.split('id="charts">')[1].split("</script>")[0]
+    assert "<" not in data
+    charts = json.loads(data)
+    assert len(charts) == 8
+    assert "window.hurt" in data
+
+
+def test_plotly_gets_no_tag_to_read():
+    text = page(make_overview(40, nasty=NASTY), "now")
+    charts = json.loads(text.split('id="charts">')[1].split("</script>")[0])
+    for chart in charts:
+        assert not re.search(r"<(?!br>|extra></extra>|/extra>)", json.dumps(chart))
+
+
+def test_the_policy_of_the_page_allows_its_own_scripts_and_no_request():
+    text = page(make_overview(3), "now")
+    policy = re.search(r'Content-Security-Policy" content="(.*?)">', text)[1]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert policy.count("sha256-") == 2
+    assert "unsafe-eval" not in policy
+    assert "unsafe-inline" not in policy.split("style-src")[0]
+
+
+def test_a_page_reloads_only_while_it_is_watched():
+    assert "refresh" not in page(make_overview(3), "now").split("<script")[0]
+    assert '<meta http-equiv="refresh" content="15">' in page(make_overview(3), "now", refresh_seconds=15)
+
+
+@pytest.mark.parametrize(("trials", "megabytes"), [(1000, 5), (10_000, 12)])
+def test_a_page_stays_small(trials, megabytes):
+    assert len(page(make_overview(trials), "now").encode()) < megabytes * 1e6
+
+
+def test_the_bundle_of_plotly_comes_with_its_licence():
+    assert asset("plotly.min.js").startswith("/* plotly.js v4")
+    assert len(asset("plotly.min.js")) < 1.5e6
+    assert "Plotly" in asset("PLOTLY-LICENSE.txt")
+    assert "MIT License" in asset("PLOTLY-LICENSE.txt")

@@ -1,0 +1,79 @@
+"""What a database is asked for is what all trials together say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rankray.store import attach, open_study, views
+from store.conftest import on_server, url_of
+from store.helpers import begin, begin_and_die, make_config, said
+
+
+def mixed(url: str, direction: str) -> None:
+    """A study with trials in every state, of both objectives, a baseline, and void ones."""
+    config = make_config(study={"trials": 14, "known": ["sft"], "pruner": "median", "direction": direction})
+    with open_study(url, config) as store:
+        for number in range(9):
+            ticket = begin(store)
+            for step in (10, 20, 30, 40):
+                if store.report(ticket.number, said(ticket.params, step)).stop:
+                    break
+            else:
+                store.complete(ticket.number, {"eval/nll": 3.0 - number / 7})
+        begin_and_die(store)
+        store.fail(begin(store).number, "broken", "Traceback", retry=False)
+        store.fail(begin(store).number, "broken again", "Traceback", retry=False)
+        store.release(begin(store).number)
+        begin(store)
+
+
+def shown(study: Any) -> dict[str, Any]:
+    status = views.status(study)
+    status.pop("drivers")
+    rows = views.trials(study)
+    return {
+        "status": status,
+        "rows": rows,
+        "foremost": [views.trials(study, most) for most in (3, 7, 11)],
+        "best": views.best(study),
+        "objectives": views.objectives(study),
+        "each": [views.trial(study, row["number"]) for row in rows],
+    }
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("kind", ["sqlite", on_server("postgresql"), on_server("mysql")])
+def test_a_glance_shows_what_reading_everything_shows(
+    kind: str, direction: str, request: pytest.FixtureRequest
+) -> None:
+    url = url_of(kind, request)
+    mixed(url, direction)
+    at_a_glance, whole = attach(url, "s"), attach(url, "s")
+    assert at_a_glance.glance is not None
+    whole.glance = None
+    seen = shown(at_a_glance)
+    assert seen == shown(whole)
+    states = {row["state"] for row in seen["rows"]}
+    assert {"complete", "failed", "waiting"} <= states
+    assert len(seen["objectives"]) >= 2
+    assert seen["status"]["first_failure"]["reason"] == "broken"
+
+
+def test_what_is_shown_is_all_that_is_read(sqlite_url: str) -> None:
+    mixed(sqlite_url, "minimize")
+    study = attach(sqlite_url, "s")
+    views.status(study)
+    views.best(study)
+    views.objectives(study)
+    views.trial(study, 0)
+    views.trials(study, 3)
+    assert study._history.trials == []
+
+
+def test_stores_without_tables_are_read_as_a_whole(journal_url: str) -> None:
+    mixed(journal_url, "minimize")
+    study = attach(journal_url, "s")
+    assert study.glance is None
+    assert views.status(study)["trials"]["failed"] == 2

@@ -1,0 +1,59 @@
+"""A whole study as the report reads it."""
+
+import json
+
+from rankray.contracts import Report, WorkLost
+from rankray.store import attach, open_study, views
+from rankray.store.overview import overview
+from store.helpers import begin, drive, make_config, said
+
+
+def test_it_says_what_the_views_say_and_has_every_curve(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    drive(open_study(url, make_config(study={"trials": 6}), provenance={"file": "f.yaml"}))
+    study = attach(url, "s")
+    found = overview(study)
+    assert found["status"] == views.status(study)
+    assert found["best"] == views.best(study)
+    for row in found["trials"]:
+        shown = views.trial(study, row["number"])
+        assert row["metrics"] == shown["metrics"]
+        assert row["curve"] == [[step["step"], step["metrics"]["eval/nll"]] for step in shown["steps"]]
+        assert len(row["stretches"]) == 1
+        assert row["stretches"][0]["started"] <= row["stretches"][0]["ended"]
+    assert found["space"]["train.learning_rate"] == {"low": 1e-6, "high": 1e-3, "log": True}
+    assert found["space"]["loss.objective"] == {"choices": ["sft", "rri"]}
+    assert found["provenance"] == {"file": "f.yaml"}
+    assert found["importance"]["why"] == "it takes 16 finished trials, and there are 6"
+    assert "store" not in found["config"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_trial_that_was_given_back_has_a_stretch_per_owner(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    first = open_study(url, make_config(study={"trials": 1}))
+    with first:
+        ticket = begin(first)
+        first.report(ticket.number, said(ticket.params, 10))
+        first.release(ticket.number, WorkLost("its process died", 4, 2.5))
+    second = open_study(url, make_config(study={"trials": 1}))
+    drive(second)
+    [trial] = overview(attach(url, "s"))["trials"]
+    one, two = trial["stretches"]
+    assert [one["driver"], two["driver"]] == [first.driver, second.driver]
+    assert one["started"] <= one["ended"] <= two["started"] <= two["ended"]
+    assert trial["lost"] == [{"reason": "its process died", "steps": 4, "wall_seconds": 2.5}]
+
+
+def test_a_running_trial_has_no_end_and_a_metric_that_is_not_finite_is_none(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    study = open_study(url, make_config(study={"trials": 2}))
+    with study:
+        ticket = begin(study)
+        scale = {"train/scale_p05": 0.5, "train/scale_p50": 1.0, "train/scale_p95": float("inf")}
+        study.report(ticket.number, Report(10, {"eval/nll": 2.0, **scale}))
+        [trial] = overview(attach(url, "s"))["trials"]
+    assert trial["state"] == "running"
+    assert trial["stretches"][0]["ended"] is None
+    assert trial["scale"] == [[10, 0.5, 1.0, None]]
+    assert trial["metrics"]["train/scale_p95"] is None
