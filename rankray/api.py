@@ -85,17 +85,17 @@ def search(config: Given, *, verbose: bool = False) -> Study:
         UserError: something in it cannot work; nothing was started.
         SearchFailed: the search ran, and ended without doing what was asked.
     """
-    from rankray.cli.common import preflight
+    from rankray.cli.common import pin, preflight
     from rankray.cli.tracking import check_trackers, tracking
     from rankray.finetune.epochs import with_steps
     from rankray.search import run_search
     from rankray.search.news import News
     from rankray.store import open_study
 
-    loaded = with_steps(_loaded(config), download=True)
+    loaded, asked = pin(with_steps(_loaded(config), download=True))
     check_trackers(loaded)
     known = Path(loaded.file)
-    provenance = preflight(loaded) | {"file": str(known.absolute() if known.is_file() else known)}
+    provenance = preflight(loaded).fingerprints | asked | {"file": str(known.absolute() if known.is_file() else known)}
     opened = open_study(loaded.config.store, loaded.config, provenance=provenance)
     with tracking(opened, loaded) as trackers:
         done = run_search(opened, News(_Silent(), *trackers), verbose=verbose)

@@ -9,6 +9,7 @@
     │   ├── ClusterError            a Ray cluster that does not answer, or refuses us
     │   ├── SubmitError             a cluster that accepts no jobs, or accepts them from anybody
     │   ├── StorageError            a place for checkpoints that cannot be written or read
+    │   │   └── StorageFull         it is full; a search that meets it can be resumed
     │   │   └── CheckpointDamaged   a checkpoint is incomplete, or not as it was written
     │   └── StoreError              a store URL, a study name
     │       └── StudyMismatch       a study of that name exists with another configuration
@@ -90,6 +91,10 @@ class CheckpointDamaged(StorageError):
             "start without"
         )
         self.place, self.why = place, why
+
+
+class StorageFull(StorageError):
+    """The disk or the quota that checkpoints are written to is full: no trial is to blame."""
 
 
 class StoreError(UserError):

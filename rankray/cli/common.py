@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rankray.config import LoadedConfig
+    from rankray.config import Config, LoadedConfig
+    from rankray.finetune.preflight import Findings
     from rankray.store import StudyStore
+
+
+logger = logging.getLogger(__name__)
 
 
 def load(file: Path, sets: list[str], store: str = "", name: str = "") -> LoadedConfig:
@@ -36,8 +42,13 @@ def _counted(loaded: LoadedConfig) -> LoadedConfig:
     return with_steps(loaded)
 
 
-def preflight(loaded: LoadedConfig) -> dict[str, Any]:
-    """Find what is wrong with store, resources and data before anything expensive starts; return fingerprints.
+def preflight(loaded: LoadedConfig, offline: bool = False) -> Findings:
+    """Find what is wrong with store, resources, data and model before anything expensive starts.
+
+    Args:
+        loaded: the configuration.
+        offline: import none of the libraries of training, and look nothing up on the hub; what is not looked at is
+            among the findings.
 
     Raises:
         UserError: something in it cannot work.
@@ -53,7 +64,58 @@ def preflight(loaded: LoadedConfig) -> dict[str, Any]:
         raise StoreError(f"{loaded.where('store')}: {error}") from None
     strategies.check(loaded.config, loaded.where)
     _check_workers(loaded)
-    return check_data_and_model(loaded)
+    findings = check_data_and_model(loaded)
+    if offline:
+        findings.unseen.append("--offline: the hub, the sampler at work, train.sft's values, adapters, functions")
+        return findings
+    from rankray.finetune.trial_check import check_trial
+
+    strategies.try_out(loaded.config, loaded.where)
+    check_trial(loaded, findings)
+    return findings
+
+
+def pin(loaded: LoadedConfig) -> tuple[LoadedConfig, dict[str, str]]:
+    """Return the configuration with its model's commit, and what to keep with the study of what was asked for.
+
+    A study that exists keeps the commit it was opened with, as long as the same revision is asked for.
+
+    Raises:
+        ModelError: there is no such model or revision.
+    """
+    from rankray.errors import ModelError, StoreError
+    from rankray.model.pin import asked_revision, pinned
+    from rankray.store import attach
+
+    asked = asked_revision(loaded.config)
+    held = None
+    try:
+        study = attach(loaded.config.store, loaded.config.name) if asked else None
+    except StoreError as error:
+        logger.debug("there is no such study yet: %s", error)
+        study = None
+    if study is not None and study.config.model.path == loaded.config.model.path:
+        if "model_revision" not in study.provenance:  # an earlier version opened it, and pinned nothing
+            return loaded, {}
+        held = study.config.model.revision if study.provenance["model_revision"] == asked else None
+    try:
+        config = pinned(loaded.config, held)
+    except ModelError as error:
+        raise ModelError(f"{loaded.where(str(error).split(':')[0])}: {error}") from error
+    return replace(loaded, config=config), {"model_revision": asked} if asked else {}
+
+
+def resolved_lines(config: Config) -> list[str]:
+    """Return where a configuration's paths lead, a line each; no password is shown."""
+    from rankray.store.urls import masked
+
+    return [
+        f"model.path: {config.model.path}" + (f" at {config.model.revision}" if config.model.revision else ""),
+        f"data.train: {config.data.train}",
+        f"data.eval: {config.data.eval}",
+        f"store: {masked(config.store)}",
+        f"storage: {config.storage}",
+    ]
 
 
 def _check_workers(loaded: LoadedConfig) -> None:
@@ -129,7 +191,7 @@ def console() -> Console:
     """Return a console on standard output; 120 columns wide where that is no terminal."""
     from rich.console import Console
 
-    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+    return Console(emoji=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120)
 
 
 def say(line: str, to_stderr: bool = False) -> None:

@@ -101,18 +101,21 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> dict
     from rankray.cli.common import preflight
     from rankray.config import LoadedConfig
     from rankray.errors import StudyMismatch
+    from rankray.store.identity import FINGERPRINTS
 
     file = str(search.provenance.get("file", f"study {search.name}"))
-    before, now = search.provenance, preflight(LoadedConfig(config, file))
-    for key in ("data", "model"):
-        old, new = before.get(key), now[key]
-        pairs = [(old[each], new[each]) for each in old if each in new] if isinstance(old, dict) else [(old, new)]
+    before, now = search.provenance, preflight(LoadedConfig(config, file), offline=True).fingerprints
+    for key in FINGERPRINTS:
+        old, new = before.get(key), now.get(key)
+        pairs = [(old, new)]
+        if isinstance(old, dict) and isinstance(new, dict):
+            pairs = [(old[each], new[each]) for each in old if each in new]
         if any(one is not None and two is not None and one != two for one, two in pairs):
             raise StudyMismatch(
                 f"confirm: {search.name}: its {key} is not what the search trained with ({old}, now {new}); allowed: "
                 "the same; restore it, or search again under another name"
             )
-    return preflight(LoadedConfig(confirmation, file)) | {"file": file, "confirms": search.name}
+    return preflight(LoadedConfig(confirmation, file)).fingerprints | {"file": file, "confirms": search.name}
 
 
 @contextmanager
@@ -134,5 +137,5 @@ def _watching(running: StudyStore, quiet: bool) -> Iterator[Observer]:
     )
     counts = running.counts()
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
-    with watching(board, Console(stderr=True) if quiet else console()) as observer:
+    with watching(board, Console(stderr=True, emoji=False) if quiet else console()) as observer:
         yield observer

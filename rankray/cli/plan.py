@@ -7,27 +7,40 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import load, preflight, say
+from rankray.cli.common import load, preflight, resolved_lines, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
 
 
 def check(
-    file: File, sets: Sets = NONE, store: Store = "", name: Name = "", as_json: Json = False, verbose: Verbose = False
+    file: File,
+    sets: Sets = NONE,
+    store: Store = "",
+    name: Name = "",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Look nothing up on the hub, and import no library of training.")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Check a file, its data and its space, without starting anything."""
+    """Check a file, its data, its model and its space as a search would, without starting anything."""
     from rankray import logs
     from rankray.errors import UserError
 
     logs.configure(verbose)
     try:
         loaded = load(file, sets, store, name)
-        preflight(loaded)
+        if not offline:
+            from rankray.finetune.epochs import with_steps
+
+            loaded = with_steps(loaded, download=True)
+        findings = preflight(loaded, offline)
     except UserError as error:
         if not as_json:
             raise
         from rankray.store.urls import safe_text
 
-        print(json.dumps({"ok": False, "errors": [safe_text(line) for line in str(error).splitlines()]}))
+        errors = [safe_text(line) for line in str(error).splitlines()]
+        print(json.dumps({"ok": False, "errors": errors, "warnings": [], "data": {}}))
         raise typer.Exit(error.exit_code) from None
     from rankray.finetune.base_model import base_model_lines
     from rankray.finetune.preflight import leak_warnings
@@ -38,9 +51,17 @@ def check(
         from rankray.store.urls import masked
 
         config = loaded.config.model_dump(mode="json") | {"store": masked(loaded.config.store)}
-        print(json.dumps({"ok": True, "errors": [], "warnings": warnings, "config": config}))
+        found = {
+            "ok": True,
+            "errors": [],
+            "warnings": [*findings.warnings, *warnings],
+            "data": {split: table.as_json() for split, table in findings.data.items()},
+            "not_looked_at": findings.unseen,
+            "config": config,
+        }
+        print(json.dumps(found))
         return
-    shown = [*check_lines(loaded), *base_model_lines(loaded.config)]
+    shown = [*check_lines(loaded), *base_model_lines(loaded.config), *resolved_lines(loaded.config), *findings.lines()]
     for line in [*shown, *(f"warning: {line}" for line in warnings)]:
         say(line)
 

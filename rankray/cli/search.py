@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankray.cli.common import console, load, preflight, print_summary, say
+from rankray.cli.common import console, load, pin, preflight, print_summary, resolved_lines, say
 from rankray.cli.lineage import lineage
 from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
 from rankray.cli.tracking import check_trackers, tracking
 
 if TYPE_CHECKING:
-    from rankray.config import LoadedConfig
+    from rankray.config import Config, LoadedConfig
+
+logger = logging.getLogger(__name__)
 
 
 def search(file: File, sets: Sets = NONE, store: Store = "", name: Name = "", verbose: Verbose = False) -> None:
@@ -48,9 +51,18 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     logs.configure(verbose)
     check_trackers(loaded)
     loaded = with_steps(loaded, download=True)
-    provenance = preflight(loaded) | lineage(loaded)
+    loaded, asked = pin(loaded)
     config = loaded.config
-    study = open_study(config.store, config, provenance=provenance)
+    for line in resolved_lines(config):
+        say(line)
+    findings = preflight(loaded, offline=True)
+    provenance = findings.fingerprints | asked | lineage(loaded)
+    study = open_study(config.store, config, provenance=provenance) if _exists(config) else None
+    if study is None or not study.finished:  # finished trials show that the configuration can be trained
+        findings = preflight(loaded)
+    for line in findings.lines(with_unseen=False):
+        say(line)
+    study = study or open_study(config.store, config, provenance=provenance)
     config = study.config  # a study that an earlier version began continues with the defaults it began with
     board = Board(
         config.name,
@@ -73,6 +85,20 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
             "command again, and the running ones resume from their last checkpoints"
         )
         raise typer.Exit(130)
-    if (end := study.ended) is not None and end.by not in ("trials", "space"):
+    if (end := study.ended) is not None and end.by == "space":
+        say(f"{end.reason}: {study.finished} of {config.study.trials} trials")
+    elif end is not None and end.by != "trials":
         say(f"ended by study.budget.{end.by}: {end.reason}; raise it and run the same command again to continue")
     print_summary(study, loaded.file)
+
+
+def _exists(config: Config) -> bool:
+    """Return whether the store has a study of this name, so that nothing is made before everything is checked."""
+    from rankray.errors import StoreError
+    from rankray.store import list_studies
+
+    try:
+        return config.name in list_studies(config.store)
+    except StoreError as error:
+        logger.debug("there is no such store yet: %s", error)
+        return False

@@ -26,14 +26,20 @@ def train(
     from rankray.finetune.epochs import with_steps
 
     loaded = with_steps(load(file, sets, name=name), download=True)
-    preflight(loaded)
+    for line in preflight(loaded).lines():
+        say(line, as_json)
     from rankray.checkpoints import manifest, places, staging
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.contracts import TrialSpec
     from rankray.finetune import run
+    from rankray.finetune.checkpoint import check_resumable, read_progress
     from rankray.report.training import LineReporter
 
     config = loaded.config
+    if resume:
+        resume = places.absolute(resume)
+        if not places.is_remote(resume):
+            check_resumable(read_progress(resume), config, resume)
     places.probe(config.storage)
     tree = config.model_dump(mode="json") | {"space": {}}
     with CheckpointRetention(config.storage, f"{config.name}/train") as retention:

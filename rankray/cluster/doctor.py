@@ -125,15 +125,25 @@ def _auth(count: int) -> Finding:
 
 
 def _store(store: str, nodes: list[Node], answers: dict[str, Any]) -> Iterator[Finding]:
+    from rankray.paths import FILE_STORES
     from rankray.store import list_studies
-    from rankray.store.urls import masked
+    from rankray.store.urls import masked, parse_url
 
-    begun = time.monotonic()
+    begun, parts = time.monotonic(), None
+    try:
+        parts = parse_url(store)
+    except RankrayError as error:
+        logger.debug("the store's URL is wrong: %s", error)
     try:
         held = len(list_studies(store))
     except RankrayError as error:
         logger.debug("the store cannot be read", exc_info=True)
-        yield Finding("store", str(error).splitlines()[0], "start it, or give another with --store or RANKRAY_STORE")
+        if parts is not None and parts.scheme in FILE_STORES and not parts.path.exists():
+            yield Finding("store", f"{masked(store)} is not there yet; the first search makes it")
+        else:
+            yield Finding(
+                "store", str(error).splitlines()[0], "start it, or give another with --store or RANKRAY_STORE"
+            )
     else:
         took = (time.monotonic() - begun) * 1000
         yield Finding("store", f"{masked(store)} answers the driver in {took:.0f} ms and holds {held} studies")

@@ -172,7 +172,7 @@ def _follow_space(tree: dict[str, Any], places: dict[Key, str], file: Path) -> N
     if found is None:
         have = sorted(p.name for p in (shipped / "search_spaces").glob("*.yaml"))
         raise ConfigError(
-            f"{place}: space: no file {given!r}{nearest(given, have)}; give a mapping, or one of {', '.join(have)}"
+            f"{place}: space: no file {shown(given)}{nearest(given, have)}; give a mapping, or one of {', '.join(have)}"
         )
     space, inner = read_yaml(found, str(found))
     prefix: Key = ()

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rankray.config.fields import all_fields, keys_of
-from rankray.errors import describe_invalid
+from rankray.errors import describe_invalid, shown
 
 Key = tuple[str | int, ...]
 """Where a value stands: the keys and list indices on the way to it."""
@@ -44,7 +44,7 @@ def _problem(key: Key, items: list[Any]) -> tuple[Key, str]:
     if kind == "missing":
         return key, f"{path}: missing; {_documentation(path)}"
     if kind == "string_pattern_mismatch":
-        return key, f"{path}: got {items[0]['input']!r}; {_documentation(path)}"
+        return key, f"{path}: got {shown(items[0]['input'])}; {_documentation(path)}"
     text = describe_invalid(items, keys_of(".".join(map(str, key[:-1]))))
     named = text.split(":")[0]
     if not key and named in all_fields():  # a rule about several sections names the field itself

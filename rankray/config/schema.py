@@ -19,6 +19,7 @@ from rankray.config.evaluation import EvaluateSection, natural_direction
 from rankray.config.secrets import ADVICE, secret_paths
 from rankray.config.sections import DataSection, ModelSection, ResourcesSection, Section, TrainSection
 from rankray.config.study import PUBLISHED, StudySection
+from rankray.errors import shown
 from rankray.loss.knobs import Knobs
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Config(Section):
             )
         unknown = [name for name, _ in parse_qsl(url.query, keep_blank_values=True) if name not in STORAGE_OPTIONS]
         if unknown:
-            raise ValueError(f"unknown option {unknown[0]!r}; allowed: {', '.join(STORAGE_OPTIONS)}")
+            raise ValueError(f"unknown option {shown(unknown[0])}; allowed: {', '.join(STORAGE_OPTIONS)}")
         return given
 
     @model_validator(mode="after")
@@ -103,11 +104,11 @@ class Config(Section):
             )
         if metric not in measured and not (metric.startswith("eval/") and self.evaluate.functions):
             raise ValueError(
-                f"study.metric: {metric!r} is not measured; allowed: {', '.join(measured)}; choose "
+                f"study.metric: {shown(metric)} is not measured; allowed: {', '.join(measured)}; choose "
                 "one of these, or add it to evaluate.metrics"
             )
         if self.study.direction is None and natural_direction(metric) is None:
-            raise ValueError(f"study.direction: missing for {metric!r}; allowed: minimize, maximize; set one")
+            raise ValueError(f"study.direction: missing for {shown(metric)}; allowed: minimize, maximize; set one")
         return self
 
     @model_validator(mode="after")
@@ -141,7 +142,7 @@ class Config(Section):
             metric.startswith("eval/") and metric not in WEIGHTED_METRICS and self.evaluate.functions
         ):
             raise ValueError(
-                f"study.prune_on: {metric!r} is not measured; allowed: {', '.join(measured)}; "
+                f"study.prune_on: {shown(metric)} is not measured; allowed: {', '.join(measured)}; "
                 "choose one of these, or add it to evaluate.metrics"
             )
         return self
@@ -220,6 +221,7 @@ FREE_FIELDS = (
     "study.budget",
     "study.keep_best",
     "study.max_failures_per_trial",
+    "study.trial_timeout",
     "resources",
     "store",
     "storage",

@@ -22,7 +22,8 @@ _SHAPES = re.compile(
     r"|\bAIza[A-Za-z0-9_-]{30,}|\bxox[abp]-[A-Za-z0-9-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
 """Tokens that are known by their look: Hugging Face, GitHub, AWS, OpenAI, Google, Slack; and private keys."""
-_URL_WITH_LOGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]*:[^\s@]*@", re.IGNORECASE)
+_URL_WITH_LOGIN = re.compile(r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,40}://[^/\s?#@]*:[^\s@]*@", re.IGNORECASE)
+"""A scheme is looked for from the beginning of a word alone: else a long word takes the square of its length."""
 _QUERY = re.compile(r"[?&;]([^=&;\s]+)=([^&;\s]+)")
 ADVICE = (
     "allowed: none in a configuration, which is kept with its study; give it in the environment (HF_TOKEN, "

@@ -38,6 +38,9 @@ class ModelSection(Section):
 
     path: str = Field(min_length=1)
     """Hub id or local directory of a causal language model with its tokenizer."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the hub; null is its main branch. A study resolves it to a commit when it is
+    opened, and all its trials and drivers take that one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; `auto` takes the type they were saved in. Where all weights of a 16-bit model are trained,
     `auto` keeps them in float32 and computes in 16 bits; `bfloat16` trains the bfloat16 weights themselves."""

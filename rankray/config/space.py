@@ -185,12 +185,12 @@ def _check_values(dist: Distribution, config: Config, space: Mapping[str, Distri
     for value in dist.choices if dist.kind == "choice" else (dist.low, dist.high):
         if dist.kind == "choice" and not isinstance(value, (str, int, float, bool, type(None))):
             raise ConfigError(
-                f"choice {value!r} is not a plain value; allowed: strings, numbers, true, false, null; replace it"
+                f"choice {shown(value)} is not a plain value; allowed: strings, numbers, true, false, null; replace it"
             )
         value = int(value) if dist.kind == "int" else value
         why = refusal(config, {dist.path: value})
         if why and not (len(space) > 1 and some_draw_allows(config, space, dist.path, value)):
-            raise ConfigError(f"{value!r} is not allowed there: {why}")
+            raise ConfigError(f"{shown(value)} is not allowed there: {why}")
 
 
 def _is_field(path: str, config: Config) -> bool:
@@ -290,7 +290,7 @@ def _point_problems(config: Config, space: dict[str, Distribution]) -> list[tupl
                 if path not in space:
                     problems.append((path, f"{where} names {path}, which the space does not{nearest(path, space)}"))
                 elif not space[path].contains(value):
-                    problems.append((path, f"{where} has {value!r}, which lies outside the distribution"))
+                    problems.append((path, f"{where} has {shown(value)}, which lies outside the distribution"))
             if not problems and (why := refusal(config, point)):
                 problems.append((next(iter(point), ""), f"{where}: {why}"))
     return problems

@@ -87,6 +87,9 @@ class StudySection(Section):
     """Finished trials (complete and pruned) that the study should hold; raise it to extend a finished search."""
     budget: BudgetSection = BudgetSection()
     """What the search may cost beside; it ends at the first limit that is reached, and a raised limit continues it."""
+    trial_timeout: Positive | None = None
+    """Seconds without a step or a report after which a trial counts as hanging: it is FAILED, and its process ends. A
+    trial of several workers is heard at its reports only. Null waits for ever."""
     seeds: PositiveInt = 1
     """Training runs per trial, each with its own seed; the metrics are their running mean."""
     seed: Annotated[int, Field(ge=0)] = 0

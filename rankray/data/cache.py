@@ -28,7 +28,7 @@ from rankray import paths
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Increase it when the content of the files changes."""
 KEPT_DAYS = 30
 FEATURES = datasets.Features(
@@ -37,9 +37,13 @@ FEATURES = datasets.Features(
         "labels": datasets.List(datasets.Value("int32")),
         "start": datasets.Value("int32"),
         "supervised": datasets.Value("bool"),
+        "length_tokens": datasets.Value("int32"),
+        "length_supervised": datasets.Value("int32"),
+        "length_kept": datasets.Value("int32"),
     }
 )
-"""Of each example: tokens, labels (-100 in the prompt), where the completion starts, whether a token is supervised."""
+"""Of each example: tokens, labels (-100 in the prompt), where the completion starts, whether a token is supervised, and
+its `Length` before and after it was cut."""
 
 Columns = dict[str, list[Any]]
 

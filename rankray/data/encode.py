@@ -109,10 +109,12 @@ def measure(
     places: Sequence[str] = (),
 ) -> list[Length]:
     """Return how long each example is, for `rankray.data.lengths.length_table`; arguments and errors as in `encode`."""
-    return [
-        Length(len(tokens.input_ids), tokens.supervised_tokens, tokens.cut(limit).supervised_tokens)
-        for tokens in encode(examples, tokenizer, data, places)
-    ]
+    return measured(encode(examples, tokenizer, data, places), limit)
+
+
+def measured(whole: Sequence[Tokens], limit: int) -> list[Length]:
+    """Return how long each tokenised example is, and what is left of it when it is cut to `limit` tokens."""
+    return [Length(len(each.input_ids), each.supervised_tokens, each.cut(limit).supervised_tokens) for each in whole]
 
 
 def light_tokenizer(model: Path) -> PreTrainedTokenizerBase | None:

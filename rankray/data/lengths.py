@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+WORTH_A_WARNING = 0.05
+"""The share of rows that are cut from which on `check` warns."""
+
 
 class Length(NamedTuple):
     """One example, in tokens.
@@ -53,6 +56,17 @@ class LengthTable:
     def as_json(self) -> dict[str, Any]:
         """Return the table as plain JSON types."""
         return asdict(self)
+
+    def warning(self, split: str) -> str:
+        """Return a warning where cutting destroys too much of a split, else an empty string."""
+        if not self.lost and self.cut <= WORTH_A_WARNING * self.rows:
+            return ""
+        lost = f", and {self.lost:,} of them keep nothing to train on" if self.lost else ""
+        return (
+            f"data.max_length: {self.cut:,} of {self.rows:,} rows of data.{split} lose their end at {self.limit:,} "
+            f"tokens{lost}; {self.p95:,} tokens would fit 95 % of the rows, {self.longest:,} all of them; raise "
+            "data.max_length (up to the model's context), or shorten the rows"
+        )
 
 
 def length_table(lengths: Iterable[Length], limit: int) -> LengthTable:

@@ -22,9 +22,10 @@ from transformers import PreTrainedTokenizerBase
 from rankray.config.sections import DataSection
 from rankray.data.cache import Columns, shared_table, table_in_memory
 from rankray.data.chat import Example
-from rankray.data.encode import Tokens, encode
+from rankray.data.encode import Tokens, encode, measured
 from rankray.data.files import FORMS, Row
 from rankray.data.hub import HubOrigin
+from rankray.data.lengths import Length, LengthTable, length_table
 from rankray.data.sources import Source
 from rankray.data.turns import rendered
 from rankray.errors import DataError
@@ -32,6 +33,8 @@ from rankray.errors import DataError
 logger = logging.getLogger(__name__)
 
 ROWS_PER_PART = 1000
+LENGTHS = ("tokens", "supervised", "kept")
+"""Fields of `Length`; each is a column of the table, with `length_` before its name."""
 TRAINED_COLUMNS = ["input_ids", "labels"]
 FORM_FIELDS = ("format", "prompt", "completion", "messages", "train_on")
 """Fields of `data` that say what a row becomes; with source, tokenizer and limit, all that the tokens depend on."""
@@ -45,10 +48,12 @@ class Split:
         table: a row for each example, columns as in `rankray.data.cache`; mapped from a file where one could be
             written.
         read: reads the rows, for callers who need more than tokens.
+        limit: the most tokens an example may have.
     """
 
     table: datasets.Dataset
     read: Callable[[], list[Row]]
+    limit: int = 0
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -69,6 +74,11 @@ class Split:
     def dropped(self) -> int:
         """How many examples keep no supervised token."""
         return len(self.table) - int(pyarrow.compute.sum(self.table.data["supervised"]).as_py() or 0)
+
+    def lengths(self) -> LengthTable:
+        """Return how long the examples are, and what cutting leaves of them."""
+        columns = [self.table.data[f"length_{name}"].to_pylist() for name in LENGTHS]
+        return length_table(map(Length, *columns), self.limit)
 
     @cached_property
     def dataset(self) -> datasets.Dataset:
@@ -110,19 +120,14 @@ def load_split(
     def make() -> Iterator[Columns]:
         found = source.examples()
         parts = [found[begin : begin + ROWS_PER_PART] for begin in range(0, len(found), ROWS_PER_PART)]
-        tokens = [
-            [
-                tokens.cut(limit)
-                for tokens in encode([e.example for e in part], tokenizer, data, [e.place for e in part])
-            ]
-            for part in parts
-        ]
-        if not any(example.supervised for part in tokens for example in part):
+        whole = [encode([e.example for e in part], tokenizer, data, [e.place for e in part]) for part in parts]
+        tables = [_columns(part, limit) for part in whole]
+        if not any(any(table["supervised"]) for table in tables):
             raise DataError(
                 f"data.max_length: {limit} leaves no completion token of any of the {len(found)} examples of {where}; "
                 "allowed is more than the shortest prompt has; raise data.max_length or shorten data.prompt"
             )
-        yield from map(_columns, tokens)
+        yield from tables
 
     def read() -> list[Row]:
         texts = [(e.row, _texts(e.example, tokenizer, e.place)) for e in source.examples()]
@@ -130,9 +135,9 @@ def load_split(
 
     if rules is None:
         logger.debug("%s has no fingerprint, tokens stay in memory", type(tokenizer).__name__)
-        return Split(table_in_memory(make()), read)
+        return Split(table_in_memory(make()), read, limit)
     made_from = [source.stamp, form, limit, rules, transformers.__version__]
-    return Split(shared_table(made_from, make), read)
+    return Split(shared_table(made_from, make), read, limit)
 
 
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -147,10 +152,13 @@ def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _columns(part: Sequence[Tokens]) -> Columns:
-    return {
-        name: [getattr(example, name) for example in part] for name in ("input_ids", "labels", "start", "supervised")
-    }
+def _columns(whole: Sequence[Tokens], limit: int) -> Columns:
+    """Return the columns of the table for a part of a split, cut to `limit` tokens."""
+    part = [example.cut(limit) for example in whole]
+    names = ("input_ids", "labels", "start", "supervised")
+    columns: Columns = {name: [getattr(example, name) for example in part] for name in names}
+    lengths = measured(whole, limit)
+    return columns | {f"length_{name}": [getattr(length, name) for length in lengths] for name in LENGTHS}
 
 
 def _texts(example: Example, tokenizer: PreTrainedTokenizerBase, place: str) -> Example:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -10,11 +11,15 @@ from peft import LoraConfig
 from trl import SFTConfig  # type: ignore[attr-defined]
 
 from rankray.config.schema import Config
-from rankray.errors import ConfigError
+from rankray.errors import ConfigError, shown
 from rankray.finetune.sft_fields import check_sft_fields
 
+logger = logging.getLogger(__name__)
 
-def sft_arguments(config: Config, seed: int, directory: str, half: bool = False, mixed: bool = False) -> SFTConfig:
+
+def sft_arguments(
+    config: Config, seed: int, directory: str, half: bool = False, mixed: bool = False, cpu: bool = False
+) -> SFTConfig:
     """Return the SFTConfig of one training run.
 
     The trainer itself prints, reports, uploads, evaluates and saves nothing: `run` evaluates, saves and reports.
@@ -27,6 +32,7 @@ def sft_arguments(config: Config, seed: int, directory: str, half: bool = False,
         directory: where the trial writes.
         half: compute in float16 with loss scaling; float16 does not train without it.
         mixed: compute in bfloat16 under autocast, on float32 weights.
+        cpu: touch no GPU even where there is one, for a check of the values.
 
     Raises:
         ConfigError: a field of `train.sft` that does not exist, is set elsewhere or has an impossible value; a batch
@@ -34,7 +40,7 @@ def sft_arguments(config: Config, seed: int, directory: str, half: bool = False,
     """
     check_sft_fields(config.train.sft)
     batch, accumulation = split_batch(config.train.batch_size, config.train.micro_batch_size, world_size())
-    gpu = torch.accelerator.is_available()
+    gpu = torch.accelerator.is_available() and not cpu
     fields: dict[str, Any] = {
         "output_dir": directory,
         "max_steps": config.train.max_steps,
@@ -70,10 +76,27 @@ def sft_arguments(config: Config, seed: int, directory: str, half: bool = False,
         fields["max_length"] = config.data.max_length
     try:
         return SFTConfig(**fields)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a missing library is an ImportError, an unknown device a RuntimeError ...
+        logger.debug("SFTConfig refuses its fields", exc_info=True)
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"train.sft: {config.train.sft}: {error}; allowed is what TRL's SFTConfig takes; fix that value"
+            f"train.sft: {shown(config.train.sft, 300)}: {first}; allowed is what TRL's SFTConfig takes; fix that value"
         ) from error
+
+
+def check_batches(arguments: SFTConfig, rows: int, config: Config) -> None:
+    """Refuse a training set of which dropping the last batch leaves nothing.
+
+    Raises:
+        ConfigError: there is no whole batch.
+    """
+    batch = arguments.per_device_train_batch_size * world_size()
+    if arguments.dataloader_drop_last and rows < batch and not arguments.packing:
+        raise ConfigError(
+            f"train.sft.dataloader_drop_last: got true, and the {rows} rows of data.train are less than one batch of "
+            f"{batch}, so nothing would be trained; allowed is at least one whole batch; lower train.batch_size or "
+            "train.micro_batch_size, or remove it"
+        )
 
 
 def _refuse_fsdp_on_cpus() -> None:

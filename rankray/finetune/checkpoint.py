@@ -13,6 +13,7 @@ Resuming reads data, never code: weights are safetensors, and transformers reads
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -24,11 +25,30 @@ from typing import Any
 
 from rankray.checkpoints import manifest
 from rankray.checkpoints.manifest import STATE_FILE
-from rankray.errors import ModelError
+from rankray.config import Config
+from rankray.config.where import PATHS
+from rankray.errors import ConfigError, ModelError, StorageFull, shown
+from rankray.paths import same_path
 
 logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial-"
+SMALLEST_ROOM_BYTES = 1 << 16
+"""A disk with less room than this is full."""
+RESUMED_WITH = ("model", "data", "train")
+"""Sections of the configuration whose values a checkpoint is resumed with."""
+CHANGEABLE = frozenset(
+    {
+        "train.max_steps",
+        "train.epochs",
+        "train.threads",
+        "train.micro_batch_size",
+        "train.checkpoint_every_steps",
+        "data.eval",
+        "data.test",
+    }
+)
+"""Fields of these sections that may differ all the same, because they have their effect from the next step on."""
 
 
 @dataclass(frozen=True)
@@ -78,20 +98,45 @@ def write_checkpoint(
     """
     final = directory / f"step-{progress.step:06d}"
     partial = directory / f"{PARTIAL}{final.name}"
-    if leads:
+    try:
+        if leads:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        wait()
+        save(str(partial))
+        wait()
+        if leads:
+            written = asdict(replace(progress, manifest=True))
+            (partial / STATE_FILE).write_text(json.dumps(written, indent=1), encoding="utf-8")
+            manifest.write(partial, rank)
+            _put_in_place(partial, final)
+    except Exception as error:
+        if not _is_full(error, directory):
+            raise
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    wait()
-    save(str(partial))
-    wait()
-    if leads:
-        (partial / STATE_FILE).write_text(
-            json.dumps(asdict(replace(progress, manifest=True)), indent=1), encoding="utf-8"
-        )
-        manifest.write(partial, rank)
-        _put_in_place(partial, final)
+        raise StorageFull(
+            f"storage: {directory} is full, and the checkpoint of step {progress.step} could not be written ({error}); "
+            "needed is room for it; free some space, or give another storage"
+        ) from error
     wait()
     return str(final)
+
+
+def _is_full(error: BaseException, directory: Path) -> bool:
+    """Whether an error says that a disk or a quota is full; torch and safetensors say so in words of their own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(seen) or "Disk quota exceeded" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    writes = isinstance(error, OSError) or any(word in str(error) for word in ("PytorchStreamWriter", "file write"))
+    try:
+        return writes and shutil.disk_usage(directory).free < SMALLEST_ROOM_BYTES
+    except OSError as unknown:
+        logger.debug("the room in %s is unknown: %s", directory, unknown)
+        return False
 
 
 def read_progress(checkpoint: str) -> Progress:
@@ -108,6 +153,31 @@ def read_progress(checkpoint: str) -> Progress:
             f"checkpoint: {checkpoint!r} cannot be resumed ({error}); allowed is a directory that holds {STATE_FILE}; "
             "take an earlier checkpoint, or start without one"
         ) from error
+
+
+def check_resumable(progress: Progress, config: Config, checkpoint: str) -> None:
+    """Refuse to resume with settings that would have no effect, because the checkpoint's own are restored.
+
+    `CHANGEABLE` may differ, and so may the loss, which is computed anew.
+
+    Raises:
+        ConfigError: names the first field that differs.
+    """
+    now = config.model_dump(mode="json", include=set(RESUMED_WITH))
+    for section in RESUMED_WITH:
+        before = progress.config.get(section, {})
+        for name in before:
+            path = f"{section}.{name}"
+            old, new = before[name], now[section].get(name)
+            if old == new or path in CHANGEABLE or name not in now[section]:
+                continue
+            if path in PATHS and isinstance(old, str) and isinstance(new, str) and same_path(old, new):
+                continue
+            raise ConfigError(
+                f"{path}: got {shown(new)}, and {checkpoint!r} was trained with {shown(old)}, which it restores; "
+                "allowed "
+                f"to differ are {', '.join(sorted(CHANGEABLE))} and the loss; set it back, or train without --resume"
+            )
 
 
 def remove_partial(directory: Path) -> None:

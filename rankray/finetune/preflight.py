@@ -1,43 +1,87 @@
 """Find mistakes in data and model before anything expensive starts, without importing torch.
 
 `check` prints what this finds, and `search` calls it before Ray starts. Local files and model directories are read,
-including those that the space may choose. Data and models on the Hugging Face hub are checked when they are loaded.
+including those that the space may choose. What needs the libraries of training is checked in `trial_check`, by the code
+that trials run; `check --offline` leaves that out and says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rankray.config import Config, LoadedConfig, apply_params
 from rankray.config.evaluation import is_sampled
-from rankray.config.space import distributions
+from rankray.config.points import refused_draws
+from rankray.config.space import distributions, never_drawn
 from rankray.data.chat import Example
-from rankray.data.examples import Places, common_prefix
+from rankray.data.encode import light_tokenizer, measure
+from rankray.data.examples import Places
 from rankray.data.files import file_fingerprint, hub_parts, is_file_source
 from rankray.data.leaks import leaks_line, leaks_of
-from rankray.data.sources import Source, entries_of, fingerprint, is_local
-from rankray.errors import ConfigError, DataError, ModelError, nearest
+from rankray.data.lengths import LengthTable, length_table, table_lines
+from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local
+from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
 from rankray.evaluate.answers import check_answer, is_function
 from rankray.finetune.base_model import check_base_model
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.model.files import context_length, local_model
 
+logger = logging.getLogger(__name__)
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+OTHER_FILES = (
+    *TOKENIZER_FILES,
+    "*.bin",
+    "*.jinja",
+    "chat_template*",
+    "generation_config.json",
+    "*.model",
+    "*.py",
+    "vocab*",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+"""What else of a model decides on results, beside config.json and the weights in safetensors."""
 SAMPLE_ABOVE_BYTES = 32 << 20
 
 
-def preflight(loaded: LoadedConfig) -> dict[str, Any]:
-    """Check data and model of a configuration and return their fingerprints.
+@dataclass
+class Findings:
+    """What a check has found, beside the errors it raises.
 
-    Returns:
-        `{"data": {"train": ..., "eval": ...}, "model": ...}`, and `test` where `data.test` is given: `sha256:...` of a
-        local file, or of a local model's config.json and weights (of files above 32 MiB: the size and evenly spaced
-        samples); otherwise the hub id.
+    Attributes:
+        fingerprints: `{"data": {"train": ..., "eval": ...}, "model": ..., "model_files": ...}`: `sha256:...` of a local
+            file, of a local model's config.json and safetensors, and of what else of it decides on results: tokenizer,
+            chat template, generation settings, pickled weights. Of files above 32 MiB: the size and evenly spaced
+            samples. Otherwise the hub id.
+        data: the size of each split, where it was tokenised.
+        warnings: what will work, but hardly as intended.
+        unseen: what was not looked at.
+    """
+
+    fingerprints: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, LengthTable] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+
+    def lines(self, with_unseen: bool = True) -> list[str]:
+        """Return sizes, warnings and, if it is wanted, what was not looked at, a line each."""
+        sizes = table_lines(self.data)
+        unseen = [f"not looked at: {what}" for what in self.unseen if with_unseen]
+        return [*sizes, *(f"warning: {warning}" for warning in self.warnings), *unseen]
+
+
+def preflight(loaded: LoadedConfig) -> Findings:
+    """Check data and model of a configuration, as far as that is possible without torch and transformers.
 
     Raises:
         DataError: a file is missing, unreadable or empty, a column does not exist, messages are malformed, or
@@ -45,22 +89,39 @@ def preflight(loaded: LoadedConfig) -> dict[str, Any]:
         ModelError: a local model directory is incomplete.
         ConfigError: `train.sft` holds a field that does not exist or is set elsewhere.
     """
-    for variant in _searched_variants(loaded):
-        _check(variant)
-    return _check(loaded)
+    findings = Findings(warnings=_space_warnings(loaded))
+    for variant in searched_variants(loaded):
+        _check(variant, Findings())
+    _check(loaded, findings)
+    return findings
 
 
-def _check(loaded: LoadedConfig) -> dict[str, Any]:
+def _check(loaded: LoadedConfig, findings: Findings) -> None:
     config = loaded.config
     check_sft_fields(config.train.sft, loaded.where)
     check_base_model(loaded)
-    model, directory = _check_model(config.model.path, loaded.where("model.path"))
+    prints, directory = _check_model(config.model.path, loaded.where("model.path"))
     splits = ("train", "eval", *(["test"] if config.data.test is not None else []))
-    data = {split: _check_split(split, loaded, directory) for split in splits}
-    return {"data": data, "model": model}
+    data = {split: _check_split(split, loaded, directory, findings) for split in splits}
+    findings.fingerprints = {"data": data, **prints}
 
 
-def _searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
+def _space_warnings(loaded: LoadedConfig) -> list[str]:
+    """Return what the space will do that its author may not expect."""
+    config, warnings = loaded.config, []
+    for path, why in never_drawn(config).items():
+        warnings.append(f"space.{path}: never drawn, because {why}; remove it, or change that")
+    draws = refused_draws(config, distributions(config))
+    if draws:
+        point, why = draws[0]
+        warnings.append(
+            f"space: {len(draws)} of 200 random points are refused, and each that is drawn is a FAILED trial; {point}: "
+            f"{why}"
+        )
+    return warnings
+
+
+def searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
     """Yield the configuration with each choice or lower bound the space has for data, model path and `train.sft`."""
     for path, distribution in distributions(loaded.config).items():
         if path == "model.path" or path.startswith(("data.", "train.sft.")):
@@ -71,10 +132,10 @@ def _searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
                 yield LoadedConfig(apply_params(loaded.config, {path: value}), loaded.file, places)
 
 
-def _check_model(path: str, place: str) -> tuple[str, Path | None]:
+def _check_model(path: str, place: str) -> tuple[dict[str, str], Path | None]:
     directory = local_model(path)
     if directory is None:
-        return path, None
+        return {"model": path}, None
     where = f"{place}: model.path"
     if not directory.is_dir():
         near = [p.name for p in directory.parent.iterdir() if p.is_dir()] if directory.parent.is_dir() else []
@@ -85,38 +146,101 @@ def _check_model(path: str, place: str) -> tuple[str, Path | None]:
     have = ", ".join(sorted(p.name for p in directory.iterdir())[:12]) or "nothing"
     needed = {"config.json": ("config.json",), "weights (*.safetensors)": WEIGHT_FILES, "a tokenizer": TOKENIZER_FILES}
     for what, patterns in needed.items():
-        if not any(any(directory.glob(pattern)) for pattern in patterns):
+        if not any(file.is_file() for pattern in patterns for file in directory.glob(pattern)):
             raise ModelError(
                 f"{where}: {path!r} lacks {what} (it holds {have}); needed are config.json, weights and a tokenizer; "
                 "save model and tokenizer there with save_pretrained"
             )
     _read_json(directory / "config.json", where)
-    files = [directory / "config.json", *sorted(directory.glob("*.safetensors"))]
+    _check_weights(directory, where)
+    _tokenizer(directory, where)
+    weights = [directory / "config.json", *sorted(directory.glob("*.safetensors"))]
+    others = {file for pattern in OTHER_FILES for file in directory.glob(pattern) if file.is_file()}
+    return {"model": _fingerprint(weights), "model_files": _fingerprint(sorted(others))}, directory
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
     parts = [f"{file.name} {file_fingerprint(file, SAMPLE_ABOVE_BYTES)}" for file in files]
-    return f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}", directory
+    return f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
 
 
-def _check_split(split: str, loaded: LoadedConfig, model: Path | None) -> str:
+def _check_weights(directory: Path, where: str) -> None:
+    """Read the headers of the weights, and look for the files that an index names."""
+    import safetensors
+
+    for index in directory.glob("*.safetensors.index.json"):
+        named = _read_json(index, where).get("weight_map")
+        names = set(named.values()) if isinstance(named, dict) else set()
+        lacking = sorted(str(name) for name in names if not (directory / str(name)).is_file())
+        if lacking or not names:
+            what = f"names {shown(lacking[0])}, which is not there" if lacking else "has no weight_map"
+            raise ModelError(
+                f"{where}: {str(index)!r} {what}; needed are all files of the weights; complete the directory"
+            )
+    for file in sorted(directory.glob("*.safetensors")):
+        try:
+            with safetensors.safe_open(file, framework="np") as opened:
+                opened.keys()
+        except Exception as error:  # of the reader's own kind, or the system's
+            logger.debug("%s cannot be opened", file, exc_info=True)
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"{where}: {str(file)!r} is not a file of weights ({shown(first)}); needed are complete safetensors; "
+                "save "
+                "the model again"
+            ) from error
+
+
+def _tokenizer(directory: Path, where: str) -> Any:
+    """Return the tokenizer in tokenizer.json; None where there is no such file."""
+    file = directory / "tokenizer.json"
+    if not file.is_file():
+        return None
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain exceptions
+        logger.debug("%s cannot be opened", file, exc_info=True)
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{where}: {str(file)!r} is not a tokenizer ({shown(first)}); needed is one that save_pretrained wrote; "
+            "save "
+            "the tokenizer again"
+        ) from error
+
+
+def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings: Findings) -> str:
     data, place = loaded.config.data, loaded.where(f"data.{split}")
     given, where = getattr(data, split), f"{place}: data.{split}"
+    for entry in entries_of(given):
+        local = is_file_source(entry.path)
+        name = Path(entry.path).name if local else hub_parts(entry.path, where)[-1].partition("[")[0]
+        _warn_of_test(split, name, where, findings)
     if not is_local(given):
-        for entry in entries_of(given):
-            if not is_file_source(entry.path):
-                hub_parts(entry.path, where)
         return fingerprint(given, where)
     names = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in ("prompt", "completion", "messages")}
-    examples = [placed.example for placed in Source(split, data, places=Places(source=where, **names)).examples()]
+    first = loaded.config.evaluate.max_examples if split == "eval" else None
+    examples = Source(split, data, first, places=Places(source=where, **names)).examples()
     if split != "train" and _answers(loaded.config):
-        _check_answers(loaded, examples)
+        _check_answers(examples, loaded, where, findings)
     if model is not None:
-        where = f"{loaded.where('data.max_length')}: data.max_length"
-        _check_room(examples, model, split, data.max_length, where)
-        if any(example.is_chat for example in examples) and not _has_chat_template(model):
+        if any(placed.example.is_chat for placed in examples) and not _has_chat_template(model):
             raise ModelError(
                 f"{names['messages']}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
                 "take a chat model, or use data.prompt and data.completion"
             )
+        _check_room(examples, model, split, loaded, findings)
     return fingerprint(given, where)
+
+
+def _warn_of_test(split: str, name: str, where: str, findings: Findings) -> None:
+    if split == "eval" and re.search(r"(?<![a-z])test(?![a-z])", name.lower()):
+        findings.warnings.append(
+            f"{where}: {name} is a test split by its name, and a search that selects on it has seen it; hold out a "
+            "part of "
+            "the training data instead"
+        )
 
 
 def leak_warnings(loaded: LoadedConfig) -> list[str]:
@@ -135,8 +259,25 @@ def _answers(config: Config) -> bool:
     return any(name == "accuracy" or is_sampled(name) for name in names) and config.evaluate.answer != "code"
 
 
-def _check_answers(loaded: LoadedConfig, examples: Sequence[Example]) -> None:
-    texts = [str(e.completion if isinstance(e.completion, str) else e.completion[-1]["content"]) for e in examples]
+def _check_answers(examples: Sequence[Placed], loaded: LoadedConfig, where: str, findings: Findings) -> None:
+    """Look at the reference answers: an empty one is right for a model that says nothing.
+
+    Raises:
+        DataError: all are empty.
+        ConfigError: `evaluate.answer` cannot be used with them.
+    """
+    texts = [_completion(placed.example) for placed in examples]
+    empty = [index for index, text in enumerate(texts) if not text.strip()]
+    if len(empty) == len(texts):
+        raise DataError(
+            f"{where}: none of the {len(texts)} rows has an answer; needed are answers to compare with; fix "
+            "data.completion, or measure nll alone"
+        )
+    if empty:
+        findings.warnings.append(
+            f"{where}: {len(empty)} of {len(texts)} rows have no answer (first: {examples[empty[0]].place}); fill or "
+            "remove them"
+        )
     how = loaded.config.evaluate.answer
     if is_function(how):
         return  # on the Python path of the nodes, perhaps not of this machine
@@ -146,36 +287,46 @@ def _check_answers(loaded: LoadedConfig, examples: Sequence[Example]) -> None:
         raise ConfigError(f"{loaded.where('evaluate.answer')}: {error}") from None
 
 
-def _check_room(examples: Sequence[Example], model: Path, split: str, max_length: int, where: str) -> None:
-    """Raise DataError unless at least one example keeps a completion token after cutting; stop at the first one."""
-    file = model / "tokenizer.json"
-    if not file.is_file():
-        return
-    import tokenizers
+def _completion(example: Example) -> str:
+    last: Any = example.completion
+    return last if isinstance(last, str) else str(last[-1]["content"])
 
-    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+
+def _check_room(examples: Sequence[Placed], model: Path, split: str, loaded: LoadedConfig, findings: Findings) -> None:
+    """Measure the examples, where the tokenizer can be read without torch.
+
+    Raises:
+        DataError: not one keeps a completion token after cutting, or the chat template refuses one.
+    """
+    data = loaded.config.data
+    where = f"{loaded.where('data.max_length')}: data.max_length"
     context = context_length(_read_json(model / "config.json", where))
-    limit = min(max_length, context or max_length)
-    shortest = None
-    for prompt, completion, _ in examples:
-        kept = _prompt_tokens(tokenizer, prompt, completion)
-        if kept < limit:
-            return
-        shortest = kept if shortest is None else min(shortest, kept)
-    said = f"{max_length}" if limit == max_length else f"{max_length}, and the model's context of {limit},"
-    raise DataError(
-        f"{where}: {said} leaves no completion token of any of the {len(examples)} examples of data.{split}: the "
-        f"shortest prompt has {shortest} tokens; allowed is more; raise data.max_length or shorten data.prompt"
-    )
-
-
-def _prompt_tokens(tokenizer: Any, prompt: Any, completion: Any) -> int:
-    """Return how many tokens precede the completion; for chat a lower bound, because the template adds some."""
-    if isinstance(prompt, str):
-        whole = tokenizer.encode(prompt + completion).ids
-        return common_prefix(tokenizer.encode(prompt).ids, whole)
-    text = "".join(turn["content"] for turn in prompt)
-    return len(tokenizer.encode(text, add_special_tokens=False).ids) if text else 0
+    limit = min(data.max_length, context or data.max_length)
+    _tokenizer(model, where)
+    try:
+        tokenizer = light_tokenizer(model)
+    except Exception as error:  # files that do not fit together raise anything
+        logger.debug("the tokenizer of %s cannot be loaded", model, exc_info=True)
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{loaded.where('model.path')}: model.path: the tokenizer of {str(model)!r} cannot be loaded "
+            f"({shown(first)}); "
+            "needed is one that save_pretrained wrote; save the tokenizer again"
+        ) from error
+    if tokenizer is None:
+        findings.unseen.append("tokens: the tokenizer has no tokenizer.json")
+        return
+    lengths = measure([e.example for e in examples], tokenizer, data, limit, [e.place for e in examples])
+    table = findings.data[split] = length_table(lengths, limit)
+    if table.lost == table.rows:
+        more = "" if limit == data.max_length else f", and the model's context of {limit},"
+        least = min(length.tokens - length.supervised for length in lengths)
+        raise DataError(
+            f"{where}: {data.max_length}{more} leaves no completion token of any of the {len(examples)} examples of "
+            f"data.{split}: the shortest prompt has {least} tokens; allowed is more; raise data.max_length or "
+            "shorten data.prompt"
+        )
+    findings.warnings += filter(None, [table.warning(split)])
 
 
 def _has_chat_template(model: Path) -> bool:
@@ -188,7 +339,7 @@ def _has_chat_template(model: Path) -> bool:
 def _read_json(file: Path, where: str) -> dict[str, Any]:
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{where}: {str(file)!r} is not JSON ({error}); needed is a JSON object; save the model again"
         ) from error

@@ -34,10 +34,11 @@ from accelerate import PartialState
 
 from rankray.config import Config, config_from
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
+from rankray.errors import ConfigError
 from rankray.evaluate.answers import load_function
 from rankray.evaluate.engine import refuse_server_in_training
 from rankray.evaluate.run import evaluate
-from rankray.finetune.arguments import lora_config, sft_arguments, world_size
+from rankray.finetune.arguments import check_batches, lora_config, sft_arguments, world_size
 from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
 from rankray.finetune.process import clean_process, free_memory
 from rankray.finetune.quiet import quiet
@@ -123,6 +124,7 @@ class _Trial:
         train, self._held_out = split_of("train", config, tokenizer), split_of("eval", config, tokenizer)
         mixed = keeps_master_weights(config)
         arguments = sft_arguments(config, config.train.seed + index, str(self._directory), half, mixed)
+        check_batches(arguments, len(train.dataset), config)
         signal = base_signal(config, tokenizer, train, arguments.device) if config.loss.needs_base else None
         trainer = RankrayTrainer(
             model=fresh_model(config, None if config.model.lora else resume),
@@ -139,8 +141,13 @@ class _Trial:
         if self._writes_files(trainer):
             remove_partial(self._directory)
         trainer.restore_train_sums(self._sums if resume else [])
-        started = time.monotonic()
+        started, begun = time.monotonic(), self._outcome.steps
         trainer.train(resume_from_checkpoint=resume)
+        if self._outcome.steps == begun and not (self._outcome.stopped or self._outcome.preempted):
+            raise ConfigError(
+                f"train.max_steps: no step of {config.train.max_steps} was made from the {len(train.dataset)} rows of "
+                "data.train; needed is at least one batch; lower train.batch_size, or remove fields of train.sft"
+            )
         if signal is not None and signal.seconds:
             self._note(cost_of(signal, time.monotonic() - started))
         del trainer, signal

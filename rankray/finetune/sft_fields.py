@@ -41,6 +41,7 @@ OURS = {
     "model_init_kwargs": "model.path and model.dtype",
     "report_to": "logging: [wandb, mlflow, tensorboard, trackio], which keeps one run per trial",
     "run_name": "logging: the runs are named by study and trial",
+    "deepspeed": "train.parallelism (ddp or fsdp)",
     "resume_from_checkpoint": "nothing: run the same command again",
 }
 """Fields that rankray sets itself -> where to set them."""

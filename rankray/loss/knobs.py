@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from rankray.errors import LossError, describe_invalid, nearest
+from rankray.errors import LossError, describe_invalid, nearest, shown
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -49,7 +49,7 @@ class KeyOf:
         names = list(self.names())
         if given not in names:
             allowed = ", ".join([*names, self.also] if self.also else names)
-            raise ValueError(f"got {given!r}{nearest(given, names)}; allowed: {allowed}; correct the name")
+            raise ValueError(f"got {shown(given)}{nearest(given, names)}; allowed: {allowed}; correct the name")
         return given
 
 

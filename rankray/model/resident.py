@@ -25,6 +25,7 @@ from rankray.errors import ConfigError, ModelError
 from rankray.model.files import local_model
 from rankray.model.head import check_head
 from rankray.model.mapped import copy_to_adapt, copy_to_train, map_weights
+from rankray.model.pin import MAIN
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,9 @@ def tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
     def load() -> PreTrainedTokenizerBase:
         place = _model_place(path)
         try:
-            found = AutoTokenizer.from_pretrained(place, trust_remote_code=config.model.trust_remote_code)
+            found = AutoTokenizer.from_pretrained(
+                place, revision=config.model.revision or MAIN, trust_remote_code=config.model.trust_remote_code
+            )
         except Exception as error:
             raise _load_error("tokenizer", path, error) from error
         found.pad_token = found.pad_token or found.eos_token
@@ -66,19 +69,19 @@ def tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
             )
         return found
 
-    return _keep("tokenizer", (_model_key(path), config.model.trust_remote_code), load)
+    return _keep("tokenizer", (_model_key(config), config.model.trust_remote_code), load)
 
 
 def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> Split:
     """Return a split, tokenised; see `load_split`."""
     data, limit = config.data, config.data.max_length
-    context = getattr(_model_config(config).get_text_config(), "max_position_embeddings", None)
+    context = getattr(model_config(config).get_text_config(), "max_position_embeddings", None)
     if isinstance(context, int) and context > 0:
         limit = min(limit, context)
     first = config.evaluate.max_examples if split == "eval" else None
     source = getattr(data, split)
     made_from = json.dumps([data.model_dump(mode="json"), [] if source is None else file_stamps(source)])
-    key = (split, made_from, limit, first, _model_key(config.model.path), config.model.trust_remote_code)
+    key = (split, made_from, limit, first, _model_key(config), config.model.trust_remote_code)
     return _keep("split", key, lambda: load_split(split, data, tokenizer, limit, first))
 
 
@@ -120,17 +123,17 @@ def model_stamp(config: Config) -> list[Any]:
     """Return what identifies the base model's weights, as plain JSON types: its files with size and time, or its hub id
     and revision; and how it computes.
     """
-    key = _model_key(config.model.path)
-    files = [list(file) for file in key[1]] if isinstance(key, tuple) else []
+    directory = local_model(config.model.path)
+    local = directory is not None and directory.is_dir()
+    files = [list(file) for file in _model_key(config)[1]] if local else []
     given = config.model
-    revision = getattr(given, "revision", None)
-    return [str(given.path), files, revision, str(_configured_dtype(config)), given.attn_implementation]
+    return [str(given.path), files, given.revision, str(_configured_dtype(config)), given.attn_implementation]
 
 
 def _base_model(config: Config, copied: Callable[[PreTrainedModel], PreTrainedModel]) -> PreTrainedModel:
     """Return a copy of the kept model, which has the type it was saved in, or that `model.dtype` names."""
     given = config.model
-    key = (_model_key(given.path), _configured_dtype(config), given.attn_implementation, given.trust_remote_code)
+    key = (_model_key(config), _configured_dtype(config), given.attn_implementation, given.trust_remote_code)
     if key in _kept["model"]:
         return copied(_kept["model"][key])
     _kept["model"].clear()
@@ -163,6 +166,7 @@ def _load_model(config: Config, path: str, dtype: torch.dtype) -> PreTrainedMode
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
+            revision=config.model.revision or MAIN,
             dtype=dtype,
             attn_implementation=config.model.attn_implementation,
             trust_remote_code=config.model.trust_remote_code,
@@ -198,21 +202,28 @@ def _dtype(config: Config) -> torch.dtype:
 
 def _configured_dtype(config: Config) -> torch.dtype:
     """Return `model.dtype`, or for `auto` the type that the weights were saved in."""
-    dtype = _model_config(config).dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
+    dtype = model_config(config).dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
-def _model_config(config: Config) -> Any:
+def model_config(config: Config) -> Any:
+    """Return the model's own configuration, of transformers.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     path = config.model.path
 
     def load() -> Any:
         place = _model_place(path)
         try:
-            return AutoConfig.from_pretrained(place, trust_remote_code=config.model.trust_remote_code)
+            return AutoConfig.from_pretrained(
+                place, revision=config.model.revision or MAIN, trust_remote_code=config.model.trust_remote_code
+            )
         except Exception as error:
             raise _load_error("model", path, error) from error
 
-    return _keep("config", (_model_key(path), config.model.trust_remote_code), load)
+    return _keep("config", (_model_key(config), config.model.trust_remote_code), load)
 
 
 def _model_place(path: str) -> str:
@@ -223,10 +234,11 @@ def _model_place(path: str) -> str:
     return path if directory is None else str(directory)
 
 
-def _model_key(path: str) -> Hashable:
+def _model_key(config: Config) -> tuple[str, Any]:
+    path = config.model.path
     directory = local_model(path)
     if directory is None or not directory.is_dir():
-        return path
+        return path, config.model.revision
     return str(directory.resolve()), _stamp(sorted(p for p in directory.iterdir() if p.is_file()))
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from rankray.config import Config, LoadedConfig, all_fields, apply_params, baseline_points, distributions
+from rankray.config.points import all_points
 from rankray.errors import ConfigError, nearest
 from rankray.report.board import short_params
 
@@ -45,6 +46,9 @@ def check_lines(loaded: LoadedConfig) -> list[str]:
         values = ", ".join(map(str, dist.choices)) if dist.kind == "choice" else f"{dist.low:g} to {dist.high:g}"
         notes = " (log)" * dist.log + "".join(f" when {p} is {' or '.join(map(str, v))}" for p, v in dist.when.items())
         lines.append(f"  searches {path}: {values}{notes}")
+    points = all_points(distributions(config), config) if config.space else None
+    if points is not None and len(points) < config.study.trials:
+        lines.append(f"  the space is finite: the search ends after its {len(points)} points")
     if not config.space:
         lines.append("  searches nothing: the space is empty; `rankray train` is enough")
     for origin, params in baseline_points(config):

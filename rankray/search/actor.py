@@ -12,12 +12,13 @@ not told (docs/traps.md). The JSON has one key:
     report   {"step", "metrics", "checkpoint"}
     outcome  {"metrics", "steps", "checkpoint", "stopped", "preempted"}
     failure  {"reason", "traceback"}
-    lost     {"reason", "blameless", "nodes"}
+    lost     {"reason", "blameless", "nodes", "ends"}
     damaged  {"checkpoint", "reason"}
     note     a line for people
 
 An exception in training is a result like any other: the process is sound and is used again, unless its accelerator
-may be broken; then the process kills itself at the next reset, and the trial it would have taken is placed anew. When a
+may be broken or its training thread hangs; then it gives the trial that it is handed next back untouched (an event
+`lost` with `ends`), and ends. That trial is not charged with the death. When a
 trial is preempted, because its node is being taken away, the process ends too: no other trial may start there.
 `reset_config` never returns False, which would end a trial without telling the scheduler (docs/traps.md).
 """
@@ -30,7 +31,9 @@ import logging
 import os
 import queue
 import signal
+import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -58,18 +61,28 @@ SEARCH_ENDS = "the search is ending"
 
 
 class _Rendezvous:
-    """The reporter of a training thread; the actor's thread puts the verdicts into `answer`."""
+    """The reporter of a training thread; the actor's thread puts the verdicts into `answer`.
+
+    Attributes:
+        heard_at: when the thread last gave a sign of life, on the monotonic clock.
+    """
 
     def __init__(self, preemption: Callable[[], str]) -> None:
+        self.heard_at = time.monotonic()
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.answer: queue.Queue[Verdict] = queue.Queue()
         self.stopped: Verdict | None = None
         self.preemption = preemption
 
+    def progress(self, step: int, metrics: dict[str, float]) -> None:
+        """The heartbeat: a step was made."""
+        self.heard_at = time.monotonic()
+
     def report(self, report: Report) -> Verdict:
         if self.stopped is None:
             self.events.put({REPORT: dataclasses.asdict(report)})
             verdict = self.answer.get()
+            self.heard_at = time.monotonic()
             if not verdict.stop:
                 return verdict
             self.stopped = verdict
@@ -77,6 +90,10 @@ class _Rendezvous:
 
     def note(self, line: str) -> None:
         self.events.put({NOTE: line})
+
+
+class ProcessBroken(Exception):
+    """The process cannot train any more, and gave its trial back; it has to end."""
 
 
 class NodeDrained(Exception):
@@ -93,7 +110,9 @@ class TrialActor(Trainable):
         """Start the first trial's training."""
         logs.configure()
         self._jobs: queue.Queue[tuple[TrialSpec, _Rendezvous] | None] = queue.Queue()
-        self._broken = False
+        self._broken_by = ""
+        self._last_event: dict[str, Any] = {}
+        self._limit_seconds: float | None = None
         self._waiting = False
         self._preempted = ""
         self._drain = DrainWatcher()
@@ -108,25 +127,60 @@ class TrialActor(Trainable):
 
         Raises:
             NodeDrained: it was preempted, and the scheduler knows.
+            ProcessBroken: the process gave its trial back, and the scheduler knows.
         """
         if self._preempted:
             raise NodeDrained(self._preempted)
+        if self._broken_by and LOST in self._last_event:
+            raise ProcessBroken(self._broken_by)
         if self._waiting:
+            self._rendezvous.heard_at = time.monotonic()
             self._rendezvous.answer.put(Verdict(stop=False))
-        event = self._rendezvous.events.get()
+        event = self._last_event = self._next_event()
         self._waiting = REPORT in event
         self._preempted = event.get(OUTCOME, {}).get("preempted", "")
         return {EVENT: json.dumps(event)}
 
+    def _next_event(self) -> dict[str, Any]:
+        """Wait for the training thread, at most `study.trial_timeout` seconds from its last sign of life."""
+        limit = self._limit_seconds
+        while True:
+            left = None if limit is None else self._rendezvous.heard_at + limit - time.monotonic()
+            try:
+                return self._rendezvous.events.get(timeout=None if left is None else max(0.0, left))
+            except queue.Empty:
+                if limit is None or time.monotonic() - self._rendezvous.heard_at < limit:
+                    continue
+            self._broken_by = f"trial {self._number} hangs"
+            frame = sys._current_frames().get(self._thread.ident or 0)
+            where = "".join(traceback.format_stack(frame)) if frame is not None else ""
+            reason = f"TimeoutError: no step and no report for {limit:g} s (study.trial_timeout)"
+            return {FAILURE: {"reason": reason, "traceback": where}}
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Stop the trial that still runs, if any, and start the next one here; always True."""
-        self._stop(json.loads(new_config.get("stops") or "{}").get(str(self._number), SEARCH_ENDS))
-        self._start(new_config)
+        if not self._broken_by:
+            self._stop(json.loads(new_config.get("stops") or "{}").get(str(self._number), SEARCH_ENDS))
+        if self._broken_by:
+            self._hand_back(new_config)
+        else:
+            self._start(new_config)
         return True
 
+    def _hand_back(self, config: dict[str, Any]) -> None:
+        """Give the trial back that this process was handed and cannot train."""
+        self._rendezvous = _Rendezvous(self._drain)
+        self._waiting = False
+        self._number = TrialSpec.from_json(config["spec"]).number
+        reason = f"its process could not train it ({self._broken_by}); it starts in another one"
+        self._rendezvous.events.put({LOST: {"reason": reason, "blameless": True, "nodes": [], "ends": True}})
+
     def cleanup(self) -> None:
-        """Let the training loop end before the process does."""
-        self._stop(SEARCH_ENDS)
+        """Let the training loop end before the process does; a thread that hangs ends with the process."""
+        if not self._broken_by:
+            self._stop(SEARCH_ENDS)
+        if self._broken_by:
+            os.kill(os.getpid(), signal.SIGKILL)
         self._drain.close()
         self._jobs.put(None)
         self._thread.join(CLOSE_SECONDS)
@@ -142,13 +196,14 @@ class TrialActor(Trainable):
         self._waiting = False
         self._idle.clear()
         spec = TrialSpec.from_json(config["spec"])
+        self._limit_seconds = spec.config.get("study", {}).get("trial_timeout")
         self._number = spec.number
         self._jobs.put((spec, self._rendezvous))
 
     def _stop(self, reason: str) -> None:
         self._rendezvous.answer.put(Verdict(stop=True, reason=reason))
-        if not self._idle.wait(timeout=STOP_SECONDS) or self._broken:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if not self._idle.wait(timeout=STOP_SECONDS):
+            self._broken_by = self._broken_by or f"trial {self._number} did not stop within {STOP_SECONDS:.0f} s"
 
     def _work(self) -> None:
         trainer = _Trainer()
@@ -164,7 +219,8 @@ class TrialActor(Trainable):
             except CheckpointDamaged as error:
                 rendezvous.events.put({DAMAGED: {"checkpoint": spec.checkpoint, "reason": error.why}})
             except BaseException as error:
-                self._broken = "CUDA" in str(error) or "AcceleratorError" in type(error).__name__
+                if "CUDA" in str(error) or "AcceleratorError" in type(error).__name__:
+                    self._broken_by = f"trial {spec.number} left its accelerator broken"
                 rendezvous.events.put({FAILURE: trainer.failure(error)})
             finally:
                 self._idle.set()

@@ -12,4 +12,5 @@ NOTE = "note"
 """A line for people; the trial continues."""
 LOST = "lost"
 """`{"reason": ..., "blameless": ..., "nodes": [...]}`: processes that trained the trial are gone. `blameless` if their
-node is known to be gone too; `nodes` are the nodes of the whole group."""
+node is known to be gone too; `nodes` are the nodes of the whole group. With `"ends": true` the process was handed the
+trial, never began it, and ends."""

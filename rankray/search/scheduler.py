@@ -14,6 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rankray.cluster.deaths import gone_nodes, node_went, nodes_of, tune_error
 from rankray.contracts import Report
+from rankray.errors import StorageFull
 from rankray.search.actor import EVENT
 from rankray.search.control import Control
 from rankray.search.delivery import StoreOutbox
@@ -52,10 +53,14 @@ class StoreScheduler(FIFOScheduler):
         if NOTE in event:
             self._news.phase(f"trial {number}: {event[NOTE]}")
             return TrialScheduler.CONTINUE
+        if LOST in event and event[LOST].get("ends"):
+            self._give_back(trial, number, event[LOST]["reason"])
+            return TrialScheduler.CONTINUE
         if DAMAGED in event:
             self._damaged(number, **event[DAMAGED])
         elif LOST in event:
-            self._lost(trial, number, **event[LOST])
+            lost = event[LOST]
+            self._lost(trial, number, lost["reason"], lost["blameless"], lost["nodes"])
         elif FAILURE in event:
             self._fail(number, **event[FAILURE])
         elif preempted := event[OUTCOME]["preempted"]:
@@ -137,11 +142,20 @@ class StoreScheduler(FIFOScheduler):
         self._end(number, "complete", outcome["metrics"].get(self._study_metric), "")
 
     def _fail(self, number: int, reason: str, traceback: str) -> None:
+        if reason.startswith(f"{StorageFull.__name__}:"):
+            self._stop_for_the_storage(number, reason.partition(": ")[2])
+            return
         if self._outbox.fail(number, reason, traceback):
             self._end(number, "lost", None, f"{reason}; it will be tried again")
             return
         self._control.failure(number, reason, traceback)
         self._end(number, "failed", None, reason)
+
+    def _stop_for_the_storage(self, number: int, reason: str) -> None:
+        """No trial can save its work: the search ends, and resumes from what was saved before."""
+        self._outbox.release(number)
+        self._control.error = self._control.error or f"{reason}; then run the same command again to resume"
+        self._end(number, "lost", None, reason)
 
     def _end(self, number: int, state: str, value: float | None, reason: str) -> None:
         self._control.live.pop(number, None)

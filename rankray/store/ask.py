@@ -27,7 +27,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from rankray.config import Distribution, distributions
+from rankray.config import distributions
 from rankray.config.schema import Config
 from rankray.store.auto import AutoSampler
 from rankray.store.dry_run import DryRunStorage
@@ -46,7 +46,7 @@ from rankray.store.records import (
     is_void,
     point_key,
 )
-from rankray.store.strategies import derived_seed, sampler
+from rankray.store.strategies import derived_seed, sampler, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class Asker:
             params: dict[str, Any] = {}
             for path, dist in self._space.items():
                 if dist.active(params, self._config):
-                    params[path] = _suggest(trial, dist)
+                    params[path] = suggest(trial, dist)
         return params, trial.distributions, self._dry_run.marks
 
 
@@ -197,11 +197,3 @@ def withdraw(storage: BaseStorage, trial: FrozenTrial, reason: str) -> None:
         storage.set_trial_state_values(trial_id(trial), TrialState.FAIL)
     except optuna.exceptions.UpdateFinishedTrialError:
         logger.debug("trial %d: has ended already, and is not withdrawn as %s", trial.number, reason)
-
-
-def _suggest(trial: Trial, dist: Distribution) -> Any:
-    if dist.kind == "choice":
-        return trial.suggest_categorical(dist.path, dist.choices)
-    if dist.kind == "int":
-        return trial.suggest_int(dist.path, int(dist.low), int(dist.high), step=int(dist.step or 1), log=dist.log)
-    return trial.suggest_float(dist.path, dist.low, dist.high, step=dist.step, log=dist.log)

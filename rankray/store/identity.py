@@ -16,8 +16,9 @@ from rankray.paths import same_path
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINTS = ("data", "model")
-"""Entries of the provenance that must stay the same, too."""
+FINGERPRINTS = ("data", "model", "model_files")
+"""Entries of the provenance that must stay the same, too: `model_files` are the tokenizer, the chat template,
+generation settings and pickled weights. What a study of an earlier version does not have is not compared."""
 ADDABLE_FIELDS = ("data.test",)
 """Fields that a study may be given later, because nothing of what it holds depends on them."""
 _ABSENT = object()

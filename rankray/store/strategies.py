@@ -20,11 +20,14 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
+import optuna
 from optuna import pruners, samplers
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
+from optuna.trial import Trial
 
+from rankray.config import Distribution, distributions
 from rankray.config.schema import Config
 from rankray.errors import ConfigError, nearest
 from rankray.store.auto import AutoSampler
@@ -36,6 +39,10 @@ Recipe = tuple[type[T], dict[str, Any]]
 """A class, and the arguments it gets unless the configuration gives others."""
 Where = Callable[[str], str]
 """From the dotted path of a value to the place where it was written, as `file:line`."""
+
+
+INVENTED_TRIALS = 12
+"""So many trials `try_out` invents: more than TPE draws at random at first."""
 
 
 def direction(config: Config) -> StudyDirection:
@@ -124,6 +131,54 @@ def check(config: Config, where: Where | None = None) -> None:
             if where is None:
                 raise
             raise ConfigError(f"{where(path)}: {error}") from error
+
+
+def try_out(config: Config, where: Where | None = None) -> None:
+    """Let sampler and pruner work on a few invented trials of the study's space, in memory.
+
+    Some options are refused when they are first used, which in a search would be late.
+
+    Raises:
+        ConfigError: one of them fails.
+    """
+    space = distributions(config)
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = "study.sampler"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            study = optuna.create_study(
+                sampler=sampler(config, 0), pruner=pruner(config), direction=config.direction, study_name=config.name
+            )
+            for index in range(INVENTED_TRIALS):
+                path = "study.sampler"
+                trial, params = study.ask(), dict[str, Any]()
+                for name, dist in space.items():
+                    if dist.active(params, config):
+                        params[name] = suggest(trial, dist)
+                path = "study.pruner"
+                for step in range(1, 4):
+                    trial.report(float(index + 1 / step), min(step * config.evaluate.every_steps, config.full_steps))
+                    trial.should_prune()
+                study.tell(trial, float(index))
+    except ConfigError:
+        raise
+    except Exception as error:  # of any kind: the classes check little when they are made
+        given = config.study.sampler if path == "study.sampler" else config.study.pruner
+        place = f"{where(path)}: " if where else ""
+        raise ConfigError(f"{place}{path}: got {given!r}: {error}; allowed is what Optuna takes; correct it") from error
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def suggest(trial: Trial, dist: Distribution) -> Any:
+    """Return a value of a parameter for a trial, from its sampler."""
+    if dist.kind == "choice":
+        return trial.suggest_categorical(dist.path, dist.choices)
+    if dist.kind == "int":
+        return trial.suggest_int(dist.path, int(dist.low), int(dist.high), step=int(dist.step or 1), log=dist.log)
+    return trial.suggest_float(dist.path, dist.low, dist.high, step=dist.step, log=dist.log)
 
 
 def sampler(config: Config, number: int, seed_salt: str = "") -> BaseSampler:

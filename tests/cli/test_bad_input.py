@@ -175,8 +175,8 @@ def test_another_configuration_or_other_data_under_the_same_name(files, tmp_path
     file, changed = write(files, tmp_path), write(files, tmp_path / "changed", ("[0.25, 8.0]", "[0.25, 4.0]"))
     stores = [f"sqlite:///{tmp_path / name}.db" for name in ("same", "other")]
     loaded = load_config(file)
-    open_study(stores[0], loaded.config, provenance=preflight(loaded))
-    open_study(stores[1], loaded.config, provenance=preflight(loaded) | {"data": {"train": "sha256:0"}})
+    open_study(stores[0], loaded.config, provenance=preflight(loaded).fingerprints)
+    open_study(stores[1], loaded.config, provenance=preflight(loaded).fingerprints | {"data": {"train": "sha256:0"}})
     configuration, data = run_all(
         [
             (tmp_path, ["search", changed, "--store", stores[0], "--set", "train.learning_rate=1e-3"]),

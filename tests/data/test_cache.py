@@ -14,7 +14,15 @@ from rankray.data import tokenize
 from rankray.data.tokenize import load_split
 from rankray.errors import DataError
 
-COLUMNS = {"input_ids": [[1, 2, 3]], "labels": [[-100, 2, 3]], "start": [1], "supervised": [True]}
+COLUMNS = {
+    "input_ids": [[1, 2, 3]],
+    "labels": [[-100, 2, 3]],
+    "start": [1],
+    "supervised": [True],
+    "length_tokens": [5],
+    "length_supervised": [4],
+    "length_kept": [2],
+}
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,9 @@ import pytest
 from fixtures.training import Killed, Recorder
 
 from rankray.checkpoints import manifest
-from rankray.errors import ModelError
-from rankray.finetune.checkpoint import Progress, read_progress, remove_partial, write_checkpoint
+from rankray.config import config_from
+from rankray.errors import ConfigError, ModelError, StorageFull
+from rankray.finetune.checkpoint import Progress, check_resumable, read_progress, remove_partial, write_checkpoint
 
 PROGRESS = Progress(30, 1, 10, {"eval/nll": 1.5}, {"eval/nll": math.inf}, [{"eval/nll": 2.0}])
 
@@ -31,6 +32,66 @@ def test_a_death_while_writing_leaves_no_checkpoint(tmp_path):
     assert list(tmp_path.glob("step-*")) == []
     remove_partial(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def fill_up(place):
+    """Write to a device that is always full: the system's own error."""
+    (Path(place) / "half").write_text("x")
+    with open("/dev/full", "wb", buffering=0) as full:
+        full.write(b"x")
+
+
+def test_a_full_disk_is_named_and_leaves_no_checkpoint(tmp_path):
+    with pytest.raises(StorageFull, match=rf"^storage: {tmp_path} is full, .* step 30 .*No space left"):
+        write_checkpoint(tmp_path, PROGRESS, fill_up)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_torchs_own_words_for_a_full_disk_are_known(tmp_path):
+    def save(place):
+        try:
+            fill_up(place)
+        except OSError:
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed") from None
+
+    with pytest.raises(StorageFull):
+        write_checkpoint(tmp_path, PROGRESS, save)
+
+    def broken(place):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    with pytest.raises(RuntimeError, match="PytorchStreamWriter"):
+        write_checkpoint(tmp_path, PROGRESS, broken)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train__learning_rate": 1.0},
+        {"model__lora": {"rank": 2}},
+        {"train__sft": {"optim": "sgd"}},
+        {"data__prompt": "x"},
+    ],
+)
+def test_a_setting_without_effect_is_refused_by_its_name(tree, changes):
+    [name] = changes
+    progress = Progress(4, 0, 4, config=config_from(tree()).model_dump(mode="json"))
+    said = rf"^{name.replace('__', '.')}: got .*, and 'CK' was trained with .*; set it back"
+    with pytest.raises(ConfigError, match=said):
+        check_resumable(progress, config_from(tree(**changes)), "CK")
+
+
+def test_an_extension_and_what_has_its_effect_are_allowed(tree, tmp_path):
+    progress = Progress(4, 0, 4, config=config_from(tree()).model_dump(mode="json"))
+    (tmp_path / "link").symlink_to(tree()["model"]["path"])
+    changes = {
+        "train__max_steps": 99,
+        "train__threads": 2,
+        "evaluate__every_steps": 9,
+        "model__path": f"{tmp_path}/link",
+    }
+    check_resumable(progress, config_from(tree(**changes, loss__temperature=2.0)), "CK")
+    check_resumable(Progress(4, 0, 4), config_from(tree(train__learning_rate=1.0)), "of an earlier version")
 
 
 def test_writing_again_replaces(tmp_path):

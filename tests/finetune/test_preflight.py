@@ -18,7 +18,7 @@ def check(tmp_path, tree):
         file = tmp_path / "search.yaml"
         file.write_text(yaml.safe_dump(tree(**changes), sort_keys=False))
         go.line = lambda key: 1 + [line.strip().split(":")[0] for line in file.read_text().splitlines()].index(key)
-        return preflight(load_config(file))
+        return preflight(load_config(file)).fingerprints
 
     return go
 

@@ -4,11 +4,12 @@ import json
 import logging
 import os
 import signal
+import threading
 
 import pytest
 
 from rankray.contracts import Outcome, Report, TrialSpec
-from rankray.search.actor import EVENT, SEARCH_ENDS, TrialActor
+from rankray.search.actor import EVENT, SEARCH_ENDS, ProcessBroken, TrialActor
 
 
 def config(number=0, stops=None, **settings):
@@ -77,14 +78,48 @@ def test_an_exception_is_reported_and_the_process_is_used_again(actor):
 @pytest.mark.parametrize(
     "error", ["CUDA error: an illegal memory access was encountered", "CUDA out of memory. Tried to allocate 2 GiB"]
 )
-def test_a_process_whose_accelerator_is_in_doubt_ends_itself_instead_of_taking_a_trial(actor, monkeypatch, error):
-    killed = []
+def test_a_process_whose_accelerator_is_in_doubt_hands_the_next_trial_back_and_ends(actor, monkeypatch, error):
     heard(actor)
     actor.reset_config(config(error=error))
     assert heard(actor)["failure"]["reason"] == f"ValueError: {error}"
+    assert actor.reset_config(config(8)) is True
+    assert_hands_back_and_ends(actor, monkeypatch, "left its accelerator broken")
+
+
+def assert_hands_back_and_ends(actor, monkeypatch, why):
+    lost = heard(actor)["lost"]
+    assert why in lost["reason"]
+    assert (lost["blameless"], lost["ends"]) == (True, True)
+    with pytest.raises(ProcessBroken, match=why):
+        actor.step()
+    killed = []
     monkeypatch.setattr("os.kill", lambda pid, number: killed.append((pid, number)))
-    actor.reset_config(config())
+    actor.stop()
     assert killed == [(os.getpid(), signal.SIGKILL)]
+
+
+def test_a_trial_that_hangs_fails_and_its_process_ends(actor, monkeypatch):
+    """Steps are a sign of life; without any the limit counts from the last one."""
+    beats, hold = threading.Event(), threading.Event()
+
+    def hang(spec, reporter):
+        for step in range(5):
+            reporter.progress(step, {})
+        beats.set()
+        hold.wait()
+
+    import rankray.finetune
+
+    heard(actor)
+    monkeypatch.setattr(rankray.finetune, "run", hang)
+    actor.reset_config(config(3, study={"trial_timeout": 0.05}))
+    beats.wait()
+    failure = heard(actor)["failure"]
+    assert failure["reason"] == "TimeoutError: no step and no report for 0.05 s (study.trial_timeout)"
+    assert "in hang" in failure["traceback"], "it says where the trial hangs"
+    assert actor.reset_config(config(8)) is True
+    assert_hands_back_and_ends(actor, monkeypatch, "trial 3 hangs")
+    hold.set()
 
 
 def test_nothing_carries_tunes_done(actor):

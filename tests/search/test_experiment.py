@@ -45,17 +45,34 @@ def test_a_search_is_exact_and_is_extended_by_the_same_command(place):
     assert json.loads(trained.stdout.splitlines()[-1])["metrics"]["eval/nll"] == best["value"]
 
 
+ONCE = """
+import os
+
+
+def once(model, tokenizer, rows):
+    try:
+        os.close(os.open(__file__ + ".raised", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return {"fine": 1.0}
+    raise OSError("disk on fire")
+"""
+
+
 def test_a_trial_that_raises_is_failed_and_the_search_goes_on(place):
-    space = "space.train.sft.optim={choice: [adamw_torch, nonsense]}"
-    points = "study.warm_start=[{train.sft.optim: nonsense}, {train.sft.optim: adamw_torch}]"
-    place.search("--set", space, "--set", points, "--set", "study.known=[]", "--set", "study.trials=2")
+    """So is one whose point is refused: most batch sizes are no multiple of the micro batch."""
+    (place.file.parent / "raising.py").write_text(ONCE)
+    batches = ("--set", "train.micro_batch_size=4", "--set", "space.train.batch_size={int: [4, 16]}")
+    place.search("--set", "evaluate.functions=[raising:once]", *batches, "--set", "study.seed=1")
     status = place.status()
-    assert status["budget"]["finished"] == 2
-    assert status["trials"]["failed"] >= 1
+    assert status["budget"]["finished"] == 4
     failed = [trial for trial in place.trials().values() if trial["state"] == "failed"]
-    assert all(trial["params"]["train.sft.optim"] == "nonsense" for trial in failed)
-    assert "nonsense" in failed[0]["reason"]
-    assert "Traceback" in failed[0]["traceback"]
+    raised = [trial for trial in failed if "disk on fire" in trial["reason"]]
+    refused = [trial for trial in failed if trial["reason"].startswith("refused: train: got micro_batch_size 4")]
+    assert len(raised) == 1
+    assert "Traceback" in raised[0]["traceback"]
+    assert refused
+    assert len(raised) + len(refused) == len(failed)
+    assert all(trial["params"]["train.batch_size"] % 4 for trial in refused)
 
 
 def test_a_limit_of_the_budget_ends_a_search_and_says_so(place):

@@ -205,6 +205,25 @@ def test_workers_lost_with_their_node_are_held_against_no_trial(world):
     assert world.study.told == [("release", 0)] * 2 * MAX_DEATHS
 
 
+def test_a_trial_handed_back_by_a_broken_process_is_charged_with_nothing(world):
+    for _ in range(MAX_DEATHS + 1):
+        world.control.begin(1, 0, "a")
+        lost = {"reason": "its process could not train it", "blameless": True, "nodes": [], "ends": True}
+        assert tell(world, 1, lost=lost) == TrialScheduler.CONTINUE, "the next step ends the process"
+        world.scheduler.on_trial_error(None, trial(1, "a"))
+    assert world.study.told == [("release", 1)] * (MAX_DEATHS + 1)
+    assert world.control.deaths == {}
+
+
+def test_a_full_disk_stops_the_search_and_blames_no_trial(world):
+    world.control.begin(1, 0, "a")
+    reason = "StorageFull: storage: /disk is full; free some space"
+    assert tell(world, 1, failure={"reason": reason, "traceback": "..."}) == TrialScheduler.STOP
+    assert world.study.told == [("release", 1)]
+    assert world.control.failed == 0
+    assert world.control.error.startswith("storage: /disk is full; free some space; then run the same command again")
+
+
 def test_a_death_whose_node_turns_out_to_be_gone_counts_no_more(world, monkeypatch):
     """Ray says that a process is gone long before it says that its node is."""
     asked = []

@@ -1,0 +1,211 @@
+"""Find what a trial would be refused for, with the code that trials run, before any trial starts.
+
+The tokenizer is loaded and every split is tokenised as in training (a trial then finds the tokens in the node's cache).
+The model is built without weights, and adapters are put on it. TRL's SFTConfig, the optimizer, the schedule and the
+reporters are made as they are for training. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer, get_scheduler
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+from rankray.config import Config, LoadedConfig
+from rankray.data.tokenize import Split
+from rankray.errors import ConfigError, DataError, ModelError, RankrayError, UserError, listed, shown
+from rankray.evaluate.answers import load_function
+from rankray.finetune.arguments import check_batches, lora_config, sft_arguments
+from rankray.finetune.preflight import Findings, searched_variants
+from rankray.finetune.process import clean_process
+from rankray.finetune.quiet import quiet
+from rankray.model.resident import computes_in_half, model_config, split_of, tokenizer_of
+
+logger = logging.getLogger(__name__)
+
+NEED_A_GPU = ("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "torch_compile")
+"""Fields of SFTConfig that are refused on a machine without the GPU that the workers may well have."""
+LOOKED_AT = 50
+"""How many examples are searched for a stop token."""
+
+
+def check_trial(loaded: LoadedConfig, findings: Findings) -> None:
+    """Check the configuration, and each that the space may choose, as far as nothing has to be trained.
+
+    Args:
+        loaded: the configuration.
+        findings: sizes of the splits, warnings, and what was not looked at, are added.
+
+    Raises:
+        UserError: a trial would be refused; the message begins with the place of the field.
+    """
+    with quiet(), clean_process(loaded.config.train.threads):
+        for variant in searched_variants(loaded):
+            _check(variant, Findings())
+        _check(loaded, findings)
+
+
+def _check(loaded: LoadedConfig, findings: Findings) -> None:
+    config = loaded.config
+    with _placed(loaded.where):
+        for name in config.evaluate.functions:
+            load_function(name, "evaluate.functions")
+        if not config.resources.gpus_per_worker:
+            computes_in_half(config)
+        tokenizer = tokenizer_of(config)
+        splits = {split: split_of(split, config, tokenizer) for split in ("train", "eval")}
+        for split, tokens in splits.items():
+            known = split in findings.data
+            table = findings.data[split] = tokens.lengths()
+            findings.warnings += [warning for warning in [table.warning(split)] if warning and not known]
+        findings.warnings += _without_stop(config, tokenizer, splits["train"])
+        model = _check_model(config, tokenizer, splits, findings)
+        _check_arguments(config, splits["train"], model, findings)
+
+
+@contextmanager
+def _placed(where: Callable[[str], str]) -> Iterator[None]:
+    """Put the place of the field, with which a message begins, before it."""
+    try:
+        yield
+    except UserError as error:
+        path = str(error).split(":")[0]
+        raise type(error)(f"{where(path)}: {error}") from error
+
+
+def _without_stop(config: Config, tokenizer: PreTrainedTokenizerBase, split: Split) -> list[str]:
+    """Return a warning where the model is not taught to stop."""
+    stops = {tokenizer.eos_token_id} - {None}
+    ends = getattr(model_config(config), "eos_token_id", None)
+    stops |= {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}
+    tokens = [each for each in split.tokens[:LOOKED_AT] if each.supervised and len(each.input_ids) < split.limit]
+    if not tokens or any(stops & set(each.input_ids[each.start :]) for each in tokens):
+        return []
+    named = tokenizer.eos_token
+    why = f"the stop token {named!r}" if named else "a stop token, and the tokenizer has none"
+    fix = "let the chat template end an answer with it" if named and config.data.messages else "give the tokenizer one"
+    return [
+        f"model.path: no completion ends with {why}, so the model never learns to stop, and answers run to "
+        f"evaluate.max_new_tokens; {fix}"
+    ]
+
+
+def _check_model(
+    config: Config, tokenizer: PreTrainedTokenizerBase, splits: dict[str, Split], findings: Findings
+) -> Any:
+    """Build the model without weights, compare it with the tokenizer, put the adapters on it; return it, or None."""
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                model_config(config), trust_remote_code=config.model.trust_remote_code
+            )
+    except RankrayError:
+        raise
+    except Exception as error:  # code of a model's own, or an architecture without a language model
+        logger.debug("the model cannot be built without weights", exc_info=True)
+        findings.unseen.append(f"the model, which cannot be built without its weights ({_first(error)})")
+        return None
+    rows = model.get_input_embeddings().weight.shape[0]
+    used = max((max(each.input_ids, default=0) for split in splits.values() for each in split.tokens), default=0)
+    if used >= rows:
+        raise ModelError(
+            f"model.path: the tokenizer writes token {used}, and the model has {rows} embeddings; needed is an "
+            "embedding "
+            "for every token; take the model's own tokenizer, or resize the embeddings and save the model again"
+        )
+    if len(tokenizer) > rows:
+        findings.warnings.append(
+            f"model.path: the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings; the data use none "
+            "of "
+            "the others, but a prompt that does will fail; resize the embeddings and save the model again"
+        )
+    adapters = lora_config(config)
+    if adapters is None:
+        return model
+    try:
+        adapted: Any = get_peft_model(model, adapters)
+    except Exception as error:
+        logger.debug("the adapters cannot be made", exc_info=True)
+        names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise ConfigError(
+            f"model.lora.target_modules: {shown(config.model.lora and config.model.lora.target_modules)}: "
+            f"{_first(error)}; "
+            f"allowed: all-linear, or names such as {listed(names)}; choose from these"
+        ) from error
+    if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
+        raise ConfigError(
+            "model.lora.target_modules: names the output head, and TRL refuses to train adapters there; allowed are "
+            "the "
+            "layers below it; leave the head out"
+        )
+    return model
+
+
+def _check_arguments(config: Config, split: Split, model: Any, findings: Findings) -> None:
+    """Make SFTConfig, optimizer, schedule and reporters as training does; name the field that is refused."""
+    remote = bool(config.resources.gpus_per_worker) and not torch.accelerator.is_available()
+    fields = {name: value for name, value in config.train.sft.items() if not (remote and name in NEED_A_GPU)}
+    left_out = [name for name in config.train.sft if name not in fields]
+    if left_out:
+        findings.unseen.append(f"train.sft: {listed(left_out)}, because this machine has no GPU")
+    try:
+        _make(config, fields, split, model, remote)
+    except DataError:
+        raise
+    except Exception as error:
+        logger.debug("train.sft is refused", exc_info=True)
+        name = next((name for name in fields if _works(config, fields, name, split, model, remote)), "")
+        if not name:
+            if isinstance(error, UserError):
+                raise
+            raise ConfigError(
+                f"train.sft: {fields}: {_first(error)}; allowed is what training takes; fix it"
+            ) from error
+        raise ConfigError(
+            f"train.sft.{name}: got {shown(fields[name])}: {_first(error)}; allowed is what the libraries installed "
+            "here "
+            "take; correct or remove it"
+        ) from error
+
+
+def _works(config: Config, fields: dict[str, Any], without: str, split: Split, model: Any, remote: bool) -> bool:
+    """Return whether everything can be made without one of the fields."""
+    try:
+        _make(config, {key: value for key, value in fields.items() if key != without}, split, model, remote)
+    except Exception as error:
+        logger.debug("it is not train.sft.%s: %s", without, error)
+        return False
+    return True
+
+
+def _make(config: Config, fields: dict[str, Any], split: Split, model: Any, remote: bool) -> None:
+    train = config.train.model_copy(update={"sft": fields, "parallelism": "ddp"})
+    config = config.model_copy(update={"train": train})
+    with tempfile.TemporaryDirectory(prefix="rankray-check-") as scratch:
+        arguments = sft_arguments(config, config.train.seed, scratch, cpu=True)
+        check_batches(arguments, len(split.dataset), config)
+        for reporter in get_reporting_integration_callbacks(arguments.report_to):  # type: ignore[no-untyped-call]
+            reporter()
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+        if remote or {"params", "model", "optimizer_dict"} & options.keys():
+            return
+        optimizer = kind([torch.nn.Parameter(torch.zeros(4, 4))], **options)
+        get_scheduler(
+            arguments.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=arguments.get_warmup_steps(config.train.max_steps),
+            num_training_steps=config.train.max_steps,
+            scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,  # type: ignore[arg-type]
+        )
+
+
+def _first(error: Exception) -> str:
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0], 300).strip("'\"")

@@ -1,0 +1,154 @@
+"""What a trial would be refused for is refused by the check, with the place of the field."""
+
+import json
+import re
+
+import pytest
+import yaml
+from fixtures.training import ROWS, build_model
+
+from rankray.config import load_config
+from rankray.errors import ConfigError, DataError, ModelError, UserError
+from rankray.finetune.preflight import preflight
+from rankray.finetune.trial_check import check_trial
+
+
+@pytest.fixture
+def check(tmp_path, tree):
+    def go(space=None, **changes):
+        file = tmp_path / "search.yaml"
+        file.write_text(yaml.safe_dump(tree(**changes) | {"space": space or {}}, sort_keys=False))
+        loaded = load_config(file)
+        findings = preflight(loaded)
+        check_trial(loaded, findings)
+        return findings
+
+    return go
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_the_sizes_of_the_splits(check):
+    found = check(evaluate__max_examples=5)
+    train, held_out = found.data["train"], found.data["eval"]
+    assert (train.rows, train.cut, train.lost) == (len(ROWS), 0, 0)
+    assert held_out.rows == 5
+    assert train.supervised_tokens > train.rows
+    assert found.warnings == []
+
+
+def test_more_than_five_percent_cut_is_a_warning_with_the_length_that_fits(check):
+    whole = check().data["train"]
+    longest = whole.longest
+    found = check(data__max_length=longest - 1)
+    assert found.data["train"].cut > 0
+    [warning, _] = found.warnings
+    assert f"{longest:,} all of them" in warning
+    assert check(data__max_length=longest).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "named", "said"),
+    [
+        ({"report_to": "comet_ml"}, "report_to", "(?i)comet"),
+        ({"optim": "adamw_bnb_8bit"}, "optim", "bitsandbytes"),
+        ({"optim": "nothing_of_the_kind"}, "optim", "nothing_of_the_kind"),
+        ({"adam_beta2": 1.5, "adam_beta1": 0.8}, "adam_beta2", "(?i)beta"),
+        ({"adam_epsilon": -1.0}, "adam_epsilon", "(?i)epsilon"),
+        ({"lr_scheduler_kwargs": {"nothing": 1}}, "lr_scheduler_kwargs", "nothing"),
+        ({"optim_args": "a"}, "optim_args", ""),
+        ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor", ""),
+    ],
+)
+def test_what_a_library_refuses_names_the_field(check, fields, named, said):
+    with pytest.raises(ConfigError) as caught:
+        check(train__sft=fields)
+    assert re.match(rf".*search.yaml:\d+: train.sft.{named}: got ", str(caught.value)), caught.value
+    assert re.search(said, str(caught.value))
+    assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(("modules", "said"), [(["c_attn"], "q_proj"), (["q_proj", "lm_head"], "the output head")])
+def test_adapters_that_cannot_be_made(check, modules, said):
+    with pytest.raises(ConfigError, match=rf"search.yaml:\d+: model.lora.target_modules: .*{said}"):
+        check(model__lora={"rank": 2, "target_modules": modules})
+    check(model__lora={"rank": 2, "target_modules": ["q_proj"]})
+
+
+def test_nothing_would_be_trained(check, tmp_path):
+    few = write_rows(tmp_path / "few.jsonl", ROWS[:4])
+    dropping = {"dataloader_drop_last": True}
+    with pytest.raises(ConfigError, match=r"train.sft.dataloader_drop_last: .*the 4 rows of data.train"):
+        check(data__train=few, train__batch_size=8, train__sft=dropping)
+    check(data__train=few, train__batch_size=8)
+    check(data__train=few, train__batch_size=8, train__micro_batch_size=4, train__sft=dropping)
+
+
+def test_a_tokenizer_that_writes_more_than_the_model_embeds(check, tmp_path):
+    small = build_model(tmp_path / "small", vocab_size=200)
+    with pytest.raises(ModelError, match=r"search.yaml:\d+: model.path: the tokenizer writes token \d+, .* 200 emb"):
+        check(model__path=str(small))
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('only users here') }}", "only users here"),
+        ("{% for m in messages %}{{ m.content }}", "unexpected end of template|Unexpected end of template"),
+        ("{{ messages[0].nothing.at_all }}", "has no attribute"),
+    ],
+)
+def test_a_chat_template_that_fails(check, tmp_path, template, said):
+    chat = build_model(tmp_path / "chat")
+    (chat / "chat_template.jinja").write_text(template)
+    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    rows = write_rows(tmp_path / "chat.jsonl", [{"chat": turns}])
+    with pytest.raises(DataError, match=rf"data.messages: .*chat.jsonl:1: .*chat template refuses .*{said}"):
+        check(model__path=str(chat), data__train=rows, data__eval=rows, data__messages="chat")
+
+
+def test_a_chat_template_without_an_end_is_a_warning(check, tmp_path):
+    chat = build_model(tmp_path / "chat")
+    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    rows = write_rows(tmp_path / "chat.jsonl", [{"chat": turns}])
+    changes = {"model__path": str(chat), "data__train": rows, "data__eval": rows, "data__messages": "chat"}
+    assert check(**changes).warnings == []
+    (chat / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    [warning] = check(**changes).warnings
+    assert "never learns to stop" in warning
+    assert "'<eos>'" in warning
+
+
+def test_what_the_space_may_choose_is_checked_too(check):
+    with pytest.raises(ConfigError, match=r"train.sft.optim: got 'nothing'"):
+        check(space={"train.sft.optim": {"choice": ["adamw_torch", "nothing"]}})
+
+
+def test_the_eval_split_is_cut_as_the_run_cuts_it(check, tmp_path):
+    """The first rows alone are used; none of them keeps a token of its completion."""
+    long = [{"question": "1 plus " * 60, "answer": "2"}] * 4
+    rows = write_rows(tmp_path / "long.jsonl", [*long, *ROWS])
+    check(data__eval=rows, evaluate__max_examples=5)
+    with pytest.raises(UserError, match=r"data.max_length: .*leaves no completion token of any of the 4 examples"):
+        check(data__eval=rows, evaluate__max_examples=4)
+
+
+def test_no_answer_to_compare_with(check, tmp_path):
+    empty = [{"question": "a", "answer": ""}]
+    rows = write_rows(tmp_path / "none.jsonl", empty * 3)
+    with pytest.raises(DataError, match=r"data.eval: none of the 3 rows has an answer"):
+        check(data__eval=rows, evaluate__metrics=["nll", "accuracy"])
+    check(data__eval=rows)
+    some = write_rows(tmp_path / "some.jsonl", [*ROWS[:2], *empty])
+    [warning] = check(data__eval=some, evaluate__metrics=["accuracy"]).warnings
+    assert re.search(r"1 of 3 rows have no answer .*first: .*some.jsonl:3", warning)
+
+
+def test_a_test_split_is_a_warning(check, tmp_path):
+    rows = write_rows(tmp_path / "sums-test.jsonl", ROWS)
+    [warning] = check(data__eval=rows).warnings
+    assert "sums-test.jsonl is a test split by its name" in warning
+    assert check(data__eval=write_rows(tmp_path / "contest.jsonl", ROWS)).warnings == []
