@@ -9,7 +9,7 @@
     │   ├── ClusterError            a Ray cluster that does not answer, or refuses us
     │   ├── SubmitError             a cluster that accepts no jobs, or accepts them from anybody
     │   ├── StorageError            a place for checkpoints that cannot be written or read
-    │   │   └── StorageFull         it is full; a search that meets it can be resumed
+    │   │   ├── StorageFull         it is full; a search that meets it can be resumed
     │   │   └── CheckpointDamaged   a checkpoint is incomplete, or not as it was written
     │   └── StoreError              a store URL, a study name
     │       └── StudyMismatch       a study of that name exists with another configuration
@@ -31,6 +31,8 @@ from typing import Any
 
 LONGEST_NAME = 100
 """Characters of a name or a value that an error message shows."""
+LONGEST_LINE, MOST_LINES = 1_500, 200
+"""Characters of a line, and lines, of an error message: what a user gave may be of any size, wherever it is named."""
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
@@ -44,9 +46,16 @@ class RankrayError(Exception):
 
 
 class UserError(RankrayError, ValueError):
-    """Input that cannot work as given; nothing was started."""
+    """Input that cannot work as given; nothing was started.
+
+    Args:
+        message: what is wrong. Lines that are too long are cut in the middle, and further lines are counted.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(bounded(str(message)))
 
 
 class ConfigError(UserError):
@@ -128,6 +137,16 @@ class LeaseLost(RankrayError):
 
 class SearchFailed(RankrayError):
     """The search ran, and ended without doing what was asked."""
+
+
+def bounded(text: str) -> str:
+    """Return a text with lines of at most LONGEST_LINE characters, and at most MOST_LINES of them."""
+    lines = text.splitlines() or [""]
+    kept = [
+        line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE * 2 // 3]} ... {line[-LONGEST_LINE // 4 :]}"
+        for line in lines[:MOST_LINES]
+    ]
+    return "\n".join([*kept, *([f"... and {len(lines) - MOST_LINES:,} lines more"] if lines[MOST_LINES:] else [])])
 
 
 def printable(text: str) -> str:

@@ -84,7 +84,7 @@ def parse_distribution(path: str, raw: dict[str, Any]) -> Distribution:
         if key != kind and key not in _OPTIONS[kind]:
             allowed = sorted(_OPTIONS[kind])
             raise ConfigError(
-                f"unknown key {key!r}{nearest(key, allowed)}; allowed beside {kind}: {', '.join(allowed)}; "
+                f"unknown key {shown(key)}{nearest(key, allowed)}; allowed beside {kind}: {', '.join(allowed)}; "
                 "correct the key"
             )
     when = raw.get("when") or {}

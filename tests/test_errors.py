@@ -1,0 +1,24 @@
+"""Errors: what a user gave may be of any size, what is shown of it is not."""
+
+import pytest
+
+from rankray.errors import LONGEST_LINE, MOST_LINES, ConfigError, UserError, bounded
+
+
+def test_a_long_line_keeps_its_place_and_its_advice():
+    error = ConfigError(f"search.yaml:7: {'x' * 100_000}; allowed: a number; correct it")
+    assert len(str(error)) <= LONGEST_LINE
+    assert str(error).startswith("search.yaml:7: xxx")
+    assert str(error).endswith("allowed: a number; correct it")
+
+
+def test_many_lines_are_counted():
+    lines = str(UserError("\n".join(f"line {number}" for number in range(5000)))).splitlines()
+    assert lines[:2] == ["line 0", "line 1"]
+    assert lines[MOST_LINES:] == ["... and 4,800 lines more"]
+
+
+@pytest.mark.parametrize("text", ["", "one", "one\ntwo", "x" * LONGEST_LINE])
+def test_what_is_short_stays_as_it_is(text):
+    assert bounded(text) == text
+    assert str(UserError(text)) == text
