@@ -75,11 +75,11 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
         observer.phase("starting Ray")
         with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt):
             _run_until_done(study, control, observer)
+        if control.error:
+            raise SearchFailed(f"study {study.name}: {control.error}")
         study.note_end()
         if control.ended:
             observer.phase(f"ended by its budget: {control.ended}")
-        if control.error:
-            raise SearchFailed(f"study {study.name}: {control.error}")
     return bool(study.done)
 
 

@@ -9,6 +9,7 @@ from rankray.contracts import Report
 from rankray.store.ledger import SPENT, Spent, spent_of
 from rankray.store.ownership import TrialOwnership
 from rankray.store.records import UNTRAINED
+from rankray.store.stored import figures
 
 
 class StudyAccounts(TrialOwnership):
@@ -17,7 +18,7 @@ class StudyAccounts(TrialOwnership):
     @property
     def untrained(self) -> dict[str, float]:
         """The metrics of the untrained model, which one trial evaluates at step 0; empty before."""
-        return dict(self.storage.get_study_user_attrs(self.study_id).get(UNTRAINED, {}))
+        return figures(self.storage.get_study_user_attrs(self.study_id).get(UNTRAINED))
 
     def note_untrained(self, report: Report) -> None:
         """Keep what a trial found out about the untrained model; the first finding stays."""

@@ -29,7 +29,7 @@ from rankray.errors import StoreError, StoreUnavailable, StudyGone
 from rankray.store import optuna_private
 from rankray.store.deadlines import CALL_SECONDS, LOCK_SECONDS, STATEMENT_SECONDS, pool_events, watch_calls
 from rankray.store.delegating import DelegatingStorage
-from rankray.store.failures import TRANSIENT, WORDS, driver_error, kind_of
+from rankray.store.failures import REFUSED, TRANSIENT, WORDS, driver_error, kind_of
 from rankray.store.journal import journal_lock
 from rankray.store.lines import CheckedJournal
 from rankray.store.urls import StoreURL, masked, parse_url, scrub
@@ -64,8 +64,9 @@ _DRIVER_OPTIONS: dict[str, dict[str, Any]] = {
 _DRIVER_OPTIONS["mysqldb"] = _DRIVER_OPTIONS["pymysql"]
 _DRIVER_OPTIONS["psycopg"] = _DRIVER_OPTIONS["psycopg2"]
 """Timeouts, so that a server that vanished is an error and not an endless wait."""
-_RACE_NAMES = ("IntegrityError", "ProgrammingError")
-"""What else is transient while a store is opened: two processes that open a new one make its tables at once."""
+_RACE_NAMES = ("IntegrityError", "ProgrammingError", "OperationalError")
+"""What else is transient while a store is opened: two processes that open a new one make its tables at once, and one of
+them is refused."""
 _LOOKUPS = ("get_study_id_from_name", "get_trial_id_from_study_id_trial_number", "get_trial_param")
 """Methods that look something up by name, where finding nothing is an answer."""
 P = ParamSpec("P")
@@ -200,7 +201,7 @@ def with_retries(operation: Callable[[], T], url: str, also_transient: tuple[str
     Args:
         operation: what to do.
         url: the store's URL, for messages.
-        also_transient: names of more errors of database drivers that are worth another try.
+        also_transient: names of errors of database drivers that are worth another try though they are refusals.
 
     Raises:
         StoreUnavailable: the database, the network or the disk failed for good. Other errors are passed on.
@@ -208,7 +209,10 @@ def with_retries(operation: Callable[[], T], url: str, also_transient: tuple[str
 
     def is_transient(error: BaseException) -> bool:
         cause = driver_error(error)
-        return cause is not None and (kind_of(cause) in TRANSIENT or type(cause).__name__ in also_transient)
+        if cause is None:
+            return False
+        kind = kind_of(cause)
+        return kind in TRANSIENT or (kind == REFUSED and type(cause).__name__ in also_transient)
 
     def log(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

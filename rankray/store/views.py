@@ -18,7 +18,8 @@ from rankray.errors import StoreError
 from rankray.store.leases import number_in
 from rankray.store.pareto import front, metrics_of
 from rankray.store.records import damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
-from rankray.store.stored import clean, reading
+from rankray.store.stored import clean, figures, reading
+from rankray.store.stored import number as as_number
 from rankray.store.trials import StudyStore
 
 P = ParamSpec("P")
@@ -286,8 +287,8 @@ def _objective(study: StudyStore, found: FrozenTrial) -> str:
 
 def _value(study: StudyStore, found: FrozenTrial) -> float | None:
     """Return a trial's value: its final one once it has one, else the last one it reported."""
-    if found.value is not None:
-        return found.value
+    if (final := as_number(found.value)) is not None:
+        return final
     last = [record.metrics.get(study.config.study.metric) for record in steps_of(found).values()]
     values = [value for value in last if value is not None and math.isfinite(value)]
     return values[-1] if values else None
@@ -295,7 +296,7 @@ def _value(study: StudyStore, found: FrozenTrial) -> float | None:
 
 def end_metrics(found: FrozenTrial) -> dict[str, float]:
     """Return the metrics that a trial was completed with; nothing for one that a verdict ended, or that runs."""
-    return dict(end_of(found).get("metrics", {}))
+    return figures(end_of(found).get("metrics"))
 
 
 def _reason(found: FrozenTrial) -> str:

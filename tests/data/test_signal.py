@@ -19,8 +19,13 @@ def table(rows=((5, 1), (6, 0), (4, 2))):
     """Examples of `length` tokens whose completion starts at `start`."""
     ids = [list(range(10, 10 + length)) for length, _ in rows]
     labels = [[-100] * start + each[start:] for (_, start), each in zip(rows, ids, strict=True)]
-    columns = {"input_ids": ids, "labels": labels, "start": [start for _, start in rows], "supervised": [True] * 3}
+    columns = filled({"input_ids": ids, "labels": labels, "start": [start for _, start in rows]})
     return datasets.Dataset.from_dict(columns, features=FEATURES).select_columns(["input_ids", "labels"])
+
+
+def filled(columns):
+    """Columns with the others that a table of three examples has."""
+    return {name: columns.get(name, [True] * 3 if name == "supervised" else [0] * 3) for name in FEATURES}
 
 
 def block(number):
@@ -45,7 +50,7 @@ def test_the_fingerprint_is_that_of_the_tokens():
     assert fingerprint(table()) == fingerprint(table())
     assert fingerprint(table()) != fingerprint(table(((5, 1), (6, 0), (4, 3))))
     columns = {name: column[:] for name, column in table().to_dict().items()}
-    parts = [columns | {"start": [1, 0, 2], "supervised": [True] * 3}]
+    parts = [filled(columns | {"start": [1, 0, 2]})]
     mapped = shared_table(["one"], lambda: parts)
     assert fingerprint(mapped) == fingerprint(shared_table(["one"], lambda: parts))
     assert fingerprint(mapped) != fingerprint(shared_table(["two"], lambda: parts))

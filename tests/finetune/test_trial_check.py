@@ -53,7 +53,6 @@ def test_more_than_five_percent_cut_is_a_warning_with_the_length_that_fits(check
 @pytest.mark.parametrize(
     ("fields", "named", "said"),
     [
-        ({"report_to": "comet_ml"}, "report_to", "(?i)comet"),
         ({"optim": "adamw_bnb_8bit"}, "optim", "bitsandbytes"),
         ({"optim": "nothing_of_the_kind"}, "optim", "nothing_of_the_kind"),
         ({"adam_beta2": 1.5, "adam_beta1": 0.8}, "adam_beta2", "(?i)beta"),

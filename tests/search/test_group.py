@@ -225,11 +225,12 @@ def test_a_search_of_groups_with_pruned_and_failed_trials_leaves_nothing_held(al
     (place / "fail-once").touch()
     address = alone_with_ray.get_runtime_context().gcs_address
     words = ["study.trials=6", "resources.workers=2", "evaluate.functions=[trouble:trouble]"]
+    words.append("study.pruner=successive_halving")
     done = subprocess.run(
         searched.command(*(word for change in words for word in ("--set", change))),
         capture_output=True,
         text=True,
-        env=searched.environment() | {"RAY_ADDRESS": address},
+        env=searched.environment() | {"RAY_ADDRESS": address, "PYTHONPATH": modules_and(place)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     status = searched.status()

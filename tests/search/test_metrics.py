@@ -34,7 +34,7 @@ def test_right_answers_over_two_seeds(place):
     status = searched(place, "eval/accuracy", "--set", "study.seeds=2", "--set", "evaluate.rungs={answers: 9}")
     words = [sys.executable, "-m", "rankray", "status", "tiny", "--store", place.store]
     shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    assert f"the untrained model: eval/accuracy = {status['untrained']['value']:.5g}" in shown
+    assert f"the untrained model: eval/accuracy {status['untrained']['value']:.5g}" in shown
     assert len(place.trials()[0]["steps"]) == 4
 
 

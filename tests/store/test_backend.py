@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +144,16 @@ def test_two_that_make_a_store_at_the_same_moment_both_open_it(tmp_path: Path, m
     monkeypatch.setattr(backend, "_open", second)
     assert connect(f"sqlite:///{tmp_path}/store.db").get_all_studies() == []
     assert len(calls) == 2
+
+
+def test_many_open_a_new_store_at_once(tmp_path):
+    """Each makes the tables that it does not see; all but one are refused, and try again."""
+    for number in range(6):
+        url, barrier = f"sqlite:///{tmp_path / f'{number}.db'}", threading.Barrier(8)
+
+        def begin(url=url, barrier=barrier):
+            barrier.wait()
+            return connect(url).get_all_studies()
+
+        with ThreadPoolExecutor(8) as pool:
+            assert [each.result() for each in [pool.submit(begin) for _ in range(8)]] == [[]] * 8
