@@ -75,6 +75,14 @@ def test_one_import_reaches_what_rankray_promises(name):
     assert done.returncode == 0, done.stderr
 
 
+def test_check_says_what_the_command_says(world):
+    found = rankray.check(world["file"])
+    assert found["data"]["train"]["rows"] > 0
+    assert any("data.eval: of" in line for line in found["warnings"]), "it is evaluated on what it is trained on"
+    wrong = rankray.check(rankray.load(world["file"], {"data.train": "nowhere.jsonl"}))
+    assert (wrong["ok"], wrong["warnings"], wrong["data"]) == (False, [], {})
+
+
 def test_a_mapping_is_a_configuration(world):
     tree = yaml.safe_load(Path(world["file"]).read_text(encoding="utf-8"))
     assert rankray.load(tree, {"study.trials": 3}).study.trials == 3

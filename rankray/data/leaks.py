@@ -116,7 +116,7 @@ def _common(prompts: Iterable[list[str]], train: Sequence[list[str]]) -> set[int
 
 def _own_words(prompt: list[str], common: set[int]) -> list[list[str]]:
     """Return the parts of a prompt between common runs, as far as they are long enough to tell anything."""
-    shared = set()
+    shared: set[int] = set()
     for begin, gram in enumerate(_grams(prompt, FEWEST_WORDS)):
         if gram in common:
             shared.update(range(begin, begin + FEWEST_WORDS))
