@@ -40,6 +40,8 @@ _HOMES = {
     "trials": "rankray.api",
     "weighted_nll": "rankray.loss",
 }
+_PACKAGES = ("analysis", "config", "errors", "evaluate", "loss", "store")
+"""What is reached as an attribute without an import of its own: `rankray.evaluate.same_answer`."""
 _CALLABLE = ("rehearse", "search")
 """Packages that are also functions of `rankray.api`: `rankray.search(config)`."""
 
@@ -87,7 +89,7 @@ sys.modules[__name__].__class__ = _Lazy
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in _CALLABLE:
+    if name in (*_PACKAGES, *_CALLABLE):
         return importlib.import_module(f"rankray.{name}")
     raise AttributeError(f"module 'rankray' has no attribute {name!r}")
 

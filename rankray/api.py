@@ -58,15 +58,20 @@ def check(config: Given) -> dict[str, Any]:
     'demo: data.train:'
 
     Returns:
-        `{"ok", "errors"}`; the errors are lines of `where: what was given; what is allowed; what to do`.
+        `{"ok", "errors", "warnings", "data"}`, as `rankray check --json`: the errors are lines of `where: what was
+        given; what is allowed; what to do`, the data the size of each split by its name.
     """
     from rankray.cli.common import preflight
+    from rankray.finetune.epochs import with_steps
+    from rankray.finetune.preflight import leak_warnings
 
     try:
-        preflight(_loaded(config))
+        loaded = with_steps(_loaded(config), download=True)
+        findings = preflight(loaded)
     except UserError as error:
-        return {"ok": False, "errors": str(error).splitlines()}
-    return {"ok": True, "errors": []}
+        return {"ok": False, "errors": str(error).splitlines(), "warnings": [], "data": {}}
+    data = {split: table.as_json() for split, table in findings.data.items()}
+    return {"ok": True, "errors": [], "warnings": [*findings.warnings, *leak_warnings(loaded)], "data": data}
 
 
 def search(config: Given, *, verbose: bool = False) -> Study:

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def test_packages_are_still_packages():
     assert rankray.search is search
     assert callable(rankray.search)
     assert search.run_search is importlib.import_module("rankray.search.experiment").run_search
+
+
+@pytest.mark.parametrize("name", ["loss.token_stats", "loss.weighted_nll", "evaluate.same_answer", "errors.UserError"])
+def test_one_import_reaches_what_rankray_promises(name):
+    """In a fresh process: elsewhere another import has set the attribute already."""
+    words = [sys.executable, "-c", f"import rankray; assert callable(rankray.{name})"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_check_says_what_the_command_says(world):
+    found = rankray.check(world["file"])
+    assert found["data"]["train"]["rows"] > 0
+    assert any("data.eval: of" in line for line in found["warnings"]), "it is evaluated on what it is trained on"
+    wrong = rankray.check(rankray.load(world["file"], {"data.train": "nowhere.jsonl"}))
+    assert (wrong["ok"], wrong["warnings"], wrong["data"]) == (False, [], {})
 
 
 def test_a_mapping_is_a_configuration(world):

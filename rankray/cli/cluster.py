@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from rankray.cli.common import load, store_url
-from rankray.cli.options import NONE, File, Name, Sets, Verbose
+from rankray.cli.options import NONE, File, Json, Name, Sets, Verbose
 
 
 def submit(
@@ -53,6 +54,7 @@ def doctor(
     file: Annotated[Path | None, typer.Argument(help="A configuration, for its store and storage.")] = None,
     sets: Sets = NONE,
     store: Annotated[str, typer.Option("--store", metavar="URL", help="Store URL; the default is RANKRAY_STORE.")] = "",
+    as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Look at this machine, the cluster that RAY_ADDRESS names, store and storage; say what to fix."""
@@ -67,12 +69,19 @@ def doctor(
         place, url = config.storage, config.store
     prepare_environment()
     wrong = 0
+    found = []
     with ray_session(verbose=verbose):
         from rankray.cluster.doctor import examine
 
         for finding in examine(url, place):
             wrong += bool(finding.fix)
+            found.append({"what": finding.what, "text": finding.text, "fix": finding.fix})
+            if as_json:
+                continue
             sign = "FIX" if finding.fix else "ok "
             print(f"{sign}  {finding.what}: {finding.text}" + (f"; {finding.fix}" if finding.fix else ""), flush=True)
-    print(f"{wrong} to fix" if wrong else "nothing to fix")
+    if as_json:
+        print(json.dumps({"ok": not wrong, "findings": found}))
+    else:
+        print(f"{wrong} to fix" if wrong else "nothing to fix")
     raise typer.Exit(1 if wrong else 0)

@@ -107,10 +107,11 @@ def pin(loaded: LoadedConfig) -> tuple[LoadedConfig, dict[str, str]]:
 
 def resolved_lines(config: Config) -> list[str]:
     """Return where a configuration's paths lead, a line each; no password is shown."""
+    from rankray.model.pin import asked_revision
     from rankray.store.urls import masked
 
     return [
-        f"model.path: {config.model.path}" + (f" at {config.model.revision}" if config.model.revision else ""),
+        f"model.path: {config.model.path}" + (f" at {asked}" if (asked := asked_revision(config)) else ""),
         f"data.train: {config.data.train}",
         f"data.eval: {config.data.eval}",
         f"store: {masked(config.store)}",

@@ -68,10 +68,14 @@ def check(
 
 def explain(
     key: Annotated[str, typer.Argument(help="A dotted path such as loss.temperature, or a section.")] = "",
+    as_json: Json = False,
 ) -> None:
     """Explain a configuration field: what it means, what is allowed, its default."""
-    from rankray.report.explain import explain_lines
+    from rankray.report.explain import explain_json, explain_lines
 
+    if as_json:
+        print(json.dumps(explain_json(key)))
+        return
     for line in explain_lines(key):
         say(line)
     if key in ("study.sampler", "study.pruner"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rankray.cli.common import from_environment, say, store_url
-from rankray.cli.options import Study
+from rankray.cli.options import Json, Study
 
 app = typer.Typer(
     help="Look after a store: list, copy, export, delete, repair and share studies.",
@@ -21,23 +22,32 @@ Name = Annotated[str, typer.Option("--name", help="The study to copy.", show_def
 
 
 @app.command("list")
-def list_(store: Store = "") -> None:
+def list_(store: Store = "", as_json: Json = False) -> None:
     """List the studies in a store and how far they are."""
     from rankray.errors import RankrayError
     from rankray.store import attach, list_studies, views
     from rankray.store.urls import safe_text
 
     names = list_studies(store_url(store))
+    found: list[dict[str, Any]] = []
     for name in names:
         try:
             shown = views.status(attach(store_url(store), name))
         except RankrayError as error:  # one study that cannot be read must not hide the others
-            print(f"{name}: {safe_text(str(error))}")
+            text = safe_text(str(error))
+            found.append({"study": name, "error": text})
+            if not as_json:
+                print(f"{name}: {text}")
+            continue
+        found.append({key: shown[key] for key in ("study", "state", "trials", "budget", "best")})
+        if as_json:
             continue
         best = "nothing complete yet" if shown["best"] is None else f"best {shown['best']['value']:.6g}"
         budget = shown["budget"]
         print(f"{name}: {shown['state']}, {budget['finished']} of {budget['trials']} trials, {best}")
-    if not names:
+    if as_json:
+        print(json.dumps({"studies": found}))
+    elif not names:
         print("no studies yet")
 
 

@@ -110,11 +110,12 @@ def some_draw_allows(config: Config, space: Mapping[str, Distribution], path: st
 
 
 def _values(dist: Distribution) -> list[Any] | range | None:
-    """Return every value of a distribution; None if there are infinitely many."""
+    """Return every value of a distribution; None if there are infinitely many, or numbers more than `MOST_POINTS`."""
     if dist.kind == "choice":
         return list(dist.choices)
     if dist.kind == "int":
-        return range(int(dist.low), int(dist.high) + 1, int(dist.step or 1))
+        low, high, step = int(dist.low), int(dist.high), int(dist.step or 1)
+        return range(low, high + 1, step) if (high - low) // step < MOST_POINTS else None
     if dist.step is None:
         return None
     count = math.floor((dist.high - dist.low) / dist.step + 1e-9) + 1

@@ -148,22 +148,6 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _budget_can_be_reached(self) -> Config:
-        """Refuse limits of what is not counted: money without prices, GPU-hours without GPUs."""
-        budget = self.study.budget
-        if budget.money is not None and not budget.price:
-            raise ValueError(
-                "study.budget.money: got a limit without prices; allowed: with study.budget.price, as in "
-                "{default: 1.5}, per node and hour; give the prices"
-            )
-        if budget.gpu_hours is not None and not self.resources.gpus_per_worker:
-            raise ValueError(
-                "study.budget.gpu_hours: got a limit, and resources.gpus_per_worker is 0, so it is never reached; "
-                "allowed: with GPUs; set resources.gpus_per_worker, or use study.budget.wall_hours"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _loss_is_finite(self) -> Config:
         """Refuse infinite settings, which `rankray.loss` takes: a study is stored as JSON, which has no infinity."""
         for name, value in self.loss:
@@ -209,6 +193,22 @@ class Config(Section):
         """The direction of `study.prune_on`: the study's own where it is the study's metric, else the metric's."""
         metric = self.study.prune_on
         return self.direction if metric == self.study.metric else natural_direction(metric) or "maximize"
+
+
+def unreached(config: Config) -> list[str]:
+    """Return a line for each limit of the budget that ends nothing: money without prices, GPU-hours without GPUs."""
+    budget, lines = config.study.budget, []
+    if budget.money is not None and not budget.price:
+        lines.append(
+            "study.budget.money: nothing is counted without prices, so this limit ends nothing; give "
+            "study.budget.price, as in {default: 1.5}, per node and hour"
+        )
+    if budget.gpu_hours is not None and not config.resources.gpus_per_worker:
+        lines.append(
+            "study.budget.gpu_hours: resources.gpus_per_worker is 0, so this limit ends nothing; set that, or use "
+            "study.budget.wall_hours"
+        )
+    return lines
 
 
 STORAGE_SCHEMES = ("s3", "gs", "abfs", "abfss")

@@ -126,6 +126,25 @@ def baseline_points(config: Config) -> list[tuple[str, dict[str, Any]]]:
     return points
 
 
+def known_left_out(config: Config) -> dict[str, str]:
+    """Return the settings that `study.known` asks for and the space does not contain: name -> why.
+
+    The default of `study.known` asks for nothing: it takes what the space contains.
+    """
+    space, found = distributions(config), {}
+    asked = [name for name in config.study.known if isinstance(name, str) and name in BASELINES]
+    for name in asked if "known" in config.study.model_fields_set else ():
+        if _named_params(BASELINES[name], space, config):
+            continue
+        for path, value in BASELINES[name].items():
+            fixed = get_path(config, path)
+            if path in space and not space[path].contains(value):
+                found[name] = f"{path} is {value} there, which the space does not allow"
+            elif path not in space and fixed != value:
+                found[name] = f"{path} is {value} there, {fixed} in this file, and not searched"
+    return found
+
+
 def _ladder(named: Sequence[str], space: dict[str, Distribution], config: Config) -> list[dict[str, Any]]:
     """Return the named settings, or the file's own, at three times and a third of their learning rate.
 

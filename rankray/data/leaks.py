@@ -5,14 +5,19 @@ A leak is counted once, under the strictest heading that fits:
     exact        the whole prompt is that of a training example
     normalised   the same without case, punctuation and spacing
     13-gram      13 words in a row, normalised, that stand in a training prompt or completion; of a prompt with fewer
-                 words, all of them in a row, if there are at least `FEWEST_WORDS`
+                 words, all of them in a row, if there are at least `FEWEST_WORDS`. Left out before: the words of a
+                 template or a phrase, `FEWEST_WORDS` in a row that stand in more than `COMMON` training examples, or in
+                 all of several
 
-Source: arXiv:2005.14165, appendix C (13-grams).
+An example without a prompt, as of plain text, is compared by what is trained on.
+
+Source: arXiv:2005.14165, appendix C (13-grams, and that those of more than ten documents are ignored).
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,6 +27,7 @@ from rankray.data.sources import Source, is_local
 
 WORDS = 13
 FEWEST_WORDS = 8
+COMMON = 10
 
 
 def count_leaks(train: Sequence[Example], held_out: Sequence[Example]) -> dict[str, int]:
@@ -31,20 +37,22 @@ def count_leaks(train: Sequence[Example], held_out: Sequence[Example]) -> dict[s
         train: what is trained on.
         held_out: evaluation or test examples.
     """
-    prompts = [text_of(example.prompt) for example in held_out]
-    known = {text_of(example.prompt) for example in train}
+    prompts = [_asked(example) for example in held_out]
+    known = {_asked(example) for example in train}
     known_normal = {" ".join(words(text)) for text in known}
     asked = [words(text) for text in prompts]
-    sizes = {min(WORDS, len(each)) for each in asked if len(each) >= FEWEST_WORDS}
-    grams = {size: set(_grams((words(_whole(example)) for example in train), size)) for size in sizes}
+    texts = [words(_whole(example)) for example in train]
+    common = _common(asked, texts)
+    own = [_own_words(each, common) for each in asked]
+    sizes = {min(WORDS, len(part)) for parts in own for part in parts}
+    grams = {size: {gram for text in texts for gram in _grams(text, size)} for size in sizes}
     found = {"prompts": len(prompts), "exact": 0, "normalised": 0, "13-gram": 0}
-    for text, each in zip(prompts, asked, strict=True):
-        size = min(WORDS, len(each))
+    for text, each, parts in zip(prompts, asked, own, strict=True):
         if text in known:
             found["exact"] += 1
         elif " ".join(each) in known_normal:
             found["normalised"] += 1
-        elif size in grams and any(gram in grams[size] for gram in _grams([each], size)):
+        elif any(not grams[min(WORDS, len(part))].isdisjoint(_grams(part, min(WORDS, len(part)))) for part in parts):
             found["13-gram"] += 1
     return found
 
@@ -93,8 +101,34 @@ def _whole(example: Example) -> str:
     return f"{text_of(example.prompt)} {text_of(example.completion)}"
 
 
-def _grams(texts: Iterable[list[str]], size: int) -> Iterable[int]:
-    """Yield a hash of every run of so many words."""
-    for each in texts:
-        for begin in range(len(each) - size + 1):
-            yield hash(tuple(each[begin : begin + size]))
+def _asked(example: Example) -> str:
+    """Return an example's prompt; where it has none, what is trained on."""
+    return text_of(example.prompt) or text_of(example.completion)
+
+
+def _common(prompts: Iterable[list[str]], train: Sequence[list[str]]) -> set[int]:
+    """Return the runs of `FEWEST_WORDS` words of the prompts that stand in too many training examples to tell."""
+    wanted = {gram for each in prompts for gram in _grams(each, FEWEST_WORDS)}
+    counts = Counter(gram for text in train for gram in wanted.intersection(_grams(text, FEWEST_WORDS)))
+    everywhere = len(train) if len(train) > 1 else COMMON + 1
+    return {gram for gram, count in counts.items() if count > COMMON or count >= everywhere}
+
+
+def _own_words(prompt: list[str], common: set[int]) -> list[list[str]]:
+    """Return the parts of a prompt between common runs, as far as they are long enough to tell anything."""
+    shared: set[int] = set()
+    for begin, gram in enumerate(_grams(prompt, FEWEST_WORDS)):
+        if gram in common:
+            shared.update(range(begin, begin + FEWEST_WORDS))
+    parts: list[list[str]] = [[]]
+    for index, word in enumerate(prompt):
+        if index in shared:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return [part for part in parts if len(part) >= FEWEST_WORDS]
+
+
+def _grams(text: list[str], size: int) -> list[int]:
+    """Return a hash of every run of so many words, in order."""
+    return [hash(tuple(text[begin : begin + size])) for begin in range(len(text) - size + 1)]

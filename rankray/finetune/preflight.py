@@ -19,7 +19,8 @@ from typing import Any
 from rankray.config import Config, LoadedConfig, apply_params
 from rankray.config.evaluation import is_sampled
 from rankray.config.points import refused_draws
-from rankray.config.space import distributions, never_drawn
+from rankray.config.schema import unreached
+from rankray.config.space import distributions, known_left_out, never_drawn
 from rankray.data.chat import Example
 from rankray.data.encode import light_tokenizer, measure
 from rankray.data.examples import Places
@@ -32,6 +33,7 @@ from rankray.evaluate.answers import check_answer, is_function
 from rankray.finetune.base_model import check_base_model
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.model.files import context_length, local_model
+from rankray.model.pin import revision_problem
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +102,8 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
     config = loaded.config
     check_sft_fields(config.train.sft, loaded.where)
     check_base_model(loaded)
+    if problem := revision_problem(config):
+        raise ModelError(f"{loaded.where('model.revision')}: {problem}")
     prints, directory = _check_model(config.model.path, loaded.where("model.path"))
     splits = ("train", "eval", *(["test"] if config.data.test is not None else []))
     data = {split: _check_split(split, loaded, directory, findings) for split in splits}
@@ -111,6 +115,12 @@ def _space_warnings(loaded: LoadedConfig) -> list[str]:
     config, warnings = loaded.config, []
     for path, why in never_drawn(config).items():
         warnings.append(f"space.{path}: never drawn, because {why}; remove it, or change that")
+    for name, why in known_left_out(config).items():
+        warnings.append(
+            f"{loaded.where('study.known')}: study.known: {name} is not tried, because {why}; search that field, or "
+            "remove the name"
+        )
+    warnings += [f"{loaded.where(line.split(':')[0])}: {line}" for line in unreached(config)]
     draws = refused_draws(config, distributions(config))
     if draws:
         point, why = draws[0]

@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 
 from rankray.config.schema import Config
-from rankray.errors import ModelError
+from rankray.errors import ModelError, shown
 from rankray.model.files import local_model
 
 logger = logging.getLogger(__name__)
@@ -19,8 +19,8 @@ MAIN = "main"
 
 
 def asked_revision(config: Config) -> str:
-    """Return the revision that a configuration asks for; empty for a local directory, or where the space chooses "
-    "one."""
+    """Return the revision that a configuration asks for; empty for a local directory, or where the space chooses
+    one."""
     if local_model(config.model.path) is not None or "model.path" in config.space:
         return ""
     return config.model.revision or MAIN
@@ -39,15 +39,27 @@ def pinned(config: Config, held: str | None = None) -> Config:
     """
     asked = asked_revision(config)
     if not asked:
-        if config.model.revision is not None and local_model(config.model.path) is not None:
-            raise ModelError(
-                f"model.revision: got {config.model.revision!r} for the local directory {config.model.path!r}, which "
-                "has "
-                "none; allowed is null there; remove it"
-            )
-        return config
+        if problem := revision_problem(config):
+            raise ModelError(problem)
+        local = local_model(config.model.path) is not None
+        return _with_revision(config, None) if local and config.model.revision else config
     commit = held or commit_of(config.model.path, asked)
-    return config.model_copy(update={"model": config.model.model_copy(update={"revision": commit})})
+    return _with_revision(config, commit)
+
+
+def revision_problem(config: Config) -> str | None:
+    """Return why a configuration's revision cannot be had: a local directory has none but what is there, `main`."""
+    path, revision = config.model.path, config.model.revision
+    if revision in (None, MAIN) or "model.path" in config.space or local_model(path) is None:
+        return None
+    return (
+        f"model.revision: got {shown(revision)} for the local directory {shown(path)}, which has none; allowed there "
+        f"are null and {MAIN}; remove it"
+    )
+
+
+def _with_revision(config: Config, revision: str | None) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update={"revision": revision})})
 
 
 def commit_of(model: str, revision: str) -> str:

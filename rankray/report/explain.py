@@ -35,6 +35,30 @@ def explain_lines(key: str = "") -> list[str]:
     return [f"{path:<{width}}  {' '.join((fields[path].description or '').split())}" for path in chosen]
 
 
+def explain_json(key: str = "") -> dict[str, dict[str, Any]]:
+    """Return the same for programs: path -> `text`, `allowed`, `default` (null where it is required) and `required`.
+
+    Raises:
+        ConfigError: there is no such field; names the nearest one.
+    """
+    fields = all_fields()
+    chosen = [path for path in fields if not key or path == key or path.startswith(f"{key}.")]
+    chosen = chosen or [path for path in fields if path.split(".")[-1] == key]
+    if not chosen:
+        explain_lines(key)
+    found = {}
+    for path in chosen:
+        field = fields[path]
+        default = None if field.is_required() else _default(field)
+        found[path] = {
+            "text": " ".join((field.description or "").split()),
+            "allowed": _said(field),
+            "default": default,
+            "required": field.is_required(),
+        }
+    return found
+
+
 def check_lines(loaded: LoadedConfig) -> list[str]:
     """Return what a checked configuration would do, a line each."""
     config = loaded.config
@@ -80,11 +104,13 @@ def best_yaml(config: Config, params: Mapping[str, Any]) -> str:
 
 def _field_lines(path: str, field: FieldInfo) -> list[str]:
     default = "required" if field.is_required() else f"default {_default(field)!r}"
+    return [f"{path}: {_said(field)}; {default}", f"  {' '.join((field.description or '').split())}"]
+
+
+def _said(field: FieldInfo) -> str:
+    """Return what a field allows, in words."""
     limits = "".join(f", {_limit(item)}" for item in field.metadata if _limit(item))
-    return [
-        f"{path}: {_names(field.metadata) or _allowed(field.annotation)}{limits}; {default}",
-        f"  {' '.join((field.description or '').split())}",
-    ]
+    return f"{_names(field.metadata) or _allowed(field.annotation)}{limits}"
 
 
 def _allowed(annotation: Any) -> str:

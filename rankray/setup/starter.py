@@ -80,7 +80,12 @@ def start(answers: Answers, file: Path, say: Callable[[str], None]) -> None:
     try:
         train, held_out = _sources(answers, file, made, say)
         parts = [_part(answers, source, say) for source in train]
-        file.write_text(_text(answers, file, parts, held_out), encoding="utf-8")
+        if answers.eval:
+            likes = [replace(parts[i % len(parts)], path=path) for i, path in enumerate(held_out)]
+            held = [_part(answers, each.path, say) if is_file_source(each.path) else each for each in likes]
+        else:
+            held = [replace(part, path=path) for part, path in zip(parts, held_out, strict=True)]
+        file.write_text(_text(answers, file, parts, held), encoding="utf-8")
         made.append(file)
         preflight(load_config(file))
     except UserError:
@@ -158,8 +163,8 @@ def _part(answers: Answers, train: str, say: Callable[[str], None]) -> _Part:
     return _Part(train, form, templates)
 
 
-def _text(answers: Answers, file: Path, parts: list[_Part], held_out: list[str]) -> str:
-    rows, tokens = _measured(answers, parts)
+def _text(answers: Answers, file: Path, parts: list[_Part], held_out: list[_Part]) -> str:
+    rows, tokens = _measured(answers, parts, held_out)
     batch = max(1, min(64, 1 << max(0, (rows // 8).bit_length() - 1))) if rows else 64
     gpus = answers.gpus if answers.gpus is not None else int(Path("/dev/nvidia0").exists())
     rate = (3e-5, 3e-3) if answers.lora else (1e-6, 1e-3)
@@ -173,9 +178,7 @@ def _text(answers: Answers, file: Path, parts: list[_Part], held_out: list[str])
             f"model:\n  path: {_quoted(_portable(answers.model, file, local_model(answers.model) is not None))}",
             *(["  lora: {rank: 16, alpha: 32}   # adapters instead of all weights"] if answers.lora else []),
             "data:",
-            *_data_lines("train", parts, file, ""),
-            *_data_lines("eval", [replace(parts[i % len(parts)], path=p) for i, p in enumerate(held_out)], file,
-                         "   # never trained on"),
+            *_data_lines(parts, held_out, file),
             *(["  train_on: all   # every assistant turn"] if any(p.train_on == "all" for p in parts) else []),
             f"  max_length: {tokens[2] if tokens else 2048}   # tokens; longer examples are cut{measured}",
             "loss: {objective: rri}",
@@ -196,25 +199,33 @@ def _text(answers: Answers, file: Path, parts: list[_Part], held_out: list[str])
     )  # fmt: skip
 
 
-def _data_lines(split: str, parts: list[_Part], file: Path, remark: str) -> list[str]:
-    """Return the lines of one split; a single source's form stands in `data` itself, once."""
-    paths = [_quoted(_portable(part.path, file, is_file_source(part.path))) for part in parts]
-    if len(parts) > 1:
-        entries = [{"format": part.form, **part.templates} for part in parts]
-        said = ["".join(f", {key}: {_quoted(text)}" for key, text in entry.items()) for entry in entries]
-        return [f"  {split}:{remark}", *(f"    - {{path: {p}{s}}}" for p, s in zip(paths, said, strict=True))]
-    lines = [f"  {split}: {paths[0]}{remark}"]
-    if split == "train":
-        lines += [f"  format: {parts[0].form}", *(f"  {k}: {_quoted(text)}" for k, text in parts[0].templates.items())]
+def _data_lines(train: list[_Part], held_out: list[_Part], file: Path) -> list[str]:
+    """Return the lines of the splits; a form that all sources have stands in `data` itself, once."""
+    forms = [{"format": part.form, **part.templates} for part in (*train, *held_out)]
+    one_form = all(form == forms[0] for form in forms)
+    shared = [f"  {key}: {_quoted(text) if key != 'format' else text}" for key, text in forms[0].items()]
+    lines = []
+    for split, parts, remark in (("train", train, ""), ("eval", held_out, "   # never trained on")):
+        paths = [_quoted(_portable(part.path, file, is_file_source(part.path))) for part in parts]
+        if one_form and len(parts) == 1:
+            lines.append(f"  {split}: {paths[0]}{remark}")
+        else:
+            entries = [{} if one_form else {"format": part.form, **part.templates} for part in parts]
+            said = ["".join(f", {key}: {_quoted(text)}" for key, text in entry.items()) for entry in entries]
+            lines.append(f"  {split}:{remark}")
+            lines += [f"    - {{path: {path}{more}}}" for path, more in zip(paths, said, strict=True)]
+        if split == "train" and one_form:
+            lines += shared
     return lines
 
 
-def _measured(answers: Answers, parts: list[_Part]) -> tuple[int, tuple[int, int, int] | None]:
-    """Return the training examples, and of their tokens: median, 95 %, and the limit to set; what can be known."""
+def _measured(answers: Answers, parts: list[_Part], held_out: list[_Part]) -> tuple[int, tuple[int, int, int] | None]:
+    """Return the training examples, and of all examples' tokens: median, 95 %, and the limit to set; what is known."""
     if not all(is_file_source(part.path) for part in parts):
         return 0, None
-    found = [(part.section(), Source("train", part.section()).examples()) for part in parts]
-    count = sum(len(placed) for _, placed in found)
+    local = [part for part in (*parts, *held_out) if is_file_source(part.path)]
+    found = [(part.section(), Source("train", part.section()).examples()) for part in local]
+    count = sum(len(placed) for _, placed in found[: len(parts)])
     directory = local_model(answers.model)
     tokenizer = None if directory is None or not directory.is_dir() else light_tokenizer(directory)
     if directory is None or tokenizer is None:

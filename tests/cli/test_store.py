@@ -1,6 +1,7 @@
 """`rankray store`, as it is typed."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -32,6 +33,9 @@ def test_a_study_s_life(store, url, tmp_path):
     assert list_studies(other) == ["s"]
     store("delete", "s", "--store", other, "--yes")
     assert store("list", "--store", other) == "no studies yet\n"
+    assert json.loads(store("list", "--store", other, "--json")) == {"studies": []}
+    (listed,) = json.loads(store("list", "--store", url, "--json"))["studies"]
+    assert (listed["study"], listed["state"], listed["budget"]["finished"]) == ("s", "complete", 3)
 
 
 def test_an_export_needs_a_file(store, url):

@@ -59,3 +59,12 @@ def test_draws_stay_in_their_distribution(seed):
     for _ in range(200):
         for path, value in draw_point(distributions(made), made, dice).items():
             assert distributions(made)[path].contains(value), (path, value)
+
+
+@pytest.mark.parametrize("high", [10**12, 10**30])
+def test_a_wide_range_of_integers_is_drawn_from_without_a_list_of_them(high):
+    made = config({"train.seed": {"int": [0, high]}, "loss.objective": {"choice": ["sft", "rri"]}})
+    assert points(made) is None
+    drawn = draw_point(distributions(made), made, random.Random(0))
+    assert isinstance(drawn["train.seed"], int)
+    assert 0 <= drawn["train.seed"] <= high

@@ -36,3 +36,18 @@ def test_the_warning_says_what_to_do():
     leaks = count_leaks([Example(LONG, "1")], [Example(LONG, "1"), Example("other", "2")])
     assert leaks_line("eval", leaks).startswith("data.eval: of 2 prompts 1 exactly also stand in data.train; a metric")
     assert leaks_line("eval", count_leaks([Example(LONG, "1")], [Example("other", "2")])) == ""
+
+
+def test_the_words_of_a_template_are_no_leak():
+    """In a few rows, or in many of which some have another template: the text around each question is the same."""
+    around = "Below is a task of some kind. Write a response that appropriately and fully completes this request: {}"
+    for rows in (4, 40):
+        train = [around.format(f"what is {i} and {i}") for i in range(rows)] + ["another"] * (rows // 20)
+        assert found(train, [around.format("what is 7 and 8")]) == [1, 0, 0, 0]
+        assert found([*train, f"Now: {LONG}"], [around.format(LONG)]) == [1, 0, 0, 1]
+
+
+def test_plain_text_is_compared_by_itself():
+    train = [Example("", LONG), Example("", "something else")]
+    leaks = count_leaks(train, [Example("", LONG), Example("", "never seen")])
+    assert [leaks[kind] for kind in ("prompts", "exact", "normalised", "13-gram")] == [2, 1, 0, 0]

@@ -51,6 +51,32 @@ def test_hub_ids_are_left_alone(check):
     assert found["model"] == "Qwen/Qwen2.5-0.5B"
 
 
+def test_a_revision_of_a_local_directory(check):
+    check(model__revision="main")
+    fails(check, ModelError, "revision", "got 'v2' for the local directory .*null and main", model__revision="v2")
+
+
+def test_limits_that_end_nothing_and_settings_that_are_not_tried(tmp_path, tree):
+    def warned(space=None, **changes):
+        file = tmp_path / "search.yaml"
+        file.write_text(yaml.safe_dump(tree(**changes) | ({"space": space} if space else {})))
+        return "\n".join(preflight(load_config(file)).warnings)
+
+    limits = {"wall_hours": 8, "gpu_hours": 40, "money": 120}
+    said = warned(study__budget=limits)
+    assert re.search(r"search\.yaml:\d+: study\.budget\.money: .* ends nothing; give study\.budget\.price", said)
+    assert re.search(r"search\.yaml:\d+: study\.budget\.gpu_hours: .* ends nothing; set", said)
+    priced = warned(study__budget={"wall_hours": 8, "money": 120, "price": {"default": 1.5}})
+    assert "study.budget" not in priced
+    space = {"loss.objective": {"choice": ["sft", "rri"]}, "loss.temperature": {"float": [2.0, 8.0]}}
+    said = warned(space=space, loss__kl_weight=0.1, study__known=["sft", "paper"])
+    assert "study.known: sft is not tried, because loss.kl_weight is 0.0 there, 0.1 in this file" in said
+    said = warned(space=space, study__known=["sft", "paper"])
+    assert "study.known: sft" not in said
+    assert "study.known: paper is not tried, because loss.temperature is 1.0 there, which the space does not" in said
+    assert "study.known" not in warned(space=space), "the default takes what there is"
+
+
 def test_a_missing_file(check, data_file):
     near = str(data_file).replace("sums", "summs")
     fails(check, DataError, "train", r"no file .*did you mean 'sums.jsonl'", data__train=near)

@@ -122,6 +122,8 @@ def test_what_is_asked_for_and_what_is_held(tree, model_dir, monkeypatch):
     assert (asked_revision(other), pinned(other).model.revision) == ("v2", "v2 of org/tiny")
     local = config_from(tree_of(tree, path=str(model_dir)))
     assert (asked_revision(local), pinned(local)) == ("", local)
+    main = config_from(tree_of(tree, path=str(model_dir), revision="main"))
+    assert pinned(main).model.revision is None, "what is there is the main revision, and the same study as without"
     with pytest.raises(ModelError, match=r"^model.revision: got 'v2' for the local directory"):
         pinned(config_from(tree_of(tree, path=str(model_dir), revision="v2")))
 

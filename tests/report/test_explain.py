@@ -1,11 +1,13 @@
 """What a configuration means, in words."""
 
+import json
+
 import pytest
 
-from rankray.config import LoadedConfig, config_from
+from rankray.config import LoadedConfig, all_fields, config_from
 from rankray.errors import ConfigError
 from rankray.loss import WEIGHTS
-from rankray.report.explain import check_lines, explain_lines
+from rankray.report.explain import check_lines, explain_json, explain_lines
 
 
 def test_a_field_says_what_is_allowed_and_its_default():
@@ -59,3 +61,14 @@ def test_check_says_that_nll_favours_plain_sft(metric, objective, space, noted):
         }
     )
     assert any("favours plain SFT" in line for line in check_lines(LoadedConfig(config, "f.yaml"))) == noted
+
+
+def test_fields_for_programs():
+    assert json.loads(json.dumps(explain_json())).keys() == all_fields().keys()
+    found = explain_json("loss.temperature")["loss.temperature"]
+    assert (found["default"], found["required"]) == (1.0, False)
+    assert found["allowed"] == "float, above 0"
+    assert explain_json("data")["data.train"]["required"]
+    assert explain_json("temperature") == {"loss.temperature": found}
+    with pytest.raises(ConfigError, match=r"did you mean 'loss.temperature'"):
+        explain_json("loss.temprature")

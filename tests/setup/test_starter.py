@@ -61,6 +61,18 @@ def test_a_mixture(begin):
     assert loaded.config.data.eval[2].prompt == "{Question}\n"
 
 
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [(["columns"], "alpaca"), (["alpaca"], "columns"), (["columns", "sharegpt"], "columns"), (["text"], "messages")],
+)
+def test_held_out_data_have_a_form_of_their_own(begin, tmp_path, train, held_out):
+    (tmp_path / "held.jsonl").write_text((json.dumps(KINDS[held_out]) + "\n") * 3)
+    loaded, said = begin(*train, eval=[str(tmp_path / "held.jsonl")])
+    preflight(loaded)
+    assert [entry.format for entry in loaded.config.data.eval] == [held_out]
+    assert any(line.startswith(f"{tmp_path / 'held.jsonl'}: 3 rows, format {held_out}") for line in said)
+
+
 def test_answers_are_followed(begin, tmp_path):
     (tmp_path / "e.jsonl").write_text(json.dumps({"a": "1", "b": "2"}) + "\n")
     loaded, _ = begin(
