@@ -40,22 +40,23 @@ _UNPRINTABLE = re.compile(
 
 
 class RankrayError(Exception):
-    """Root of everything rankray raises on purpose."""
+    """Root of everything rankray raises on purpose.
+
+    Args:
+        message: what is wrong. Lines that are too long are cut in the middle, further lines are counted, and control
+            characters are written out: names and values in it may come from anywhere.
+    """
 
     exit_code = 1
 
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(bounded(str(message))))
+
 
 class UserError(RankrayError, ValueError):
-    """Input that cannot work as given; nothing was started.
-
-    Args:
-        message: what is wrong. Lines that are too long are cut in the middle, and further lines are counted.
-    """
+    """Input that cannot work as given; nothing was started."""
 
     exit_code = 2
-
-    def __init__(self, message: object = "") -> None:
-        super().__init__(bounded(str(message)))
 
 
 class ConfigError(UserError):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankray.errors import LONGEST_LINE, MOST_LINES, ConfigError, UserError, bounded
+from rankray.errors import LONGEST_LINE, MOST_LINES, ConfigError, StoreUnavailable, UserError, bounded
 
 
 def test_a_long_line_keeps_its_place_and_its_advice():
@@ -16,6 +16,11 @@ def test_many_lines_are_counted():
     lines = str(UserError("\n".join(f"line {number}" for number in range(5000)))).splitlines()
     assert lines[:2] == ["line 0", "line 1"]
     assert lines[MOST_LINES:] == ["... and 4,800 lines more"]
+
+
+@pytest.mark.parametrize("kind", [UserError, StoreUnavailable])
+def test_control_characters_are_written_out(kind):
+    assert str(kind("study \x1b[31mred\x00:\nnext \ud800")) == "study \\x1b[31mred\\x00:\nnext \\ud800"
 
 
 @pytest.mark.parametrize("text", ["", "one", "one\ntwo", "x" * LONGEST_LINE])

@@ -263,8 +263,10 @@ def _ranked(study: StudyStore) -> list[FrozenTrial]:
 
 
 def _best(study: StudyStore, candidates: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Return the best of some trials that have a value; the earlier of two that are equal."""
-    return min(candidates, key=lambda each: _rank(study, each), default=None)
+    """Return the best of the trials whose value is a finite number; the earlier of two that are equal."""
+    values = ((each, as_number(each.value)) for each in candidates)
+    known = [each for each, value in values if value is not None and math.isfinite(value)]
+    return min(known, key=lambda each: _rank(study, each), default=None)
 
 
 def _rank(study: StudyStore, found: FrozenTrial) -> tuple[float, int]:
