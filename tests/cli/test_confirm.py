@@ -28,6 +28,7 @@ def command(place: Any, *words: str) -> list[str]:
     return [sys.executable, "-m", "rankray", "confirm", "tiny", "--store", place.store, *WORDS, *words]
 
 
+@pytest.mark.slow
 def test_a_killed_confirmation_finishes_and_leaves_the_search_alone(place, seed):
     """Killed with all that belongs to it after some report, drawn from the seed."""
     search = load_config(place.file, ["study.trials=2", "study.known=[paper]"]).config
