@@ -62,7 +62,8 @@ def test_a_trial_that_raises_is_failed_and_the_search_goes_on(place):
     """So is one whose point is refused: most batch sizes are no multiple of the micro batch."""
     (place.file.parent / "raising.py").write_text(ONCE)
     batches = ("--set", "train.micro_batch_size=4", "--set", "space.train.batch_size={int: [4, 16]}")
-    place.search("--set", "evaluate.functions=[raising:once]", *batches, "--set", "study.seed=1")
+    drawn = ("--set", "study.sampler=random", "--set", "study.known=[]", "--set", "study.seed=1")
+    place.search("--set", "evaluate.functions=[raising:once]", *batches, *drawn)
     status = place.status()
     assert status["budget"]["finished"] == 4
     failed = [trial for trial in place.trials().values() if trial["state"] == "failed"]
