@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from rankray.config import Config, LoadedConfig
     from rankray.finetune.preflight import Findings
+    from rankray.report.board import Board
     from rankray.store import StudyStore
 
 
@@ -186,6 +187,23 @@ def print_summary(study: StudyStore, file: str) -> None:
         objectives=views.objectives(study),
         status=views.status(study),
     )
+
+
+def board_of(study: StudyStore) -> Board:
+    """Return a board that says how far a study is, to be watched while it goes on."""
+    from rankray.report.board import Board
+
+    config, counts = study.config, study.counts()
+    board = Board(
+        config.name,
+        config.study.metric,
+        maximize=config.direction == "maximize",
+        budget=config.study.trials,
+        max_steps=config.full_steps,
+        finished=study.finished,
+    )
+    board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
+    return board
 
 
 def console() -> Console:

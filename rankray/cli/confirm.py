@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import console, say, store_url
+from rankray.cli.common import board_of, console, say, store_url
 from rankray.cli.options import NONE, Json, Sets, Store, Study, Verbose
 
 if TYPE_CHECKING:
@@ -123,19 +123,7 @@ def _watching(running: StudyStore, quiet: bool) -> Iterator[Observer]:
     """Show a confirmation's runs as a search's are shown; with --json, on standard error."""
     from rich.console import Console
 
-    from rankray.report.board import Board
     from rankray.report.live import watching
 
-    config = running.config
-    board = Board(
-        config.name,
-        config.study.metric,
-        maximize=config.direction == "maximize",
-        budget=config.study.trials,
-        max_steps=config.full_steps,
-        finished=running.finished,
-    )
-    counts = running.counts()
-    board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
-    with watching(board, Console(stderr=True, emoji=False) if quiet else console()) as observer:
+    with watching(board_of(running), Console(stderr=True, emoji=False) if quiet else console()) as observer:
         yield observer

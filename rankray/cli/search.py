@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankray.cli.common import console, load, pin, preflight, print_summary, resolved_lines, say
+from rankray.cli.common import board_of, console, load, pin, preflight, print_summary, resolved_lines, say
 from rankray.cli.lineage import lineage
 from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
 from rankray.cli.tracking import check_trackers, tracking
@@ -42,7 +42,6 @@ def quickstart(
 def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray import logs
     from rankray.finetune.epochs import with_steps
-    from rankray.report.board import Board
     from rankray.report.live import watching
     from rankray.search import run_search
     from rankray.search.news import News
@@ -64,16 +63,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
         say(line)
     study = study or open_study(config.store, config, provenance=provenance)
     config = study.config  # a study that an earlier version began continues with the defaults it began with
-    board = Board(
-        config.name,
-        config.study.metric,
-        maximize=config.direction == "maximize",
-        budget=config.study.trials,
-        max_steps=config.full_steps,
-        finished=study.finished,
-    )
-    counts = study.counts()
-    board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
+    board = board_of(study)
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
     board.untrained = (views.untrained(study) or {}).get("value")
