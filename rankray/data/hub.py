@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,28 @@ class HubOrigin:
         return [source, *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
 
 
+def _check_commit(loaded: datasets.Dataset, source: str, where: str, commit: str) -> None:
+    """Refuse another commit than the one asked for: without a connection `datasets` takes what its cache has."""
+    files = [Path(file["filename"]) for file in loaded.cache_files]
+    others = [part for file in files for part in file.parts if re.fullmatch(r"[0-9a-f]{40}", part) and part != commit]
+    if others:
+        raise DataError(
+            f"{where}: {source!r} is needed at commit {commit}, and the hub cannot be reached; its cache on this "
+            f"machine has {others[0]}; allowed is the commit that the study began with; connect, or copy that cache"
+        )
+
+
 def _load(source: str, where: str, revision: str | None) -> datasets.Dataset:
     name, config, split = hub_parts(source, where)
     pinned = {} if revision is None else {"revision": revision}
     try:
-        return datasets.load_dataset(name, config, split=split, **pinned)
+        loaded = datasets.load_dataset(name, config, split=split, **pinned)
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{where}: {source!r} cannot be loaded ({first}); allowed is hub-id:config:split of a dataset on the hub; "
             "check the three parts and the connection, or give a local file"
         ) from error
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        _check_commit(loaded, source, where, revision)
+    return loaded

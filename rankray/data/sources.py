@@ -18,8 +18,18 @@ from typing import Any, NamedTuple, Protocol
 from rankray.config.sections import DataSection, SourceSection
 from rankray.data.chat import Example
 from rankray.data.examples import Places, make_examples
-from rankray.data.files import Row, Rows, file_fingerprint, files_of, is_file_source, place_of, read_rows
+from rankray.data.files import (
+    Row,
+    Rows,
+    file_fingerprint,
+    files_of,
+    hub_parts,
+    is_file_source,
+    place_of,
+    read_rows,
+)
 from rankray.data.formats import recognise
+from rankray.data.weights import with_weights
 from rankray.errors import DataError, listed, nearest, shown
 
 MIXTURE_SEED = 0
@@ -79,13 +89,13 @@ class Source:
         hub: Callable[[str, str, str | None], Origin] | None = None,
         places: Places | None = None,
     ) -> None:
-        self._data = data
+        self._data, self._split = data, split
         self._places = places or Places(source=f"data.{split}")
         limits = [limit for limit in (first, data.max_examples if split == "train" else None) if limit is not None]
         self._first = min(limits, default=None)
         self._entries = entries_of(getattr(data, split))
         self.forms: dict[str, str] = {}
-        self._origins = [_origin(entry, self._places.source, data.revision, hub) for entry in self._entries]
+        self._origins = [_origin(entry, self._places.source, data, hub) for entry in self._entries]
         mixture = [entry.model_dump(mode="json") for entry in self._entries]
         self.stamp: Any = [[origin.stamp for origin in self._origins], mixture, data.where, self._first]
 
@@ -106,15 +116,19 @@ class Source:
             rows = chosen(table, {**(data.where or {}), **(entry.where or {})}, self._places.source)
             if rows:
                 self.forms[entry.path] = recognise(rows, data, self._places.source)
-                examples = make_examples(rows, data, self._places)
-                found += [
-                    Placed(e, row, place_of(rows, i)) for i, (e, row) in enumerate(zip(examples, rows, strict=True))
-                ]
+                found += self._placed(rows, data)
         if not found:
-            raise DataError(
-                f"{self._places.source}: data.where leaves no row of {entry.path!r}; at least one is needed; change it"
-            )
+            why = "data.where leaves" if data.weight_column is None else "data.where, or weights of 0, leave"
+            raise DataError(f"{self._places.source}: {why} no row of {entry.path!r}; at least one is needed; change it")
         return found[: entry.max_examples]
+
+    def _placed(self, rows: Rows, data: DataSection) -> list[Placed]:
+        """Return the examples of some rows; only training has weights, and leaves out those of weight 0."""
+        examples: Sequence[Example | None] = make_examples(rows, data, self._places)
+        if self._split == "train":
+            examples = with_weights([e for e in examples if e is not None], rows, data, self._places)
+        pairs = zip(examples, rows, strict=True)
+        return [Placed(e, row, place_of(rows, i)) for i, (e, row) in enumerate(pairs) if e is not None]
 
 
 def entries_of(given: str | Sequence[SourceSection]) -> list[SourceSection]:
@@ -142,6 +156,16 @@ def fingerprint(given: str | Sequence[SourceSection], where: str) -> str:
         for part in (map(file_fingerprint, files_of(entry.path, where)) if is_file_source(entry.path) else [entry.path])
     ]
     return parts[0] if len(parts) == 1 else f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
+
+
+def revision_of(source: str, data: DataSection, where: str) -> str | None:
+    """Return the revision that a data section asks for of a hub dataset's split; None is the main branch.
+
+    Raises:
+        DataError: the source is not of the form `hub-id:config:split`.
+    """
+    name, _, _ = hub_parts(source, where)
+    return data.revision.get(name) if isinstance(data.revision, Mapping) else data.revision
 
 
 def file_stamps(given: str | Sequence[SourceSection]) -> list[Any]:
@@ -242,11 +266,11 @@ class _Unread:
 
 
 def _origin(
-    entry: SourceSection, where: str, revision: str | None, hub: Callable[[str, str, str | None], Origin] | None
+    entry: SourceSection, where: str, data: DataSection, hub: Callable[[str, str, str | None], Origin] | None
 ) -> Origin:
     if is_file_source(entry.path):
         return _Files(entry.path, where)
-    return _Unread(entry.path) if hub is None else hub(entry.path, where, revision)
+    return _Unread(entry.path) if hub is None else hub(entry.path, where, revision_of(entry.path, data, where))
 
 
 def _files(path: str) -> list[Path]:

@@ -20,7 +20,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.sections import DataSection
-from rankray.data.cache import Columns, shared_table, table_in_memory
+from rankray.data.cache import WEIGHTS, Columns, shared_table, table_in_memory
 from rankray.data.chat import Example
 from rankray.data.encode import Tokens, encode, measured
 from rankray.data.files import FORMS, Row
@@ -28,6 +28,7 @@ from rankray.data.hub import HubOrigin
 from rankray.data.lengths import Length, LengthTable, length_table
 from rankray.data.sources import Source
 from rankray.data.turns import rendered
+from rankray.data.weights import uses_columns
 from rankray.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ LENGTHS = ("tokens", "supervised", "kept")
 """Fields of `Length`; each is a column of the table, with `length_` before its name."""
 TRAINED_COLUMNS = ["input_ids", "labels"]
 FORM_FIELDS = ("format", "prompt", "completion", "messages", "train_on")
-"""Fields of `data` that say what a row becomes; with source, tokenizer and limit, all that the tokens depend on."""
+"""Fields of `data` that say what a row becomes; with source, tokenizer and limit, all that the tokens depend on, unless
+the data give weights."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,17 @@ class Split:
         return length_table(map(Length, *columns), self.limit)
 
     @cached_property
+    def weighted(self) -> bool:
+        """Whether the data give weights to tokens."""
+        if WEIGHTS not in self.table.column_names:
+            return False
+        column = self.table.data[WEIGHTS]
+        return bool(column.null_count < len(column))
+
+    @cached_property
     def dataset(self) -> datasets.Dataset:
-        """The supervised examples with columns `input_ids` and `labels`."""
-        table = self.table.select_columns(TRAINED_COLUMNS)
+        """The supervised examples with columns `input_ids` and `labels`, and with `weights` where there are any."""
+        table = self.table.select_columns([*TRAINED_COLUMNS, *([WEIGHTS] if self.weighted else [])])
         if not self.dropped:
             return table
         supervised = self.table.data["supervised"].to_pylist()
@@ -115,6 +125,9 @@ def load_split(
         raise DataError(f"{where}: there is none; allowed is {FORMS}; give {where} a file or a dataset")
     source = Source(split, data, first, hub=HubOrigin)
     form = {name: getattr(data, name) for name in FORM_FIELDS}
+    if split == "train" and uses_columns(data):
+        form |= {"prompt": [data.prompt, "trained"] if data.prompt_weight else data.prompt}
+        form |= {"weight_column": data.weight_column, "token_weights": data.token_weights}
     rules = _tokenizer_fingerprint(tokenizer)
 
     def make() -> Iterator[Columns]:
@@ -137,7 +150,16 @@ def load_split(
         logger.debug("%s has no fingerprint, tokens stay in memory", type(tokenizer).__name__)
         return Split(table_in_memory(make()), read, limit)
     made_from = [source.stamp, form, limit, rules, transformers.__version__]
-    return Split(shared_table(made_from, make), read, limit)
+    table = shared_table(made_from, make)
+    if WEIGHTS not in table.column_names and _may_have_turns(data):  # an earlier version did not know all their marks
+        table = shared_table([*made_from, "turns"], make)
+    return Split(table, read, limit)
+
+
+def _may_have_turns(data: DataSection) -> bool:
+    """Whether examples may be conversations, as far as the fields say."""
+    is_templated = (data.prompt, data.completion) != ("{prompt}", "{completion}") and data.messages is None
+    return data.format not in ("columns", "alpaca", "text") and not (data.format == "auto" and is_templated)
 
 
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -155,7 +177,7 @@ def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
 def _columns(whole: Sequence[Tokens], limit: int) -> Columns:
     """Return the columns of the table for a part of a split, cut to `limit` tokens."""
     part = [example.cut(limit) for example in whole]
-    names = ("input_ids", "labels", "start", "supervised")
+    names = ("input_ids", "labels", "start", "supervised", WEIGHTS)
     columns: Columns = {name: [getattr(example, name) for example in part] for name in names}
     lengths = measured(whole, limit)
     return columns | {f"length_{name}": [getattr(length, name) for length in lengths] for name in LENGTHS}

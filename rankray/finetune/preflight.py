@@ -229,15 +229,15 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings:
         _warn_of_test(split, name, where, findings)
     if not is_local(given):
         return fingerprint(given, where)
-    names = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in ("prompt", "completion", "messages")}
+    places = Places.at(loaded.where, split)
     first = loaded.config.evaluate.max_examples if split == "eval" else None
-    examples = Source(split, data, first, places=Places(source=where, **names)).examples()
+    examples = Source(split, data, first, places=places).examples()
     if split != "train" and _answers(loaded.config):
         _check_answers(examples, loaded, where, findings)
     if model is not None:
         if any(placed.example.is_chat for placed in examples) and not _has_chat_template(model):
             raise ModelError(
-                f"{names['messages']}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
+                f"{places.messages}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
                 "take a chat model, or use data.prompt and data.completion"
             )
         _check_room(examples, model, split, loaded, findings)
