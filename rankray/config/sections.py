@@ -112,6 +112,10 @@ class DataSection(Section):
     """Template over columns for the answer the model should give; the only tokens that are trained on."""
     messages: str | None = None
     """Column of chat messages (`role`, `content`, or `from`, `value`). Replaces the templates."""
+    streaming: bool = False
+    """Read and tokenise part by part, for data that do not fit in memory; hub datasets are not downloaded as a whole.
+    Training is the same. The form of a file's rows is that of its first rows, and `check --offline` and `preview` look
+    at the first rows alone."""
     train_on: Literal["last", "all"] = "last"
     """Which turns of a conversation are trained on: the `last` of the assistant, or `all` of them (those marked with
     weight 0 excepted)."""

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from rankray.config.sections import DataSection
 from rankray.data import formats
 from rankray.data.chat import Example
-from rankray.data.files import Row, place_of
+from rankray.data.files import place_of
+from rankray.data.parse import Row
 from rankray.errors import DataError, listed, nearest, shown
 
 TEXTUAL = (str, int, float, Decimal, date, time)

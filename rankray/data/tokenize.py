@@ -10,8 +10,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import datasets
@@ -23,9 +24,10 @@ from rankray.config.sections import DataSection
 from rankray.data.cache import WEIGHTS, Columns, shared_table, table_in_memory
 from rankray.data.chat import Example
 from rankray.data.encode import Tokens, encode, measured
-from rankray.data.files import FORMS, Row
+from rankray.data.files import FORMS
 from rankray.data.hub import HubOrigin
 from rankray.data.lengths import Length, LengthTable, length_table
+from rankray.data.parse import Row
 from rankray.data.sources import Source
 from rankray.data.turns import rendered
 from rankray.data.weights import uses_columns
@@ -71,6 +73,16 @@ class Split:
         """The tokens of each row, cut to the limit."""
         columns = (self.table.data[name].to_pylist() for name in ("input_ids", "start", "labels"))
         return [Tokens.from_labels(ids, start, labels) for ids, start, labels in zip(*columns, strict=True)]
+
+    def first_tokens(self, count: int) -> list[Tokens]:
+        """Return the tokens of the first rows, cut to the limit."""
+        return replace(self, table=self.table.select(range(min(count, len(self.table))))).tokens
+
+    @property
+    def largest_token(self) -> int:
+        """The largest token id; 0 where there is none."""
+        chunks = self.table.data["input_ids"].chunks
+        return max((pyarrow.compute.max(chunk.flatten()).as_py() or 0 for chunk in chunks), default=0)
 
     @property
     def dropped(self) -> int:
@@ -123,7 +135,7 @@ def load_split(
     where = f"data.{split}"
     if getattr(data, split) is None:
         raise DataError(f"{where}: there is none; allowed is {FORMS}; give {where} a file or a dataset")
-    source = Source(split, data, first, hub=HubOrigin)
+    source = Source(split, data, first, hub=partial(HubOrigin, streaming=data.streaming))
     form = {name: getattr(data, name) for name in FORM_FIELDS}
     if split == "train" and uses_columns(data):
         form |= {"prompt": [data.prompt, "trained"] if data.prompt_weight else data.prompt}
@@ -131,19 +143,20 @@ def load_split(
     rules = _tokenizer_fingerprint(tokenizer)
 
     def make() -> Iterator[Columns]:
-        found = source.examples()
-        parts = [found[begin : begin + ROWS_PER_PART] for begin in range(0, len(found), ROWS_PER_PART)]
-        whole = [encode([e.example for e in part], tokenizer, data, [e.place for e in part]) for part in parts]
-        tables = [_columns(part, limit) for part in whole]
-        if not any(any(table["supervised"]) for table in tables):
+        found, count, is_any = source.placed(), 0, False
+        while part := list(islice(found, ROWS_PER_PART)):
+            whole = encode([e.example for e in part], tokenizer, data, [e.place for e in part])
+            columns = _columns(whole, limit)
+            count, is_any = count + len(part), is_any or any(columns["supervised"])
+            yield columns
+        if not is_any:
             raise DataError(
-                f"data.max_length: {limit} leaves no completion token of any of the {len(found)} examples of {where}; "
+                f"data.max_length: {limit} leaves no completion token of any of the {count} examples of {where}; "
                 "allowed is more than the shortest prompt has; raise data.max_length or shorten data.prompt"
             )
-        yield from tables
 
     def read() -> list[Row]:
-        texts = [(e.row, _texts(e.example, tokenizer, e.place)) for e in source.examples()]
+        texts = [(e.row, _texts(e.example, tokenizer, e.place)) for e in source.placed()]
         return [{**row, "prompt": text.prompt, "completion": text.completion} for row, text in texts]
 
     if rules is None:

@@ -25,7 +25,8 @@ from typing import Any
 from rankray.config.sections import DataSection
 from rankray.data.chat import MOST_WEIGHT, Example, Given, short
 from rankray.data.examples import Places
-from rankray.data.files import Row, place_of
+from rankray.data.files import place_of
+from rankray.data.parse import Row
 from rankray.errors import DataError, listed, nearest
 
 LEAST = 1e-30

@@ -16,7 +16,8 @@ from rankray.config.schema import Config
 from rankray.config.sections import DataSection
 from rankray.data.encode import Tokens
 from rankray.data.examples import Places, common_prefix, make_examples
-from rankray.data.files import Row, hub_parts, is_file_source
+from rankray.data.files import hub_parts, is_file_source
+from rankray.data.parse import Row
 from rankray.data.tokenize import Split
 from rankray.errors import DataError
 from rankray.evaluate.metrics import Figures, bits_per_byte, run_head, supervised_bytes, token_totals, with_error

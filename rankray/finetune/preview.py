@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from rankray.data.encode import Tokens, encode, light_tokenizer
 from rankray.data.examples import Places
 from rankray.data.lengths import Length, LengthTable, length_table
 from rankray.data.sources import Source, entries_of, is_local
+from rankray.finetune.preflight import STREAMED_ROWS
 from rankray.loss.tokens import IGNORED
 from rankray.model.files import context_length, local_model
 
@@ -73,7 +75,7 @@ class Preview:
         split: the field of `data`.
         formats: source -> the form of its rows (`rankray.data.formats`).
         rows: the examples asked for.
-        table: the lengths of all examples.
+        table: the lengths of all examples; of the first `STREAMED_ROWS` where `data.streaming` is set.
         eos: the tokenizer's EOS token; None for none.
         template: the chat template in use; None where no example is a conversation.
     """
@@ -112,8 +114,13 @@ def preview(loaded: LoadedConfig, split: str = "train", count: int = 3) -> Previ
     """
     config = loaded.config
     given = getattr(config.data, split)
-    source = Source(split, config.data, hub=None if is_local(given) else _hub(), places=Places.at(loaded.where, split))
-    placed = source.examples()
+    source = Source(
+        split,
+        config.data,
+        hub=None if is_local(given) else _hub(config.data.streaming),
+        places=Places.at(loaded.where, split),
+    )
+    placed = list(islice(source.placed(), max(count, STREAMED_ROWS) if config.data.streaming else None))
     tokenizer, limit = local_tokenizer(config), token_limit(config)
     found = encode([p.example for p in placed], tokenizer, config.data, [p.place for p in placed])
     cut = [tokens.cut(limit) for tokens in found]
@@ -205,7 +212,7 @@ def local_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     return tokenizer_of(config)
 
 
-def _hub() -> Any:
+def _hub(streaming: bool) -> Any:
     from rankray.data.hub import HubOrigin
 
-    return HubOrigin
+    return partial(HubOrigin, streaming=streaming)
