@@ -115,7 +115,8 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> dict
                 f"confirm: {search.name}: its {key} is not what the search trained with ({old}, now {new}); allowed: "
                 "the same; restore it, or search again under another name"
             )
-    return preflight(LoadedConfig(confirmation, file)).fingerprints | {"file": file, "confirms": search.name}
+    prints = preflight(LoadedConfig(confirmation, file), again=False).fingerprints
+    return prints | {"file": file, "confirms": search.name}
 
 
 @contextmanager
