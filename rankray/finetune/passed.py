@@ -26,8 +26,8 @@ from rankray.finetune.preflight import Findings
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "data", "loss", "train", "evaluate", "resources", "space")
-"""The parts of a configuration that `trial_check` looks at."""
+LOOKED_AT = ("model", "data", "loss", "train", "evaluate")
+"""The sections of a configuration that `trial_check` looks at; and GPUs per worker, and `train.sft.*` of the space."""
 KEPT_DAYS = 30
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -41,8 +41,12 @@ def key_of(config: Config, fingerprints: Mapping[str, Any]) -> str | None:
 
     A path in the space, data of the hub and a model without a commit have no fingerprint here.
     """
-    tree = config.model_dump(mode="json", include=set(SECTIONS))
-    tree["evaluate"].pop("functions", None)
+    tree = config.model_dump(mode="json", include=set(LOOKED_AT))
+    for name in ("functions", "every_steps"):
+        tree["evaluate"].pop(name)
+    tree["gpus"] = config.resources.gpus_per_worker
+    space = config.model_dump(mode="json", include={"space"})["space"]
+    tree["space"] = {path: values for path, values in space.items() if path.startswith("train.sft.")}
     splits = fingerprints.get("data", {})
     has_prints = bool(splits) and all(str(each).startswith("sha256:") for each in splits.values())
     is_known = "model_files" in fingerprints or COMMIT.fullmatch(config.model.revision or "") is not None

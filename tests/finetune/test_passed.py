@@ -41,14 +41,24 @@ def test_what_was_found_comes_back(tree):
         {"data__max_length": 31},
         {"train__sft": {"adam_beta2": 0.9}},
         {"loss__objective": "sft"},
-        {"space": {"train.batch_size": {"choice": [4, 8]}}},
+        {"space": {"train.sft.adam_beta2": {"choice": [0.9, 0.99]}}},
+        {"resources": {"gpus_per_worker": 1}},
     ],
 )
 def test_another_configuration_is_another_check(tree, change):
     assert passed.key_of(config_from(made(tree, **change)), PRINTS) != passed.key_of(config_from(tree()), PRINTS)
 
 
-@pytest.mark.parametrize("change", [{"study__trials": 3}, {"name": "other"}, {"evaluate__functions": ["mine:own"]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"study__trials": 3},
+        {"name": "other"},
+        {"evaluate__functions": ["mine:own"]},
+        {"space": {"loss.temperature": {"float": [0.5, 2.0]}}},
+        {"resources": {"workers": 2}},
+    ],
+)
 def test_what_the_check_does_not_look_at_changes_nothing(tree, change):
     assert passed.key_of(config_from(made(tree, **change)), PRINTS) == passed.key_of(config_from(tree()), PRINTS)
 
