@@ -102,7 +102,8 @@ def search(config: Given, *, verbose: bool = False) -> Study:
     loaded = with_steps(loaded, download=True)
     check_trackers(loaded)
     known = Path(loaded.file)
-    provenance = preflight(loaded).fingerprints | asked | {"file": str(known.absolute() if known.is_file() else known)}
+    findings = preflight(loaded, again=False)
+    provenance = findings.fingerprints | asked | {"file": str(known.absolute() if known.is_file() else known)}
     opened = open_study(loaded.config.store, loaded.config, provenance=provenance)
     with tracking(opened, loaded) as trackers:
         done = run_search(opened, News(_Silent(), *trackers), verbose=verbose)

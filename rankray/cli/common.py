@@ -42,13 +42,14 @@ def _counted(loaded: LoadedConfig) -> LoadedConfig:
     return with_steps(loaded)
 
 
-def preflight(loaded: LoadedConfig, offline: bool = False) -> Findings:
+def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True) -> Findings:
     """Find what is wrong with store, resources, data and model before anything expensive starts.
 
     Args:
         loaded: the configuration.
         offline: import none of the libraries of training, and look nothing up on the hub; what is not looked at is
             among the findings.
+        again: check what passed before, too: see `check_training`.
 
     Raises:
         UserError: something in it cannot work.
@@ -67,12 +68,41 @@ def preflight(loaded: LoadedConfig, offline: bool = False) -> Findings:
     findings = check_data_and_model(loaded)
     if offline:
         findings.unseen.append("--offline: the hub, the sampler at work, train.sft's values, adapters, functions")
-        return findings
-    from rankray.finetune.trial_check import check_trial
+    else:
+        check_training(loaded, findings, again)
+    return findings
+
+
+def check_training(loaded: LoadedConfig, findings: Findings, again: bool = True) -> None:
+    """Check what needs the libraries of training, with the code that trials run.
+
+    Args:
+        loaded: the configuration.
+        findings: those of its data and model; what is found is added.
+        again: check what passed before, too. Else a configuration that passed on this node is not checked again, as
+            long as neither it nor its files nor what is installed has changed (`finetune.passed`).
+
+    Raises:
+        UserError: a trial would be refused.
+    """
+    from rankray.finetune import passed
+    from rankray.finetune.preflight import Findings, check_functions
+    from rankray.store import strategies
 
     strategies.try_out(loaded.config, loaded.where)
-    check_trial(loaded, findings)
-    return findings
+    check_functions(loaded)
+    key = passed.key_of(loaded.config, findings.fingerprints)
+    found = passed.recall(key) if key and not again else None
+    if found is None:
+        from rankray.finetune.trial_check import check_trial
+
+        found = Findings(data=dict(findings.data))
+        check_trial(loaded, found)
+        if key:
+            passed.remember(key, found)
+    findings.data.update(found.data)
+    findings.warnings += found.warnings
+    findings.unseen += found.unseen
 
 
 def _check_workers(loaded: LoadedConfig) -> None:

@@ -123,7 +123,8 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tupl
                 "the same; restore it, or search again under another name"
             )
     loaded, asked = pin(LoadedConfig(confirmation, file))
-    return loaded.config, preflight(loaded).fingerprints | asked | {"file": file, "confirms": search.name}
+    prints = preflight(loaded, again=False).fingerprints
+    return loaded.config, prints | asked | {"file": file, "confirms": search.name}
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from rankray.data.leaks import leaks_line, leaks_of
 from rankray.data.lengths import LengthTable, length_table, table_lines
 from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
-from rankray.evaluate.answers import check_answer, is_function
+from rankray.evaluate.answers import check_answer, is_function, load_function
 from rankray.finetune.base_model import check_base_model
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.model.files import context_length, local_model
@@ -100,6 +100,19 @@ def preflight(loaded: LoadedConfig) -> Findings:
         _check(variant, Findings())
     _check(loaded, findings)
     return findings
+
+
+def check_functions(loaded: LoadedConfig) -> None:
+    """Import the user's evaluations, which may import anything.
+
+    Raises:
+        ConfigError: one cannot be imported.
+    """
+    for name in loaded.config.evaluate.functions:
+        try:
+            load_function(name, "evaluate.functions")
+        except ConfigError as error:
+            raise ConfigError(f"{loaded.where('evaluate.functions')}: {error}") from error
 
 
 def _check(loaded: LoadedConfig, findings: Findings) -> None:

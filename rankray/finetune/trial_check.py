@@ -22,7 +22,6 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 from rankray.config import Config, LoadedConfig
 from rankray.data.tokenize import Split
 from rankray.errors import ConfigError, DataError, ModelError, RankrayError, UserError, listed, shown
-from rankray.evaluate.answers import load_function
 from rankray.finetune.arguments import check_batches, lora_config, sft_arguments
 from rankray.finetune.preflight import UNREAD, Findings, searched_variants
 from rankray.finetune.process import clean_process
@@ -56,8 +55,6 @@ def check_trial(loaded: LoadedConfig, findings: Findings) -> None:
 def _check(loaded: LoadedConfig, findings: Findings) -> None:
     config = loaded.config
     with _placed(loaded.where):
-        for name in config.evaluate.functions:
-            load_function(name, "evaluate.functions")
         if not config.resources.gpus_per_worker:
             computes_in_half(config)
         tokenizer = tokenizer_of(config)
