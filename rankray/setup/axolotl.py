@@ -60,7 +60,7 @@ def _data(draft: Draft) -> None:
     if any(item.get("type") in ("chat_template", "sharegpt") for item in given if isinstance(item, dict)):
         draft.set("data.train_on", "all")
     if draft.take("train_on_inputs"):
-        draft.note("train_on_inputs", True, "prompts are not trained on here")
+        draft.set("data.prompt_weight", 1.0)
     template = draft.take("chat_template")
     if template not in (None, "tokenizer_default"):
         draft.note("chat_template", template, "conversations are rendered by the tokenizer's own chat template")

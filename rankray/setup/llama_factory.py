@@ -46,7 +46,7 @@ def fill(draft: Draft, base: Path) -> None:
     if not draft.take("mask_history"):
         draft.set("data.train_on", "all")
     if draft.take("train_on_prompt"):
-        draft.note("train_on_prompt", True, "prompts are not trained on here")
+        draft.set("data.prompt_weight", 1.0)
     _datasets(draft, base)
     draft.take("val_size")
     common(draft)

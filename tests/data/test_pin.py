@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -17,18 +18,20 @@ from rankray.errors import DataError
 OLD, NEW = "a" * 40, "b" * 40
 PROBE = """
 import json, sys
+from functools import partial
 from rankray.config import config_from
 from rankray.data.pin import pinned
 from rankray.data.hub import HubOrigin
 from rankray.data.sources import Source
 from rankray.errors import DataError
-try:
-    config = pinned(config_from(json.loads(sys.argv[1])))
-    found = Source("train", config.data, hub=HubOrigin).examples()
-except DataError as error:
-    print(error)
-    sys.exit(2)
-print(json.dumps([config.data.revision, found[0].example.completion]))
+for line in sys.stdin:
+    try:
+        config = pinned(config_from(json.loads(line)))
+        hub = partial(HubOrigin, streaming=config.data.streaming)
+        found = list(Source("train", config.data, hub=hub).placed())
+        print(json.dumps([config.data.revision, found[0].example.completion]), flush=True)
+    except DataError as error:
+        print(json.dumps(str(error)), flush=True)
 """
 
 
@@ -102,32 +105,44 @@ def tree_of(tree, **data):
     return made
 
 
-def probe(hub, cache, tree, offline=False):
+@contextmanager
+def process(hub, cache, offline=False):
+    """A function that asks another process for the commits and the first answer of a configuration."""
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
     environment.pop("HF_HUB_OFFLINE", None)
     environment |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-    words = [sys.executable, "-c", PROBE, json.dumps(tree)]
-    return subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    words = [sys.executable, "-c", PROBE]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as running:
 
+        def ask(tree):
+            running.stdin.write(json.dumps(tree) + "\n")
+            running.stdin.flush()
+            return json.loads(running.stdout.readline())
 
-def answer(done):
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+        yield ask
+        running.stdin.close()
 
 
 def test_a_branch_is_a_commit_for_good(hub, tmp_path, tree):
     """The newest commit when it is asked for the first time; that one afterwards, whatever the branch has become."""
-    assert answer(probe(hub, tmp_path, tree_of(tree))) == [{"org/tiny": OLD}, "old"]
-    hub.branches["main"] = NEW
     held = tree_of(tree, revision={"org/tiny": OLD})
-    assert answer(probe(hub, tmp_path, held)) == [{"org/tiny": OLD}, "old"]
-    assert answer(probe(hub, tmp_path, held, offline=True)) == [{"org/tiny": OLD}, "old"]
-    assert answer(probe(hub, tmp_path, tree_of(tree))) == [{"org/tiny": NEW}, "new"]
-    other = probe(hub, tmp_path, held, offline=True)
-    assert (other.returncode, NEW in other.stdout) in ((0, False), (2, True)), "never another commit in silence"
-    absent = probe(hub, tmp_path, tree_of(tree, train="org/none:train"))
-    assert absent.returncode == 2
-    assert absent.stdout.startswith("data.revision: 'org/none' at revision 'main' cannot be found (")
+    with process(hub, tmp_path) as ask:
+        assert ask(tree_of(tree, streaming=True)) == [{"org/tiny": OLD}, "old"]
+        assert not [*tmp_path.rglob("*.arrow"), *tmp_path.rglob("*.jsonl")], "streaming downloads no file"
+        assert ask(tree_of(tree)) == [{"org/tiny": OLD}, "old"]
+        hub.branches["main"] = NEW
+        assert ask(held) == [{"org/tiny": OLD}, "old"]
+        assert ask(tree_of(tree)) == [{"org/tiny": NEW}, "new"]
+        absent = ask(tree_of(tree, train="org/none:train"))
+        assert absent.startswith("data.revision: 'org/none' at revision 'main' cannot be found (")
+        streamed = tree_of(tree, revision={"org/tiny": OLD}, streaming=True, max_examples=3)
+        assert ask(streamed) == [{"org/tiny": OLD}, "old"]
+        sliced = ask(tree_of(tree, train="org/tiny:train[:2]", streaming=True))
+        assert "'org/tiny:train[:2]' is a slice, which data.streaming cannot take" in sliced
+    with process(hub, tmp_path, offline=True) as ask:
+        assert NEW in str(ask(held)), "the newest in the cache is another commit, which is refused"
 
 
 def test_what_is_asked_for_and_what_is_held(tree, data_file, monkeypatch):

@@ -44,7 +44,10 @@ def test_an_example(tmp_path):
 
 
 def test_packing_with_a_number_of_steps(tmp_path):
-    config, _, _ = converted(tmp_path, max_steps=100, warmup_steps=10, warmup_ratio=None, adapter=None)
+    config, _, _ = converted(
+        tmp_path, max_steps=100, warmup_steps=10, warmup_ratio=None, adapter=None, train_on_inputs=True
+    )
+    assert config.data.prompt_weight == 1.0
     assert (config.train.max_steps, config.train.epochs, config.train.warmup_ratio) == (100, None, 0.1)
     assert config.train.sft["packing"] is True
     assert config.model.lora is None

@@ -60,3 +60,8 @@ def test_a_dataset_that_no_table_knows(file, tmp_path):
     config, notes, _ = convert(file(dataset="alpaca_en_demo", interleave_probs=None, max_samples=None))
     assert config.data.train == str(tmp_path / "data" / "alpaca_en_demo.json")
     assert any(note.startswith("dataset: 'alpaca_en_demo': is not in") for note in notes)
+
+
+def test_prompts_that_are_trained_on(file):
+    assert convert(file(train_on_prompt=True))[0].data.prompt_weight == 1.0
+    assert convert(file())[0].data.prompt_weight == 0.0
