@@ -20,7 +20,6 @@ OURS = {
     "warmup_steps": "train.warmup_ratio",
     "warmup_ratio": "train.warmup_ratio",
     "weight_decay": "train.weight_decay",
-    "lr_scheduler_type": "train.schedule",
     "per_device_train_batch_size": "train.batch_size and train.micro_batch_size",
     "gradient_accumulation_steps": "train.batch_size and train.micro_batch_size",
     "auto_find_batch_size": "train.batch_size and train.micro_batch_size",
@@ -64,7 +63,6 @@ WITHOUT_EFFECT = frozenset(
         "save_only_model",
         "save_total_limit",
         "truncation_mode",
-        "use_liger_kernel",
         "enable_jit_checkpoint",
     }
 )
