@@ -12,14 +12,11 @@ from trl import SFTConfig  # type: ignore[attr-defined]
 
 from rankray.config.schema import Config
 from rankray.errors import ConfigError, shown
+from rankray.finetune.liger import layer_kernels
 from rankray.finetune.schedules import check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
 
 logger = logging.getLogger(__name__)
-
-
-LAYERS_ALONE = {"fused_linear_cross_entropy": False, "cross_entropy": False}
-"""What Liger must not replace: the loss is ours, and sees hidden states."""
 
 
 def sft_arguments(
@@ -77,7 +74,7 @@ def sft_arguments(
         _refuse_fsdp_on_cpus()
     fields.update(config.train.sft)
     if fields.get("use_liger_kernel"):
-        fields["liger_kernel_config"] = LAYERS_ALONE | (fields.get("liger_kernel_config") or {})
+        fields["liger_kernel_config"] = layer_kernels(fields.get("liger_kernel_config"))
     if not (fields.get("packing") or fields.get("shuffle_dataset")):
         fields["dataset_kwargs"] = {"skip_prepare_dataset": True}
     elif fields.get("packing"):

@@ -33,7 +33,7 @@ from rankray.evaluate.answers import check_answer, is_function
 from rankray.finetune.base_model import check_base_model
 from rankray.finetune.schedules import check_one_schedule, check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
-from rankray.finetune.variants import as_drawn, searched_variants
+from rankray.finetune.variants import as_drawn, check_kept_processes, searched_variants
 from rankray.model.extras import needed, require
 from rankray.model.files import context_length, local_model
 from rankray.model.pin import revision_problem
@@ -98,6 +98,7 @@ def preflight(loaded: LoadedConfig) -> Findings:
     """
     findings = Findings(warnings=_space_warnings(loaded))
     check_one_schedule(loaded)
+    check_kept_processes(loaded)
     for variant in searched_variants(loaded):
         _check(variant, Findings())
     _check(as_drawn(loaded), findings)

@@ -86,7 +86,8 @@ def check_schedule(config: Config, where: Callable[[str], str] | None = None) ->
     if missing:
         raise refuse(
             SETTINGS if SETTINGS in sft else TYPE,
-            f"{name} needs {', '.join(missing)}; allowed is with it; set train.sft.{SETTINGS}: {{{missing[0]}: ...}}",
+            f"{name} needs {', '.join(missing)}, which has no default; allowed are values for it; set "
+            f"train.sft.{SETTINGS}: {{{missing[0]}: ...}}",
         )
     _check_steps(config, name, given, refuse)
 

@@ -25,6 +25,7 @@ from rankray.errors import ConfigError, DataError, ModelError, RankrayError, Use
 from rankray.evaluate.answers import load_function
 from rankray.finetune.arguments import check_batches, lora_config, sft_arguments
 from rankray.finetune.base_model import gigabytes
+from rankray.finetune.liger import check_liger
 from rankray.finetune.preflight import Findings
 from rankray.finetune.process import clean_process
 from rankray.finetune.quiet import quiet
@@ -65,7 +66,6 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
         if not config.resources.gpus_per_worker:
             computes_in_half(config)
             check_quantization(config)
-            _check_liger(config)
         tokenizer = tokenizer_of(config)
         splits = {split: split_of(split, config, tokenizer) for split in ("train", "eval")}
         for split, tokens in splits.items():
@@ -75,7 +75,9 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
         findings.warnings += _without_stop(config, tokenizer, splits["train"])
         check_saved_form(model_config(config), config.model.quantization)
         model = _check_model(config, tokenizer, splits, findings)
-        _check_arguments(config, splits["train"], model, findings)
+        remote = bool(config.resources.gpus_per_worker) and not torch.accelerator.is_available()
+        findings.unseen += filter(None, [check_liger(config, model_config(config).model_type, remote)])
+        _check_arguments(config, splits["train"], model, findings, remote)
 
 
 @contextmanager
@@ -167,22 +169,8 @@ def _memory_notes(config: Config, model: Any) -> list[str]:
     return [f"model.quantization {given}: the base model takes about {small} of each GPU, {whole} without"]
 
 
-def _check_liger(config: Config) -> None:
-    """Refuse Liger's kernels where no GPU will run them.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if config.train.sft.get("use_liger_kernel") and not torch.accelerator.is_available():
-        raise ConfigError(
-            "train.sft.use_liger_kernel: got true without a GPU, for which its kernels are; allowed there is false; "
-            "remove it, or give each worker a GPU with resources.gpus_per_worker"
-        )
-
-
-def _check_arguments(config: Config, split: Split, model: Any, findings: Findings) -> None:
+def _check_arguments(config: Config, split: Split, model: Any, findings: Findings, remote: bool) -> None:
     """Make SFTConfig, optimizer, schedule and reporters as training does; name the field that is refused."""
-    remote = bool(config.resources.gpus_per_worker) and not torch.accelerator.is_available()
     fields = {name: value for name, value in config.train.sft.items() if not (remote and name in NEED_A_GPU)}
     left_out = [name for name in config.train.sft if name not in fields]
     if left_out:

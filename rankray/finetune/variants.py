@@ -8,6 +8,7 @@ from typing import Any
 from rankray.config import Config, LoadedConfig, apply_params
 from rankray.config.distribution import Distribution
 from rankray.config.space import distributions
+from rankray.errors import ConfigError
 
 SFT = "train.sft."
 
@@ -21,8 +22,7 @@ def searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
         if path in ("model.path", "model.quantization") or path.startswith(("data.", SFT)):
             for value in _first_values(distribution):
                 point = _sft_point(loaded.config, _with_conditions(loaded.config, {path: value}))
-                places = {**loaded.places, **{tuple(name.split(".")): _space_place(loaded, name) for name in point}}
-                yield LoadedConfig(apply_params(loaded.config, point), loaded.file, places)
+                yield LoadedConfig(apply_params(loaded.config, point), loaded.file, _places(loaded, point))
 
 
 def as_drawn(loaded: LoadedConfig) -> LoadedConfig:
@@ -31,8 +31,21 @@ def as_drawn(loaded: LoadedConfig) -> LoadedConfig:
     if not point:
         return loaded
     config = loaded.config.model_copy(update={"train": apply_params(loaded.config, point).train})
-    places = {**loaded.places, **{tuple(name.split(".")): _space_place(loaded, name) for name in point}}
-    return LoadedConfig(config, loaded.file, places)
+    return LoadedConfig(config, loaded.file, _places(loaded, point))
+
+
+def check_kept_processes(loaded: LoadedConfig) -> None:
+    """Refuse to search what changes a process for good: a slot keeps its process from trial to trial.
+
+    Raises:
+        ConfigError: Liger's kernels are searched, which replace modules of transformers.
+    """
+    for path in loaded.config.space:
+        if path.startswith((f"{SFT}use_liger_kernel", f"{SFT}liger_kernel_config")):
+            raise ConfigError(
+                f"{_space_place(loaded, path)}: space.{path}: cannot be searched, because Liger's kernels stay in the "
+                "process for the trials after; allowed is one value for the study; set it under train.sft"
+            )
 
 
 def _with_conditions(config: Config, given: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +75,14 @@ def _first_values(distribution: Distribution) -> tuple[Any, ...]:
     """Return the choices, or the lower bound."""
     low = int(distribution.low) if distribution.kind == "int" else distribution.low
     return distribution.choices or (low,)
+
+
+def _places(loaded: LoadedConfig, point: dict[str, Any]) -> dict[tuple[str | int, ...], str]:
+    """Return the places of the file, and for each drawn field where the space has it."""
+    places: dict[tuple[str | int, ...], str] = dict(loaded.places)
+    for path in point:
+        places[tuple(path.split("."))] = _space_place(loaded, path)
+    return places
 
 
 def _space_place(loaded: LoadedConfig, path: str) -> str:

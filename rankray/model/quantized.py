@@ -61,14 +61,15 @@ def loading_options(config: Config, dtype: torch.dtype) -> dict[str, Any]:
 
 def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     """Return transformers' description of `4bit` or `8bit`."""
-    if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+    settings: dict[str, Any] = {"load_in_8bit": True}
+    if quantization == "4bit":
+        settings = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": dtype,
+        }
+    return BitsAndBytesConfig(**settings)  # type: ignore[no-untyped-call]
 
 
 def check_saved_form(model_config: Any, quantization: str | None) -> None:
@@ -114,12 +115,12 @@ def weight_bytes(model: Any, quantization: str | None, dtype: torch.dtype) -> in
     """
     head = model.get_output_embeddings()
     kept = {id(weight) for weight in (head.parameters() if head is not None else ())}
-    inside = sum(
+    inside: int = sum(
         module.weight.numel()
         for module in model.modules()
         if (type(module) is torch.nn.Linear or isinstance(module, Conv1D)) and id(module.weight) not in kept
     )
-    whole = sum(weight.numel() for weight in model.parameters())
+    whole: int = sum(weight.numel() for weight in model.parameters())
     if quantization is None:
         return whole * dtype.itemsize
     return round(inside * BYTES_PER_WEIGHT[quantization] + (whole - inside) * dtype.itemsize)

@@ -73,7 +73,10 @@ def test_what_a_library_refuses_names_the_field(check, fields, named, said):
     ("changes", "said"),
     [
         ({"model__quantization": "4bit", "model__lora": {}}, "model.quantization: 4bit without a CUDA device; .*GPU"),
-        ({"train__sft": {"use_liger_kernel": True}}, "train.sft.use_liger_kernel: got true without a GPU.*remove it"),
+        (
+            {"train__sft": {"use_liger_kernel": True}},
+            "train.sft.use_liger_kernel: got true without a CUDA device.*remove it",
+        ),
     ],
 )
 def test_what_needs_a_gpu_is_refused_without_one(check, monkeypatch, changes, said):
