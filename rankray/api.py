@@ -90,14 +90,16 @@ def search(config: Given, *, verbose: bool = False) -> Study:
         UserError: something in it cannot work; nothing was started.
         SearchFailed: the search ran, and ended without doing what was asked.
     """
-    from rankray.cli.common import pin, preflight
+    from rankray.cli.common import preflight
+    from rankray.cli.pins import pin
     from rankray.cli.tracking import check_trackers, tracking
     from rankray.finetune.epochs import with_steps
     from rankray.search import run_search
     from rankray.search.news import News
     from rankray.store import open_study
 
-    loaded, asked = pin(with_steps(_loaded(config), download=True))
+    loaded, asked = pin(_loaded(config))
+    loaded = with_steps(loaded, download=True)
     check_trackers(loaded)
     known = Path(loaded.file)
     findings = preflight(loaded, again=False)
@@ -131,11 +133,12 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
     from rankray.checkpoints import places, staging
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.cli.common import preflight
+    from rankray.cli.pins import pin_run
     from rankray.finetune import run
     from rankray.finetune.epochs import with_steps
     from rankray.report.training import LineReporter
 
-    loaded = with_steps(_loaded(config), download=True)
+    loaded = with_steps(pin_run(_loaded(config), checkpoint or ""), download=True)
     preflight(loaded)
     checked = loaded.config
     places.probe(checked.storage)

@@ -6,14 +6,13 @@ import json
 import logging
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rankray.config import Config, LoadedConfig
+    from rankray.config import LoadedConfig
     from rankray.finetune.preflight import Findings
     from rankray.report.board import Board
     from rankray.store import StudyStore
@@ -104,50 +103,6 @@ def check_training(loaded: LoadedConfig, findings: Findings, again: bool = True)
     findings.data.update(found.data)
     findings.warnings += found.warnings
     findings.unseen += found.unseen
-
-
-def pin(loaded: LoadedConfig) -> tuple[LoadedConfig, dict[str, str]]:
-    """Return the configuration with its model's commit, and what to keep with the study of what was asked for.
-
-    A study that exists keeps the commit it was opened with, as long as the same revision is asked for.
-
-    Raises:
-        ModelError: there is no such model or revision.
-    """
-    from rankray.errors import ModelError, StoreError
-    from rankray.model.pin import asked_revision, pinned
-    from rankray.store import attach
-
-    asked = asked_revision(loaded.config)
-    held = None
-    try:
-        study = attach(loaded.config.store, loaded.config.name) if asked else None
-    except StoreError as error:
-        logger.debug("there is no such study yet: %s", error)
-        study = None
-    if study is not None and study.config.model.path == loaded.config.model.path:
-        if "model_revision" not in study.provenance:  # an earlier version opened it, and pinned nothing
-            return loaded, {}
-        held = study.config.model.revision if study.provenance["model_revision"] == asked else None
-    try:
-        config = pinned(loaded.config, held)
-    except ModelError as error:
-        raise ModelError(f"{loaded.where(str(error).split(':')[0])}: {error}") from error
-    return replace(loaded, config=config), {"model_revision": asked} if asked else {}
-
-
-def resolved_lines(config: Config) -> list[str]:
-    """Return where a configuration's paths lead, a line each; no password is shown."""
-    from rankray.model.pin import asked_revision
-    from rankray.store.urls import masked
-
-    return [
-        f"model.path: {config.model.path}" + (f" at {asked}" if (asked := asked_revision(config)) else ""),
-        f"data.train: {config.data.train}",
-        f"data.eval: {config.data.eval}",
-        f"store: {masked(config.store)}",
-        f"storage: {config.storage}",
-    ]
 
 
 def _check_workers(loaded: LoadedConfig) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from rankray.cli.common import load, preflight, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Verbose
+from rankray.cli.pins import pin_run
 
 
 def train(
@@ -23,12 +24,14 @@ def train(
     from rankray import logs
 
     logs.configure(verbose)
+    from rankray.checkpoints import places
     from rankray.finetune.epochs import with_steps
 
-    loaded = with_steps(load(file, sets, name=name), download=True)
+    resume = places.absolute(resume) if resume else ""
+    loaded = with_steps(pin_run(load(file, sets, name=name), resume), download=True)
     for line in preflight(loaded).lines():
         say(line, as_json)
-    from rankray.checkpoints import manifest, places, staging
+    from rankray.checkpoints import manifest, staging
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.contracts import TrialSpec
     from rankray.finetune import run
@@ -36,10 +39,8 @@ def train(
     from rankray.report.training import LineReporter
 
     config = loaded.config
-    if resume:
-        resume = places.absolute(resume)
-        if not places.is_remote(resume):
-            check_resumable(read_progress(resume), config, resume)
+    if resume and not places.is_remote(resume):
+        check_resumable(read_progress(resume), config, resume)
     places.probe(config.storage)
     tree = config.model_dump(mode="json") | {"space": {}}
     with CheckpointRetention(config.storage, f"{config.name}/train") as retention:

@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ OTHER_FILES = (
 )
 """What else of a model decides on results, beside config.json and the weights in safetensors."""
 SAMPLE_ABOVE_BYTES = 32 << 20
+STREAMED_ROWS = 1000
+"""How many rows of streamed data are looked at before they are tokenised."""
+UNREAD = f"data.{{}}: rows after the first {STREAMED_ROWS:,} (data.streaming)"
 
 
 @dataclass
@@ -242,15 +246,20 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings:
         _warn_of_test(split, name, where, findings)
     if not is_local(given):
         return fingerprint(given, where)
-    names = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in ("prompt", "completion", "messages")}
+    places = Places.at(loaded.where, split)
     first = loaded.config.evaluate.max_examples if split == "eval" else None
-    examples = Source(split, data, first, places=Places(source=where, **names)).examples()
+    source = Source(split, data, first, places=places)
+    examples = list(islice(source.placed(), STREAMED_ROWS if data.streaming else None))
+    if data.streaming and len(examples) == STREAMED_ROWS:
+        findings.unseen.append(UNREAD.format(split))
+    if data.streaming and split == "train":
+        findings.unseen.append("data.streaming: held-out prompts that also stand in data.train")
     if split != "train" and _answers(loaded.config):
         _check_answers(examples, loaded, where, findings)
     if model is not None:
         if any(placed.example.is_chat for placed in examples) and not _has_chat_template(model):
             raise ModelError(
-                f"{names['messages']}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
+                f"{places.messages}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
                 "take a chat model, or use data.prompt and data.completion"
             )
         _check_room(examples, model, split, loaded, findings)
@@ -340,6 +349,8 @@ def _check_room(examples: Sequence[Placed], model: Path, split: str, loaded: Loa
         findings.unseen.append("tokens: the tokenizer has no tokenizer.json")
         return
     lengths = measure([e.example for e in examples], tokenizer, data, limit, [e.place for e in examples])
+    if data.streaming:  # the table is of all rows, and is made when they are tokenised
+        return
     table = findings.data[split] = length_table(lengths, limit)
     if table.lost == table.rows:
         more = "" if limit == data.max_length else f", and the model's context of {limit},"

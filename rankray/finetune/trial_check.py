@@ -23,7 +23,7 @@ from rankray.config import Config, LoadedConfig
 from rankray.data.tokenize import Split
 from rankray.errors import ConfigError, DataError, ModelError, RankrayError, UserError, listed, shown
 from rankray.finetune.arguments import check_batches, lora_config, sft_arguments
-from rankray.finetune.preflight import Findings, searched_variants
+from rankray.finetune.preflight import UNREAD, Findings, searched_variants
 from rankray.finetune.process import clean_process
 from rankray.finetune.quiet import quiet
 from rankray.model.resident import computes_in_half, model_config, split_of, tokenizer_of
@@ -60,6 +60,7 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
         tokenizer = tokenizer_of(config)
         splits = {split: split_of(split, config, tokenizer) for split in ("train", "eval")}
         for split, tokens in splits.items():
+            findings.unseen = [line for line in findings.unseen if line != UNREAD.format(split)]
             known = split in findings.data
             table = findings.data[split] = tokens.lengths()
             findings.warnings += [warning for warning in [table.warning(split)] if warning and not known]
@@ -83,7 +84,7 @@ def _without_stop(config: Config, tokenizer: PreTrainedTokenizerBase, split: Spl
     stops = {tokenizer.eos_token_id} - {None}
     ends = getattr(model_config(config), "eos_token_id", None)
     stops |= {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}
-    tokens = [each for each in split.tokens[:LOOKED_AT] if each.supervised and len(each.input_ids) < split.limit]
+    tokens = [each for each in split.first_tokens(LOOKED_AT) if each.supervised and len(each.input_ids) < split.limit]
     if not tokens or any(stops & set(each.input_ids[each.start :]) for each in tokens):
         return []
     named = tokenizer.eos_token
@@ -111,7 +112,7 @@ def _check_model(
         findings.unseen.append(f"the model, which cannot be built without its weights ({_first(error)})")
         return None
     rows = model.get_input_embeddings().weight.shape[0]
-    used = max((max(each.input_ids, default=0) for split in splits.values() for each in split.tokens), default=0)
+    used = max(split.largest_token for split in splits.values())
     if used >= rows:
         raise ModelError(
             f"model.path: the tokenizer writes token {used}, and the model has {rows} embeddings; needed is an "

@@ -76,6 +76,7 @@ def weighted_nll_with_stats(
     exact_ranks: bool = False,
     base_stats: TokenStats | None = None,
     anchor: Anchor | None = None,
+    token_weight_N: Tensor | None = None,
     knobs: Knobs | None = None,
     **settings: Any,
 ) -> tuple[Tensor, LossStats]:
@@ -113,6 +114,8 @@ def weighted_nll_with_stats(
         base_stats: the base model's statistics, each (N,), from `token_stats`: what the weights look at if the setting
             `signal` is base, and what iw_sft compares with. What stands at ignored tokens does not matter.
         anchor: the reference model of `kl_weight`, which adds kl_weight * sum(KL) / num_items; see `anchor.py`.
+        token_weight_N: weights that the data give, >= 0; each multiplies its token's weight, and leaves statistics,
+            KL and `num_items` as they are.
         knobs: settings that were checked before, objective included: what a trainer passes with every micro batch.
         settings: fields of `Knobs` by name instead, checked at each call; see `token_weights`.
 
@@ -125,7 +128,7 @@ def weighted_nll_with_stats(
     Source: arXiv:2602.01745, the weighted objective.
     """
     checked = make_knobs(knobs, objective, **settings)
-    _check_shapes(hidden_NH, head_VH, label_N, bias_V, sequence_N)
+    _check_shapes(hidden_NH, head_VH, label_N, bias_V, sequence_N, token_weight_N)
     _check_options(num_items, chunk_size, logit_scale, logit_softcap)
     head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
     pull = _pull(checked, anchor, hidden_NH)
@@ -144,7 +147,7 @@ def weighted_nll_with_stats(
     plan = replace(
         plan,
         wanted=needed_stats(checked) if signal_T is None else frozenset(),
-        weights_of=_weights_of(checked, signal_T),
+        weights_of=_weights_of(checked, signal_T, None if token_weight_N is None else token_weight_N[plan.row_T]),
         exact_ranks=exact_ranks,
         pull=pull,
     )
@@ -152,11 +155,17 @@ def weighted_nll_with_stats(
     return loss, _totals(result, checked, result.stats if signal_T is None else signal_T)
 
 
-def _weights_of(knobs: Knobs, signal_T: TokenStats | None) -> Callable[[TokenStats, slice], Tensor]:
+def _weights_of(
+    knobs: Knobs, signal_T: TokenStats | None, given_T: Tensor | None
+) -> Callable[[TokenStats, slice], Tensor]:
+    """Return the weight of each token of a chunk: the objective's, times what the data give."""
     function = WEIGHTS[knobs.objective]
-    if signal_T is None:
-        return lambda stats, part: function(stats, knobs)
-    return lambda stats, part: function(_rows_of(signal_T, part), knobs)
+
+    def weights(stats: TokenStats, part: slice) -> Tensor:
+        weight_C = function(stats if signal_T is None else _rows_of(signal_T, part), knobs)
+        return weight_C if given_T is None else weight_C * given_T[part].to(weight_C.dtype)
+
+    return weights
 
 
 def _signal_of(knobs: Knobs, base_stats: TokenStats | None, plan: Plan) -> TokenStats | None:
@@ -207,7 +216,7 @@ def head_stats(
     Same values as `token_stats(logits_NV[keep_N], label_N[keep_N])`, with `logits_NV` and `keep_N` as in
     `weighted_nll_with_stats`, without allocating `(N, V)`. Arguments and errors as there.
     """
-    _check_shapes(hidden_NH, head_VH, label_N, bias_V, None)
+    _check_shapes(hidden_NH, head_VH, label_N, bias_V)
     _check_options(None, chunk_size, logit_scale, logit_softcap)
     head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
     plan = _plan(hidden_NH, head_VH, label_N, None, chunk_size, logit_scale, logit_softcap)
@@ -339,19 +348,24 @@ def _totals(result: PassResult, knobs: Knobs, weighted_by: TokenStats) -> LossSt
 
 
 def _check_shapes(
-    hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor, bias_V: Tensor | None, sequence_N: Tensor | None
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    bias_V: Tensor | None,
+    sequence_N: Tensor | None = None,
+    given_N: Tensor | None = None,
 ) -> None:
     fits = hidden_NH.dim() == 2 and head_VH.dim() == 2 and hidden_NH.shape[1] == head_VH.shape[1]
     fits = fits and label_N.shape == hidden_NH.shape[:1]
     fits = fits and (bias_V is None or bias_V.shape == head_VH.shape[:1])
-    fits = fits and (sequence_N is None or sequence_N.shape == label_N.shape)
+    fits = fits and all(each is None or each.shape == label_N.shape for each in (sequence_N, given_N))
     if not fits:
-        bias = "" if bias_V is None else f", bias {tuple(bias_V.shape)}"
-        sequence = "" if sequence_N is None else f", sequence {tuple(sequence_N.shape)}"
+        others = {"bias": bias_V, "sequence": sequence_N, "token_weight": given_N}
+        more = "".join(f", {name} {tuple(each.shape)}" for name, each in others.items() if each is not None)
         raise LossError(
             f"weighted_nll: hidden {tuple(hidden_NH.shape)}, head {tuple(head_VH.shape)}, label"
-            f" {tuple(label_N.shape)}{bias}{sequence}; allowed are (N, H), (V, H), (N,), bias (V,), sequence (N,);"
-            " flatten batch and time, and shift the labels, before the call"
+            f" {tuple(label_N.shape)}{more}; allowed are (N, H), (V, H), (N,), bias (V,), sequence and token_weight"
+            " (N,); flatten batch and time, and shift the labels, before the call"
         )
 
 

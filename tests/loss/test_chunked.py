@@ -69,6 +69,35 @@ def test_agrees_with_the_reference_in_float64(objective, shape, batch_of):
         torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("signal", ["online", "base"])
+def test_weights_of_the_data_multiply_those_of_the_objective(objective, signal, batch_of):
+    """The sum is divided by the tokens, not by the weights; statistics stay as they are."""
+    batch = batch_of()
+    given_N = torch.rand(len(batch.label_N), generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 3
+    given_N[::5] = 0.0
+    options = {"sequence_N": batch.sequence_N, **objective}
+    other = batch_of(seed=1)
+    label_N = batch.label_N.clamp(min=0)
+    if signal == "base":
+        options["base_stats"] = reference.token_stats(reference.logits(other.hidden_NH, other.head_VH), label_N)
+    inputs = (batch.hidden_NH, batch.head_VH, batch.label_N)
+    settings = {**options, "signal": signal}
+    ours, stats = weighted_nll_with_stats(*inputs, chunk_size=16, token_weight_N=given_N, **settings)
+    truth = reference.weighted_nll(*inputs, token_weight_N=given_N, **options)
+    torch.testing.assert_close(ours, truth, rtol=1e-11, atol=1e-14)
+    for mine, true in zip(gradients(ours, batch), gradients(truth, batch), strict=True):
+        torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-13)
+    plain, same = weighted_nll_with_stats(*inputs, token_weight_N=torch.full_like(given_N, 2.5), **settings)
+    assert float(plain.detach()) == pytest.approx(2.5 * float(weighted_nll(*inputs, **settings).detach()), rel=1e-12)
+    assert (same.nll, same.token_count) == (stats.nll, stats.token_count)
+
+
+def test_weights_of_the_data_fit_the_tokens(batch_of):
+    batch = batch_of()
+    with pytest.raises(LossError, match=r"token_weight \(3,\); allowed are"):
+        weighted_nll(batch.hidden_NH, batch.head_VH, batch.label_N, token_weight_N=torch.ones(3))
+
+
 @pytest.mark.parametrize("chunk_size", [1, 7, 55, 56, 1000, None])
 def test_the_chunk_size_changes_nothing(objective, chunk_size, batch_of):
     batch = batch_of()
