@@ -102,7 +102,7 @@ def search(config: Given, *, verbose: bool = False) -> Study:
     known = Path(loaded.file)
     provenance = preflight(loaded).fingerprints | asked | {"file": str(known.absolute() if known.is_file() else known)}
     opened = open_study(loaded.config.store, loaded.config, provenance=provenance)
-    with tracking(opened, loaded) as trackers:
+    with tracking(opened, loaded.config) as trackers:
         done = run_search(opened, News(_Silent(), *trackers), verbose=verbose)
     if not done:
         raise KeyboardInterrupt(f"interrupted at {opened.finished} of {opened.budget}; search again to resume")
@@ -130,23 +130,27 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
     from rankray.checkpoints import places, staging
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.cli.common import preflight
+    from rankray.cli.tracking import check_trackers, tracking_train
     from rankray.finetune import run
     from rankray.finetune.epochs import with_steps
     from rankray.report.training import LineReporter
 
     loaded = with_steps(_loaded(config), download=True)
+    check_trackers(loaded)
     preflight(loaded)
     checked = loaded.config
     places.probe(checked.storage)
     with CheckpointRetention(checked.storage, f"{checked.name}/train") as retention:
-        reporter = LineReporter(
-            say=lambda line: None,
-            max_steps=checked.full_steps,
-            committed=lambda path: retention.committed(0, path),
-        )
         tree = checked.model_dump(mode="json") | {"space": {}}
         spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=checkpoint)
-        return staging.train(run, spec, reporter)
+        with tracking_train(checked, spec.directory, checkpoint) as reported:
+            reporter = LineReporter(
+                say=lambda line: None,
+                max_steps=checked.full_steps,
+                committed=lambda path: retention.committed(0, path),
+                reported=reported,
+            )
+            return staging.train(run, spec, reporter)
 
 
 def rehearse(

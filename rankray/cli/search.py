@@ -67,7 +67,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
     board.untrained = (views.untrained(study) or {}).get("value")
-    with watching(board, console()) as view, tracking(study, loaded) as trackers:
+    with watching(board, console()) as view, tracking(study, loaded.config) as trackers:
         done = run_search(study, News(view, *trackers), verbose=verbose)
     if not done:
         say(

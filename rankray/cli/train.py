@@ -9,6 +9,7 @@ import typer
 
 from rankray.cli.common import load, preflight, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Verbose
+from rankray.cli.tracking import check_trackers, tracking_train
 
 
 def train(
@@ -25,7 +26,9 @@ def train(
     logs.configure(verbose)
     from rankray.finetune.epochs import with_steps
 
-    loaded = with_steps(load(file, sets, name=name), download=True)
+    loaded = load(file, sets, name=name)
+    check_trackers(loaded)
+    loaded = with_steps(loaded, download=True)
     for line in preflight(loaded).lines():
         say(line, as_json)
     from rankray.checkpoints import manifest, places, staging
@@ -43,13 +46,15 @@ def train(
     places.probe(config.storage)
     tree = config.model_dump(mode="json") | {"space": {}}
     with CheckpointRetention(config.storage, f"{config.name}/train") as retention:
-        reporter = LineReporter(
-            say=lambda line: say(line, as_json),
-            max_steps=config.full_steps,
-            committed=lambda path: retention.committed(0, path),
-        )
         spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None, untrained=True)
-        outcome = staging.train(manifest.checked(run), spec, reporter)
+        with tracking_train(config, spec.directory, spec.checkpoint, lambda line: say(line, as_json)) as reported:
+            reporter = LineReporter(
+                say=lambda line: say(line, as_json),
+                max_steps=config.full_steps,
+                committed=lambda path: retention.committed(0, path),
+                reported=reported,
+            )
+            outcome = staging.train(manifest.checked(run), spec, reporter)
         retention.ended(0, complete=True)
     if as_json:
         print(json.dumps({"metrics": outcome.metrics, "checkpoint": outcome.checkpoint, "steps": outcome.steps}))

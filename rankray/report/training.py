@@ -14,10 +14,17 @@ class LineReporter:
         say: prints a line.
         max_steps: steps of the whole run, for the line.
         committed: called with each checkpoint once it is complete.
+        reported: called with each report, for trackers.
     """
 
-    def __init__(self, say: Callable[[str], None], max_steps: int, committed: Callable[[str], None]) -> None:
-        self._say, self._max_steps, self._committed = say, max_steps, committed
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        max_steps: int,
+        committed: Callable[[str], None],
+        reported: Callable[[Report], None] = lambda report: None,
+    ) -> None:
+        self._say, self._max_steps, self._committed, self._reported = say, max_steps, committed, reported
 
     def note(self, text: str) -> None:
         """Print what a person may want to know beside the metrics."""
@@ -29,4 +36,5 @@ class LineReporter:
         self._say(f"step {report.step}/{self._max_steps}  {figures}")
         if report.checkpoint:
             self._committed(report.checkpoint)
+        self._reported(report)
         return Verdict(stop=False)

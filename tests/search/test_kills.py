@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cli.test_tracking import tensorboard
 from fixtures.searches import kill
 from fixtures.waiting import until
 
@@ -14,7 +15,7 @@ ONE = ("--set", "study.trials=1")
 
 
 def test_a_trial_killed_between_two_checkpoints_ends_as_if_never_killed(place, gate):
-    gated = (*ONE, *gate.words)
+    gated = (*ONE, "--set", "logging=[tensorboard]", *gate.words)
     process = place.begin("--name", "cut", *gated)
     until(lambda: gate.node(1), process, log=place.log)
     gate.let_pass(1)
@@ -28,6 +29,8 @@ def test_a_trial_killed_between_two_checkpoints_ends_as_if_never_killed(place, g
     assert place.recorded("cut") == whole, "equal, not close"
     assert place.status("cut")["best"]["value"] == whole[0, 6]["eval/nll"]
     assert place.status("cut")["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    curve = [(step, pytest.approx(metrics["eval/nll"])) for (_, step), metrics in whole.items()]
+    assert tensorboard(place.file.parent / "runs", "cut") == {"trial-0000": curve}, "one run, each step once"
 
 
 def test_kills_at_random_moments_lose_nothing(place, seed):
