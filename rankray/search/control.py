@@ -77,7 +77,7 @@ class Control:
         self.stops = dict(list(self.stops.items())[-most:])
         return self.stops
 
-    def work_lost(self, number: int, started: float | None, reason: str) -> WorkLost | None:
+    def work_lost(self, number: int, started: float | None, reason: str, preempted: bool = False) -> WorkLost | None:
         """Return what work is lost with a process that started at a Unix time; None if it never started.
 
         Steps after the last report are unknown and not counted.
@@ -86,7 +86,7 @@ class Control:
             return None
         first = self._reported.get(number, 0)
         step, since = self._kept.get(number, (first, started))
-        return WorkLost(reason, first - step, time.time() - since)
+        return WorkLost(reason, first - step, time.time() - since, preempted)
 
     def success(self) -> None:
         """A trial finished."""

@@ -116,6 +116,11 @@ class Group:
             verdict = reporter.report(Report(**event[REPORT]))
             self._call("answer", json.dumps(dataclasses.asdict(verdict)))
 
+    def nodes(self) -> list[str]:
+        """Return the nodes of its workers, as Ray's ids."""
+        found: list[str] = self._call("nodes")
+        return found
+
     def close(self) -> None:
         """End the workers and release their resources."""
         if self.alive:
