@@ -15,6 +15,11 @@ class LineReporter:
         max_steps: steps of the whole run, for the line.
         committed: called with each checkpoint once it is complete.
         reported: called with each report, for trackers.
+
+    Attributes:
+        interrupted: why the trial is to save a checkpoint after its present step, and to leave; empty while it is not.
+        checkpoint: the last complete checkpoint, or None.
+        reported: see above; may be set later.
     """
 
     def __init__(
@@ -24,7 +29,13 @@ class LineReporter:
         committed: Callable[[str], None],
         reported: Callable[[Report], None] = lambda report: None,
     ) -> None:
-        self._say, self._max_steps, self._committed, self._reported = say, max_steps, committed, reported
+        self._say, self._max_steps, self._committed, self.reported = say, max_steps, committed, reported
+        self.interrupted = ""
+        self.checkpoint: str | None = None
+
+    def preemption(self) -> str:
+        """Return why the trial is to leave, or an empty string."""
+        return self.interrupted
 
     def note(self, text: str) -> None:
         """Print what a person may want to know beside the metrics."""
@@ -35,6 +46,7 @@ class LineReporter:
         figures = "  ".join(f"{name} {value:.5g}" for name, value in report.metrics.items())
         self._say(f"step {report.step}/{self._max_steps}  {figures}")
         if report.checkpoint:
+            self.checkpoint = report.checkpoint
             self._committed(report.checkpoint)
-        self._reported(report)
+        self.reported(report)
         return Verdict(stop=False)

@@ -117,9 +117,9 @@ class TrialActor(Trainable):
         self._limit_seconds: float | None = None
         self._waiting = False
         self._preempted = ""
-        self._trainer = _Trainer()
+        self._trainer = _Trainer(config.get("launch", ""))
         self._new_here = True
-        self._drain = DrainWatcher()
+        self._drain = DrainWatcher(config.get("launch", ""))
         self._idle = threading.Event()
         self._idle.set()
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -236,9 +236,14 @@ class TrialActor(Trainable):
 
 
 class _Trainer:
-    """Trains trials in this process, or in a worker group that belongs to it."""
+    """Trains trials in this process, or in a worker group that belongs to it.
 
-    def __init__(self) -> None:
+    Args:
+        launch: the flag that the search raises when it is interrupted.
+    """
+
+    def __init__(self, launch: str) -> None:
+        self._launch = launch
         self._group: Any = None
 
     def run(self, spec: TrialSpec, reporter: Reporter) -> Outcome:
@@ -252,7 +257,7 @@ class _Trainer:
             from rankray.search.group import Group
         if self._group is None or not self._group.alive:
             self.close()
-            self._group = Group(resources, spec.config["storage"])
+            self._group = Group(resources, spec.config["storage"], self._launch)
         outcome: Outcome = self._group.run(spec, reporter)
         return outcome
 

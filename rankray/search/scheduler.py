@@ -64,7 +64,8 @@ class StoreScheduler(FIFOScheduler):
         elif FAILURE in event:
             self._fail(number, **event[FAILURE])
         elif preempted := event[OUTCOME]["preempted"]:
-            reason = f"{preempted}; it continues elsewhere from step {event[OUTCOME]['steps']}"
+            again = "resumes" if self._control.interrupted else "continues elsewhere"
+            reason = f"{preempted}; it {again} from step {event[OUTCOME]['steps']}"
             self._give_back(trial, number, reason, preempted=True)
             return TrialScheduler.CONTINUE
         else:
