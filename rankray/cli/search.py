@@ -46,7 +46,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray.report.live import watching
     from rankray.search import run_search
     from rankray.search.news import News
-    from rankray.store import open_study, views
+    from rankray.store import open_study
 
     logs.configure(verbose)
     check_trackers(loaded)
@@ -63,14 +63,9 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     for line in findings.lines(with_unseen=False):
         say(line)
     study = study or open_study(config.store, config, provenance=provenance)
-    config = study.config  # a study that an earlier version began continues with the defaults it began with
-    board = board_of(study)
-    if found := views.best(study):
-        board.best = (found["number"], found["value"], found["params"])
-    board.untrained = (views.untrained(study) or {}).get("value")
     done = False
     try:
-        with watching(board, console()) as view, tracking(study, loaded.config) as trackers:
+        with watching(board_of(study), console()) as view, tracking(study, loaded.config) as trackers:
             done = run_search(study, News(view, *trackers), verbose=verbose)
         _conclude(study, loaded, done)
     except KeyboardInterrupt:
