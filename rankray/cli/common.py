@@ -177,6 +177,7 @@ def print_summary(study: StudyStore, file: str) -> None:
 def board_of(study: StudyStore) -> Board:
     """Return a board that says how far a study is, to be watched while it goes on."""
     from rankray.report.board import Board
+    from rankray.store import views
 
     config, counts = study.config, study.counts()
     board = Board(
@@ -188,6 +189,9 @@ def board_of(study: StudyStore) -> Board:
         finished=study.finished,
     )
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
+    if found := views.best(study):
+        board.best = (found["number"], found["value"], found["params"])
+    board.untrained = (views.untrained(study) or {}).get("value")
     return board
 
 

@@ -164,8 +164,10 @@ class _Trial:
         preempted = self._preemption(trainer)
         metrics: dict[str, float] = {}
         own: dict[str, float] = {}
+        spread = None
         if seed_step % every == 0 or seed_step == last:
             own = self._evaluate(trainer, last=seed_step == last)
+            spread = trainer.scale_spread()
             metrics = _mean([*self._finished, own]) | trainer.train_metrics(reset=True)
         elif not preempted:
             self._report_progress(trainer, step)
@@ -186,7 +188,7 @@ class _Trial:
             self._keep(trainer, checkpoint)
         if seed_step == last:
             self._finished = [*self._finished, own]
-        stop = self._report(step, metrics, checkpoint)
+        stop = self._report(step, metrics, checkpoint, spread)
         if preempted and not stop and step < last * self._config.study.seeds:
             self._outcome = replace(self._outcome, preempted=preempted)
             return preempted
@@ -230,9 +232,15 @@ class _Trial:
         previous = (seed_step - 1) // every * every
         return seed_step // distance > previous // distance
 
-    def _report(self, step: int, metrics: Mapping[str, float], checkpoint: str | None) -> str:
+    def _report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        checkpoint: str | None,
+        spread: Mapping[str, Any] | None = None,
+    ) -> str:
         """Report, update the outcome so far, and return why to stop, or an empty string."""
-        verdict = _shared_verdict(self._reporter, Report(step, dict(metrics), checkpoint))
+        verdict = _shared_verdict(self._reporter, Report(step, dict(metrics), checkpoint, spread))
         self._outcome = Outcome(
             metrics=dict(metrics) or self._outcome.metrics,
             steps=step,

@@ -38,6 +38,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.tune import Trainable
 
 from rankray import logs
@@ -45,6 +46,7 @@ from rankray.checkpoints import manifest, staging
 from rankray.cluster.deaths import WorkersLost
 from rankray.cluster.drain import DrainWatcher
 from rankray.cluster.environment import quick_imports
+from rankray.cluster.nodes import names_of
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.errors import CheckpointDamaged
 from rankray.search.events import DAMAGED, FAILURE, LOST, NOTE, OUTCOME, REPORT
@@ -115,7 +117,9 @@ class TrialActor(Trainable):
         self._limit_seconds: float | None = None
         self._waiting = False
         self._preempted = ""
-        self._drain = DrainWatcher()
+        self._trainer = _Trainer(config.get("launch", ""))
+        self._new_here = True
+        self._drain = DrainWatcher(config.get("launch", ""))
         self._idle = threading.Event()
         self._idle.set()
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -138,6 +142,9 @@ class TrialActor(Trainable):
             self._rendezvous.answer.put(Verdict(stop=False))
         event = self._last_event = self._next_event()
         self._waiting = REPORT in event
+        if self._waiting and self._new_here:
+            event[REPORT]["node"] = self._trainer.node()
+            self._new_here = False
         self._preempted = event.get(OUTCOME, {}).get("preempted", "")
         return {EVENT: json.dumps(event)}
 
@@ -194,6 +201,7 @@ class TrialActor(Trainable):
     def _start(self, config: dict[str, Any]) -> None:
         self._rendezvous = _Rendezvous(self._drain)
         self._waiting = False
+        self._new_here = True
         self._idle.clear()
         spec = TrialSpec.from_json(config["spec"])
         self._limit_seconds = spec.config.get("study", {}).get("trial_timeout")
@@ -206,7 +214,7 @@ class TrialActor(Trainable):
             self._broken_by = self._broken_by or f"trial {self._number} did not stop within {STOP_SECONDS:.0f} s"
 
     def _work(self) -> None:
-        trainer = _Trainer()
+        trainer = self._trainer
         while (job := self._jobs.get()) is not None:
             spec, rendezvous = job
             try:
@@ -228,9 +236,14 @@ class TrialActor(Trainable):
 
 
 class _Trainer:
-    """Trains trials in this process, or in a worker group that belongs to it."""
+    """Trains trials in this process, or in a worker group that belongs to it.
 
-    def __init__(self) -> None:
+    Args:
+        launch: the flag that the search raises when it is interrupted.
+    """
+
+    def __init__(self, launch: str) -> None:
+        self._launch = launch
         self._group: Any = None
 
     def run(self, spec: TrialSpec, reporter: Reporter) -> Outcome:
@@ -244,9 +257,16 @@ class _Trainer:
             from rankray.search.group import Group
         if self._group is None or not self._group.alive:
             self.close()
-            self._group = Group(resources, spec.config["storage"])
+            self._group = Group(resources, spec.config["storage"], self._launch)
         outcome: Outcome = self._group.run(spec, reporter)
         return outcome
+
+    def node(self) -> str:
+        """Return where the trial that reported is trained, for people; its group's nodes, or this process's."""
+        if not ray.is_initialized():
+            return ""
+        group = self._group
+        return names_of(group.nodes() if group is not None else [ray.get_runtime_context().get_node_id()])
 
     def failure(self, error: BaseException) -> dict[str, str]:
         """Return reason and traceback of an exception; of one that a worker raised, the worker's."""

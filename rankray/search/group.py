@@ -74,13 +74,15 @@ class Group:
     Args:
         resources: a configuration's `resources:` block, as plain types.
         storage: a place that all nodes can write, where Ray Train keeps its files while the group lives.
+        launch: the flag that the search raises when it is interrupted.
     """
 
-    def __init__(self, resources: Mapping[str, Any], storage: str) -> None:
+    def __init__(self, resources: Mapping[str, Any], storage: str, launch: str = "") -> None:
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
         self._numbers = itertools.count(1)
         self._error: BaseException | None = None
+        self._launch = launch
         self._storage, self._name = storage, f".group-{uuid.uuid4().hex[:8]}"
         self._thread = threading.Thread(target=self._fit, args=(dict(resources),), name="group", daemon=True)
         self._thread.start()
@@ -116,6 +118,11 @@ class Group:
             verdict = reporter.report(Report(**event[REPORT]))
             self._call("answer", json.dumps(dataclasses.asdict(verdict)))
 
+    def nodes(self) -> list[str]:
+        """Return the nodes of its workers, as Ray's ids."""
+        found: list[str] = self._call("nodes")
+        return found
+
     def close(self) -> None:
         """End the workers and release their resources."""
         if self.alive:
@@ -145,7 +152,7 @@ class Group:
         try:
             TorchTrainer(
                 _serve,
-                train_loop_config={"mailbox": self._mailbox},
+                train_loop_config={"mailbox": self._mailbox, "launch": self._launch},
                 scaling_config=scaling(resources),
                 run_config=RunConfig(
                     name=self._name,
@@ -250,7 +257,7 @@ class _Mailed:
 def _serve(config: dict[str, Any]) -> None:
     """Train what the mailbox offers, in every worker."""
     logs.configure()
-    mailbox, done, drain = config["mailbox"], 0, DrainWatcher()
+    mailbox, done, drain = config["mailbox"], 0, DrainWatcher(config["launch"])
     leads = ray.train.get_context().get_world_rank() == 0
     with quick_imports():
         from rankray.finetune import run

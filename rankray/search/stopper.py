@@ -14,7 +14,7 @@ from rankray.search.control import Control
 
 
 class ControlStopper(Stopper):
-    """Ends the whole Tune run once `control` is stopping; a pickled copy never ends anything."""
+    """Ends the whole Tune run once `control` is over; a pickled copy never ends anything."""
 
     def __init__(self, control: Control | None = None) -> None:
         self._control = control
@@ -25,7 +25,7 @@ class ControlStopper(Stopper):
 
     def stop_all(self) -> bool:
         """Return whether the search has to end now."""
-        return self._control is not None and self._control.stopping
+        return self._control is not None and self._control.over
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_control": None}

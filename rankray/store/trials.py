@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -153,7 +154,7 @@ class StudyStore(StudyAccounts):
             if not trial.state.is_finished():
                 self._own(trial)
                 if lost is not None:
-                    losses = [*losses_of(trial), asdict(lost)]
+                    losses = [*losses_of(trial), asdict(lost) | {"at": datetime.now().isoformat()}]
                     self.storage.set_trial_user_attr(trial_id(trial), LOST, losses[-KEPT_LOSSES:])
                 self._give_back(trial)
 
@@ -196,6 +197,8 @@ class StudyStore(StudyAccounts):
             if trial.state.is_finished():
                 return self._late(trial, steps, report.step)
             fence = self._own(trial)
+            if report.node:
+                self.note_node(trial, report.node)
             if report.step == 0:
                 self.note_untrained(report)
                 return Verdict(stop=False)

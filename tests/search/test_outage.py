@@ -101,6 +101,7 @@ def test_a_signal_ends_the_driver_of_a_frozen_server(world, tmp_path, server, nu
     place = Place(file, server.url)
     shorter = (
         "from rankray.search import experiment; experiment.GRACE_SECONDS = 3.0; experiment.LEAVE_SECONDS = 0.5; "
+        "experiment.SAVE_SECONDS = {2: 0.1, 15: 0.1}; "
         "from rankray.store import deadlines; deadlines.CALL_SECONDS = 3600.0"
     )
     process = place.begin("--set", "evaluate.functions=[pause:briefly]", "--set", "study.trials=50", first=shorter)
