@@ -207,12 +207,28 @@ def head_stats(
     Same values as `token_stats(logits_NV[keep_N], label_N[keep_N])`, with `logits_NV` and `keep_N` as in
     `weighted_nll_with_stats`, without allocating `(N, V)`. Arguments and errors as there.
     """
-    _check_shapes(hidden_NH, head_VH, label_N, bias_V, None)
-    _check_options(None, chunk_size, logit_scale, logit_softcap)
-    head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
-    plan = _plan(hidden_NH, head_VH, label_N, None, chunk_size, logit_scale, logit_softcap)
-    plan = replace(plan, wanted=ALL_STATS)
-    return fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False)).stats
+    return _read(hidden_NH, head_VH, label_N, ALL_STATS, bias_V, chunk_size, logit_scale, logit_softcap).stats
+
+
+@torch.no_grad()
+def plain_tokens(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    chunk_size: int | None = None,
+    logit_scale: float = 1.0,
+    logit_softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return ln p_t of every supervised token, in nats, and which are the greedy choice, in their order, no gradients.
+
+    Same values as `-cross_entropy(logits_NV[keep_N], label_N[keep_N], reduction="none")` and
+    `logits_NV[keep_N].argmax(-1) == label_N[keep_N]`, as `head_stats`, without the other statistics.
+    """
+    wanted = needed_stats(PLAIN)
+    found = _read(hidden_NH, head_VH, label_N, wanted, bias_V, chunk_size, logit_scale, logit_softcap)
+    return found.stats.log_prob_N, found.correct_T
 
 
 @torch.no_grad()
@@ -231,16 +247,9 @@ def plain_stats(
     Same values as `cross_entropy(logits_NV, label_N, reduction="sum")` and `(logits_NV.argmax(-1) == label_N).sum()`
     without allocating `(N, V)`. Arguments and errors as `weighted_nll_with_stats`.
     """
-    return weighted_nll_with_stats(
-        hidden_NH,
-        head_VH,
-        label_N,
-        knobs=PLAIN,
-        bias_V=bias_V,
-        chunk_size=chunk_size,
-        logit_scale=logit_scale,
-        logit_softcap=logit_softcap,
-    )[1]
+    wanted = needed_stats(PLAIN)
+    result = _read(hidden_NH, head_VH, label_N, wanted, bias_V, chunk_size, logit_scale, logit_softcap)
+    return _totals(result, PLAIN, result.stats)
 
 
 def whole(parameter: Tensor) -> Tensor:
@@ -281,6 +290,24 @@ def _memory_bytes(device: torch.device) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 8 * 2**30
+
+
+def _read(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    wanted: frozenset[str],
+    bias_V: Tensor | None,
+    chunk_size: int | None,
+    logit_scale: float,
+    logit_softcap: float | None,
+) -> PassResult:
+    """Return a pass without weights and gradients."""
+    _check_shapes(hidden_NH, head_VH, label_N, bias_V, None)
+    _check_options(None, chunk_size, logit_scale, logit_softcap)
+    head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
+    plan = _plan(hidden_NH, head_VH, label_N, None, chunk_size, logit_scale, logit_softcap)
+    return fused_pass(hidden_NH, head_VH, bias_V, replace(plan, wanted=wanted), (False, False, False))
 
 
 def _plan(
