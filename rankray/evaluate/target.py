@@ -17,6 +17,9 @@ from rankray.model.trained import load_model
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "rankray.json"
+"""What training leaves in a checkpoint."""
+EXPORTED_FILE = "rankray.yaml"
+"""What `rankray export` writes beside a model."""
 Reported = dict[str, dict[str, float | None]]
 """Name of a metric -> `value`, `stderr` and `n`."""
 
@@ -36,7 +39,8 @@ def config_of(checkpoint: Path) -> Config:
     if not held:
         raise ConfigError(
             f"evaluate: {str(checkpoint)!r} does not say what it was trained with; allowed is a checkpoint of this "
-            "version, or any model directory with a configuration; give the file as the second argument"
+            "version, what `rankray export` wrote, or any model directory with a configuration; give the file as the "
+            "second argument"
         )
     return config_from({**held, "store": "worker://"})
 
