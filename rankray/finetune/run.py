@@ -45,6 +45,7 @@ from rankray.finetune.quiet import quiet
 from rankray.finetune.signal import base_signal, cost_of
 from rankray.finetune.trainer import RankrayTrainer
 from rankray.finetune.weights import token_weights
+from rankray.model.quantized import adapters_in_float32
 from rankray.model.resident import (
     computes_in_half,
     fresh_model,
@@ -142,6 +143,8 @@ class _Trial:
             on_step=lambda trainer, step: self._after_step(trainer, index, step),
             on_begin=self._report_untrained if self._spec.untrained and not (index or resume) else None,
         )
+        if config.model.quantization is not None:
+            adapters_in_float32(trainer.model)
         if self._writes_files(trainer):
             remove_partial(self._directory)
         trainer.restore_train_sums(self._sums if resume else [])
