@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from rankray.contracts import Report, WorkLost
+from rankray.search.silence import ProcessWatch
 
 SYSTEMATIC = 3
 MANY = 10
@@ -31,11 +32,14 @@ class Control:
     `live` holds the numbers of the trials that are handed out, each with the id of the Tune trial that has it. A trial
     that was given back may be handed out again before Tune has finished with the Tune trial that had it before.
     `stops` holds why trials were stopped by a verdict, the latest one last. `lost` says why this driver can work no
-    more, as threads beside this one find out; an empty string while it can.
+    more, as threads beside this one find out; an empty string while it can. `processes` notices which of them are
+    silent, and `silences` counts how often that of a trial was, since the trial has last reported.
     """
 
     live: dict[int, str] = field(default_factory=dict)
     deaths: dict[int, list[list[str]]] = field(default_factory=dict)
+    processes: ProcessWatch = field(default_factory=ProcessWatch)
+    silences: dict[int, int] = field(default_factory=dict)
     succeeded: int = 0
     failed: int = 0
     refused: int = 0
@@ -65,6 +69,7 @@ class Control:
     def reported(self, number: int, report: Report) -> None:
         """A trial has reported, perhaps with a checkpoint."""
         self._reported[number] = report.step
+        self.silences.pop(number, None)
         if report.checkpoint:
             self._kept[number] = report.step, time.time()
 

@@ -13,15 +13,18 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.cluster.environment import prepare_environment
+from rankray.cluster.own_ray import watching_own_ray
 from rankray.cluster.scratch import own_directory
 from rankray.cluster.session import ray_session
 from rankray.contracts import Observer
 from rankray.errors import RankrayError, SearchFailed, StoreUnavailable, StudyGone
 from rankray.search.control import Control, interruptible
+from rankray.search.silence import Process, ProcessWatch, silence_seconds_default
 from rankray.store import StudyStore
 
 logger = logging.getLogger(__name__)
@@ -33,6 +36,9 @@ NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.sear
 STOPPING = "stopping: trials are given back and resume from their last checkpoints; Ctrl-C again stops at once"
 GRACE_SECONDS = 14.0
 """How long an interrupted search may take to end by itself; then its process is ended."""
+LAG_SECONDS = 0.5
+"""How much later than Ray's servers this process may learn of a signal that all of them got."""
+INTERRUPTED = "interrupted; run the same command again to resume"
 LEAVE_SECONDS = 4.0
 """How long a process that is ended may take to give back its trials: not at all, where the store is frozen."""
 
@@ -60,7 +66,34 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
     study.note_end()
     if study.done:
         return True
-    control = Control(lost=lambda: study.lost)
+    control = Control(lost=lambda: study.lost, processes=ProcessWatch(silence_seconds_default(), _end_process))
+    interrupt = interrupter(study, control, observer)
+
+    def ray_ended(server: str) -> None:
+        time.sleep(LAG_SECONDS)
+        if control.interrupted:
+            _give_up(study)
+        _give_up(
+            study,
+            1,
+            f"error: study {study.name}: {server}, a server of the Ray that this search started, has ended (killed, or "
+            "out of memory); what was committed is safe; run the same command again to resume",
+        )
+
+    with study, interruptible(interrupt):
+        observer.phase("starting Ray")
+        with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt), watching_own_ray(ray_ended):
+            _run_until_done(study, control, observer)
+        if control.error:
+            raise SearchFailed(f"study {study.name}: {control.error}")
+        study.note_end()
+        if control.ended:
+            observer.phase(f"ended by its budget: {control.ended}")
+    return bool(study.done)
+
+
+def interrupter(study: StudyStore, control: Control, observer: Observer) -> Callable[[], None]:
+    """Return what interrupts a search: it is asked to stop, and ended where it does not within `GRACE_SECONDS`."""
 
     def interrupt() -> None:
         if control.interrupted:
@@ -71,20 +104,17 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
         timer.daemon = True
         timer.start()
 
-    with study, interruptible(interrupt):
-        observer.phase("starting Ray")
-        with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt):
-            _run_until_done(study, control, observer)
-        if control.error:
-            raise SearchFailed(f"study {study.name}: {control.error}")
-        study.note_end()
-        if control.ended:
-            observer.phase(f"ended by its budget: {control.ended}")
-    return bool(study.done)
+    return interrupt
 
 
-def _give_up(study: StudyStore) -> None:
-    """End the process of an interrupted search that does not end by itself, as when its raylet got the signal too.
+def _end_process(process: Process) -> None:
+    from rankray.cluster.processes import end_process  # imports Ray
+
+    end_process(process)
+
+
+def _give_up(study: StudyStore, code: int = 130, said: str = INTERRUPTED) -> None:
+    """End the process of a search that cannot end by itself, as when its raylet was ended too.
 
     The trials it owned are released first, if the store answers; Ray's processes end with it. A store that does not
     answer may hold the study's lock in another thread, so this is done in one that nobody waits for.
@@ -101,8 +131,8 @@ def _give_up(study: StudyStore) -> None:
     leaving = threading.Thread(target=leave, name="rankray-leave", daemon=True)
     leaving.start()
     leaving.join(LEAVE_SECONDS)
-    print("interrupted; run the same command again to resume", file=sys.stderr, flush=True)
-    os._exit(130)
+    print(said, file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> None:
