@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import load, preflight, resolved_lines, say
+from rankray.cli.common import load, preflight, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
+from rankray.cli.pins import resolved_lines
 
 
 def check(

@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from rankray.data.leaks import leaks_line, leaks_of
 from rankray.data.lengths import LengthTable, length_table, table_lines
 from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
-from rankray.evaluate.answers import check_answer, is_function
+from rankray.evaluate.answers import check_answer, is_function, load_function
 from rankray.finetune.base_model import check_base_model
 from rankray.finetune.schedules import check_one_schedule, check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
@@ -57,6 +58,9 @@ OTHER_FILES = (
 )
 """What else of a model decides on results, beside config.json and the weights in safetensors."""
 SAMPLE_ABOVE_BYTES = 32 << 20
+STREAMED_ROWS = 1000
+"""How many rows of streamed data are looked at before they are tokenised."""
+UNREAD = f"data.{{}}: rows after the first {STREAMED_ROWS:,} (data.streaming)"
 
 
 @dataclass
@@ -103,6 +107,19 @@ def preflight(loaded: LoadedConfig) -> Findings:
         _check(variant, Findings())
     _check(as_drawn(loaded), findings)
     return findings
+
+
+def check_functions(loaded: LoadedConfig) -> None:
+    """Import the user's evaluations, which may import anything.
+
+    Raises:
+        ConfigError: one cannot be imported.
+    """
+    for name in loaded.config.evaluate.functions:
+        try:
+            load_function(name, "evaluate.functions")
+        except ConfigError as error:
+            raise ConfigError(f"{loaded.where('evaluate.functions')}: {error}") from error
 
 
 def _check(loaded: LoadedConfig, findings: Findings) -> None:
@@ -231,15 +248,20 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings:
         _warn_of_test(split, name, where, findings)
     if not is_local(given):
         return fingerprint(given, where)
-    names = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in ("prompt", "completion", "messages")}
+    places = Places.at(loaded.where, split)
     first = loaded.config.evaluate.max_examples if split == "eval" else None
-    examples = Source(split, data, first, places=Places(source=where, **names)).examples()
+    source = Source(split, data, first, places=places)
+    examples = list(islice(source.placed(), STREAMED_ROWS if data.streaming else None))
+    if data.streaming and len(examples) == STREAMED_ROWS:
+        findings.unseen.append(UNREAD.format(split))
+    if data.streaming and split == "train":
+        findings.unseen.append("data.streaming: held-out prompts that also stand in data.train")
     if split != "train" and _answers(loaded.config):
         _check_answers(examples, loaded, where, findings)
     if model is not None:
         if any(placed.example.is_chat for placed in examples) and not _has_chat_template(model):
             raise ModelError(
-                f"{names['messages']}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
+                f"{places.messages}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
                 "take a chat model, or use data.prompt and data.completion"
             )
         _check_room(examples, model, split, loaded, findings)
@@ -329,6 +351,8 @@ def _check_room(examples: Sequence[Placed], model: Path, split: str, loaded: Loa
         findings.unseen.append("tokens: the tokenizer has no tokenizer.json")
         return
     lengths = measure([e.example for e in examples], tokenizer, data, limit, [e.place for e in examples])
+    if data.streaming:  # the table is of all rows, and is made when they are tokenised
+        return
     table = findings.data[split] = length_table(lengths, limit)
     if table.lost == table.rows:
         more = "" if limit == data.max_length else f", and the model's context of {limit},"

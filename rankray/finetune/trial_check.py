@@ -22,11 +22,10 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 from rankray.config import Config, LoadedConfig
 from rankray.data.tokenize import Split
 from rankray.errors import ConfigError, DataError, ModelError, RankrayError, UserError, listed, shown
-from rankray.evaluate.answers import load_function
 from rankray.finetune.arguments import check_batches, lora_config, sft_arguments
 from rankray.finetune.base_model import gigabytes
 from rankray.finetune.liger import check_liger
-from rankray.finetune.preflight import Findings
+from rankray.finetune.preflight import UNREAD, Findings
 from rankray.finetune.process import clean_process
 from rankray.finetune.quiet import quiet
 from rankray.finetune.rate_check import check_rates
@@ -61,14 +60,13 @@ def check_trial(loaded: LoadedConfig, findings: Findings) -> None:
 def _check(loaded: LoadedConfig, findings: Findings) -> None:
     config = loaded.config
     with _placed(loaded.where):
-        for name in config.evaluate.functions:
-            load_function(name, "evaluate.functions")
         if not config.resources.gpus_per_worker:
             computes_in_half(config)
             check_quantization(config)
         tokenizer = tokenizer_of(config)
         splits = {split: split_of(split, config, tokenizer) for split in ("train", "eval")}
         for split, tokens in splits.items():
+            findings.unseen = [line for line in findings.unseen if line != UNREAD.format(split)]
             known = split in findings.data
             table = findings.data[split] = tokens.lengths()
             findings.warnings += [warning for warning in [table.warning(split)] if warning and not known]
@@ -95,7 +93,7 @@ def _without_stop(config: Config, tokenizer: PreTrainedTokenizerBase, split: Spl
     stops = {tokenizer.eos_token_id} - {None}
     ends = getattr(model_config(config), "eos_token_id", None)
     stops |= {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}
-    tokens = [each for each in split.tokens[:LOOKED_AT] if each.supervised and len(each.input_ids) < split.limit]
+    tokens = [each for each in split.first_tokens(LOOKED_AT) if each.supervised and len(each.input_ids) < split.limit]
     if not tokens or any(stops & set(each.input_ids[each.start :]) for each in tokens):
         return []
     named = tokenizer.eos_token
@@ -123,7 +121,7 @@ def _check_model(
         findings.unseen.append(f"the model, which cannot be built without its weights ({_first(error)})")
         return None
     rows = model.get_input_embeddings().weight.shape[0]
-    used = max((max(each.input_ids, default=0) for split in splits.values() for each in split.tokens), default=0)
+    used = max(split.largest_token for split in splits.values())
     if used >= rows:
         raise ModelError(
             f"model.path: the tokenizer writes token {used}, and the model has {rows} embeddings; needed is an "

@@ -192,3 +192,27 @@ def test_a_test_split_is_a_warning(check, tmp_path):
     [warning] = check(data__eval=rows).warnings
     assert "sums-test.jsonl is a test split by its name" in warning
     assert check(data__eval=write_rows(tmp_path / "contest.jsonl", ROWS)).warnings == []
+
+
+def test_streamed_data_are_looked_at_in_part_and_then_as_a_whole(check, tmp_path, tree):
+    rows = [{"question": str(i), "answer": str(i)} for i in range(1001)]
+    streamed = {"data__train": write_rows(tmp_path / "many.jsonl", rows), "data__streaming": True}
+    found = check(**streamed)
+    assert found.data["train"].rows == 1001
+    assert found.unseen == ["data.streaming: held-out prompts that also stand in data.train"]
+    light = preflight(load_config(tmp_path / "search.yaml"))
+    assert "data.train: rows after the first 1,000 (data.streaming)" in light.unseen
+    assert light.data == {}
+    write_rows(tmp_path / "many.jsonl", [*rows, {"question": "1"}])
+    preflight(load_config(tmp_path / "search.yaml"))
+    with pytest.raises(DataError, match=r"many.jsonl:1002 has no value in column 'answer'"):
+        check(**streamed)
+
+
+def test_a_bad_weight_is_refused_before_anything_starts(check, tmp_path):
+    rows = [{**row, "w": 1, "t": [1] * 9} for row in ROWS]
+    source = write_rows(tmp_path / "weighted.jsonl", [*rows[:2], {**rows[2], "w": -1}])
+    with pytest.raises(DataError, match=r"search.yaml:\d+: data.weight_column: .*weighted.jsonl:3: column 'w' holds"):
+        check(data__train=source, data__weight_column="w")
+    with pytest.raises(DataError, match=r"data.token_weights: .*weighted.jsonl:1.* 9 weights"):
+        check(data__train=source, data__token_weights="t")
