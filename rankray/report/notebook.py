@@ -45,9 +45,10 @@ def watching_python(board: Board) -> Iterator[Observer]:
         with lines.beating():
             yield lines
         return
-    from IPython.display import display
+    from IPython import display
 
-    handle = display(_shown(board), raw=True, display_id=True)
+    shown: Any = display
+    handle = shown.display(_shown(board), raw=True, display_id=True)
     stop = threading.Event()
 
     def refresh() -> None:
