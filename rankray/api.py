@@ -95,7 +95,8 @@ def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
         UserError: something in it cannot work; nothing was started.
         SearchFailed: the search ran, and ended without doing what was asked.
     """
-    from rankray.cli.common import board_of, pin, preflight
+    from rankray.cli.common import board_of, preflight
+    from rankray.cli.pins import pin
     from rankray.cli.tracking import check_trackers, tracking
     from rankray.finetune.epochs import with_steps
     from rankray.report.notebook import watching_python
@@ -103,10 +104,12 @@ def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
     from rankray.search.news import News
     from rankray.store import open_study
 
-    loaded, asked = pin(with_steps(_loaded(config), download=True))
+    loaded, asked = pin(_loaded(config))
+    loaded = with_steps(loaded, download=True)
     check_trackers(loaded)
     known = Path(loaded.file)
-    provenance = preflight(loaded).fingerprints | asked | {"file": str(known.absolute() if known.is_file() else known)}
+    findings = preflight(loaded, again=False)
+    provenance = findings.fingerprints | asked | {"file": str(known.absolute() if known.is_file() else known)}
     opened = open_study(loaded.config.store, loaded.config, provenance=provenance)
     shown: AbstractContextManager[Observer] = watching_python(board_of(opened)) if show else nullcontext(_Silent())
     with shown as view, tracking(opened, loaded.config) as trackers:
@@ -137,12 +140,13 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
     from rankray.checkpoints import places, staging
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.cli.common import preflight
+    from rankray.cli.pins import pin_run
     from rankray.cli.tracking import check_trackers, tracking_train
     from rankray.finetune import run
     from rankray.finetune.epochs import with_steps
     from rankray.report.training import LineReporter
 
-    loaded = with_steps(_loaded(config), download=True)
+    loaded = with_steps(pin_run(_loaded(config), checkpoint or ""), download=True)
     check_trackers(loaded)
     preflight(loaded)
     checked = loaded.config

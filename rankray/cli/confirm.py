@@ -54,7 +54,7 @@ def confirm(
         print(json.dumps(figures)) if as_json else console().print(plan_view(figures))
         return
     check_trackers(LoadedConfig(config, f"study {study}"))
-    provenance = _preflight(search, config, confirmation)
+    confirmation, provenance = _preflight(search, config, confirmation)
     verdict = run_confirmation(
         search,
         url,
@@ -94,14 +94,21 @@ def _overrides(sets: list[str]) -> dict[str, Any]:
     return found
 
 
-def _preflight(search: StudyStore, config: Config, confirmation: Config) -> dict[str, Any]:
-    """Check data and model as a search does, and that they are those of the search; return their fingerprints.
+def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tuple[Config, dict[str, Any]]:
+    """Check data and model as a search does, and that they are those of the search.
+
+    The commits are those of the search. What it had not pinned, such as a test set of the hub that is given now, is
+    pinned for all runs of the confirmation.
+
+    Returns:
+        The confirmation's configuration with its commits, and what to keep with its study.
 
     Raises:
         StudyMismatch: data or model have changed since.
         UserError: something cannot be trained on.
     """
     from rankray.cli.common import preflight
+    from rankray.cli.pins import pin
     from rankray.config import LoadedConfig
     from rankray.errors import StudyMismatch
     from rankray.store.identity import FINGERPRINTS
@@ -118,7 +125,9 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> dict
                 f"confirm: {search.name}: its {key} is not what the search trained with ({old}, now {new}); allowed: "
                 "the same; restore it, or search again under another name"
             )
-    return preflight(LoadedConfig(confirmation, file)).fingerprints | {"file": file, "confirms": search.name}
+    loaded, asked = pin(LoadedConfig(confirmation, file))
+    prints = preflight(loaded, again=False).fingerprints
+    return loaded.config, prints | asked | {"file": file, "confirms": search.name}
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankray.cli.common import board_of, console, load, pin, preflight, print_summary, resolved_lines, say
+from rankray.cli.common import board_of, check_training, console, load, preflight, print_summary, say
 from rankray.cli.lineage import lineage
 from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
+from rankray.cli.pins import pin, resolved_lines
 from rankray.cli.tracking import check_trackers, tracking
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
 
     logs.configure(verbose)
     check_trackers(loaded)
-    loaded = with_steps(loaded, download=True)
     loaded, asked = pin(loaded)
+    loaded = with_steps(loaded, download=True)
     config = loaded.config
     for line in resolved_lines(config):
         say(line)
@@ -59,7 +60,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     provenance = findings.fingerprints | asked | lineage(loaded)
     study = open_study(config.store, config, provenance=provenance) if _exists(config) else None
     if study is None or not study.finished:  # finished trials show that the configuration can be trained
-        findings = preflight(loaded)
+        check_training(loaded, findings, again=False)
     for line in findings.lines(with_unseen=False):
         say(line)
     study = study or open_study(config.store, config, provenance=provenance)

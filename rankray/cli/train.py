@@ -10,6 +10,7 @@ import typer
 
 from rankray.cli.common import load, preflight, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Verbose
+from rankray.cli.pins import pin_run
 from rankray.cli.tracking import check_trackers, tracking_train
 
 if TYPE_CHECKING:
@@ -30,24 +31,23 @@ def train(
     from rankray import logs
 
     logs.configure(verbose)
+    from rankray.checkpoints import places
     from rankray.finetune.epochs import with_steps
 
-    loaded = load(file, sets, name=name)
+    resume = places.absolute(resume) if resume else ""
+    loaded = pin_run(load(file, sets, name=name), resume)
     check_trackers(loaded)
     loaded = with_steps(loaded, download=True)
     for line in preflight(loaded).lines():
         say(line, as_json)
-    from rankray.checkpoints import places
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.contracts import TrialSpec
     from rankray.finetune.checkpoint import check_resumable, read_progress
     from rankray.report.training import LineReporter
 
     config = loaded.config
-    if resume:
-        resume = places.absolute(resume)
-        if not places.is_remote(resume):
-            check_resumable(read_progress(resume), config, resume)
+    if resume and not places.is_remote(resume):
+        check_resumable(read_progress(resume), config, resume)
     places.probe(config.storage)
     tree = config.model_dump(mode="json") | {"space": {}}
     with CheckpointRetention(config.storage, f"{config.name}/train") as retention:

@@ -110,6 +110,16 @@ def actor_died_with_its_node(actor_id: str) -> bool:
     return bool(cause.reason == context.ActorDiedErrorContext.NODE_DIED)
 
 
+def worker_was_silent(error: BaseException) -> bool:
+    """Return whether Ray Train's error of one worker says that it did not answer for the time that it may take.
+
+    No public class says so; the public `TrainingFailedError` has these errors in `worker_failures`.
+    """
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
+
+    return isinstance(error, WorkerHealthCheckTimeoutError)
+
+
 def memory_bytes() -> tuple[int, int]:
     """Return the memory in use and the memory there is, on this machine or in this container, in bytes.
 

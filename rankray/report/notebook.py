@@ -47,8 +47,8 @@ def watching_python(board: Board) -> Iterator[Observer]:
         return
     from IPython import display
 
-    shown: Any = display
-    handle = shown.display(_shown(board), raw=True, display_id=True)
+    show: Any = display.display  # not typed where IPython is installed, and unknown where it is not
+    handle = show(_shown(board), raw=True, display_id=True)
     stop = threading.Event()
 
     def refresh() -> None:

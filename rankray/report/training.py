@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rankray.contracts import Report, Verdict
+from rankray.report.figures import metrics_among, with_error
 
 
 class LineReporter:
@@ -43,7 +44,8 @@ class LineReporter:
 
     def report(self, report: Report) -> Verdict:
         """Print the report; the verdict is to continue."""
-        figures = "  ".join(f"{name} {value:.5g}" for name, value in report.metrics.items())
+        names = metrics_among(report.metrics)
+        figures = "  ".join(f"{name} {with_error(report.metrics, name)}" for name in names)
         self._say(f"step {report.step}/{self._max_steps}  {figures}")
         if report.checkpoint:
             self.checkpoint = report.checkpoint

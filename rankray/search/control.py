@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from rankray.contracts import Report, WorkLost
+from rankray.search.silence import ProcessWatch
 
 SYSTEMATIC = 3
 MANY = 10
@@ -34,10 +35,14 @@ class Control:
     `stops` holds why trials were stopped by a verdict, the latest one last. `lost` says why this driver can work no
     more, as threads beside this one find out; an empty string while it can. `launch` names this launch in the cluster;
     when it is interrupted, its running trials have until `leave_by`, on the monotonic clock, to save a checkpoint.
+    `processes` notices which processes of trials are silent, and `silences` counts how often that of a trial was, since
+    the trial has last reported.
     """
 
     live: dict[int, str] = field(default_factory=dict)
     deaths: dict[int, list[list[str]]] = field(default_factory=dict)
+    processes: ProcessWatch = field(default_factory=ProcessWatch)
+    silences: dict[int, int] = field(default_factory=dict)
     succeeded: int = 0
     failed: int = 0
     refused: int = 0
@@ -79,6 +84,7 @@ class Control:
     def reported(self, number: int, report: Report) -> None:
         """A trial has reported, perhaps with a checkpoint."""
         self._reported[number] = report.step
+        self.silences.pop(number, None)
         if report.checkpoint:
             self._kept[number] = report.step, time.time()
 

@@ -19,11 +19,13 @@ from typing import Any
 
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.cluster.environment import prepare_environment
+from rankray.cluster.own_ray import watching_own_ray
 from rankray.cluster.scratch import own_directory
 from rankray.cluster.session import ray_session
 from rankray.contracts import Observer
 from rankray.errors import ConfigError, RankrayError, SearchFailed, StoreUnavailable, StudyGone
 from rankray.search.control import Control, interruptible
+from rankray.search.silence import Process, ProcessWatch, silence_seconds_default
 from rankray.store import StudyStore
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ GRACE_SECONDS = 14.0
 """How long an interrupted search may take to end by itself once its trials have saved; then its process is ended."""
 FLAG_SECONDS = 2.0
 """How long Ray may take to take a flag; where it has ended, it takes none."""
+LAG_SECONDS = 0.5
+"""How much later than Ray's servers this process may learn of a signal that all of them got."""
+INTERRUPTED = "interrupted; run the same command again to resume"
 LEAVE_SECONDS = 4.0
 """How long a process that is ended may take to give back its trials: not at all, where the store is frozen."""
 
@@ -70,8 +75,39 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
     study.note_end()
     if study.done:
         return True
+    control = Control(lost=lambda: study.lost, processes=ProcessWatch(silence_seconds_default(), _end_process))
+    interrupt = interrupter(study, control, observer)
+
+    def ray_ended(server: str) -> None:
+        time.sleep(LAG_SECONDS)
+        if control.interrupted:
+            _give_up(study)
+        _give_up(
+            study,
+            1,
+            f"error: study {study.name}: {server}, a server of the Ray that this search started, has ended (killed, or "
+            "out of memory); what was committed is safe; run the same command again to resume",
+        )
+
+    with study, interruptible(interrupt):
+        observer.phase("starting Ray")
+        with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt), watching_own_ray(ray_ended):
+            _run_until_done(study, control, observer)
+        if control.error:
+            raise SearchFailed(f"study {study.name}: {control.error}")
+        study.note_end()
+        if control.ended:
+            observer.phase(f"ended by its budget: {control.ended}")
+    return bool(study.done)
+
+
+def interrupter(study: StudyStore, control: Control, observer: Observer) -> Callable[[int], None]:
+    """Return what interrupts a search at a signal: its trials save, it is asked to stop, and ended where it does not.
+
+    Raises:
+        ConfigError: RANKRAY_LEAVE_SECONDS is no number of 0 or more.
+    """
     patience = save_seconds()
-    control = Control(lost=lambda: study.lost)
 
     def interrupt(number: int) -> None:
         if control.interrupted:
@@ -88,16 +124,7 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
         timer.daemon = True
         timer.start()
 
-    with study, interruptible(interrupt):
-        observer.phase("starting Ray")
-        with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt):
-            _run_until_done(study, control, observer)
-        if control.error:
-            raise SearchFailed(f"study {study.name}: {control.error}")
-        study.note_end()
-        if control.ended:
-            observer.phase(f"ended by its budget: {control.ended}")
-    return bool(study.done)
+    return interrupt
 
 
 def save_seconds() -> dict[int, float]:
@@ -134,20 +161,24 @@ def _in_the_cluster(act: Callable[[str], None], launch: str) -> None:
     acting.join(FLAG_SECONDS)
 
 
-def _give_up(study: StudyStore) -> None:
-    """End the process of an interrupted search that does not end by itself, as when its raylet got the signal too.
+def _end_process(process: Process) -> None:
+    from rankray.cluster.processes import end_process  # imports Ray
+
+    end_process(process)
+
+
+def _give_up(study: StudyStore, code: int = 130, said: str = INTERRUPTED) -> None:
+    """End the process of a search that cannot end by itself, as when its raylet was ended too.
 
     The trials it owned are released first, if the store answers; Ray's processes end with it. A store that does not
     answer may hold the study's lock in another thread, so this is done in one that nobody waits for.
     """
 
-    code = 130
-
     def leave() -> None:
         nonlocal code
         try:
             study.leave()
-            code = 0 if study.done else 130
+            code = 0 if study.done else code
         except RankrayError:
             logger.debug(
                 "the trials of this driver are not given back; others take them after its lease", exc_info=True
@@ -156,8 +187,7 @@ def _give_up(study: StudyStore) -> None:
     leaving = threading.Thread(target=leave, name="rankray-leave", daemon=True)
     leaving.start()
     leaving.join(LEAVE_SECONDS)
-    told = "interrupted; run the same command again to resume" if code else "interrupted at its end: it is complete"
-    print(told, file=sys.stderr, flush=True)
+    print(said if code else "interrupted at its end: it is complete", file=sys.stderr, flush=True)
     os._exit(code)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli.test_tracking import tensorboard
-from fixtures.searches import kill
+from fixtures.searches import AT_ONCE, kill
 from fixtures.waiting import until
 
 SLOW = ("--set", "evaluate.functions=[pause:briefly]")
@@ -37,7 +37,7 @@ def test_kills_at_random_moments_lose_nothing(place, seed):
     draw = random.Random(seed)
     seen = {}
     for _ in range(2):
-        process = place.begin(*SLOW)
+        process = place.begin(*SLOW, *AT_ONCE)
         until(lambda: bool(place.recorded()), process, log=place.log)
         time.sleep(draw.uniform(0.0, 3.0))
         if process.poll() is None:
@@ -45,7 +45,7 @@ def test_kills_at_random_moments_lose_nothing(place, seed):
         now = place.recorded()
         assert {key: now[key] for key in seen} == seen
         seen = now
-    place.search(*SLOW)
+    place.search(*SLOW, *AT_ONCE)
     now, status = place.recorded(), place.status()
     assert {key: now[key] for key in seen} == seen
     assert status["budget"] == {"trials": 4, "finished": 4}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fixtures.searches import FILE, Place, kill
+from fixtures.searches import AT_ONCE, FILE, Place, kill
 from fixtures.waiting import ended, until
 from store.server import Postgres
 
@@ -44,7 +44,15 @@ def test_an_outage_is_trained_through_and_one_without_end_is_given_up_and_resume
     file.write_text(FILE.format(root=world, store=server.url, place=tmp_path))
     (tmp_path / "pause.py").write_text(WATCHED.format(log=evaluated))
     place = Place(file, server.url)
-    words = ("--set", "evaluate.functions=[pause:briefly]", "--set", "study.trials=6", "--set", "study.pruner=none")
+    words = (
+        "--set",
+        "evaluate.functions=[pause:briefly]",
+        "--set",
+        "study.trials=6",
+        "--set",
+        "study.pruner=none",
+        *AT_ONCE,
+    )
 
     def evaluations():
         return len(evaluated.read_text().splitlines())
