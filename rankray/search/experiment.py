@@ -41,7 +41,7 @@ SAVING = (
 )
 SAVE_SECONDS = {signal.SIGINT: 60.0, signal.SIGTERM: 5.0}
 """How long the trials of an interrupted search may take to save a checkpoint; RANKRAY_LEAVE_SECONDS says otherwise."""
-GRACE_SECONDS = 14.0
+GRACE_SECONDS = 11.0
 """How long an interrupted search may take to end by itself once its trials have saved; then its process is ended."""
 FLAG_SECONDS = 2.0
 """How long Ray may take to take a flag; where it has ended, it takes none."""
