@@ -251,13 +251,20 @@ class Torment:
         """A driver's clock is wrong; nobody may delete the study while a driver works on it."""
         victim = self.draw.randrange(2)
         self.replace(victim, self.draw.choice([-3600.0, -300.0, 300.0, 3600.0]))
-        if self.drivers[1 - victim].is_alive():
+        other = self.drivers[1 - victim]
+        while other.is_alive() and not persistently(lambda: self.has_joined(other.pid)):
+            time.sleep(0.1)
+        if other.is_alive():
             try:
                 persistently(lambda: delete_study(self.url, "chaos"))
                 self.broken["deleted under a driver"] += 1
             except StoreError as refused:
                 chaos.note(self.place / "refused", str(refused))
         self.made["clock"] += 1
+
+    def has_joined(self, pid: int) -> bool:
+        """Return whether a driver has registered in the study."""
+        return pid in [record.get("pid") for record in attach(self.url, "chaos").drivers().values()]
 
     def killed(self) -> None:
         """A driver is killed."""
