@@ -43,6 +43,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.tune import Trainable
 
 from rankray import logs
@@ -50,6 +51,7 @@ from rankray.checkpoints import manifest, staging
 from rankray.cluster.deaths import WorkersLost
 from rankray.cluster.drain import DrainWatcher
 from rankray.cluster.environment import quick_imports
+from rankray.cluster.nodes import names_of
 from rankray.cluster.processes import this_worker
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.errors import CheckpointDamaged
@@ -121,8 +123,10 @@ class TrialActor(Trainable):
         self._limit_seconds: float | None = None
         self._waiting = False
         self._preempted = ""
-        self._drain, self._introduced = DrainWatcher(), False
         self._process, self._silence_seconds = this_worker(), float(config["silence_seconds"])
+        self._trainer = _Trainer(config.get("launch", ""), self._silence_seconds)
+        self._new_here, self._introduced = True, False
+        self._drain = DrainWatcher(config.get("launch", ""))
         self._idle = threading.Event()
         self._idle.set()
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -145,6 +149,9 @@ class TrialActor(Trainable):
             self._rendezvous.answer.put(Verdict(stop=False))
         event = self._last_event = self._next_event()
         self._waiting = REPORT in event
+        if self._waiting and self._new_here:
+            event[REPORT]["node"] = self._trainer.node()
+            self._new_here = False
         self._preempted = event.get(OUTCOME, {}).get("preempted", "")
         return {EVENT: json.dumps(event)}
 
@@ -211,6 +218,7 @@ class TrialActor(Trainable):
     def _start(self, config: dict[str, Any]) -> None:
         self._rendezvous = _Rendezvous(self._drain)
         self._waiting = False
+        self._new_here = True
         self._idle.clear()
         spec = TrialSpec.from_json(config["spec"])
         self._limit_seconds = spec.config.get("study", {}).get("trial_timeout")
@@ -224,7 +232,7 @@ class TrialActor(Trainable):
             self._broken_by = self._broken_by or f"trial {self._number} did not stop within {STOP_SECONDS:.0f} s"
 
     def _work(self) -> None:
-        trainer = _Trainer(self._silence_seconds)
+        trainer = self._trainer
         while (job := self._jobs.get()) is not None:
             spec, rendezvous = job
             try:
@@ -246,10 +254,15 @@ class TrialActor(Trainable):
 
 
 class _Trainer:
-    """Trains trials in this process, or in a worker group that belongs to it, which may be silent for so long."""
+    """Trains trials in this process, or in a worker group that belongs to it.
 
-    def __init__(self, silence_seconds: float) -> None:
-        self._silence_seconds = silence_seconds
+    Args:
+        launch: the flag that the search raises when it is interrupted.
+        silence_seconds: how long a process of a worker group may not answer.
+    """
+
+    def __init__(self, launch: str, silence_seconds: float) -> None:
+        self._launch, self._silence_seconds = launch, silence_seconds
         self._group: Any = None
 
     def run(self, spec: TrialSpec, reporter: Reporter) -> Outcome:
@@ -263,9 +276,16 @@ class _Trainer:
             from rankray.search.group import Group
         if self._group is None or not self._group.alive:
             self.close()
-            self._group = Group(resources, spec.config["storage"], self._silence_seconds)
+            self._group = Group(resources, spec.config["storage"], self._launch, self._silence_seconds)
         outcome: Outcome = self._group.run(spec, reporter)
         return outcome
+
+    def node(self) -> str:
+        """Return where the trial that reported is trained, for people; its group's nodes, or this process's."""
+        if not ray.is_initialized():
+            return ""
+        group = self._group
+        return names_of(group.nodes() if group is not None else [ray.get_runtime_context().get_node_id()])
 
     def failure(self, error: BaseException) -> dict[str, str]:
         """Return reason and traceback of an exception; of one that a worker raised, the worker's."""

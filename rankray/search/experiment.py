@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -22,7 +23,7 @@ from rankray.cluster.own_ray import watching_own_ray
 from rankray.cluster.scratch import own_directory
 from rankray.cluster.session import ray_session
 from rankray.contracts import Observer
-from rankray.errors import RankrayError, SearchFailed, StoreUnavailable, StudyGone
+from rankray.errors import ConfigError, RankrayError, SearchFailed, StoreUnavailable, StudyGone
 from rankray.search.control import Control, interruptible
 from rankray.search.silence import Process, ProcessWatch, silence_seconds_default
 from rankray.store import StudyStore
@@ -34,8 +35,16 @@ POLL_SECONDS = 0.5
 NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.search.searcher", "rankray.search.stopper")
 """What a search imports once Ray runs, Ray Tune among it: a second of work, done while Ray starts."""
 STOPPING = "stopping: trials are given back and resume from their last checkpoints; Ctrl-C again stops at once"
+SAVING = (
+    "stopping: each running trial saves a checkpoint after its present step, for at most {seconds:.0f} s; one that "
+    "cannot resumes from its last one; Ctrl-C again stops at once"
+)
+SAVE_SECONDS = {signal.SIGINT: 60.0, signal.SIGTERM: 5.0}
+"""How long the trials of an interrupted search may take to save a checkpoint; RANKRAY_LEAVE_SECONDS says otherwise."""
 GRACE_SECONDS = 14.0
-"""How long an interrupted search may take to end by itself; then its process is ended."""
+"""How long an interrupted search may take to end by itself once its trials have saved; then its process is ended."""
+FLAG_SECONDS = 2.0
+"""How long Ray may take to take a flag; where it has ended, it takes none."""
 LAG_SECONDS = 0.5
 """How much later than Ray's servers this process may learn of a signal that all of them got."""
 INTERRUPTED = "interrupted; run the same command again to resume"
@@ -92,19 +101,64 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
     return bool(study.done)
 
 
-def interrupter(study: StudyStore, control: Control, observer: Observer) -> Callable[[], None]:
-    """Return what interrupts a search: it is asked to stop, and ended where it does not within `GRACE_SECONDS`."""
+def interrupter(study: StudyStore, control: Control, observer: Observer) -> Callable[[int], None]:
+    """Return what interrupts a search at a signal: its trials save, it is asked to stop, and ended where it does not.
 
-    def interrupt() -> None:
+    Raises:
+        ConfigError: RANKRAY_LEAVE_SECONDS is no number of 0 or more.
+    """
+    patience = save_seconds()
+
+    def interrupt(number: int) -> None:
         if control.interrupted:
             return
+        seconds = patience[number] if control.live else 0.0
+        control.leave_by = time.monotonic() + seconds
         control.interrupted = True
-        observer.phase(STOPPING)
-        timer = threading.Timer(GRACE_SECONDS, _give_up, args=(study,))
+        observer.phase(SAVING.format(seconds=seconds) if seconds else STOPPING)
+        if seconds:
+            from rankray.cluster.ray_private import raise_flag
+
+            _in_the_cluster(raise_flag, control.launch)
+        timer = threading.Timer(seconds + GRACE_SECONDS, _give_up, args=(study,))
         timer.daemon = True
         timer.start()
 
     return interrupt
+
+
+def save_seconds() -> dict[int, float]:
+    """Return how long trials may take to save, by the signal that interrupts their search.
+
+    Raises:
+        ConfigError: RANKRAY_LEAVE_SECONDS is no number of 0 or more.
+    """
+    given = os.environ.get("RANKRAY_LEAVE_SECONDS")
+    if given is None:
+        return {int(number): seconds for number, seconds in SAVE_SECONDS.items()}
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ConfigError(
+            f"RANKRAY_LEAVE_SECONDS: got {given!r}; allowed: a number of seconds, 0 or more; fix or unset it"
+        )
+    return {int(number): seconds for number in SAVE_SECONDS}
+
+
+def _in_the_cluster(act: Callable[[str], None], launch: str) -> None:
+    """Raise or lower the flag that tells processes on all nodes to save and leave; Ray may have ended meanwhile."""
+
+    def try_it() -> None:
+        try:
+            act(launch)
+        except Exception:
+            logger.debug("Ray does not answer, and its trials are not told that they are to save", exc_info=True)
+
+    acting = threading.Thread(target=try_it, name="rankray-flag", daemon=True)
+    acting.start()
+    acting.join(FLAG_SECONDS)
 
 
 def _end_process(process: Process) -> None:
@@ -121,8 +175,10 @@ def _give_up(study: StudyStore, code: int = 130, said: str = INTERRUPTED) -> Non
     """
 
     def leave() -> None:
+        nonlocal code
         try:
             study.leave()
+            code = 0 if study.done else code
         except RankrayError:
             logger.debug(
                 "the trials of this driver are not given back; others take them after its lease", exc_info=True
@@ -131,13 +187,13 @@ def _give_up(study: StudyStore, code: int = 130, said: str = INTERRUPTED) -> Non
     leaving = threading.Thread(target=leave, name="rankray-leave", daemon=True)
     leaving.start()
     leaving.join(LEAVE_SECONDS)
-    print(said, file=sys.stderr, flush=True)
+    print(said if code else "interrupted at its end: it is complete", file=sys.stderr, flush=True)
     os._exit(code)
 
 
 def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> None:
     from rankray.cluster.nodes import check_storage, typed_nodes
-    from rankray.cluster.ray_private import memory_bytes
+    from rankray.cluster.ray_private import lower_flag, memory_bytes
     from rankray.search.delivery import StoreOutbox, patience_seconds_default
     from rankray.search.meter import Meter
     from rankray.search.news import CheckpointObserver, News
@@ -174,6 +230,8 @@ def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> 
             control.error = (
                 outbox.lost or "store: unreachable, some reports are not written; run the same command again to resume"
             )
+    if control.interrupted:
+        _in_the_cluster(lower_flag, control.launch)
 
 
 def _is_done(study: StudyStore, outbox: Any, control: Control) -> bool:

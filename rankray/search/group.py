@@ -81,10 +81,13 @@ class Group:
     Args:
         resources: a configuration's `resources:` block, as plain types.
         storage: a place that all nodes can write, where Ray Train keeps its files while the group lives.
+        launch: the flag that the search raises when it is interrupted.
         silence_seconds: how long one of its processes may not answer; then the group is given up.
     """
 
-    def __init__(self, resources: Mapping[str, Any], storage: str, silence_seconds: float = 300.0) -> None:
+    def __init__(
+        self, resources: Mapping[str, Any], storage: str, launch: str = "", silence_seconds: float = 300.0
+    ) -> None:
         os.environ.setdefault(HEALTH_CHECK, str(silence_seconds))
         self._silence_seconds = silence_seconds
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -93,6 +96,7 @@ class Group:
         self._process: dict[str, Any] = ray.get(who.remote())
         self._numbers = itertools.count(1)
         self._error: BaseException | None = None
+        self._launch = launch
         self._mailbox_is_silent = self._without_mailbox = False
         self._storage, self._name = storage, f".group-{uuid.uuid4().hex[:8]}"
         self._thread = threading.Thread(target=self._fit, args=(dict(resources),), name="group", daemon=True)
@@ -128,6 +132,11 @@ class Group:
                 return Outcome(**event[OUTCOME])
             verdict = reporter.report(Report(**event[REPORT]))
             self._call("answer", json.dumps(dataclasses.asdict(verdict)))
+
+    def nodes(self) -> list[str]:
+        """Return the nodes of its workers, as Ray's ids."""
+        found: list[str] = self._call("nodes")
+        return found
 
     def close(self) -> None:
         """End the workers and release their resources."""
@@ -175,7 +184,7 @@ class Group:
         try:
             TorchTrainer(
                 _serve,
-                train_loop_config={"mailbox": self._mailbox},
+                train_loop_config={"mailbox": self._mailbox, "launch": self._launch},
                 scaling_config=scaling(resources),
                 run_config=RunConfig(
                     name=self._name,
@@ -284,7 +293,7 @@ class _Mailed:
 def _serve(config: dict[str, Any]) -> None:
     """Train what the mailbox offers, in every worker."""
     logs.configure()
-    mailbox, done, drain = config["mailbox"], 0, DrainWatcher()
+    mailbox, done, drain = config["mailbox"], 0, DrainWatcher(config["launch"])
     leads = ray.train.get_context().get_world_rank() == 0
     with quick_imports():
         from rankray.finetune import run

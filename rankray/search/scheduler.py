@@ -69,7 +69,9 @@ class StoreScheduler(FIFOScheduler):
         elif FAILURE in event:
             self._fail(number, **event[FAILURE])
         elif preempted := event[OUTCOME]["preempted"]:
-            self._give_back(trial, number, f"{preempted}; it continues elsewhere from step {event[OUTCOME]['steps']}")
+            again = "resumes" if self._control.interrupted else "continues elsewhere"
+            reason = f"{preempted}; it {again} from step {event[OUTCOME]['steps']}"
+            self._give_back(trial, number, reason, preempted=True)
             return TrialScheduler.CONTINUE
         else:
             self._complete(number, event[OUTCOME])
@@ -136,8 +138,9 @@ class StoreScheduler(FIFOScheduler):
             reason = f"its process did not answer for {limit} and was ended; it will resume from its last checkpoint"
             self._give_back(trial, number, reason)
 
-    def _give_back(self, trial: Trial, number: int, reason: str) -> None:
-        self._outbox.release(number, self._control.work_lost(number, trial.run_metadata.start_time, reason))
+    def _give_back(self, trial: Trial, number: int, reason: str, preempted: bool = False) -> None:
+        started = trial.run_metadata.start_time
+        self._outbox.release(number, self._control.work_lost(number, started, reason, preempted))
         self._end(number, "lost", None, reason)
 
     def _damaged(self, number: int, checkpoint: str, reason: str) -> None:

@@ -14,7 +14,7 @@ from rankray.search.control import Control
 
 
 class ControlStopper(Stopper):
-    """Ends the whole Tune run once `control` is stopping; a pickled copy never ends anything."""
+    """Ends the whole Tune run once `control` is over; a pickled copy never ends anything."""
 
     def __init__(self, control: Control | None = None) -> None:
         self._control = control
@@ -28,7 +28,7 @@ class ControlStopper(Stopper):
         if self._control is None:
             return False
         self._control.processes.look(self._control.live.values())
-        return self._control.stopping
+        return self._control.over
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_control": None}

@@ -22,11 +22,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from optuna.storages import BaseStorage
+from typing import TYPE_CHECKING, Any
 
 from rankray.errors import LeaseFailed, RankrayError, StoreError, StudyGone
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
 
 logger = logging.getLogger(__name__)
 

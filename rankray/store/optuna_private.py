@@ -9,12 +9,14 @@ underscore, and nothing of Optuna is patched.
 from __future__ import annotations
 
 import collections
+import functools
+import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 if TYPE_CHECKING:
     import grpc
@@ -40,6 +42,7 @@ __all__ = [
     "says_not_found",
     "tables",
     "trial_id",
+    "write_step",
 ]
 # `BaseJournalFileLock` is what a lock given to `JournalFileBackend` must subclass. Public are only two locks made of
 # files, `JournalFileSymlinkLock` and `JournalFileOpenLock`, which outlive a killed process.
@@ -113,8 +116,81 @@ def has_newer_trial(database: RDBStorage, study_id: int, last: int) -> bool:
     from sqlalchemy import select
 
     newer = select(TrialModel.trial_id).where(TrialModel.study_id == study_id, TrialModel.trial_id > last).limit(1)
-    with engine_of(database).connect() as connection:
+    with _single_statements(engine_of(database)).connect() as connection:
         return connection.execute(newer).first() is not None
+
+
+def write_step(
+    database: RDBStorage, trial: int, key: str, record: Any, step: int | None = None, value: float | None = None
+) -> bool | None:
+    """Write an attribute of a trial and one intermediate value, in one statement.
+
+    `BaseStorage.set_trial_user_attr` and `set_trial_intermediate_value` are public, but take eleven round trips.
+
+    Args:
+        database: PostgreSQL; it alone can do so.
+        trial: the trial's id.
+        key: the attribute.
+        record: what it is set to, plain JSON types.
+        step: of the intermediate value; None writes none.
+        value: the intermediate value, finite.
+
+    Returns:
+        Whether the trial was there and had not ended; nothing was written otherwise. None where the database is another
+        one.
+    """
+    engine = engine_of(database)
+    if engine.name != "postgresql":
+        return None
+    given = {"trial": trial, "key": key, "record": json.dumps(record)}
+    if step is not None:
+        given |= {"step": step, "value": value}
+    with _single_statements(engine).connect() as connection:
+        return bool(connection.execute(_step_statement(step is not None), given).scalar_one())
+
+
+@functools.cache
+def _step_statement(with_value: bool) -> Any:
+    from optuna.storages._rdb import models
+    from sqlalchemy import bindparam, func, literal, select
+    from sqlalchemy.dialects.postgresql import insert
+
+    trials, attributes, values = (
+        model.__table__
+        for model in (models.TrialModel, models.TrialUserAttributeModel, models.TrialIntermediateValueModel)
+    )
+    finite = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
+    still_open = [TrialState.RUNNING, TrialState.WAITING]
+    there = select(trials.c.trial_id).where(trials.c.trial_id == bindparam("trial"), trials.c.state.in_(still_open))
+    found = there.cte("found")
+
+    def upsert(table: Any, keys: list[str], columns: dict[str, Any]) -> Any:
+        source = select(found.c.trial_id, *columns.values())
+        added = insert(table).from_select(["trial_id", *columns], source)
+        changed = {name: added.excluded[name] for name in columns if name not in keys}
+        return added.on_conflict_do_update(index_elements=keys, set_=changed).returning(table.c.trial_id)
+
+    record = upsert(
+        attributes,
+        ["trial_id", "key"],
+        {name: bindparam(given, type_=attributes.c[name].type) for name, given in _ATTRIBUTE.items()},
+    ).cte("record")
+    statement = select(func.count()).select_from(record)
+    if with_value:
+        columns = {name: bindparam(given, type_=values.c[name].type) for name, given in _VALUE.items()}
+        columns["intermediate_value_type"] = literal(finite, type_=values.c.intermediate_value_type.type)
+        statement = statement.add_cte(upsert(values, ["trial_id", "step"], columns).cte("value"))
+    return statement
+
+
+_ATTRIBUTE = {"key": "key", "value_json": "record"}
+_VALUE = {"step": "step", "intermediate_value": "value"}
+"""Columns, and the names of what they are set to."""
+
+
+def _single_statements(engine: Engine) -> Engine:
+    """Return an engine of the same pool, each of whose statements is committed by itself, in one round trip."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT") if engine.name == "postgresql" else engine
 
 
 def journal_lines_left_out(storage: BaseStorage) -> set[int]:

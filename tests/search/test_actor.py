@@ -51,10 +51,18 @@ def actor(monkeypatch):
 
 
 def test_reports_then_the_outcome(actor):
-    assert heard(actor) == {"report": {"step": 1, "metrics": {"eval/nll": 1.0}, "checkpoint": "at-1"}}
+    told = {"step": 1, "metrics": {"eval/nll": 1.0}, "checkpoint": "at-1", "spread": None, "node": ""}
+    assert heard(actor) == {"report": told}
     assert heard(actor)["report"]["step"] == 2
     assert heard(actor)["report"]["metrics"]["eval/nll"] != 1.0
     assert heard(actor)["outcome"]["steps"] == 3
+
+
+def test_the_first_report_of_each_trial_says_where_it_is_trained(actor, monkeypatch):
+    monkeypatch.setattr("rankray.search.actor._Trainer.node", lambda self: "10.0.0.1 (abcdef01)")
+    assert [heard(actor)["report"]["node"] for _ in range(2)] == ["10.0.0.1 (abcdef01)", ""]
+    actor.reset_config(config(7))
+    assert [heard(actor)["report"]["node"] for _ in range(2)] == ["10.0.0.1 (abcdef01)", ""]
 
 
 def test_training_waits_for_the_verdict(actor, caplog):

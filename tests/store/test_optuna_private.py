@@ -15,8 +15,9 @@ from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
-from sqlalchemy import text
+from sqlalchemy import event, text
 
+from rankray.store.backend import connect
 from rankray.store.optuna_private import (
     READ_FROM,
     TABLES_OF,
@@ -29,6 +30,7 @@ from rankray.store.optuna_private import (
     engine_of,
     has_newer_trial,
     trial_id,
+    write_step,
 )
 
 MINIMIZE = [StudyDirection.MINIMIZE]
@@ -144,6 +146,41 @@ def test_a_newer_trial_is_one_of_this_study_with_a_higher_id(cached: Any) -> Non
     second = cached.create_new_trial(study)
     assert has_newer_trial(database, study, first)
     assert not has_newer_trial(database, study, second)
+
+
+@pytest.mark.db
+def test_a_step_is_written_in_one_statement_as_optuna_would_write_it_in_eleven(postgresql_url: str) -> None:
+    storage: Any = connect(postgresql_url).behind
+    database = database_of(storage)
+    assert database is not None
+    study = storage.create_new_study(MINIMIZE, "s")
+    ours, plain = storage.create_new_trial(study), storage.create_new_trial(study)
+    records: list[Any] = [{"metrics": {"eval/nll": 0.1 + 0.2, "x": float("nan")}}, {"a": "it's 100 % :key"}]
+    statements: list[str] = []
+    event.listen(engine_of(database), "before_cursor_execute", lambda *given: statements.append(given[2]))
+    for record, value in zip(records, (0.1 + 0.2, -1e-300), strict=True):
+        assert write_step(database, ours, "step", record, 10, value), "the second one overwrites"
+    assert write_step(database, ours, "other", True)
+    assert len(statements) == 3
+    storage.set_trial_user_attr(plain, "step", records[1])
+    storage.set_trial_user_attr(plain, "other", True)
+    storage.set_trial_intermediate_value(plain, 10, -1e-300)
+    one, other = changed_trials(database, study, {ours, plain}, plain)
+    assert one.user_attrs == other.user_attrs == {"step": records[1], "other": True}
+    assert one.intermediate_values == other.intermediate_values == {10: -1e-300}
+    storage.set_trial_state_values(ours, TrialState.FAIL)
+    assert write_step(database, ours, "late", 1, 20, 1.0) is False
+    assert write_step(database, 10**6, "nowhere", 1) is False
+    [ended] = changed_trials(database, study, {ours}, ours)[:1]
+    assert (ended.user_attrs, ended.intermediate_values) == (one.user_attrs, one.intermediate_values)
+
+
+def test_other_databases_have_no_such_statement(cached: Any) -> None:
+    database = database_of(cached)
+    assert database is not None
+    trial = cached.create_new_trial(cached.create_new_study(MINIMIZE, "s"))
+    assert write_step(database, trial, "step", {}, 1, 0.5) is None
+    assert cached.get_trial(trial).user_attrs == {}
 
 
 def test_a_journal_takes_a_lock_of_ours_for_each_write(tmp_path: Path) -> None:
