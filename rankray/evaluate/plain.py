@@ -44,6 +44,8 @@ _FORMS = {
 
 def usual(text: str) -> str:
     """Return a text with the usual digits, letters and signs in place of East Asian ones and of fraction signs."""
+    if text.isascii():
+        return text
     return re.sub(r"(?<=\d)[²³]", lambda found: {"²": "^2", "³": "^3"}[found[0]], text.translate(_FORMS))
 
 
