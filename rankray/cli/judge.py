@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from rankray.cli.options import NONE, Json, Sets, Store, Verbose
 
 if TYPE_CHECKING:
     from rankray.config import Config, LoadedConfig
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -83,7 +86,7 @@ def _target(target: str, file: Path | None, sets: list[str], store: str) -> tupl
         if file is None:
             file = _exported_file(place)
         if file is not None:
-            config = load(file, sets, store).config
+            config = _pinned_by(place, load(file, sets, store).config)
         else:
             from rankray.evaluate.target import config_of
 
@@ -106,8 +109,26 @@ def _target(target: str, file: Path | None, sets: list[str], store: str) -> tupl
             f"evaluate: the checkpoint of trial {best['number']} of {target} is not there ({best['checkpoint']}); "
             "needed is its directory on this machine; train it again, or raise study.keep_best"
         )
-    config = load(file, sets, store).config if file is not None else _with_sets(study.config, sets)
+    if file is not None:
+        from rankray.cli.pins import pinned_as
+
+        config = pinned_as(load(file, sets, store).config, study.config)
+    else:
+        config = _with_sets(study.config, sets)
     return apply_params(config, best["params"]), Path(best["checkpoint"])
+
+
+def _pinned_by(checkpoint: Path, config: Config) -> Config:
+    """Return a configuration with the commits of the run that wrote a checkpoint, where it says them."""
+    from rankray.cli.pins import pinned_as
+    from rankray.errors import ConfigError
+    from rankray.evaluate.target import config_of
+
+    try:
+        return pinned_as(config, config_of(checkpoint))
+    except ConfigError as error:
+        logger.debug("%s names no commits: %s", checkpoint, error)
+        return config
 
 
 def _exported_file(place: Path) -> Path | None:

@@ -6,7 +6,7 @@ sum of its tokens' log-probabilities (`accuracy`), or by that per byte of the ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from rankray.config.schema import Config
 from rankray.config.sections import DataSection
 from rankray.data.encode import Tokens
 from rankray.data.examples import Places, common_prefix, make_examples
-from rankray.data.files import Row
+from rankray.data.files import hub_parts, is_file_source
+from rankray.data.parse import Row
 from rankray.data.tokenize import Split
 from rankray.errors import DataError
 from rankray.evaluate.metrics import Figures, run_head, with_error
@@ -67,10 +68,19 @@ def as_config(name: str, section: AlsoSection, config: Config) -> Config:
         prompt=section.prompt,
         completion=completion,
         format="columns",
+        revision=_revision(section, config),
         max_length=config.data.max_length,
     )
     evaluate = config.evaluate.model_copy(update={"max_examples": section.max_examples, "answer": section.answer})
     return config.model_copy(update={"data": data, "evaluate": evaluate})
+
+
+def _revision(section: AlsoSection, config: Config) -> str | None:
+    """Return the set's own revision where the configuration names it; else that of no other dataset."""
+    given = config.data.revision
+    if is_file_source(section.data) or not isinstance(given, Mapping):
+        return None
+    return given.get(hub_parts(section.data, "evaluate.also")[0])
 
 
 def _plain(

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.evaluation import EvaluateSection
-from rankray.data.files import Row
+from rankray.data.parse import Row
 from rankray.data.tokenize import Split
 from rankray.evaluate.answers import Judge
 from rankray.evaluate.generate import generate_texts
