@@ -45,6 +45,7 @@ from rankray.store.records import (
     Ticket,
     damaged_of,
     failures_of,
+    has_steps,
     is_void,
     losses_of,
     shortened,
@@ -375,12 +376,14 @@ class StudyStore(StudyAccounts):
 
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)
-        self._history.written.add(trial.number)
+        if adopted:
+            self._history.written.add(trial.number)
         ticket = ticket_of(trial, adopted=adopted, order=self._order)
         if self.untrained:
             return replace(ticket, untrained=False)
-        fresh = [number for number in self._history.unfinished if not steps_of(self._history.trials[number])]
-        return replace(ticket, untrained=trial.number == min(fresh, default=None))
+        trials, running = self._history.trials, self._history.unfinished
+        first = next((number for number in sorted(running) if not has_steps(trials[number])), None)
+        return replace(ticket, untrained=trial.number == first)
 
     def _late(self, trial: FrozenTrial, steps: dict[int, StepRecord], step: int) -> Verdict:
         """Answer a report on a trial that has ended."""
