@@ -242,10 +242,11 @@ def loaded_by(code: str) -> set[str]:
         ("import rankray, rankray.cli.app", set()),
         ("import rankray.config, rankray.report.explain, rankray.report.tables, rankray.report.rehearsals", set()),
         ("import rankray.rehearse.summary, rankray.rehearse.table, rankray.rehearse.surrogates", set()),
-        ("import rankray.finetune.preflight, rankray.loss, rankray.finetune, rankray.search, rankray.store", set()),
+        ("import rankray.finetune.passed, rankray.loss, rankray.finetune, rankray.search, rankray.store", set()),
         ("from rankray.store import attach, open_study, views", {"optuna"}),
         ("import rankray.search.confirm, rankray.report.confirmation, rankray.analysis.verdict", {"optuna"}),
         ("from rankray.loss import weighted_nll", {"torch"}),
+        ("import rankray.search.actor", {"ray"}),
     ],
 )
 def test_light_things_stay_light(code, allowed):

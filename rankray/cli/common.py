@@ -6,14 +6,13 @@ import json
 import logging
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rankray.config import Config, LoadedConfig
+    from rankray.config import LoadedConfig
     from rankray.finetune.preflight import Findings
     from rankray.report.board import Board
     from rankray.store import StudyStore
@@ -43,13 +42,14 @@ def _counted(loaded: LoadedConfig) -> LoadedConfig:
     return with_steps(loaded)
 
 
-def preflight(loaded: LoadedConfig, offline: bool = False) -> Findings:
+def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True) -> Findings:
     """Find what is wrong with store, resources, data and model before anything expensive starts.
 
     Args:
         loaded: the configuration.
         offline: import none of the libraries of training, and look nothing up on the hub; what is not looked at is
             among the findings.
+        again: check what passed before, too: see `check_training`.
 
     Raises:
         UserError: something in it cannot work.
@@ -68,56 +68,42 @@ def preflight(loaded: LoadedConfig, offline: bool = False) -> Findings:
     findings = check_data_and_model(loaded)
     if offline:
         findings.unseen.append("--offline: the hub, the sampler at work, train.sft's values, adapters, functions")
-        return findings
-    from rankray.finetune.trial_check import check_trial
-
-    strategies.try_out(loaded.config, loaded.where)
-    check_trial(loaded, findings)
+    else:
+        check_training(loaded, findings, again)
     return findings
 
 
-def pin(loaded: LoadedConfig) -> tuple[LoadedConfig, dict[str, str]]:
-    """Return the configuration with its model's commit, and what to keep with the study of what was asked for.
+def check_training(loaded: LoadedConfig, findings: Findings, again: bool = True) -> None:
+    """Check what needs the libraries of training, with the code that trials run.
 
-    A study that exists keeps the commit it was opened with, as long as the same revision is asked for.
+    Args:
+        loaded: the configuration.
+        findings: those of its data and model; what is found is added.
+        again: check what passed before, too. Else a configuration that passed on this node is not checked again, as
+            long as neither it nor its files nor what is installed has changed (`finetune.passed`).
 
     Raises:
-        ModelError: there is no such model or revision.
+        UserError: a trial would be refused.
     """
-    from rankray.errors import ModelError, StoreError
-    from rankray.model.pin import asked_revision, pinned
-    from rankray.store import attach
+    from rankray.finetune import passed
+    from rankray.finetune.preflight import UNREAD, Findings, check_functions
+    from rankray.store import strategies
 
-    asked = asked_revision(loaded.config)
-    held = None
-    try:
-        study = attach(loaded.config.store, loaded.config.name) if asked else None
-    except StoreError as error:
-        logger.debug("there is no such study yet: %s", error)
-        study = None
-    if study is not None and study.config.model.path == loaded.config.model.path:
-        if "model_revision" not in study.provenance:  # an earlier version opened it, and pinned nothing
-            return loaded, {}
-        held = study.config.model.revision if study.provenance["model_revision"] == asked else None
-    try:
-        config = pinned(loaded.config, held)
-    except ModelError as error:
-        raise ModelError(f"{loaded.where(str(error).split(':')[0])}: {error}") from error
-    return replace(loaded, config=config), {"model_revision": asked} if asked else {}
+    strategies.try_out(loaded.config, loaded.where)
+    check_functions(loaded)
+    key = passed.key_of(loaded.config, findings.fingerprints)
+    found = passed.recall(key) if key and not again else None
+    if found is None:
+        from rankray.finetune.trial_check import check_trial
 
-
-def resolved_lines(config: Config) -> list[str]:
-    """Return where a configuration's paths lead, a line each; no password is shown."""
-    from rankray.model.pin import asked_revision
-    from rankray.store.urls import masked
-
-    return [
-        f"model.path: {config.model.path}" + (f" at {asked}" if (asked := asked_revision(config)) else ""),
-        f"data.train: {config.data.train}",
-        f"data.eval: {config.data.eval}",
-        f"store: {masked(config.store)}",
-        f"storage: {config.storage}",
-    ]
+        found = Findings(data=dict(findings.data))
+        check_trial(loaded, found)
+        if key:
+            passed.remember(key, found)
+    read = {UNREAD.format(split) for split in ("train", "eval")}
+    findings.data.update(found.data)
+    findings.warnings += found.warnings
+    findings.unseen = [line for line in findings.unseen if line not in read] + found.unseen
 
 
 def _check_workers(loaded: LoadedConfig) -> None:
@@ -192,6 +178,7 @@ def print_summary(study: StudyStore, file: str) -> None:
 def board_of(study: StudyStore) -> Board:
     """Return a board that says how far a study is, to be watched while it goes on."""
     from rankray.report.board import Board
+    from rankray.store import views
 
     config, counts = study.config, study.counts()
     board = Board(
@@ -203,6 +190,9 @@ def board_of(study: StudyStore) -> Board:
         finished=study.finished,
     )
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
+    if found := views.best(study):
+        board.best = (found["number"], found["value"], found["params"])
+    board.untrained = (views.untrained(study) or {}).get("value")
     return board
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +15,14 @@ from rankray.cli.options import NONE, Json, Sets, Store, Verbose
 if TYPE_CHECKING:
     from rankray.config import Config, LoadedConfig
 
+logger = logging.getLogger(__name__)
+
 
 def evaluate(
     target: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A directory, or the name of a study: its best.")],
-    file: Annotated[Path | None, typer.Argument(help="The configuration; a checkpoint has its own.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="The configuration; a checkpoint and an exported model have their own.")
+    ] = None,
     split: Annotated[str, typer.Option(help="eval, or test: the split of data.test.")] = "eval",
     sets: Sets = NONE,
     store: Store = "",
@@ -78,8 +83,10 @@ def _target(target: str, file: Path | None, sets: list[str], store: str) -> tupl
 
     place = Path(target)
     if place.is_dir():
+        if file is None:
+            file = _exported_file(place)
         if file is not None:
-            config = load(file, sets, store).config
+            config = _pinned_by(place, load(file, sets, store).config)
         else:
             from rankray.evaluate.target import config_of
 
@@ -102,8 +109,46 @@ def _target(target: str, file: Path | None, sets: list[str], store: str) -> tupl
             f"evaluate: the checkpoint of trial {best['number']} of {target} is not there ({best['checkpoint']}); "
             "needed is its directory on this machine; train it again, or raise study.keep_best"
         )
-    config = load(file, sets, store).config if file is not None else _with_sets(study.config, sets)
+    if file is not None:
+        from rankray.cli.pins import pinned_as
+
+        config = pinned_as(load(file, sets, store).config, study.config)
+    else:
+        config = _with_sets(study.config, sets)
     return apply_params(config, best["params"]), Path(best["checkpoint"])
+
+
+def _pinned_by(checkpoint: Path, config: Config) -> Config:
+    """Return a configuration with the commits of the run that wrote a checkpoint, where it says them."""
+    from rankray.cli.pins import pinned_as
+    from rankray.errors import ConfigError
+    from rankray.evaluate.target import config_of
+
+    try:
+        return pinned_as(config, config_of(checkpoint))
+    except ConfigError as error:
+        logger.debug("%s names no commits: %s", checkpoint, error)
+        return config
+
+
+def _exported_file(place: Path) -> Path | None:
+    """Return the configuration that `rankray export` wrote beside a model, or None where the directory is none of its.
+
+    Raises:
+        ConfigError: it asks to run code that came with the model: nobody has named this file.
+    """
+    from rankray.errors import ConfigError
+    from rankray.evaluate.target import EXPORTED_FILE, STATE_FILE
+
+    file = place / EXPORTED_FILE
+    if (place / STATE_FILE).is_file() or not file.is_file():
+        return None
+    if load(file, []).config.model.trust_remote_code:
+        raise ConfigError(
+            f"evaluate: {file} sets model.trust_remote_code: code that comes with the model would run; allowed is to "
+            "name the file knowingly; read that code, then give the file as the second argument"
+        )
+    return file
 
 
 def _with_sets(config: Config, sets: list[str]) -> Config:

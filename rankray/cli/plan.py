@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import load, preflight, resolved_lines, say
+from rankray.cli.common import load, preflight, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
+from rankray.cli.pins import resolved_lines
 
 
 def check(
@@ -55,6 +56,7 @@ def check(
             "ok": True,
             "errors": [],
             "warnings": [*findings.warnings, *warnings],
+            "notes": findings.notes,
             "data": {split: table.as_json() for split, table in findings.data.items()},
             "not_looked_at": findings.unseen,
             "config": config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -132,6 +133,18 @@ def import_file(
     say(f"{tool}: wrote {output}; look: rankray check {output}")
 
 
+def _times(weight: float) -> str:
+    """Return how a piece's weight is written after it; nothing for 1."""
+    return "" if weight == 1.0 else f"×{weight:g}"
+
+
+def _coloured(pieces: list[tuple[str, float]]) -> Iterator[tuple[str, str]]:
+    for text, weight in pieces:
+        yield text, "bold green" if weight else "dim"
+        if weight and _times(weight):
+            yield _times(weight), "yellow"
+
+
 def _print(found: Preview) -> None:
     from rich.text import Text
 
@@ -150,9 +163,9 @@ def _print(found: Preview) -> None:
         stop = "ends with a stop token" if row.ends_with_stop_token else "does not end with a stop token"
         say(f"\n{row.place}: {shown['tokens']} tokens, {shown['supervised']} trained on{cut}; {stop}")
         if coloured:
-            screen.print(Text.assemble(*((text, "bold green" if trained else "dim") for text, trained in row.pieces)))
+            screen.print(Text.assemble(*_coloured(row.pieces)))
         else:
-            say("".join(f"{OPENS}{text}{CLOSES}" if trained else text for text, trained in row.pieces))
+            say("".join(f"{OPENS}{text}{CLOSES}{_times(w)}" if w else text for text, w in row.pieces))
         say(f"ids: {_ids(row.ids, row.labels)}")
     say("")
     for line in table_lines({f"data.{found.split}": found.table}):

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def nodes() -> list[Node]:
     found = [
         Node(
             each["NodeID"],
-            f"{each['NodeManagerAddress']} ({each['NodeID'][:8]})",
+            _name(each),
             each["Resources"],
             each["NodeID"] == mine,
         )
@@ -60,6 +60,16 @@ def nodes() -> list[Node]:
         if each["Alive"]
     ]
     return sorted(found, key=lambda node: not node.here)
+
+
+def names_of(ids: Sequence[str]) -> str:
+    """Return the names of some nodes, as `Node.name` has them, with commas between them."""
+    names = {each["NodeID"]: _name(each) for each in ray.nodes()}  # type: ignore[no-untyped-call]
+    return ", ".join(names.get(node, node[:8]) for node in ids)
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
 def typed_nodes() -> dict[str, tuple[str, bool]]:

@@ -229,5 +229,6 @@ FREE_FIELDS = (
     "train.threads",
     "train.micro_batch_size",
     "evaluate.batch_size",
+    "data.streaming",
 )
 """Fields that may differ when a study is opened again; all others are part of what the study is."""

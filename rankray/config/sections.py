@@ -49,8 +49,21 @@ class ModelSection(Section):
     attn_implementation: str | None = None
     """How attention is computed: `sdpa`, `eager`, `flash_attention_2` or another name that transformers knows; null
     leaves the choice to transformers."""
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Hold the base model's linear layers in 4 bits (NF4, its scales quantized too) or 8 bits, below trained adapters;
+    `dtype` is what is computed in. Needs a CUDA GPU, `model.lora` and `pip install rankray[quantization]`. Null keeps
+    the weights as they are."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Leave it off unless you have read that code."""
+
+    @model_validator(mode="after")
+    def _quantized_weights_are_not_trained(self) -> ModelSection:
+        if self.quantization is not None and self.lora is None:
+            raise ValueError(
+                f"quantization: got {self.quantization} where all weights are trained, which needs them whole; allowed "
+                "with model.lora, which trains adapters on them; set model.lora: {}, or leave quantization out"
+            )
+        return self
 
 
 Format = Literal["auto", "columns", "prompt_completion", "messages", "sharegpt", "alpaca", "text"]
@@ -94,8 +107,9 @@ class DataSection(Section):
     test: Sources | None = None
     """Examples for the last word, in the same form: neither training nor the search reads them, only `confirm` and
     `evaluate --split test`."""
-    revision: str | None = None
-    """Branch, tag or commit of the hub datasets; null takes the newest."""
+    revision: str | dict[str, str] | None = None
+    """Branch, tag or commit of the hub datasets, or of each by its hub id: `{openai/gsm8k: main}`; null is the main
+    branch. A study resolves them to commits when it is opened, and all its trials and drivers take those."""
     where: dict[str, Any] | None = None
     """Only rows whose columns fulfil all of these: `{lang: en}`, `{source: [a, b]}` or `{score: ">= 0.5"}`."""
     max_examples: PositiveInt | None = None
@@ -111,9 +125,22 @@ class DataSection(Section):
     """Template over columns for the answer the model should give; the only tokens that are trained on."""
     messages: str | None = None
     """Column of chat messages (`role`, `content`, or `from`, `value`). Replaces the templates."""
+    streaming: bool = False
+    """Read and tokenise part by part, for data that do not fit in memory; hub datasets are not downloaded as a whole.
+    Training is the same. The form of a file's rows is that of its first rows, and `check --offline` and `preview` look
+    at the first rows alone."""
     train_on: Literal["last", "all"] = "last"
     """Which turns of a conversation are trained on: the `last` of the assistant, or `all` of them (those marked with
     weight 0 excepted)."""
+    prompt_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of the prompt's tokens in training, next to 1 for the completion's; 0 does not train on the prompt."""
+    weight_column: str | None = None
+    """Column of the training data with the weight of each example, a number from 0 on; it multiplies the weight that
+    the objective gives to each of its tokens. Examples of weight 0 are left out. Evaluation is never weighted."""
+    token_weights: str | None = None
+    """Column of the training data with weights within each completion: a list of numbers, one for each of its tokens,
+    or of `{start, end, weight}`, characters of the completion (from 0, end excluded; what no entry covers has
+    weight 1)."""
     max_length: Annotated[int, Field(ge=2)] = 2048
     """Tokens per example; longer examples are cut at the end."""
 

@@ -17,6 +17,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ FEATURES = datasets.Features(
 )
 """Of each example: tokens, labels (-100 in the prompt), where the completion starts, whether a token is supervised, and
 its `Length` before and after it was cut."""
+WEIGHTS = "weights"
+"""A further column, which tables of earlier versions do not have: `Tokens.weights` of each example, null where all that
+is trained on has weight 1."""
+WRITTEN = datasets.Features({**FEATURES, WEIGHTS: datasets.List(datasets.Value("float32"))})
 
 Columns = dict[str, list[Any]]
 
@@ -81,7 +86,12 @@ def shared_table(made_from: Any, make: Callable[[], Iterable[Columns]]) -> datas
 
 def table_in_memory(parts: Iterable[Columns]) -> datasets.Dataset:
     """Return the same table in the memory of this process alone."""
-    return datasets.concatenate_datasets([datasets.Dataset.from_dict(part, features=FEATURES) for part in parts])
+    tables = [datasets.Dataset.from_dict(part, features=_features(part)) for part in parts]
+    return datasets.concatenate_datasets(tables)
+
+
+def _features(columns: Columns) -> datasets.Features:
+    return datasets.Features({name: feature for name, feature in WRITTEN.items() if name in columns})
 
 
 def _write(file: Path, fingerprint: str, parts: Iterable[Columns]) -> None:
@@ -90,13 +100,15 @@ def _write(file: Path, fingerprint: str, parts: Iterable[Columns]) -> None:
     The fingerprint goes into the file, as the dataset's own: otherwise `datasets` would make one from the file's times,
     and never find again what it derived from the table.
     """
+    parts = iter(parts)
+    first: Columns = next(parts, {name: [] for name in FEATURES})
     handle, unfinished = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".arrow")
     try:
         with (
             os.fdopen(handle, "wb") as sink,
-            ArrowWriter(stream=sink, features=FEATURES, fingerprint=fingerprint) as writer,
+            ArrowWriter(stream=sink, features=_features(first), fingerprint=fingerprint) as writer,
         ):
-            for columns in parts:
+            for columns in chain([first], parts):
                 writer.write_batch(columns)
             writer.finalize(close_stream=False)
         os.replace(unfinished, file)

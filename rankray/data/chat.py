@@ -43,7 +43,24 @@ OWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ip
 """Roles that chat templates know by these names."""
 CALLS = ("function_call", "tool_call")
 """ShareGPT speakers whose value is a call as JSON: `{"name": ..., "arguments": {...}}`, or a list of such."""
+TRAINED = ("train", "training", "loss")
+"""Marks of a turn, true or false, that Axolotl (`train`, `training`) and ms-swift (`loss`) take; beside `weight`."""
+MOST_WEIGHT = 1_000_000
 ALLOWED = "a list of {role, content} or {from, value} with an assistant turn"
+
+
+class Given(NamedTuple):
+    """The weights that the data give to an example in training (`rankray.data.weights`).
+
+    Attributes:
+        example: of all its tokens.
+        tokens: within its completion: a number for each token, or mappings of start, end and weight; None: all 1.
+        prompt: whether the prompt's tokens are trained on, too.
+    """
+
+    example: float = 1.0
+    tokens: list[Any] | None = None
+    prompt: bool = False
 
 
 class Example(NamedTuple):
@@ -53,11 +70,17 @@ class Example(NamedTuple):
         prompt: what the model sees first.
         completion: what it should answer.
         tools: JSON schemas of the tools that a chat may call, for the chat template.
+        given: weights from the data; None where every token that is trained on has weight 1.
     """
 
     prompt: str | list[Turn]
     completion: str | list[Turn]
     tools: list[Any] | None = None
+    given: Given | None = None
+
+    def weighted(self, given: Given) -> Example:
+        """Return the same example with weights."""
+        return self._replace(given=given)
 
     @property
     def is_chat(self) -> bool:
@@ -110,6 +133,11 @@ def is_trained(turn: Turn) -> bool:
     return turn["role"] == "assistant" and turn.get("weight") != 0
 
 
+def trained_turns(turns: Sequence[Turn], every: bool) -> list[int]:
+    """Return which turns are trained on: every one of the assistant but those of weight 0, or the last turn alone."""
+    return [i for i, turn in enumerate(turns) if is_trained(turn) and (every or i == len(turns) - 1)]
+
+
 def for_template(turns: Sequence[Turn]) -> list[Turn]:
     """Return turns as a chat template takes them: without marks of the data set."""
     return [{key: value for key, value in turn.items() if key != "weight"} for turn in turns]
@@ -128,7 +156,8 @@ def _turn(given: Mapping[str, Any], where: str, place: str) -> Turn:
         raise DataError(f"{where}: {place} holds {short(dict(given))}; allowed is {ALLOWED}; fix that row")
     role = _role(speaker, "role" in given and given["role"] is not None, here)
     turn: Turn = {"role": role}
-    kept = {"role", "from", "content", "value", "tool_calls", "weight"}
+    marks = ("weight", *(mark for mark in TRAINED if isinstance(given.get(mark), bool | None)))
+    kept = {"role", "from", "content", "value", "tool_calls", *marks}
     turn |= {key: value for key, value in given.items() if key not in kept and value is not None}
     calls = given.get("tool_calls") or _calls_in(speaker.lower(), content)
     if calls:
@@ -143,11 +172,27 @@ def _turn(given: Mapping[str, Any], where: str, place: str) -> Turn:
                 "assistant turn; fix that row"
             )
     turn["content"] = _text(content, here)
-    if role == "assistant" and given.get("weight") is not None:
-        if given["weight"] not in (0, 1):
-            raise DataError(f"{here} has weight {given['weight']!r}; allowed: 0 (not trained on), 1; fix it")
-        turn["weight"] = int(given["weight"])
+    if role == "assistant":
+        turn |= _weight({mark: given[mark] for mark in marks if given.get(mark) is not None}, here)
     return turn
+
+
+def _weight(marks: Mapping[str, Any], here: str) -> Turn:
+    """Return an assistant turn's weight where its marks give one that is not 1; true is 1, false is 0."""
+    found = {mark: _number(mark, value, here) for mark, value in marks.items()}
+    if len(set(found.values())) > 1:
+        raise DataError(f"{here} has {short(dict(marks))}, which contradict each other; allowed is one of them; fix it")
+    weight = next(iter(found.values()), 1.0)
+    return {} if weight == 1.0 else {"weight": weight}
+
+
+def _number(mark: str, value: Any, here: str) -> float:
+    fits = isinstance(value, bool | int | float) and 0 <= value <= MOST_WEIGHT  # false for NaN
+    if not fits:
+        raise DataError(
+            f"{here} has {mark} {short(value)}; allowed: a number from 0 (not trained on) to {MOST_WEIGHT:,}; fix it"
+        )
+    return float(value)
 
 
 def _role(speaker: str, is_role: bool, here: str) -> str:

@@ -9,15 +9,16 @@ assistant turn gets labels, from where the template opens it to where it closes 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rankray.config.sections import DataSection
-from rankray.data.chat import Example
+from rankray.data.chat import Example, trained_turns
 from rankray.data.examples import common_prefix
 from rankray.data.lengths import Length
 from rankray.data.turns import rendered, trained_spans
+from rankray.data.weights import has_characters, token_weights, within_completion
 from rankray.loss.tokens import IGNORED
 
 if TYPE_CHECKING:
@@ -34,11 +35,14 @@ class Tokens:
         input_ids: of the whole example.
         start: where the last completion starts; what an answer is generated from ends here.
         spans: the tokens with labels, as (first, one after the last); None: all from `start` on.
+        weights: of each token, as `rankray.data.weights` says: 0 has no label, and below 0 is the prompt's, which has
+            one outside of the spans; None: 1 in the spans, 0 elsewhere.
     """
 
     input_ids: list[int]
     start: int
     spans: Spans | None = None
+    weights: tuple[float, ...] | None = None
 
     @classmethod
     def from_labels(cls, input_ids: list[int], start: int, labels: list[int]) -> Tokens:
@@ -52,6 +56,8 @@ class Tokens:
     @property
     def labels(self) -> list[int]:
         """The tokens that are trained on, -100 elsewhere."""
+        if self.weights is not None:
+            return [token if weight else IGNORED for token, weight in zip(self.input_ids, self.weights, strict=True)]
         labels = [IGNORED] * len(self.input_ids)
         for begin, end in self.spans if self.spans is not None else ((self.start, len(self.input_ids)),):
             labels[begin:end] = self.input_ids[begin:end]
@@ -59,7 +65,9 @@ class Tokens:
 
     @property
     def supervised_tokens(self) -> int:
-        """How many tokens there are to predict; the very first token cannot be predicted."""
+        """How many tokens there are to predict; the very first token cannot be predicted, and prompts do not count."""
+        if self.weights is not None:
+            return sum(weight > 0 for weight in self.weights[1:])
         if self.spans is None:
             return max(0, len(self.input_ids) - max(self.start, 1))
         return sum(label != IGNORED for label in self.labels[1:])
@@ -74,7 +82,8 @@ class Tokens:
         spans = self.spans
         if spans is not None:
             spans = tuple((begin, min(end, limit)) for begin, end in spans if begin < limit)
-        return Tokens(self.input_ids[:limit], min(self.start, limit), spans)
+        weights = None if self.weights is None else self.weights[:limit]
+        return Tokens(self.input_ids[:limit], min(self.start, limit), spans, weights)
 
 
 def encode(
@@ -92,11 +101,11 @@ def encode(
         DataError: the chat template cannot render a conversation, or does not show which tokens are the assistant's.
         ModelError: there are conversations, and the tokenizer has no chat template.
     """
-    texts = iter(_encode_texts([e for e in examples if not e.is_chat], tokenizer))
+    named = places or [f"row {i + 1}" for i in range(len(examples))]
+    plain = [i for i, example in enumerate(examples) if not example.is_chat]
+    texts = iter(_encode_texts([examples[i] for i in plain], tokenizer, [named[i] for i in plain]))
     return [
-        _encode_chat(example, tokenizer, data, places[i] if places else f"row {i + 1}")
-        if example.is_chat
-        else next(texts)
+        _encode_chat(example, tokenizer, data, named[i]) if example.is_chat else next(texts)
         for i, example in enumerate(examples)
     ]
 
@@ -130,17 +139,25 @@ def light_tokenizer(model: Path) -> PreTrainedTokenizerBase | None:
     return tokenizer
 
 
-def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
+def _encode_texts(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, places: Sequence[str]
+) -> list[Tokens]:
     if not examples:
         return []
     prompts = tokenizer([str(e.prompt) for e in examples], verbose=False)["input_ids"]
     wholes = tokenizer([f"{e.prompt}{e.completion}" for e in examples], verbose=False)["input_ids"]
     tokens = []
-    for prompt, whole in zip(prompts, wholes, strict=True):
+    for example, prompt, whole, place in zip(examples, prompts, wholes, places, strict=True):
         start = common_prefix(prompt, whole)
-        if tokenizer.eos_token_id is not None and (len(whole) == start or whole[-1] != tokenizer.eos_token_id):
+        ends = tokenizer.eos_token_id is not None and (len(whole) == start or whole[-1] != tokenizer.eos_token_id)
+        if ends:
             whole = [*whole, tokenizer.eos_token_id]
-        tokens.append(Tokens(list(whole), start))
+        found = Tokens(list(whole), start)
+        if example.given is not None:
+            text, shift = f"{example.prompt}{example.completion}", len(str(example.prompt))
+            characters = _Characters(tokenizer, text, shift, str(example.completion), special=True)
+            found = _with_weights(found, example, [(start, len(whole))], [1.0], [], ends, characters, place)
+        tokens.append(found)
     return tokens
 
 
@@ -151,12 +168,76 @@ def _encode_chat(example: Example, tokenizer: PreTrainedTokenizerBase, data: Dat
     def tokens_before(position: int) -> int:
         return len(ids) if position == len(whole) else common_prefix(_ids(tokenizer, whole[:position]), ids)
 
-    every = data.train_on == "all"
-    spans = trained_spans(tokenizer, example, whole, tokens_before, place, every)
+    def spans_of(indices: Sequence[int]) -> list[tuple[int, int]]:
+        return trained_spans(tokenizer, example, whole, tokens_before, place, indices)
+
+    wanted = trained_turns(example.turns, data.train_on == "all")
+    spans = spans_of(wanted)
     start = spans[-1][0]
-    if spans == [(start, len(ids))]:
-        return Tokens(ids, start)
-    return Tokens(ids, start, tuple((begin, end) for begin, end in spans if begin < end))
+    is_plain = spans == [(start, len(ids))]
+    found = Tokens(ids, start, None if is_plain else tuple((begin, end) for begin, end in spans if begin < end))
+    if example.given is None:
+        return found
+    marked = [i for i, turn in enumerate(example.turns) if turn.get("weight") == 0.0]
+    untrained = spans_of(marked) if marked and example.given.prompt else []
+    characters = _Characters(tokenizer, whole, None, str(example.turns[-1]["content"]), special=False)
+    weights = [float(example.turns[i].get("weight", 1.0)) for i in wanted]
+    return _with_weights(found, example, spans, weights, untrained, False, characters, place)
+
+
+class _Characters(NamedTuple):
+    """Where the text of a completion lies in the whole text; `begin` is None where a chat template has put it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    whole: str
+    begin: int | None
+    text: str
+    special: bool
+
+
+def _with_weights(
+    tokens: Tokens,
+    example: Example,
+    spans: Sequence[tuple[int, int]],
+    turn_weights: Sequence[float],
+    untrained: Sequence[tuple[int, int]],
+    ends: bool,
+    characters: _Characters,
+    place: str,
+) -> Tokens:
+    """Return an example's tokens with the weights that its row gives; `ends`: its last token was added to end it."""
+    given = example.given
+    assert given is not None
+    count = sum(end - begin for begin, end in spans)
+    offsets = _offsets(tokens, spans, characters) if has_characters(given) else None
+    within = within_completion(given, count, ends, offsets, characters.text, f"data.token_weights: {place}")
+    weights = token_weights(given, spans, turn_weights, untrained, len(tokens.input_ids), within)
+    return replace(tokens, weights=weights)
+
+
+def _offsets(
+    tokens: Tokens, spans: Sequence[tuple[int, int]], characters: _Characters
+) -> list[tuple[int, int] | None] | None:
+    """Return which characters of the completion's text each token of the spans has; None: that is not known."""
+    if not characters.tokenizer.is_fast:
+        return None
+    made = characters.tokenizer(
+        characters.whole, add_special_tokens=characters.special, return_offsets_mapping=True, verbose=False
+    )
+    begin = characters.begin
+    if begin is None:
+        solid = characters.text.strip()
+        place = characters.whole.find(solid, made["offset_mapping"][spans[-1][0]][0])
+        if place < 0:
+            return None
+        begin = place - characters.text.find(solid)
+    end = begin + len(characters.text)
+    found = [
+        (first - begin, last - begin) if first < end and last > begin else None
+        for first, last in made["offset_mapping"]
+    ]
+    found += [None] * (len(tokens.input_ids) - len(found))
+    return [found[index] for first, last in spans for index in range(first, last)]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

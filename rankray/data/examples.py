@@ -9,7 +9,7 @@ say, a template would only show how Python writes it. Needs no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, time
 from decimal import Decimal
 from string import Formatter
@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from rankray.config.sections import DataSection
 from rankray.data import formats
 from rankray.data.chat import Example
-from rankray.data.files import Row, place_of
+from rankray.data.files import place_of
+from rankray.data.parse import Row
 from rankray.errors import DataError, listed, nearest, shown
 
 TEXTUAL = (str, int, float, Decimal, date, time)
@@ -32,6 +33,14 @@ class Places(NamedTuple):
     prompt: str = "data.prompt"
     completion: str = "data.completion"
     messages: str = "data.messages"
+    weight_column: str = "data.weight_column"
+    token_weights: str = "data.token_weights"
+
+    @classmethod
+    def at(cls, where: Callable[[str], str], split: str) -> Places:
+        """Return the places of a file, given the function from a field to its `file:line`."""
+        names = [f"data.{name}" for name in list(cls.__annotations__)[1:]]
+        return cls(*(f"{where(name)}: {name}" for name in (f"data.{split}", *names)))
 
 
 def make_examples(rows: Sequence[Row], data: DataSection, places: Places) -> list[Example]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from rankray.config.sections import DataSection
 from rankray.data.chat import Example, conversation, short
-from rankray.data.files import Row
+from rankray.data.parse import Row
 from rankray.errors import DataError, listed
 
 ALPACA_WITH_INPUT = (

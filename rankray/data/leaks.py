@@ -58,14 +58,15 @@ def count_leaks(train: Sequence[Example], held_out: Sequence[Example]) -> dict[s
 
 
 def leaks_of(data: DataSection) -> dict[str, dict[str, int]]:
-    """Return the leaks of each held-out split that is a file, by its name; nothing where the training data are none.
+    """Return the leaks of each held-out split that is a file, by its name; nothing where the training data are none, or
+    are streamed.
 
     Raises:
         DataError: a file cannot be read, or a template does not fit.
     """
     splits = [split for split in ("train", "eval", "test") if getattr(data, split) is not None]
     local = [split for split in splits if is_local(getattr(data, split))]
-    if "train" not in local:
+    if "train" not in local or data.streaming:
         return {}
     examples = {split: [placed.example for placed in Source(split, data).examples()] for split in local}
     return {split: count_leaks(examples["train"], examples[split]) for split in local if split != "train"}

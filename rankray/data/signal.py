@@ -26,7 +26,7 @@ import datasets
 import numpy as np
 from filelock import FileLock
 
-from rankray.data.cache import Columns, delete_unused, directory, mark_as_used, shared_table
+from rankray.data.cache import WEIGHTS, Columns, delete_unused, directory, mark_as_used, shared_table
 from rankray.errors import DataError
 from rankray.loss.tokens import IGNORED
 
@@ -49,19 +49,22 @@ RECORD = np.dtype(
 """One supervised token; the statistics in the order of `TokenStats`, units in their names."""
 ROWS_PER_PART = 1000
 MOST_TOKENS = 2**31 - 1
+WEIGHT = np.dtype([("token", "<i4"), ("weight", "<f4")])
+"""A record of another file: one supervised token and its weight, as `rankray.data.weights` has it."""
 
 Records = np.ndarray[Any, Any]
 
 
 def fingerprint(table: datasets.Dataset) -> str:
-    """Return what identifies a table of `input_ids` and `labels`: the file it is mapped from, or its content."""
+    """Return what identifies a table of `input_ids`, `labels` and perhaps weights: the file it is mapped from, or its
+    content."""
     files = [Path(file["filename"]).name for file in table.cache_files]
     if files:
         return json.dumps([*files, len(table)])
     digest = hashlib.sha256()
     for start in range(0, len(table), ROWS_PER_PART):
         part = table[start : start + ROWS_PER_PART]
-        digest.update(json.dumps([part["input_ids"], part["labels"]]).encode())
+        digest.update(json.dumps(list(part.values())).encode())
     return digest.hexdigest()
 
 
@@ -88,8 +91,8 @@ def positions(table: datasets.Dataset) -> datasets.Dataset:
                 first += sum(is_predicted)
             if first > MOST_TOKENS:
                 raise DataError(
-                    f"data.train: more than {MOST_TOKENS} supervised tokens with loss.signal base; allowed are fewer; "
-                    "use fewer examples, or loss.signal online"
+                    f"data.train: more than {MOST_TOKENS} supervised tokens with loss.signal base or weights of the "
+                    "data; allowed are fewer; use fewer examples, or loss.signal online without weights"
                 )
             rows = len(numbers)
             yield {
@@ -102,13 +105,35 @@ def positions(table: datasets.Dataset) -> datasets.Dataset:
     return shared_table(["positions", FORMAT, fingerprint(table)], make).select_columns(["input_ids", "labels"])
 
 
-def shared_records(made_from: Any, lengths: Sequence[int], make: Callable[[int], Records]) -> Records:
+def weight_records(table: datasets.Dataset) -> Records:
+    """Return the weight of every supervised token of a table with weights, in the order of `positions`."""
+    starts = range(0, len(table), ROWS_PER_PART)
+
+    def make(block: int) -> Records:
+        part = table[starts[block] : starts[block] + ROWS_PER_PART]
+        found = []
+        for labels, weights in zip(part["labels"], part[WEIGHTS], strict=True):
+            records = np.zeros(len(labels), WEIGHT)
+            records["token"], records["weight"] = labels, 1.0 if weights is None else weights
+            found.append(records[predicted(labels)])
+        return np.concatenate(found)
+
+    lengths = [
+        sum(sum(predicted(labels)) for labels in table[start : start + ROWS_PER_PART]["labels"]) for start in starts
+    ]
+    return shared_records(["weights", fingerprint(table)], lengths, make, WEIGHT)
+
+
+def shared_records(
+    made_from: Any, lengths: Sequence[int], make: Callable[[int], Records], dtype: np.dtype[Any] = RECORD
+) -> Records:
     """Return all records, mapped from this node's file, which is written or completed first where that is needed.
 
     Args:
         made_from: everything the records depend on, as plain JSON types.
         lengths: how many records each block has.
         make: computes the records of the block with a number. What it raises is raised here; the blocks before stay.
+        dtype: of a record.
     """
     name = hashlib.sha256(json.dumps([FORMAT, made_from], sort_keys=True).encode()).hexdigest()[:40]
     file = directory() / f"{name}.base"
@@ -118,21 +143,21 @@ def shared_records(made_from: Any, lengths: Sequence[int], make: Callable[[int],
         lock.acquire()
     except OSError as error:
         logger.debug("%s cannot be written, base statistics stay in memory: %s", file.parent, error)
-        return np.concatenate([np.empty(0, RECORD), *(make(number) for number in range(len(lengths)))])
+        return np.concatenate([np.empty(0, dtype), *(make(number) for number in range(len(lengths)))])
     try:
         if not file.is_file():
             delete_unused(file.parent)
-            _complete(file.with_suffix(".partial"), lengths, make)
+            _complete(file.with_suffix(".partial"), lengths, make, dtype)
             os.replace(file.with_suffix(".partial"), file)
         mark_as_used(file)
-        return np.memmap(file, RECORD, mode="r") if sum(lengths) else np.empty(0, RECORD)
+        return np.memmap(file, dtype, mode="r") if sum(lengths) else np.empty(0, dtype)
     finally:
         lock.release()
 
 
-def _complete(partial: Path, lengths: Sequence[int], make: Callable[[int], Records]) -> None:
+def _complete(partial: Path, lengths: Sequence[int], make: Callable[[int], Records], dtype: np.dtype[Any]) -> None:
     """Append the blocks that a file lacks; a block that was cut short is computed again."""
-    ends = np.cumsum([0, *lengths]) * RECORD.itemsize
+    ends = np.cumsum([0, *lengths]) * dtype.itemsize
     size = partial.stat().st_size if partial.is_file() else 0
     done = int(np.searchsorted(ends, size, side="right")) - 1
     if size:
@@ -141,7 +166,7 @@ def _complete(partial: Path, lengths: Sequence[int], make: Callable[[int], Recor
         sink.truncate(int(ends[done]))
         for number in range(done, len(lengths)):
             records = make(number)
-            assert records.dtype == RECORD
+            assert records.dtype == dtype
             assert len(records) == lengths[number]
             sink.write(records.tobytes())
             sink.flush()

@@ -10,19 +10,31 @@ from __future__ import annotations
 
 import hashlib
 import operator
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from rankray.config.sections import DataSection, SourceSection
 from rankray.data.chat import Example
 from rankray.data.examples import Places, make_examples
-from rankray.data.files import Row, Rows, file_fingerprint, files_of, is_file_source, place_of, read_rows
+from rankray.data.files import (
+    Rows,
+    file_fingerprint,
+    files_of,
+    hub_parts,
+    is_file_source,
+    place_of,
+    read_rows,
+    row_parts,
+)
 from rankray.data.formats import recognise
+from rankray.data.mixture import merged, mixed
+from rankray.data.parse import ROWS_AT_A_TIME, Row
+from rankray.data.weights import with_weights
 from rankray.errors import DataError, listed, nearest, shown
 
-MIXTURE_SEED = 0
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -53,6 +65,10 @@ class Origin(Protocol):
         """Return the rows, file by file."""
         ...
 
+    def parts(self, size: int) -> Iterator[Rows]:
+        """Yield the rows, so many at a time; those of one part are of one file."""
+        ...
+
 
 class Source:
     """Everything that one field of `data` names.
@@ -79,13 +95,13 @@ class Source:
         hub: Callable[[str, str, str | None], Origin] | None = None,
         places: Places | None = None,
     ) -> None:
-        self._data = data
+        self._data, self._split = data, split
         self._places = places or Places(source=f"data.{split}")
         limits = [limit for limit in (first, data.max_examples if split == "train" else None) if limit is not None]
         self._first = min(limits, default=None)
         self._entries = entries_of(getattr(data, split))
         self.forms: dict[str, str] = {}
-        self._origins = [_origin(entry, self._places.source, data.revision, hub) for entry in self._entries]
+        self._origins = [_origin(entry, self._places.source, data, hub) for entry in self._entries]
         mixture = [entry.model_dump(mode="json") for entry in self._entries]
         self.stamp: Any = [[origin.stamp for origin in self._origins], mixture, data.where, self._first]
 
@@ -98,23 +114,69 @@ class Source:
         groups = [self._group(entry, origin) for entry, origin in zip(self._entries, self._origins, strict=True)]
         return mixed(groups, [entry.weight for entry in self._entries])[: self._first]
 
-    def _group(self, entry: SourceSection, origin: Origin) -> list[Placed]:
+    def placed(self) -> Iterator[Placed]:
+        """Yield the examples; with `data.streaming` only a part of them is in memory.
+
+        They are the same then, but that the form of a file's rows is that of its first `ROWS_AT_A_TIME`.
+
+        Raises:
+            DataError: see `examples`.
+        """
+        if not self._data.streaming:
+            return iter(self.examples())
+        pairs = list(zip(self._entries, self._origins, strict=True))
+        groups = [partial(self._streamed, entry, origin) for entry, origin in pairs]
+        return islice(merged(groups, [entry.weight for entry in self._entries]), self._first)
+
+    def _streamed(self, entry: SourceSection, origin: Origin) -> Iterator[Placed]:
+        count = 0
+        for placed in islice(self._all_streamed(entry, origin), entry.max_examples):
+            count += 1
+            yield placed
+        if not count:
+            raise self._nothing_left(entry)
+
+    def _all_streamed(self, entry: SourceSection, origin: Origin) -> Iterator[Placed]:
+        given, data, file = self._section(entry), self._section(entry), None
+        for part in origin.parts(ROWS_AT_A_TIME):
+            is_first, file = part.source != file, part.source
+            rows = chosen(part, self._conditions(entry), self._places.source, must_exist=is_first)
+            if is_first:
+                form = recognise(rows or part, given, self._places.source)
+                self.forms[entry.path], data = form, given.model_copy(update={"format": form})
+            if rows:
+                yield from self._placed(rows, data)
+
+    def _section(self, entry: SourceSection) -> DataSection:
         own = {name: getattr(entry, name) for name in ("format", "prompt", "completion", "messages")}
-        data = self._data.model_copy(update={name: value for name, value in own.items() if value is not None})
+        return self._data.model_copy(update={name: value for name, value in own.items() if value is not None})
+
+    def _conditions(self, entry: SourceSection) -> dict[str, Any]:
+        return {**(self._data.where or {}), **(entry.where or {})}
+
+    def _nothing_left(self, entry: SourceSection) -> DataError:
+        why = "data.where leaves" if self._data.weight_column is None else "data.where, or weights of 0, leave"
+        return DataError(f"{self._places.source}: {why} no row of {entry.path!r}; at least one is needed; change it")
+
+    def _group(self, entry: SourceSection, origin: Origin) -> list[Placed]:
+        data = self._section(entry)
         found: list[Placed] = []
         for table in origin.tables():
-            rows = chosen(table, {**(data.where or {}), **(entry.where or {})}, self._places.source)
+            rows = chosen(table, self._conditions(entry), self._places.source)
             if rows:
                 self.forms[entry.path] = recognise(rows, data, self._places.source)
-                examples = make_examples(rows, data, self._places)
-                found += [
-                    Placed(e, row, place_of(rows, i)) for i, (e, row) in enumerate(zip(examples, rows, strict=True))
-                ]
+                found += self._placed(rows, data)
         if not found:
-            raise DataError(
-                f"{self._places.source}: data.where leaves no row of {entry.path!r}; at least one is needed; change it"
-            )
+            raise self._nothing_left(entry)
         return found[: entry.max_examples]
+
+    def _placed(self, rows: Rows, data: DataSection) -> list[Placed]:
+        """Return the examples of some rows; only training has weights, and leaves out those of weight 0."""
+        examples: Sequence[Example | None] = make_examples(rows, data, self._places)
+        if self._split == "train":
+            examples = with_weights([e for e in examples if e is not None], rows, data, self._places)
+        pairs = zip(examples, rows, strict=True)
+        return [Placed(e, row, place_of(rows, i)) for i, (e, row) in enumerate(pairs) if e is not None]
 
 
 def entries_of(given: str | Sequence[SourceSection]) -> list[SourceSection]:
@@ -144,20 +206,36 @@ def fingerprint(given: str | Sequence[SourceSection], where: str) -> str:
     return parts[0] if len(parts) == 1 else f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
 
 
+def revision_of(source: str, data: DataSection, where: str) -> str | None:
+    """Return the revision that a data section asks for of a hub dataset's split; None is the main branch.
+
+    Raises:
+        DataError: the source is not of the form `hub-id:config:split`.
+    """
+    name, _, _ = hub_parts(source, where)
+    return data.revision.get(name) if isinstance(data.revision, Mapping) else data.revision
+
+
 def file_stamps(given: str | Sequence[SourceSection]) -> list[Any]:
     """Return path, size and time of every file of a source that is there; nothing for datasets of the hub."""
     found = [file for entry in entries_of(given) if is_file_source(entry.path) for file in _files(entry.path)]
     return [_stamp(file) for file in found if file.is_file()]
 
 
-def chosen(rows: Rows, where: Mapping[str, Any], place: str) -> Rows:
+def chosen(rows: Rows, where: Mapping[str, Any], place: str, must_exist: bool = True) -> Rows:
     """Return the rows that fulfil every condition: a value, a list of values, or text such as `">= 0.5"`.
+
+    Args:
+        rows: to choose from.
+        where: column to condition.
+        place: how an error begins.
+        must_exist: whether a column that no row has is refused.
 
     Raises:
         DataError: a condition on a column that no row has, or that cannot be compared.
     """
     for column, condition in where.items():
-        if rows and not any(column in row for row in rows):
+        if must_exist and rows and not any(column in row for row in rows):
             columns = list(dict.fromkeys(name for row in rows for name in row))
             raise DataError(
                 f"{place}: data.where names no column {column!r}{nearest(column, columns)}; columns are "
@@ -169,24 +247,6 @@ def chosen(rows: Rows, where: Mapping[str, Any], place: str) -> Rows:
         numbers = [i + 1 if rows.numbers is None else rows.numbers[i] for i in kept]
         rows = Rows([rows[i] for i in kept], rows.source, rows.unit, numbers)
     return rows
-
-
-def mixed(groups: Sequence[list[Placed]], weights: Sequence[float | None]) -> list[Placed]:
-    """Return the examples of all groups, alternating; with weights, the largest part of them that has these shares."""
-    if len(groups) == 1:
-        return groups[0]
-    parts = list(groups)
-    given = [weight for weight in weights if weight is not None]
-    if given:
-        most = min(len(group) / weight for group, weight in zip(groups, given, strict=True))
-        draw = random.Random(MIXTURE_SEED)
-        counts = [max(1, min(len(g), round(most * weight))) for g, weight in zip(groups, given, strict=True)]
-        picked = [sorted(draw.sample(range(len(g)), count)) for g, count in zip(groups, counts, strict=True)]
-        parts = [[group[i] for i in chosen] for group, chosen in zip(groups, picked, strict=True)]
-    order = sorted(
-        ((index + 0.5) / len(part), number, index) for number, part in enumerate(parts) for index in range(len(part))
-    )
-    return [parts[number][index] for _, number, index in order]
 
 
 def _fulfils(value: Any, condition: Any, where: str) -> bool:
@@ -216,12 +276,20 @@ class _Files:
         self.stamp: Any = self._look()
 
     def tables(self) -> list[Rows]:
+        self._check_unchanged()
+        return [read_rows(str(file), self._where) for file in files_of(self._path, self._where)]
+
+    def _check_unchanged(self) -> None:
         if self._look() != self.stamp:
             raise DataError(
                 f"{self._where}: {self._path!r} was changed while it was in use; a search needs data that do not "
                 "change; start it again"
             )
-        return [read_rows(str(file), self._where) for file in files_of(self._path, self._where)]
+
+    def parts(self, size: int) -> Iterator[Rows]:
+        self._check_unchanged()
+        for file in files_of(self._path, self._where):
+            yield from row_parts(str(file), self._where, size)
 
     def _look(self) -> list[Any]:
         files = files_of(self._path, self._where)
@@ -240,13 +308,16 @@ class _Unread:
     def tables(self) -> list[Rows]:
         raise AssertionError(f"{self.stamp} is on the hub")
 
+    def parts(self, size: int) -> Iterator[Rows]:
+        raise AssertionError(f"{self.stamp} is on the hub")
+
 
 def _origin(
-    entry: SourceSection, where: str, revision: str | None, hub: Callable[[str, str, str | None], Origin] | None
+    entry: SourceSection, where: str, data: DataSection, hub: Callable[[str, str, str | None], Origin] | None
 ) -> Origin:
     if is_file_source(entry.path):
         return _Files(entry.path, where)
-    return _Unread(entry.path) if hub is None else hub(entry.path, where, revision)
+    return _Unread(entry.path) if hub is None else hub(entry.path, where, revision_of(entry.path, data, where))
 
 
 def _files(path: str) -> list[Path]:

@@ -10,8 +10,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import datasets
@@ -20,14 +21,16 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.sections import DataSection
-from rankray.data.cache import Columns, shared_table, table_in_memory
+from rankray.data.cache import WEIGHTS, Columns, shared_table, table_in_memory
 from rankray.data.chat import Example
 from rankray.data.encode import Tokens, encode, measured
-from rankray.data.files import FORMS, Row
+from rankray.data.files import FORMS
 from rankray.data.hub import HubOrigin
 from rankray.data.lengths import Length, LengthTable, length_table
+from rankray.data.parse import Row
 from rankray.data.sources import Source
 from rankray.data.turns import rendered
+from rankray.data.weights import uses_columns
 from rankray.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +40,8 @@ LENGTHS = ("tokens", "supervised", "kept")
 """Fields of `Length`; each is a column of the table, with `length_` before its name."""
 TRAINED_COLUMNS = ["input_ids", "labels"]
 FORM_FIELDS = ("format", "prompt", "completion", "messages", "train_on")
-"""Fields of `data` that say what a row becomes; with source, tokenizer and limit, all that the tokens depend on."""
+"""Fields of `data` that say what a row becomes; with source, tokenizer and limit, all that the tokens depend on, unless
+the data give weights."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,16 @@ class Split:
         columns = (self.table.data[name].to_pylist() for name in ("input_ids", "start", "labels"))
         return [Tokens.from_labels(ids, start, labels) for ids, start, labels in zip(*columns, strict=True)]
 
+    def first_tokens(self, count: int) -> list[Tokens]:
+        """Return the tokens of the first rows, cut to the limit."""
+        return replace(self, table=self.table.select(range(min(count, len(self.table))))).tokens
+
+    @property
+    def largest_token(self) -> int:
+        """The largest token id; 0 where there is none."""
+        chunks = self.table.data["input_ids"].chunks
+        return max((pyarrow.compute.max(chunk.flatten()).as_py() or 0 for chunk in chunks), default=0)
+
     @property
     def dropped(self) -> int:
         """How many examples keep no supervised token."""
@@ -81,9 +95,17 @@ class Split:
         return length_table(map(Length, *columns), self.limit)
 
     @cached_property
+    def weighted(self) -> bool:
+        """Whether the data give weights to tokens."""
+        if WEIGHTS not in self.table.column_names:
+            return False
+        column = self.table.data[WEIGHTS]
+        return bool(column.null_count < len(column))
+
+    @cached_property
     def dataset(self) -> datasets.Dataset:
-        """The supervised examples with columns `input_ids` and `labels`."""
-        table = self.table.select_columns(TRAINED_COLUMNS)
+        """The supervised examples with columns `input_ids` and `labels`, and with `weights` where there are any."""
+        table = self.table.select_columns([*TRAINED_COLUMNS, *([WEIGHTS] if self.weighted else [])])
         if not self.dropped:
             return table
         supervised = self.table.data["supervised"].to_pylist()
@@ -113,31 +135,44 @@ def load_split(
     where = f"data.{split}"
     if getattr(data, split) is None:
         raise DataError(f"{where}: there is none; allowed is {FORMS}; give {where} a file or a dataset")
-    source = Source(split, data, first, hub=HubOrigin)
+    source = Source(split, data, first, hub=partial(HubOrigin, streaming=data.streaming))
     form = {name: getattr(data, name) for name in FORM_FIELDS}
+    if split == "train" and uses_columns(data):
+        form |= {"prompt": [data.prompt, "trained"] if data.prompt_weight else data.prompt}
+        form |= {"weight_column": data.weight_column, "token_weights": data.token_weights}
     rules = _tokenizer_fingerprint(tokenizer)
 
     def make() -> Iterator[Columns]:
-        found = source.examples()
-        parts = [found[begin : begin + ROWS_PER_PART] for begin in range(0, len(found), ROWS_PER_PART)]
-        whole = [encode([e.example for e in part], tokenizer, data, [e.place for e in part]) for part in parts]
-        tables = [_columns(part, limit) for part in whole]
-        if not any(any(table["supervised"]) for table in tables):
+        found, count, is_any = source.placed(), 0, False
+        while part := list(islice(found, ROWS_PER_PART)):
+            whole = encode([e.example for e in part], tokenizer, data, [e.place for e in part])
+            columns = _columns(whole, limit)
+            count, is_any = count + len(part), is_any or any(columns["supervised"])
+            yield columns
+        if not is_any:
             raise DataError(
-                f"data.max_length: {limit} leaves no completion token of any of the {len(found)} examples of {where}; "
+                f"data.max_length: {limit} leaves no completion token of any of the {count} examples of {where}; "
                 "allowed is more than the shortest prompt has; raise data.max_length or shorten data.prompt"
             )
-        yield from tables
 
     def read() -> list[Row]:
-        texts = [(e.row, _texts(e.example, tokenizer, e.place)) for e in source.examples()]
+        texts = [(e.row, _texts(e.example, tokenizer, e.place)) for e in source.placed()]
         return [{**row, "prompt": text.prompt, "completion": text.completion} for row, text in texts]
 
     if rules is None:
         logger.debug("%s has no fingerprint, tokens stay in memory", type(tokenizer).__name__)
         return Split(table_in_memory(make()), read, limit)
     made_from = [source.stamp, form, limit, rules, transformers.__version__]
-    return Split(shared_table(made_from, make), read, limit)
+    table = shared_table(made_from, make)
+    if WEIGHTS not in table.column_names and _may_have_turns(data):  # an earlier version did not know all their marks
+        table = shared_table([*made_from, "turns"], make)
+    return Split(table, read, limit)
+
+
+def _may_have_turns(data: DataSection) -> bool:
+    """Whether examples may be conversations, as far as the fields say."""
+    is_templated = (data.prompt, data.completion) != ("{prompt}", "{completion}") and data.messages is None
+    return data.format not in ("columns", "alpaca", "text") and not (data.format == "auto" and is_templated)
 
 
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -155,7 +190,7 @@ def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
 def _columns(whole: Sequence[Tokens], limit: int) -> Columns:
     """Return the columns of the table for a part of a split, cut to `limit` tokens."""
     part = [example.cut(limit) for example in whole]
-    names = ("input_ids", "labels", "start", "supervised")
+    names = ("input_ids", "labels", "start", "supervised", WEIGHTS)
     columns: Columns = {name: [getattr(example, name) for example in part] for name in names}
     lengths = measured(whole, limit)
     return columns | {f"length_{name}": [getattr(length, name) for length in lengths] for name in LENGTHS}

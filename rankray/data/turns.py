@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rankray.data.chat import Example, Turn, for_template, is_trained
+from rankray.data.chat import Example, Turn, for_template
 from rankray.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ def trained_spans(
     whole: str,
     tokens_before: Callable[[int], int],
     place: str,
-    every: bool = False,
+    wanted: Sequence[int],
 ) -> list[Span]:
-    """Return the tokens that are trained on, as (first, one after the last), in order.
+    """Return the tokens of some assistant turns, as (first, one after the last), in order.
 
     Args:
         tokenizer: the model's.
@@ -75,13 +75,12 @@ def trained_spans(
         whole: its rendering.
         tokens_before: from a position in `whole` to how many of its tokens lie before.
         place: of the row, for errors.
-        every: every assistant turn but those of weight 0; else the completion alone, to the end of the text.
+        wanted: which turns, in order; the last turn of all reaches to the end of the text.
 
     Raises:
         DataError: the template does not show where the assistant's turns are.
     """
     turns = example.turns
-    wanted = [i for i, turn in enumerate(turns) if is_trained(turn) and (every or i == len(turns) - 1)]
     found = [_text_span(tokenizer, example, whole, index, place) for index in wanted]
     texts = [span for span in found if span is not None]
     if len(texts) == len(found) and all(one[1] <= other[0] for one, other in pairwise(texts)):
@@ -94,7 +93,7 @@ def trained_spans(
             "writes a turn differently once others follow, and has "
             f"{len(marked) or 'no'} generation markers for {len(answers)} assistant turns; allowed are templates that "
             "show it; take a template with {% generation %} around the assistant's turns"
-            + (", or data.train_on: last" if every else "")
+            + (", or data.train_on: last" if len(wanted) > 1 else "")
         )
     return [span for span, index in zip(marked, answers, strict=True) if index in wanted]
 

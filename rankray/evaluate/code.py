@@ -27,7 +27,7 @@ from pathlib import Path
 from rankray.config.evaluation import EvaluateSection
 from rankray.config.sections import DataSection
 from rankray.data.examples import Places, make_examples
-from rankray.data.files import Row
+from rankray.data.parse import Row
 from rankray.errors import ConfigError
 
 logger = logging.getLogger(__name__)

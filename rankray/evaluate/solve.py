@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.evaluation import EvaluateSection
-from rankray.data.files import Row
+from rankray.data.parse import Row
 from rankray.data.tokenize import Split
 from rankray.evaluate.answers import Judge
 from rankray.evaluate.generate import generate_texts
@@ -49,14 +49,11 @@ class Solver:
         """
         count = len(self._data.tokens) if first is None else min(first, len(self._data.tokens))
         examples = self._data.tokens[:count]
-        asked = sorted(
-            (index for index in range(count) if max(examples[index].start, 1) < len(examples[index].input_ids)),
-            key=lambda i: -len(examples[i].input_ids),
-        )
-        mine = self._ranks.share(asked)
+        asked = [index for index in range(count) if max(examples[index].start, 1) < len(examples[index].input_ids)]
+        mine = [asked[place] for place in self._ranks.share([len(examples[index].input_ids) for index in asked])]
         draws = [(index, draw) for index in mine for draw in range(samples or 1)]
         prompts = [examples[index].input_ids[: examples[index].start] for index, _ in draws]
-        texts = self._generate(prompts, draws, samples is not None, -(-len(asked) // self._ranks.size) * (samples or 1))
+        texts = self._generate(prompts, draws, samples is not None, self._ranks.largest(len(asked)) * (samples or 1))
         self.texts = dict(zip(draws, texts, strict=True))
         rows = [self._data.rows[index] for index, _ in draws]
         verdicts, timeouts = judged(self._section, texts, rows)

@@ -9,10 +9,14 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any
 
 from rankray.config import LoadedConfig, config_from
 from rankray.config.schema import Config
 from rankray.data.encode import measure
+from rankray.data.parse import ROWS_AT_A_TIME
 from rankray.data.sources import Source, is_local
 from rankray.errors import ConfigError
 from rankray.finetune.preview import local_tokenizer, token_limit
@@ -65,13 +69,13 @@ def steps_of(epochs: float, examples: int, batch_size: int) -> int:
 def trained_examples(config: Config) -> int:
     """Return how many training examples keep a supervised token."""
     tokenizer = local_tokenizer(config)
-    if is_local(config.data.train):
-        placed = Source("train", config.data).examples()
-    else:
+    hub: Any = None
+    if not is_local(config.data.train):
         from rankray.data.hub import HubOrigin
 
-        placed = Source("train", config.data, hub=HubOrigin).examples()
-    lengths = measure(
-        [p.example for p in placed], tokenizer, config.data, token_limit(config), [p.place for p in placed]
-    )
-    return sum(length.kept > 0 for length in lengths)
+        hub = partial(HubOrigin, streaming=config.data.streaming)
+    placed, count = Source("train", config.data, hub=hub).placed(), 0
+    while part := list(islice(placed, ROWS_AT_A_TIME)):
+        examples, places = [p.example for p in part], [p.place for p in part]
+        count += sum(n.kept > 0 for n in measure(examples, tokenizer, config.data, token_limit(config), places))
+    return count

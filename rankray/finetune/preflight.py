@@ -11,12 +11,13 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rankray.config import Config, LoadedConfig, apply_params
+from rankray.config import Config, LoadedConfig
 from rankray.config.evaluation import is_sampled
 from rankray.config.points import refused_draws
 from rankray.config.schema import unreached
@@ -29,9 +30,12 @@ from rankray.data.leaks import leaks_line, leaks_of
 from rankray.data.lengths import LengthTable, length_table, table_lines
 from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
-from rankray.evaluate.answers import check_answer, is_function
+from rankray.evaluate.answers import check_answer, is_function, load_function
 from rankray.finetune.base_model import check_base_model
+from rankray.finetune.schedules import check_one_schedule, check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
+from rankray.finetune.variants import as_drawn, check_kept_processes, searched_variants
+from rankray.model.extras import needed, require
 from rankray.model.files import context_length, local_model
 from rankray.model.pin import revision_problem
 
@@ -54,6 +58,9 @@ OTHER_FILES = (
 )
 """What else of a model decides on results, beside config.json and the weights in safetensors."""
 SAMPLE_ABOVE_BYTES = 32 << 20
+STREAMED_ROWS = 1000
+"""How many rows of streamed data are looked at before they are tokenised."""
+UNREAD = f"data.{{}}: rows after the first {STREAMED_ROWS:,} (data.streaming)"
 
 
 @dataclass
@@ -66,20 +73,22 @@ class Findings:
             chat template, generation settings, pickled weights. Of files above 32 MiB: the size and evenly spaced
             samples. Otherwise the hub id.
         data: the size of each split, where it was tokenised.
+        notes: what is worth knowing before it starts.
         warnings: what will work, but hardly as intended.
         unseen: what was not looked at.
     """
 
     fingerprints: dict[str, Any] = field(default_factory=dict)
     data: dict[str, LengthTable] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
 
     def lines(self, with_unseen: bool = True) -> list[str]:
-        """Return sizes, warnings and, if it is wanted, what was not looked at, a line each."""
+        """Return sizes, notes, warnings and, if it is wanted, what was not looked at, a line each."""
         sizes = table_lines(self.data)
         unseen = [f"not looked at: {what}" for what in self.unseen if with_unseen]
-        return [*sizes, *(f"warning: {warning}" for warning in self.warnings), *unseen]
+        return [*sizes, *self.notes, *(f"warning: {warning}" for warning in self.warnings), *unseen]
 
 
 def preflight(loaded: LoadedConfig) -> Findings:
@@ -92,15 +101,36 @@ def preflight(loaded: LoadedConfig) -> Findings:
         ConfigError: `train.sft` holds a field that does not exist or is set elsewhere.
     """
     findings = Findings(warnings=_space_warnings(loaded))
+    check_one_schedule(loaded)
+    check_kept_processes(loaded)
     for variant in searched_variants(loaded):
         _check(variant, Findings())
-    _check(loaded, findings)
+    _check(as_drawn(loaded), findings)
     return findings
+
+
+def check_functions(loaded: LoadedConfig) -> None:
+    """Import the user's evaluations, which may import anything.
+
+    Raises:
+        ConfigError: one cannot be imported.
+    """
+    for name in loaded.config.evaluate.functions:
+        try:
+            load_function(name, "evaluate.functions")
+        except ConfigError as error:
+            raise ConfigError(f"{loaded.where('evaluate.functions')}: {error}") from error
 
 
 def _check(loaded: LoadedConfig, findings: Findings) -> None:
     config = loaded.config
     check_sft_fields(config.train.sft, loaded.where)
+    check_schedule(config, loaded.where)
+    for extra in needed(config):
+        try:
+            require(extra)
+        except ConfigError as error:
+            raise ConfigError(f"{loaded.where(extra.field)}: {error}") from None
     check_base_model(loaded)
     if problem := revision_problem(config):
         raise ModelError(f"{loaded.where('model.revision')}: {problem}")
@@ -129,17 +159,6 @@ def _space_warnings(loaded: LoadedConfig) -> list[str]:
             f"{why}"
         )
     return warnings
-
-
-def searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
-    """Yield the configuration with each choice or lower bound the space has for data, model path and `train.sft`."""
-    for path, distribution in distributions(loaded.config).items():
-        if path == "model.path" or path.startswith(("data.", "train.sft.")):
-            place = loaded.places.get(("space", path), loaded.file)
-            places = {**loaded.places, tuple(path.split(".")): place}
-            low = int(distribution.low) if distribution.kind == "int" else distribution.low
-            for value in distribution.choices or (low,):
-                yield LoadedConfig(apply_params(loaded.config, {path: value}), loaded.file, places)
 
 
 def _check_model(path: str, place: str) -> tuple[dict[str, str], Path | None]:
@@ -229,15 +248,20 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings:
         _warn_of_test(split, name, where, findings)
     if not is_local(given):
         return fingerprint(given, where)
-    names = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in ("prompt", "completion", "messages")}
+    places = Places.at(loaded.where, split)
     first = loaded.config.evaluate.max_examples if split == "eval" else None
-    examples = Source(split, data, first, places=Places(source=where, **names)).examples()
+    source = Source(split, data, first, places=places)
+    examples = list(islice(source.placed(), STREAMED_ROWS if data.streaming else None))
+    if data.streaming and len(examples) == STREAMED_ROWS:
+        findings.unseen.append(UNREAD.format(split))
+    if data.streaming and split == "train":
+        findings.unseen.append("data.streaming: held-out prompts that also stand in data.train")
     if split != "train" and _answers(loaded.config):
         _check_answers(examples, loaded, where, findings)
     if model is not None:
         if any(placed.example.is_chat for placed in examples) and not _has_chat_template(model):
             raise ModelError(
-                f"{names['messages']}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
+                f"{places.messages}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
                 "take a chat model, or use data.prompt and data.completion"
             )
         _check_room(examples, model, split, loaded, findings)
@@ -327,6 +351,8 @@ def _check_room(examples: Sequence[Placed], model: Path, split: str, loaded: Loa
         findings.unseen.append("tokens: the tokenizer has no tokenizer.json")
         return
     lengths = measure([e.example for e in examples], tokenizer, data, limit, [e.place for e in examples])
+    if data.streaming:  # the table is of all rows, and is made when they are tokenised
+        return
     table = findings.data[split] = length_table(lengths, limit)
     if table.lost == table.rows:
         more = "" if limit == data.max_length else f", and the model's context of {limit},"

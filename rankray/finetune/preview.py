@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from rankray.data.encode import Tokens, encode, light_tokenizer
 from rankray.data.examples import Places
 from rankray.data.lengths import Length, LengthTable, length_table
 from rankray.data.sources import Source, entries_of, is_local
+from rankray.finetune.preflight import STREAMED_ROWS
 from rankray.loss.tokens import IGNORED
 from rankray.model.files import context_length, local_model
 
@@ -33,17 +35,19 @@ class ShownRow:
 
     Attributes:
         place: where its row stands.
-        pieces: its text in order, each piece with whether it is trained on.
+        pieces: its text in order, each piece with the weight of its tokens.
         ids: its token ids.
         labels: the token ids that are trained on, -100 elsewhere.
+        weights: what the weight of each token in training is multiplied with; 0 for one that is not trained on.
         full_length: its tokens before cutting.
         ends_with_stop_token: whether the last trained token, spaces aside, is one at which generation stops.
     """
 
     place: str
-    pieces: list[tuple[str, bool]]
+    pieces: list[tuple[str, float]]
     ids: list[int]
     labels: list[int]
+    weights: list[float]
     full_length: int
     ends_with_stop_token: bool
 
@@ -52,13 +56,14 @@ class ShownRow:
         return {
             "place": self.place,
             "text": "".join(text for text, _ in self.pieces),
-            "supervised_text": "".join(text for text, trained in self.pieces if trained),
+            "supervised_text": "".join(text for text, weight in self.pieces if weight),
             "tokens": len(self.ids),
             "supervised": sum(label != IGNORED for label in self.labels[1:]),
             "ends_with_stop_token": self.ends_with_stop_token,
             "cut_tokens": self.full_length - len(self.ids),
             "ids": self.ids,
             "labels": self.labels,
+            "weights": self.weights,
         }
 
 
@@ -70,7 +75,7 @@ class Preview:
         split: the field of `data`.
         formats: source -> the form of its rows (`rankray.data.formats`).
         rows: the examples asked for.
-        table: the lengths of all examples.
+        table: the lengths of all examples; of the first `STREAMED_ROWS` where `data.streaming` is set.
         eos: the tokenizer's EOS token; None for none.
         template: the chat template in use; None where no example is a conversation.
     """
@@ -108,18 +113,20 @@ def preview(loaded: LoadedConfig, split: str = "train", count: int = 3) -> Previ
         ModelError: the tokenizer cannot be loaded, or lacks a chat template that is needed.
     """
     config = loaded.config
-    fields = ("prompt", "completion", "messages")
-    named = {name: f"{loaded.where(f'data.{name}')}: data.{name}" for name in fields}
-    where = f"{loaded.where(f'data.{split}')}: data.{split}"
     given = getattr(config.data, split)
-    source = Source(split, config.data, hub=None if is_local(given) else _hub(), places=Places(source=where, **named))
-    placed = source.examples()
+    source = Source(
+        split,
+        config.data,
+        hub=None if is_local(given) else _hub(config.data.streaming),
+        places=Places.at(loaded.where, split),
+    )
+    placed = list(islice(source.placed(), max(count, STREAMED_ROWS) if config.data.streaming else None))
     tokenizer, limit = local_tokenizer(config), token_limit(config)
     found = encode([p.example for p in placed], tokenizer, config.data, [p.place for p in placed])
     cut = [tokens.cut(limit) for tokens in found]
     stops = _stop_ids(config, tokenizer)
     rows = [
-        _shown(place, whole, kept, tokenizer, stops)
+        _shown(place, whole, kept, tokenizer, stops, config.data.prompt_weight)
         for place, whole, kept in zip([p.place for p in placed][:count], found, cut, strict=False)
     ]
     lengths = [
@@ -138,22 +145,28 @@ def sources_of(config: Config, split: str) -> list[str]:
 
 
 def _shown(
-    place: str, whole: Tokens, kept: Tokens, tokenizer: PreTrainedTokenizerBase, stops: frozenset[int]
+    place: str,
+    whole: Tokens,
+    kept: Tokens,
+    tokenizer: PreTrainedTokenizerBase,
+    stops: frozenset[int],
+    prompt_weight: float,
 ) -> ShownRow:
     ids, labels = kept.input_ids, kept.labels
-    pieces: list[tuple[str, bool]] = []
+    weights = [float(label != IGNORED) for label in labels]
+    if kept.weights is not None:
+        weights = [weight if weight >= 0 else -weight * prompt_weight for weight in kept.weights]
+    pieces: list[tuple[str, float]] = []
     end = 0
-    for trained, run in groupby(labels, key=lambda label: label != IGNORED):
+    for weight, run in groupby(weights):
         begin, end = end, end + len(list(run))
         before, text = _decoded(tokenizer, ids[:begin]), _decoded(tokenizer, ids[:end])
-        pieces.append(
-            (text[len(before) :] if text.startswith(before) else _decoded(tokenizer, ids[begin:end]), trained)
-        )
+        pieces.append((text[len(before) :] if text.startswith(before) else _decoded(tokenizer, ids[begin:end]), weight))
     trained_ids = [label for label in labels if label != IGNORED]
     while trained_ids and trained_ids[-1] not in stops and not _decoded(tokenizer, trained_ids[-1:]).strip():
         trained_ids.pop()
     ends = bool(trained_ids) and trained_ids[-1] in stops
-    return ShownRow(place, pieces, ids, labels, len(whole.input_ids), ends)
+    return ShownRow(place, pieces, ids, labels, weights, len(whole.input_ids), ends)
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
@@ -199,7 +212,7 @@ def local_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     return tokenizer_of(config)
 
 
-def _hub() -> Any:
+def _hub(streaming: bool) -> Any:
     from rankray.data.hub import HubOrigin
 
-    return HubOrigin
+    return partial(HubOrigin, streaming=streaming)

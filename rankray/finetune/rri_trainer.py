@@ -9,15 +9,16 @@ Everything else is as in `SFTTrainer`: arguments, datasets, LoRA, checkpoints, c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutput
 
-from rankray.errors import LossError
+from rankray.errors import LossError, listed, nearest
 from rankray.finetune.trainer import RankrayTrainer
+from rankray.finetune.weights import TOKEN_WEIGHTS, ColumnCollator
 from rankray.loss import Knobs, LossStats
 from rankray.loss.knobs import make_knobs
 from rankray.model.head import check_head, plain_model, plain_totals
@@ -41,9 +42,12 @@ class RRITrainer(RankrayTrainer):
         arguments: those of `trl.SFTTrainer`, and the settings of the loss by name (`objective`, `temperature`,
             `entropy_weight`, ...: the fields of `rankray.loss.Knobs`, as in `loss:` of a configuration), or all of them
             as `loss=Knobs(...)`.
+        weight_column: column of the training set with a weight for each example, 0 or more, which multiplies those of
+            its tokens. Evaluation ignores it.
+        token_weights: column of a tokenised training set with a list of weights, one for each of `input_ids`.
 
     Raises:
-        LossError: an impossible setting, or a field of SFTConfig that asks for another loss.
+        LossError: an impossible setting, a field of SFTConfig that asks for another loss, or weights with packing.
         ModelError: the model transforms its logits in an unknown way.
 
     Source: arXiv:2602.01745.
@@ -52,15 +56,27 @@ class RRITrainer(RankrayTrainer):
     loads_weights = True
     """`resume_from_checkpoint` loads the model's weights, as in any trainer of transformers."""
 
-    def __init__(self, *positional: Any, loss: Knobs | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *positional: Any,
+        loss: Knobs | None = None,
+        weight_column: str | None = None,
+        token_weights: str | None = None,
+        **arguments: Any,
+    ) -> None:
+        self.further_columns = tuple(name for name in (weight_column, token_weights) if name is not None)
         names = ("model", "args", "data_collator", "train_dataset", "eval_dataset")
         arguments |= dict(zip(names, positional, strict=False))
         settings = {name: arguments.pop(name) for name in Knobs.model_fields if name in arguments}
         knobs = make_knobs(loss, **settings)
         _refuse_other_losses(arguments)
+        if self.further_columns:
+            _check_columns(self.further_columns, arguments)
         self._evaluated: LossStats | None = None
         super().__init__(loss=knobs, on_step=lambda trainer, step: "", **arguments)
         check_head(plain_model(self.model))
+        if self.further_columns:
+            self.data_collator = ColumnCollator(self.data_collator, weight_column, token_weights)
 
     def compute_loss(
         self,
@@ -72,7 +88,7 @@ class RRITrainer(RankrayTrainer):
         """Return the weighted loss in training, the plain one in evaluation; with outputs only where they are asked."""
         if model.training:
             return super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-        plain = {name: value for name, value in inputs.items() if name not in ("labels", "use_cache")}
+        plain = {name: value for name, value in inputs.items() if name not in ("labels", "use_cache", TOKEN_WEIGHTS)}
         stats: LossStats = model(**plain, labels=inputs["labels"], head=plain_totals)
         self._evaluated = stats if self._evaluated is None else self._evaluated + stats
         loss = torch.tensor(stats.nll, device=self.args.device)
@@ -108,3 +124,21 @@ def _refuse_other_losses(arguments: Mapping[str, Any]) -> None:
             )
     if arguments.get("compute_loss_func") is not None:
         raise LossError("RRITrainer: got compute_loss_func; allowed is none; choose the loss with objective=")
+
+
+def _check_columns(names: Sequence[str], arguments: Mapping[str, Any]) -> None:
+    """Refuse columns with weights that are not there, or that packing would drop."""
+    have = getattr(arguments.get("train_dataset"), "column_names", None)
+    lacking = [name for name in names if have is not None and name not in have]
+    if lacking:
+        raise LossError(
+            f"RRITrainer: train_dataset has no column {lacking[0]!r}{nearest(lacking[0], have or [])}; allowed: "
+            f"{listed(have or [])}; name one of them"
+        )
+    args = arguments.get("args")
+    for name, harmless in (("packing", False), ("truncation_mode", "keep_start")):
+        if (value := getattr(args, name, harmless)) != harmless:
+            raise LossError(
+                f"RRITrainer: weights in the column {names[0]!r} with args.{name} {value!r}, which loses them; allowed "
+                f"is {harmless!r}; leave it out, or train with `rankray train`, which carries weights along"
+            )

@@ -44,6 +44,8 @@ from rankray.finetune.process import clean_process, free_memory
 from rankray.finetune.quiet import quiet
 from rankray.finetune.signal import base_signal, cost_of
 from rankray.finetune.trainer import RankrayTrainer
+from rankray.finetune.weights import token_weights
+from rankray.model.quantized import adapters_in_float32
 from rankray.model.resident import (
     computes_in_half,
     fresh_model,
@@ -126,18 +128,23 @@ class _Trial:
         arguments = sft_arguments(config, config.train.seed + index, str(self._directory), half, mixed)
         check_batches(arguments, len(train.dataset), config)
         signal = base_signal(config, tokenizer, train, arguments.device) if config.loss.needs_base else None
+        weights = token_weights(train.dataset, config.data.prompt_weight) if train.weighted else None
+        numbered = signal or weights  # both number the supervised tokens in the same way
         trainer = RankrayTrainer(
             model=fresh_model(config, None if config.model.lora else resume),
             args=arguments,
-            train_dataset=train.dataset if signal is None else signal.dataset,
+            train_dataset=train.dataset if numbered is None else numbered.dataset,
             processing_class=tokenizer,
             peft_config=lora_config(config),
             loss=config.loss,
             signal=signal,
+            weights=weights,
             reference=frozen_model(config) if config.loss.kl_weight and config.model.lora is None else None,
             on_step=lambda trainer, step: self._after_step(trainer, index, step),
             on_begin=self._report_untrained if self._spec.untrained and not (index or resume) else None,
         )
+        if config.model.quantization is not None:
+            adapters_in_float32(trainer.model)
         if self._writes_files(trainer):
             remove_partial(self._directory)
         trainer.restore_train_sums(self._sums if resume else [])
@@ -150,7 +157,7 @@ class _Trial:
             )
         if signal is not None and signal.seconds:
             self._note(cost_of(signal, time.monotonic() - started))
-        del trainer, signal
+        del trainer, signal, weights, numbered
         free_memory()
 
     def _after_step(self, trainer: RankrayTrainer, index: int, seed_step: int) -> str:
@@ -160,8 +167,10 @@ class _Trial:
         preempted = self._preemption(trainer)
         metrics: dict[str, float] = {}
         own: dict[str, float] = {}
+        spread = None
         if seed_step % every == 0 or seed_step == last:
             own = self._evaluate(trainer, last=seed_step == last)
+            spread = trainer.scale_spread()
             metrics = _mean([*self._finished, own]) | trainer.train_metrics(reset=True)
         elif not preempted:
             self._report_progress(trainer, step)
@@ -182,7 +191,7 @@ class _Trial:
             self._keep(trainer, checkpoint)
         if seed_step == last:
             self._finished = [*self._finished, own]
-        stop = self._report(step, metrics, checkpoint)
+        stop = self._report(step, metrics, checkpoint, spread)
         if preempted and not stop and step < last * self._config.study.seeds:
             self._outcome = replace(self._outcome, preempted=preempted)
             return preempted
@@ -226,9 +235,15 @@ class _Trial:
         previous = (seed_step - 1) // every * every
         return seed_step // distance > previous // distance
 
-    def _report(self, step: int, metrics: Mapping[str, float], checkpoint: str | None) -> str:
+    def _report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        checkpoint: str | None,
+        spread: Mapping[str, Any] | None = None,
+    ) -> str:
         """Report, update the outcome so far, and return why to stop, or an empty string."""
-        verdict = _shared_verdict(self._reporter, Report(step, dict(metrics), checkpoint))
+        verdict = _shared_verdict(self._reporter, Report(step, dict(metrics), checkpoint, spread))
         self._outcome = Outcome(
             metrics=dict(metrics) or self._outcome.metrics,
             steps=step,

@@ -81,7 +81,8 @@ def base_signal(config: Config, tokenizer: PreTrainedTokenizerBase, train: Split
         nonlocal model
         if model is None:
             model = frozen_model(config)
-            torch.nn.Module.to(model, device)
+            if config.model.quantization is None:  # else it is there
+                torch.nn.Module.to(model, device)
             attach_head(model)
         computed.append(block)
         rows = table[block * ROWS_PER_BLOCK : (block + 1) * ROWS_PER_BLOCK]

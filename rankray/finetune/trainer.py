@@ -27,6 +27,7 @@ from trl import SFTTrainer  # type: ignore[attr-defined]
 
 from rankray.errors import LossError
 from rankray.finetune.signal import BASE_STATS, BaseSignal, SignalCollator, base_sequence_nlls, stats_at
+from rankray.finetune.weights import TOKEN_WEIGHTS, TokenWeights, WeightCollator, weights_at
 from rankray.loss import Anchor, Knobs, LossStats, weighted_nll_with_stats
 from rankray.model.head import HeadInputs, attach_head, plain_model, sequence_nlls
 
@@ -42,6 +43,7 @@ class RankrayTrainer(SFTTrainer):
         on_step: see `StepFunction`.
         on_begin: called when the model is ready to be trained, before the first step.
         signal: the base model's statistics, where the loss looks at them; its `dataset` is then the training set.
+        weights: those that the data give to tokens; its `dataset` is then the training set, unless a signal's is.
         reference: the base model, frozen, for `kl_weight` where all weights are trained; with LoRA the model with its
             adapters off takes its place.
         arguments: the arguments of SFTTrainer.
@@ -53,6 +55,9 @@ class RankrayTrainer(SFTTrainer):
     loads_weights = False
     """Whether resuming loads a full model's weights, too; here they were loaded before."""
 
+    further_columns: tuple[str, ...] = ()
+    """Columns of the training set that the collator gets beside those of SFTTrainer."""
+
     def __init__(
         self,
         *,
@@ -60,6 +65,7 @@ class RankrayTrainer(SFTTrainer):
         on_step: StepFunction,
         on_begin: Callable[[RankrayTrainer], None] | None = None,
         signal: BaseSignal | None = None,
+        weights: TokenWeights | None = None,
         reference: PreTrainedModel | None = None,
         **arguments: Any,
     ) -> None:
@@ -85,12 +91,19 @@ class RankrayTrainer(SFTTrainer):
                 f"loss: kl_weight {loss.kl_weight} where all weights are trained and no reference is given; allowed is "
                 "a frozen copy of the base model; give reference=, train with LoRA, or set kl_weight to 0"
             )
+        if weights is not None:
+            self.data_collator = WeightCollator(self.data_collator, weights, keeps_numbers=signal is not None)
         if signal is not None:
             self.data_collator = SignalCollator(self.data_collator, signal)
         self._reference: Any = None
         if reference is not None:
             attach_head(reference)
             self._reference = torch.nn.Module.to(reference, self.args.device)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
+        known: list[str] = list(self._signature_columns or [])
+        self._signature_columns: Any = [*known, *(name for name in self.further_columns if name not in known)]
 
     def compute_loss(
         self,
@@ -102,6 +115,7 @@ class RankrayTrainer(SFTTrainer):
         """Return the weighted loss of a micro batch as its share of the whole batch's loss."""
         assert not return_outputs, "there are no logits to return"
         items = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch).clamp(min=1)
+        weight_BT = inputs.pop(TOKEN_WEIGHTS, None)
         base_BT7 = inputs.pop(BASE_STATS, None)
         base_stats = None if base_BT7 is None else stats_at(base_BT7, inputs["labels"])
         anchor = self._anchor(inputs) if self._knobs.kl_weight else None
@@ -115,6 +129,7 @@ class RankrayTrainer(SFTTrainer):
                 num_items=items,
                 base_stats=base_stats,
                 anchor=anchor,
+                token_weight_N=None if weight_BT is None else weights_at(weight_BT, inputs["labels"]),
                 **given.head.options,
                 knobs=self._knobs,
             )
@@ -159,9 +174,10 @@ class RankrayTrainer(SFTTrainer):
         if self._knobs.needs_base:
             found = [nll for part in parts for nll in base_sequence_nlls(part)]
         else:
+            plain = [{name: value for name, value in part.items() if name != TOKEN_WEIGHTS} for part in parts]
             model.eval()
             with torch.no_grad():
-                found = [nll for part in parts for nll in model(**self._prepare_inputs(part), head=sequence_nlls)]
+                found = [nll for part in plain for nll in model(**self._prepare_inputs(part), head=sequence_nlls)]
             model.train()
         everywhere: list[float] = gather_object(found)
         return max(statistics.median(everywhere or [1.0]), torch.finfo(torch.float32).tiny)
@@ -192,6 +208,12 @@ class RankrayTrainer(SFTTrainer):
             "train/effective_share": stats.effective_share,
             "train/effective_tokens": stats.effective_tokens,
         } | ({"train/kl": kl} if self._knobs.kl_weight else {})
+
+    def scale_spread(self) -> dict[str, Any] | None:
+        """Return the histogram of S over the same tokens as `train_metrics`, over all ranks; None without an S."""
+        if self._stats is None or self._knobs.objective != "rri":
+            return None
+        return LossStats.from_vector(self.accelerator.reduce(self._stats.vector(), reduction="sum")).scale_spread()
 
     def train_sums(self) -> list[float]:
         """Return the sums behind `train_metrics`, over all ranks, for `restore_train_sums` of a later trainer."""

@@ -9,7 +9,6 @@ Shapes: N tokens, V vocabulary, H hidden, C tokens of one chunk.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
@@ -20,9 +19,10 @@ from torch import Tensor
 
 from rankray.errors import LossError
 from rankray.loss.anchor import Anchor, Pull
+from rankray.loss.chunks import choose_chunk_tokens
 from rankray.loss.fused import FusedLoss, PassResult, Plan, Slot, fused_pass
 from rankray.loss.knobs import Knobs, make_knobs
-from rankray.loss.stats import CHUNK_TOKENS, check_targets, stats_dtype
+from rankray.loss.stats import check_targets, stats_dtype
 from rankray.loss.tokens import ALL_STATS, IGNORED, TokenStats
 from rankray.loss.totals import LossStats
 from rankray.loss.weights import (
@@ -34,7 +34,6 @@ from rankray.loss.weights import (
     talr_temperature,
 )
 
-GPU_CHUNK_TOKENS = 2048
 PLAIN = Knobs(objective="sft")
 """Every token has weight 1."""
 
@@ -76,6 +75,7 @@ def weighted_nll_with_stats(
     exact_ranks: bool = False,
     base_stats: TokenStats | None = None,
     anchor: Anchor | None = None,
+    token_weight_N: Tensor | None = None,
     knobs: Knobs | None = None,
     **settings: Any,
 ) -> tuple[Tensor, LossStats]:
@@ -113,6 +113,8 @@ def weighted_nll_with_stats(
         base_stats: the base model's statistics, each (N,), from `token_stats`: what the weights look at if the setting
             `signal` is base, and what iw_sft compares with. What stands at ignored tokens does not matter.
         anchor: the reference model of `kl_weight`, which adds kl_weight * sum(KL) / num_items; see `anchor.py`.
+        token_weight_N: weights that the data give, >= 0; each multiplies its token's weight, and leaves statistics,
+            KL and `num_items` as they are.
         knobs: settings that were checked before, objective included: what a trainer passes with every micro batch.
         settings: fields of `Knobs` by name instead, checked at each call; see `token_weights`.
 
@@ -125,7 +127,7 @@ def weighted_nll_with_stats(
     Source: arXiv:2602.01745, the weighted objective.
     """
     checked = make_knobs(knobs, objective, **settings)
-    _check_shapes(hidden_NH, head_VH, label_N, bias_V, sequence_N)
+    _check_shapes(hidden_NH, head_VH, label_N, bias_V, sequence_N, token_weight_N)
     _check_options(num_items, chunk_size, logit_scale, logit_softcap)
     head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
     pull = _pull(checked, anchor, hidden_NH)
@@ -144,7 +146,7 @@ def weighted_nll_with_stats(
     plan = replace(
         plan,
         wanted=needed_stats(checked) if signal_T is None else frozenset(),
-        weights_of=_weights_of(checked, signal_T),
+        weights_of=_weights_of(checked, signal_T, None if token_weight_N is None else token_weight_N[plan.row_T]),
         exact_ranks=exact_ranks,
         pull=pull,
     )
@@ -152,11 +154,17 @@ def weighted_nll_with_stats(
     return loss, _totals(result, checked, result.stats if signal_T is None else signal_T)
 
 
-def _weights_of(knobs: Knobs, signal_T: TokenStats | None) -> Callable[[TokenStats, slice], Tensor]:
+def _weights_of(
+    knobs: Knobs, signal_T: TokenStats | None, given_T: Tensor | None
+) -> Callable[[TokenStats, slice], Tensor]:
+    """Return the weight of each token of a chunk: the objective's, times what the data give."""
     function = WEIGHTS[knobs.objective]
-    if signal_T is None:
-        return lambda stats, part: function(stats, knobs)
-    return lambda stats, part: function(_rows_of(signal_T, part), knobs)
+
+    def weights(stats: TokenStats, part: slice) -> Tensor:
+        weight_C = function(stats if signal_T is None else _rows_of(signal_T, part), knobs)
+        return weight_C if given_T is None else weight_C * given_T[part].to(weight_C.dtype)
+
+    return weights
 
 
 def _signal_of(knobs: Knobs, base_stats: TokenStats | None, plan: Plan) -> TokenStats | None:
@@ -207,12 +215,28 @@ def head_stats(
     Same values as `token_stats(logits_NV[keep_N], label_N[keep_N])`, with `logits_NV` and `keep_N` as in
     `weighted_nll_with_stats`, without allocating `(N, V)`. Arguments and errors as there.
     """
-    _check_shapes(hidden_NH, head_VH, label_N, bias_V, None)
-    _check_options(None, chunk_size, logit_scale, logit_softcap)
-    head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
-    plan = _plan(hidden_NH, head_VH, label_N, None, chunk_size, logit_scale, logit_softcap)
-    plan = replace(plan, wanted=ALL_STATS)
-    return fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False)).stats
+    return _read(hidden_NH, head_VH, label_N, ALL_STATS, bias_V, chunk_size, logit_scale, logit_softcap).stats
+
+
+@torch.no_grad()
+def plain_tokens(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    chunk_size: int | None = None,
+    logit_scale: float = 1.0,
+    logit_softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return ln p_t of every supervised token, in nats, and which are the greedy choice, in their order, no gradients.
+
+    Same values as `-cross_entropy(logits_NV[keep_N], label_N[keep_N], reduction="none")` and
+    `logits_NV[keep_N].argmax(-1) == label_N[keep_N]`, as `head_stats`, without the other statistics.
+    """
+    wanted = needed_stats(PLAIN)
+    found = _read(hidden_NH, head_VH, label_N, wanted, bias_V, chunk_size, logit_scale, logit_softcap)
+    return found.stats.log_prob_N, found.correct_T
 
 
 @torch.no_grad()
@@ -231,16 +255,9 @@ def plain_stats(
     Same values as `cross_entropy(logits_NV, label_N, reduction="sum")` and `(logits_NV.argmax(-1) == label_N).sum()`
     without allocating `(N, V)`. Arguments and errors as `weighted_nll_with_stats`.
     """
-    return weighted_nll_with_stats(
-        hidden_NH,
-        head_VH,
-        label_N,
-        knobs=PLAIN,
-        bias_V=bias_V,
-        chunk_size=chunk_size,
-        logit_scale=logit_scale,
-        logit_softcap=logit_softcap,
-    )[1]
+    wanted = needed_stats(PLAIN)
+    result = _read(hidden_NH, head_VH, label_N, wanted, bias_V, chunk_size, logit_scale, logit_softcap)
+    return _totals(result, PLAIN, result.stats)
 
 
 def whole(parameter: Tensor) -> Tensor:
@@ -262,25 +279,22 @@ def whole(parameter: Tensor) -> Tensor:
     return gathered
 
 
-def choose_chunk_tokens(vocabulary: int, bytes_per_logit: int, device: torch.device) -> int:
-    """How many tokens' logits to hold at a time: 256 on a CPU, 2,048 on a GPU, or fewer if they would take over 1/64 of
-    the device's memory. Each chunk reads and writes the whole gradient of the head, which is what costs a GPU time.
-
-    It depends on the size of the memory, not on how much is free: a resumed run must use the chunks of the first one,
-    or its sums would differ in the last bit.
-    """
-    budget_bytes = _memory_bytes(device) // 64
-    fitting = budget_bytes // max(1, vocabulary * bytes_per_logit)
-    return max(16, min(GPU_CHUNK_TOKENS if device.type == "cuda" else CHUNK_TOKENS, fitting // 16 * 16))
-
-
-def _memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 8 * 2**30
+def _read(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    wanted: frozenset[str],
+    bias_V: Tensor | None,
+    chunk_size: int | None,
+    logit_scale: float,
+    logit_softcap: float | None,
+) -> PassResult:
+    """Return a pass without weights and gradients."""
+    _check_shapes(hidden_NH, head_VH, label_N, bias_V)
+    _check_options(None, chunk_size, logit_scale, logit_softcap)
+    head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
+    plan = _plan(hidden_NH, head_VH, label_N, None, chunk_size, logit_scale, logit_softcap)
+    return fused_pass(hidden_NH, head_VH, bias_V, replace(plan, wanted=wanted), (False, False, False))
 
 
 def _plan(
@@ -339,19 +353,24 @@ def _totals(result: PassResult, knobs: Knobs, weighted_by: TokenStats) -> LossSt
 
 
 def _check_shapes(
-    hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor, bias_V: Tensor | None, sequence_N: Tensor | None
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    bias_V: Tensor | None,
+    sequence_N: Tensor | None = None,
+    given_N: Tensor | None = None,
 ) -> None:
     fits = hidden_NH.dim() == 2 and head_VH.dim() == 2 and hidden_NH.shape[1] == head_VH.shape[1]
     fits = fits and label_N.shape == hidden_NH.shape[:1]
     fits = fits and (bias_V is None or bias_V.shape == head_VH.shape[:1])
-    fits = fits and (sequence_N is None or sequence_N.shape == label_N.shape)
+    fits = fits and all(each is None or each.shape == label_N.shape for each in (sequence_N, given_N))
     if not fits:
-        bias = "" if bias_V is None else f", bias {tuple(bias_V.shape)}"
-        sequence = "" if sequence_N is None else f", sequence {tuple(sequence_N.shape)}"
+        others = {"bias": bias_V, "sequence": sequence_N, "token_weight": given_N}
+        more = "".join(f", {name} {tuple(each.shape)}" for name, each in others.items() if each is not None)
         raise LossError(
             f"weighted_nll: hidden {tuple(hidden_NH.shape)}, head {tuple(head_VH.shape)}, label"
-            f" {tuple(label_N.shape)}{bias}{sequence}; allowed are (N, H), (V, H), (N,), bias (V,), sequence (N,);"
-            " flatten batch and time, and shift the labels, before the call"
+            f" {tuple(label_N.shape)}{more}; allowed are (N, H), (V, H), (N,), bias (V,), sequence and token_weight"
+            " (N,); flatten batch and time, and shift the labels, before the call"
         )
 
 

@@ -174,11 +174,12 @@ def weighted_nll(
     anchor: Anchor | None = None,
     kl_weight: float = 0.0,
     kl_direction: str = "forward",
+    token_weight_N: Tensor | None = None,
     **knobs: object,
 ) -> Tensor:
     """The loss, float64, differentiable with respect to hidden, head and bias; see `rankray.loss.weighted_nll`.
 
-    `base_stats`, if it is given, is what the weights look at.
+    `base_stats`, if it is given, is what the weights look at. `token_weight_N` multiplies them.
     """
     keep_N = label_N != -100
     if not keep_N.any():
@@ -193,6 +194,8 @@ def weighted_nll(
             stats = base
     sequence_N = None if sequence_N is None else sequence_N[keep_N]
     weight_N = token_weights(stats, objective, sequence_N=sequence_N, **knobs).detach()  # type: ignore[arg-type]
+    if token_weight_N is not None:
+        weight_N = weight_N * token_weight_N[keep_N].double()
     nll_N = -logits_NV.log_softmax(-1).gather(1, label_N[keep_N][:, None])[:, 0]
     items = keep_N.sum() if num_items is None else num_items
     loss = (weight_N * nll_N).sum()

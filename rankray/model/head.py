@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankray.errors import ModelError
-from rankray.loss import LossStats, plain_stats
+from rankray.loss import LossStats, plain_stats, plain_tokens
 from rankray.loss.chunked import whole
 from rankray.loss.tokens import IGNORED
 
@@ -175,11 +175,23 @@ def plain_totals(given: HeadInputs) -> LossStats:
     return plain_stats(given.hidden_NH, given.head.weight_VH, given.label_N, **given.head.options)
 
 
+def sequence_totals(given: HeadInputs, rows: int) -> Tensor:
+    """Head function: of each of `rows` sequences the NLL in nats, the supervised tokens, and those ranked first.
+
+    Returns:
+        (rows, 3) in float64, on the CPU; of sequences without a supervised token all three are 0.
+    """
+    log_prob_N, is_first_N = plain_tokens(given.hidden_NH, given.head.weight_VH, given.label_N, **given.head.options)
+    columns = (-log_prob_N.cpu().double(), torch.ones(len(log_prob_N)).double(), is_first_N.cpu().double())
+    return torch.zeros(rows, 3).double().index_add_(0, given.sequence_N.cpu(), torch.stack(columns, 1))
+
+
 def sequence_nlls(given: HeadInputs) -> list[float]:
-    """Head function: the mean plain NLL of each sequence, in nats."""
-    masks = [given.sequence_N == sequence for sequence in torch.unique(given.sequence_N)]
-    parts = [replace(given, hidden_NH=given.hidden_NH[mask], label_N=given.label_N[mask]) for mask in masks]
-    return [plain_totals(part).nll for part in parts]
+    """Head function: the mean plain NLL of each sequence that has supervised tokens, in nats."""
+    sequences, place_N = torch.unique(given.sequence_N, return_inverse=True)
+    totals = sequence_totals(replace(given, sequence_N=place_N), len(sequences))
+    found: list[float] = (totals[:, 0] / totals[:, 1]).tolist()
+    return found
 
 
 @torch.no_grad()

@@ -299,7 +299,8 @@ def _open(parts: StoreURL) -> BaseStorage:
         url = given.set(drivername=f"{parts.scheme}+{parts.driver}").render_as_string(hide_password=False)
     # optuna passes the URL through str.format, so braces (in a password) are doubled.
     engine_url = url.replace("{", "{{").replace("}", "}}")
-    database = RDBStorage(engine_url, engine_kwargs=options)
+    database = optuna_private.database_to_look_at(engine_url, options) if parts.lenient else None
+    database = database or RDBStorage(engine_url, engine_kwargs=options)
     if "pool_events" in options:
         watch_calls(optuna_private.engine_of(database))
     return optuna.storages.get_storage(database)

@@ -56,7 +56,7 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
         for path in dict.fromkeys([*new, *old])
         if not _free(path)
         and old.get(path, _ABSENT) != new.get(path, _ABSENT)
-        and not _added(path, old)
+        and not _added(path, old, new)
         and not _same_source(path, old.get(path), new.get(path), before, now)
     ]
     lines += [
@@ -72,8 +72,13 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
         )
 
 
-def _added(path: str, old: Mapping[str, Any]) -> bool:
-    """Whether a field that the study never had is given now, and may be."""
+def _added(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a field that the study never had is given now, and may be; a test set of the hub has a commit, too."""
+    if path == "data.revision":
+        return old.get(path) is None and path not in new
+    if path.startswith("data.revision."):
+        used = json.dumps([old.get("data.train"), old.get("data.eval")])
+        return path not in old and f"{path.removeprefix('data.revision.')}:" not in used
     return path in ADDABLE_FIELDS and old.get(path) is None
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -45,7 +46,6 @@ from rankray.store.records import (
     Ticket,
     damaged_of,
     failures_of,
-    has_steps,
     is_void,
     losses_of,
     shortened,
@@ -154,7 +154,7 @@ class StudyStore(StudyAccounts):
             if not trial.state.is_finished():
                 self._own(trial)
                 if lost is not None:
-                    losses = [*losses_of(trial), asdict(lost)]
+                    losses = [*losses_of(trial), asdict(lost) | {"at": datetime.now().isoformat()}]
                     self.storage.set_trial_user_attr(trial_id(trial), LOST, losses[-KEPT_LOSSES:])
                 self._give_back(trial)
 
@@ -203,6 +203,8 @@ class StudyStore(StudyAccounts):
             steps = steps_of(trial)
             if trial.state.is_finished():
                 return self._late(trial, steps, report.step)
+            if report.node:
+                self.note_node(trial, report.node)
             if report.step == 0:
                 self.note_untrained(report)
                 return Verdict(stop=False)
@@ -359,10 +361,9 @@ class StudyStore(StudyAccounts):
         """Commit a step that goes on, and its intermediate value, in one write where the store can; return whether."""
         value = record.metrics.get(self.config.study.metric)
         step = None if value is None else record.step
-        if not self.storage.write_step(trial_id(trial), key, stored, step, value):
-            return False
-        self._history.wrote(trial.number, key, stored, step, value)
-        return True
+        if done := self.storage.write_step(trial_id(trial), key, stored, step, value):
+            self._history.wrote(trial.number, key, stored, step, value)
+        return done
 
     def _read(self, number: int, *, again: bool = True) -> FrozenTrial:
         """Return a trial as it is in the store (or, unless `again`, as last read); the history then holds all."""
@@ -381,9 +382,7 @@ class StudyStore(StudyAccounts):
         ticket = ticket_of(trial, adopted=adopted, order=self._order)
         if self.untrained:
             return replace(ticket, untrained=False)
-        trials, running = self._history.trials, self._history.unfinished
-        first = next((number for number in sorted(running) if not has_steps(trials[number])), None)
-        return replace(ticket, untrained=trial.number == first)
+        return replace(ticket, untrained=trial.number == self._history.first_without_steps())
 
     def _late(self, trial: FrozenTrial, steps: dict[int, StepRecord], step: int) -> Verdict:
         """Answer a report on a trial that has ended."""

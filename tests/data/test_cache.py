@@ -62,6 +62,18 @@ def test_a_table_is_made_once_and_then_mapped(cache):
         assert any(str(cache) in line for line in maps)
 
 
+def test_a_table_with_weights_and_one_of_an_earlier_version_without(cache):
+    weighted = {**COLUMNS, "weights": [[0.0, 0.5, 2.0]]}
+    plain = {**COLUMNS, "weights": [None]}
+    found = cache_module.shared_table(["w"], lambda: iter([plain, weighted]))
+    assert found["weights"][:] == [None, [0.0, 0.5, 2.0]]
+    assert tokenize.Split(found, list).weighted
+    assert not tokenize.Split(cache_module.shared_table(["p"], lambda: iter([plain])), list).weighted
+    earlier = tokenize.Split(cache_module.shared_table(["x"], lambda: iter([COLUMNS])), list)
+    assert not earlier.weighted
+    assert earlier.dataset.column_names == ["input_ids", "labels"]
+
+
 def test_what_was_made_from_something_else_is_another_table():
     cache_module.shared_table(["x"], lambda: iter([COLUMNS]))
     with pytest.raises(AssertionError, match="made again"):
@@ -142,6 +154,23 @@ def test_everything_the_tokens_depend_on_counts(source, tokenizer, monkeypatch, 
     limit, first = change.pop("limit", 64), change.pop("first", None)
     with pytest.raises(AssertionError, match="made again"):
         load_split("train", section(source, **change), tokenizer, limit, first)
+
+
+@pytest.mark.parametrize(("form", "again"), [("messages", True), ("columns", False)])
+def test_conversations_of_an_earlier_version_are_tokenised_again(tmp_path, tokenizer, monkeypatch, form, again):
+    """It knew no turns of `train: false`; its other tables are as they were."""
+    turns = [{"role": "assistant", "content": "1", "train": False}, {"role": "assistant", "content": "2"}]
+    file = tmp_path / "t.jsonl"
+    file.write_text(json.dumps({"q": "1", "a": "2", "messages": turns}))
+    data = section(file, format=form, train_on="all")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(tokenize, "_may_have_turns", lambda data: False)
+        columns = tokenize._columns
+        earlier.setattr(
+            tokenize, "_columns", lambda *given: {k: v for k, v in columns(*given).items() if k != "weights"}
+        )
+        old = load_split("train", data, tokenizer, 64).table.cache_files
+    assert (load_split("train", data, tokenizer, 64).table.cache_files != old) == again
 
 
 def test_rows_of_a_source_that_has_changed_are_refused(source, tokenizer):

@@ -68,10 +68,29 @@ def test_turns_of_weight_0_are_not_the_completion_and_the_template_sees_no_weigh
     example = conversation([ASK, SAY, ASK, {**SAY, "weight": 0}], "w", "row 1")
     assert example.completion == [SAY]
     example = conversation([ASK, {**SAY, "weight": 0}, ASK, {**SAY, "weight": 1}], "w", "row 1")
-    assert example.completion == [{**SAY, "weight": 1}]
+    assert example.completion == [SAY]
     assert for_template(example.turns) == [ASK, SAY, ASK, SAY]
-    with pytest.raises(DataError, match=r"weight 0.5; allowed: 0"):
-        turns_of([ASK, {**SAY, "weight": 0.5}])
+    example = conversation([ASK, {**SAY, "weight": 0.5}], "w", "row 1")
+    assert example.completion == [{**SAY, "weight": 0.5}]
+    assert for_template(example.turns) == [ASK, SAY]
+
+
+@pytest.mark.parametrize("mark", ["train", "training", "loss", "weight"])
+def test_turns_that_axolotl_or_swift_would_leave_out(mark):
+    example = conversation([ASK, {**SAY, mark: False}, {**ASK, mark: False}, {**SAY, mark: True}], "w", "row 1")
+    assert [turn.get("weight") for turn in example.turns] == [None, 0.0, None, None]
+    assert for_template(example.turns) == [ASK, SAY, ASK, SAY]
+
+
+@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), "1", [1], 1e9])
+def test_a_turn_with_a_bad_weight_is_refused_with_its_row(weight):
+    with pytest.raises(DataError, match=r"turn 2 has weight .*; allowed: a number from 0"):
+        turns_of([ASK, {**SAY, "weight": weight}])
+
+
+def test_marks_that_contradict_each_other_are_refused():
+    with pytest.raises(DataError, match=r"turn 2 has .*, which contradict each other"):
+        turns_of([ASK, {**SAY, "weight": 1, "train": False}])
 
 
 def test_a_system_column_comes_first_unless_there_is_a_system_turn():

@@ -191,3 +191,33 @@ def test_several_sources_as_one_text():
     text = source_text(given.train)
     assert DataSection(train=text, eval="e.jsonl") == given
     assert source_text("a.jsonl") == "a.jsonl"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"where": {"n": "> 3"}},
+        {"max_examples": 5},
+        {"train": [{"path": "a", "weight": 1}, {"path": "b", "weight": 3, "max_examples": 9}]},
+        {"train": [{"path": "a"}, {"path": "b", "where": {"n": [1, 2, 6]}}]},
+        {"weight_column": "n"},
+    ],
+    ids=str,
+)
+def test_streamed_examples_are_the_same(tmp_path, monkeypatch, given):
+    monkeypatch.setattr("rankray.data.sources.ROWS_AT_A_TIME", 3)
+    for name, count in (("a", 10), ("b", 14)):
+        write(tmp_path / f"{name}.jsonl", numbered(name, count))
+    named = [{**entry, "path": str(tmp_path / f"{entry['path']}.jsonl")} for entry in given.get("train", [])]
+    data = DataSection(**{**given, "train": named or str(tmp_path / "*.jsonl"), "eval": "x.jsonl"})
+    streamed = Source("train", data.model_copy(update={"streaming": True}))
+    assert list(streamed.placed()) == Source("train", data).examples()
+    assert streamed.stamp == Source("train", data).stamp, "both find the same tokens"
+
+
+def test_streaming_has_the_same_errors(tmp_path):
+    path = write(tmp_path / "a.jsonl", numbered("a", 4))
+    for where, said in (({"m": 1}, "no column 'm'"), ({"n": 99}, "leaves no row of")):
+        data = DataSection(train=path, eval=path, where=where, streaming=True)
+        with pytest.raises(DataError, match=f"^data.train: data.where .*{said}"):
+            list(Source("train", data).placed())

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
 from rankray import RRITrainer
-from rankray.errors import LossError
+from rankray.errors import DataError, LossError
 from rankray.loss import token_stats, token_weights
 
 ROWS = [{"prompt": f"{i} plus {i + 1} is?\n", "completion": f"{2 * i + 1} " * (1 + i % 4)} for i in range(10)]
@@ -26,7 +26,7 @@ def trainer(tmp_path, model_dir):
         return RRITrainer(
             model=given.pop("model", str(model_dir)),
             args=SFTConfig(output_dir=str(tmp_path / "out"), **arguments),
-            train_dataset=datasets.Dataset.from_list(ROWS),
+            train_dataset=given.pop("train_dataset", None) or datasets.Dataset.from_list(ROWS),
             eval_dataset=datasets.Dataset.from_list(ROWS),
             **given,
         )
@@ -130,3 +130,47 @@ def test_what_it_cannot_do_is_said(trainer, given, said):
 def test_what_needs_the_base_model_says_so_at_once(settings, says, trainer):
     with pytest.raises(LossError, match=says):
         trainer(**settings)
+
+
+def weighted_rows():
+    return [{**row, "w": [0.5, 2.0, 1.0][i % 3]} for i, row in enumerate(ROWS)]
+
+
+@pytest.mark.parametrize("given", [{}, {"padding_free": True}], ids=str)
+def test_weights_of_examples_multiply_those_of_the_loss(trainer, model_dir, given):
+    rows = weighted_rows()
+    made = trainer(
+        objective="dft",
+        weight_column="w",
+        train_dataset=datasets.Dataset.from_list(rows),
+        args={"per_device_train_batch_size": 10, "max_steps": 1, "max_length": None, **given},
+    )
+    made.train()
+    [logged] = [entry for entry in made.state.log_history if "loss" in entry]
+    total, count = 0.0, 0
+    for row in rows:
+        logits, targets = token_losses(model_dir, [row])
+        log_prob = logits.double().log_softmax(-1).gather(1, targets[:, None])
+        total, count = total - row["w"] * float((log_prob.exp() * log_prob).sum()), count + len(targets)
+    assert logged["loss"] == pytest.approx(total / count, rel=1e-4)
+    plain = trainer(objective="dft").evaluate()["eval_loss"]
+    assert trainer(weight_column="w", train_dataset=made.train_dataset).evaluate()["eval_loss"] == plain
+
+
+def test_weights_of_tokens_in_a_tokenised_dataset(trainer):
+    rows = [{"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8], "t": [0.0, 1.0, 0.0, 3.0]}] * 10
+    made = trainer(token_weights="t", objective="sft", train_dataset=datasets.Dataset.from_list(rows))
+    batch = next(iter(made.get_train_dataloader()))
+    assert batch["token_weights"].tolist() == [[0.0, 1.0, 0.0, 3.0]] * 4
+    assert "t" not in batch
+
+
+def test_weights_that_cannot_be_used_are_refused(trainer):
+    rows = datasets.Dataset.from_list(weighted_rows())
+    with pytest.raises(LossError, match=r"no column 'W'.*name one"):
+        trainer(weight_column="W", train_dataset=rows)
+    with pytest.raises(LossError, match=r"'w' with args.packing True"):
+        trainer(weight_column="w", train_dataset=rows, args={"packing": True, "max_length": 64})
+    bad = datasets.Dataset.from_list([{**row, "w": -1.0} for row in weighted_rows()])
+    with pytest.raises(DataError, match="column 'w' holds the weight -1"):
+        trainer(weight_column="w", train_dataset=bad).train()

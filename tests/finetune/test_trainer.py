@@ -197,6 +197,7 @@ SEAMS = {
         "_save_scaler": ["self", "output_dir"],
         "_save_rng_state": ["self", "output_dir"],
         "_prepare_inputs": ["self", "inputs"],
+        "_set_signature_columns_if_needed": ["self"],
         "save_model": ["self", "output_dir", "_internal_call"],
     },
     AcceleratorState: {"_reset_state": ["reset_partial_state"]},
@@ -220,6 +221,8 @@ def test_private_names_of_the_libraries_are_still_there(owner, name):
     [
         ("_send_telemetry", SFTTrainer.__mro__[1].__init__),
         ("_load_from_checkpoint", Trainer.train),
+        ("_signature_columns", SFTTrainer._set_signature_columns_if_needed),
+        ("_set_signature_columns_if_needed", Trainer._remove_unused_columns),
         ("_loss_shifts_labels", Trainer._get_num_items_in_batch),
         ("loss_is_scaled_for_ga", Trainer.training_step),
         ("model_accepts_loss_kwargs", Trainer._get_num_items_in_batch),

@@ -13,8 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rankray.errors import LossError
-from rankray.loss import WEIGHTS, LossStats, plain_stats, reference, weighted_nll, weighted_nll_with_stats
-from rankray.loss.chunked import choose_chunk_tokens
+from rankray.loss import (
+    WEIGHTS,
+    LossStats,
+    plain_stats,
+    plain_tokens,
+    reference,
+    weighted_nll,
+    weighted_nll_with_stats,
+)
 
 SHAPES = {
     "plain": {},
@@ -67,6 +74,35 @@ def test_agrees_with_the_reference_in_float64(objective, shape, batch_of):
     torch.testing.assert_close(ours, truth, rtol=1e-11, atol=1e-14)
     for mine, true in zip(gradients(ours, batch), gradients(truth, batch), strict=True):
         torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("signal", ["online", "base"])
+def test_weights_of_the_data_multiply_those_of_the_objective(objective, signal, batch_of):
+    """The sum is divided by the tokens, not by the weights; statistics stay as they are."""
+    batch = batch_of()
+    given_N = torch.rand(len(batch.label_N), generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 3
+    given_N[::5] = 0.0
+    options = {"sequence_N": batch.sequence_N, **objective}
+    other = batch_of(seed=1)
+    label_N = batch.label_N.clamp(min=0)
+    if signal == "base":
+        options["base_stats"] = reference.token_stats(reference.logits(other.hidden_NH, other.head_VH), label_N)
+    inputs = (batch.hidden_NH, batch.head_VH, batch.label_N)
+    settings = {**options, "signal": signal}
+    ours, stats = weighted_nll_with_stats(*inputs, chunk_size=16, token_weight_N=given_N, **settings)
+    truth = reference.weighted_nll(*inputs, token_weight_N=given_N, **options)
+    torch.testing.assert_close(ours, truth, rtol=1e-11, atol=1e-14)
+    for mine, true in zip(gradients(ours, batch), gradients(truth, batch), strict=True):
+        torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-13)
+    plain, same = weighted_nll_with_stats(*inputs, token_weight_N=torch.full_like(given_N, 2.5), **settings)
+    assert float(plain.detach()) == pytest.approx(2.5 * float(weighted_nll(*inputs, **settings).detach()), rel=1e-12)
+    assert (same.nll, same.token_count) == (stats.nll, stats.token_count)
+
+
+def test_weights_of_the_data_fit_the_tokens(batch_of):
+    batch = batch_of()
+    with pytest.raises(LossError, match=r"token_weight \(3,\); allowed are"):
+        weighted_nll(batch.hidden_NH, batch.head_VH, batch.label_N, token_weight_N=torch.ones(3))
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 55, 56, 1000, None])
@@ -291,6 +327,11 @@ def test_plain_stats_are_sft_without_gradients(batch_of):
     assert stats.nll == pytest.approx(cross_entropy(logits_NV, batch.label_N).item(), rel=1e-12)
     assert stats.correct_count.item() == (logits_NV.argmax(-1) == batch.label_N).sum().item()
     assert not stats.nll_sum.requires_grad
+    keep_N = batch.label_N != -100
+    log_prob_T, is_first_T = plain_tokens(batch.hidden_NH, batch.head_VH, batch.label_N, chunk_size=11, **options)
+    expected_T = -cross_entropy(logits_NV, batch.label_N, reduction="none")[keep_N]
+    torch.testing.assert_close(log_prob_T, expected_T, rtol=1e-10, atol=0)
+    assert torch.equal(is_first_T.bool(), (logits_NV.argmax(-1) == batch.label_N)[keep_N])
 
 
 def test_an_added_objective_sees_every_statistic(batch_of, monkeypatch):
@@ -302,13 +343,6 @@ def test_an_added_objective_sees_every_statistic(batch_of, monkeypatch):
     stats = reference.token_stats(logits_NV, batch.label_N[keep_N])
     expected = (torch.stack([*stats[:-1]]).sum(0) * 2.0 * -stats.log_prob_N).sum() / keep_N.sum()
     torch.testing.assert_close(loss.detach(), expected)
-
-
-def test_the_chunk_is_about_256_and_shrinks_with_the_vocabulary():
-    cpu = torch.device("cpu")
-    assert choose_chunk_tokens(32_000, 8, cpu) <= 256
-    assert choose_chunk_tokens(100, 8, cpu) == 256
-    assert choose_chunk_tokens(10**9, 8, cpu) == 16
 
 
 @pytest.mark.parametrize(

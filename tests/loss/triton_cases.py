@@ -59,6 +59,18 @@ def test_value_and_gradients_are_as_good_as_the_naive_ones(
     assert kernels_used
 
 
+def test_weights_of_the_data_multiply_those_of_the_objective(batch_of, kernels_used):
+    batch = batch_of(tokens=10, vocabulary=100, dtype=torch.float32)
+    given_N, wide = torch.linspace(0.0, 3.0, 10), batch.widened()
+    ours = weighted_nll(batch.hidden_NH, batch.head_VH, batch.label_N, token_weight_N=given_N)
+    truth = reference.weighted_nll(wide.hidden_NH, wide.head_VH, wide.label_N, token_weight_N=given_N)
+    torch.testing.assert_close(ours.double(), truth, rtol=1e-5, atol=1e-6)
+    mine = torch.autograd.grad(ours, batch.leaves()[:2])
+    for own, true in zip(mine, torch.autograd.grad(truth, wide.leaves()[:2]), strict=True):
+        torch.testing.assert_close(own.double(), true, rtol=1e-4, atol=1e-6)
+    assert kernels_used
+
+
 @dtypes
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("spread", [0.0, 2.0, 30.0])

@@ -14,7 +14,7 @@ from transformers import (
 
 from rankray.errors import ModelError
 from rankray.loss import weighted_nll
-from rankray.model.head import attach_head, check_head, plain_totals
+from rankray.model.head import attach_head, check_head, plain_totals, sequence_nlls, sequence_totals
 
 SIZES = {
     "vocab_size": 50,
@@ -91,6 +91,28 @@ def test_a_batch_without_supervised_tokens(model_dir):
     ids, labels = batch()
     stats = model(input_ids=ids, labels=torch.full_like(labels, -100), head=plain_totals)
     assert float(stats.token_count) == 0
+
+
+def test_sums_of_each_sequence(model_dir):
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    attach_head(model)
+    ids, labels = batch()
+    rows = len(ids)
+    found = model(input_ids=ids, labels=labels, head=lambda given: sequence_totals(given, rows))
+    logits = type(model).forward(model, input_ids=ids).logits.double()[:, :-1]
+    expected = torch.zeros(rows, 3).double()
+    for row in range(rows):
+        for place, label in enumerate(labels[row, 1:].tolist()):
+            if label != -100:
+                nll = -logits[row, place].log_softmax(-1)[label]
+                expected[row] += torch.stack(
+                    [nll, torch.ones_like(nll), (logits[row, place].argmax() == label).double()]
+                )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    assert found[2].tolist() == [0.0, 0.0, 0.0], "a row without supervised tokens"
+    kept = expected[expected[:, 1] > 0]
+    means = model(input_ids=ids, labels=labels, head=sequence_nlls)
+    assert means == pytest.approx((kept[:, 0] / kept[:, 1]).tolist(), rel=1e-5)
 
 
 def lora(model, **options):

@@ -18,6 +18,7 @@ from rankray.search.delivery import StoreOutbox
 from rankray.search.news import News
 from rankray.search.scheduler import MAX_DEATHS, StoreScheduler
 from rankray.search.searcher import StoreSearcher
+from rankray.search.silence import ProcessWatch
 from rankray.search.stopper import ControlStopper
 
 
@@ -196,6 +197,33 @@ def test_a_dead_process_gives_its_trial_back_but_not_for_ever(world):
     world.control.live[0] = "a"
     world.scheduler.on_trial_error(None, trial(0, "a"))
     assert world.study.told[-1] == ("fail", 0, f"the trial's process died {MAX_DEATHS} times")
+
+
+def test_a_process_that_was_ended_for_its_silence_is_no_death_of_its_trial_unless_it_never_reports(world):
+    ended, report = [], {"step": 5, "metrics": {"eval/nll": 2.0}, "checkpoint": None}
+    now = [0.0]
+    world.control.processes = ProcessWatch(40.0, ended.append, lambda: now[0])
+
+    def freeze():
+        world.control.begin(0, 0, "a")
+        assert tell(world, 0, beat={"pid": 7}) == TrialScheduler.CONTINUE
+        for _ in range(10):
+            now[0] += 10.0
+            ControlStopper(world.control).stop_all()
+        world.scheduler.on_trial_error(None, trial(0, "a"))
+
+    for _ in range(2 * MAX_DEATHS):
+        freeze()
+        world.control.begin(0, 0, "a")
+        tell(world, 0, report=report)
+    assert ended
+    assert {each[0] for each in world.study.told} == {"release", "report"}
+    for _ in range(MAX_DEATHS):
+        freeze()
+    assert world.study.told[-1] == (
+        "fail", 0, "the trial's process did not answer for 40 s (RANKRAY_SILENCE_SECONDS), 3 times without a report",
+    )  # fmt: skip
+    assert world.control.deaths == {}
 
 
 def test_workers_lost_with_their_node_are_held_against_no_trial(world):

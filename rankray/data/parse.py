@@ -1,0 +1,269 @@
+"""From the bytes of a data file to its numbered rows, one after the other: a reader for each ending.
+
+Text is UTF-8, with or without a byte order mark; the lines of a .jsonl file end at line feeds alone. In a .csv file
+every value is text; the other formats keep their types. A .json file is one value, and is read as a whole; of all
+others only a part is in memory at a time. Whatever is wrong has its place: `file:line`, or the number of the item.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import logging
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from rankray.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How half a character is written in JSON; two in a row may be a whole one."""
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+LISTS = ("data", "rows", "examples")
+"""Keys under which the object of a .json file may hold its list of rows."""
+ROWS_AT_A_TIME = 1000
+
+
+class Numbered(NamedTuple):
+    """A row and its number, from 1; `unit` says of what: `line`, `item` or `row`."""
+
+    row: Row
+    number: int
+    unit: str
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or what stands for it."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    text = (str(error).strip().splitlines() or [""])[0]
+    return text[:300] if text else type(error).__name__
+
+
+def _decoded(raw: bytes, path: Path, line: int) -> str:
+    """Return text from UTF-8; `line` is the number of its first line.
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line += raw.count(b"\n", 0, error.start)
+        hint = "; it begins as UTF-16 does" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise DataError(
+            f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}){hint}; allowed is text in "
+            "UTF-8; save the file again"
+        ) from None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open a text file, unpacked where it is compressed."""
+    if path.suffix.lower() not in COMPRESSED:
+        return path.open("rb")
+    import pyarrow
+
+    stream: Any = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), COMPRESSED[path.suffix.lower()])
+    return io.BufferedReader(stream)
+
+
+def _bytes(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.read().removeprefix(codecs.BOM_UTF8)
+
+
+def _read_jsonl(path: Path) -> Iterator[Numbered]:
+    with _opened(path) as file:
+        yield from _json_lines(file, path)
+
+
+def _json_lines(lines: Iterable[bytes], path: Path) -> Iterator[Numbered]:
+    for number, raw in enumerate(lines, start=1):
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        if raw.isspace() or not raw:
+            continue
+        with _json_errors(path, number, "one object per line; fix that line"):
+            row = json.loads(_decoded(raw.rstrip(b"\r\n"), path, number))
+        yield Numbered(_as_row(row, f"{path}:{number}", raw), number, "line")
+
+
+@contextmanager
+def _json_errors(path: Path, line: int, allowed: str) -> Iterator[None]:
+    """Give every error of the JSON parser its place; `line` is the number of the text's first line."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        place = f"{path}:{line + error.lineno - 1}:{error.colno}"
+        raise DataError(f"{place}: not JSON ({error.msg}); allowed is {allowed}") from None
+    except (RecursionError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}:{line}: cannot be read ({first_line(error)}); allowed is {allowed}") from None
+
+
+def _read_json(path: Path) -> Iterator[Numbered]:
+    """Read a list of objects, an object that holds such a list (`LISTS`), one object, or lines of objects."""
+    with _opened(path) as file:
+        raw = file.read().removeprefix(codecs.BOM_UTF8)
+    text = _decoded(raw, path, 1)
+    with _json_errors(path, 1, "a list of objects, or one object per line; fix that place"):
+        try:
+            tree = json.loads(text)
+        except json.JSONDecodeError as error:
+            if not _is_object(raw.lstrip().partition(b"\n")[0]):
+                raise
+            logger.debug("%s is not one JSON value, read as lines of JSON: %s", path, error)
+            yield from _json_lines(raw.split(b"\n"), path)
+            return
+    if isinstance(tree, dict):
+        lists = [tree[key] for key in LISTS if isinstance(tree.get(key), list) and tree[key]]
+        tree = next((rows for rows in lists if all(isinstance(row, dict) for row in rows)), [tree])
+    if not isinstance(tree, list):
+        raise DataError(
+            f"{path}: holds {_kind(tree)}; allowed is a list of objects, or one object per line; write it in that form"
+        )
+    for number, row in enumerate(tree, start=1):
+        yield Numbered(_as_row(row, f"{path}: item {number}", raw), number, "item")
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError) as error:
+        logger.debug("the first line is no JSON object: %s", error)
+        return False
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
+
+
+def _as_row(row: Any, place: str, raw: bytes) -> Row:
+    """Return a JSON value as a row; `raw` is the text it, or the whole file, was read from."""
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: holds {_kind(row)}; allowed is an object of column: value; fix it")
+    if SURROGATE_ESCAPE.search(raw) is not None:
+        for column, value in row.items():
+            if not _is_text(column) or not _is_text(value):
+                raise DataError(
+                    f"{place}: column {column!r} holds half of a character (an escape such as \\ud83d without its "
+                    "other half); allowed is whole characters; repair or remove that row"
+                )
+    return row
+
+
+def _is_text(value: Any) -> bool:
+    """Whether every text in a JSON value can be written in UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_csv(path: Path) -> Iterator[Numbered]:
+    return _read_table(path, ",")
+
+
+def _read_tsv(path: Path) -> Iterator[Numbered]:
+    return _read_table(path, "\t")
+
+
+def _read_table(path: Path, delimiter: str) -> Iterator[Numbered]:
+    line, header = 1, None
+    with _opened(path) as file:
+        reader = csv.reader(_text_lines(file, path), delimiter=delimiter, strict=True)
+        while True:
+            try:
+                values = _next(reader)
+            except csv.Error as error:
+                raise DataError(f"{path}:{line}: not CSV ({error}); allowed is quoted text; fix that place") from None
+            if values is None:
+                return
+            begun, line = line, reader.line_num + 1
+            if not values:
+                continue
+            if header is None:
+                header = _header(values, path, begun)
+                continue
+            if len(values) > len(header):
+                raise DataError(
+                    f"{path}:{begun}: {len(values)} values, and the header has {len(header)} columns; allowed is one "
+                    "value per column; quote values with commas"
+                )
+            yield Numbered(dict(zip_longest(header, values)), begun, "line")
+
+
+def _text_lines(file: IO[bytes], path: Path) -> Iterator[str]:
+    """Yield the lines of a text, which may end at carriage returns alone."""
+    for number, raw in enumerate(file, start=1):
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        yield from io.StringIO(_decoded(raw, path, number), newline="")
+
+
+def _next(reader: Iterator[list[str]]) -> list[str] | None:
+    """Return the next values, however long they are, or None; the limit is the process's, and stays what it was."""
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _header(names: list[str], path: Path, line: int) -> list[str]:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}:{line}: column {twice[0]!r} is there twice; allowed are different names; rename one")
+    return names
+
+
+def _read_parquet(path: Path) -> Iterator[Numbered]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        yield from _batches(file.iter_batches(ROWS_AT_A_TIME))
+
+
+def _read_arrow(path: Path) -> Iterator[Numbered]:
+    """Read what `datasets` saves: a stream of batches, or a file of them."""
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as source:
+        try:
+            yield from _batches(pyarrow.ipc.open_stream(source))
+        except pyarrow.ArrowInvalid as error:
+            logger.debug("%s is no stream, read as a file: %s", path, error)
+            file = pyarrow.ipc.open_file(source)
+            yield from _batches(file.get_batch(index) for index in range(file.num_record_batches))
+
+
+def _batches(batches: Iterable[Any]) -> Iterator[Numbered]:
+    parts = (batch.slice(begin, ROWS_AT_A_TIME).to_pylist()
+             for batch in batches for begin in range(0, batch.num_rows, ROWS_AT_A_TIME))  # fmt: skip
+    for number, row in enumerate(chain.from_iterable(parts), start=1):
+        yield Numbered(row, number, "row")
+
+
+READERS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+}
+"""File ending -> reader."""
+TEXTS = (".jsonl", ".json", ".csv", ".tsv")
+"""Endings of files that may be compressed."""

@@ -1,0 +1,145 @@
+"""Weights that the data give to tokens (`rankray.data.weights`), on their way into a batch.
+
+Shapes: B sequences, T positions.
+
+TRL carries nothing along with a token but its label. So the number of its record travels in the place of its label, as
+that of the base model's statistics does (`rankray.finetune.signal`), through packing, shuffling and padding. A trainer
+of the user's own data takes them from columns instead, and does not pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankray.data.signal import Records, positions, weight_records
+from rankray.data.weights import number
+from rankray.errors import DataError
+from rankray.loss.tokens import IGNORED
+
+TOKEN_WEIGHTS = "token_weights"
+"""Key of a batch: (B, T), the weight of each supervised token at the token's own position, 0 elsewhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenWeights:
+    """The weights of a training set.
+
+    Attributes:
+        dataset: the training set, with the number of its record in place of each supervised token's label.
+        records: as in `rankray.data.signal.WEIGHT`, weights below 0 for tokens of prompts.
+        prompt_weight: what such a token's weight is multiplied with, instead of -1.
+    """
+
+    dataset: datasets.Dataset
+    records: Records
+    prompt_weight: float
+
+
+def token_weights(table: datasets.Dataset, prompt_weight: float) -> TokenWeights:
+    """Return the weights of a training set that has them (`Split.weighted`)."""
+    return TokenWeights(positions(table), weight_records(table), prompt_weight)
+
+
+class WeightCollator:
+    """Makes a batch with another collator, and puts the weights that the numbers in `labels` stand for beside it.
+
+    Args:
+        collate: makes a batch of `input_ids` and `labels`.
+        weights: the training set's.
+        keeps_numbers: leave the numbers for `SignalCollator`; else they become labels.
+    """
+
+    def __init__(self, collate: Callable[..., Any], weights: TokenWeights, keeps_numbers: bool = False) -> None:
+        self._collate, self._weights, self._keeps_numbers = collate, weights, keeps_numbers
+
+    def __call__(self, examples: Any) -> dict[str, Any]:
+        """Return the batch.
+
+        Raises:
+            DataError: a token is not the one that the weight belongs to.
+        """
+        batch: dict[str, Any] = dict(self._collate(examples))
+        number_BT = batch["labels"].numpy()
+        is_supervised_BT = number_BT != IGNORED
+        found_N = self._weights.records[number_BT[is_supervised_BT]]
+        if not np.array_equal(found_N["token"], batch["input_ids"].numpy()[is_supervised_BT]):
+            raise DataError(
+                "data.weight_column: weights with training tokens that are not those of data.train as it was "
+                "tokenised; allowed are data that training does not change (no augmentation); leave out the weights"
+            )
+        weight_N = found_N["weight"]
+        weight_BT = np.zeros(number_BT.shape, np.float32)
+        weight_BT[is_supervised_BT] = np.where(weight_N < 0, -self._weights.prompt_weight * weight_N, weight_N)
+        batch[TOKEN_WEIGHTS] = torch.from_numpy(weight_BT)
+        if not self._keeps_numbers:
+            labels_BT = np.full(number_BT.shape, IGNORED)
+            labels_BT[is_supervised_BT] = found_N["token"]
+            batch["labels"] = torch.from_numpy(labels_BT)
+        return batch
+
+
+class ColumnCollator:
+    """Makes a batch with another collator, and puts weights from columns of the examples beside it, where they are.
+
+    Args:
+        collate: makes a batch of `input_ids` and `labels`, without the two columns.
+        example: column with a number for each example; None: all 1.
+        tokens: column with a list of numbers, one for each of `input_ids`; None: all 1.
+    """
+
+    def __init__(self, collate: Callable[..., Any], example: str | None, tokens: str | None) -> None:
+        self._collate, self._example, self._tokens = collate, example, tokens
+
+    def __call__(self, examples: Any) -> dict[str, Any]:
+        """Return the batch; without weights where no example has one, as in evaluation.
+
+        Raises:
+            DataError: a weight is missing, no number, negative or not finite, or there are not as many as tokens; or
+                another collator moves the tokens.
+        """
+        names = [name for name in (self._example, self._tokens) if name is not None]
+        plain = [{key: value for key, value in each.items() if key not in names} for each in examples]
+        batch: dict[str, Any] = dict(self._collate(plain))
+        if not any(name in each for name in names for each in examples):
+            return batch
+        ids_BT: Tensor = batch["input_ids"]
+        weight_BT = torch.zeros(ids_BT.shape)
+        is_flat, begin = len(ids_BT) == 1 and len(examples) > 1, 0
+        for row, each in enumerate(examples):
+            ids = list(each["input_ids"])
+            place = (0 if is_flat else row, slice(begin, begin + len(ids)))
+            if ids_BT[place].tolist() != ids:
+                raise DataError(
+                    "RRITrainer: weights with a data_collator that moves tokens; allowed is one that pads at the end; "
+                    "leave out data_collator, or the weights"
+                )
+            weight_BT[place] = torch.tensor(self._weights_of(each, len(ids)))
+            begin += len(ids) if is_flat else 0
+        batch[TOKEN_WEIGHTS] = weight_BT
+        return batch
+
+    def _weights_of(self, example: dict[str, Any], count: int) -> list[float]:
+        whole, found = 1.0, [1.0] * count
+        if self._example is not None:
+            whole = number(example.get(self._example), f"weight_column: column {self._example!r}")
+        if self._tokens is not None:
+            where, given = f"token_weights: column {self._tokens!r}", example.get(self._tokens)
+            if given is None or len(given) < count:
+                raise DataError(
+                    f"{where} holds {'no list' if given is None else f'{len(given)} weights'}, and the example has "
+                    f"{count} tokens; allowed is one for each of input_ids; fix that row"
+                )
+            found = [number(each, where) for each in given[:count]]
+        return [whole * each for each in found]
+
+
+def weights_at(weight_BT: Tensor, labels_BT: Tensor) -> Tensor:
+    """Return the weights of the supervised tokens, in the order of `model.head.gather`."""
+    return weight_BT[:, 1:][labels_BT[:, 1:] != IGNORED]
