@@ -25,7 +25,7 @@ FORMS = {
     "bound, 2^H/4 + 1": ({"form": "bound", "low_entropy": "bound"}, "1.5 3"),
 }
 WIDTH, HEIGHT, LEFT, BOTTOM = 620, 340, 50, 40
-MOST_BITS, LEAST, MOST = 12.0, 0.7, 2.4
+MOST_BITS, LEAST, MOST = 12.0, 0.4, 2.4
 
 
 def distributions() -> torch.Tensor:
@@ -50,7 +50,7 @@ def curves() -> dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]:
 def place(bits: float, scale: float) -> str:
     """Return a point of the drawing."""
     x = LEFT + bits / MOST_BITS * (WIDTH - LEFT - 170)
-    y = HEIGHT - BOTTOM - (min(scale, MOST) - LEAST) / (MOST - LEAST) * (HEIGHT - BOTTOM - 15)
+    y = HEIGHT - BOTTOM - (scale - LEAST) / (MOST - LEAST) * (HEIGHT - BOTTOM - 15)
     return f"{x:.1f},{y:.1f}"
 
 
@@ -64,7 +64,7 @@ def drawing() -> str:
     for bits in range(0, 13, 2):
         x, y = place(bits, LEAST).split(",")
         parts.append(f'<text x="{x}" y="{float(y) + 16:.1f}" text-anchor="middle">{bits}</text>')
-    for step in range(8, 25, 4):
+    for step in range(4, 25, 4):
         x, y = place(0, step / 10).split(",")
         right = place(MOST_BITS, 1).split(",")[0]
         parts.append(f'<path d="M{x},{y} H{right}" stroke="{"#999" if step == 10 else "#e5e5e5"}"/>')
@@ -72,7 +72,8 @@ def drawing() -> str:
     parts.append(f'<text x="{LEFT + 190}" y="{HEIGHT - 6}" text-anchor="middle">entropy, bits</text>')
     parts.append('<text x="8" y="14">S</text>')
     for (rank, name), (bits_N, scale_N) in curves().items():
-        points = " ".join(place(b, s) for b, s in zip(bits_N.tolist(), scale_N.tolist(), strict=True) if b <= MOST_BITS)
+        pairs = zip(bits_N.tolist(), scale_N.tolist(), strict=True)
+        points = " ".join(place(b, s) for b, s in pairs if b <= MOST_BITS and LEAST <= s <= MOST)
         dash = f' stroke-dasharray="{FORMS[name][1]}"' if FORMS[name][1] else ""
         parts.append(f'<polyline points="{points}" fill="none" stroke="{RANKS[rank]}" stroke-width="1.6"{dash}/>')
     for line, (rank, colour) in enumerate(RANKS.items()):

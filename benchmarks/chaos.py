@@ -238,7 +238,7 @@ def main() -> int:
         from chaos_faults import faults
 
         begun = time.monotonic()
-        found = faults(options.faults, options.trials, random.Random(options.seed))
+        found = faults(options.faults, random.Random(options.seed))
         print(f"seed {options.seed}: {options.faults} faults in {time.monotonic() - begun:.0f} s: {found}")
         return int(found["broken"])
     root = Path(tempfile.mkdtemp(prefix="rankray-chaos-"))

@@ -1,15 +1,21 @@
 """Which strategy finds a good setting with the least compute: replays on recorded tables, in every family of surrogate.
 
 The target is a whole run within one seed sd of the noise-free best; costs are full runs (an evaluation costs what it
-costs, so a rung is a part of a run). `auto` starts with the file's known settings, with nothing known, or with wrong
-ones (six settings of the worst tenth of the space). `held out` is a kernel smoother, in which nothing was tuned.
+costs, so a rung is a part of a run). `auto` starts with the file's known settings, with nothing known, with right ones
+(six of the best tenth of the space that do not reach the target) or with wrong ones (the six worst of 200 settings).
+`held out` is a kernel smoother, in which nothing was tuned.
 
     python benchmarks/search.py --seeds 30 --slots 1 8 64
+    python benchmarks/search.py --made 3      # three made-up tables of 300 settings for each space, beside the recorded
     python benchmarks/search.py --table runs.parquet --file search.yaml     # a table of your own
     python benchmarks/search.py --only auto tpe --seeds 5
 
 Printed per strategy: median and 90 % quantile of the runs until the target is found and until it is chosen, and the
-median as a share of random search's exact one. Syne Tune is not replayed: it brings its own store and scheduler.
+median as a share of random search's exact one; then the median (90 % quantile) in each world. `/ random` of all worlds
+is the median of each search's own ratio, because worlds differ in how rare the target is. Strategies that prune decide
+on reports, of which made-up tables have one per run, so these are left out there. `random + ASHA` is what Syne Tune's
+ASHA does, and `tpe + hyperband` is BOHB's idea; Syne Tune itself is not replayed: it is not on the index we install
+from, so nothing of it could be tried.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from made_tables import made_table
 from record_table import RATES, SPACES
 
 from rankray.config import Config, config_from, load_config
@@ -34,7 +41,7 @@ from rankray.store.encoding import Encoding
 
 TABLES = Path(__file__).resolve().parent / "tables"
 METRICS = {"quickstart": "eval/accuracy", "stories": "eval/nll"}
-WRONG = 6
+KNOWN = 6
 Play = Callable[[Config, World, int, int, int], Replay]
 
 
@@ -63,15 +70,32 @@ def wrong_settings(config: Config, world: World, seed: int) -> list[dict[str, An
     encoding = Encoding(config)
     points = [encoding.params(row) for row in encoding.draw(200, np.random.default_rng([9, seed]))]
     points.sort(key=lambda params: world.sign * world.true_value(params))
-    return points[:WRONG]
+    return points[:KNOWN]
+
+
+def right_settings(config: Config, world: World, seed: int) -> list[dict[str, Any]]:
+    """Return settings of the best tenth of the space that do not reach the target."""
+    encoding = Encoding(config)
+    draws = np.random.default_rng([10, seed])
+    points = [encoding.params(row) for row in encoding.draw(200, draws)]
+    points.sort(key=lambda params: -world.sign * world.true_value(params))
+    near = [params for params in points[:60] if not world.reaches(params)][: len(points) // 10]
+    return [near[index] for index in draws.permutation(len(near))[:KNOWN]]
+
+
+KNOWN_SETTINGS: dict[str, Callable[[Config, World, int], list[dict[str, Any]]]] = {
+    "none": lambda config, world, seed: [],
+    "right": right_settings,
+    "wrong": wrong_settings,
+}
 
 
 def of_a_search(strategy: str, known: str = "file", prune_on: str = "") -> Play:
-    """Return how to play one of rankray's own strategies, with the file's known settings, none, or wrong ones."""
+    """Return how to play one of rankray's own strategies, with the file's known settings or those of a name."""
 
     def play(config: Config, world: World, trials: int, slots: int, seed: int) -> Replay:
         if known != "file":
-            config = with_known(config, [] if known == "none" else wrong_settings(config, world, seed))
+            config = with_known(config, KNOWN_SETTINGS[known](config, world, seed))
         made = configured(config, strategy, world, trials, seed)
         if prune_on == "metric":
             made = made.model_copy(update={"study": made.study.model_copy(update={"prune_on": made.study.metric})})
@@ -105,6 +129,7 @@ def one_rung(config: Config, world: World, trials: int, slots: int, seed: int) -
 STRATEGIES: dict[str, Play] = {
     "random": of_a_search("random"),
     "default before: tpe + halving on the metric": of_a_search("tpe+successive_halving", prune_on="metric"),
+    "random + ASHA on NLL": of_a_search("random+successive_halving"),
     "tpe, nothing known": of_a_search("tpe", "none"),
     "tpe": of_a_search("tpe"),
     "tpe + hyperband": of_a_search("tpe+hyperband"),
@@ -112,36 +137,51 @@ STRATEGIES: dict[str, Play] = {
     "one rung, then the best": one_rung,
     "auto": of_a_search("auto"),
     "auto, nothing known": of_a_search("auto", "none"),
+    "auto, right known": of_a_search("auto", "right"),
     "auto, wrong known": of_a_search("auto", "wrong"),
     "auto + halving on NLL": of_a_search("auto+successive_halving"),
 }
+
+
+PRUNING = ("+", "halving", "one rung")
+"""What is in the names of strategies that decide on reports before the end of a run."""
 
 
 def run(name: str, config: Config, worlds: Sequence[World], given: argparse.Namespace) -> None:
     """Print one table's figures."""
     exact, p90 = random_median(worlds), random_quantile([world.share for world in worlds], 0.9)
     shares = ", ".join(f"{world.name} {100 * world.share:.2f} %" for world in worlds)
+    full = len(worlds[0].steps)
     print(f"\n## {name}: random search's exact median {exact:g}, 90 % {p90:g} (share of the space: {shares})\n")
     print("| strategy | slots | found | 90 % | / random | chosen | 90 % | wall | ms / trial | per world |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for label, play in STRATEGIES.items():
-        if given.only and label not in given.only:
+        if (given.only and label not in given.only) or (full == 1 and any(part in label for part in PRUNING)):
             continue
+        seeds = range(given.first_seed, given.first_seed + given.seeds)
         for slots in given.slots:
             replays = {
-                world.name: [play(config, world, given.trials, slots, seed) for seed in range(given.seeds)]
-                for world in worlds
+                world.name: [play(config, world, given.trials, slots, seed) for seed in seeds] for world in worlds
             }
             done = Summary(label, tuple(one for each in replays.values() for one in each))
-            each = " ".join(f"{Summary('', tuple(some)).quantile('found', 0.5):.3g}" for some in replays.values())
+            each = " ".join(shown_pair(Summary("", tuple(some)), "found") for some in replays.values())
+            ratios = [one.found / random_median([world]) for world in worlds for one in replays[world.name]]
+            middle = float(np.median(ratios))
+            ratio = f"1/{1 / middle:.1f}" if math.isfinite(middle) else "-"
             median = done.quantile("found", 0.5)
-            ratio = f"1/{exact / median:.1f}" if math.isfinite(median) else "-"
             figures = [median, done.quantile("found", 0.9)]
             figures += [done.quantile("chosen", 0.5), done.quantile("chosen", 0.9), done.quantile("wall", 0.5)]
             shown = [f"{value:.3g}" if math.isfinite(value) else "never" for value in figures]
             shown.insert(2, ratio)
             cpu = 1e3 * done.cpu_seconds_per_trial
             print(f"| {label} | {slots} | {' | '.join(shown)} | {cpu:.1f} | {each} |", flush=True)
+
+
+def shown_pair(done: Summary, what: str) -> str:
+    """Return median and 90 % quantile of full runs, as `7 (19)`; `-` where that share never got there."""
+    values = [done.quantile(what, part) for part in (0.5, 0.9)]
+    middle, late = (f"{value:.3g}" if math.isfinite(value) else "-" for value in values)
+    return f"{middle} ({late})"
 
 
 def main() -> None:
@@ -151,6 +191,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60, help="finished trials per search, at most")
     parser.add_argument("--only", nargs="*", default=[], help=f"of: {'; '.join(STRATEGIES)}")
     parser.add_argument("--tables", nargs="*", default=list(SPACES), help="our own tables")
+    parser.add_argument("--made", type=int, default=0, help="made-up tables for each space (synthetic)")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--table", type=Path, help="another table, with --file")
     parser.add_argument("--file", type=Path, help="its search file: space, metric, known settings")
     given = parser.parse_args()
@@ -163,6 +205,14 @@ def main() -> None:
         worlds = worlds_of(table, config, {**FAMILIES, "held out": kernel_smoother})
         print(f"{file.name}: {len(table.settings)} settings, {sum(map(len, table.curves))} runs", file=sys.stderr)
         run(name, config, worlds, given)
+    for name in given.tables if given.made else ():
+        config = table_config(name)
+        families = {**FAMILIES, "held out": kernel_smoother}
+        tables = [made_table(config, seed) for seed in range(given.made)]
+        worlds = [world for table in tables for world in worlds_of(table, config, families)]
+        for index, world in enumerate(worlds):
+            world.name += f" {index // len(families)}"
+        run(f"{name}, {given.made} made-up tables (synthetic)", config, worlds, given)
 
 
 if __name__ == "__main__":

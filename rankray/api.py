@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from rankray.contracts import Outcome, TrialSpec
 from rankray.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    from rankray.contracts import Observer
     from rankray.store import StudyStore
 
 Given = Config | LoadedConfig | str | Path | Mapping[str, Any]
@@ -74,8 +76,10 @@ def check(config: Given) -> dict[str, Any]:
     return {"ok": True, "errors": [], "warnings": [*findings.warnings, *leak_warnings(loaded)], "data": data}
 
 
-def search(config: Given, *, verbose: bool = False) -> Study:
+def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
     """Search until the study holds its number of finished trials, and return it. Call it again to resume or extend.
+
+    While it runs, a notebook shows a table that is updated; elsewhere, lines are printed to standard error.
 
     >>> import rankray
     >>> study = rankray.search(rankray.load(file, {"study.trials": 2}))
@@ -85,15 +89,17 @@ def search(config: Given, *, verbose: bool = False) -> Study:
     Args:
         config: what to search.
         verbose: show what Ray and the libraries print.
+        show: show how far it is.
 
     Raises:
         UserError: something in it cannot work; nothing was started.
         SearchFailed: the search ran, and ended without doing what was asked.
     """
-    from rankray.cli.common import preflight
+    from rankray.cli.common import board_of, preflight
     from rankray.cli.pins import pin
     from rankray.cli.tracking import check_trackers, tracking
     from rankray.finetune.epochs import with_steps
+    from rankray.report.notebook import watching_python
     from rankray.search import run_search
     from rankray.search.news import News
     from rankray.store import open_study
@@ -105,8 +111,9 @@ def search(config: Given, *, verbose: bool = False) -> Study:
     findings = preflight(loaded, again=False)
     provenance = findings.fingerprints | asked | {"file": str(known.absolute() if known.is_file() else known)}
     opened = open_study(loaded.config.store, loaded.config, provenance=provenance)
-    with tracking(opened, loaded) as trackers:
-        done = run_search(opened, News(_Silent(), *trackers), verbose=verbose)
+    shown: AbstractContextManager[Observer] = watching_python(board_of(opened)) if show else nullcontext(_Silent())
+    with shown as view, tracking(opened, loaded.config) as trackers:
+        done = run_search(opened, News(view, *trackers), verbose=verbose)
     if not done:
         raise KeyboardInterrupt(f"interrupted at {opened.finished} of {opened.budget}; search again to resume")
     return Study(opened.name, loaded.config.store)
@@ -134,23 +141,27 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.cli.common import preflight
     from rankray.cli.pins import pin_run
+    from rankray.cli.tracking import check_trackers, tracking_train
     from rankray.finetune import run
     from rankray.finetune.epochs import with_steps
     from rankray.report.training import LineReporter
 
     loaded = with_steps(pin_run(_loaded(config), checkpoint or ""), download=True)
+    check_trackers(loaded)
     preflight(loaded)
     checked = loaded.config
     places.probe(checked.storage)
     with CheckpointRetention(checked.storage, f"{checked.name}/train") as retention:
-        reporter = LineReporter(
-            say=lambda line: None,
-            max_steps=checked.full_steps,
-            committed=lambda path: retention.committed(0, path),
-        )
         tree = checked.model_dump(mode="json") | {"space": {}}
         spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=checkpoint)
-        return staging.train(run, spec, reporter)
+        with tracking_train(checked, spec.directory, checkpoint) as reported:
+            reporter = LineReporter(
+                say=lambda line: None,
+                max_steps=checked.full_steps,
+                committed=lambda path: retention.committed(0, path),
+                reported=reported,
+            )
+            return staging.train(run, spec, reporter)
 
 
 def rehearse(

@@ -51,11 +51,16 @@ class Report:
             model: it says something about the study, not about the trial, and its verdict is always to continue.
         metrics: metric name to value, names as in the design (`eval/nll`, `train/loss`, ...).
         checkpoint: a completely written checkpoint of exactly this step, if one was made.
+        spread: how the relative scale S was spread over the tokens since the previous report, where the loss has one:
+            `{"first", "shares"}`, as `LossStats.scale_spread` returns it.
+        node: where the trial is trained, for people; given with the first report of a process, else empty.
     """
 
     step: int
     metrics: Mapping[str, float]
     checkpoint: str | None = None
+    spread: Mapping[str, Any] | None = None
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,11 +108,13 @@ class WorkLost:
         reason: why the process died.
         steps: steps reported after the last checkpoint; steps after the last report are unknown and not counted.
         wall_seconds: time from the last checkpoint, or from the start, to the death.
+        preempted: whether the trial left with a checkpoint, because its node is taken away or its search interrupted.
     """
 
     reason: str
     steps: int
     wall_seconds: float
+    preempted: bool = False
 
 
 class Reporter(Protocol):

@@ -11,6 +11,7 @@ import re
 import secrets
 import sys
 import tempfile
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return group_of(config.rootpath / nodeid.partition("::")[0])
 
     return ByGroup(config, log)
+
+
+FUZZED = re.compile(r"^([a-z ]+): (\d+) inputs tried", re.MULTILINE)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many mutated inputs were tried, by kind: what a test prints is shown only where it fails."""
+    tried: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        for kind, count in FUZZED.findall(report.capstdout):
+            tried[kind] += int(count)
+    failed = [each for each in terminalreporter.stats.get("failed", []) if re.search(r"fuzz|mutat", each.nodeid)]
+    if tried:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(tried.items()))
+        terminalreporter.write_line(f"{tried.total()} mutated inputs tried ({kinds}), failures: {len(failed)}")
 
 
 @pytest.fixture(autouse=True)

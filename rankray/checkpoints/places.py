@@ -168,9 +168,11 @@ def probe(place: str) -> None:
         with wrap_errors(place):
             Path(place).mkdir(parents=True, exist_ok=True)
             file = Path(place, name)
-            file.write_bytes(content)
-            found = file.read_bytes()
-            file.unlink()
+            try:
+                file.write_bytes(content)
+                found = file.read_bytes()
+            finally:
+                file.unlink(missing_ok=True)
     else:
         with wrap_errors(place):
             system, path = _system(join(place, name))

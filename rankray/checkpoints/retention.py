@@ -123,7 +123,7 @@ class CheckpointRetention:
         """A trial ended, or is resumed elsewhere; one that is complete needs only its last checkpoint."""
         kept = self._kept.pop(number, [])
         if complete and kept:
-            self._do(functools.partial(self._thin_out, number, _step_of(kept[-1])))
+            self._do(functools.partial(self._thin_out, number, step_of(kept[-1])))
 
     def tidy(self, ended: Collection[int], kept: Collection[int]) -> None:
         """Delete the directories of the trials in `ended`, except those in `kept`; unknown names are left alone."""
@@ -141,7 +141,7 @@ class CheckpointRetention:
         trial = self._trial(number)
         for launch in places.names(trial):
             for name in places.names(places.join(trial, launch)):
-                if _STEP.fullmatch(name) and _step_of(name) < last:
+                if _STEP.fullmatch(name) and step_of(name) < last:
                     self._delete(places.join(trial, launch, name))
 
     def _own(self, place: str) -> str:
@@ -175,7 +175,7 @@ class CheckpointRetention:
             places.delete(own)
 
 
-def _step_of(place: str) -> int:
+def step_of(place: str) -> int:
     """Return the step in a checkpoint's name; 0 where it has none."""
     found = _STEP.fullmatch(place.partition("?")[0].rpartition("/")[2])
     return int(found[1]) if found else 0

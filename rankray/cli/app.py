@@ -5,7 +5,9 @@ Exit codes: 0 done; 1 the search ran and failed; 2 bad input; 130 interrupted (r
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,6 +16,7 @@ import typer
 
 from rankray import __version__, logs
 from rankray.cli import cluster, confirm, export, judge, look, pages, plan, rehearse, search, setup, store, train
+from rankray.cli.signals import interruptible_in_c
 from rankray.errors import RankrayError
 
 app = typer.Typer(
@@ -55,12 +58,21 @@ def main() -> None:
     logs.configure()
     try:
         refuse_passwords(sys.argv[1:])
-        app()
+        with interruptible_in_c():
+            app()
     except RankrayError as error:
         from rankray.store.urls import safe_text
 
         print(f"error: {safe_text(str(error))}", file=sys.stderr)
+        from rankray.report.help import page_of
+
+        if page := page_of(error):
+            print(f"more: docs/{page}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except SystemExit as end:  # all is done: an interruption now changes no exit code
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(code))
+        raise
     except KeyboardInterrupt:
         print("stopped at once; what was committed is safe: run the same command again to resume", file=sys.stderr)
         sys.exit(130)

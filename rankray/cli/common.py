@@ -86,7 +86,7 @@ def check_training(loaded: LoadedConfig, findings: Findings, again: bool = True)
         UserError: a trial would be refused.
     """
     from rankray.finetune import passed
-    from rankray.finetune.preflight import Findings, check_functions
+    from rankray.finetune.preflight import UNREAD, Findings, check_functions
     from rankray.store import strategies
 
     strategies.try_out(loaded.config, loaded.where)
@@ -100,9 +100,10 @@ def check_training(loaded: LoadedConfig, findings: Findings, again: bool = True)
         check_trial(loaded, found)
         if key:
             passed.remember(key, found)
+    read = {UNREAD.format(split) for split in ("train", "eval")}
     findings.data.update(found.data)
     findings.warnings += found.warnings
-    findings.unseen += found.unseen
+    findings.unseen = [line for line in findings.unseen if line not in read] + found.unseen
 
 
 def _check_workers(loaded: LoadedConfig) -> None:
@@ -177,6 +178,7 @@ def print_summary(study: StudyStore, file: str) -> None:
 def board_of(study: StudyStore) -> Board:
     """Return a board that says how far a study is, to be watched while it goes on."""
     from rankray.report.board import Board
+    from rankray.store import views
 
     config, counts = study.config, study.counts()
     board = Board(
@@ -188,6 +190,9 @@ def board_of(study: StudyStore) -> Board:
         finished=study.finished,
     )
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
+    if found := views.best(study):
+        board.best = (found["number"], found["value"], found["params"])
+    board.untrained = (views.untrained(study) or {}).get("value")
     return board
 
 

@@ -11,6 +11,7 @@ import typer
 
 from rankray.cli.common import board_of, console, say, store_url
 from rankray.cli.options import NONE, Json, Sets, Store, Study, Verbose
+from rankray.cli.tracking import check_trackers, tracking
 
 if TYPE_CHECKING:
     from rankray.config import Config
@@ -36,6 +37,7 @@ def confirm(
 ) -> None:
     """Compare a search's winner with plain SFT at its own best rate, on new seeds. Run again to resume."""
     from rankray import logs
+    from rankray.config import LoadedConfig
     from rankray.report.confirmation import plan_view, verdict_view
     from rankray.search.confirm import confirmed_config, make_plan, plan_figures, run_confirmation, stored_plan
     from rankray.search.confirmation import Options
@@ -51,6 +53,7 @@ def confirm(
         figures = plan_figures(search, confirmation, planned)
         print(json.dumps(figures)) if as_json else console().print(plan_view(figures))
         return
+    check_trackers(LoadedConfig(config, f"study {study}"))
     confirmation, provenance = _preflight(search, config, confirmation)
     verdict = run_confirmation(
         search,
@@ -58,7 +61,7 @@ def confirm(
         config,
         confirmation,
         options,
-        lambda running: _watching(running, as_json),
+        lambda running: _watching(running, confirmation, as_json),
         provenance=provenance,
         verbose=verbose,
     )
@@ -128,11 +131,16 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tupl
 
 
 @contextmanager
-def _watching(running: StudyStore, quiet: bool) -> Iterator[Observer]:
-    """Show a confirmation's runs as a search's are shown; with --json, on standard error."""
+def _watching(running: StudyStore, config: Config, quiet: bool) -> Iterator[Observer]:
+    """Show a confirmation's runs as a search's are shown, and log them; with --json, lines are on standard error."""
     from rich.console import Console
 
     from rankray.report.live import watching
+    from rankray.search.news import News
 
-    with watching(board_of(running), Console(stderr=True, emoji=False) if quiet else console()) as observer:
-        yield observer
+    shown = Console(stderr=True, emoji=False) if quiet else console()
+    with (
+        watching(board_of(running), shown) as observer,
+        tracking(running, config, lambda line: say(line, quiet)) as trackers,
+    ):
+        yield News(observer, *trackers)

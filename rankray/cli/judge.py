@@ -20,7 +20,9 @@ logger = logging.getLogger(__name__)
 
 def evaluate(
     target: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A directory, or the name of a study: its best.")],
-    file: Annotated[Path | None, typer.Argument(help="The configuration; a checkpoint has its own.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="The configuration; a checkpoint and an exported model have their own.")
+    ] = None,
     split: Annotated[str, typer.Option(help="eval, or test: the split of data.test.")] = "eval",
     sets: Sets = NONE,
     store: Store = "",
@@ -81,6 +83,8 @@ def _target(target: str, file: Path | None, sets: list[str], store: str) -> tupl
 
     place = Path(target)
     if place.is_dir():
+        if file is None:
+            file = _exported_file(place)
         if file is not None:
             config = _pinned_by(place, load(file, sets, store).config)
         else:
@@ -125,6 +129,26 @@ def _pinned_by(checkpoint: Path, config: Config) -> Config:
     except ConfigError as error:
         logger.debug("%s names no commits: %s", checkpoint, error)
         return config
+
+
+def _exported_file(place: Path) -> Path | None:
+    """Return the configuration that `rankray export` wrote beside a model, or None where the directory is none of its.
+
+    Raises:
+        ConfigError: it asks to run code that came with the model: nobody has named this file.
+    """
+    from rankray.errors import ConfigError
+    from rankray.evaluate.target import EXPORTED_FILE, STATE_FILE
+
+    file = place / EXPORTED_FILE
+    if (place / STATE_FILE).is_file() or not file.is_file():
+        return None
+    if load(file, []).config.model.trust_remote_code:
+        raise ConfigError(
+            f"evaluate: {file} sets model.trust_remote_code: code that comes with the model would run; allowed is to "
+            "name the file knowingly; read that code, then give the file as the second argument"
+        )
+    return file
 
 
 def _with_sets(config: Config, sets: list[str]) -> Config:

@@ -56,6 +56,7 @@ def check(
             "ok": True,
             "errors": [],
             "warnings": [*findings.warnings, *warnings],
+            "notes": findings.notes,
             "data": {split: table.as_json() for split, table in findings.data.items()},
             "not_looked_at": findings.unseen,
             "config": config,

@@ -16,6 +16,7 @@ from rankray.cli.tracking import check_trackers, tracking
 
 if TYPE_CHECKING:
     from rankray.config import Config, LoadedConfig
+    from rankray.store import StudyStore
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray.report.live import watching
     from rankray.search import run_search
     from rankray.search.news import News
-    from rankray.store import open_study, views
+    from rankray.store import open_study
 
     logs.configure(verbose)
     check_trackers(loaded)
@@ -63,21 +64,27 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     for line in findings.lines(with_unseen=False):
         say(line)
     study = study or open_study(config.store, config, provenance=provenance)
-    config = study.config  # a study that an earlier version began continues with the defaults it began with
-    board = board_of(study)
-    if found := views.best(study):
-        board.best = (found["number"], found["value"], found["params"])
-    board.untrained = (views.untrained(study) or {}).get("value")
-    with watching(board, console()) as view, tracking(study, loaded) as trackers:
-        done = run_search(study, News(view, *trackers), verbose=verbose)
+    done = False
+    try:
+        with watching(board_of(study), console()) as view, tracking(study, loaded.config) as trackers:
+            done = run_search(study, News(view, *trackers), verbose=verbose)
+        _conclude(study, loaded, done)
+    except KeyboardInterrupt:
+        if not (done or study.done):
+            raise
+        logger.debug("interrupted after the last trial: the search is complete")
+
+
+def _conclude(study: StudyStore, loaded: LoadedConfig, done: bool) -> None:
+    """Say what a search has found, or how to resume it."""
     if not done:
         say(
-            f"interrupted at {study.finished} of {config.study.trials} finished trials; nothing is lost: run the same "
-            "command again, and the running ones resume from their last checkpoints"
+            f"interrupted at {study.finished} of {study.budget} finished trials; nothing is lost: run the same command "
+            "again, and the running ones resume from their last checkpoints"
         )
         raise typer.Exit(130)
     if (end := study.ended) is not None and end.by == "space":
-        say(f"{end.reason}: {study.finished} of {config.study.trials} trials")
+        say(f"{end.reason}: {study.finished} of {study.budget} trials")
     elif end is not None and end.by != "trials":
         say(f"ended by study.budget.{end.by}: {end.reason}; raise it and run the same command again to continue")
     print_summary(study, loaded.file)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import shlex
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rankray.cli.common import load, preflight, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Verbose
 from rankray.cli.pins import pin_run
+from rankray.cli.tracking import check_trackers, tracking_train
+
+if TYPE_CHECKING:
+    from rankray.config import Config
+    from rankray.contracts import Outcome, TrialSpec
+    from rankray.report.training import LineReporter
 
 
 def train(
@@ -28,13 +35,13 @@ def train(
     from rankray.finetune.epochs import with_steps
 
     resume = places.absolute(resume) if resume else ""
-    loaded = with_steps(pin_run(load(file, sets, name=name), resume), download=True)
+    loaded = pin_run(load(file, sets, name=name), resume)
+    check_trackers(loaded)
+    loaded = with_steps(loaded, download=True)
     for line in preflight(loaded).lines():
         say(line, as_json)
-    from rankray.checkpoints import manifest, staging
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.contracts import TrialSpec
-    from rankray.finetune import run
     from rankray.finetune.checkpoint import check_resumable, read_progress
     from rankray.report.training import LineReporter
 
@@ -44,13 +51,21 @@ def train(
     places.probe(config.storage)
     tree = config.model_dump(mode="json") | {"space": {}}
     with CheckpointRetention(config.storage, f"{config.name}/train") as retention:
+        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None, untrained=True)
         reporter = LineReporter(
             say=lambda line: say(line, as_json),
             max_steps=config.full_steps,
             committed=lambda path: retention.committed(0, path),
         )
-        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None, untrained=True)
-        outcome = staging.train(manifest.checked(run), spec, reporter)
+        if resume:
+            reporter.checkpoint = resume
+        try:
+            outcome = _train(config, spec, reporter, as_json)
+        except KeyboardInterrupt:
+            last = reporter.checkpoint
+            resuming = f"run the same command again with --resume {shlex.quote(last)}" if last else "nothing was saved"
+            say(f"interrupted; {resuming}", to_stderr=True)
+            raise typer.Exit(130) from None
         retention.ended(0, complete=True)
     if as_json:
         print(json.dumps({"metrics": outcome.metrics, "checkpoint": outcome.checkpoint, "steps": outcome.steps}))
@@ -58,3 +73,28 @@ def train(
         for metric, value in outcome.metrics.items():
             say(f"{metric}: {value:.6g}")
         say(f"checkpoint: {outcome.checkpoint}")
+
+
+def _train(config: Config, spec: TrialSpec, reporter: LineReporter, as_json: bool) -> Outcome:
+    """Train, and log it; an interruption saves a checkpoint after the present step, a second one stops at once.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+    """
+    from rankray.checkpoints import manifest, staging
+    from rankray.finetune import run
+    from rankray.search.control import interruptible
+
+    def interrupt(number: int) -> None:
+        reporter.interrupted = "interrupted"
+        say("stopping: saving a checkpoint after the present step; Ctrl-C again stops at once", to_stderr=True)
+
+    with (
+        tracking_train(config, spec.directory, spec.checkpoint, lambda line: say(line, as_json)) as reported,
+        interruptible(interrupt),
+    ):
+        reporter.reported = reported
+        outcome = staging.train(manifest.checked(run), spec, reporter)
+        if outcome.preempted:
+            raise KeyboardInterrupt
+        return outcome

@@ -24,11 +24,16 @@ class WorkersLost(Exception):
     Attributes:
         blameless: whether that was because a node is gone, as far as is known yet.
         nodes: the nodes they ran on, as Ray's node ids.
+        silent: whether one of them did not answer any more, and was ended.
     """
 
-    def __init__(self, reason: str, blameless: bool, nodes: list[str]) -> None:
+    def __init__(self, reason: str, blameless: bool, nodes: list[str], silent: bool = False) -> None:
         super().__init__(reason)
-        self.blameless, self.nodes = blameless, nodes
+        self.blameless, self.nodes, self.silent = blameless, nodes, silent
+
+    def as_event(self) -> dict[str, Any]:
+        """Return all but the reason as plain JSON types."""
+        return {"blameless": self.blameless, "nodes": self.nodes, "silent": self.silent}
 
 
 def tune_error(trial: Trial) -> BaseException | None:
@@ -47,6 +52,11 @@ def tune_error(trial: Trial) -> BaseException | None:
 def node_went(error: BaseException | None) -> bool:
     """Return whether an error says that a process died because its node is gone."""
     return any(_node_went(each) for each in _within(error))
+
+
+def went_silent(error: BaseException | None) -> bool:
+    """Return whether an error says that a worker of a group did not answer any more."""
+    return any(ray_private.worker_was_silent(each) for each in _within(error))
 
 
 def nodes_of(error: BaseException | None) -> list[str]:

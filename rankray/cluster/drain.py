@@ -1,9 +1,12 @@
-"""Whether this process's node is being taken away: a spot machine's last minutes, or a shrinking autoscaler.
+"""Whether this process is to leave: its node is being taken away, or its search was interrupted.
 
-To Ray, a preemption is the drain of a node, with a deadline. Every process that trains asks once a second whether its
-own node is being drained. If so, its trial is preempted: it ends with a checkpoint, which the store commits, and is
-resumed elsewhere. `ray.train.get_preemption_info()` says the same, but only within a worker group, and is a barrier
-over its workers.
+A node is taken away in a spot machine's last minutes, or by a shrinking autoscaler. To Ray, such a preemption is the
+drain of a node, with a deadline. Every process that trains asks once a second whether its own node is being drained. If
+so, its trial is preempted: it ends with a checkpoint, which the store commits, and is resumed elsewhere.
+`ray.train.get_preemption_info()` says the same, but only within a worker group, and is a barrier over its workers.
+
+An interrupted search raises a flag in Ray's key-value store, which the same threads see, so that its trials leave with
+a checkpoint in the same way.
 """
 
 from __future__ import annotations
@@ -20,13 +23,18 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """How often Ray is asked."""
+INTERRUPTED = "its search was interrupted"
 
 
 class DrainWatcher:
-    """Watches, in a daemon thread, for the drain of this process's node; outside Ray it does nothing."""
+    """Watches, in a daemon thread, for the drain of this process's node; outside Ray it does nothing.
 
-    def __init__(self) -> None:
-        self._text = ""
+    Args:
+        launch: the flag that the search raises when it is interrupted; empty for none.
+    """
+
+    def __init__(self, launch: str = "") -> None:
+        self._text, self._launch = "", launch
         self._over = threading.Event()
         if ray.is_initialized():  # otherwise asking for the context would start Ray
             self._node = ray.get_runtime_context().get_node_id()
@@ -44,9 +52,12 @@ class DrainWatcher:
         while not (self._text or self._over.wait(LOOK_SECONDS)):
             try:
                 draining = ray_private.draining_nodes()
+                interrupted = bool(self._launch) and ray_private.flag_is_up(self._launch)
             except Exception:
                 logger.debug("Ray does not say which nodes are being drained; it is asked again", exc_info=True)
                 continue
+            if interrupted:
+                self._text = INTERRUPTED
             if self._node in draining:
                 self._text = _reason(draining[self._node])
 

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from rankray.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
+LOOPBACK = "127.0.0.1"
 ASK_SECONDS = 120.0
 """How long a node may take to answer; a process has to start there first."""
 
@@ -52,7 +53,7 @@ def nodes() -> list[Node]:
     found = [
         Node(
             each["NodeID"],
-            f"{each['NodeManagerAddress']} ({each['NodeID'][:8]})",
+            _name(each),
             each["Resources"],
             each["NodeID"] == mine,
         )
@@ -60,6 +61,22 @@ def nodes() -> list[Node]:
         if each["Alive"]
     ]
     return sorted(found, key=lambda node: not node.here)
+
+
+def names_of(ids: Sequence[str]) -> str:
+    """Return the names of some nodes, as `Node.name` has them, with commas between them.
+
+    A Ray of the search's own is one node, which has another id at every launch: it is named by its host.
+    """
+    names = {
+        each["NodeID"]: each["NodeManagerHostname"] if each["NodeManagerAddress"] == LOOPBACK else _name(each)
+        for each in ray.nodes()  # type: ignore[no-untyped-call]
+    }
+    return ", ".join(names.get(node, node[:8]) for node in ids)
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
 def typed_nodes() -> dict[str, tuple[str, bool]]:

@@ -14,6 +14,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+FLAGS = "rankray"
+"""The namespace of our flags in Ray's key-value store."""
 READ_FROM = "2.60"
 """The version of Ray in whose source these names were read."""
 
@@ -57,6 +59,30 @@ def draining_nodes() -> dict[str, int]:
     return dict(state.get_draining_nodes())
 
 
+def raise_flag(name: str) -> None:
+    """Set a flag of this name that every process of the cluster can see, until it is lowered.
+
+    A named actor is the public way, and costs a process, and a second, per search.
+    """
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(name, b"1", namespace=FLAGS)
+
+
+def flag_is_up(name: str) -> bool:
+    """Return whether the flag of this name is set. Public API: as for `raise_flag`."""
+    from ray.experimental.internal_kv import _internal_kv_exists
+
+    return bool(_internal_kv_exists(name, namespace=FLAGS))
+
+
+def lower_flag(name: str) -> None:
+    """Remove a flag. Public API: as for `raise_flag`."""
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    _internal_kv_del(name, namespace=FLAGS)
+
+
 def cluster_config() -> Any:
     """Return the limits that an autoscaler has published (`node_group_configs`), or None. No public API says so."""
     from ray._private.state import state
@@ -82,6 +108,16 @@ def actor_died_with_its_node(actor_id: str) -> bool:
     context: Any = common_pb2
     cause = actors(actor_id)["DeathCause"].actor_died_error_context
     return bool(cause.reason == context.ActorDiedErrorContext.NODE_DIED)
+
+
+def worker_was_silent(error: BaseException) -> bool:
+    """Return whether Ray Train's error of one worker says that it did not answer for the time that it may take.
+
+    No public class says so; the public `TrainingFailedError` has these errors in `worker_failures`.
+    """
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
+
+    return isinstance(error, WorkerHealthCheckTimeoutError)
 
 
 def memory_bytes() -> tuple[int, int]:

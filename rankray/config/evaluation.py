@@ -21,6 +21,11 @@ def is_sampled(metric: str) -> bool:
     return bool(re.fullmatch(SAMPLED, metric.rsplit("/", 1)[-1]))
 
 
+def is_over_tokens(metric: str) -> bool:
+    """Whether a metric is a mean over the tokens of given texts, so that two models differ by less than its error."""
+    return metric.rsplit("/", 1)[-1] in ("nll", "bits_per_byte", "token_accuracy")
+
+
 def natural_direction(metric: str) -> Literal["minimize", "maximize"] | None:
     """Return the direction in which a built-in metric is better, or None for one that is not built in."""
     name = metric.rsplit("/", 1)[-1]
@@ -78,8 +83,8 @@ class EvaluateSection(Section):
     """Steps between evaluations: each is a report, and a chance to prune."""
     metrics: list[str] = Field(default_factory=lambda: ["nll"])
     """Any of `nll`, `bits_per_byte`, `token_accuracy`, `accuracy` (greedy answer), `pass@k` (the chance that one of k
-    sampled answers is right, estimated from `samples`) and `avg@k` (the mean over k sampled answers). Beside each
-    generated one stand its `_stderr`, clustered by example, and its `_n`, the number of examples."""
+    sampled answers is right, estimated from `samples`) and `avg@k` (the mean over k sampled answers). Beside each stand
+    its `_stderr`, clustered by example, and its `_n`, the number of examples."""
     max_examples: PositiveInt | None = 200
     """Held-out examples used, the first ones; null takes all."""
     batch_size: PositiveInt = 32

@@ -13,16 +13,18 @@ from rankray.errors import ConfigError
 
 
 def get_path(config: BaseModel, path: str) -> Any:
-    """Return the value at a dotted path; KeyError where there is no such field."""
+    """Return the value at a dotted path; KeyError where there is no such field, None for what a mapping lacks."""
     node: Any = config
+    is_free = False
     for part in path.split("."):
         if isinstance(node, BaseModel):
             if part not in type(node).model_fields:
                 raise KeyError(path)
             node = getattr(node, part)
+            is_free = isinstance(node, Mapping)
         elif isinstance(node, Mapping):
             node = node.get(part)
-        else:
+        elif not (is_free and node is None):
             raise KeyError(path)
     return node
 

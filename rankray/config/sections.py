@@ -49,8 +49,21 @@ class ModelSection(Section):
     attn_implementation: str | None = None
     """How attention is computed: `sdpa`, `eager`, `flash_attention_2` or another name that transformers knows; null
     leaves the choice to transformers."""
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Hold the base model's linear layers in 4 bits (NF4, its scales quantized too) or 8 bits, below trained adapters;
+    `dtype` is what is computed in. Needs a CUDA GPU, `model.lora` and `pip install rankray[quantization]`. Null keeps
+    the weights as they are."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Leave it off unless you have read that code."""
+
+    @model_validator(mode="after")
+    def _quantized_weights_are_not_trained(self) -> ModelSection:
+        if self.quantization is not None and self.lora is None:
+            raise ValueError(
+                f"quantization: got {self.quantization} where all weights are trained, which needs them whole; allowed "
+                "with model.lora, which trains adapters on them; set model.lora: {}, or leave quantization out"
+            )
+        return self
 
 
 Format = Literal["auto", "columns", "prompt_completion", "messages", "sharegpt", "alpaca", "text"]

@@ -182,7 +182,7 @@ def _named_params(wanted: dict[str, Any], space: dict[str, Distribution], config
 def _check_path(path: str, config: Config) -> None:
     """Raise ConfigError unless a space may vary the field at `path`."""
     section = path.split(".")[0]
-    if path.startswith("train.sft.") and path.count(".") == 2:
+    if path.startswith("train.sft.") and all(path.split(".")):
         return
     known = searchable_paths()
     if path in known:

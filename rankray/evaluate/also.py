@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.evaluation import AlsoSection
@@ -20,10 +21,11 @@ from rankray.data.files import hub_parts, is_file_source
 from rankray.data.parse import Row
 from rankray.data.tokenize import Split
 from rankray.errors import DataError
-from rankray.evaluate.metrics import Figures, bits_per_byte, run_head, supervised_bytes, token_totals, with_error
+from rankray.evaluate.metrics import Figures, run_head, with_error
 from rankray.evaluate.ranks import Ranks
 from rankray.evaluate.solve import Solver
-from rankray.model.head import HeadInputs, attach_head, plain_model, plain_totals
+from rankray.evaluate.tokens import text_bytes, token_sums
+from rankray.model.head import attach_head, plain_model, sequence_totals
 from rankray.model.resident import split_of
 
 
@@ -92,11 +94,9 @@ def _plain(
 ) -> Figures:
     figures: Figures = {}
     if set(section.metrics) & {"nll", "bits_per_byte", "token_accuracy"}:
-        stats = token_totals(model, tokenizer, data, config.evaluate.batch_size, ranks)
-        every = {"nll": stats.nll, "token_accuracy": stats.token_accuracy}
-        if "bits_per_byte" in section.metrics:
-            every["bits_per_byte"] = bits_per_byte(stats, supervised_bytes(tokenizer, data))
-        figures |= {name: every[name] for name in section.metrics if name in every}
+        sums = token_sums(model, tokenizer, data, config.evaluate.batch_size, ranks)
+        bytes_Q = text_bytes(tokenizer, data) if "bits_per_byte" in section.metrics else ()
+        figures |= sums.figures(section.metrics, bytes_Q)
     if "accuracy" in section.metrics and answers != 0:
         right = Solver(model, tokenizer, data, config.evaluate, ranks).right(first=answers)
         figures |= with_error("accuracy", [float(row[0]) for row in right])
@@ -116,30 +116,31 @@ def _choices(
     questions = [read_choices(row, section, where) for row in data.rows]
     texts = [str(example.prompt) for example in make_examples(data.rows, config.data, Places(source=where))]
     limit = config.data.max_length
-    mine = ranks.share(range(len(questions)))
-    asked = [(index, choice) for index in mine for choice in questions[index][0]]
+    rows = {
+        index: [_tokens(tokenizer, texts[index], choice, limit) for choice in choices]
+        for index, (choices, _) in enumerate(questions)
+    }
+    mine = ranks.share([sum(len(each.input_ids) for each in row) for row in rows.values()])
+    asked = [each for index in mine for each in rows[index]]
     scores: list[float] = []
     size = config.evaluate.batch_size
-    largest = max(len(choices) for choices, _ in questions) * -(-len(questions) // ranks.size)
-    for begin in range(0, largest if ranks.in_step else len(asked), size):
-        part = asked[begin : begin + size]
-        batch = [_tokens(tokenizer, texts[index], choice, limit) for index, choice in part]
-        scores += _likelihoods(model, tokenizer, batch or [_tokens(tokenizer, texts[0], questions[0][0][0], limit)])[
-            : len(part)
-        ]
-    held: dict[int, tuple[bool, bool]] = {}
+    most = max(len(choices) for choices, _ in questions)
+    for begin in range(0, most * ranks.largest(len(questions)) if ranks.in_step else len(asked), size):
+        batch = asked[begin : begin + size]
+        scores += _likelihoods(model, tokenizer, batch or rows[0][:1])[: len(batch)]
+    verdict_Q2 = torch.zeros(len(questions), 2, dtype=torch.float64)
     place = 0
     for index in mine:
         choices, right = questions[index]
         found = scores[place : place + len(choices)]
         place += len(choices)
         norm = [score / max(1, len(choice.encode())) for score, choice in zip(found, choices, strict=True)]
-        held[index] = found.index(max(found)) == right, norm.index(max(norm)) == right
-    verdicts = ranks.merged(held)
+        verdict_Q2[index] = torch.tensor([found.index(max(found)) == right, norm.index(max(norm)) == right])
+    verdict_Q2 = ranks.sum(verdict_Q2).cpu()
     figures: Figures = {}
     for place, name in enumerate(("accuracy", "accuracy_norm")):
         if name in section.metrics:
-            figures |= with_error(name, [float(verdicts[index][place]) for index in range(len(questions))])
+            figures |= with_error(name, verdict_Q2[:, place].tolist())
     return figures
 
 
@@ -185,15 +186,6 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, choice: str, limit:
 
 def _likelihoods(model: Any, tokenizer: PreTrainedTokenizerBase, batch: Sequence[Tokens]) -> list[float]:
     """Return ln p of each completion, in nats."""
-    found: list[float] = run_head(model, tokenizer, batch, lambda given: sequence_log_probs(given, len(batch)))
-    return found
-
-
-def sequence_log_probs(given: HeadInputs, rows: int) -> list[float]:
-    """Head function: the sum of ln p over the supervised tokens of each of so many sequences, in nats."""
-    found = []
-    for row in range(rows):
-        mask = given.sequence_N == row
-        part = HeadInputs(given.hidden_NH[mask], given.label_N[mask], given.sequence_N[mask], given.head)
-        found.append(-float(plain_totals(part).nll_sum))
+    totals_B3 = run_head(model, tokenizer, batch, lambda given: sequence_totals(given, len(batch)))
+    found: list[float] = (-totals_B3[:, 0]).tolist()
     return found

@@ -108,37 +108,51 @@ class _Batch:
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def answers(self, most_steps: int) -> list[list[int]]:
-        """Return the tokens of each answer, without the one that ends it; in step, no worker takes more steps."""
+        """Return the tokens of each answer, without the one that ends it.
+
+        In step every worker makes as many calls of the model as the one that makes the most, and no more than
+        `most_steps` after the first.
+        """
         answers: list[list[int]] = [[] for _ in self._rows]
         alive = list(range(len(self._rows)))
-        state = self._read_prompts() if self._ranks.any(bool(alive)) else None
+        if not self._ranks.any(bool(alive)):
+            return answers
+        state = self._read_prompts()
         if state is None and alive:
             return self._by_the_model()
         for step in range(most_steps):
+            if state is not None and alive:
+                alive, token_B = self._extended(answers, alive, state, step)
+            if step + 1 >= self._length:
+                alive = []
             if not self._ranks.any(bool(alive)):
                 break
-            if state is None or not alive:
-                self._idle()
-                continue
-            token_B = self._choose(state.logits_BV, alive, step)
-            ended_B = torch.isin(token_B, self._ends)
-            for place, (token, ended) in enumerate(zip(token_B.tolist(), ended_B.tolist(), strict=True)):
-                row = alive[place]
-                if row >= 0 and not ended:
-                    answers[row].append(token)
-                elif ended:
-                    alive[place] = -1
-            if all(row < 0 for row in alive):
-                alive = []
-            elif sum(row < 0 for row in alive) * LEAVE_SHARE >= len(alive):
-                stay = [place for place, row in enumerate(alive) if row >= 0]
-                alive, token_B = [alive[place] for place in stay], token_B[stay]
-                state.keep(stay)
-            if alive and step + 1 < self._length:
+            if state is not None and alive:
                 state.logits_BV = self._next(state, token_B)
-            elif alive:
-                alive = []
+            else:
+                self._idle()
         return answers
+
+    def _extended(
+        self, answers: list[list[int]], alive: list[int], state: _State, step: int
+    ) -> tuple[list[int], torch.Tensor]:
+        """Add a token to each answer; return the rows that are left in the batch, -1 for one that has ended, and it."""
+        token_B = self._choose(state.logits_BV, alive, step)
+        ended_B = torch.isin(token_B, self._ends)
+        for place, (token, ended) in enumerate(zip(token_B.tolist(), ended_B.tolist(), strict=True)):
+            row = alive[place]
+            if row >= 0 and not ended:
+                answers[row].append(token)
+            elif ended:
+                alive[place] = -1
+        gone = sum(row < 0 for row in alive)
+        if gone == len(alive):
+            return [], token_B
+        if gone * LEAVE_SHARE >= len(alive):
+            stay = [place for place, row in enumerate(alive) if row >= 0]
+            alive, token_B = [alive[place] for place in stay], token_B[stay]
+            state.keep(stay)
+        return alive, token_B
 
     def _read_prompts(self) -> _State | None:
         """Read each different prompt once; None where the model has a cache of its own kind, or there is no row."""

@@ -1,4 +1,4 @@
-"""How each metric is computed: token sums without logits, bits per byte, and from solved answers with their errors."""
+"""How metrics are computed: batches for a head function, and figures of solved answers with their errors."""
 
 from __future__ import annotations
 
@@ -9,40 +9,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rankray.config.evaluation import EvaluateSection, is_sampled
+from rankray.config.evaluation import EvaluateSection
 from rankray.data.encode import Tokens
-from rankray.data.tokenize import Split
-from rankray.evaluate.ranks import Ranks
-from rankray.loss import LossStats
 from rankray.loss.tokens import IGNORED
-from rankray.model.head import HeadInputs, attach_head, plain_model, plain_totals
+from rankray.model.head import HeadInputs
 
 Figures = dict[str, float]
-
-
-def token_totals(
-    model: Any, tokenizer: PreTrainedTokenizerBase, data: Split, batch_size: int, ranks: Ranks | None = None
-) -> LossStats:
-    """Return the plain sums over all supervised tokens, of all workers; longest examples first, without the logits."""
-    ranks = ranks or Ranks(model)
-    attach_head(plain_model(model))
-    examples = sorted((e for e in data.tokens if e.supervised), key=lambda e: -len(e.input_ids))
-    mine = ranks.share(range(len(examples)))
-    total: LossStats | None = None
-    for number in range(ranks.batches(len(examples), batch_size)):
-        batch = [examples[index] for index in mine[number * batch_size : (number + 1) * batch_size]]
-        stats: LossStats = run_head(model, tokenizer, batch or examples[-1:], plain_totals)
-        if batch:
-            total = stats if total is None else total + stats
-    assert examples, "load_split leaves at least one supervised example"
-    if ranks.size == 1:
-        assert total is not None
-        return total
-    if total is None:
-        empty: LossStats = run_head(model, tokenizer, examples[-1:], plain_totals)
-        return LossStats.from_vector(ranks.sum(empty.vector() * 0))
-    vector = total.vector()
-    return LossStats.from_vector(ranks.sum(vector))
 
 
 def run_head(
@@ -60,31 +32,6 @@ def run_head(
     inputs = {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_BT}
     with torch.no_grad():
         return model(**{name: each.to(model.device) for name, each in inputs.items()}, head=head)
-
-
-def supervised_bytes(tokenizer: PreTrainedTokenizerBase, data: Split) -> int:
-    """Return how many UTF-8 bytes of text the supervised tokens stand for.
-
-    Those of the completion; of an example that was cut, or of which several turns are trained on, those of what its
-    tokens say.
-    """
-    longest = max(len(example.input_ids) for example in data.tokens)
-    total = 0
-    for example, row in zip(data.tokens, data.rows, strict=True):
-        if not example.supervised:
-            continue
-        text = str(row["completion"])
-        if len(example.input_ids) == longest or example.spans is not None:
-            kept = [token for token in example.labels[1:] if token != IGNORED]
-            said = str(tokenizer.decode(kept, skip_special_tokens=True))
-            text = said if example.spans is not None or len(said) < len(text.strip()) else text
-        total += len(text.encode())
-    return total
-
-
-def bits_per_byte(stats: LossStats, byte_count: int) -> float:
-    """Return -log2 p of all supervised tokens per byte of their text: the same for every tokenizer."""
-    return float(stats.nll_sum) / math.log(2) / byte_count if byte_count else math.nan
 
 
 def mean_with_error(values: Sequence[float]) -> tuple[float, float, int]:
@@ -137,7 +84,5 @@ def missing(names: Sequence[str]) -> Figures:
     """Return NaN for every figure of these metrics, where there is nothing to measure."""
     figures: Figures = {}
     for name in names:
-        figures[f"eval/{name}"] = math.nan
-        if (name.endswith(("accuracy", "accuracy_norm")) and not name.endswith("token_accuracy")) or is_sampled(name):
-            figures |= {f"eval/{name}_stderr": math.nan, f"eval/{name}_n": 0.0}
+        figures |= {f"eval/{name}": math.nan, f"eval/{name}_stderr": math.nan, f"eval/{name}_n": 0.0}
     return figures

@@ -32,15 +32,28 @@ class Ranks:
         self._device = model.device
         self.in_step = self.size > 1 and any(hasattr(each, "device_mesh") for each in model.parameters())
 
-    def share(self, ordered: Sequence[int]) -> list[int]:
-        """Return this worker's part of a sequence; if that is ordered by size, all parts are about as large."""
-        return list(ordered[self.rank :: self.size])
+    def share(self, lengths: Sequence[int]) -> list[int]:
+        """Return the indices of this worker's part, the longest first: all parts take about as long.
 
-    def batches(self, count: int, batch_size: int) -> int:
-        """Return how many batches this worker takes of `count` items in all; the same number everywhere in step."""
-        largest = -(-count // self.size)
-        mine = len(range(self.rank, count, self.size))
-        return -(-(largest if self.in_step else mine) // batch_size)
+        No worker gets more than an even number, and the sums of their lengths are about the same: the longest of what
+        is left goes to the worker that has least so far.
+        """
+        room = self.largest(len(lengths))
+        parts: list[list[int]] = [[] for _ in range(self.size)]
+        loads = [0] * self.size
+        for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+            worker = min((each for each in range(self.size) if len(parts[each]) < room), key=loads.__getitem__)
+            parts[worker].append(index)
+            loads[worker] += lengths[index]
+        return parts[self.rank]
+
+    def largest(self, count: int) -> int:
+        """Return the most items that a worker gets of so many."""
+        return -(-count // self.size)
+
+    def batches(self, mine: int, count: int, batch_size: int) -> int:
+        """Return how many batches this worker takes for `mine` of `count` items; the same number everywhere in step."""
+        return -(-(self.largest(count) if self.in_step else mine) // batch_size)
 
     def any(self, flag: bool) -> bool:
         """Return whether any worker says so, where they are in step; this worker's own flag elsewhere."""
@@ -56,11 +69,3 @@ class Ranks:
             vector = vector.to(self._device)
             distributed.all_reduce(vector)
         return vector
-
-    def merged(self, part: dict[Any, Any]) -> dict[Any, Any]:
-        """Return the union of all workers' mappings."""
-        if self.size == 1:
-            return part
-        parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, part)
-        return {key: value for each in parts for key, value in each.items()}

@@ -22,17 +22,10 @@ from rankray.data.tokenize import Split
 from rankray.errors import ConfigError
 from rankray.evaluate.also import also_figures
 from rankray.evaluate.answers import load_function
-from rankray.evaluate.metrics import (
-    Figures,
-    bits_per_byte,
-    missing,
-    sampled_figures,
-    supervised_bytes,
-    token_totals,
-    with_error,
-)
+from rankray.evaluate.metrics import Figures, missing, sampled_figures, with_error
 from rankray.evaluate.ranks import Ranks
 from rankray.evaluate.solve import Solver
+from rankray.evaluate.tokens import text_bytes, token_sums
 
 
 def evaluate(
@@ -48,7 +41,8 @@ def evaluate(
     eval/avg@k              share of right ones among k sampled answers
     eval/<set>/<metric>     of the sets in `evaluate.also`
     eval/<key>              what the functions in `evaluate.functions` return
-    ..._stderr, ..._n       standard error, clustered by example, and number of examples, of answers
+    ..._stderr, ..._n       of each of these but your own functions': standard error, clustered by example, and number
+                            of examples
     eval/answer_timeouts    answers that could not be judged in time, and count as wrong; only with `answer: math` or
                             `code`
 
@@ -72,15 +66,12 @@ def evaluate(
         names = [name for name in names if name != "accuracy"]
     with _unchanged(model):
         ranks = Ranks(model)
-        stats = token_totals(model, tokenizer, data, section.batch_size, ranks)
-        metrics = {"eval/nll": stats.nll}
-        if not math.isfinite(stats.nll):
+        sums = token_sums(model, tokenizer, data, section.batch_size, ranks)
+        bytes_Q = text_bytes(tokenizer, data) if "bits_per_byte" in names else ()
+        metrics = {f"eval/{name}": value for name, value in sums.figures(["nll", *names], bytes_Q).items()}
+        if not math.isfinite(metrics["eval/nll"]):
             also = [name.removeprefix("eval/") for name in section.measured if name.count("/") == 2]
             return metrics | missing([name for name in names if name != "nll"] + also)
-        if "bits_per_byte" in names:
-            metrics["eval/bits_per_byte"] = bits_per_byte(stats, supervised_bytes(tokenizer, data))
-        if "token_accuracy" in names:
-            metrics["eval/token_accuracy"] = stats.token_accuracy
         solver = Solver(model, tokenizer, data, section, ranks)
         if "accuracy" in names:
             metrics |= with_error("eval/accuracy", [float(row[0]) for row in solver.right(first=greedy)])

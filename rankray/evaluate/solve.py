@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.evaluation import EvaluateSection
@@ -49,20 +50,21 @@ class Solver:
         """
         count = len(self._data.tokens) if first is None else min(first, len(self._data.tokens))
         examples = self._data.tokens[:count]
-        asked = sorted(
-            (index for index in range(count) if max(examples[index].start, 1) < len(examples[index].input_ids)),
-            key=lambda i: -len(examples[i].input_ids),
-        )
-        mine = self._ranks.share(asked)
+        asked = [index for index in range(count) if max(examples[index].start, 1) < len(examples[index].input_ids)]
+        mine = [asked[place] for place in self._ranks.share([len(examples[index].input_ids) for index in asked])]
         draws = [(index, draw) for index in mine for draw in range(samples or 1)]
         prompts = [examples[index].input_ids[: examples[index].start] for index, _ in draws]
-        texts = self._generate(prompts, draws, samples is not None, -(-len(asked) // self._ranks.size) * (samples or 1))
+        texts = self._generate(prompts, draws, samples is not None, self._ranks.largest(len(asked)) * (samples or 1))
         self.texts = dict(zip(draws, texts, strict=True))
         rows = [self._data.rows[index] for index, _ in draws]
         verdicts, timeouts = judged(self._section, texts, rows)
-        parts = self._ranks.merged(dict(zip(draws, verdicts, strict=True)))
-        self.timeouts += sum(self._ranks.merged({self._ranks.rank: timeouts}).values())
-        return [[parts.get((index, draw), False) for draw in range(samples or 1)] for index in range(count)]
+        found = torch.zeros(count * (samples or 1) + 1, dtype=torch.float64)
+        found[[index * (samples or 1) + draw for index, draw in draws]] = torch.tensor(verdicts, dtype=torch.float64)
+        found[-1] = timeouts
+        found = self._ranks.sum(found).cpu()
+        self.timeouts += int(found[-1])
+        is_right_QS: list[list[bool]] = (found[:-1] > 0).view(count, samples or 1).tolist()
+        return is_right_QS
 
     def _generate(
         self, prompts: list[list[int]], draws: list[tuple[int, int]], sampled: bool, largest_share: int

@@ -6,23 +6,20 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from rankray.config.params import config_from
 from rankray.config.schema import Config
-from rankray.data.tokenize import Split
 from rankray.errors import ConfigError
-from rankray.evaluate.metrics import mean_with_error, run_head
 from rankray.evaluate.run import evaluate
-from rankray.model.head import HeadInputs, plain_totals
 from rankray.model.resident import split_of, tokenizer_of
 from rankray.model.trained import load_model
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "rankray.json"
+"""What training leaves in a checkpoint."""
+EXPORTED_FILE = "rankray.yaml"
+"""What `rankray export` writes beside a model."""
 Reported = dict[str, dict[str, float | None]]
 """Name of a metric -> `value`, `stderr` and `n`."""
 
@@ -42,7 +39,8 @@ def config_of(checkpoint: Path) -> Config:
     if not held:
         raise ConfigError(
             f"evaluate: {str(checkpoint)!r} does not say what it was trained with; allowed is a checkpoint of this "
-            "version, or any model directory with a configuration; give the file as the second argument"
+            "version, what `rankray export` wrote, or any model directory with a configuration; give the file as the "
+            "second argument"
         )
     return config_from({**held, "store": "worker://"})
 
@@ -60,10 +58,7 @@ def evaluate_target(config: Config, checkpoint: Path | None, split: str = "eval"
     """
     model, tokenizer = load_model(config, checkpoint), tokenizer_of(config)
     data = split_of(split, config, tokenizer)
-    figures = evaluate(model, tokenizer, data, config)
-    reported = grouped(figures)
-    reported["eval/nll"] |= nll_error(model, tokenizer, data, config.evaluate.batch_size)
-    return reported
+    return grouped(evaluate(model, tokenizer, data, config))
 
 
 def grouped(figures: Mapping[str, float]) -> Reported:
@@ -76,34 +71,6 @@ def grouped(figures: Mapping[str, float]) -> Reported:
                 "stderr": _number(figures.get(f"{name}_stderr")),
                 "n": _number(figures.get(f"{name}_n")),
             }
-    return found
-
-
-def nll_error(model: Any, tokenizer: Any, data: Split, batch_size: int) -> dict[str, float | None]:
-    """Return `stderr` and `n` of the NLL per token, which is a ratio of sums over examples.
-
-    Same value as `std(nll_Q - nll * tokens_Q, ddof=1) * sqrt(Q) / tokens_Q.sum()` over Q examples: tokens of one
-    example are not independent.
-    """
-    examples = [example for example in data.tokens if example.supervised]
-    sums: list[tuple[float, float]] = []
-    for begin in range(0, len(examples), batch_size):
-        batch = examples[begin : begin + batch_size]
-        sums += run_head(model, tokenizer, batch, _sums)
-    tokens = sum(count for _, count in sums)
-    mean = sum(total for total, _ in sums) / tokens
-    _, error, count = mean_with_error([(total - mean * each) * len(sums) / tokens for total, each in sums])
-    return {"stderr": _number(error), "n": float(count)}
-
-
-def _sums(given: HeadInputs) -> list[tuple[float, float]]:
-    """Head function: NLL in nats and tokens of each sequence; every one has a supervised token."""
-    found = []
-    for row in torch.unique(given.sequence_N):
-        mask = given.sequence_N == row
-        part = HeadInputs(given.hidden_NH[mask], given.label_N[mask], given.sequence_N[mask], given.head)
-        stats = plain_totals(part)
-        found.append((float(stats.nll_sum), float(stats.token_count)))
     return found
 
 

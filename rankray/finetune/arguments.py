@@ -12,6 +12,8 @@ from trl import SFTConfig  # type: ignore[attr-defined]
 
 from rankray.config.schema import Config
 from rankray.errors import ConfigError, shown
+from rankray.finetune.liger import layer_kernels
+from rankray.finetune.schedules import check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ def sft_arguments(
             size that does not divide over the workers.
     """
     check_sft_fields(config.train.sft)
+    check_schedule(config)
     batch, accumulation = split_batch(config.train.batch_size, config.train.micro_batch_size, world_size())
     gpu = torch.accelerator.is_available() and not cpu
     fields: dict[str, Any] = {
@@ -70,6 +73,8 @@ def sft_arguments(
         fields |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
         _refuse_fsdp_on_cpus()
     fields.update(config.train.sft)
+    if fields.get("use_liger_kernel"):
+        fields["liger_kernel_config"] = layer_kernels(fields.get("liger_kernel_config"))
     if not (fields.get("packing") or fields.get("shuffle_dataset")):
         fields["dataset_kwargs"] = {"skip_prepare_dataset": True}
     elif fields.get("packing"):

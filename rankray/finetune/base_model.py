@@ -23,13 +23,19 @@ logger = logging.getLogger(__name__)
 
 
 def check_base_model(loaded: LoadedConfig) -> None:
-    """Refuse what cannot have a reference model.
+    """Refuse what sharded training cannot hold: a reference model, or a quantized one.
 
     Raises:
-        ConfigError: `loss.kl_weight` with sharded training.
+        ConfigError: `loss.kl_weight` or `model.quantization` with sharded training.
     """
     config = loaded.config
     is_sharded = config.train.parallelism == "fsdp" and config.resources.worker_range[1] > 1
+    if is_sharded and config.model.quantization is not None:
+        raise ConfigError(
+            f"{loaded.where('model.quantization')}: model.quantization: {config.model.quantization} with "
+            "train.parallelism fsdp, which shards whole weights alone; allowed there is null; remove it, or set "
+            "train.parallelism: ddp"
+        )
     if is_sharded and _some(config, lambda loss: loss.kl_weight > 0):
         raise ConfigError(
             f"{loaded.where('loss.kl_weight')}: loss.kl_weight with train.parallelism fsdp, whose shards leave no room "
@@ -47,13 +53,13 @@ def base_model_lines(config: Config) -> list[str]:
         and config.model.dtype == "auto"
         and _saved_dtype(directory) in ("bfloat16", "float16")
     ):
-        more = f": {_gigabytes(weight_bytes)} more than the file" if weight_bytes else ""
+        more = f": {gigabytes(weight_bytes)} more than the file" if weight_bytes else ""
         lines.append(f"weights are trained in float32 and computed with in 16 bits (model.dtype: auto){more}")
     if _some(config, lambda loss: loss.kl_weight > 0):
         if config.model.lora is not None:
             lines.append("loss.kl_weight: the reference is the model with its adapters off, which takes no memory")
         else:
-            size = f", {_gigabytes(weight_bytes)}" if weight_bytes else ""
+            size = f", {gigabytes(weight_bytes)}" if weight_bytes else ""
             lines.append(f"loss.kl_weight: each worker holds a frozen copy of the base model{size}")
     if _some(config, lambda loss: loss.needs_base):
         lines.append(f"base model's statistics: 32 bytes a supervised token, computed once{_share(config)}")
@@ -100,5 +106,6 @@ def _saved_dtype(directory: Path | None) -> str:
     return str(tree.get("dtype") or tree.get("torch_dtype") or "")
 
 
-def _gigabytes(size: int) -> str:
+def gigabytes(size: int) -> str:
+    """Return a size in bytes as text."""
     return f"{size / 1e9:.2g} GB" if size >= 1e8 else f"{size / 1e6:.2g} MB"

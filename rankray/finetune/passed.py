@@ -27,7 +27,7 @@ from rankray.finetune.preflight import Findings
 logger = logging.getLogger(__name__)
 
 LOOKED_AT = ("model", "data", "loss", "train", "evaluate")
-"""The sections of a configuration that `trial_check` looks at; and GPUs per worker, and `train.sft.*` of the space."""
+"""The sections of a configuration that `trial_check` looks at; and GPUs per worker, and a space with `train.sft.*`."""
 KEPT_DAYS = 30
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -46,7 +46,7 @@ def key_of(config: Config, fingerprints: Mapping[str, Any]) -> str | None:
         tree["evaluate"].pop(name)
     tree["gpus"] = config.resources.gpus_per_worker
     space = config.model_dump(mode="json", include={"space"})["space"]
-    tree["space"] = {path: values for path, values in space.items() if path.startswith("train.sft.")}
+    tree["space"] = space if any(path.startswith("train.sft.") for path in space) else {}
     splits = fingerprints.get("data", {})
     has_prints = bool(splits) and all(str(each).startswith("sha256:") for each in splits.values())
     is_known = "model_files" in fingerprints or COMMIT.fullmatch(config.model.revision or "") is not None

@@ -11,13 +11,13 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rankray.config import Config, LoadedConfig, apply_params
+from rankray.config import Config, LoadedConfig
 from rankray.config.evaluation import is_sampled
 from rankray.config.points import refused_draws
 from rankray.config.schema import unreached
@@ -32,7 +32,10 @@ from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_loc
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
 from rankray.evaluate.answers import check_answer, is_function, load_function
 from rankray.finetune.base_model import check_base_model
+from rankray.finetune.schedules import check_one_schedule, check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
+from rankray.finetune.variants import as_drawn, check_kept_processes, searched_variants
+from rankray.model.extras import needed, require
 from rankray.model.files import context_length, local_model
 from rankray.model.pin import revision_problem
 
@@ -70,20 +73,22 @@ class Findings:
             chat template, generation settings, pickled weights. Of files above 32 MiB: the size and evenly spaced
             samples. Otherwise the hub id.
         data: the size of each split, where it was tokenised.
+        notes: what is worth knowing before it starts.
         warnings: what will work, but hardly as intended.
         unseen: what was not looked at.
     """
 
     fingerprints: dict[str, Any] = field(default_factory=dict)
     data: dict[str, LengthTable] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
 
     def lines(self, with_unseen: bool = True) -> list[str]:
-        """Return sizes, warnings and, if it is wanted, what was not looked at, a line each."""
+        """Return sizes, notes, warnings and, if it is wanted, what was not looked at, a line each."""
         sizes = table_lines(self.data)
         unseen = [f"not looked at: {what}" for what in self.unseen if with_unseen]
-        return [*sizes, *(f"warning: {warning}" for warning in self.warnings), *unseen]
+        return [*sizes, *self.notes, *(f"warning: {warning}" for warning in self.warnings), *unseen]
 
 
 def preflight(loaded: LoadedConfig) -> Findings:
@@ -96,9 +101,11 @@ def preflight(loaded: LoadedConfig) -> Findings:
         ConfigError: `train.sft` holds a field that does not exist or is set elsewhere.
     """
     findings = Findings(warnings=_space_warnings(loaded))
+    check_one_schedule(loaded)
+    check_kept_processes(loaded)
     for variant in searched_variants(loaded):
         _check(variant, Findings())
-    _check(loaded, findings)
+    _check(as_drawn(loaded), findings)
     return findings
 
 
@@ -118,6 +125,12 @@ def check_functions(loaded: LoadedConfig) -> None:
 def _check(loaded: LoadedConfig, findings: Findings) -> None:
     config = loaded.config
     check_sft_fields(config.train.sft, loaded.where)
+    check_schedule(config, loaded.where)
+    for extra in needed(config):
+        try:
+            require(extra)
+        except ConfigError as error:
+            raise ConfigError(f"{loaded.where(extra.field)}: {error}") from None
     check_base_model(loaded)
     if problem := revision_problem(config):
         raise ModelError(f"{loaded.where('model.revision')}: {problem}")
@@ -146,17 +159,6 @@ def _space_warnings(loaded: LoadedConfig) -> list[str]:
             f"{why}"
         )
     return warnings
-
-
-def searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
-    """Yield the configuration with each choice or lower bound the space has for data, model path and `train.sft`."""
-    for path, distribution in distributions(loaded.config).items():
-        if path == "model.path" or path.startswith(("data.", "train.sft.")):
-            place = loaded.places.get(("space", path), loaded.file)
-            places = {**loaded.places, tuple(path.split(".")): place}
-            low = int(distribution.low) if distribution.kind == "int" else distribution.low
-            for value in distribution.choices or (low,):
-                yield LoadedConfig(apply_params(loaded.config, {path: value}), loaded.file, places)
 
 
 def _check_model(path: str, place: str) -> tuple[dict[str, str], Path | None]:

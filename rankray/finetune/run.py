@@ -45,6 +45,7 @@ from rankray.finetune.quiet import quiet
 from rankray.finetune.signal import base_signal, cost_of
 from rankray.finetune.trainer import RankrayTrainer
 from rankray.finetune.weights import token_weights
+from rankray.model.quantized import adapters_in_float32
 from rankray.model.resident import (
     computes_in_half,
     fresh_model,
@@ -142,6 +143,8 @@ class _Trial:
             on_step=lambda trainer, step: self._after_step(trainer, index, step),
             on_begin=self._report_untrained if self._spec.untrained and not (index or resume) else None,
         )
+        if config.model.quantization is not None:
+            adapters_in_float32(trainer.model)
         if self._writes_files(trainer):
             remove_partial(self._directory)
         trainer.restore_train_sums(self._sums if resume else [])
@@ -164,8 +167,10 @@ class _Trial:
         preempted = self._preemption(trainer)
         metrics: dict[str, float] = {}
         own: dict[str, float] = {}
+        spread = None
         if seed_step % every == 0 or seed_step == last:
             own = self._evaluate(trainer, last=seed_step == last)
+            spread = trainer.scale_spread()
             metrics = _mean([*self._finished, own]) | trainer.train_metrics(reset=True)
         elif not preempted:
             self._report_progress(trainer, step)
@@ -186,7 +191,7 @@ class _Trial:
             self._keep(trainer, checkpoint)
         if seed_step == last:
             self._finished = [*self._finished, own]
-        stop = self._report(step, metrics, checkpoint)
+        stop = self._report(step, metrics, checkpoint, spread)
         if preempted and not stop and step < last * self._config.study.seeds:
             self._outcome = replace(self._outcome, preempted=preempted)
             return preempted
@@ -230,9 +235,15 @@ class _Trial:
         previous = (seed_step - 1) // every * every
         return seed_step // distance > previous // distance
 
-    def _report(self, step: int, metrics: Mapping[str, float], checkpoint: str | None) -> str:
+    def _report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        checkpoint: str | None,
+        spread: Mapping[str, Any] | None = None,
+    ) -> str:
         """Report, update the outcome so far, and return why to stop, or an empty string."""
-        verdict = _shared_verdict(self._reporter, Report(step, dict(metrics), checkpoint))
+        verdict = _shared_verdict(self._reporter, Report(step, dict(metrics), checkpoint, spread))
         self._outcome = Outcome(
             metrics=dict(metrics) or self._outcome.metrics,
             steps=step,

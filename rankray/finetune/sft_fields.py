@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rankray.errors import ConfigError, nearest
+from rankray.errors import ConfigError, nearest, shown
 
 OURS = {
     "max_steps": "train.max_steps",
@@ -20,7 +20,6 @@ OURS = {
     "warmup_steps": "train.warmup_ratio",
     "warmup_ratio": "train.warmup_ratio",
     "weight_decay": "train.weight_decay",
-    "lr_scheduler_type": "train.schedule",
     "per_device_train_batch_size": "train.batch_size and train.micro_batch_size",
     "gradient_accumulation_steps": "train.batch_size and train.micro_batch_size",
     "auto_find_batch_size": "train.batch_size and train.micro_batch_size",
@@ -64,11 +63,14 @@ WITHOUT_EFFECT = frozenset(
         "save_only_model",
         "save_total_limit",
         "truncation_mode",
-        "use_liger_kernel",
         "enable_jit_checkpoint",
     }
 )
 """Fields that cannot work here, because rankray tokenises the data, computes the loss and writes checkpoints itself."""
+
+
+LIGER_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
+"""Kernels of Liger's that compute a loss, which is rankray's own."""
 
 
 def check_sft_fields(fields: Mapping[str, Any], where: Callable[[str], str] | None = None) -> None:
@@ -79,7 +81,8 @@ def check_sft_fields(fields: Mapping[str, Any], where: Callable[[str], str] | No
         where: from a dotted path to `file:line`, as in `LoadedConfig.where`; None where no file is known.
 
     Raises:
-        ConfigError: a name that SFTConfig does not have, that is set elsewhere, or that has no effect.
+        ConfigError: a name that SFTConfig does not have, that is set elsewhere, or that has no effect; kernels of
+            Liger's for the loss.
     """
     for name in fields:
         path = f"train.sft.{name}"
@@ -93,6 +96,25 @@ def check_sft_fields(fields: Mapping[str, Any], where: Callable[[str], str] | No
         if name not in sft_field_names():
             near = nearest(name, sft_field_names() - OURS.keys() - WITHOUT_EFFECT)
             raise ConfigError(f"{place}: no such field{near}; allowed are the fields of TRL's SFTConfig; fix the name")
+        if name == "liger_kernel_config":
+            _check_liger_config(place, fields)
+
+
+def _check_liger_config(place: str, fields: Mapping[str, Any]) -> None:
+    given = fields["liger_kernel_config"]
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"{place}: got {shown(given)}; allowed is a mapping of kernels to true or false; write one")
+    if not fields.get("use_liger_kernel"):
+        raise ConfigError(
+            f"{place}: has no effect without train.sft.use_liger_kernel; allowed is beside it; set use_liger_kernel: "
+            "true, or remove it"
+        )
+    for name in LIGER_LOSSES:
+        if (given or {}).get(name):
+            raise ConfigError(
+                f"{place}: {name}: got true, and the loss is rankray's own; allowed are Liger's kernels for layers; "
+                "remove it"
+            )
 
 
 @cache

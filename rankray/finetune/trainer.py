@@ -209,6 +209,12 @@ class RankrayTrainer(SFTTrainer):
             "train/effective_tokens": stats.effective_tokens,
         } | ({"train/kl": kl} if self._knobs.kl_weight else {})
 
+    def scale_spread(self) -> dict[str, Any] | None:
+        """Return the histogram of S over the same tokens as `train_metrics`, over all ranks; None without an S."""
+        if self._stats is None or self._knobs.objective != "rri":
+            return None
+        return LossStats.from_vector(self.accelerator.reduce(self._stats.vector(), reduction="sum")).scale_spread()
+
     def train_sums(self) -> list[float]:
         """Return the sums behind `train_metrics`, over all ranks, for `restore_train_sums` of a later trainer."""
         if self._stats is None:

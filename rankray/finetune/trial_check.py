@@ -8,7 +8,6 @@ reporters are made as they are for training. Nothing is trained.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,17 +15,23 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer, get_scheduler
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from rankray.config import Config, LoadedConfig
 from rankray.data.tokenize import Split
 from rankray.errors import ConfigError, DataError, ModelError, RankrayError, UserError, listed, shown
 from rankray.finetune.arguments import check_batches, lora_config, sft_arguments
-from rankray.finetune.preflight import UNREAD, Findings, searched_variants
+from rankray.finetune.base_model import gigabytes
+from rankray.finetune.liger import check_liger
+from rankray.finetune.preflight import UNREAD, Findings
 from rankray.finetune.process import clean_process
 from rankray.finetune.quiet import quiet
-from rankray.model.resident import computes_in_half, model_config, split_of, tokenizer_of
+from rankray.finetune.rate_check import check_rates
+from rankray.finetune.variants import as_drawn, searched_variants
+from rankray.model.quantized import check_quantization, check_saved_form, weight_bytes
+from rankray.model.resident import computes_in_half, configured_dtype, model_config, split_of, tokenizer_of
+from rankray.paths import temporary_directory
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +54,7 @@ def check_trial(loaded: LoadedConfig, findings: Findings) -> None:
     with quiet(), clean_process(loaded.config.train.threads):
         for variant in searched_variants(loaded):
             _check(variant, Findings())
-        _check(loaded, findings)
+        _check(as_drawn(loaded), findings)
 
 
 def _check(loaded: LoadedConfig, findings: Findings) -> None:
@@ -57,6 +62,7 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
     with _placed(loaded.where):
         if not config.resources.gpus_per_worker:
             computes_in_half(config)
+            check_quantization(config)
         tokenizer = tokenizer_of(config)
         splits = {split: split_of(split, config, tokenizer) for split in ("train", "eval")}
         for split, tokens in splits.items():
@@ -65,8 +71,11 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
             table = findings.data[split] = tokens.lengths()
             findings.warnings += [warning for warning in [table.warning(split)] if warning and not known]
         findings.warnings += _without_stop(config, tokenizer, splits["train"])
+        check_saved_form(model_config(config), config.model.quantization)
         model = _check_model(config, tokenizer, splits, findings)
-        _check_arguments(config, splits["train"], model, findings)
+        remote = bool(config.resources.gpus_per_worker) and not torch.accelerator.is_available()
+        findings.unseen += filter(None, [check_liger(config, model_config(config).model_type, remote)])
+        _check_arguments(config, splits["train"], model, findings, remote)
 
 
 @contextmanager
@@ -125,6 +134,7 @@ def _check_model(
             "of "
             "the others, but a prompt that does will fail; resize the embeddings and save the model again"
         )
+    findings.notes += _memory_notes(config, model)
     adapters = lora_config(config)
     if adapters is None:
         return model
@@ -147,15 +157,24 @@ def _check_model(
     return model
 
 
-def _check_arguments(config: Config, split: Split, model: Any, findings: Findings) -> None:
+def _memory_notes(config: Config, model: Any) -> list[str]:
+    """Return what a quantized model takes beside the whole one."""
+    given = config.model.quantization
+    if given is None:
+        return []
+    dtype = configured_dtype(config)
+    small, whole = (gigabytes(weight_bytes(model, each, dtype)) for each in (given, None))
+    return [f"model.quantization {given}: the base model takes about {small} of each GPU, {whole} without"]
+
+
+def _check_arguments(config: Config, split: Split, model: Any, findings: Findings, remote: bool) -> None:
     """Make SFTConfig, optimizer, schedule and reporters as training does; name the field that is refused."""
-    remote = bool(config.resources.gpus_per_worker) and not torch.accelerator.is_available()
     fields = {name: value for name, value in config.train.sft.items() if not (remote and name in NEED_A_GPU)}
     left_out = [name for name in config.train.sft if name not in fields]
     if left_out:
         findings.unseen.append(f"train.sft: {listed(left_out)}, because this machine has no GPU")
     try:
-        _make(config, fields, split, model, remote)
+        arguments, optimizer = _make(config, fields, split, model, remote)
     except DataError:
         raise
     except Exception as error:
@@ -172,6 +191,8 @@ def _check_arguments(config: Config, split: Split, model: Any, findings: Finding
             "here "
             "take; correct or remove it"
         ) from error
+    if optimizer is not None:
+        findings.warnings += check_rates(config, arguments, optimizer)
 
 
 def _works(config: Config, fields: dict[str, Any], without: str, split: Split, model: Any, remote: bool) -> bool:
@@ -184,25 +205,19 @@ def _works(config: Config, fields: dict[str, Any], without: str, split: Split, m
     return True
 
 
-def _make(config: Config, fields: dict[str, Any], split: Split, model: Any, remote: bool) -> None:
+def _make(config: Config, fields: dict[str, Any], split: Split, model: Any, remote: bool) -> tuple[Any, Any]:
+    """Make everything but the model; return SFTConfig, and a small optimizer, or None where that takes a GPU."""
     train = config.train.model_copy(update={"sft": fields, "parallelism": "ddp"})
     config = config.model_copy(update={"train": train})
-    with tempfile.TemporaryDirectory(prefix="rankray-check-") as scratch:
-        arguments = sft_arguments(config, config.train.seed, scratch, cpu=True)
+    with temporary_directory("rankray-checked-") as scratch:
+        arguments = sft_arguments(config, config.train.seed, str(scratch), cpu=True)
         check_batches(arguments, len(split.dataset), config)
         for reporter in get_reporting_integration_callbacks(arguments.report_to):  # type: ignore[no-untyped-call]
             reporter()
         kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
         if remote or {"params", "model", "optimizer_dict"} & options.keys():
-            return
-        optimizer = kind([torch.nn.Parameter(torch.zeros(4, 4))], **options)
-        get_scheduler(
-            arguments.lr_scheduler_type,
-            optimizer,
-            num_warmup_steps=arguments.get_warmup_steps(config.train.max_steps),
-            num_training_steps=config.train.max_steps,
-            scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,  # type: ignore[arg-type]
-        )
+            return arguments, None
+        return arguments, kind([torch.nn.Parameter(torch.zeros(4, 4))], **options)
 
 
 def _first(error: Exception) -> str:

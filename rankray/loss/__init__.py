@@ -9,6 +9,7 @@ importing `rankray.loss` costs nothing until one of them is used.
     weighted_nll_with_stats(...)                          the same, and the sums a trainer logs, at no extra cost
     head_stats(hidden_NH, head_VH, label_N)               the statistics of `token_stats`, without all logits
     plain_stats(hidden_NH, head_VH, label_N)              evaluation: plain NLL and accuracy, no gradients
+    plain_tokens(hidden_NH, head_VH, label_N)             the same per token: ln p_t, and greedy or not
     Knobs                                                 the settings: the `loss:` block of a configuration
     WEIGHTS                                               objective name -> weight function: the extension point
     Anchor                                                hidden states and head of a reference model, for kl_weight
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rankray.loss import reference
     from rankray.loss.anchor import Anchor
-    from rankray.loss.chunked import head_stats, plain_stats, weighted_nll, weighted_nll_with_stats
+    from rankray.loss.chunked import head_stats, plain_stats, plain_tokens, weighted_nll, weighted_nll_with_stats
     from rankray.loss.knobs import Knobs
     from rankray.loss.stats import token_stats
     from rankray.loss.tokens import TokenStats
@@ -38,6 +39,7 @@ __all__ = [
     "TokenStats",
     "head_stats",
     "plain_stats",
+    "plain_tokens",
     "reference",
     "token_stats",
     "token_weights",
@@ -53,6 +55,7 @@ _HOME = {
     "TokenStats": "tokens",
     "head_stats": "chunked",
     "plain_stats": "chunked",
+    "plain_tokens": "chunked",
     "token_stats": "stats",
     "token_weights": "weights",
     "weighted_nll": "chunked",

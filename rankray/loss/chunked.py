@@ -9,7 +9,6 @@ Shapes: N tokens, V vocabulary, H hidden, C tokens of one chunk.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
@@ -20,9 +19,10 @@ from torch import Tensor
 
 from rankray.errors import LossError
 from rankray.loss.anchor import Anchor, Pull
+from rankray.loss.chunks import choose_chunk_tokens
 from rankray.loss.fused import FusedLoss, PassResult, Plan, Slot, fused_pass
 from rankray.loss.knobs import Knobs, make_knobs
-from rankray.loss.stats import CHUNK_TOKENS, check_targets, stats_dtype
+from rankray.loss.stats import check_targets, stats_dtype
 from rankray.loss.tokens import ALL_STATS, IGNORED, TokenStats
 from rankray.loss.totals import LossStats
 from rankray.loss.weights import (
@@ -34,7 +34,6 @@ from rankray.loss.weights import (
     talr_temperature,
 )
 
-GPU_CHUNK_TOKENS = 2048
 PLAIN = Knobs(objective="sft")
 """Every token has weight 1."""
 
@@ -216,12 +215,28 @@ def head_stats(
     Same values as `token_stats(logits_NV[keep_N], label_N[keep_N])`, with `logits_NV` and `keep_N` as in
     `weighted_nll_with_stats`, without allocating `(N, V)`. Arguments and errors as there.
     """
-    _check_shapes(hidden_NH, head_VH, label_N, bias_V)
-    _check_options(None, chunk_size, logit_scale, logit_softcap)
-    head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
-    plan = _plan(hidden_NH, head_VH, label_N, None, chunk_size, logit_scale, logit_softcap)
-    plan = replace(plan, wanted=ALL_STATS)
-    return fused_pass(hidden_NH, head_VH, bias_V, plan, (False, False, False)).stats
+    return _read(hidden_NH, head_VH, label_N, ALL_STATS, bias_V, chunk_size, logit_scale, logit_softcap).stats
+
+
+@torch.no_grad()
+def plain_tokens(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    chunk_size: int | None = None,
+    logit_scale: float = 1.0,
+    logit_softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return ln p_t of every supervised token, in nats, and which are the greedy choice, in their order, no gradients.
+
+    Same values as `-cross_entropy(logits_NV[keep_N], label_N[keep_N], reduction="none")` and
+    `logits_NV[keep_N].argmax(-1) == label_N[keep_N]`, as `head_stats`, without the other statistics.
+    """
+    wanted = needed_stats(PLAIN)
+    found = _read(hidden_NH, head_VH, label_N, wanted, bias_V, chunk_size, logit_scale, logit_softcap)
+    return found.stats.log_prob_N, found.correct_T
 
 
 @torch.no_grad()
@@ -240,16 +255,9 @@ def plain_stats(
     Same values as `cross_entropy(logits_NV, label_N, reduction="sum")` and `(logits_NV.argmax(-1) == label_N).sum()`
     without allocating `(N, V)`. Arguments and errors as `weighted_nll_with_stats`.
     """
-    return weighted_nll_with_stats(
-        hidden_NH,
-        head_VH,
-        label_N,
-        knobs=PLAIN,
-        bias_V=bias_V,
-        chunk_size=chunk_size,
-        logit_scale=logit_scale,
-        logit_softcap=logit_softcap,
-    )[1]
+    wanted = needed_stats(PLAIN)
+    result = _read(hidden_NH, head_VH, label_N, wanted, bias_V, chunk_size, logit_scale, logit_softcap)
+    return _totals(result, PLAIN, result.stats)
 
 
 def whole(parameter: Tensor) -> Tensor:
@@ -271,25 +279,22 @@ def whole(parameter: Tensor) -> Tensor:
     return gathered
 
 
-def choose_chunk_tokens(vocabulary: int, bytes_per_logit: int, device: torch.device) -> int:
-    """How many tokens' logits to hold at a time: 256 on a CPU, 2,048 on a GPU, or fewer if they would take over 1/64 of
-    the device's memory. Each chunk reads and writes the whole gradient of the head, which is what costs a GPU time.
-
-    It depends on the size of the memory, not on how much is free: a resumed run must use the chunks of the first one,
-    or its sums would differ in the last bit.
-    """
-    budget_bytes = _memory_bytes(device) // 64
-    fitting = budget_bytes // max(1, vocabulary * bytes_per_logit)
-    return max(16, min(GPU_CHUNK_TOKENS if device.type == "cuda" else CHUNK_TOKENS, fitting // 16 * 16))
-
-
-def _memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 8 * 2**30
+def _read(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    label_N: Tensor,
+    wanted: frozenset[str],
+    bias_V: Tensor | None,
+    chunk_size: int | None,
+    logit_scale: float,
+    logit_softcap: float | None,
+) -> PassResult:
+    """Return a pass without weights and gradients."""
+    _check_shapes(hidden_NH, head_VH, label_N, bias_V)
+    _check_options(None, chunk_size, logit_scale, logit_softcap)
+    head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
+    plan = _plan(hidden_NH, head_VH, label_N, None, chunk_size, logit_scale, logit_softcap)
+    return fused_pass(hidden_NH, head_VH, bias_V, replace(plan, wanted=wanted), (False, False, False))
 
 
 def _plan(

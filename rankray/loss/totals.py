@@ -6,6 +6,7 @@ Shapes: N tokens, B buckets of the relative scale.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ NEAR_ONE = 0.05
 
 BUCKETS_PER_OCTAVE = 32
 OCTAVES = 16
+BARS_PER_OCTAVE = 2
+"""Bars of `scale_spread`, equally wide in log2 S, one of them around S = 1."""
 BUCKETS = 2 * OCTAVES * BUCKETS_PER_OCTAVE + 1
 """Buckets of S, equally wide in log2 S, the middle one around S = 1; the outermost contain all beyond 2^±16."""
 
@@ -133,6 +136,24 @@ class LossStats:
         wanted = max(1.0, share * float(below_B[-1]))
         bucket = int((below_B < wanted).sum())
         return float(2.0 ** ((bucket - BUCKETS // 2) / BUCKETS_PER_OCTAVE))
+
+    def scale_spread(self) -> dict[str, Any]:
+        """Return a small histogram of S, `{"first", "shares"}`; the shares are of the tokens, and empty where is none.
+
+        Bar `first + i` holds the tokens whose log2 S lies within a quarter of (first + i) / 2; shares are rounded to
+        four digits, and empty bars at both ends are left out.
+        """
+        width = BUCKETS_PER_OCTAVE // BARS_PER_OCTAVE
+        most = OCTAVES * BARS_PER_OCTAVE
+        counts = [0.0] * (2 * most + 1)
+        for bucket, count in enumerate(self.scale_counts_B.tolist()):
+            counts[(bucket - BUCKETS // 2 + width // 2) // width + most] += count
+        total = sum(counts)
+        full = [index for index, count in enumerate(counts) if count]
+        if not full:
+            return {"first": 0, "shares": []}
+        shares = [round(count / total, 4) for count in counts[full[0] : full[-1] + 1]]
+        return {"first": full[0] - most, "shares": shares}
 
     def _per_token(self, total: Tensor) -> float:
         return float(total / self.token_count)

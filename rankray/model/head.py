@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankray.errors import ModelError
-from rankray.loss import LossStats, plain_stats
+from rankray.loss import LossStats, plain_stats, plain_tokens
 from rankray.loss.chunked import whole
 from rankray.loss.tokens import IGNORED
 
@@ -96,7 +96,7 @@ def attach_head(model: PreTrainedModel) -> None:
         if head is None:
             return plain_forward(self, *args, **kwargs)
         labels_BT = kwargs.pop("labels")
-        sequence_BT = kwargs.get("seq_idx")
+        sequence_BT = sequences(labels_BT, kwargs)
         kwargs["use_cache"] = False
         wants_router = self.training and getattr(self.config.get_text_config(), "output_router_logits", False)
         if wants_router:
@@ -125,19 +125,36 @@ def _router_loss(text_config: Any, router_logits: Any, attention_mask: Tensor | 
     return cast(Tensor, loss)
 
 
-def gather(hidden_BTH: Tensor, labels_BT: Tensor, sequence_BT: Tensor | None, head: LogitHead) -> HeadInputs:
+def sequences(labels_BT: Tensor, given: Mapping[str, Any]) -> Tensor:
+    """Return which sequence each position of a batch belongs to, numbered from 0.
+
+    Args:
+        labels_BT: the batch's labels.
+        given: its other tensors. Packed rows have `seq_idx`, with TRL 1.10 `position_ids` alone, which begin at 0
+            with each sequence; without either, each row is one sequence.
+    """
+    seq_idx, position_BT = given.get("seq_idx"), given.get("position_ids")
+    if seq_idx is not None:
+        return cast(Tensor, seq_idx)
+    row_BT = torch.arange(len(labels_BT), device=labels_BT.device)[:, None].expand_as(labels_BT)
+    if position_BT is None or position_BT.shape != labels_BT.shape:
+        return row_BT
+    starts_BT = position_BT == 0
+    starts_BT[:, 0] = True
+    return starts_BT.flatten().cumsum(0).view_as(starts_BT) - 1
+
+
+def gather(hidden_BTH: Tensor, labels_BT: Tensor, sequence_BT: Tensor, head: LogitHead) -> HeadInputs:
     """Shift by one, keep the supervised positions and flatten.
 
     Args:
         hidden_BTH: the backbone's last hidden state.
         labels_BT: token ids, -100 at unsupervised positions; the label at t is predicted from the state at t - 1.
-        sequence_BT: which sequence a position belongs to, for packed batches; None: each row is one.
+        sequence_BT: which sequence a position belongs to.
         head: the model's head.
     """
     label_BT = labels_BT[:, 1:]
     mask_BT = label_BT != IGNORED
-    if sequence_BT is None:
-        sequence_BT = torch.arange(len(labels_BT), device=labels_BT.device)[:, None].expand_as(labels_BT)
     return HeadInputs(
         hidden_NH=hidden_BTH[:, :-1][mask_BT],
         label_N=label_BT[mask_BT],
@@ -175,11 +192,23 @@ def plain_totals(given: HeadInputs) -> LossStats:
     return plain_stats(given.hidden_NH, given.head.weight_VH, given.label_N, **given.head.options)
 
 
+def sequence_totals(given: HeadInputs, rows: int) -> Tensor:
+    """Head function: of each of `rows` sequences the NLL in nats, the supervised tokens, and those ranked first.
+
+    Returns:
+        (rows, 3) in float64, on the CPU; of sequences without a supervised token all three are 0.
+    """
+    log_prob_N, is_first_N = plain_tokens(given.hidden_NH, given.head.weight_VH, given.label_N, **given.head.options)
+    columns = (-log_prob_N.cpu().double(), torch.ones(len(log_prob_N)).double(), is_first_N.cpu().double())
+    return torch.zeros(rows, 3).double().index_add_(0, given.sequence_N.cpu(), torch.stack(columns, 1))
+
+
 def sequence_nlls(given: HeadInputs) -> list[float]:
-    """Head function: the mean plain NLL of each sequence, in nats."""
-    masks = [given.sequence_N == sequence for sequence in torch.unique(given.sequence_N)]
-    parts = [replace(given, hidden_NH=given.hidden_NH[mask], label_N=given.label_N[mask]) for mask in masks]
-    return [plain_totals(part).nll for part in parts]
+    """Head function: the mean plain NLL of each sequence that has supervised tokens, in nats."""
+    sequences, place_N = torch.unique(given.sequence_N, return_inverse=True)
+    totals = sequence_totals(replace(given, sequence_N=place_N), len(sequences))
+    found: list[float] = (totals[:, 0] / totals[:, 1]).tolist()
+    return found
 
 
 @torch.no_grad()

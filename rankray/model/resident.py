@@ -26,6 +26,7 @@ from rankray.model.files import local_model
 from rankray.model.head import check_head
 from rankray.model.mapped import copy_to_adapt, copy_to_train, map_weights
 from rankray.model.pin import MAIN
+from rankray.model.quantized import check_saved_form, loading_options
 
 logger = logging.getLogger(__name__)
 
@@ -88,24 +89,28 @@ def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> 
 def fresh_model(config: Config, checkpoint: str | None = None) -> PreTrainedModel:
     """Return the base model with its saved weights, on the CPU, for the caller to change freely.
 
+    A quantized one is on the process's GPU, and for adapters alone.
+
     Args:
         config: whose `model:` block names the model and its type.
         checkpoint: a directory with weights of the same model to load instead of the base model's.
 
     Raises:
         ModelError: it cannot be loaded, or computes its logits in an unknown way.
-        ConfigError: float16 without an accelerator.
+        ConfigError: float16 without an accelerator, or a quantized model without a CUDA device.
     """
     if checkpoint is not None:
         return _load_model(config, checkpoint, _dtype(config))
     model = _base_model(config, copy_to_train if config.model.lora is None else copy_to_adapt)
-    if model.dtype != _dtype(config):
+    if config.model.quantization is None and model.dtype != _dtype(config):
         torch.nn.Module.to(model, _dtype(config))  # from 16 bits to 32, without rounding
     return model
 
 
 def frozen_model(config: Config) -> PreTrainedModel:
     """Return the base model with its saved weights, in evaluation mode and not trainable, on the CPU.
+
+    A quantized one is on the process's GPU.
 
     Its weights are those that are kept for all trials, not a copy, so they must not be changed in place. Moving it to
     another device or type makes new ones.
@@ -127,22 +132,33 @@ def model_stamp(config: Config) -> list[Any]:
     local = directory is not None and directory.is_dir()
     files = [list(file) for file in _model_key(config)[1]] if local else []
     given = config.model
-    return [str(given.path), files, given.revision, str(_configured_dtype(config)), given.attn_implementation]
+    stamp = [str(given.path), files, given.revision, str(configured_dtype(config)), given.attn_implementation]
+    return stamp if given.quantization is None else [*stamp, given.quantization]
 
 
 def _base_model(config: Config, copied: Callable[[PreTrainedModel], PreTrainedModel]) -> PreTrainedModel:
     """Return a copy of the kept model, which has the type it was saved in, or that `model.dtype` names."""
     given = config.model
-    key = (_model_key(config), _configured_dtype(config), given.attn_implementation, given.trust_remote_code)
+    if given.quantization is not None:  # bitsandbytes' weights are no plain tensors, of which views can be made
+        return _quantized_model(config)
+    key = (_model_key(config), configured_dtype(config), given.attn_implementation, given.trust_remote_code)
     if key in _kept["model"]:
         return copied(_kept["model"][key])
     _kept["model"].clear()
-    model = _load_model(config, _model_place(config.model.path), _configured_dtype(config))
+    model = _load_model(config, _model_place(config.model.path), configured_dtype(config))
     check_head(model)
     mapped = map_weights(model, _model_place(config.model.path))
     if sum(p.numel() * p.element_size() for p in model.parameters()) - mapped <= RESIDENT_BYTES:
         return copied(_keep("model", key, lambda: model))
     logger.debug("%s is too large to keep, each trial loads it again", config.model.path)
+    return model
+
+
+def _quantized_model(config: Config) -> PreTrainedModel:
+    """Load a quantized model; none is kept, so each trial loads it anew."""
+    check_saved_form(model_config(config), config.model.quantization)
+    model = _load_model(config, _model_place(config.model.path), configured_dtype(config))
+    check_head(model)
     return model
 
 
@@ -152,7 +168,7 @@ def computes_in_half(config: Config) -> bool:
     Raises:
         ConfigError: float16 without an accelerator.
     """
-    half = _configured_dtype(config) == torch.float16
+    half = configured_dtype(config) == torch.float16
     if half and not torch.accelerator.is_available():
         given = config.model.dtype + (" (saved as float16)" if config.model.dtype == "auto" else "")
         raise ConfigError(
@@ -163,6 +179,7 @@ def computes_in_half(config: Config) -> bool:
 
 
 def _load_model(config: Config, path: str, dtype: torch.dtype) -> PreTrainedModel:
+    options = loading_options(config, dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -171,6 +188,7 @@ def _load_model(config: Config, path: str, dtype: torch.dtype) -> PreTrainedMode
             attn_implementation=config.model.attn_implementation,
             trust_remote_code=config.model.trust_remote_code,
             output_loading_info=True,
+            **options,
         )
     except Exception as error:
         raise _load_error("model", path, error) from error
@@ -191,16 +209,16 @@ def keeps_master_weights(config: Config) -> bool:
     So it is where all weights are trained and `model.dtype` names no type: a small update is rounded away in bfloat16.
     """
     is_auto = config.model.dtype == "auto" and config.model.lora is None
-    return is_auto and _configured_dtype(config) == torch.bfloat16
+    return is_auto and configured_dtype(config) == torch.bfloat16
 
 
 def _dtype(config: Config) -> torch.dtype:
     """Return the type of the weights in memory: float32 for full fine-tuning in float16, or with master weights."""
     half = computes_in_half(config) and config.model.lora is None
-    return torch.float32 if half or keeps_master_weights(config) else _configured_dtype(config)
+    return torch.float32 if half or keeps_master_weights(config) else configured_dtype(config)
 
 
-def _configured_dtype(config: Config) -> torch.dtype:
+def configured_dtype(config: Config) -> torch.dtype:
     """Return `model.dtype`, or for `auto` the type that the weights were saved in."""
     dtype = model_config(config).dtype if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32

@@ -32,6 +32,6 @@ def load_model(config: Config, checkpoint: Path | None) -> Any:
             ) from error
     else:
         model = fresh_model(config, None if checkpoint is None else str(checkpoint))
-    if torch.accelerator.is_available():
+    if torch.accelerator.is_available() and config.model.quantization is None:
         model = model.to(torch.accelerator.current_accelerator())
     return model.eval()

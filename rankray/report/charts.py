@@ -20,8 +20,10 @@ COLOURS = ("#2b7cd3", "#c8611a", "#1b8a5f", "#b8478c", "#7d62c9", "#8f7016", "#4
 """One per objective; each is told apart from a white and from a nearly black page (3:1 or more)."""
 SCALE = [[0, "#c8611a"], [0.5, "#8a8f98"], [1, "#2b7cd3"]]
 """From bad to good, for values by colour: visible on a white and on a nearly black page."""
-LOG = {"type": "log", "dtick": "D2", "exponentformat": "e"}
-"""A logarithmic axis with labels at 1, 2 and 5."""
+LOG = {"type": "log", "dtick": "D2", "tickformat": "~g"}
+"""A logarithmic axis with labels at 1, 2 and 5; without a format Plotly writes 5 where it means 0.5."""
+BARS_PER_OCTAVE = 2
+"""Bars of a stored histogram of S (`rankray.loss.totals`), per doubling of S."""
 MOST_CURVES, MOST_POINTS = 400, 2000
 """How many curves and points are drawn; of more trials the best ones, and an even choice of the others."""
 
@@ -154,7 +156,7 @@ def rates(overview: Row) -> Chart:
                 traces.append(_points(overview, objective, state, of_it))
     log = overview["space"][RATE].get("log", False)
     layout = {
-        "xaxis": {"title": {"text": "learning rate"}} | (LOG if log else {"type": "linear"}),
+        "xaxis": {"title": {"text": "learning rate"}} | (LOG | {"tickformat": "~e"} if log else {"type": "linear"}),
         "yaxis": {"title": {"text": plotly_text(metric)}},
     }
     note = f"Each point is a trial: filled ones ran to the end, open ones show {metric} where they were pruned."
@@ -193,13 +195,12 @@ def importances(overview: Row) -> Chart:
 
 
 def scales(overview: Row) -> Chart:
-    """Return the spread of the relative scale S while the best and the worst complete trials trained."""
+    """Return quantiles of the relative scale S while the best and the worst complete trials trained."""
     title = "Relative scale S of the best and the worst rri trial"
-    rri = [trial for trial in complete(overview) if objective_of(overview, trial) == "rri"]
-    there = [trial for trial in rri if len(trial["scale"]) > 1]
+    there = [trial for trial in _with_scale(overview) if len(trial["scale"]) > 1]
     if not there:
         return Chart("scale", title, "No complete trial has recorded S: only those with the objective rri have one.")
-    picked = [("best", there[0], COLOURS[0])] + ([("worst", there[-1], COLOURS[1])] if len(there) > 1 else [])
+    picked = _best_and_worst(there)
     traces: list[Trace] = []
     for label, trial, colour in picked:
         name = f"{label}: trial {trial['number']}"
@@ -218,6 +219,56 @@ def scales(overview: Row) -> Chart:
     settings = "; ".join(f"{label}: {short_params(trial['params'])}" for label, trial, _ in picked)
     note = f"S multiplies a token's weight; 1 leaves it as it is. The band holds 90 % of the tokens. {settings}."
     return Chart("scale", title, note, traces, layout)
+
+
+def spreads(overview: Row) -> Chart:
+    """Return the histogram of S over the tokens that the best and the worst complete trial saw last."""
+    title = "Distribution of S in the best and the worst rri trial"
+    rri = _with_scale(overview)
+    there = [trial for trial in rri if trial.get("spread")]
+    if not there:
+        why = (
+            "the version of rankray that trained these trials stored quantiles only, shown above"
+            if any(trial["scale"] for trial in rri)
+            else "no complete trial has the objective rri, and others have no S"
+        )
+        return Chart("spread", title, f"There is no histogram: {why}.")
+    picked = _best_and_worst(there)
+    traces: list[Trace] = []
+    for label, trial, colour in picked:
+        first, shares = trial["spread"]["first"], trial["spread"]["shares"]
+        traces.append({
+            "type": "bar", "name": f"{label}: trial {trial['number']}", "marker": {"color": colour},
+            "x": [(first + index) / BARS_PER_OCTAVE for index in range(len(shares))], "y": shares,
+            "text": [f"S about {2 ** ((first + index) / BARS_PER_OCTAVE):.3g}" for index in range(len(shares))],
+            "textposition": "none", "hovertemplate": "%{text}: %{y:.1%} of the tokens<extra></extra>",
+        })  # fmt: skip
+    low, high = (round(edge(x for trace in traces for x in trace["x"])) for edge in (min, max))
+    every = max(1, (high - low) // 8)
+    ticks = list(range(low, high + 1, every))
+    layout = {
+        "barmode": "group", "bargap": 0.15,
+        "xaxis": {
+            "title": {"text": "S (logarithmic)"}, "tickvals": ticks,
+            "ticktext": [f"{2**tick}" if tick >= 0 else f"1/{2**-tick}" for tick in ticks],
+        },
+        "yaxis": {"title": {"text": "share of the tokens"}, "tickformat": ".0%"},
+    }  # fmt: skip
+    steps = ", ".join(f"{label} up to step {trial['spread']['step']}" for label, trial, _ in picked)
+    note = (
+        f"How S was spread over the tokens that were trained on before the last report ({steps}). All at 1 would be "
+        "the base objective itself; a long right arm means that few tokens carry most of the loss."
+    )
+    return Chart("spread", title, note, traces, layout)
+
+
+def _with_scale(overview: Row) -> list[Row]:
+    """Return the complete trials whose loss has an S, the best first."""
+    return [trial for trial in complete(overview) if objective_of(overview, trial) == "rri"]
+
+
+def _best_and_worst(there: Sequence[Row]) -> list[tuple[str, Row, str]]:
+    return [("best", there[0], COLOURS[0])] + ([("worst", there[-1], COLOURS[1])] if len(there) > 1 else [])
 
 
 def _short(value: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The charts of a report that show the space and the time: weight map, parallel coordinates, timeline, leaderboard."""
+"""The charts of a report that show the space: weight map, parallel coordinates, leaderboard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from math import log10
 from typing import Any
 
 from rankray.report.charts import (
-    COLOURS,
     LOG,
     MOST_POINTS,
     SCALE,
@@ -19,22 +18,14 @@ from rankray.report.charts import (
     reference_lines,
     thinned,
 )  # fmt: skip
-from rankray.report.findings import FINISHED, better, standings, timeline
+from rankray.report.findings import FINISHED, better, standings
 
 Row = Mapping[str, Any]
 TEMPERATURE, ENTROPY = "loss.temperature", "loss.entropy_weight"
-STATES = {
-    "complete": COLOURS[2],
-    "pruned": COLOURS[5],
-    "failed": COLOURS[7],
-    "running": COLOURS[0],
-    "waiting": "#8a8f98",
-}
 GRID = 8
 """Cells of the weight map in each direction."""
 ENOUGH = 24
 """Trials from which the weight map has cells beside its points."""
-MOST_STRETCHES = 3000
 
 
 def leaderboard(overview: Row) -> Chart:
@@ -180,51 +171,6 @@ def _dimension(path: str, bounds: Row, trials: Sequence[Row]) -> dict[str, Any]:
         "tickvals": marked,
         "ticktext": texts,
     }
-
-
-def times(overview: Row) -> Chart:
-    """Return when each trial ran and on which slot, what interrupted it, and where it was resumed."""
-    title = "When trials ran"
-    there = timeline(overview)
-    if not there:
-        return Chart("timeline", title, "No trial has run yet.")
-    shown = there[-MOST_STRETCHES:]
-    traces = []
-    for key, colour in STATES.items():
-        for stopped in (False, True):
-            of_it = [each for each in shown if each.state == key and each.interrupted == stopped]
-            if of_it:
-                bar = {"color": colour, "line": {"width": 0.5 if len(shown) < 300 else 0, "color": "#888"}}
-                traces.append({
-                    "type": "bar", "orientation": "h", "name": f"{key}, interrupted" if stopped else key,
-                    "base": [each.start.isoformat(timespec="milliseconds") for each in of_it],
-                    "x": [max(1, round((each.end - each.start).total_seconds() * 1000)) for each in of_it],
-                    "y": [f"slot {each.slot + 1}" for each in of_it],
-                    "text": [
-                        f"trial {each.number}, {(each.end - each.start).total_seconds():.1f} s"
-                        + ", resumed" * each.resumed + ", interrupted" * each.interrupted
-                        for each in of_it
-                    ],
-                    "textposition": "none", "hovertemplate": "%{text}<extra></extra>",
-                    "marker": bar | ({"pattern": {"shape": "/"}} if stopped else {}),
-                })  # fmt: skip
-    slots = max(each.slot for each in shown) + 1
-    again = sum(each.resumed for each in there)
-    lost = sum(loss["steps"] for trial in overview["trials"] for loss in trial["lost"])
-    note = (
-        f"{slots} trial{'s' * (slots > 1)} at a time; {again} times a trial was resumed after its process or its "
-        f"driver went away, and {lost} reported steps were trained again. Hatched: interrupted. Slots are worked out "
-        "from the times; which node a slot was on is not recorded."
-    )
-    if len(shown) < len(there):
-        note += f" The last {len(shown)} of {len(there)} stretches are drawn."
-    layout = {
-        "barmode": "overlay", "xaxis": {"type": "date"}, "bargap": 0.25,
-        "yaxis": {
-            "type": "category", "categoryorder": "array", "categoryarray": [f"slot {n}" for n in range(slots, 0, -1)],
-        },
-    }  # fmt: skip
-    return Chart("timeline", title, note, traces, layout, height=170 + 26 * min(slots, 40))
 
 
 def _is_log(overview: Row, path: str) -> bool:

@@ -54,15 +54,29 @@ class Cost:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A time in which one driver ran a trial, on the first slot that was free (counted from 0)."""
+    """A time in which one driver ran a trial.
+
+    Attributes:
+        number: the trial's.
+        state: the trial's.
+        node: where it ran; empty where that is not stored.
+        slot: the first one that was free on the node then, counted from 0.
+        start: when it began.
+        end: when it ended; where it still runs, the latest time that is known.
+        resumed: whether it is not the trial's first.
+        interrupted: whether the trial did not end with it.
+        lost: the work that was lost at its end, as `WorkLost`; empty where nothing is stored.
+    """
 
     number: int
     state: str
+    node: str
     slot: int
     start: datetime
     end: datetime
     resumed: bool
     interrupted: bool
+    lost: Row
 
 
 def objective_of(overview: Row, trial: Row) -> str:
@@ -169,22 +183,25 @@ def cost(overview: Row) -> Cost:
 
 
 def timeline(overview: Row) -> list[Stretch]:
-    """Return when trials ran, in order of their start, each on the lowest slot that was free then."""
+    """Return when trials ran, in order of their start, each on the lowest slot of its node that was free then."""
     found = []
     for trial in overview["trials"]:
         for index, each in enumerate(trial["stretches"]):
             last = index == len(trial["stretches"]) - 1
             stopped = not last or trial["state"] == "waiting"
             end = _time(each["ended"]) if each["ended"] else None
-            found.append((_time(each["started"]), end, trial, index > 0, stopped))
+            found.append((_time(each["started"]), end, trial, each, index > 0, stopped))
     latest = max((end or start for start, end, *_ in found), default=None)
-    free: list[datetime] = []
+    busy: dict[str, list[datetime]] = {}
     placed = []
-    for start, end, trial, resumed, stopped in sorted(found, key=lambda each: each[0]):
+    for start, end, trial, each, resumed, stopped in sorted(found, key=lambda each: each[0]):
         until = max(start, end or latest or start)
+        node = each.get("node") or ""
+        free = busy.setdefault(node, [])
         slot = next((index for index, at in enumerate(free) if at <= start), len(free))
         free[slot : slot + 1] = [until]
-        placed.append(Stretch(trial["number"], trial["state"], slot, start, until, resumed, stopped))
+        lost = each.get("lost") or {}
+        placed.append(Stretch(trial["number"], trial["state"], node, slot, start, until, resumed, stopped, lost))
     return placed
 
 

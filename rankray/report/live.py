@@ -19,6 +19,7 @@ from rich.text import Text
 from rankray.contracts import Report
 from rankray.errors import printable
 from rankray.report.board import Board, Running, duration, short_params, short_value
+from rankray.report.figures import metrics_among
 
 _COLOURS = {"complete": "green", "pruned": "yellow", "failed": "red"}
 HEARTBEAT_SECONDS = 60.0
@@ -203,7 +204,7 @@ def _table(board: Board, running: list[tuple[int, Running]], width: int) -> list
     if width >= WIDE:
         names.append("train/nll")
     if width >= WIDEST:
-        found = dict.fromkeys(name for _, trial in running for name in trial.metrics if name.startswith("eval/"))
+        found = metrics_among(name for _, trial in running for name in trial.metrics if name.startswith("eval/"))
         names += [name for name in found if name not in names][:4]
     names = list(dict.fromkeys(names))
     titles = ["trial", "step", *names, "for"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rankray.report.figures import metrics_among, with_error
 from rankray.report.markdown import plain
 from rankray.report.sections import verdict
 
@@ -33,7 +34,7 @@ def model_card(overview: Row, trial: Row, *, adapter: bool, name: str) -> str:
             metric_type=key.removeprefix("eval/"), metric_name=key, metric_value=float(value),
         )
         for key, value in metrics.items()
-        if not key.endswith("_stderr")
+        if key in metrics_among(metrics)
     ]  # fmt: skip
     base = str(trial["params"].get("model.path", config["model"]["path"]))
     header = ModelCardData(
@@ -69,7 +70,7 @@ def _body(overview: Row, trial: Row, metrics: Row, base: str, name: str, adapter
         "On the held-out examples that the search selected on; ± is one standard error over examples where known.",
         *([f"Means over {seeds} seeds; the weights are those of the last one."] if seeds > 1 else []),
         "",
-        *_table(("metric", "value"), [(key, _value(key, metrics)) for key in metrics if not key.endswith("_stderr")]),
+        *_table(("metric", "value"), [(key, with_error(metrics, key)) for key in metrics_among(metrics)]),
         "## Settings",
         "",
         *_table(("searched field", "value"), [(path, str(value)) for path, value in trial["params"].items()]),
@@ -99,11 +100,6 @@ def _body(overview: Row, trial: Row, metrics: Row, base: str, name: str, adapter
         ),
     ]
     return "\n".join(lines)
-
-
-def _value(key: str, metrics: Row) -> str:
-    error = metrics.get(f"{key}_stderr")
-    return f"{metrics[key]:.5g}" + ("" if error is None else f" ± {error:.2g}")
 
 
 def _is_hub(source: str) -> bool:

@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from rankray.report import charts, charts_space, sections
+from rankray.report import charts, charts_space, charts_time, sections
 from rankray.report.charts import Chart
 
 Row = Mapping[str, Any]
@@ -25,8 +25,9 @@ CHARTS: tuple[Callable[[Row], Chart], ...] = (
     charts.importances,
     charts_space.weight_map,
     charts.scales,
+    charts.spreads,
     charts_space.parallel,
-    charts_space.times,
+    charts_time.times,
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from rankray.report.board import short_params, short_value
+from rankray.report.figures import metrics_among, with_error
 from rankray.report.findings import Cost, better, cost, edges, failures, references, standings
 from rankray.report.tables import retrain_command
 
@@ -70,7 +71,8 @@ def head(overview: Row, written: str) -> str:
     state = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no trial yet"
     names = (
         ("best", "Best"), ("board", "Leaderboard"), ("rates", "Learning rate"), ("curves", "Curves"),
-        ("importance", "Importance"), ("weights", "Weights"), ("parallel", "Settings"), ("timeline", "Time"),
+        ("importance", "Importance"), ("weights", "Weights"), ("scale", "S"), ("parallel", "Settings"),
+        ("timeline", "Time"),
         ("cost", "Cost"), ("trials", "Trials"), ("lineage", "Lineage"),
     )  # fmt: skip
     links = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name in names)
@@ -105,7 +107,8 @@ def cards(overview: Row) -> str:
     if best is None:
         second = ""
     else:
-        metrics = [(name, figure(value)) for name, value in best["metrics"].items() if name.startswith("eval/")]
+        names = metrics_among(name for name in best["metrics"] if name.startswith("eval/"))
+        metrics = [(name, with_error(best["metrics"], name)) for name in names]
         edge = "".join(
             f'<p class="warn">{text(path)} lies at an end of its range: a better value may lie beyond. Widen it.</p>'
             for path in edges(overview)

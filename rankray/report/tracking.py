@@ -37,34 +37,34 @@ class Run:
     Attributes:
         study: the study's name, which groups the runs.
         id: the same for the same trial of the same study, and for no other.
+        name: what people see.
         number: the trial's number.
         params: its parameters, dotted path to value.
         origin: who proposed it.
         step: the last step that is known already; 0 for a new trial.
+        history: what was reported up to it, as (step, metrics), where that is known. A process that is killed may take
+            reports with it that a tracker's library had not written yet.
     """
 
     study: str
     id: str
+    name: str
     number: int
     params: dict[str, Any]
     origin: str
     step: int
-
-    @property
-    def name(self) -> str:
-        """What people see."""
-        return f"trial-{self.number:04d}"
+    history: tuple[tuple[int, dict[str, float]], ...] = ()
 
 
 class Tracker(Protocol):
     """Writes runs with one library. All methods are called from one thread."""
 
     def begin(self, run: Run) -> None:
-        """Start a run, or continue the one of this id."""
+        """Start a run, or continue the one of this id, with what it lacks of the run's history."""
         ...
 
     def log(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
-        """Write what was reported at a step; only finite numbers, and each step once."""
+        """Write what was reported at a step; only finite numbers. A step that is there already is not written again."""
         ...
 
     def end(self, run: Run, state: str, reason: str) -> None:
@@ -108,10 +108,20 @@ class TrackingObserver:
         study: the study's name.
         identity: its id, which distinguishes it from others of its name.
         trackers: from `make_trackers`.
+        names: trial number -> the name of its run.
+        history: trial number -> what it has reported so far.
     """
 
-    def __init__(self, study: str, identity: str, trackers: Sequence[TrackerThread]) -> None:
+    def __init__(
+        self,
+        study: str,
+        identity: str,
+        trackers: Sequence[TrackerThread],
+        names: Callable[[int], str] = "trial-{:04d}".format,
+        history: Callable[[int], Sequence[Report]] = lambda number: (),
+    ) -> None:
         self._study, self._identity, self._trackers = study, identity, list(trackers)
+        self._names, self._history = names, history
         self._runs: dict[int, Run] = {}
         self._last: dict[int, int] = {}
 
@@ -122,7 +132,9 @@ class TrackingObserver:
         self, number: int, params: Mapping[str, Any], origin: str, step: int, checkpoint: str | None = None
     ) -> None:
         """Begin or continue the trial's run."""
-        run = Run(self._study, f"{self._study}-{self._identity[:8]}-{number}", number, dict(params), origin, step)
+        known = f"{self._study}-{self._identity[:8]}-{number}"
+        history = tuple((each.step, _finite(each)) for each in self._history(number)) if step else ()
+        run = Run(self._study, known, self._names(number), number, dict(params), origin, step, history)
         self._runs[number], self._last[number] = run, step
         self._all(lambda tracker: tracker.begin(run))
 
@@ -132,7 +144,7 @@ class TrackingObserver:
         if run is None or report.step <= self._last[number]:
             return
         self._last[number] = report.step
-        metrics = {name: float(value) for name, value in report.metrics.items() if math.isfinite(value)}
+        metrics = _finite(report)
         self._all(lambda tracker: tracker.log(run, report.step, metrics))
 
     def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
@@ -151,6 +163,10 @@ class TrackingObserver:
     def _all(self, act: Callable[[Tracker], None]) -> None:
         for each in self._trackers:
             each.put(act)
+
+
+def _finite(report: Report) -> dict[str, float]:
+    return {name: float(value) for name, value in report.metrics.items() if math.isfinite(value)}
 
 
 class TrackerThread:

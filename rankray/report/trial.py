@@ -15,10 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rankray.report.board import short_value
+from rankray.report.figures import metrics_among, with_error
 
 Row = Mapping[str, Any]
-BESIDE = ("_stderr", "_n")
-"""What is shown with a metric, and not as one of its own."""
 
 
 class TrialView:
@@ -58,8 +57,7 @@ class TrialView:
 
     def _reports(self, width: int) -> RenderResult:
         steps = self._trial.get("steps") or []
-        names = list(dict.fromkeys(name for step in steps for name in step["metrics"]))
-        names = [name for name in names if not any(name == f"{other}{end}" for other in names for end in BESIDE)]
+        names = metrics_among(name for step in steps for name in step["metrics"])
         if not names:
             return
         label = max(map(len, names))
@@ -83,13 +81,7 @@ class TrialView:
 
 
 def _column(title: str, metrics: Row, names: Sequence[str]) -> list[str]:
-    return [title, *(_with_error(metrics, name) for name in names)]
-
-
-def _with_error(metrics: Row, name: str) -> str:
-    """Return a metric with its standard error, where it has one."""
-    value, error = metrics.get(name), metrics.get(f"{name}_stderr")
-    return "-" if value is None else f"{value:.5g}" + (f" ± {error:.2g}" if error is not None else "")
+    return [title, *(with_error(metrics, name) for name in names)]
 
 
 def _ends(columns: list[list[str]], room: int) -> list[list[str]]:

@@ -15,6 +15,10 @@ not told (docs/traps.md). The JSON has one key:
     lost     {"reason", "blameless", "nodes", "ends"}
     damaged  {"checkpoint", "reason"}
     note     a line for people
+    beat     what distinguishes this process
+
+The first event of each trial is a beat, and there is another one where nothing has happened for a quarter of
+`silence_seconds`: the driver ends a process that sends nothing for that long (see `silence`).
 
 An exception in training is a result like any other: the process is sound and is used again, unless its accelerator
 may be broken or its training thread hangs; then it gives the trial that it is handed next back untouched (an event
@@ -28,6 +32,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import queue
 import signal
@@ -38,6 +43,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.tune import Trainable
 
 from rankray import logs
@@ -45,9 +51,11 @@ from rankray.checkpoints import manifest, staging
 from rankray.cluster.deaths import WorkersLost
 from rankray.cluster.drain import DrainWatcher
 from rankray.cluster.environment import quick_imports
+from rankray.cluster.nodes import names_of
+from rankray.cluster.processes import this_worker
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.errors import CheckpointDamaged
-from rankray.search.events import DAMAGED, FAILURE, LOST, NOTE, OUTCOME, REPORT
+from rankray.search.events import BEAT, DAMAGED, FAILURE, LOST, NOTE, OUTCOME, REPORT
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +123,10 @@ class TrialActor(Trainable):
         self._limit_seconds: float | None = None
         self._waiting = False
         self._preempted = ""
-        self._drain = DrainWatcher()
+        self._process, self._silence_seconds = this_worker(), float(config["silence_seconds"])
+        self._trainer = _Trainer(config.get("launch", ""), self._silence_seconds)
+        self._new_here, self._introduced = True, False
+        self._drain = DrainWatcher(config.get("launch", ""))
         self._idle = threading.Event()
         self._idle.set()
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -138,19 +149,32 @@ class TrialActor(Trainable):
             self._rendezvous.answer.put(Verdict(stop=False))
         event = self._last_event = self._next_event()
         self._waiting = REPORT in event
+        if self._waiting and self._new_here:
+            event[REPORT]["node"] = self._trainer.node()
+            self._new_here = False
         self._preempted = event.get(OUTCOME, {}).get("preempted", "")
         return {EVENT: json.dumps(event)}
 
     def _next_event(self) -> dict[str, Any]:
-        """Wait for the training thread, at most `study.trial_timeout` seconds from its last sign of life."""
+        """Say who this process is, at first; then wait for the training thread, and beat meanwhile.
+
+        A thread that gives no sign of life for `study.trial_timeout` seconds has failed.
+        """
+        if not self._introduced:
+            self._introduced = True
+            return {BEAT: self._process}
+        beat_at = time.monotonic() + self._silence_seconds / 4
         limit = self._limit_seconds
         while True:
-            left = None if limit is None else self._rendezvous.heard_at + limit - time.monotonic()
+            hangs_at = math.inf if limit is None else self._rendezvous.heard_at + limit
             try:
-                return self._rendezvous.events.get(timeout=None if left is None else max(0.0, left))
+                return self._rendezvous.events.get(timeout=max(0.0, min(beat_at, hangs_at) - time.monotonic()))
             except queue.Empty:
-                if limit is None or time.monotonic() - self._rendezvous.heard_at < limit:
-                    continue
+                now = time.monotonic()
+                if limit is None or now - self._rendezvous.heard_at < limit:
+                    if now < beat_at:
+                        continue
+                    return {BEAT: self._process}
             self._broken_by = f"trial {self._number} hangs"
             frame = sys._current_frames().get(self._thread.ident or 0)
             where = "".join(traceback.format_stack(frame)) if frame is not None else ""
@@ -194,9 +218,11 @@ class TrialActor(Trainable):
     def _start(self, config: dict[str, Any]) -> None:
         self._rendezvous = _Rendezvous(self._drain)
         self._waiting = False
+        self._new_here = True
         self._idle.clear()
         spec = TrialSpec.from_json(config["spec"])
         self._limit_seconds = spec.config.get("study", {}).get("trial_timeout")
+        self._introduced = False
         self._number = spec.number
         self._jobs.put((spec, self._rendezvous))
 
@@ -206,7 +232,7 @@ class TrialActor(Trainable):
             self._broken_by = self._broken_by or f"trial {self._number} did not stop within {STOP_SECONDS:.0f} s"
 
     def _work(self) -> None:
-        trainer = _Trainer()
+        trainer = self._trainer
         while (job := self._jobs.get()) is not None:
             spec, rendezvous = job
             try:
@@ -215,7 +241,7 @@ class TrialActor(Trainable):
                     logger.debug("trial %d stopped at step %d: %s", spec.number, outcome.steps, outcome.stopped)
                 rendezvous.events.put({OUTCOME: dataclasses.asdict(outcome)})
             except WorkersLost as lost:
-                rendezvous.events.put({LOST: {"reason": str(lost), "blameless": lost.blameless, "nodes": lost.nodes}})
+                rendezvous.events.put({LOST: {"reason": str(lost), **lost.as_event()}})
             except CheckpointDamaged as error:
                 rendezvous.events.put({DAMAGED: {"checkpoint": spec.checkpoint, "reason": error.why}})
             except BaseException as error:
@@ -228,9 +254,15 @@ class TrialActor(Trainable):
 
 
 class _Trainer:
-    """Trains trials in this process, or in a worker group that belongs to it."""
+    """Trains trials in this process, or in a worker group that belongs to it.
 
-    def __init__(self) -> None:
+    Args:
+        launch: the flag that the search raises when it is interrupted.
+        silence_seconds: how long a process of a worker group may not answer.
+    """
+
+    def __init__(self, launch: str, silence_seconds: float) -> None:
+        self._launch, self._silence_seconds = launch, silence_seconds
         self._group: Any = None
 
     def run(self, spec: TrialSpec, reporter: Reporter) -> Outcome:
@@ -244,9 +276,16 @@ class _Trainer:
             from rankray.search.group import Group
         if self._group is None or not self._group.alive:
             self.close()
-            self._group = Group(resources, spec.config["storage"])
+            self._group = Group(resources, spec.config["storage"], self._launch, self._silence_seconds)
         outcome: Outcome = self._group.run(spec, reporter)
         return outcome
+
+    def node(self) -> str:
+        """Return where the trial that reported is trained, for people; its group's nodes, or this process's."""
+        if not ray.is_initialized():
+            return ""
+        group = self._group
+        return names_of(group.nodes() if group is not None else [ray.get_runtime_context().get_node_id()])
 
     def failure(self, error: BaseException) -> dict[str, str]:
         """Return reason and traceback of an exception; of one that a worker raised, the worker's."""

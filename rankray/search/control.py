@@ -11,12 +11,14 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
 from rankray.contracts import Report, WorkLost
+from rankray.search.silence import ProcessWatch
 
 SYSTEMATIC = 3
 MANY = 10
@@ -31,17 +33,24 @@ class Control:
     `live` holds the numbers of the trials that are handed out, each with the id of the Tune trial that has it. A trial
     that was given back may be handed out again before Tune has finished with the Tune trial that had it before.
     `stops` holds why trials were stopped by a verdict, the latest one last. `lost` says why this driver can work no
-    more, as threads beside this one find out; an empty string while it can.
+    more, as threads beside this one find out; an empty string while it can. `launch` names this launch in the cluster;
+    when it is interrupted, its running trials have until `leave_by`, on the monotonic clock, to save a checkpoint.
+    `processes` notices which processes of trials are silent, and `silences` counts how often that of a trial was, since
+    the trial has last reported.
     """
 
     live: dict[int, str] = field(default_factory=dict)
     deaths: dict[int, list[list[str]]] = field(default_factory=dict)
+    processes: ProcessWatch = field(default_factory=ProcessWatch)
+    silences: dict[int, int] = field(default_factory=dict)
     succeeded: int = 0
     failed: int = 0
     refused: int = 0
     first_error: str = ""
     error: str = ""
     interrupted: bool = False
+    leave_by: float = 0.0
+    launch: str = field(default_factory=lambda: uuid.uuid4().hex)
     lost: Callable[[], str] = str
     ended: str = ""
     stops: dict[int, str] = field(default_factory=dict)
@@ -51,9 +60,19 @@ class Control:
 
     @property
     def stopping(self) -> bool:
-        """Whether no further trial should start and running ones should end."""
+        """Whether no further trial should start."""
+        return self.interrupted or self._failed_or_ended
+
+    @property
+    def over(self) -> bool:
+        """Whether running trials should be stopped now, where they are: an interruption lets them save first."""
+        saved = self.interrupted and (not self.live or time.monotonic() >= self.leave_by)
+        return saved or self._failed_or_ended
+
+    @property
+    def _failed_or_ended(self) -> bool:
         self.error = self.error or self.lost()
-        return self.interrupted or bool(self.error) or bool(self.ended)
+        return bool(self.error) or bool(self.ended)
 
     def begin(self, number: int, step: int, holder: str = "") -> None:
         """A trial is handed out to the Tune trial `holder`, to start or resume at a step."""
@@ -65,6 +84,7 @@ class Control:
     def reported(self, number: int, report: Report) -> None:
         """A trial has reported, perhaps with a checkpoint."""
         self._reported[number] = report.step
+        self.silences.pop(number, None)
         if report.checkpoint:
             self._kept[number] = report.step, time.time()
 
@@ -77,7 +97,7 @@ class Control:
         self.stops = dict(list(self.stops.items())[-most:])
         return self.stops
 
-    def work_lost(self, number: int, started: float | None, reason: str) -> WorkLost | None:
+    def work_lost(self, number: int, started: float | None, reason: str, preempted: bool = False) -> WorkLost | None:
         """Return what work is lost with a process that started at a Unix time; None if it never started.
 
         Steps after the last report are unknown and not counted.
@@ -86,7 +106,7 @@ class Control:
             return None
         first = self._reported.get(number, 0)
         step, since = self._kept.get(number, (first, started))
-        return WorkLost(reason, first - step, time.time() - since)
+        return WorkLost(reason, first - step, time.time() - since, preempted)
 
     def success(self) -> None:
         """A trial finished."""
@@ -111,8 +131,8 @@ class Control:
 
 
 @contextmanager
-def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """Call `on_interrupt()` on the first SIGINT or SIGTERM, in a thread; a second one has its default effect.
+def interruptible(on_interrupt: Callable[[int], None]) -> Iterator[None]:
+    """Call `on_interrupt(number)` on the first SIGINT or SIGTERM, in a thread; a second one has its default effect.
 
     Python runs signal handlers in the main thread, between two of its instructions: never while that thread waits in C
     for a store that is frozen. But the interpreter writes the signal's number to a pipe (`signal.set_wakeup_fd`) at
@@ -130,7 +150,7 @@ def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
                 continue
             interruptions += 1
             if interruptions == 1:
-                on_interrupt()
+                on_interrupt(number[0])
             elif not seen:  # the main thread has not even come to the first one
                 os._exit(128 + number[0])
 

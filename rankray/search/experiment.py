@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.cluster.environment import prepare_environment
+from rankray.cluster.own_ray import watching_own_ray
 from rankray.cluster.scratch import own_directory
 from rankray.cluster.session import ray_session
 from rankray.contracts import Observer
-from rankray.errors import RankrayError, SearchFailed, StoreUnavailable, StudyGone
+from rankray.errors import ConfigError, RankrayError, SearchFailed, StoreUnavailable, StudyGone
 from rankray.search.control import Control, interruptible
+from rankray.search.silence import Process, ProcessWatch, silence_seconds_default
 from rankray.store import StudyStore
 
 logger = logging.getLogger(__name__)
@@ -31,8 +35,22 @@ POLL_SECONDS = 0.5
 NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.search.searcher", "rankray.search.stopper")
 """What a search imports once Ray runs, Ray Tune among it: a second of work, done while Ray starts."""
 STOPPING = "stopping: trials are given back and resume from their last checkpoints; Ctrl-C again stops at once"
+SAVING = (
+    "stopping: each running trial saves a checkpoint after its present step, for at most {seconds:.0f} s; one that "
+    "cannot resumes from its last one; Ctrl-C again stops at once"
+)
+SAVE_SECONDS = {signal.SIGINT: 60.0, signal.SIGTERM: 5.0}
+"""How long the trials of an interrupted search may take to save a checkpoint; RANKRAY_LEAVE_SECONDS says otherwise."""
 GRACE_SECONDS = 14.0
-"""How long an interrupted search may take to end by itself; then its process is ended."""
+"""How long an interrupted search may take to end by itself; then its process is ended. With `LEAVE_SECONDS` that is
+within 20 s of a SIGTERM, whatever the store does."""
+ENDING_SECONDS = 9.0
+"""How long it may take once its trials have had their time to save, where that is longer."""
+FLAG_SECONDS = 2.0
+"""How long Ray may take to take a flag; where it has ended, it takes none."""
+LAG_SECONDS = 0.5
+"""How much later than Ray's servers this process may learn of a signal that all of them got."""
+INTERRUPTED = "interrupted; run the same command again to resume"
 LEAVE_SECONDS = 4.0
 """How long a process that is ended may take to give back its trials: not at all, where the store is frozen."""
 
@@ -60,20 +78,23 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
     study.note_end()
     if study.done:
         return True
-    control = Control(lost=lambda: study.lost)
+    control = Control(lost=lambda: study.lost, processes=ProcessWatch(silence_seconds_default(), _end_process))
+    interrupt = interrupter(study, control, observer)
 
-    def interrupt() -> None:
+    def ray_ended(server: str) -> None:
+        time.sleep(LAG_SECONDS)
         if control.interrupted:
-            return
-        control.interrupted = True
-        observer.phase(STOPPING)
-        timer = threading.Timer(GRACE_SECONDS, _give_up, args=(study,))
-        timer.daemon = True
-        timer.start()
+            _give_up(study)
+        _give_up(
+            study,
+            1,
+            f"error: study {study.name}: {server}, a server of the Ray that this search started, has ended (killed, or "
+            "out of memory); what was committed is safe; run the same command again to resume",
+        )
 
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
-        with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt):
+        with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt), watching_own_ray(ray_ended):
             _run_until_done(study, control, observer)
         if control.error:
             raise SearchFailed(f"study {study.name}: {control.error}")
@@ -83,16 +104,84 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
     return bool(study.done)
 
 
-def _give_up(study: StudyStore) -> None:
-    """End the process of an interrupted search that does not end by itself, as when its raylet got the signal too.
+def interrupter(study: StudyStore, control: Control, observer: Observer) -> Callable[[int], None]:
+    """Return what interrupts a search at a signal: its trials save, it is asked to stop, and ended where it does not.
+
+    Raises:
+        ConfigError: RANKRAY_LEAVE_SECONDS is no number of 0 or more.
+    """
+    patience = save_seconds()
+
+    def interrupt(number: int) -> None:
+        if control.interrupted:
+            return
+        seconds = patience[number] if control.live else 0.0
+        control.leave_by = time.monotonic() + seconds
+        control.interrupted = True
+        observer.phase(SAVING.format(seconds=seconds) if seconds else STOPPING)
+        timer = threading.Timer(max(GRACE_SECONDS, seconds + ENDING_SECONDS), _give_up, args=(study,))
+        timer.daemon = True
+        timer.start()
+        if seconds:
+            from rankray.cluster.ray_private import raise_flag
+
+            _in_the_cluster(raise_flag, control.launch)
+
+    return interrupt
+
+
+def save_seconds() -> dict[int, float]:
+    """Return how long trials may take to save, by the signal that interrupts their search.
+
+    Raises:
+        ConfigError: RANKRAY_LEAVE_SECONDS is no number of 0 or more.
+    """
+    given = os.environ.get("RANKRAY_LEAVE_SECONDS")
+    if given is None:
+        return {int(number): seconds for number, seconds in SAVE_SECONDS.items()}
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ConfigError(
+            f"RANKRAY_LEAVE_SECONDS: got {given!r}; allowed: a number of seconds, 0 or more; fix or unset it"
+        )
+    return {int(number): seconds for number in SAVE_SECONDS}
+
+
+def _in_the_cluster(act: Callable[[str], None], launch: str) -> None:
+    """Raise or lower the flag that tells processes on all nodes to save and leave; Ray may have ended meanwhile."""
+
+    def try_it() -> None:
+        try:
+            act(launch)
+        except Exception:
+            logger.debug("Ray does not answer, and its trials are not told that they are to save", exc_info=True)
+
+    acting = threading.Thread(target=try_it, name="rankray-flag", daemon=True)
+    acting.start()
+    acting.join(FLAG_SECONDS)
+
+
+def _end_process(process: Process) -> None:
+    from rankray.cluster.processes import end_process  # imports Ray
+
+    end_process(process)
+
+
+def _give_up(study: StudyStore, code: int = 130, said: str = INTERRUPTED) -> None:
+    """End the process of a search that cannot end by itself, as when its raylet was ended too.
 
     The trials it owned are released first, if the store answers; Ray's processes end with it. A store that does not
     answer may hold the study's lock in another thread, so this is done in one that nobody waits for.
     """
 
     def leave() -> None:
+        nonlocal code
         try:
             study.leave()
+            code = 0 if study.done else code
         except RankrayError:
             logger.debug(
                 "the trials of this driver are not given back; others take them after its lease", exc_info=True
@@ -101,13 +190,13 @@ def _give_up(study: StudyStore) -> None:
     leaving = threading.Thread(target=leave, name="rankray-leave", daemon=True)
     leaving.start()
     leaving.join(LEAVE_SECONDS)
-    print("interrupted; run the same command again to resume", file=sys.stderr, flush=True)
-    os._exit(130)
+    print(said if code else "interrupted at its end: it is complete", file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> None:
     from rankray.cluster.nodes import check_storage, typed_nodes
-    from rankray.cluster.ray_private import memory_bytes
+    from rankray.cluster.ray_private import lower_flag, memory_bytes
     from rankray.search.delivery import StoreOutbox, patience_seconds_default
     from rankray.search.meter import Meter
     from rankray.search.news import CheckpointObserver, News
@@ -144,6 +233,8 @@ def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> 
             control.error = (
                 outbox.lost or "store: unreachable, some reports are not written; run the same command again to resume"
             )
+    if control.interrupted:
+        _in_the_cluster(lower_flag, control.launch)
 
 
 def _is_done(study: StudyStore, outbox: Any, control: Control) -> bool:

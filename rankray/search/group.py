@@ -11,7 +11,8 @@ process keeps loaded: imports, tokenizer, tokenised data, base weights.
                                ---answer---> mailbox ---verdict--> the first, which tells the others
 
 When a trial fails, its group ends too, as other workers may wait in a collective operation; the next trial starts a
-new group. If workers die instead, `Group.run` raises `WorkersLost`: the trial is not to blame. If Ray Train restarts
+new group. If workers die instead, or do not answer any more, `Group.run` raises `WorkersLost`: the trial is not to
+blame. If Ray Train restarts
 the workers, because a group of `[least, most]` workers was resized or a node was preempted, they ask for the same trial
 again and resume from its last reported checkpoint.
 """
@@ -23,13 +24,16 @@ import dataclasses
 import itertools
 import json
 import logging
+import os
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -38,9 +42,10 @@ from rankray import logs
 from rankray.checkpoints.manifest import checked
 from rankray.checkpoints.places import delete, join
 from rankray.checkpoints.staging import train
-from rankray.cluster.deaths import WorkersLost, node_went
+from rankray.cluster.deaths import WorkersLost, node_went, went_silent
 from rankray.cluster.drain import DrainWatcher
 from rankray.cluster.environment import quick_imports
+from rankray.cluster.processes import end_process, this_worker
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.errors import CheckpointDamaged
 from rankray.search.events import DAMAGED, FAILURE, NOTE, OUTCOME, REPORT
@@ -51,6 +56,8 @@ LOOK_SECONDS = 1.0
 """How often to check that a silent group is still alive."""
 CLOSE_SECONDS = 60.0
 """How long a group may take to end."""
+HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
+"""How long a worker may not answer Ray Train, which otherwise waits for ten minutes."""
 RESIZE_SECONDS = 60.0
 """How often to check whether a group of `[least, most]` workers can grow or has to shrink."""
 
@@ -74,13 +81,23 @@ class Group:
     Args:
         resources: a configuration's `resources:` block, as plain types.
         storage: a place that all nodes can write, where Ray Train keeps its files while the group lives.
+        launch: the flag that the search raises when it is interrupted.
+        silence_seconds: how long one of its processes may not answer; then the group is given up.
     """
 
-    def __init__(self, resources: Mapping[str, Any], storage: str) -> None:
+    def __init__(
+        self, resources: Mapping[str, Any], storage: str, launch: str = "", silence_seconds: float = 300.0
+    ) -> None:
+        os.environ.setdefault(HEALTH_CHECK, str(silence_seconds))
+        self._silence_seconds = silence_seconds
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
+        who: Any = self._mailbox.who
+        self._process: dict[str, Any] = ray.get(who.remote())
         self._numbers = itertools.count(1)
         self._error: BaseException | None = None
+        self._launch = launch
+        self._mailbox_is_silent = self._without_mailbox = False
         self._storage, self._name = storage, f".group-{uuid.uuid4().hex[:8]}"
         self._thread = threading.Thread(target=self._fit, args=(dict(resources),), name="group", daemon=True)
         self._thread.start()
@@ -88,14 +105,14 @@ class Group:
     @property
     def alive(self) -> bool:
         """Whether it can take another trial."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._without_mailbox
 
     def run(self, spec: TrialSpec, reporter: Reporter) -> Outcome:
         """Train a trial, as `finetune.run` does; `reporter` is called in this process.
 
         Raises:
             TrialFailed: a worker raised an exception; the group is gone.
-        CheckpointDamaged: the trial cannot be resumed from its checkpoint; the group is gone.
+            CheckpointDamaged: the trial cannot be resumed from its checkpoint; the group is gone.
             WorkersLost: workers died; the group is gone.
         """
         number = next(self._numbers)
@@ -116,6 +133,11 @@ class Group:
             verdict = reporter.report(Report(**event[REPORT]))
             self._call("answer", json.dumps(dataclasses.asdict(verdict)))
 
+    def nodes(self) -> list[str]:
+        """Return the nodes of its workers, as Ray's ids."""
+        found: list[str] = self._call("nodes")
+        return found
+
     def close(self) -> None:
         """End the workers and release their resources."""
         if self.alive:
@@ -127,8 +149,17 @@ class Group:
         ray.kill(self._mailbox)
 
     def _call(self, method: str, *args: Any) -> Any:
-        """Call the mailbox, and check while waiting that the group is still alive."""
-        reference = getattr(self._mailbox, method).remote(*args)
+        """Call the mailbox, and check while waiting that it answers, and that the group is still alive."""
+        try:
+            return self._answer(getattr(self._mailbox, method).remote(*args))
+        except RayActorError as error:
+            self._without_mailbox = True
+            self._thread.join(CLOSE_SECONDS)  # its workers end, as they get no answer either
+            reason = f"the mailbox of the trial's worker group is gone: {_first_line(error)}"
+            raise WorkersLost(reason, node_went(error), [], self._mailbox_is_silent) from error
+
+    def _answer(self, reference: Any) -> Any:
+        ping, answered_at = self._mailbox.nodes.remote(), time.monotonic()
         while True:
             ready, _ = ray.wait([reference], timeout=LOOK_SECONDS)
             if ready:
@@ -139,13 +170,21 @@ class Group:
                     return ray.get(reference)
                 reason = f"the trial's worker group is gone: {_first_line(self._error)}"
                 nodes = ray.get(self._mailbox.nodes.remote())
-                raise WorkersLost(reason, node_went(self._error), nodes) from self._error
+                silent = went_silent(self._error)
+                raise WorkersLost(reason, node_went(self._error), nodes, silent) from self._error
+            if ray.wait([ping], timeout=0)[0]:
+                ray.get(ping)
+                if time.monotonic() - answered_at > self._silence_seconds / 4:
+                    ping, answered_at = self._mailbox.nodes.remote(), time.monotonic()
+            elif time.monotonic() - answered_at > self._silence_seconds and not self._mailbox_is_silent:
+                self._mailbox_is_silent = True
+                end_process(self._process)
 
     def _fit(self, resources: dict[str, Any]) -> None:
         try:
             TorchTrainer(
                 _serve,
-                train_loop_config={"mailbox": self._mailbox},
+                train_loop_config={"mailbox": self._mailbox, "launch": self._launch},
                 scaling_config=scaling(resources),
                 run_config=RunConfig(
                     name=self._name,
@@ -196,6 +235,10 @@ class _Mailbox:
             self._number, self._job, self._closed = number, job or "", job is None
             self._events, self._answers = asyncio.Queue(), asyncio.Queue()
             self._changed.notify_all()
+
+    async def who(self) -> dict[str, Any]:
+        """Return what distinguishes this process."""
+        return this_worker()
 
     async def nodes(self) -> list[str]:
         """Return where workers have asked from, as Ray's node ids."""
@@ -250,7 +293,7 @@ class _Mailed:
 def _serve(config: dict[str, Any]) -> None:
     """Train what the mailbox offers, in every worker."""
     logs.configure()
-    mailbox, done, drain = config["mailbox"], 0, DrainWatcher()
+    mailbox, done, drain = config["mailbox"], 0, DrainWatcher(config["launch"])
     leads = ray.train.get_context().get_world_rank() == 0
     with quick_imports():
         from rankray.finetune import run

@@ -18,7 +18,7 @@ from rankray.errors import StorageFull
 from rankray.search.actor import EVENT
 from rankray.search.control import Control
 from rankray.search.delivery import StoreOutbox
-from rankray.search.events import DAMAGED, FAILURE, LOST, NOTE, OUTCOME, REPORT
+from rankray.search.events import BEAT, DAMAGED, FAILURE, LOST, NOTE, OUTCOME, REPORT
 from rankray.search.news import News
 
 MAX_DEATHS = 3
@@ -48,6 +48,9 @@ class StoreScheduler(FIFOScheduler):
         number, event = int(trial.config["number"]), json.loads(result[EVENT])
         if not self._holds(trial, number):
             return TrialScheduler.STOP
+        self._control.processes.heard(trial.trial_id, event.get(BEAT))
+        if BEAT in event:
+            return TrialScheduler.CONTINUE
         if REPORT in event:
             return self._report(number, Report(**event[REPORT]))
         if NOTE in event:
@@ -58,14 +61,19 @@ class StoreScheduler(FIFOScheduler):
             return TrialScheduler.CONTINUE
         if DAMAGED in event:
             self._damaged(number, **event[DAMAGED])
+        elif LOST in event and event[LOST].get("silent"):
+            self._silent(trial, number)
         elif LOST in event:
             lost = event[LOST]
             self._lost(trial, number, lost["reason"], lost["blameless"], lost["nodes"])
         elif FAILURE in event:
             self._fail(number, **event[FAILURE])
         elif preempted := event[OUTCOME]["preempted"]:
-            self._give_back(trial, number, f"{preempted}; it continues elsewhere from step {event[OUTCOME]['steps']}")
-            return TrialScheduler.CONTINUE
+            again = "resumes" if self._control.interrupted else "continues elsewhere"
+            reason = f"{preempted}; it {again} from step {event[OUTCOME]['steps']}"
+            self._give_back(trial, number, reason, preempted=True)
+            # The next step ends a drained process. Of an interrupted search nobody waits for that any more.
+            return TrialScheduler.STOP if self._control.interrupted else TrialScheduler.CONTINUE
         else:
             self._complete(number, event[OUTCOME])
         return TrialScheduler.STOP
@@ -73,7 +81,11 @@ class StoreScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The trial's process died. The trial is resumed elsewhere, unless its processes keep dying."""
         number = int(trial.config["number"])
-        if self._holds(trial, number):
+        if not self._holds(trial, number):
+            return
+        if self._control.processes.was_ended(trial.trial_id):
+            self._silent(trial, number)
+        else:
             error = tune_error(trial)
             self._lost(trial, number, f"{type(error).__name__}: {error}", node_went(error), nodes_of(error))
 
@@ -113,8 +125,23 @@ class StoreScheduler(FIFOScheduler):
         else:
             self._give_back(trial, number, "its process died; it will resume from its last checkpoint")
 
-    def _give_back(self, trial: Trial, number: int, reason: str) -> None:
-        self._outbox.release(number, self._control.work_lost(number, trial.run_metadata.start_time, reason))
+    def _silent(self, trial: Trial, number: int) -> None:
+        """The process of a trial did not answer any more, and was ended: frozen, which is not the trial's fault.
+
+        Code of the trial that lets nothing else run looks the same. So a trial whose processes are silent again and
+        again, without a report in between, is the cause.
+        """
+        limit = f"{self._control.processes.limit_seconds:g} s (RANKRAY_SILENCE_SECONDS)"
+        times = self._control.silences[number] = self._control.silences.get(number, 0) + 1
+        if times >= MAX_DEATHS:
+            self._fail(number, f"the trial's process did not answer for {limit}, {times} times without a report", "")
+        else:
+            reason = f"its process did not answer for {limit} and was ended; it will resume from its last checkpoint"
+            self._give_back(trial, number, reason)
+
+    def _give_back(self, trial: Trial, number: int, reason: str, preempted: bool = False) -> None:
+        started = trial.run_metadata.start_time
+        self._outbox.release(number, self._control.work_lost(number, started, reason, preempted))
         self._end(number, "lost", None, reason)
 
     def _damaged(self, number: int, checkpoint: str, reason: str) -> None:

@@ -1,9 +1,10 @@
 """Tune's searcher, as thin as it can be: every trial comes from the store.
 
 Tune keeps nothing of ours: no state is saved, none restored, and a pickled searcher holds no store (and so no
-password). A suggestion is `{"number": n, "spec": json, "stops": json}`; the number is the only identity a trial has,
-and `stops` holds the reasons of the latest stops, `{number: reason}`. A process learns of a stop only by being given
-its next trial, so it finds there why the one before was stopped.
+password). A suggestion is `{"number": n, "spec": json, "stops": json, "launch": flag, "silence_seconds": s}`; the
+number is the only identity a trial has, `launch` is the flag that tells its process to leave (`cluster.drain`), and
+`stops` holds the reasons of the latest stops, `{number: reason}`. A process learns of a stop only by being given its
+next trial, so it finds there why the one before was stopped.
 """
 
 from __future__ import annotations
@@ -106,7 +107,13 @@ class StoreSearcher(Searcher):
         self._outbox.begin(ticket.number)
         self._news.started(ticket.number, ticket.params, ticket.origin, step, spec.checkpoint)
         stops = json.dumps(control.latest_stops(2 * self._slots()))
-        return {"number": ticket.number, "spec": spec.to_json(), "stops": stops}
+        return {
+            "number": ticket.number,
+            "spec": spec.to_json(),
+            "stops": stops,
+            "launch": control.launch,
+            "silence_seconds": control.processes.limit_seconds,
+        }
 
     def _spec(self, ticket: Ticket) -> TrialSpec | None:
         """Return a trial's spec; None where the configuration refuses its point, which ends it as FAILED."""

@@ -1,4 +1,4 @@
-"""A stopper that stops everything or nothing.
+"""A stopper that stops everything or nothing; Tune asks it in each turn of its loop.
 
 Tune does not show the scheduler a result on which a stopper stops a trial (docs/traps.md). So this one never looks at
 results.
@@ -14,7 +14,7 @@ from rankray.search.control import Control
 
 
 class ControlStopper(Stopper):
-    """Ends the whole Tune run once `control` is stopping; a pickled copy never ends anything."""
+    """Ends the whole Tune run once `control` is over; a pickled copy never ends anything."""
 
     def __init__(self, control: Control | None = None) -> None:
         self._control = control
@@ -24,8 +24,11 @@ class ControlStopper(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Return whether the search has to end now."""
-        return self._control is not None and self._control.stopping
+        """Look which processes still answer; return whether the search has to end now."""
+        if self._control is None:
+            return False
+        self._control.processes.look(self._control.live.values())
+        return self._control.over
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_control": None}

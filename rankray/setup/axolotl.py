@@ -7,7 +7,7 @@ from typing import Any
 
 from rankray.data.files import is_file_source
 from rankray.errors import ConfigError
-from rankray.setup.foreign import Draft, dtype, lora, pass_through, schedule, warmup
+from rankray.setup.foreign import Draft, dtype, lora, pass_through, quantization, schedule, warmup
 from rankray.setup.trl_file import source
 
 FORMS = {"alpaca": "alpaca", "completion": "text", "sharegpt": "sharegpt", "chat_template": "messages"}
@@ -40,7 +40,8 @@ def fill(draft: Draft, base: Path) -> None:
         draft.note("adapter", adapter, "allowed here is lora; all weights are trained")
     if draft.take("peft_use_dora"):
         draft.set("model.lora.dora", True)
-    draft.leave("quantized weights cannot be trained here", "load_in_4bit", "load_in_8bit")
+    quantization(draft, 4 if draft.take("load_in_4bit") else 0, "load_in_4bit")
+    quantization(draft, 8 if draft.take("load_in_8bit") else 0, "load_in_8bit")
     dtype(draft, draft.take("torch_dtype"))
     _data(draft)
     _training(draft)
@@ -89,6 +90,17 @@ def _entry(draft: Draft, item: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
+def _schedule(draft: Draft) -> None:
+    """Set the schedule; a cosine down to a share of the rate is one of its own in transformers."""
+    name, least = draft.take("lr_scheduler", default="cosine"), draft.take("cosine_min_lr_ratio")
+    if name == "cosine" and least:
+        name = "cosine_with_min_lr"
+        draft.set("train.sft.lr_scheduler_kwargs.min_lr_rate", float(least))
+    elif least:
+        draft.note("cosine_min_lr_ratio", least, "goes with lr_scheduler: cosine")
+    schedule(draft, "lr_scheduler", name)
+
+
 def _training(draft: Draft) -> None:
     micro = int(draft.take("micro_batch_size", default=1))
     draft.set("train.batch_size", micro * int(draft.take("gradient_accumulation_steps", default=1)))
@@ -98,7 +110,7 @@ def _training(draft: Draft) -> None:
     draft.set("train.learning_rate", float(draft.take("learning_rate", default=2e-5)))
     draft.move("train.weight_decay", "weight_decay")
     warmup(draft, draft.take("warmup_ratio"), draft.take("warmup_steps"))
-    schedule(draft, "lr_scheduler", draft.take("lr_scheduler", default="cosine"))
+    _schedule(draft)
     draft.move("train.seed", "seed")
     draft.move("evaluate.every_steps", "eval_steps")
     draft.move("evaluate.batch_size", "eval_batch_size")

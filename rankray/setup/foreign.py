@@ -19,9 +19,9 @@ from rankray.config.params import set_path
 from rankray.config.where import resolve_tree
 from rankray.config.yaml_text import read_yaml
 from rankray.errors import ConfigError, shown
+from rankray.finetune.schedules import TYPE, plain_schedules, searchable
 from rankray.finetune.sft_fields import OURS, WITHOUT_EFFECT, sft_field_names
 
-SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOGS = {
     "logging_steps", "logging_first_step", "logging_dir", "logging_strategy", "report_to", "run_name", "log_level",
@@ -172,10 +172,30 @@ def warmup(draft: Draft, ratio: Any, steps: Any) -> None:
 
 def schedule(draft: Draft, name: str, value: Any) -> None:
     """Set how the learning rate falls."""
-    if value in SCHEDULES:
+    if value in plain_schedules():
         draft.set("train.schedule", value)
+    elif value in searchable():
+        draft.set(f"train.sft.{TYPE}", value)
     else:
-        draft.note(name, value, f"allowed here are {', '.join(SCHEDULES)}; cosine is taken")
+        draft.note(name, value, f"allowed here are {', '.join(searchable())}; cosine is taken")
+
+
+def quantization(draft: Draft, bits: Any, name: str) -> None:
+    """Set in how many bits the base model is held below adapters.
+
+    Args:
+        draft: with its adapters set.
+        bits: 4 or 8; null and 0 leave the weights whole.
+        name: the other tool's key, for a note.
+    """
+    if not bits:
+        return
+    if bits not in (4, 8):
+        draft.note(name, bits, "allowed here are 4 and 8 bits, by bitsandbytes")
+    elif "lora" not in draft.tree.get("model", {}):
+        draft.note(name, bits, "quantized weights are trained below adapters alone; set model.lora")
+    else:
+        draft.set("model.quantization", f"{bits}bit")
 
 
 def pass_through(draft: Draft) -> None:
@@ -183,7 +203,7 @@ def pass_through(draft: Draft) -> None:
     for name in list(draft.given):
         if name in sft_field_names() - OURS.keys() - WITHOUT_EFFECT - LOGS:
             value = draft.given.pop(name)
-            if name in ("bf16", "fp16") and not value:
+            if name in ("bf16", "fp16", "use_liger_kernel", "torch_compile") and not value:
                 continue
             draft.tree.setdefault("train", {}).setdefault("sft", {})[name] = value
 

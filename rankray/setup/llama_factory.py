@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankray.errors import ConfigError
-from rankray.setup.foreign import Draft, common, dtype, lora
+from rankray.setup.foreign import Draft, common, dtype, lora, quantization
 from rankray.setup.trl_file import source
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,13 @@ def fill(draft: Draft, base: Path) -> None:
     attention = draft.take("flash_attn")
     if attention in ATTENTION:
         draft.set("model.attn_implementation", ATTENTION[attention])
-    draft.leave("quantized weights cannot be trained here", "quantization_bit", "quantization_method")
+    method = draft.take("quantization_method", default="bnb")
+    bits = draft.take("quantization_bit")
+    if bits and method not in ("bnb", "bitsandbytes"):
+        draft.note("quantization_method", method, "allowed here is bnb; the weights stay whole")
+    else:
+        quantization(draft, bits, "quantization_bit")
+    draft.take("double_quantization", "quantization_type")
     dtype(draft, draft.take("infer_dtype"))
     draft.leave("conversations are rendered by the tokenizer's own chat template", "template")
     draft.move("data.max_length", "cutoff_len")
@@ -47,6 +53,8 @@ def fill(draft: Draft, base: Path) -> None:
         draft.set("data.train_on", "all")
     if draft.take("train_on_prompt"):
         draft.set("data.prompt_weight", 1.0)
+    if draft.take("enable_liger_kernel"):
+        draft.set("train.sft.use_liger_kernel", True)
     _datasets(draft, base)
     draft.take("val_size")
     common(draft)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rankray.data.files import is_file_source
 from rankray.errors import ConfigError
-from rankray.setup.foreign import Draft, common, dtype, lora
+from rankray.setup.foreign import Draft, common, dtype, lora, quantization
 
 
 def fill(draft: Draft, base: Path) -> None:
@@ -26,8 +26,12 @@ def fill(draft: Draft, base: Path) -> None:
         lora(draft, *adapters)
     if draft.take("use_dora"):
         draft.set("model.lora.dora", True)
-    draft.leave("quantized weights cannot be trained here", "load_in_4bit", "load_in_8bit", "use_bnb_nested_quant")
-    draft.take("bnb_4bit_quant_type")
+    quantization(draft, 4 if draft.take("load_in_4bit") else 0, "load_in_4bit")
+    quantization(draft, 8 if draft.take("load_in_8bit") else 0, "load_in_8bit")
+    kind = draft.take("bnb_4bit_quant_type")
+    if kind not in (None, "nf4"):
+        draft.note("bnb_4bit_quant_type", kind, "4 bits are nf4 here")
+    draft.take("use_bnb_nested_quant", "bnb_4bit_quant_storage", "bnb_4bit_compute_dtype")
     _data(draft)
     if draft.take("assistant_only_loss"):
         draft.set("data.train_on", "all")
@@ -38,7 +42,7 @@ def fill(draft: Draft, base: Path) -> None:
         draft.set("loss.objective", "dft")
     elif loss not in (None, "nll", "chunked_nll"):
         draft.note("loss_type", loss, "the loss is rankray's own")
-    draft.leave("the loss is rankray's own", "use_liger_kernel", "use_liger", "label_smoothing_factor")
+    draft.leave("the loss is rankray's own", "use_liger", "label_smoothing_factor")
     common(draft)
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
+
+from optuna.trial import FrozenTrial
 
 from rankray.contracts import Report
 from rankray.store.ledger import SPENT, Spent, spent_of
+from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
-from rankray.store.records import UNTRAINED
+from rankray.store.records import KEPT_LOSSES, NODES, UNTRAINED, nodes_of
 from rankray.store.stored import figures
+
+LONGEST_NODE = 200
+"""Characters of a node's name that are kept."""
 
 
 class StudyAccounts(TrialOwnership):
@@ -25,6 +32,11 @@ class StudyAccounts(TrialOwnership):
         if not self.untrained:
             metrics = {name: float(value) for name, value in report.metrics.items()}
             self.storage.set_study_user_attr(self.study_id, UNTRAINED, metrics)
+
+    def note_node(self, trial: FrozenTrial, node: str) -> None:
+        """Keep that a process of a trial reports from a node for the first time."""
+        known = [*nodes_of(trial), {"node": node[:LONGEST_NODE], "at": datetime.now().isoformat()}]
+        self.storage.set_trial_user_attr(trial_id(trial), NODES, known[-KEPT_LOSSES:])
 
     @property
     def spent(self) -> Spent:

@@ -3,14 +3,17 @@
 Everything is decided from the study's trials: the same history gives the same proposal, whichever driver asks, and what
 is running counts.
 
-1. The start list (`study.known`, warm starts) comes before any sampler (`ask`). Where it is used up before two runs are
-   whole, a random setting of the branch of the space that has the fewest trials. A budget below five trials is spent on
-   the file's own setting, at its rate, three times and a third of it.
+1. The start list (`study.known`, warm starts) comes before any sampler (`ask`). Then each branch of the space that has
+   no trial gets a random setting, far from all others: known settings that are bad, and all of one branch, would say
+   that the others are as bad there, and nothing would contradict them for long. More branches than a quarter of the
+   budget are left to step 2. A budget below five trials is spent on the file's own setting, at its rate, three times
+   and a third of it.
 2. With two whole runs, the Gaussian process of `gp`. A run's value is 0.7 z(study metric) + 0.3 z(-`eval/nll` at its
-   end): the second is less noisy, the first is what counts. z is the normal score of the run's rank: with a mean and a
-   standard deviation instead, a few runs that went wrong made all good ones look alike, and the search needed half as
-   many runs again (`benchmarks/search.py`). What diverged, or was pruned, is a bad run. Expected improvement and mean
-   + 2 sd take turns: improvement alone exploits, and the noise of a lucky run feeds it.
+   end): the second is less noisy, the first is what counts. z is in units of how far the better runs lie apart, and
+   what is far worse counts by the logarithm of its distance (`scores`): a few runs that went wrong would make all good
+   ones look alike. What diverged, or was pruned, is a bad run. Expected improvement and mean + 2 sd take turns:
+   improvement alone exploits, and the noise of a lucky run feeds it. Candidates are random ones of every branch and
+   ones near the best runs, then ones near the most promising of these.
 3. Beyond MOST_RUNS whole runs, TPE.
 """
 
@@ -18,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -51,8 +53,15 @@ PER_BRANCH = 150
 MOST_CANDIDATES = 1200
 JITTERED = 5
 JITTERS = 30
-SPREAD = 4
-"""Random settings of which the first ones are chosen, so that they lie apart."""
+REFINED, NEARER = 4, 15
+"""How many of the most promising candidates get new ones near them, and how many each."""
+SPREAD = 8
+"""Random settings of which each of the first ones is chosen, so that they lie apart."""
+EXPLORED = 1 / 4
+"""The part of the budget that may be spent on branches that nobody has tried."""
+WORSE_PART = 0.5
+"""The part of the runs, the worst ones, that does not say how far good ones lie apart."""
+BEST_SCORE = 4.0
 METRIC_SHARE = 0.7
 NLL = "eval/nll"
 
@@ -135,9 +144,13 @@ class AutoSampler(BaseSampler):
             near = self._near_the_file(encoding, [trial.params for trial in there])
             if near is not None:
                 return near
-        runs = [trial for trial in there if trial.state == TrialState.COMPLETE]
-        if len(runs) < self._startup:
-            return encoding.params(_with(encoding, _of_a_rare_branch(encoding, there, draws)[None], given, draws)[0])
+        runs = sum(trial.state == TrialState.COMPLETE for trial in there)
+        taken = [encoding.place(trial.params) for trial in there]
+        counts = branch_counts(encoding, taken)
+        most = max(NEEDED, math.ceil(EXPLORED * self._config.study.trials))
+        explores = not given and sum(count > 0 for count in counts) < min(len(counts), most)
+        if runs < self._startup or explores:
+            return encoding.params(_with(encoding, _far_away(encoding, taken, counts, draws)[None], given, draws)[0])
         seen = [trial for trial in there if _is_seen(trial)]
         running = [trial for trial in there if not trial.state.is_finished()][-MOST_RUNNING:]
         sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
@@ -208,11 +221,17 @@ def proposal(
         candidates = candidates[np.argsort(-(means + 2 * sds)[0], kind="stable")[:SHORTLIST]]
     candidates = _away_from(encoding, candidates, places)
     posterior = gp.Posterior(among, worth, scales[kept], noise[kept])
-    means, sds = posterior.at(encoding.distances(taken, candidates))
-    if optimistic:
-        score = (means + 2 * sds).mean(axis=0)
-    else:
-        score = gp.expected_improvement(means, sds, posterior.means_of_runs.max(axis=1))
+
+    def worth_of(rows: Array) -> Array:
+        means, sds = posterior.at(encoding.distances(taken, rows))
+        if optimistic:
+            return np.asarray((means + 2 * sds).mean(axis=0))
+        return gp.expected_improvement(means, sds, posterior.means_of_runs.max(axis=1))
+
+    score = worth_of(candidates)
+    around = [_jittered(encoding, candidates[at], draws)[:NEARER] for at in np.argsort(-score, kind="stable")[:REFINED]]
+    nearer = _away_from(encoding, _with(encoding, np.concatenate(around), given, draws), places)
+    candidates, score = np.concatenate([candidates, nearer]), np.concatenate([score, worth_of(nearer)])
     chosen: Array = candidates[int(np.argmax(score))]
     return chosen
 
@@ -230,21 +249,26 @@ def run_values(seen: Sequence[FrozenTrial], metric: str, sign: float) -> Array:
         [sign * float(trial.value or 0.0) if there else np.nan for trial, there in zip(seen, whole, strict=True)]
     )
     nlls = np.array([_end_nll(trial) if there else np.nan for trial, there in zip(seen, whole, strict=True)])
-    values = normal_scores(metrics)
+    values = scores(metrics)
     if not np.isnan(nlls[whole]).any():
-        values = METRIC_SHARE * values + (1 - METRIC_SHARE) * normal_scores(-nlls)
+        values = METRIC_SHARE * values + (1 - METRIC_SHARE) * scores(-nlls)
     values[~whole] = np.nanmin(values)
     return values
 
 
-def normal_scores(values: Array) -> Array:
-    """Return the normal quantile of each value's rank, equal values sharing one; NaN stays NaN."""
-    there = ~np.isnan(values)
-    ordered = np.sort(values[there])
-    middle = (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
-    quantile = NormalDist().inv_cdf
-    scores = [quantile(rank / len(ordered)) if known else math.nan for rank, known in zip(middle, there, strict=True)]
-    return np.array(scores)
+def scores(values: Array) -> Array:
+    """Return values, larger is better, as deviations from their mean in standard deviations; NaN stays NaN.
+
+    Before, they are measured by mean and standard deviation of the better half of them, what lies more than
+    one of these below is taken closer by a logarithm (1 + ln(1 + d) for 1 + d), and the best are cut at BEST_SCORE.
+    """
+    there = values[~np.isnan(values)]
+    better = there[there >= np.quantile(there, WORSE_PART)]
+    unit = better.std() or there.std() or 1.0
+    at = (values - better.mean()) / unit
+    at = np.where(at < -1.0, -1.0 - np.log1p(np.maximum(-1.0 - at, 0.0)), np.minimum(at, BEST_SCORE))
+    spread = float(np.nanstd(at)) or 1.0
+    return np.asarray((at - np.nanmean(at)) / spread)
 
 
 def _end_nll(trial: FrozenTrial) -> float:
@@ -264,20 +288,20 @@ def _is_seen(trial: FrozenTrial) -> bool:
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def _of_a_rare_branch(encoding: Encoding, there: Sequence[FrozenTrial], draws: np.random.Generator) -> Array:
-    """Return a setting of the branch that has the fewest trials: of a few random ones the farthest from all trials."""
-    counts = [0] * len(encoding.branches)
-    for trial in there:
-        row = encoding.place(trial.params)
-        for index, branch in enumerate(encoding.branches):
-            if all(_is_at(encoding, row, gate, choice) for gate, choice in branch.items()):
-                counts[index] += 1
-    branch = encoding.branches[int(np.argmin(counts))]
-    rows = encoding.draw(SPREAD if there else 1, draws, branch)
-    if not there:
+def branch_counts(encoding: Encoding, rows: Sequence[Array]) -> list[int]:
+    """Return how many settings lie in each branch of the space."""
+    return [
+        sum(all(_is_at(encoding, row, gate, choice) for gate, choice in branch.items()) for row in rows)
+        for branch in encoding.branches
+    ]
+
+
+def _far_away(encoding: Encoding, taken: Sequence[Array], counts: Sequence[int], draws: np.random.Generator) -> Array:
+    """Return a setting of the branch that has the fewest: of a few random ones the farthest from all that are taken."""
+    rows = encoding.draw(SPREAD if taken else 1, draws, encoding.branches[int(np.argmin(counts))])
+    if not taken:
         return np.asarray(rows[0])
-    taken = np.stack([encoding.place(trial.params) for trial in there])
-    apart = (encoding.distances(rows, taken) ** 2).sum(axis=0).min(axis=1)
+    apart = (encoding.distances(rows, np.stack(taken)) ** 2).sum(axis=0).min(axis=1)
     return np.asarray(rows[int(np.argmax(apart))])
 
 

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -32,6 +32,7 @@ from rankray.store.delegating import DelegatingStorage
 from rankray.store.failures import REFUSED, TRANSIENT, WORDS, driver_error, kind_of
 from rankray.store.journal import journal_lock
 from rankray.store.lines import CheckedJournal
+from rankray.store.postgresql import create_running
 from rankray.store.urls import StoreURL, masked, parse_url, scrub
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,33 @@ class RetryingStorage(DelegatingStorage):
         database = optuna_private.database_of(self._behind)
         return database is None or self._call(optuna_private.has_newer_trial, database, study_id, last)
 
+    def write_step(
+        self, trial: int, key: str, record: Any, step: int | None = None, value: float | None = None
+    ) -> bool:
+        """Write a trial's attribute and one intermediate value at once; return whether that was possible.
+
+        It is not where the database has no such statement, the trial has ended or is not there: what is then to be
+        done, the methods for one of the two do, or say.
+
+        Args:
+            trial: the trial's id.
+            key: the attribute.
+            record: what it is set to, plain JSON types.
+            step: of the intermediate value; None writes none.
+            value: the intermediate value, finite.
+        """
+        database = self.database
+        return database is not None and bool(
+            self._call(optuna_private.write_step, database, trial, key, record, step, value)
+        )
+
+    @override
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        if template_trial is None or template_trial.state != TrialState.RUNNING or self.database is None:
+            return super().create_new_trial(study_id, template_trial)
+        created = self._call(create_running, self.database, study_id, template_trial)
+        return super().create_new_trial(study_id, template_trial) if created is None else created
+
     @override
     def _call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
@@ -271,7 +299,8 @@ def _open(parts: StoreURL) -> BaseStorage:
         url = given.set(drivername=f"{parts.scheme}+{parts.driver}").render_as_string(hide_password=False)
     # optuna passes the URL through str.format, so braces (in a password) are doubled.
     engine_url = url.replace("{", "{{").replace("}", "}}")
-    database = RDBStorage(engine_url, engine_kwargs=options)
+    database = optuna_private.database_to_look_at(engine_url, options) if parts.lenient else None
+    database = database or RDBStorage(engine_url, engine_kwargs=options)
     if "pool_events" in options:
         watch_calls(optuna_private.engine_of(database))
     return optuna.storages.get_storage(database)

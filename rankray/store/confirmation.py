@@ -17,9 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rankray.config.schema import Config
 from rankray.store.backend import connect
 from rankray.store.claims import SUFFIX, Claims, find_or_create
-from rankray.store.records import END, ORIGIN, is_void, steps_of
+from rankray.store.records import END, ORIGIN, TRIALS, is_void, steps_of
 from rankray.store.strategies import direction
-from rankray.store.study import TRIALS
 from rankray.store.trials import StudyStore
 
 VERDICT = "rankray:verdict"

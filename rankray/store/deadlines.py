@@ -26,6 +26,8 @@ IDLE_SECONDS = 60
 """How long a driver may leave a transaction open without a statement: a frozen one must not keep its locks."""
 CALL_SECONDS = 25.0
 """How long a driver waits for the answer to one statement."""
+TRUSTED_SECONDS = 1.0
+"""How long after an answer a connection is taken without asking whether it still answers; what fails is retried."""
 
 
 class Watchdog:
@@ -77,8 +79,8 @@ WATCHDOG = Watchdog()
 def pool_events(dialect: str, limited: bool) -> list[tuple[Any, str]]:
     """Return listeners of SQLAlchemy's pool that watch everything from taking a connection to giving it back.
 
-    They also look whether a connection still answers when it is taken, as SQLAlchemy's `pool_pre_ping` does, which
-    nobody could watch.
+    They also look whether a connection still answers when it is taken after some rest, as SQLAlchemy's `pool_pre_ping`
+    does each time, and which nobody could watch.
 
     Args:
         dialect: `postgresql` or another one.
@@ -99,7 +101,8 @@ def pool_events(dialect: str, limited: bool) -> list[tuple[Any, str]]:
     def taken(connection: Any, record: Any, _fairy: Any) -> None:
         from sqlalchemy.exc import InvalidatePoolError
 
-        if not record.info.pop("fresh", False):
+        rested = time.monotonic() - record.info.get("answered", -TRUSTED_SECONDS)
+        if not record.info.pop("fresh", False) and rested >= TRUSTED_SECONDS:
             try:
                 _ask(connection, "SELECT 1")
             except Exception as error:
@@ -107,8 +110,9 @@ def pool_events(dialect: str, limited: bool) -> list[tuple[Any, str]]:
                 raise InvalidatePoolError from error
         WATCHDOG.begin(connection)
 
-    def given_back(connection: Any, _record: Any) -> None:
+    def given_back(connection: Any, record: Any) -> None:
         if connection is not None:
+            record.info["answered"] = time.monotonic()
             WATCHDOG.end(connection)
 
     return [(connected, "connect"), (taken, "checkout"), (given_back, "checkin")]

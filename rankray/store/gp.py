@@ -70,15 +70,21 @@ def kernel(distances: Array, scales: Array) -> Array:
     Returns:
         (draws, n, m).
     """
-    out = np.empty((len(scales), *distances.shape[1:]))
-    for index, scale in enumerate(scales):
-        total = np.zeros(distances.shape[1:])
-        product = np.ones(distances.shape[1:])
-        for field, length in zip(distances, scale, strict=True):
-            r = field * (math.sqrt(5) / length)
-            total += r
-            product *= 1 + r * (1 + r / 3)
-        out[index] = product * np.exp(-total)
+    shape = distances.shape[1:]
+    out, total, ratio, factor = (np.empty(each) for each in ((len(scales), *shape), shape, shape, shape))
+    for product, rates in zip(out, math.sqrt(5) / scales, strict=True):
+        product.fill(1.0)
+        total.fill(0.0)
+        for field, rate in zip(distances, rates, strict=True):
+            np.multiply(field, rate, out=ratio)
+            np.subtract(total, ratio, out=total)
+            np.multiply(ratio, 1 / 3, out=factor)
+            factor += 1.0
+            factor *= ratio
+            factor += 1.0
+            product *= factor
+        np.exp(total, out=total)
+        product *= total
     return out
 
 

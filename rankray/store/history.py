@@ -8,10 +8,12 @@ EVERYTHING_SECONDS, in case the driver was declared dead and does not know it.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from bisect import insort
 from collections.abc import Set
+from typing import Any
 
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -19,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.store.backend import RetryingStorage
 from rankray.store.optuna_private import trial_id
-from rankray.store.records import POINT, with_marks, with_values
+from rankray.store.records import POINT, has_steps, with_marks, with_values
 
 SHOWN = 250
 """How many finished trials TPE is shown at most: the least number of which it takes BEST as good."""
@@ -102,17 +104,43 @@ class History:
                 if POINT in trial.user_attrs:
                     self.pointed.append(trial.number)
             assert trial_id(self.trials[trial.number]) == trial_id(trial), "trials are numbered one after the other"
-            self.trials[trial.number] = marked = with_marks(trial)
-            if self._prune_on is not None:
-                self.for_pruner[trial.number] = with_values(marked, self._prune_on)
+            self._note(trial)
             if trial.state.is_finished():
                 self._ended(trial)
         return self.trials
+
+    def knows(self, number: int) -> bool:
+        """Return whether a trial is this driver's own, and is here as this driver last wrote it."""
+        return number in self._own and number not in self.written and number < len(self.trials)
+
+    def wrote(self, number: int, key: str, record: Any, step: int | None = None, value: float | None = None) -> None:
+        """Note what this driver has just written to a trial of its own: it need not be read again.
+
+        Args:
+            number: the trial's.
+            key: the attribute.
+            record: what it was set to, as it would be read.
+            step: of the intermediate value; None where none was written.
+            value: the intermediate value.
+        """
+        trial = copy.copy(self.trials[number])
+        trial.user_attrs = {**trial.user_attrs, key: record}
+        if step is not None and value is not None:
+            trial.intermediate_values = {**trial.intermediate_values, step: value}
+        self._note(trial)
+        self.written.discard(number)
+
+    def _note(self, trial: FrozenTrial) -> None:
+        self.trials[trial.number] = marked = with_marks(trial)
+        if self._prune_on is not None:
+            self.for_pruner[trial.number] = with_values(marked, self._prune_on)
 
     def _changed(self, needed: Set[int]) -> list[FrozenTrial]:
         """Return the trials of these numbers and those that are new, by number."""
         open_ids = {trial_id(self.trials[number]) for number in needed}
         if isinstance(self._storage, RetryingStorage):
+            if not needed and not self._storage.may_have_newer(self._study_id, self._last):
+                return []
             changed = self._storage.changed_trials(self._study_id, open_ids, self._last)
             if changed is not None:
                 return sorted(changed, key=lambda trial: trial.number)
@@ -151,6 +179,10 @@ class History:
         whole = set(self.whole)
         early = [each.number for each in self.trials if each.state.is_finished() and each.number not in whole]
         return [self.trials[number] for number in sorted(whole | self.unfinished | set(early[-SHOWN_OTHERS:]))]
+
+    def first_without_steps(self) -> int | None:
+        """Return the lowest number of an unfinished trial that has reported nothing yet; None where there is none."""
+        return next((number for number in sorted(self.unfinished) if not has_steps(self.trials[number])), None)
 
     def _ended(self, trial: FrozenTrial) -> None:
         self.unfinished.discard(trial.number)

@@ -52,7 +52,8 @@ class Judge:
             trials: the study's trials, the values of `study.prune_on` as their intermediate ones.
         """
         metrics = {name: float(value) for name, value in report.metrics.items()}
-        record = StepRecord(step=report.step, metrics=metrics, checkpoint=report.checkpoint)
+        spread = dict(report.spread or {})
+        record = StepRecord(step=report.step, metrics=metrics, checkpoint=report.checkpoint, spread=spread)
         for name in dict.fromkeys((self._metric, self._prune_on, *self._config.study.metrics)):
             if not math.isfinite(metrics.get(name, 0.0)):
                 reason = f"{name} is {metrics[name]} at step {report.step}"

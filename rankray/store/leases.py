@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRIVER_KEY = "rankray:driver:"
+ASKED = "trials"
+"""Key of a driver's record: to how many finished trials it brings the study."""
 Record = dict[str, Any]
 
 
@@ -130,6 +132,12 @@ def driver_records(attributes: Mapping[str, Any]) -> dict[str, Record | None]:
     }
 
 
+def asked_trials(attributes: Mapping[str, Any]) -> list[int]:
+    """Return to how many trials each driver that is not known to be dead has been asked to bring the study."""
+    records = driver_records(attributes).values()
+    return [int(number_in(record, ASKED)) for record in records if record is not None and not known_dead(record)]
+
+
 class Watch:
     """The drivers' counters as one observer has seen them, on its own clock; safe to share among threads.
 
@@ -191,11 +199,12 @@ class Lease:
         study_id: the claims study.
         driver: this driver's id.
         watch: is shown the records of the other drivers at every renewal.
+        trials: to how many finished trials this driver brings the study.
     """
 
-    def __init__(self, storage: BaseStorage, study_id: int, driver: str, watch: Watch) -> None:
+    def __init__(self, storage: BaseStorage, study_id: int, driver: str, watch: Watch, trials: int = 0) -> None:
         self._storage, self._study_id, self._driver, self._watch = storage, study_id, driver, watch
-        self._record = this_process() | {"beat": 0, "lease": watch.lease_seconds}
+        self._record = this_process() | {"beat": 0, "lease": watch.lease_seconds, ASKED: trials}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: RankrayError | None = None

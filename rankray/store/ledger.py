@@ -22,6 +22,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from rankray.config.evaluation import is_over_tokens
 from rankray.config.schema import Config
 from rankray.config.study import BudgetSection
 from rankray.store.pareto import costs_of, dominates, metrics_of
@@ -184,5 +185,9 @@ def _is_better(trial: FrozenTrial, best: FrozenTrial | None, seen: Sequence[Froz
 
 
 def _noise(trial: FrozenTrial, metric: str) -> float:
-    """Return the standard error over examples that came with a trial's final metric; 0 where none did."""
-    return metrics_of(trial).get(f"{metric}_stderr", 0.0)
+    """Return the standard error over examples that came with a trial's final metric; 0 where none did.
+
+    That of a metric over tokens says how well the examples stand for others: two trials see the same tokens, and differ
+    by far less than that without chance being the reason. It is no noise here.
+    """
+    return 0.0 if is_over_tokens(metric) else metrics_of(trial).get(f"{metric}_stderr", 0.0)

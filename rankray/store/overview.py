@@ -16,11 +16,13 @@ from rankray.store import views
 from rankray.store.confirmation import VERDICT
 from rankray.store.identity import snapshot
 from rankray.store.importance import importance
-from rankray.store.records import PROVENANCE, end_of, failures_of, losses_of, steps_of
-from rankray.store.stored import clean, figures, mapping, mappings, number, reading, text
+from rankray.store.records import PROVENANCE, StepRecord, end_of, failures_of, losses_of, nodes_of, steps_of
+from rankray.store.stored import clean, figures, mapping, mappings, number, reading, text, whole
 from rankray.store.trials import StudyStore
 
 VERSIONS = "rankray:versions"
+MOST_BARS = 100
+"""What has more bars is no histogram of ours."""
 SCALE = ("train/scale_p05", "train/scale_p50", "train/scale_p95")
 """Quantiles of the relative scale S that a trial of objective `rri` reports."""
 
@@ -30,9 +32,10 @@ def overview(study: StudyStore) -> dict[str, Any]:
 
     Returns:
         `status`, `best` and `objectives` as `views` has them; `trials`, one row each as `views.trials` has them, with
-        `metrics` (final), `curve` ([step, value] of the study's metric), `scale` ([step, p05, p50, p95] of S), `lost`
-        and `stretches` (who ran it and when); `space`, `importance`, `steps` of a whole trial, `config`, `provenance`,
-        `versions` and `verdict` (of `rankray confirm`, or None).
+        `metrics` (final), `curve` ([step, value] of the study's metric), `scale` ([step, p05, p50, p95] of S), `spread`
+        (the latest histogram of S: `step`, `first`, `shares`; or None), `lost` and `stretches` (who ran it, when, on
+        which node, and the work lost at its end); `space`, `importance`, `steps` of a whole trial, `config`,
+        `provenance`, `versions` and `verdict` (of `rankray confirm`, or None).
     """
     with reading(study.name):
         found: dict[str, Any] = clean(_overview(study))
@@ -75,13 +78,40 @@ def _more(study: StudyStore, trial: FrozenTrial, metric: str) -> dict[str, Any]:
         "metrics": metrics,
         "curve": curve,
         "scale": scale,
+        "spread": _spread(list(steps.values())),
         "lost": losses_of(trial),
         "failures": [each["reason"] for each in failures_of(trial)],
-        "stretches": [
-            {"driver": driver, "started": start.isoformat(), "ended": None if end is None else end.isoformat()}
-            for driver, start, end in study.stretches(trial)
-        ],
+        "stretches": _stretches(study, trial),
     }
+
+
+def _spread(records: list[StepRecord]) -> dict[str, Any] | None:
+    """Return the latest histogram of S, of what is stored only what is as it should be."""
+    for record in reversed(records):
+        first, shares = whole(record.spread.get("first")), record.spread.get("shares")
+        if first is not None and isinstance(shares, list) and 0 < len(shares) <= MOST_BARS:
+            return {"step": record.step, "first": first, "shares": [number(share) or 0.0 for share in shares]}
+    return None
+
+
+def _stretches(study: StudyStore, trial: FrozenTrial) -> list[dict[str, Any]]:
+    """Return who ran a trial, when and where, and the work that was lost when it left; None where it is not stored."""
+    nodes, losses = nodes_of(trial), losses_of(trial)
+    found = []
+    for driver, start, end in study.stretches(trial):
+        since, until = start.isoformat(), None if end is None else end.isoformat()
+        there = [each["node"] for each in nodes if since <= each["at"] and (until is None or each["at"] <= until)]
+        lost = [each for each in losses if since <= each["at"] and (until is None or each["at"] <= until)]
+        found.append(
+            {
+                "driver": driver,
+                "started": since,
+                "ended": until,
+                "node": there[-1] if there else None,
+                "lost": lost[-1] if lost else None,
+            }
+        )
+    return found
 
 
 def _verdict(found: dict[str, Any]) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ from rankray.store.leases import (
     Lease,
     Record,
     Watch,
+    asked_trials,
     driver_elsewhere,
     driver_records,
     known_dead,
@@ -37,8 +38,8 @@ from rankray.store.leases import (
     number_in,
 )
 from rankray.store.optuna_private import trial_id
-from rankray.store.records import CREATED, DRIVER, READY, is_void
-from rankray.store.stored import text
+from rankray.store.records import CREATED, DRIVER, READY, TRIALS, is_void
+from rankray.store.stored import text, whole
 from rankray.store.strategies import direction
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class TrialOwnership:
         prune_on = None if config.study.prune_on == config.study.metric else config.study.prune_on
         self._history = History(storage, study_id, direction(config), prune_on, self._held)
         self._watch = Watch(lease_seconds_default() if lease_seconds is None else lease_seconds)
-        self._lease = Lease(storage, claims.study_id, self.driver, self._watch)
+        self._lease = Lease(storage, claims.study_id, self.driver, self._watch, config.study.trials)
         self._ender = Ender(storage, config)
 
     def join(self) -> Self:
@@ -99,8 +100,31 @@ class TrialOwnership:
             if self._lease.begun:
                 try:
                     self.sweep()
+                    self.note_budget()
                 finally:
                     self._lease.drop()
+
+    def note_budget(self, *, lower: bool = False) -> None:
+        """Write how many finished trials the study is to have: the largest number that a driver asks for.
+
+        Several drivers may extend a study at once, to different numbers. Each writes when it opens the study, and when
+        it leaves it, what all that are alive ask for; so the largest is what stays, whoever writes last.
+
+        Args:
+            lower: also write a smaller number than before, as a driver does that opens the study alone; but none below
+                what is finished.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        asked = asked_trials(self.storage.get_study_user_attrs(self._claims.study_id))
+        wanted = max([self.config.study.trials, *asked])
+        # Read after the drivers' records: whoever is no longer among them has written its number before.
+        stored = whole(self.storage.get_study_user_attrs(self.study_id).get(TRIALS)) or 0
+        if lower and wanted < stored:
+            wanted = max(wanted, min(stored, self._history.finished))
+        if wanted > stored or (lower and wanted != stored):
+            self.storage.set_study_user_attr(self.study_id, TRIALS, wanted)
 
     def __enter__(self) -> Self:
         return self.join()

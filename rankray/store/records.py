@@ -11,7 +11,9 @@ Attributes of a trial, all under one prefix. A key keeps its meaning in all vers
     rankray:step:<n>     what was reported at step n and the verdict on it: the commit point of a report. An owner of
                          fence f above 0 writes `rankray:step:<n>:<f>`; of several the highest fence counts
     rankray:attempts     the failures after which it was tried again: reason and traceback of each
-    rankray:lost         the work that was lost with its processes, the latest times: reason, steps, wall_seconds
+    rankray:lost         the work that was lost with its processes, the latest times: reason, steps, wall_seconds,
+                         preempted, at
+    rankray:nodes        where its processes ran, the latest ones: node, at (when it first reported from there)
     rankray:damaged      committed checkpoints that cannot be resumed from: checkpoint and reason of each
     rankray:end          how it ended, when no step record says so: the commit point of `complete` and `fail`
     rankray:void         `surplus` or `abandoned`: never a trial of the study, counted nowhere
@@ -42,9 +44,12 @@ READY = "rankray:ready"
 STEP = "rankray:step:"
 ATTEMPTS = "rankray:attempts"
 LOST = "rankray:lost"
+NODES = "rankray:nodes"
 DAMAGED = "rankray:damaged"
 END = "rankray:end"
 VOID = "rankray:void"
+TRIALS = "rankray:trials"
+"""How many finished trials a study is to have (`TrialOwnership.note_budget`)."""
 PROVENANCE = "rankray:provenance"
 UNTRAINED = "rankray:untrained"
 """Attribute of a study: the metrics of the untrained model, evaluated by one of its trials at step 0."""
@@ -117,6 +122,7 @@ class StepRecord:
         reason: why it is to stop; empty otherwise.
         failed: whether the stop is a failure (a metric that is not a finite number) rather than pruning.
         marks: what the pruner wants to remember of this step, as Optuna system attributes; see `with_marks`.
+        spread: a histogram of S, as `contracts.Report` has it; empty where there is none.
     """
 
     step: int
@@ -126,11 +132,12 @@ class StepRecord:
     reason: str = ""
     failed: bool = False
     marks: dict[str, Any] = field(default_factory=dict)
+    spread: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is stored; `failed` and `marks` only where they are set."""
+        """Return what is stored; `failed`, `marks` and `spread` only where they are set."""
         record = {"metrics": self.metrics, "checkpoint": self.checkpoint, "stop": self.stop, "reason": self.reason}
-        optional = {"failed": self.failed, "marks": self.marks}
+        optional = {"failed": self.failed, "marks": self.marks, "spread": self.spread}
         return record | {key: value for key, value in optional.items() if value}
 
     @classmethod
@@ -144,6 +151,7 @@ class StepRecord:
             reason=text(stored.get("reason")) or ("no reason is stored" if stored.get("stop") is True else ""),
             failed=stored.get("failed") is True,
             marks=mapping(stored.get("marks")),
+            spread=mapping(stored.get("spread")),
         )
 
 
@@ -172,6 +180,11 @@ def steps_of(trial: FrozenTrial) -> dict[int, StepRecord]:
     return {step: StepRecord.from_json(step, found[step]) for step in sorted(found)}
 
 
+def has_steps(trial: FrozenTrial) -> bool:
+    """Return whether a step of a trial was reported, without reading the record."""
+    return any(key.startswith(STEP) for key in trial.user_attrs)
+
+
 def end_of(trial: FrozenTrial) -> dict[str, Any]:
     """Return how a trial ended where no step record says so: its `state`, maybe `value`, `metrics` and `reason`."""
     end = mapping(trial.user_attrs.get(END))
@@ -188,15 +201,22 @@ def failures_of(trial: FrozenTrial) -> list[dict[str, Any]]:
 
 
 def losses_of(trial: FrozenTrial) -> list[dict[str, Any]]:
-    """Return the work that was lost with a trial's processes: `reason`, `steps` and `wall_seconds` of each time."""
+    """Return the work that was lost with a trial's processes, each time as `WorkLost`, and `at`: when, or empty."""
     return [
         {
             "reason": text(each.get("reason")),
             "steps": whole(each.get("steps")) or 0,
             "wall_seconds": number(each.get("wall_seconds")) or 0.0,
+            "preempted": each.get("preempted") is True,
+            "at": text(each.get("at")),
         }
         for each in mappings(trial.user_attrs.get(LOST))
     ]
+
+
+def nodes_of(trial: FrozenTrial) -> list[dict[str, str]]:
+    """Return where a trial's processes ran: `node`, and `at`, when it first reported from there, of each."""
+    return [{key: text(each.get(key)) for key in ("node", "at")} for each in mappings(trial.user_attrs.get(NODES))]
 
 
 def damaged_of(trial: FrozenTrial) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ from rankray.store.urls import masked, parse_url
 
 logger = logging.getLogger(__name__)
 
-STALE_SECONDS = 60.0
-"""The age from which a lock file of Optuna's is stale: a living holder never keeps it that long."""
+STALE_SECONDS = 30.0
+"""How long a lock file of Optuna's is watched before it counts as stale: a living holder never keeps it that long."""
 
 
 def repair(url: str, notice: Callable[[str], None] = lambda line: None) -> list[str]:
@@ -33,7 +33,7 @@ def repair(url: str, notice: Callable[[str], None] = lambda line: None) -> list[
 
     Args:
         url: where the store is.
-        notice: is called with one line where a driver has to be watched for a while.
+        notice: is called with one line where a driver or a lock has to be watched for a while.
 
     Raises:
         StoreError: the URL is wrong, or there is no such store.
@@ -46,7 +46,7 @@ def repair(url: str, notice: Callable[[str], None] = lambda line: None) -> list[
             raise StoreError(
                 f"store: {masked(url)}: there is no such file; allowed: a journal that exists; correct --store"
             )
-        done += _repair_journal(parts.path)
+        done += _repair_journal(parts.path, notice)
     for name in list_studies(url):
         try:
             seen = attach(url, name)
@@ -58,17 +58,12 @@ def repair(url: str, notice: Callable[[str], None] = lambda line: None) -> list[
     return done
 
 
-def _repair_journal(path: Path) -> list[str]:
+def _repair_journal(path: Path, notice: Callable[[str], None]) -> list[str]:
     done: list[str] = []
-    stale_lock = path.with_name(path.name + ".lock")
-    try:
-        stale = stale_lock.is_symlink() and time.time() - stale_lock.lstat().st_mtime > STALE_SECONDS
-    except OSError as error:
-        logger.debug("repair: %s was removed by another process: %s", stale_lock, error)
-        stale = False
-    if stale:
-        stale_lock.unlink(missing_ok=True)
-        done.append(f"journal: removed the stale lock {stale_lock}")
+    optunas_lock = path.with_name(path.name + ".lock")
+    if _is_stale(optunas_lock, notice):
+        optunas_lock.unlink(missing_ok=True)
+        done.append(f"journal: removed the stale lock {optunas_lock}")
     lock = journal_lock(path)
     before = path.stat().st_size
     lock.acquire()
@@ -79,6 +74,33 @@ def _repair_journal(path: Path) -> list[str]:
     if torn > 0:
         done.append(f"journal: cut off a torn last line of {torn} bytes")
     return done
+
+
+def _is_stale(lock: Path, notice: Callable[[str], None]) -> bool:
+    """Return whether a lock file stays the same one while it is watched, on this process's own clock.
+
+    Its date says nothing: the clock of who made it, or of the file server, may be wrong.
+    """
+    seen = _which(lock)
+    if seen is None:
+        return False
+    notice(f"journal: watching its lock {lock} for up to {STALE_SECONDS:.0f} s: does somebody hold it?")
+    end = time.monotonic() + STALE_SECONDS
+    while time.monotonic() < end:
+        time.sleep(min(0.2, STALE_SECONDS / 4))
+        if _which(lock) != seen:
+            return False
+    return True
+
+
+def _which(lock: Path) -> tuple[int, int] | None:
+    """Return what distinguishes a lock file from the next one of its name; None where there is none."""
+    try:
+        found = lock.lstat()
+    except FileNotFoundError:
+        logger.debug("repair: there is no lock %s", lock)
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _repair_study(store: StudyStore, notice: Callable[[str], None]) -> list[str]:

@@ -22,8 +22,9 @@ from rankray.store.ask import Plan
 from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
 from rankray.store.identity import as_stored, check_same, restore, snapshot
+from rankray.store.leases import asked_trials
 from rankray.store.migrate import CONFIG, continued, current, migrate_study, migrated, migrated_config
-from rankray.store.records import PROVENANCE
+from rankray.store.records import PROVENANCE, TRIALS
 from rankray.store.stored import reading, whole
 from rankray.store.strategies import check, direction
 from rankray.store.trials import StudyStore
@@ -32,7 +33,6 @@ from rankray.store.warm import check_earlier, earlier_points
 
 logger = logging.getLogger(__name__)
 
-TRIALS = "rankray:trials"
 BUDGET = "rankray:budget"
 VERSIONS = "rankray:versions"
 PART = "rankray:part"
@@ -116,9 +116,9 @@ def _open(
     migrate_study(storage, study_id, config.name)
     _describe(storage, study_id, stored, config)
     points = [*baseline_points(config), *earlier] if plan is None else plan
-    return _read(
-        StudyStore(storage, study_id, claims, config, url=shown_url, lease_seconds=lease_seconds, points=points)
-    )
+    study = StudyStore(storage, study_id, claims, config, url=shown_url, lease_seconds=lease_seconds, points=points)
+    _read(study).note_budget(lower=True)
+    return study
 
 
 def attach(url: str, name: str) -> StudyStore:
@@ -146,7 +146,8 @@ def _attached(storage: RetryingStorage, url: str, name: str) -> StudyStore:
     study_id = storage.get_study_id_from_name(name)
     attributes = storage.get_study_user_attrs(study_id)
     stored = migrated_config(name, attributes)
-    latest = {"trials": whole(attributes.get(TRIALS)), "budget": attributes.get(BUDGET)}
+    trials = max([whole(attributes.get(TRIALS)) or 0, *asked_trials(storage.get_study_user_attrs(claims_id))])
+    latest = {"trials": trials or None, "budget": attributes.get(BUDGET)}
     stored["study"] = {**stored["study"], **{key: value for key, value in latest.items() if value is not None}}
     try:
         config = restore(stored, masked(url))
@@ -248,7 +249,6 @@ def _describe(storage: BaseStorage, study_id: int, stored: Mapping[str, Any], co
     wanted = {
         VERSIONS: stored["versions"],
         PROVENANCE: stored["provenance"],
-        TRIALS: config.study.trials,
         BUDGET: config.study.budget.model_dump(mode="json"),
         CONFIG: stored["config"],
     }

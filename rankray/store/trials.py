@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -153,7 +154,7 @@ class StudyStore(StudyAccounts):
             if not trial.state.is_finished():
                 self._own(trial)
                 if lost is not None:
-                    losses = [*losses_of(trial), asdict(lost)]
+                    losses = [*losses_of(trial), asdict(lost) | {"at": datetime.now().isoformat()}]
                     self.storage.set_trial_user_attr(trial_id(trial), LOST, losses[-KEPT_LOSSES:])
                 self._give_back(trial)
 
@@ -191,11 +192,19 @@ class StudyStore(StudyAccounts):
             StoreUnavailable: the store does not answer; send the report again.
         """
         with self._lock:
-            trial = self._read(number)
+            trial = self._read(number, again=not self._history.knows(number))
+            if not trial.state.is_finished():
+                try:
+                    fence = self._own(trial)
+                except LeaseLost:
+                    trial = self._read(number)
+                    if not trial.state.is_finished():
+                        raise
             steps = steps_of(trial)
             if trial.state.is_finished():
                 return self._late(trial, steps, report.step)
-            fence = self._own(trial)
+            if report.node:
+                self.note_node(trial, report.node)
             if report.step == 0:
                 self.note_untrained(report)
                 return Verdict(stop=False)
@@ -205,7 +214,10 @@ class StudyStore(StudyAccounts):
                 self.storage.set_trial_user_attr(trial_id(trial), step_key(record.step, fence), record.to_json())
             if record is None:
                 record = self._judge.judge(trial, report, self._history.for_pruner)
-                self.storage.set_trial_user_attr(trial_id(trial), step_key(record.step, fence), record.to_json())
+                key, stored = step_key(record.step, fence), record.to_json()
+                if not record.stop and self._write_step(trial, key, stored, record):
+                    return Verdict(stop=False)
+                self.storage.set_trial_user_attr(trial_id(trial), key, stored)
                 if record.stop:
                     self._own(trial)
             self._ender.carry_out(trial, record)
@@ -345,10 +357,18 @@ class StudyStore(StudyAccounts):
             found = trials[number] if 0 <= number < len(trials) else None
             return None if found is None or is_void(found) else found
 
-    def _read(self, number: int) -> FrozenTrial:
-        """Return a trial as it is in the store; the history then holds all of them."""
+    def _write_step(self, trial: FrozenTrial, key: str, stored: dict[str, Any], record: StepRecord) -> bool:
+        """Commit a step that goes on, and its intermediate value, in one write where the store can; return whether."""
+        value = record.metrics.get(self.config.study.metric)
+        step = None if value is None else record.step
+        if done := self.storage.write_step(trial_id(trial), key, stored, step, value):
+            self._history.wrote(trial.number, key, stored, step, value)
+        return done
+
+    def _read(self, number: int, *, again: bool = True) -> FrozenTrial:
+        """Return a trial as it is in the store (or, unless `again`, as last read); the history then holds all."""
         self._writable()
-        trials = self._history.refresh(number)
+        trials = self._history.refresh(number if again else None)
         self._history.written.add(number)
         if not 0 <= number < len(trials):
             there = f"0 to {len(trials) - 1}" if trials else "none yet"
@@ -357,12 +377,12 @@ class StudyStore(StudyAccounts):
 
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)
-        self._history.written.add(trial.number)
+        if adopted:
+            self._history.written.add(trial.number)
         ticket = ticket_of(trial, adopted=adopted, order=self._order)
         if self.untrained:
             return replace(ticket, untrained=False)
-        fresh = [number for number in self._history.unfinished if not steps_of(self._history.trials[number])]
-        return replace(ticket, untrained=trial.number == min(fresh, default=None))
+        return replace(ticket, untrained=trial.number == self._history.first_without_steps())
 
     def _late(self, trial: FrozenTrial, steps: dict[int, StepRecord], step: int) -> Verdict:
         """Answer a report on a trial that has ended."""

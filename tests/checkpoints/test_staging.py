@@ -164,7 +164,7 @@ def test_workers_on_two_nodes_bring_what_is_theirs(world, bucket, tmp_path):
     """Two raylets stand for two machines; what each worker of a trial writes lies on its own node's disk."""
     file, store = tmp_path / "tiny.yaml", f"sqlite:///{tmp_path / 'store.db'}"
     text = FILE.format(root=world, store=store, place="DROPPED").replace("storage: DROPPED/runs", f"storage: {bucket}")
-    file.write_text(text + "resources: {workers: 2}\n")
+    file.write_text(text.replace("resources: {concurrency: 1}", "resources: {workers: 2}"))
     place = Place(file, store)
     (tmp_path / "pause.py").write_text(PAUSE)
     words = place.command(*SLOW, "--set", "study.pruner=none", "--set", "study.trials=1")

@@ -1,11 +1,15 @@
 """`rankray evaluate` and `rankray diagnose`, as a person calls them."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
+from rankray.config import load_config
 from rankray.loss import WEIGHTS
+from rankray.model.export import export_model
+from rankray.report.explain import best_yaml
 
 
 @pytest.fixture
@@ -40,6 +44,15 @@ def test_a_checkpoint_has_the_metrics_that_training_reported(rankray, file, tmp_
         == 3
     )
     assert "± standard error" in rankray("evaluate", trained["checkpoint"])
+    exported = tmp_path / "exported"
+    config = load_config(file).config
+    export_model(Path(trained["checkpoint"]), exported, config)
+    (exported / "rankray.yaml").write_text(best_yaml(config, {}))
+    assert last(rankray("evaluate", str(exported), "--json"))["metrics"] == found
+    words = ("--split", "test", "--set", "evaluate.metrics=[nll]", "--json")
+    assert last(rankray("evaluate", str(exported), *words))["metrics"]["eval/nll"]["n"] == 24
+    (exported / "rankray.yaml").write_text(best_yaml(config, {"model.trust_remote_code": True}))
+    assert "read that code, then give the file" in rankray("evaluate", str(exported), expect=2)
 
 
 def test_the_untrained_model_is_evaluated_with_a_file(rankray, file, model_dir):

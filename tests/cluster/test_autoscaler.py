@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.clusters import free_ports
+from fixtures.searches import AT_ONCE
 from fixtures.waiting import LIMIT_SECONDS, ended, until
 
 from rankray.config import Config
@@ -86,7 +87,7 @@ def test_the_cluster_grows_for_a_search_and_shrinks_to_nothing(head, place, gate
 
     watch(0)
     begun = time.time()
-    process = place.begin("--set", "study.trials=6", *gate.words)
+    process = place.begin("--set", "study.trials=6", *AT_ONCE, *gate.words)
     watch(3, process)
     full = time.time()
     gate.open()

@@ -47,6 +47,17 @@ def test_ray_is_asked_again_after_an_error_which_leaves_a_line(answers, caplog):
     assert "no answer" in caplog.text
 
 
+def test_an_interrupted_search_is_seen_by_its_own_processes(answers, monkeypatch):
+    up = set()
+    monkeypatch.setattr(drain.ray_private, "flag_is_up", lambda name: name in up)
+    answers += [{}]
+    mine, another = drain.DrainWatcher("mine"), drain.DrainWatcher("another")
+    up.add("mine")
+    assert until(mine) == drain.INTERRUPTED
+    assert another() == drain.DrainWatcher()() == ""
+    another.close()
+
+
 def test_outside_ray_nothing_is_asked(answers, monkeypatch):
     monkeypatch.setattr(drain.ray, "is_initialized", lambda: False)
     assert drain.DrainWatcher()() == ""

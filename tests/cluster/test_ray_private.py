@@ -16,6 +16,7 @@ def test_the_names_were_read_in_the_installed_version():
     assert installed == ray_private.READ_FROM, (
         f"ray {installed} is installed, and the private names in rankray/cluster/ray_private.py were read from "
         f"{ray_private.READ_FROM}: read ray/_private/{{services,state,utils}}.py, "
+        "ray/experimental/internal_kv.py, "
         "ray/_private/authentication/authentication_utils.py, ray/_common/utils.py, and ActorDiedErrorContext in "
         "ray/core/generated/common_pb2.py again, run this file, and set READ_FROM"
     )
@@ -93,6 +94,22 @@ def test_the_limits_that_an_autoscaler_publishes(node):
     gcs().report_cluster_config(ClusterConfig(node_group_configs=[group]).SerializeToString())
     (published,) = ray_private.cluster_config().node_group_configs
     assert (published.name, dict(published.resources), published.max_count) == ("gpu", {"GPU": 8}, 3)
+
+
+def test_a_flag_is_seen_until_it_is_lowered(node):
+    import ray
+
+    def sees():
+        return ray_private.flag_is_up("launch-1"), ray_private.flag_is_up("launch-2")
+
+    elsewhere = ray.remote(num_cpus=0)(sees)
+    assert sees() == (False, False)
+    ray_private.raise_flag("launch-1")
+    ray_private.raise_flag("launch-1")
+    assert sees() == (True, False)
+    assert ray.get(elsewhere.remote()) == (True, False), "another process sees it too"
+    ray_private.lower_flag("launch-1")
+    assert sees() == (False, False)
 
 
 def test_a_drained_node_is_seen(node):

@@ -50,7 +50,8 @@ def test_choices_are_scored_by_their_likelihood(tree, tmp_path, choices):
     assert found["eval/arc/accuracy"] == pytest.approx(right / 3)
     assert found["eval/arc/accuracy_norm"] == pytest.approx(norm / 3)
     assert found["eval/arc/accuracy_n"] == 3
-    assert "eval/arc/accuracy_stderr" in found
+    share = right / 3
+    assert found["eval/arc/accuracy_stderr"] == pytest.approx((share * (1 - share) / 2) ** 0.5)
 
 
 def test_a_set_of_answers_has_its_own_metrics(tree, tmp_path, data_file):
@@ -58,8 +59,11 @@ def test_a_set_of_answers_has_its_own_metrics(tree, tmp_path, data_file):
     also["sums"]["metrics"] = ["nll", "accuracy", "bits_per_byte", "token_accuracy"]
     also["sums"]["max_examples"] = 10
     found, _, _ = measured(tree, tmp_path, also)
-    assert found["eval/sums/nll"] == pytest.approx(found["eval/nll"], rel=1e-6)
-    assert {"eval/sums/accuracy", "eval/sums/bits_per_byte", "eval/sums/token_accuracy"} <= found.keys()
+    for end in ("", "_stderr", "_n"):
+        assert found[f"eval/sums/nll{end}"] == pytest.approx(found[f"eval/nll{end}"], rel=1e-6)
+    for name in also["sums"]["metrics"]:
+        assert found[f"eval/sums/{name}_n"] == 10
+        assert found[f"eval/sums/{name}_stderr"] >= 0
 
 
 @pytest.mark.parametrize("label", [1, "1", "B", "blue"])

@@ -41,6 +41,7 @@ def test_one_example_has_no_error():
 
 
 def test_what_is_missing_has_the_same_names():
-    assert missing(["token_accuracy", "arc/accuracy"]).keys() == {
-        "eval/token_accuracy", "eval/arc/accuracy", "eval/arc/accuracy_stderr", "eval/arc/accuracy_n",
+    assert missing(["token_accuracy", "arc/nll"]).keys() == {
+        "eval/token_accuracy", "eval/token_accuracy_stderr", "eval/token_accuracy_n",
+        "eval/arc/nll", "eval/arc/nll_stderr", "eval/arc/nll_n",
     }  # fmt: skip

@@ -51,9 +51,26 @@ print(json.dumps([measure(False), measure(True)]))
 def test_alone_everything_is_the_own_share():
     ranks = Ranks(_Model())
     assert (ranks.rank, ranks.size, ranks.in_step) == (0, 1, False)
-    assert ranks.share([5, 6, 7]) == [5, 6, 7]
-    assert ranks.batches(7, 3) == 3
-    assert ranks.merged({1: 2}) == {1: 2}
+    assert ranks.share([5, 6, 7]) == [2, 1, 0]
+    assert ranks.batches(7, 7, 3) == 3
+    assert ranks.sum(torch.ones(2)).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("lengths", [[100, *range(50, 0, -1)], [7] * 9, [900, 1, 1, 1, 1], [3], []])
+@pytest.mark.parametrize("size", [2, 3])
+def test_parts_are_of_about_the_same_length_and_hold_everything_once(lengths, size):
+    parts = []
+    for rank in range(size):
+        ranks = Ranks(_Model())
+        ranks.rank, ranks.size = rank, size
+        parts.append(ranks.share(lengths))
+        assert parts[-1] == sorted(parts[-1], key=lambda index: -lengths[index])
+        assert len(parts[-1]) <= ranks.largest(len(lengths))
+        ranks.in_step = True
+        assert ranks.batches(len(parts[-1]), len(lengths), 2) == -(-ranks.largest(len(lengths)) // 2)
+    assert sorted(index for part in parts for index in part) == list(range(len(lengths)))
+    loads = [sum(lengths[index] for index in part) for part in parts]
+    assert max(loads) - min(loads) <= max(lengths, default=0)
 
 
 class _Model(torch.nn.Module):

@@ -1,4 +1,5 @@
 import itertools
+import json
 import math
 import random
 import sys
@@ -31,22 +32,34 @@ def world(tree):
     return make
 
 
-def test_nll_is_that_of_the_full_logits_in_float64(world):
-    model, tokenizer, data, config = world(evaluate__metrics=["nll", "token_accuracy"], evaluate__batch_size=3)
+def test_token_metrics_and_their_errors_are_those_of_the_full_logits_in_float64(world, tmp_path):
+    file = tmp_path / "sums.jsonl"
+    rows = [{"question": f"{a} plus {a} is?", "answer": " plus ".join(str(a) * (1 + a % 4))} for a in range(10)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"evaluate__metrics": ["nll", "token_accuracy", "bits_per_byte"], "evaluate__batch_size": 3}
+    model, tokenizer, data, config = world(**changes, data__eval=str(file))
     found = evaluate(model, tokenizer, data, config)
     truth = AutoModelForCausalLM.from_pretrained(config.model.path).double().eval()
-    nll, right, count = 0.0, 0, 0
+    nll, first, count = [], [], []
     for example in data.tokens:
         ids = torch.tensor([example.input_ids])
         with torch.no_grad():
             logits = truth(input_ids=ids).logits[0, example.start - 1 : -1]
         target = ids[0, example.start :]
-        nll += torch.nn.functional.cross_entropy(logits, target, reduction="sum").item()
-        right += int((logits.argmax(-1) == target).sum())
-        count += len(target)
-    assert found["eval/nll"] == pytest.approx(nll / count, rel=1e-6)
-    assert found["eval/token_accuracy"] == right / count
-    assert found.keys() == {"eval/nll", "eval/token_accuracy"}
+        nll.append(torch.nn.functional.cross_entropy(logits, target, reduction="sum").item())
+        first.append(int((logits.argmax(-1) == target).sum()))
+        count.append(len(target))
+    bits, size = [each / math.log(2) for each in nll], [len(row["completion"].encode()) for row in data.rows]
+    parts = {"nll": (nll, count), "token_accuracy": (first, count), "bits_per_byte": (bits, size)}
+    for name, (above, below) in parts.items():
+        value = sum(above) / sum(below)
+        residuals = np.array(above) - value * np.array(below)
+        assert found[f"eval/{name}"] == pytest.approx(value, rel=1e-6)
+        error = np.std(residuals, ddof=1) / np.sqrt(len(residuals)) / np.mean(below)
+        assert found[f"eval/{name}_stderr"] == pytest.approx(error, rel=1e-4)
+        assert found[f"eval/{name}_n"] == 10
+    assert len(set(count)) > 1, "examples of different lengths, or a mean of means would pass"
+    assert len(found) == 9
 
 
 def test_the_batch_size_does_not_matter(world):
@@ -132,7 +145,7 @@ def test_rungs_leave_out_what_they_say(world):
     assert "eval/avg@2" in late.keys() - early.keys()
     assert early["eval/nll"] == late["eval/nll"]
     none = world(**changes, evaluate__rungs={"answers": 0, "sampled": False})
-    assert evaluate(*none, last=False).keys() == {"eval/nll"}
+    assert evaluate(*none, last=False).keys() == {"eval/nll", "eval/nll_stderr", "eval/nll_n"}
 
 
 def test_answers_judged_by_algebra_and_by_an_own_function(world, monkeypatch, tmp_path):
@@ -200,11 +213,11 @@ def test_a_model_without_a_finite_nll_gives_nan(world):
     with torch.no_grad():
         model.model.norm.weight[0] = math.nan
     found = evaluate(model, tokenizer, data, config)
-    counts = {"eval/accuracy_n", "eval/pass@3_n"}
-    errors = {"eval/accuracy_stderr", "eval/pass@3_stderr"}
-    assert found.keys() == {"eval/nll", "eval/accuracy", "eval/pass@3"} | counts | errors
+    names = {"eval/nll", "eval/accuracy", "eval/pass@3"}
+    counts = {"eval/nll_n": 10.0, "eval/accuracy_n": 0.0, "eval/pass@3_n": 0.0}
+    assert found.keys() == names | counts.keys() | {f"{name}_stderr" for name in names}
     assert all(math.isnan(value) for name, value in found.items() if name not in counts)
-    assert all(found[name] == 0.0 for name in counts)
+    assert {name: found[name] for name in counts} == counts
 
 
 @pytest.fixture

@@ -57,7 +57,6 @@ def test_more_than_five_percent_cut_is_a_warning_with_the_length_that_fits(check
         ({"optim": "nothing_of_the_kind"}, "optim", "nothing_of_the_kind"),
         ({"adam_beta2": 1.5, "adam_beta1": 0.8}, "adam_beta2", "(?i)beta"),
         ({"adam_epsilon": -1.0}, "adam_epsilon", "(?i)epsilon"),
-        ({"lr_scheduler_kwargs": {"nothing": 1}}, "lr_scheduler_kwargs", "nothing"),
         ({"optim_args": "a"}, "optim_args", ""),
         ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor", ""),
     ],
@@ -68,6 +67,48 @@ def test_what_a_library_refuses_names_the_field(check, fields, named, said):
     assert re.match(rf".*search.yaml:\d+: train.sft.{named}: got ", str(caught.value)), caught.value
     assert re.search(said, str(caught.value))
     assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model__quantization": "4bit", "model__lora": {}}, "model.quantization: 4bit without a CUDA device; .*GPU"),
+        (
+            {"train__sft": {"use_liger_kernel": True}},
+            "train.sft.use_liger_kernel: got true without a CUDA device.*remove it",
+        ),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_without_one(check, monkeypatch, changes, said):
+    """And the library, wherever the GPU is; with GPUs for the workers it is not known whether they have one."""
+    monkeypatch.setattr("rankray.model.extras.find_spec", lambda module: None)
+    with pytest.raises(ConfigError, match=r"search.yaml:\d+: [a-z_.]+: [a-z-]+ is not installed; .*rankray\[[a-z]+\]"):
+        check(**changes, resources__gpus_per_worker=1)
+    monkeypatch.setattr("rankray.model.extras._problem", lambda extra: "")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=rf"search.yaml:\d+: {said}"):
+        check(**changes)
+    found = check(**changes, resources__gpus_per_worker=1)
+    assert found.warnings == []
+
+
+def test_how_much_of_a_gpu_a_quantized_model_takes(check, monkeypatch):
+    monkeypatch.setattr("rankray.model.extras._problem", lambda extra: "")
+    lora = {"model__lora": {}, "resources__gpus_per_worker": 1}
+    assert check(**lora).notes == []
+    [note] = check(**lora, model__quantization="8bit").notes
+    assert re.fullmatch(r"model.quantization 8bit: .* about 0.\d+ MB of each GPU, 0.\d+ MB without", note)
+    assert note in check(**lora, model__quantization="8bit").lines()
+
+
+def test_quantized_weights_are_not_sharded(check, monkeypatch):
+    monkeypatch.setattr("rankray.model.extras._problem", lambda extra: "")
+    with pytest.raises(ConfigError, match=r"model.quantization: 4bit with train.parallelism fsdp"):
+        check(
+            model__lora={}, model__quantization="4bit", train__parallelism="fsdp", resources__workers=2,
+            resources__gpus_per_worker=1,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(("modules", "said"), [(["c_attn"], "q_proj"), (["q_proj", "lm_head"], "the output head")])

@@ -9,6 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from rankray.contracts import TrialSpec
 from rankray.errors import ConfigError
@@ -89,15 +91,16 @@ def by_trial(lines):
     return trials
 
 
-def test_two_workers_do_what_one_does_also_if_they_shard_the_model_and_resume(tree, train, tmp_path):
+def test_two_workers_do_what_one_does_also_if_they_shard_the_model_and_resume(tree, train, tmp_path, monkeypatch):
+    """Three trials of a pair: one of several micro batches, one sharded, and one weighted by the base model."""
     whole = tree(train__max_steps=6, train__micro_batch_size=2) | {"loss": {"objective": "talr"}}
-    sharded = tree(train__max_steps=3, train__parallelism="fsdp", evaluate__max_examples=7)
-    alone = [train(one, directory=name)[1].by_step for name, one in (("one", whole), ("other", sharded))]
-    first, second = together(
-        TrialSpec(config=whole, directory=str(tmp_path / "whole")),
-        TrialSpec(config=sharded, directory=str(tmp_path / "sharded")),
-        first=SHARDED,
-    )
+    sharded = tree(train__max_steps=3, train__parallelism="fsdp") | {"evaluate": answering(tmp_path)}
+    base = tree(train__max_steps=4, train__micro_batch_size=2) | {"loss": {"objective": "dft", "signal": "base"}}
+    given = {"whole": whole, "sharded": sharded, "base": base}
+    alone = [train(config, directory=f"{name}-alone")[1].by_step for name, config in given.items()]
+    monkeypatch.setenv("RANKRAY_CACHE", str(tmp_path / "cache"))  # the pair computes the base's statistics itself
+    specs = [TrialSpec(config=config, directory=str(tmp_path / name)) for name, config in given.items()]
+    first, second = together(*specs, first=SHARDED)
     assert first[0][-1] == second[0][-1] == {"steps": 4, "stopped": "told to"}
     assert [report["step"] for report in first[0][:-1]] == [2, 4]
     for report in first[0][:-1]:
@@ -107,14 +110,51 @@ def test_two_workers_do_what_one_does_also_if_they_shard_the_model_and_resume(tr
 
     assert [report["step"] for report in first[1][:-1]] == [2, 3]
     for report in first[1][:-1]:
-        for name in ("eval/nll", "train/loss", "train/nll", "train/mean_weight"):
-            assert report[name] == pytest.approx(alone[1][report["step"]][name], rel=1e-5)
+        wanted = alone[1][report["step"]]
+        assert {name for name in wanted if name.startswith("eval/")} <= report.keys()
+        for name, value in wanted.items():
+            if name.startswith("eval/") or name in ("train/loss", "train/nll", "train/mean_weight"):
+                assert report[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
+    assert 0 < first[1][-2]["eval/avg@2"] < 1, "some are right, and some are not"
+    check_base(first[2], second[2], alone[2], tmp_path)
     checkpoint = tmp_path / "sharded" / "step-000002"
     assert {"model.safetensors", "optimizer.bin"} <= names(checkpoint)
     assert not names(checkpoint) & {"pytorch_model_fsdp.bin", "training_args.bin"}
     again = TrialSpec(config=sharded, directory=str(tmp_path / "resumed"), checkpoint=str(checkpoint))
     resumed = together(again, first=SHARDED)
     assert resumed[0][0][:-1] == first[1][:-1], "bit for bit, in processes that have no process group yet"
+
+
+def answering(tmp_path):
+    """Evaluations in which two workers have different numbers of batches, and answers of different lengths.
+
+    A sharded model computes only while all workers do, so a worker that made one forward more would wait for ever.
+    """
+    file = tmp_path / "choices.jsonl"
+    rows = [{"q": f"{a} plus 1 is?", "c": [str(b) for b in range(a, a + 2 + 3 * (a == 1))], "k": "B"} for a in range(5)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "every_steps": 2,
+        "max_examples": 7,
+        "batch_size": 3,
+        "metrics": ["nll", "token_accuracy", "accuracy", "avg@2"],
+        "answer": "operator:gt",
+        "max_new_tokens": 4,
+        "rungs": {"answers": 0, "sampled": False},
+        "also": {"arc": {"data": str(file), "prompt": "{q}\n", "choices": "c", "label": "k"}},
+    }
+
+
+def check_base(first, second, alone, tmp_path):
+    """Both workers weight their tokens as one worker does: by statistics that the two compute once between them."""
+    assert first[-1] == second[-1] == {"steps": 4, "stopped": "told to"}
+    for report in first[:-1]:
+        for name in ("train/mean_weight", "train/loss", "train/nll", "train/effective_tokens", "eval/nll"):
+            assert report[name] == pytest.approx(alone[report["step"]][name], rel=2e-5), name
+    found = [load_file(tmp_path / run / "step-000004" / "model.safetensors") for run in ("base", "base-alone")]
+    for name, weight in found[0].items():
+        torch.testing.assert_close(weight, found[1][name], rtol=1e-3, atol=1e-5, msg=name)
+    assert len(list((tmp_path / "cache").rglob("*.base"))) == 1
 
 
 def names(directory):

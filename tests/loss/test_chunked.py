@@ -13,8 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rankray.errors import LossError
-from rankray.loss import WEIGHTS, LossStats, plain_stats, reference, weighted_nll, weighted_nll_with_stats
-from rankray.loss.chunked import choose_chunk_tokens
+from rankray.loss import (
+    WEIGHTS,
+    LossStats,
+    plain_stats,
+    plain_tokens,
+    reference,
+    weighted_nll,
+    weighted_nll_with_stats,
+)
 
 SHAPES = {
     "plain": {},
@@ -320,6 +327,11 @@ def test_plain_stats_are_sft_without_gradients(batch_of):
     assert stats.nll == pytest.approx(cross_entropy(logits_NV, batch.label_N).item(), rel=1e-12)
     assert stats.correct_count.item() == (logits_NV.argmax(-1) == batch.label_N).sum().item()
     assert not stats.nll_sum.requires_grad
+    keep_N = batch.label_N != -100
+    log_prob_T, is_first_T = plain_tokens(batch.hidden_NH, batch.head_VH, batch.label_N, chunk_size=11, **options)
+    expected_T = -cross_entropy(logits_NV, batch.label_N, reduction="none")[keep_N]
+    torch.testing.assert_close(log_prob_T, expected_T, rtol=1e-10, atol=0)
+    assert torch.equal(is_first_T.bool(), (logits_NV.argmax(-1) == batch.label_N)[keep_N])
 
 
 def test_an_added_objective_sees_every_statistic(batch_of, monkeypatch):
@@ -331,13 +343,6 @@ def test_an_added_objective_sees_every_statistic(batch_of, monkeypatch):
     stats = reference.token_stats(logits_NV, batch.label_N[keep_N])
     expected = (torch.stack([*stats[:-1]]).sum(0) * 2.0 * -stats.log_prob_N).sum() / keep_N.sum()
     torch.testing.assert_close(loss.detach(), expected)
-
-
-def test_the_chunk_is_about_256_and_shrinks_with_the_vocabulary():
-    cpu = torch.device("cpu")
-    assert choose_chunk_tokens(32_000, 8, cpu) <= 256
-    assert choose_chunk_tokens(100, 8, cpu) == 256
-    assert choose_chunk_tokens(10**9, 8, cpu) == 16
 
 
 @pytest.mark.parametrize(

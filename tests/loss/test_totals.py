@@ -28,6 +28,26 @@ def test_a_scale_of_one_is_one_exactly():
     assert [stats_of(torch.ones(9)).scale_quantile(share) for share in (0.0, 0.5, 1.0)] == [1.0] * 3
 
 
+def test_the_histogram_counts_what_numpy_counts():
+    """Bars half an octave wide, in log2 S around multiples of a half; no S lies on an edge."""
+    generator = torch.Generator().manual_seed(3)
+    place_N = (torch.randn(4001, generator=generator, dtype=torch.float64) * 2 * 32).round() / 32 + 0.001
+    found = stats_of(place_N.exp2()).scale_spread()
+    edges_B = torch.arange(-20.25, 20.5, 0.5, dtype=torch.float64)
+    counts_B = torch.histogram(place_N, edges_B).hist
+    full = counts_B.nonzero().flatten()
+    assert found["first"] == 2 * (edges_B[full[0]] + 0.25)
+    assert found["shares"] == pytest.approx((counts_B[full[0] : full[-1] + 1] / 4001).tolist(), abs=5e-5)
+    assert len(found["shares"]) < 40, "a few numbers"
+
+
+def test_the_histogram_of_ones_is_one_bar_and_of_nothing_is_empty():
+    assert stats_of(torch.ones(9)).scale_spread() == {"first": 0, "shares": [1.0]}
+    assert stats_of(torch.empty(0)).scale_spread() == {"first": 0, "shares": []}
+    extremes = stats_of(torch.tensor([2.0**-20, 2.0**20, math.nan], dtype=torch.float64)).scale_spread()
+    assert (extremes["first"], extremes["shares"][0], extremes["shares"][-1]) == (-32, 0.3333, 0.6667)
+
+
 def test_quantiles_of_two_batches_are_those_of_both():
     generator = torch.Generator().manual_seed(2)
     scale_N = torch.exp2(torch.randn(500, generator=generator))

@@ -14,7 +14,7 @@ from transformers import (
 
 from rankray.errors import ModelError
 from rankray.loss import weighted_nll
-from rankray.model.head import attach_head, check_head, plain_totals
+from rankray.model.head import attach_head, check_head, plain_totals, sequence_nlls, sequence_totals, sequences
 
 SIZES = {
     "vocab_size": 50,
@@ -85,12 +85,52 @@ def test_without_a_head_function_the_forward_is_the_models_own(model_dir):
     assert torch.equal(before.loss, after.loss)
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, [[0, 0, 0, 0], [1, 1, 1, 1]]),
+        ({"seq_idx": [[0, 0, 1, 1], [2, 2, 2, 2]]}, [[0, 0, 1, 1], [2, 2, 2, 2]]),
+        ({"position_ids": [[0, 1, 0, 1], [0, 1, 2, 3]]}, [[0, 0, 1, 1], [2, 2, 2, 2]]),
+        ({"position_ids": [[3, 4, 0, 0], [0, 0, 0, 1]]}, [[0, 0, 1, 2], [3, 4, 5, 5]]),
+        ({"position_ids": [[[0, 1, 2, 3], [0, 1, 2, 3]]] * 3}, [[0, 0, 0, 0], [1, 1, 1, 1]]),
+    ],
+    ids=["rows", "numbered", "packed", "cut", "three axes"],
+)
+def test_which_sequence_a_position_belongs_to(given, wanted):
+    """TRL 1.10 packs without `seq_idx`; a talr loss would take its median over rows instead of examples."""
+    found = sequences(torch.zeros(2, 4), {name: torch.tensor(value) for name, value in given.items()})
+    numbers = torch.unique(found, return_inverse=True)[1]
+    assert numbers.tolist() == wanted
+
+
 def test_a_batch_without_supervised_tokens(model_dir):
     model = AutoModelForCausalLM.from_pretrained(model_dir)
     attach_head(model)
     ids, labels = batch()
     stats = model(input_ids=ids, labels=torch.full_like(labels, -100), head=plain_totals)
     assert float(stats.token_count) == 0
+
+
+def test_sums_of_each_sequence(model_dir):
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    attach_head(model)
+    ids, labels = batch()
+    rows = len(ids)
+    found = model(input_ids=ids, labels=labels, head=lambda given: sequence_totals(given, rows))
+    logits = type(model).forward(model, input_ids=ids).logits.double()[:, :-1]
+    expected = torch.zeros(rows, 3).double()
+    for row in range(rows):
+        for place, label in enumerate(labels[row, 1:].tolist()):
+            if label != -100:
+                nll = -logits[row, place].log_softmax(-1)[label]
+                expected[row] += torch.stack(
+                    [nll, torch.ones_like(nll), (logits[row, place].argmax() == label).double()]
+                )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    assert found[2].tolist() == [0.0, 0.0, 0.0], "a row without supervised tokens"
+    kept = expected[expected[:, 1] > 0]
+    means = model(input_ids=ids, labels=labels, head=sequence_nlls)
+    assert means == pytest.approx((kept[:, 0] / kept[:, 1]).tolist(), rel=1e-5)
 
 
 def lora(model, **options):

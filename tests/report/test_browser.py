@@ -69,7 +69,7 @@ def test_every_chart_is_drawn_without_an_error_or_a_request(browser, files, name
     events = open_page(browser, files[name])
     drawings = "[...document.querySelectorAll('.chart')]"
     charts = browser.evaluate(f"{drawings}.map((e) => [e.id, e.dataset.drawn || e.textContent])")
-    assert [drawn for _, drawn in charts] == ["yes"] * (0 if name == "empty" else 8)
+    assert [drawn for _, drawn in charts] == ["yes"] * (0 if name == "empty" else 9)
     lengths = browser.evaluate(f"{drawings}.map((e) => e.querySelectorAll('path, canvas').length)")
     assert all(length > 3 for length in lengths), charts
     bad = [e for e in events if e["method"] == "Runtime.exceptionThrown"]

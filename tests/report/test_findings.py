@@ -91,7 +91,12 @@ def test_cost_counts_all_stretches_and_what_each_reserves():
 
 
 def test_the_timeline_puts_trials_on_as_few_slots_as_ran_at_a_time():
+    """Two at a time on one node; on a node each, every node has one slot."""
     overview = make_overview(40)
+    assert {(each.node[:8], each.slot) for each in timeline(overview)} == {("10.0.0.1", 0), ("10.0.0.2", 0)}
+    for trial in overview["trials"]:
+        for stretch in trial["stretches"]:
+            del stretch["node"], stretch["lost"]  # as of an earlier version
     placed = timeline(overview)
     assert {each.slot for each in placed} == {0, 1}
     for slot in (0, 1):

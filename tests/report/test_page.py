@@ -91,7 +91,7 @@ def test_the_data_of_the_charts_can_end_no_script():
     data = text.split('id="charts">')[1].split("</script>")[0]
     assert "<" not in data
     charts = json.loads(data)
-    assert len(charts) == 8
+    assert len(charts) == 9
     assert "window.hurt" in data
 
 

@@ -11,10 +11,11 @@ from rankray.report.tracking import TrackingObserver, make_trackers
 NAN = float("nan")
 
 
-def launch(name, directory, act):
-    """Do what one driver sees; whoever is killed does not even close."""
+def launch(name, directory, act, history=()):
+    """Do what one driver sees; a report of the history may be lost with a driver that was killed."""
     said = []
-    watched = TrackingObserver("demo", "abcdef1234", make_trackers([name], directory, said.append))
+    trackers = make_trackers([name], directory, said.append)
+    watched = TrackingObserver("demo", "abcdef1234", trackers, history=lambda number: history)
     act(watched)
     watched.close()
     assert said == []
@@ -26,6 +27,10 @@ def first(watched):
     watched.reported(0, Report(10, {"eval/nll": 2.0, "eval/pass@4": 0.5, "train/loss": NAN}))
     watched.reported(1, Report(10, {"eval/nll": 2.25}))
     watched.ended(1, "pruned", 2.25, "2.25 is behind")
+
+
+HISTORY = [Report(5, {"eval/nll": 2.5}), Report(10, {"eval/nll": 2.0, "eval/pass@4": 0.5})]
+"""What the store has of trial 0 when it is resumed: its first report never reached the tracker."""
 
 
 def second(watched):
@@ -41,7 +46,7 @@ def twice(tmp_path):
 
     def go(name):
         launch(name, tmp_path, first)
-        launch(name, tmp_path, second)
+        launch(name, tmp_path, second, HISTORY)
         return tmp_path
 
     return go
@@ -53,7 +58,7 @@ def test_tensorboard(twice):
     assert sorted(path.name for path in directory.iterdir()) == ["trial-0000", "trial-0001"]
     events = module.EventAccumulator(str(directory / "trial-0000"))
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("eval/nll")] == [(10, 2.0), (20, 1.5)]
+    assert [(e.step, e.value) for e in events.Scalars("eval/nll")] == [(5, 2.5), (10, 2.0), (20, 1.5)]
     assert "train/loss" not in events.Tags()["scalars"]
     text = events.Tensors("end/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert text == "complete"
@@ -70,7 +75,7 @@ def test_mlflow(twice):
     assert best.info.status == "FINISHED"
     assert best.data.params == {"loss.objective": "rri", "train.learning_rate": "0.001"}
     history = client.get_metric_history(best.info.run_id, "eval/nll")
-    assert [(each.step, each.value) for each in history] == [(10, 2.0), (20, 1.5)]
+    assert sorted((each.step, each.value) for each in history) == [(5, 2.5), (10, 2.0), (20, 1.5)]
     assert client.get_metric_history(best.info.run_id, "eval/pass_at_4")[-1].value == 0.75
     assert (pruned.info.status, pruned.data.tags["state"]) == ("KILLED", "pruned")
     assert pruned.data.tags["reason"] == "2.25 is behind"
@@ -99,17 +104,17 @@ def test_wandb(twice, monkeypatch):
     pytest.importorskip("wandb", reason="no wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_DIR", raising=False)
-    runs, history = [], []
+    runs, history = [], {}
     for file in sorted(twice("wandb").glob("wandb/offline-run-*/*.wandb")):
         for record in wandb_records(file):
             if record.WhichOneof("record_type") == "run":
                 runs.append((record.run.run_id, record.run.run_group, record.run.display_name))
             if record.WhichOneof("record_type") == "history" and runs[-1][0].endswith("-0"):
                 found = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
-                history.append((json.loads(found["_step"]), json.loads(found["eval/nll"])))
+                history[json.loads(found["_step"])] = json.loads(found["eval/nll"])
     wanted = {("demo-abcdef12-0", "demo", "trial-0000"), ("demo-abcdef12-1", "demo", "trial-0001")}
     assert set(runs) == wanted, "one run per trial, whatever number of files"
-    assert history == [(10, 2.0), (20, 1.5)]
+    assert sorted(history.items()) == [(5, 2.5), (10, 2.0), (20, 1.5)]
 
 
 def test_trackio(tmp_path):
@@ -123,7 +128,8 @@ def test_trackio(tmp_path):
     pytest.importorskip("trackio", reason="no trackio")
     code = (
         "from pathlib import Path; from report.test_trackers import *\n"
-        f"launch('trackio', Path({str(tmp_path)!r}), first); launch('trackio', Path({str(tmp_path)!r}), second)"
+        f"place = Path({str(tmp_path)!r})\n"
+        "launch('trackio', place, first); launch('trackio', place, second, HISTORY)"
     )
     tests = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join([tests, *filter(None, sys.path)])
@@ -137,4 +143,4 @@ def test_trackio(tmp_path):
         ).fetchall()
     assert [name for _, name in runs] == ["trial-0000", "trial-0001"]
     curve = [(step, json.loads(each)["eval/nll"]) for step, each in rows if "eval/nll" in json.loads(each)]
-    assert curve == [(10, 2.0), (20, 1.5)]
+    assert sorted(curve) == [(5, 2.5), (10, 2.0), (20, 1.5)]

@@ -10,15 +10,20 @@ import pytest
 
 from rankray.contracts import Outcome, Report, TrialSpec
 from rankray.search.actor import EVENT, SEARCH_ENDS, ProcessBroken, TrialActor
+from rankray.search.events import BEAT
 
 
 def config(number=0, stops=None, **settings):
     spec = TrialSpec(config=settings, directory="/nowhere", number=number)
-    return {"number": number, "spec": spec.to_json(), "stops": json.dumps(stops or {})}
+    stops = json.dumps(stops or {})
+    return {"number": number, "spec": spec.to_json(), "stops": stops, "silence_seconds": 3600.0}
 
 
 def heard(actor):
-    return json.loads(actor.step()[EVENT])
+    """Return the next event that is no beat."""
+    while BEAT in (event := json.loads(actor.step()[EVENT])):
+        assert event[BEAT]["pid"] == os.getpid()
+    return event
 
 
 @pytest.fixture
@@ -46,10 +51,18 @@ def actor(monkeypatch):
 
 
 def test_reports_then_the_outcome(actor):
-    assert heard(actor) == {"report": {"step": 1, "metrics": {"eval/nll": 1.0}, "checkpoint": "at-1"}}
+    told = {"step": 1, "metrics": {"eval/nll": 1.0}, "checkpoint": "at-1", "spread": None, "node": ""}
+    assert heard(actor) == {"report": told}
     assert heard(actor)["report"]["step"] == 2
     assert heard(actor)["report"]["metrics"]["eval/nll"] != 1.0
     assert heard(actor)["outcome"]["steps"] == 3
+
+
+def test_the_first_report_of_each_trial_says_where_it_is_trained(actor, monkeypatch):
+    monkeypatch.setattr("rankray.search.actor._Trainer.node", lambda self: "10.0.0.1 (abcdef01)")
+    assert [heard(actor)["report"]["node"] for _ in range(2)] == ["10.0.0.1 (abcdef01)", ""]
+    actor.reset_config(config(7))
+    assert [heard(actor)["report"]["node"] for _ in range(2)] == ["10.0.0.1 (abcdef01)", ""]
 
 
 def test_training_waits_for_the_verdict(actor, caplog):
@@ -120,6 +133,20 @@ def test_a_trial_that_hangs_fails_and_its_process_ends(actor, monkeypatch):
     assert actor.reset_config(config(8)) is True
     assert_hands_back_and_ends(actor, monkeypatch, "trial 3 hangs")
     hold.set()
+
+
+def test_a_process_says_that_it_answers_while_its_trial_computes(actor, monkeypatch):
+    hold = threading.Event()
+    import rankray.finetune
+
+    heard(actor)
+    monkeypatch.setattr(rankray.finetune, "run", lambda spec, reporter: hold.wait() and Outcome({}, 1))
+    actor._silence_seconds = 0.04
+    actor.reset_config(config(3))
+    beats = [json.loads(actor.step()[EVENT]) for _ in range(3)]
+    assert [each[BEAT]["pid"] for each in beats] == [os.getpid()] * 3
+    hold.set()
+    assert heard(actor)["outcome"]["steps"] == 1
 
 
 def test_nothing_carries_tunes_done(actor):

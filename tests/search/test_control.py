@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from fixtures.waiting import ended
@@ -39,7 +40,26 @@ def test_failures_among_many_successes_are_borne():
 
 
 def test_an_interruption_stops():
-    assert Control(interrupted=True).stopping
+    """No trial starts from then on; those that run may save until a moment, and the last that left ends the search."""
+    control = Control()
+    control.begin(3, 0)
+    assert (control.stopping, control.over) == (False, False)
+    control.interrupted, control.leave_by = True, time.monotonic() + 3600
+    assert control.stopping
+    assert not control.over
+    control.live.pop(3)
+    assert control.over
+    control.begin(4, 0)
+    assert not control.over
+    control.leave_by = time.monotonic()
+    assert control.over
+
+
+def test_what_cannot_go_on_waits_for_no_trial_to_save():
+    control = Control(lost=lambda: "the study was deleted")
+    control.begin(3, 0)
+    assert control.over
+    assert control.error == "the study was deleted"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -49,7 +69,7 @@ def test_a_signal_is_noticed_while_the_main_thread_waits_in_c(number):
         "import ctypes, os\n"
         "from rankray.search.control import interruptible\n"
         "library = ctypes.CDLL(None)\n"
-        "with interruptible(lambda: os._exit(77)):\n"
+        "with interruptible(lambda number: os._exit(77)):\n"
         "    print('waiting', flush=True)\n"
         "    while library.pause():\n"
         "        library.pause(); library.pause(); library.sleep(3600)\n"

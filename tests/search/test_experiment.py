@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import yaml
+from fixtures.searches import AT_ONCE
 
 
 def test_a_search_is_exact_and_is_extended_by_the_same_command(place):
-    first = place.search()
+    first = place.search(*AT_ONCE)
     status = place.status()
     assert status["state"] == "complete"
     assert status["budget"] == {"trials": 4, "finished": 4}
@@ -20,11 +21,11 @@ def test_a_search_is_exact_and_is_extended_by_the_same_command(place):
     assert "raylet" not in first.stdout + first.stderr, "Ray is silent"
     before = place.recorded()
 
-    again = place.search()
+    again = place.search(*AT_ONCE)
     assert place.recorded() == before, "a finished search starts nothing"
     assert "starting Ray" not in again.stdout
 
-    place.search("--set", "study.trials=6")
+    place.search("--set", "study.trials=6", *AT_ONCE)
     assert place.status()["budget"] == {"trials": 6, "finished": 6}
     after = place.recorded()
     assert {key: after[key] for key in before} == before
@@ -78,7 +79,7 @@ def test_a_trial_that_raises_is_failed_and_the_search_goes_on(place):
 
 def test_a_limit_of_the_budget_ends_a_search_and_says_so(place):
     """Long before its trials are used up; what ran then waits to be resumed, and nothing is left running."""
-    words = ("--set", "study.trials=500", "--set", "resources.concurrency=1", "--set", "study.budget.wall_hours=0.0002")
+    words = ("--set", "study.trials=500", "--set", "study.budget.wall_hours=0.0002")
     done = place.search(*words)
     status = place.status()
     assert status["state"] == "complete"

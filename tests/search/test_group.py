@@ -208,6 +208,27 @@ def test_the_death_of_a_worker_is_not_the_trials_fault(alone_with_ray, spec, pla
     assert not [path for path in place.iterdir() if path.name.startswith(".group")]
 
 
+@pytest.mark.parametrize("which", ["worker", pytest.param("mailbox", marks=pytest.mark.slow)])
+def test_a_frozen_process_of_a_group_is_not_the_trials_fault(alone_with_ray, spec, place, monkeypatch, which):
+    from rankray.search import group as groups
+
+    monkeypatch.setenv(groups.HEALTH_CHECK, "15")
+    group = groups.Group(RESOURCES, str(place), silence_seconds=15.0)
+    frozen = []
+
+    def freeze():
+        frozen.append(max(pids(place)) if which == "worker" else group._process["pid"])
+        os.kill(frozen[0], signal.SIGSTOP)
+
+    with pytest.raises(groups.WorkersLost) as lost:
+        group.run(spec("frozen"), Recorder(at_step={2: freeze}))
+    assert lost.value.silent, lost.value.__cause__
+    assert not group.alive
+    group.close()
+    assert all_free(alone_with_ray)
+    until(lambda: not psutil.pid_exists(frozen[0]))
+
+
 def test_closing_gives_everything_back(alone_with_ray, spec, place):
     from rankray.search.group import Group
 

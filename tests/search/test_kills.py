@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fixtures.searches import kill
+from cli.test_tracking import tensorboard
+from fixtures.searches import AT_ONCE, kill
 from fixtures.waiting import until
 
 SLOW = ("--set", "evaluate.functions=[pause:briefly]")
@@ -14,7 +15,7 @@ ONE = ("--set", "study.trials=1")
 
 
 def test_a_trial_killed_between_two_checkpoints_ends_as_if_never_killed(place, gate):
-    gated = (*ONE, *gate.words)
+    gated = (*ONE, "--set", "logging=[tensorboard]", *gate.words)
     process = place.begin("--name", "cut", *gated)
     until(lambda: gate.node(1), process, log=place.log)
     gate.let_pass(1)
@@ -28,13 +29,15 @@ def test_a_trial_killed_between_two_checkpoints_ends_as_if_never_killed(place, g
     assert place.recorded("cut") == whole, "equal, not close"
     assert place.status("cut")["best"]["value"] == whole[0, 6]["eval/nll"]
     assert place.status("cut")["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    curve = [(step, pytest.approx(metrics["eval/nll"])) for (_, step), metrics in whole.items()]
+    assert tensorboard(place.file.parent / "runs", "cut") == {"trial-0000": curve}, "one run, each step once"
 
 
 def test_kills_at_random_moments_lose_nothing(place, seed):
     draw = random.Random(seed)
     seen = {}
     for _ in range(2):
-        process = place.begin(*SLOW)
+        process = place.begin(*SLOW, *AT_ONCE)
         until(lambda: bool(place.recorded()), process, log=place.log)
         time.sleep(draw.uniform(0.0, 3.0))
         if process.poll() is None:
@@ -42,24 +45,53 @@ def test_kills_at_random_moments_lose_nothing(place, seed):
         now = place.recorded()
         assert {key: now[key] for key in seen} == seen
         seen = now
-    place.search(*SLOW)
+    place.search(*SLOW, *AT_ONCE)
     now, status = place.recorded(), place.status()
     assert {key: now[key] for key in seen} == seen
     assert status["budget"] == {"trials": 4, "finished": 4}
     assert status["trials"]["running"] == status["trials"]["waiting"] == status["trials"]["failed"] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_well_and_leaves_nothing_running(place, number):
-    """SIGTERM ends the raylet of the search too, so Tune cannot end its trials: the search gives up after its grace."""
-    shorter = "from rankray.search import experiment; experiment.GRACE_SECONDS = 5.0"
-    process = place.begin(*SLOW, first=shorter if number == signal.SIGTERM else "")
+def test_a_signal_that_ends_ray_too_leaves_nothing_running(place):
+    """SIGTERM to all ends the raylet as well, so Tune cannot end its trials: the search gives up after its grace."""
+    first = "from rankray.search import experiment; experiment.GRACE_SECONDS = 5.0; experiment.SAVE_SECONDS[15] = 0.5"
+    process = place.begin(*SLOW, first=first)
     until(lambda: bool(place.recorded()), process, log=place.log)
-    assert kill(process, number) == 130, place.log.read_text()
+    assert kill(process, signal.SIGTERM) == 130, place.log.read_text()
     trials = place.status()["trials"]
     assert trials["running"] == 0
     assert trials["failed"] == 0
     assert "run the same command again" in place.log.read_text()
+
+
+def test_an_interruption_saves_a_checkpoint_and_leaves(place):
+    """The trial is far from its only evaluation, so what it resumes from can only be what it saved then."""
+    long = ("--set", "train.max_steps=100000", "--set", "evaluate.every_steps=100000", *ONE)
+    process = place.begin(*long)
+    until(lambda: begun(place), process, log=place.log)
+    assert kill(process, signal.SIGINT) == 130, place.log.read_text()
+    [trial] = place.trials().values()
+    assert (trial["state"], trial["failures"]) == ("waiting", [])
+    [(_, step)] = place.recorded()
+    assert Path(trial["checkpoint"]).name == f"step-{step:06d}"
+    assert [each["preempted"] for each in trial["work_lost"]] == [True]
+    text = place.log.read_text()
+    assert "each running trial saves a checkpoint after its present step, for at most 60 s" in text
+    assert f"its search was interrupted; it resumes from step {step}" in text
+    assert "run the same command again" in text
+    assert "Error" not in text
+    assert "Traceback" not in text
+
+
+def begun(place):
+    """Whether a trial is training: the untrained model was evaluated."""
+    from rankray.errors import StoreError
+    from rankray.store import attach
+
+    try:
+        return bool(attach(place.store, "tiny").untrained)
+    except StoreError:
+        return False
 
 
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(place, gate):

@@ -26,7 +26,7 @@ def searched(place, metric, *words):
             assert figures[f"{metric}_n"] == 9
             assert figures[f"{metric}_stderr"] >= 0
         assert trial["worse_than_untrained"] is (trial["value"] < before[metric])
-    assert before.keys() == {"eval/nll", metric, f"{metric}_stderr", f"{metric}_n"}
+    assert before.keys() == {f"{name}{end}" for name in ("eval/nll", metric) for end in ("", "_stderr", "_n")}
     return status
 
 

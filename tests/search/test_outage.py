@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fixtures.searches import FILE, Place, kill
+from fixtures.searches import AT_ONCE, FILE, Place, kill
 from fixtures.waiting import ended, until
 from store.server import Postgres
 
@@ -44,7 +44,15 @@ def test_an_outage_is_trained_through_and_one_without_end_is_given_up_and_resume
     file.write_text(FILE.format(root=world, store=server.url, place=tmp_path))
     (tmp_path / "pause.py").write_text(WATCHED.format(log=evaluated))
     place = Place(file, server.url)
-    words = ("--set", "evaluate.functions=[pause:briefly]", "--set", "study.trials=6", "--set", "study.pruner=none")
+    words = (
+        "--set",
+        "evaluate.functions=[pause:briefly]",
+        "--set",
+        "study.trials=6",
+        "--set",
+        "study.pruner=none",
+        *AT_ONCE,
+    )
 
     def evaluations():
         return len(evaluated.read_text().splitlines())
@@ -93,6 +101,7 @@ def test_a_signal_ends_the_driver_of_a_frozen_server(world, tmp_path, server, nu
     place = Place(file, server.url)
     shorter = (
         "from rankray.search import experiment; experiment.GRACE_SECONDS = 3.0; experiment.LEAVE_SECONDS = 0.5; "
+        "experiment.SAVE_SECONDS = {2: 0.1, 15: 0.1}; "
         "from rankray.store import deadlines; deadlines.CALL_SECONDS = 3600.0"
     )
     process = place.begin("--set", "evaluate.functions=[pause:briefly]", "--set", "study.trials=50", first=shorter)

@@ -18,6 +18,7 @@ from rankray.search.delivery import StoreOutbox
 from rankray.search.news import News
 from rankray.search.scheduler import MAX_DEATHS, StoreScheduler
 from rankray.search.searcher import StoreSearcher
+from rankray.search.silence import ProcessWatch
 from rankray.search.stopper import ControlStopper
 
 
@@ -198,6 +199,33 @@ def test_a_dead_process_gives_its_trial_back_but_not_for_ever(world):
     assert world.study.told[-1] == ("fail", 0, f"the trial's process died {MAX_DEATHS} times")
 
 
+def test_a_process_that_was_ended_for_its_silence_is_no_death_of_its_trial_unless_it_never_reports(world):
+    ended, report = [], {"step": 5, "metrics": {"eval/nll": 2.0}, "checkpoint": None}
+    now = [0.0]
+    world.control.processes = ProcessWatch(40.0, ended.append, lambda: now[0])
+
+    def freeze():
+        world.control.begin(0, 0, "a")
+        assert tell(world, 0, beat={"pid": 7}) == TrialScheduler.CONTINUE
+        for _ in range(10):
+            now[0] += 10.0
+            ControlStopper(world.control).stop_all()
+        world.scheduler.on_trial_error(None, trial(0, "a"))
+
+    for _ in range(2 * MAX_DEATHS):
+        freeze()
+        world.control.begin(0, 0, "a")
+        tell(world, 0, report=report)
+    assert ended
+    assert {each[0] for each in world.study.told} == {"release", "report"}
+    for _ in range(MAX_DEATHS):
+        freeze()
+    assert world.study.told[-1] == (
+        "fail", 0, "the trial's process did not answer for 40 s (RANKRAY_SILENCE_SECONDS), 3 times without a report",
+    )  # fmt: skip
+    assert world.control.deaths == {}
+
+
 def test_workers_lost_with_their_node_are_held_against_no_trial(world):
     for _ in range(2 * MAX_DEATHS):
         world.control.live[0] = "a"
@@ -253,6 +281,14 @@ def test_a_trial_that_left_is_given_back_and_its_process_goes(world):
     assert tell(world, 0, outcome=outcome()) == TrialScheduler.STOP
     assert world.study.told == [("release", 0)]
     assert world.control.live == {0: "b"}
+
+
+def test_a_trial_of_an_interrupted_search_takes_no_further_step(world):
+    world.searcher.suggest("a")
+    world.control.interrupted = True
+    left = outcome(preempted="its search was interrupted", steps=3)
+    assert tell(world, 0, outcome=left) == TrialScheduler.STOP
+    assert world.study.told == [("release", 0)]
 
 
 def test_work_lost_is_what_was_reported_since_the_last_checkpoint(world):

@@ -39,8 +39,17 @@ def test_an_example(tmp_path):
     assert (config.train.epochs, config.train.batch_size, config.train.micro_batch_size) == (1, 8, 2)
     assert config.train.sft == {"optim": "adamw_8bit", "bf16": True, "gradient_checkpointing": True}
     said = [note.split(":")[0] for note in notes]
-    assert said[:3] == ["load_in_4bit", "datasets.type", "sample_packing"]
+    assert said[:2] == ["datasets.type", "sample_packing"]
+    assert config.model.quantization == "4bit"
     assert "special_tokens" in said
+
+
+def test_a_cosine_down_to_a_share_of_the_rate(tmp_path):
+    config, notes, _ = converted(tmp_path, cosine_min_lr_ratio=0.1)
+    assert config.train.sft["lr_scheduler_type"] == "cosine_with_min_lr"
+    assert config.train.sft["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}
+    _, notes, _ = converted(tmp_path, cosine_min_lr_ratio=0.1, lr_scheduler="linear")
+    assert "cosine_min_lr_ratio: 0.1: goes with lr_scheduler: cosine" in notes
 
 
 def test_packing_with_a_number_of_steps(tmp_path):

@@ -47,7 +47,23 @@ def test_a_recipe(file, tmp_path):
     assert (config.data.train_on, config.data.max_length) == ("all", 2048)
     assert (config.train.epochs, config.train.batch_size, config.train.schedule) == (3, 8, "cosine")
     assert config.train.sft == {"bf16": True}
-    assert sorted(note.split(":")[0] for note in notes[:2]) == ["quantization_bit", "template"]
+    assert config.model.quantization == "4bit"
+    assert notes[0].startswith("template: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "quantization", "note"),
+    [
+        ({"quantization_bit": 8, "quantization_method": "bitsandbytes"}, "8bit", ""),
+        ({"quantization_bit": 3}, None, "quantization_bit: 3: allowed here are 4 and 8 bits"),
+        ({"quantization_method": "hqq"}, None, "quantization_method: 'hqq': allowed here is bnb"),
+        ({"finetuning_type": "full"}, None, "quantization_bit: 4: quantized weights are trained below adapters alone"),
+    ],
+)
+def test_quantized_weights(file, changes, quantization, note):
+    config, notes, _ = convert(file(**changes))
+    assert config.model.quantization == quantization
+    assert note in "\n".join(notes)
 
 
 def test_full_training_on_the_last_turn(file):

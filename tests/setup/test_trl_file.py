@@ -1,3 +1,4 @@
+import pytest
 import yaml
 
 from rankray.setup.foreign import convert
@@ -26,10 +27,43 @@ def test_a_scripts_file(tmp_path):
     assert (config.data.max_length, config.data.train_on) == (1024, "all")
     assert (train.epochs, train.batch_size, train.micro_batch_size) == (2, 16, 2)
     assert (train.learning_rate, train.warmup_ratio, train.weight_decay, train.seed) == (2e-4, 0.03, 0.1, 7)
-    assert train.sft == {"gradient_checkpointing": True}
+    assert train.sft == {"gradient_checkpointing": True, "lr_scheduler_type": "polynomial"}
+    assert model.quantization == "4bit"
     assert (config.loss.objective, config.evaluate.every_steps) == ("dft", 100)
     assert config.storage == str(tmp_path / "out")
-    assert sorted(note.split(":")[0] for note in notes) == ["eos_token", "load_in_4bit", "lr_scheduler_type"]
+    assert sorted(note.split(":")[0] for note in notes) == ["eos_token"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "quantization", "note"),
+    [
+        ({"load_in_4bit": False, "load_in_8bit": True}, "8bit", ""),
+        ({"use_peft": False, "use_dora": False}, None, "load_in_4bit: 4: quantized weights are trained below adapters"),
+        ({"bnb_4bit_quant_type": "fp4"}, "4bit", "bnb_4bit_quant_type: 'fp4': 4 bits are nf4 here"),
+    ],
+)
+def test_quantized_weights(tmp_path, changes, quantization, note):
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(GIVEN | changes))
+    config, notes, _ = convert(tmp_path / "sft.yaml")
+    assert config.model.quantization == quantization
+    assert note in "\n".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "where"),
+    [
+        ("cosine_with_min_lr", {"min_lr": 1e-6}, "lr_scheduler_type"),
+        ("warmup_stable_decay", {"num_decay_steps": 10}, "lr_scheduler_type"),
+        ("reduce_lr_on_plateau", None, ""),
+    ],
+)
+def test_a_schedule_with_settings_is_passed_through(tmp_path, name, settings, where):
+    given = GIVEN | {"lr_scheduler_type": name} | ({"lr_scheduler_kwargs": settings} if settings else {})
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(given))
+    config, notes, _ = convert(tmp_path / "sft.yaml")
+    assert config.train.sft.get("lr_scheduler_type") == (name if where else None)
+    assert config.train.sft.get("lr_scheduler_kwargs") == settings
+    assert any(note.startswith("lr_scheduler_type: ") for note in notes) is not bool(where)
 
 
 def test_a_text_column_of_another_name(tmp_path):

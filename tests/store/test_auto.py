@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
-from scipy import stats
 
 from rankray.contracts import Report
 from rankray.errors import ConfigError
@@ -118,7 +117,7 @@ def test_what_diverged_is_a_bad_run_and_what_crashed_is_none(file_url: str) -> N
 
 
 def test_a_run_is_worth_its_metric_and_its_nll() -> None:
-    """0.7 z(accuracy) + 0.3 z(-NLL), z being normal scores of ranks; without an NLL, the metric alone."""
+    """0.7 z(accuracy) + 0.3 z(-NLL)."""
     made = make_config(
         space=SPACE,
         study={"sampler": "auto", "metric": "eval/accuracy", "trials": 9},
@@ -133,16 +132,58 @@ def test_a_run_is_worth_its_metric_and_its_nll() -> None:
             store.complete(ticket.number, metrics)
         trials = store.trials()
 
-    low, middle, high = (stats.norm.ppf((rank - 0.5) / 3) for rank in (1, 2, 3))
-    wanted = [0.7 * low + 0.3 * low, 0.7 * middle + 0.3 * high, 0.7 * high + 0.3 * middle]
-    assert auto.run_values(trials, "eval/accuracy", 1.0) == pytest.approx(wanted)
+    wanted = 0.7 * auto.scores(np.array([0.2, 0.4, 0.6])) + 0.3 * auto.scores(np.array([-3.0, -1.0, -2.0]))
+    np.testing.assert_allclose(auto.run_values(trials, "eval/accuracy", 1.0), wanted, rtol=1e-12)
 
 
-def test_equal_runs_are_worth_the_same_and_no_outlier_hides_the_others() -> None:
-    scores = auto.normal_scores(np.array([3.0, 1.0, 3.0, -1e9, np.nan]))
-    wanted = stats.norm.ppf(np.array([0.75, 0.375, 0.75, 0.125]))
-    np.testing.assert_allclose(scores[:4], wanted, rtol=1e-12)
-    assert math.isnan(scores[4])
+def test_scores_are_deviations_and_no_outlier_hides_how_far_good_runs_lie_apart() -> None:
+    plain = np.array([0.1, 0.2, 0.3, 0.4])
+    better = plain[2:]  # the worse half does not say how far they lie apart
+    at = (plain - better.mean()) / better.std()
+    at[:2] = -1 - np.log(-at[:2])
+    np.testing.assert_allclose(auto.scores(plain), (at - at.mean()) / at.std(), rtol=1e-12)
+    diverged = auto.scores(np.array([-1e6, *plain, np.nan]))
+    assert math.isnan(diverged[-1])
+    assert (np.diff(diverged[:-1]) > 0).all()
+    assert diverged[4] - diverged[2] > 0.2, "with mean and sd of all of them, 0.0000004"
+    assert auto.scores(np.array([3.0, 3.0])).tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(auto.scores(7 * plain - 3), auto.scores(plain), rtol=1e-9, err_msg="no unit matters")
+
+
+def test_a_branch_that_nobody_has_tried_comes_after_what_is_known() -> None:
+    """Bad known settings of one objective do not speak for the others."""
+    known = [{"loss.objective": "dft", "train.learning_rate": rate} for rate in (7e-3, 8e-3, 9e-3)]
+    with open_rehearsal(config(known=known)) as store:
+        asked = []
+        for _ in range(6):
+            ticket = begin(store)
+            asked.append(ticket.params["loss.objective"])
+            finish(store, ticket)
+    assert asked[:3] == ["dft"] * 3
+    assert set(asked[3:5]) == {"sft", "rri"}
+
+
+def test_a_space_of_many_branches_does_not_take_the_whole_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    objectives = ["sft", "dft", "talr", "eaft", "rri", "power", "threshold", "deft"]
+    space = {
+        "loss.objective": {"choice": objectives},
+        "loss.temperature": {"float": [0.25, 4.0], "when": {"loss.objective": "rri"}},
+        "train.learning_rate": {"float": [1e-4, 1e-2], "log": True},
+    }
+    counted: list[list[int]] = []
+    real = auto._far_away
+
+    def spy(encoding: Any, taken: Any, counts: Any, draws: Any) -> Any:
+        counted.append(list(counts))
+        return real(encoding, taken, counts, draws)
+
+    monkeypatch.setattr(auto, "_far_away", spy)
+    with open_rehearsal(make_config(space=space, study={"sampler": "auto", "trials": 12})) as store:
+        for _ in range(6):
+            finish(store, begin(store))
+    assert [sum(counts) for counts in counted] == [0, 1, 2], "a quarter of twelve trials"
+    assert [max(counts) for counts in counted] == [0, 1, 1], "each of another objective"
+    assert {len(counts) for counts in counted} == {len(objectives)}
 
 
 def test_beyond_its_number_of_runs_tpe_proposes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,7 +223,7 @@ def test_a_write_that_was_under_way_when_its_driver_was_replaced_overwrites_noth
     kept = new.report(number, Report(20, {"eval/nll": 0.5}, "new"))
     trial = stored(old, number)
     monkeypatch.setattr(old._claims, "refresh", lambda: None)
-    monkeypatch.setattr(old, "_read", lambda _: with_steps_below(trial, 20))
+    monkeypatch.setattr(old, "_read", lambda _, **again: with_steps_below(trial, 20))
     old.report(number, Report(20, {"eval/nll": 0.7}, "old"))
     assert new.report(number, Report(20, {"eval/nll": 9.0})) == kept
     records = steps_of(stored(new, number))

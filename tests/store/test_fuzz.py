@@ -135,7 +135,7 @@ def test_journals(journal_url: str, cases: int, seed: int) -> None:
         return journal_url, [(place, changed[place][:200]) for place in places]
 
     attack(cases, change)
-    print(f"{cases} journals tried, 0 failures")
+    print(f"journals: {cases} inputs tried, 0 failures")
 
 
 @pytest.mark.parametrize("cases", CASES)
@@ -174,4 +174,4 @@ def test_rows(sqlite_url: str, cases: int, seed: int) -> None:
         return f"sqlite:///{changed}", done
 
     attack(cases, change)
-    print(f"{cases} databases tried, 0 failures")
+    print(f"rows of databases: {cases} inputs tried, 0 failures")

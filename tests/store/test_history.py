@@ -149,3 +149,25 @@ def test_a_short_study_is_shown_whole() -> None:
     storage, study_id = filled(StudyDirection.MINIMIZE, 20)
     seen = History(storage, study_id, StudyDirection.MINIMIZE)
     assert seen.refresh() == seen.shown()
+
+
+@pytest.mark.parametrize("prune_on", [None, "eval/nll"])
+def test_what_this_driver_wrote_is_noted_as_it_would_be_read(prune_on: str | None) -> None:
+    storage = InMemoryStorage()
+    study_id = storage.create_new_study([StudyDirection.MINIMIZE], "s")
+    created = storage.create_new_trial(study_id)
+    seen = History(storage, study_id, StudyDirection.MINIMIZE, prune_on, own={0})
+    seen.refresh()
+    seen.written.add(0)
+    assert not seen.knows(0)
+    record = {"metrics": {"eval/nll": 0.5, "eval/accuracy": 0.25}, "marks": {"completed_rung_0": 0.5}}
+    storage.set_trial_user_attr(created, "rankray:step:10", record)
+    storage.set_trial_intermediate_value(created, 10, 0.25)
+    seen.wrote(0, "rankray:step:10", record, 10, 0.25)
+    assert seen.knows(0)
+    assert not seen.knows(1)
+    noted = seen.trials[0], seen.for_pruner[0]
+    seen.refresh(0)
+    for before, after in zip(noted, (seen.trials[0], seen.for_pruner[0]), strict=True):
+        assert before is not after
+        assert before == after

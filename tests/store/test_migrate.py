@@ -54,7 +54,8 @@ def test_an_earlier_study_is_shown_without_being_changed(old_url: str) -> None:
     assert (pruned["value"], pruned["step"], pruned["origin"]) == (9.0, 10, "warm_start")
     assert pruned["reason"].startswith("successive_halving at step 10")
     assert (failed["reason"], failed["traceback"]) == ("out of memory", "Traceback: here")
-    assert waiting["work_lost"] == [{"reason": "preempted", "steps": 3, "wall_seconds": 1.5}]
+    lost = {"reason": "preempted", "steps": 3, "wall_seconds": 1.5, "preempted": False, "at": ""}
+    assert waiting["work_lost"] == [lost]
     assert SCHEMA not in attributes(view), "to look at a study writes nothing"
 
 

@@ -1,6 +1,9 @@
 """A whole study as the report reads it."""
 
 import json
+from dataclasses import replace
+
+import pytest
 
 from rankray.contracts import Report, WorkLost
 from rankray.report.markdown import markdown
@@ -36,15 +39,31 @@ def test_a_trial_that_was_given_back_has_a_stretch_per_owner(tmp_path):
     first = open_study(url, make_config(study={"trials": 1}))
     with first:
         ticket = begin(first)
-        first.report(ticket.number, said(ticket.params, 10))
-        first.release(ticket.number, WorkLost("its process died", 4, 2.5))
+        spread = {"first": -1, "shares": [0.25, 0.75]}
+        first.report(ticket.number, replace(said(ticket.params, 10), node="10.0.0.1 (abcdef01)", spread=spread))
+        first.release(ticket.number, WorkLost("its node is being taken away", 4, 2.5, preempted=True))
     second = open_study(url, make_config(study={"trials": 1}))
     drive(second)
     [trial] = overview(attach(url, "s"))["trials"]
     one, two = trial["stretches"]
     assert [one["driver"], two["driver"]] == [first.driver, second.driver]
     assert one["started"] <= one["ended"] <= two["started"] <= two["ended"]
-    assert trial["lost"] == [{"reason": "its process died", "steps": 4, "wall_seconds": 2.5}]
+    [lost] = trial["lost"]
+    assert lost.pop("at").startswith("20")
+    assert lost == {"reason": "its node is being taken away", "steps": 4, "wall_seconds": 2.5, "preempted": True}
+    assert (one["node"], two["node"]) == ("10.0.0.1 (abcdef01)", None), "the second says nothing, as older ones do"
+    assert (one["lost"]["reason"], two["lost"]) == (lost["reason"], None)
+    assert trial["spread"] == {"step": 10, "first": -1, "shares": [0.25, 0.75]}
+
+
+@pytest.mark.parametrize("spread", [{"first": "x", "shares": [1]}, {"first": 1, "shares": []}, {"shares": 3}, {"a": 1}])
+def test_a_histogram_that_is_none_is_left_out(tmp_path, spread):
+    url = f"sqlite:///{tmp_path}/store.db"
+    study = open_study(url, make_config(study={"trials": 1}))
+    with study:
+        ticket = begin(study)
+        study.report(ticket.number, replace(said(ticket.params, 10), spread=spread))
+    assert overview(attach(url, "s"))["trials"][0]["spread"] is None
 
 
 def test_a_running_trial_has_no_end_and_a_metric_that_is_not_finite_is_none(tmp_path):

@@ -53,15 +53,42 @@ def test_a_dead_driver_is_removed(url: str) -> None:
     assert attach(url, "s").drivers() == {}
 
 
-def test_a_journal_s_torn_line_and_stale_lock_are_removed(journal_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [1.0, 4e9], ids=["old", "from the future"])
+def test_a_lock_that_is_taken_again_and_again_stays_whatever_its_date(
+    journal_url: str, tmp_path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive(open_study(journal_url, make_config(study={"trials": 1})))
+    lock, looked = tmp_path / "store.log.lock", []
+
+    def take_again(_: float) -> None:
+        """A holder that lives takes it again while it is watched; its clock is wrong."""
+        looked.append(1)
+        lock.unlink(missing_ok=True)
+        lock.symlink_to(f"{tmp_path}/{len(looked)}")
+        os.utime(lock, (seconds, seconds + len(looked)), follow_symlinks=False)
+
+    take_again(0.0)
+    monkeypatch.setattr("rankray.store.repair.time.sleep", take_again)
+    assert repair(journal_url) == []
+    assert lock.is_symlink()
+    assert len(looked) > 1
+
+
+def test_a_journal_s_torn_line_and_stale_lock_are_removed(
+    journal_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rankray.store.repair.STALE_SECONDS", 0.2)
+    said: list[str] = []
     drive(open_study(journal_url, make_config(study={"trials": 1})))
     path, lock = tmp_path / "store.log", tmp_path / "store.log.lock"
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"op_code":5,"wor')
     lock.symlink_to(path)
-    assert repair(journal_url) == ["journal: cut off a torn last line of 17 bytes"], "a fresh lock may be somebody's"
-    os.utime(lock, (1.0, 1.0), follow_symlinks=False)
-    assert repair(journal_url) == [f"journal: removed the stale lock {lock}"]
+    assert repair(journal_url, said.append) == [
+        f"journal: removed the stale lock {lock}",
+        "journal: cut off a torn last line of 17 bytes",
+    ]
+    assert said == [f"journal: watching its lock {lock} for up to 0 s: does somebody hold it?"]
     assert not lock.is_symlink()
     assert path.read_bytes().startswith(whole)
     assert attach(journal_url, "s").finished == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,27 @@ def test_free_fields_may_change(url: str) -> None:
     )
     assert again.budget == 80
     assert attach(url, "s").budget == 80
+
+
+def test_of_drivers_that_extend_a_study_at_once_the_largest_number_stays(sqlite_url: str) -> None:
+    for order in itertools.permutations(range(3)):
+        drivers = [open_study(sqlite_url, make_config(study={"trials": trials})).join() for trials in (66, 75, 63)]
+        assert attach(sqlite_url, "s").budget == 75, "the last one to open it has asked for less"
+        for index in order:
+            drivers[index].leave()
+            assert attach(sqlite_url, "s").budget == 75
+    drivers[2].join()
+    assert open_study(sqlite_url, make_config(study={"trials": 70})).budget == 70
+    assert attach(sqlite_url, "s").budget == 70, "nobody who asked for more is there"
+    drivers[2].leave()
+    assert attach(sqlite_url, "s").budget == 70
+
+
+def test_a_study_is_made_shorter_down_to_what_is_finished(sqlite_url: str) -> None:
+    drive(open_study(sqlite_url, make_config(study={"trials": 3})))
+    for given, shown in ((9, 9), (5, 5), (2, 3)):
+        open_study(sqlite_url, make_config(study={"trials": given}))
+        assert attach(sqlite_url, "s").budget == shown
 
 
 def test_another_spelling_is_no_difference_and_other_content_is(url: str, tmp_path: Path) -> None:

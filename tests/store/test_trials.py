@@ -278,3 +278,28 @@ def test_a_damaged_checkpoint_is_never_resumed_from_again_and_its_step_may_bring
         store.damaged(0, "second-20", "x")
         store.damaged(begin(store).number, "first-10", "y")
         assert begin(store).checkpoint is None
+
+
+@pytest.mark.db
+def test_a_report_on_postgresql_takes_three_statements(postgresql_url: str) -> None:
+    """Two questions, whether another driver has entered a claim or made a trial, and one write."""
+    from sqlalchemy import event
+
+    from rankray.store.optuna_private import engine_of
+
+    with open_study(postgresql_url, make_config(study={"trials": 4, "pruner": "auto"})) as store:
+        ticket = begin(store)
+        assert store.storage.database is not None
+        run_to = [Report(step, {"eval/nll": 1.0 + 1 / step, "train/loss": 0.5}, f"c-{step}") for step in (10, 20, 30)]
+        store.report(ticket.number, run_to[0])  # reads what its creation has written
+        statements: list[str] = []
+        event.listen(
+            engine_of(store.storage.database), "before_cursor_execute", lambda *given: statements.append(given[2])
+        )
+        verdicts = [store.report(ticket.number, each) for each in run_to[1:]]
+        assert verdicts == [Verdict(stop=False)] * 2
+        assert len(statements) <= 2 * 3 + 12, "now and then everything is read"
+        assert sum("trial_user_attributes" in each and "INSERT" in each for each in statements) == 2
+        with open_study(postgresql_url, store.config) as other:
+            seen = other.trials()[ticket.number]
+    assert seen.intermediate_values == {each.step: each.metrics["eval/nll"] for each in run_to}

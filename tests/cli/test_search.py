@@ -1,0 +1,42 @@
+"""What an interruption means to `rankray search` once nothing is left to be saved: nothing."""
+
+import pytest
+import typer
+from search.confirming import run_all
+
+from rankray.cli import search
+from rankray.config import load_config
+
+train_all = run_all(lambda params: 1.0, 0.1, "eval/nll")
+
+
+@pytest.mark.parametrize("cut", ["while Ray ends", "while the summary is printed", "before the last trial"])
+def test_an_interruption_after_the_last_trial_changes_no_exit_code(place, monkeypatch, cut):
+    def run(study, observer, *, verbose):
+        if cut != "before the last trial":
+            train_all(study, observer)
+        if cut != "while the summary is printed":
+            raise KeyboardInterrupt
+        return True
+
+    def print_summary(study, file):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rankray.search.run_search", run)
+    monkeypatch.setattr(search, "print_summary", print_summary)
+    loaded = load_config(place.file, ["study.trials=2", "study.known=[]"])
+    if cut == "before the last trial":
+        with pytest.raises(KeyboardInterrupt):
+            search._search(loaded, verbose=False)
+    else:
+        search._search(loaded, verbose=False)
+
+
+def test_an_interrupted_search_says_how_to_resume(place, monkeypatch, capsys):
+    monkeypatch.setattr("rankray.search.run_search", lambda study, observer, verbose: False)
+    with pytest.raises(typer.Exit) as end:
+        search._search(load_config(place.file, ["study.trials=2"]), verbose=False)
+    assert end.value.exit_code == 130
+    assert (
+        "interrupted at 0 of 2 finished trials; nothing is lost: run the same command again" in capsys.readouterr().out
+    )
