@@ -29,19 +29,28 @@ def asked_revisions(config: Config) -> dict[str, str]:
     """Return the revision that a configuration asks for of each hub dataset it may use, by the dataset's id.
 
     Those that the space may choose and those of `evaluate.also` are among them. Empty where the space searches the
-    revision itself.
+    revision itself. What is no dataset's name is left out here, and refused with its place by `preflight`.
     """
     if any(path == "data.revision" or path.startswith("data.revision.") for path in config.space):
         return {}
     found: dict[str, str] = {}
+    named = config.data.revision if isinstance(config.data.revision, Mapping) else {}
     for source in _sources(config):
-        found[hub_parts(source, "data")[0]] = revision_of(source, config.data, "data") or MAIN
+        if name := _name(source):
+            found[name] = revision_of(source, config.data, "data") or MAIN
     for section in config.evaluate.also.values():
-        if not is_file_source(section.data):
-            name, _, _ = hub_parts(section.data, "evaluate.also")
-            named = config.data.revision if isinstance(config.data.revision, Mapping) else {}
+        if not is_file_source(section.data) and (name := _name(section.data)):
             found.setdefault(name, named.get(name, MAIN))
     return found
+
+
+def _name(source: str) -> str:
+    """Return the id of a hub dataset, or an empty text where the source is none."""
+    try:
+        return hub_parts(source, "data")[0]
+    except DataError as error:
+        logger.debug("%s", error)
+        return ""
 
 
 def pinned(config: Config, held: Mapping[str, str] | None = None) -> Config:

@@ -159,6 +159,8 @@ def test_what_is_asked_for_and_what_is_held(tree, data_file, monkeypatch):
     further = tree_of(tree)
     further["evaluate"] |= {"also": {"more": {"data": "org/more:test", "metrics": ["nll"]}}}
     assert asked_revisions(config_from(further)) == {"org/tiny": "main", "org/more": "main"}
+    wrong = config_from(tree_of(tree, train="notes.txt", eval="x"))
+    assert asked_revisions(wrong) == {}, "refused elsewhere, with the line"
     local = config_from(tree())
     assert pinned(local) is local
 
