@@ -37,6 +37,7 @@ class StudyAccounts(TrialOwnership):
         """Keep that a process of a trial reports from a node for the first time."""
         known = [*nodes_of(trial), {"node": node[:LONGEST_NODE], "at": datetime.now().isoformat()}]
         self.storage.set_trial_user_attr(trial_id(trial), NODES, known[-KEPT_LOSSES:])
+        self._history.wrote(trial.number, NODES, known[-KEPT_LOSSES:], more=True)
 
     @property
     def spent(self) -> Spent:

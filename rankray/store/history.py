@@ -113,7 +113,16 @@ class History:
         """Return whether a trial is this driver's own, and is here as this driver last wrote it."""
         return number in self._own and number not in self.written and number < len(self.trials)
 
-    def wrote(self, number: int, key: str, record: Any, step: int | None = None, value: float | None = None) -> None:
+    def wrote(
+        self,
+        number: int,
+        key: str,
+        record: Any,
+        step: int | None = None,
+        value: float | None = None,
+        *,
+        more: bool = False,
+    ) -> None:
         """Note what this driver has just written to a trial of its own: it need not be read again.
 
         Args:
@@ -122,13 +131,15 @@ class History:
             record: what it was set to, as it would be read.
             step: of the intermediate value; None where none was written.
             value: the intermediate value.
+            more: other writes may follow that are not noted, so it is to be read again unless they are.
         """
         trial = copy.copy(self.trials[number])
         trial.user_attrs = {**trial.user_attrs, key: record}
         if step is not None and value is not None:
             trial.intermediate_values = {**trial.intermediate_values, step: value}
         self._note(trial)
-        self.written.discard(number)
+        if not more:
+            self.written.discard(number)
 
     def _note(self, trial: FrozenTrial) -> None:
         self.trials[trial.number] = marked = with_marks(trial)

@@ -19,7 +19,8 @@ def create_running(database: RDBStorage, study_id: int, template: FrozenTrial) -
     """Create a running trial with its parameters and attributes, and return its id.
 
     `BaseStorage.create_new_trial` is public, but takes three statements and more for each parameter and attribute. As
-    there, the study's row is locked while the trial gets its number, the count of the trials before it.
+    there, the study's row is locked while the trial gets its number, the count of the trials before it. The lock is a
+    statement of its own: a statement sees what was there when it began, before it waited for a lock.
 
     Args:
         database: PostgreSQL; it alone can do so.

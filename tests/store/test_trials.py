@@ -303,3 +303,18 @@ def test_a_report_on_postgresql_takes_three_statements(postgresql_url: str) -> N
         with open_study(postgresql_url, store.config) as other:
             seen = other.trials()[ticket.number]
     assert seen.intermediate_values == {each.step: each.metrics["eval/nll"] for each in run_to}
+
+
+@pytest.mark.db
+def test_on_postgresql_no_node_of_a_trial_is_forgotten(postgresql_url: str) -> None:
+    """A report that names a node writes twice; what this driver keeps of the trial has both."""
+    from rankray.store.records import nodes_of
+
+    with open_study(postgresql_url, make_config(study={"trials": 4, "pruner": "auto"})) as store:
+        number = begin(store).number
+        for step, node in ((10, "one"), (20, ""), (30, "two")):
+            store.report(number, Report(step, {"eval/nll": 1.0}, node=node))
+        assert [each["node"] for each in nodes_of(stored(store, number))] == ["one", "two"]
+        kept = store._history.trials[number]
+        assert store._history.knows(number)
+        assert store._history.refresh(number)[number] == kept
