@@ -14,10 +14,8 @@ import os
 import re
 import secrets
 import select
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +27,7 @@ from rankray.config.sections import DataSection
 from rankray.data.examples import Places, make_examples
 from rankray.data.parse import Row
 from rankray.errors import ConfigError
+from rankray.paths import temporary_directory
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +94,12 @@ def run_program(program: str, seconds: float) -> RunResult:
     Raises:
         ConfigError: it cannot be confined here.
     """
+    with temporary_directory("rankray-sandbox-") as directory:
+        return _run_in(str(directory), program, seconds)
+
+
+def _run_in(directory: str, program: str, seconds: float) -> RunResult:
     token = secrets.token_hex(16)
-    directory = tempfile.mkdtemp(prefix="rankray-code-")
     outcome, written = os.pipe()
     try:
         process = subprocess.Popen(
@@ -117,7 +120,6 @@ def run_program(program: str, seconds: float) -> RunResult:
             process.wait()
     finally:
         os.close(outcome)
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _watched(
