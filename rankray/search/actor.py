@@ -281,11 +281,18 @@ class _Trainer:
         return outcome
 
     def node(self) -> str:
-        """Return where the trial that reported is trained, for people; its group's nodes, or this process's."""
+        """Return where the trial that reported is trained, for people: its group's nodes, or this process's.
+
+        Empty where Ray does not say: no trial fails for it.
+        """
         if not ray.is_initialized():
             return ""
-        group = self._group
-        return names_of(group.nodes() if group is not None else [ray.get_runtime_context().get_node_id()])
+        try:
+            group = self._group
+            return names_of(group.nodes() if group is not None else [ray.get_runtime_context().get_node_id()])
+        except Exception:
+            logger.debug("where a trial is trained is unknown", exc_info=True)
+            return ""
 
     def failure(self, error: BaseException) -> dict[str, str]:
         """Return reason and traceback of an exception; of one that a worker raised, the worker's."""
