@@ -49,6 +49,8 @@ ANSWER_SECONDS = 20.0
 """How long a driver may take to end after SIGTERM."""
 LEASE_SECONDS = 10.0
 STEP_SECONDS = 0.02
+WORK_SECONDS = 10.0
+"""How long the next fault waits for work that it can disturb."""
 MANY, MORE = 10**6, 10
 """Trials that the study is to have while faults are made, and how many more than by then are finished it is to have."""
 
@@ -251,13 +253,20 @@ class Torment:
         """A driver's clock is wrong; nobody may delete the study while a driver works on it."""
         victim = self.draw.randrange(2)
         self.replace(victim, self.draw.choice([-3600.0, -300.0, 300.0, 3600.0]))
-        if self.drivers[1 - victim].is_alive():
+        other = self.drivers[1 - victim]
+        while other.is_alive() and not persistently(lambda: self.has_joined(other.pid)):
+            time.sleep(0.1)
+        if other.is_alive():
             try:
                 persistently(lambda: delete_study(self.url, "chaos"))
                 self.broken["deleted under a driver"] += 1
             except StoreError as refused:
                 chaos.note(self.place / "refused", str(refused))
         self.made["clock"] += 1
+
+    def has_joined(self, pid: int) -> bool:
+        """Return whether a driver has registered in the study."""
+        return pid in [record.get("pid") for record in attach(self.url, "chaos").drivers().values()]
 
     def killed(self) -> None:
         """A driver is killed."""
@@ -289,6 +298,7 @@ class Torment:
         """Make all faults, and return what happened and how many invariants were broken."""
         seen: dict[tuple[int, int], Any] = {}
         for number in range(self.count):
+            self.wait_for_work()
             time.sleep(self.draw.uniform(0.0, 0.3))
             getattr(self, KINDS[number % len(KINDS)])()
             now = persistently(lambda: chaos.committed(attach(self.url, "chaos")))
@@ -309,6 +319,13 @@ class Torment:
             "what": dict(+self.broken),
             "finished": found["finished"],
         }
+
+    def wait_for_work(self) -> None:
+        """Wait until somebody has trained a step since the last fault, but not for ever: both may be busy starting."""
+        work, end = self.place / "work", time.monotonic() + WORK_SECONDS
+        before = work.stat().st_size if work.exists() else 0
+        while time.monotonic() < end and (work.stat().st_size if work.exists() else 0) == before:
+            time.sleep(0.05)
 
     def finish(self) -> int:
         """Let two drivers bring the study to a number of trials, and return it."""

@@ -3,14 +3,23 @@
 What stands in a file is relative to that file; what comes from the command line, from the environment or by default is
 relative to the current directory. `config.load` makes the paths of a configuration absolute by this rule, so that they
 mean the same in every process; `store.urls` applies it to a store's URL. Also where rankray keeps what belongs to a
-machine and not to a study.
+machine and not to a study, and temporary directories, of which nothing stays.
 """
 
 from __future__ import annotations
 
+import fcntl
+import glob
+import logging
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
+
+logger = logging.getLogger(__name__)
 
 FILE_STORES = ("sqlite", "journal")
 """Schemes of the stores that are a file: `sqlite:///relative`, `sqlite:////absolute`, `sqlite:///~/in-my-home`."""
@@ -72,3 +81,53 @@ def cache_home() -> Path:
     given = os.environ.get("RANKRAY_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(resolved(given)) if given else Path(home) / "rankray"
+
+
+@contextmanager
+def temporary_directory(prefix: str, place: str | Path | None = None) -> Iterator[Path]:
+    """Make a directory that is deleted at the end of the block, and delete those that killed processes left.
+
+    Whoever makes it holds the kernel's lock on it, which ends with the process: so neither a date nor the number of a
+    process says whether it is left over. A file system without such locks keeps what is left.
+
+    Args:
+        prefix: what its name begins with; only directories of this beginning are looked at.
+        place: where; the system's temporary directory if None.
+    """
+    inside = Path(place or tempfile.gettempdir())
+    delete_left_over(inside, prefix)
+    draft = Path(tempfile.mkdtemp(prefix=".new-", dir=inside))
+    directory = inside / f"{prefix}{draft.name.removeprefix('.new-')}"
+    descriptor = os.open(draft, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            logger.debug("%s cannot be locked, and stays where this process is killed: %s", directory, error)
+        draft.rename(directory)
+        yield directory
+    finally:
+        for each in (draft, directory):
+            shutil.rmtree(each, ignore_errors=True)
+        os.close(descriptor)
+
+
+def delete_left_over(place: Path, prefix: str) -> list[Path]:
+    """Delete the directories of `temporary_directory` below `place` that nobody holds; return them."""
+    removed = []
+    for directory in place.glob(f"{glob.escape(prefix)}*"):
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            logger.debug("%s is left as it is: %s", directory, error)
+            continue
+        try:
+            if os.fstat(descriptor).st_uid == os.getuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+                removed.append(directory)
+        except OSError as error:
+            logger.debug("%s is in use: %s", directory, error)
+        finally:
+            os.close(descriptor)
+    return removed

@@ -28,18 +28,18 @@ ROOMS = {  # room or top-level file -> what it may import beside itself; a room'
     "checkpoints": {"contracts", "errors", "paths"},
     "data": {"config", "errors", "paths", "loss"},
     "model": {"config", "errors", "paths", "loss", "data"},
-    "evaluate": {"config", "errors", "loss", "data", "model"},
+    "evaluate": {"config", "errors", "paths", "loss", "data", "model"},
     "finetune": {"config", "contracts", "errors", "paths", "checkpoints", "loss", "data", "model", "evaluate"},
     "store": {"config", "contracts", "errors", "paths", "checkpoints", "__init__"},
     "cluster": {"config", "contracts", "errors", "paths", "checkpoints", "store", "__init__"},
     "search": {"config", "contracts", "errors", "checkpoints", "store", "cluster", "finetune", "logs", "analysis"},
-    "report": {"config", "contracts", "errors", "analysis"},
+    "report": {"config", "contracts", "errors", "paths", "analysis"},
     "rehearse": {"config", "contracts", "errors", "store"},
     "quickstart": set(),
     "setup": {"config", "errors", "data", "finetune", "model"},
     "cli": {
-        "__init__", "logs", "config", "contracts", "errors", "checkpoints", "store", "cluster", "search", "finetune",
-        "evaluate", "model", "report", "rehearse", "quickstart", "analysis", "data", "setup",
+        "__init__", "logs", "paths", "config", "contracts", "errors", "checkpoints", "store", "cluster", "search",
+        "finetune", "evaluate", "model", "report", "rehearse", "quickstart", "analysis", "data", "setup",
     },
 }  # fmt: skip
 OWNERS = {  # libraries that only these rooms may import

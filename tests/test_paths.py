@@ -1,11 +1,21 @@
 """One rule for paths."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from rankray.paths import cache_home, file_in_url, resolved, resolved_url, same_path
+from rankray.paths import (
+    cache_home,
+    delete_left_over,
+    file_in_url,
+    resolved,
+    resolved_url,
+    same_path,
+    temporary_directory,
+)
 
 
 def test_a_path_is_relative_to_its_base_and_to_the_current_directory_without_one(tmp_path, monkeypatch):
@@ -55,3 +65,27 @@ def test_the_caches_place_follows_the_rule(monkeypatch):
     assert cache_home() == Path.home() / "c"
     monkeypatch.setenv("RANKRAY_CACHE", "c")
     assert cache_home() == Path(os.getcwd(), "c")
+
+
+HOLDS = """
+import sys, time
+from rankray.paths import temporary_directory
+with temporary_directory("mine-", sys.argv[1]) as directory:
+    (directory / "file").touch()
+    print(directory, flush=True)
+    time.sleep(3600)
+"""
+
+
+def test_what_a_killed_process_left_is_deleted_by_the_next_one_and_nothing_else(tmp_path):
+    held = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    left = Path(held.stdout.readline().strip())
+    other = tmp_path / "mine-link"
+    other.symlink_to(tmp_path)
+    with temporary_directory("mine-", tmp_path) as mine:
+        assert left.is_dir(), "its process lives"
+        held.kill()
+        held.wait()
+        assert delete_left_over(tmp_path, "mine-") == [left]
+        assert sorted(tmp_path.iterdir()) == sorted([mine, other])
+    assert list(tmp_path.iterdir()) == [other]

@@ -16,6 +16,7 @@ import typer
 
 from rankray import __version__, logs
 from rankray.cli import cluster, confirm, export, judge, look, pages, plan, rehearse, search, setup, store, train
+from rankray.cli.signals import interruptible_in_c
 from rankray.errors import RankrayError
 
 app = typer.Typer(
@@ -57,7 +58,8 @@ def main() -> None:
     logs.configure()
     try:
         refuse_passwords(sys.argv[1:])
-        app()
+        with interruptible_in_c():
+            app()
     except RankrayError as error:
         from rankray.store.urls import safe_text
 

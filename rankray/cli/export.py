@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 
 from rankray.cli.common import attached, say
 from rankray.cli.options import Store, Study
+from rankray.paths import temporary_directory
 
 if TYPE_CHECKING:
     from rankray.store import StudyStore
@@ -38,9 +38,9 @@ def export(
     _refuse_code(held.config.model.trust_remote_code and not code)
     trial = views.trial(held, _number(held, given))
     checkpoint = _checkpoint(held, trial)
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
-        made = Path(scratch) / "model"
-        _write(held, trial, _here(checkpoint, Path(scratch)), made, merge=merge, name=push_to_hub or directory.name)
+    with temporary_directory(f".{directory.name}-exported-", directory.parent) as scratch:
+        made = scratch / "model"
+        _write(held, trial, _here(checkpoint, scratch), made, merge=merge, name=push_to_hub or directory.name)
         if directory.exists():
             directory.rmdir()
         os.replace(made, directory)

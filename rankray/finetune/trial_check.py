@@ -8,7 +8,6 @@ reporters are made as they are for training. Nothing is trained.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +31,7 @@ from rankray.finetune.rate_check import check_rates
 from rankray.finetune.variants import as_drawn, searched_variants
 from rankray.model.quantized import check_quantization, check_saved_form, weight_bytes
 from rankray.model.resident import computes_in_half, configured_dtype, model_config, split_of, tokenizer_of
+from rankray.paths import temporary_directory
 
 logger = logging.getLogger(__name__)
 
@@ -209,8 +209,8 @@ def _make(config: Config, fields: dict[str, Any], split: Split, model: Any, remo
     """Make everything but the model; return SFTConfig, and a small optimizer, or None where that takes a GPU."""
     train = config.train.model_copy(update={"sft": fields, "parallelism": "ddp"})
     config = config.model_copy(update={"train": train})
-    with tempfile.TemporaryDirectory(prefix="rankray-check-") as scratch:
-        arguments = sft_arguments(config, config.train.seed, scratch, cpu=True)
+    with temporary_directory("rankray-checked-") as scratch:
+        arguments = sft_arguments(config, config.train.seed, str(scratch), cpu=True)
         check_batches(arguments, len(split.dataset), config)
         for reporter in get_reporting_integration_callbacks(arguments.report_to):  # type: ignore[no-untyped-call]
             reporter()

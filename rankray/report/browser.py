@@ -12,13 +12,14 @@ import os
 import select
 import shutil
 import signal
-import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rankray.errors import UserError
+from rankray.paths import temporary_directory
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 FLAGS = ("--headless=new", "--remote-debugging-pipe", "--no-first-run", "--hide-scrollbars", "--disable-extensions",
@@ -53,8 +54,9 @@ class Browser:
             )
         self.events: list[dict[str, Any]] = []
         self._timeout, self._last, self._rest = timeout_seconds, 0, b""
-        self._profile = tempfile.mkdtemp(prefix="rankray-browser-")
-        self._pid, self._write, self._read = _start(path, self._profile)
+        self._places = ExitStack()
+        profile = self._places.enter_context(temporary_directory("rankray-chromium-"))
+        self._pid, self._write, self._read = _start(path, str(profile))
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = ""
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -125,7 +127,7 @@ class Browser:
             os.killpg(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             self._pid = 0
-            shutil.rmtree(self._profile, ignore_errors=True)
+            self._places.close()
 
     def __enter__(self) -> Self:
         return self

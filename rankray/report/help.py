@@ -41,6 +41,7 @@ TROUBLES = {  # a fragment of the error -> the heading in docs/troubleshooting.m
     "; the nodes here have ": "the-nodes-here-have",
     " is full, and the checkpoint of step ": "the-storage-is-full",
     "the trial's process died ": "the-trials-process-died",
+    "the trial's process did not answer for ": "the-trials-process-did-not-answer",
     "TimeoutError: no step and no report for ": "no-step-and-no-report",
 }
 SUBJECTS = {  # how an error begins -> its page

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rankray.errors import UserError, nearest
+from rankray.paths import temporary_directory
 from rankray.report.browser import Browser
 from rankray.report.markdown import markdown
 from rankray.report.page import page
@@ -105,8 +106,8 @@ def _csv(overview: Row) -> bytes:
 
 
 def _picture(html: bytes) -> bytes:
-    with Browser() as browser, tempfile.TemporaryDirectory(prefix="rankray-report-") as directory:
-        file = Path(directory) / "report.html"
+    with Browser() as browser, temporary_directory("rankray-picture-") as directory:
+        file = directory / "report.html"
         file.write_bytes(html)
         browser.open(file, width=PICTURE_WIDTH)
         return browser.picture()

@@ -42,7 +42,10 @@ SAVING = (
 SAVE_SECONDS = {signal.SIGINT: 60.0, signal.SIGTERM: 5.0}
 """How long the trials of an interrupted search may take to save a checkpoint; RANKRAY_LEAVE_SECONDS says otherwise."""
 GRACE_SECONDS = 14.0
-"""How long an interrupted search may take to end by itself once its trials have saved; then its process is ended."""
+"""How long an interrupted search may take to end by itself; then its process is ended. With `LEAVE_SECONDS` that is
+within 20 s of a SIGTERM, whatever the store does."""
+ENDING_SECONDS = 9.0
+"""How long it may take once its trials have had their time to save, where that is longer."""
 FLAG_SECONDS = 2.0
 """How long Ray may take to take a flag; where it has ended, it takes none."""
 LAG_SECONDS = 0.5
@@ -116,13 +119,13 @@ def interrupter(study: StudyStore, control: Control, observer: Observer) -> Call
         control.leave_by = time.monotonic() + seconds
         control.interrupted = True
         observer.phase(SAVING.format(seconds=seconds) if seconds else STOPPING)
+        timer = threading.Timer(max(GRACE_SECONDS, seconds + ENDING_SECONDS), _give_up, args=(study,))
+        timer.daemon = True
+        timer.start()
         if seconds:
             from rankray.cluster.ray_private import raise_flag
 
             _in_the_cluster(raise_flag, control.launch)
-        timer = threading.Timer(seconds + GRACE_SECONDS, _give_up, args=(study,))
-        timer.daemon = True
-        timer.start()
 
     return interrupt
 

@@ -30,7 +30,9 @@ def test_a_search_on_a_full_disk_stops_and_resumes_once_there_is_room(place, sma
     directory, enlarge = small
     words = ("--set", "study.trials=2", "--set", f"storage={directory}")
     stopped = place.search(*words, expect=1)
-    [error] = [line for line in stopped.stderr.splitlines() if line.startswith("error:")]
+    errors = [line for line in stopped.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, stopped.stdout + stopped.stderr
+    [error] = errors
     assert f"storage: {directory}" in error
     assert "is full" in error
     assert "then run the same command again to resume" in error

@@ -131,7 +131,7 @@ def test_a_store_that_may_not_be_written_says_so(sqlite_url: str, monkeypatch: p
 @pytest.mark.db
 @pytest.mark.parametrize("terminations", [25, pytest.param(500, marks=pytest.mark.slow)])
 def test_no_driver_dies_of_dropped_connections(postgresql_url: str, terminations: int, seed: int) -> None:
-    """Backends are terminated at random moments, again and again, while two drivers work."""
+    """Backends are terminated at random moments, again and again, while three drivers work."""
     import psycopg2
 
     config = make_config(study={"trials": 12 + terminations // 2, "pruner": "none"})
@@ -148,7 +148,7 @@ def test_no_driver_dies_of_dropped_connections(postgresql_url: str, terminations
                 failed.append(error)
                 return
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
     draw, killed = random.Random(seed), 0
