@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from transformers import set_seed
 
 from rankray.config import Config, config_from
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
@@ -130,6 +131,7 @@ class _Trial:
         signal = base_signal(config, tokenizer, train, arguments.device) if config.loss.needs_base else None
         weights = token_weights(train.dataset, config.data.prompt_weight) if train.weighted else None
         numbered = signal or weights  # both number the supervised tokens in the same way
+        set_seed(arguments.seed)  # adapters are drawn when the trainer is made; TRL 1.10 does not seed before
         trainer = RankrayTrainer(
             model=fresh_model(config, None if config.model.lora else resume),
             args=arguments,

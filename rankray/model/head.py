@@ -139,7 +139,7 @@ def sequences(labels_BT: Tensor, given: Mapping[str, Any]) -> Tensor:
     row_BT = torch.arange(len(labels_BT), device=labels_BT.device)[:, None].expand_as(labels_BT)
     if position_BT is None or position_BT.shape != labels_BT.shape:
         return row_BT
-    starts_BT = position_BT == 0
+    starts_BT: Tensor = position_BT == 0
     starts_BT[:, 0] = True
     return cast(Tensor, starts_BT.flatten().cumsum(0).view_as(starts_BT) - 1)
 

@@ -251,3 +251,14 @@ def test_it_is_silent(tree, train, capfd):
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""
+
+
+def test_adapters_are_drawn_from_the_trials_seed_alone(tree, train, monkeypatch):
+    """As with TRL 1.10, which does not seed before it makes them."""
+    monkeypatch.setattr("trl.trainer.sft_trainer.set_seed", lambda seed: None, raising=False)
+    made = tree(model__lora={"rank": 2}, train__max_steps=2)
+    found = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        found.append(train(made, directory=str(state))[0].metrics)
+    assert same(*found)

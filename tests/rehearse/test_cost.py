@@ -43,7 +43,13 @@ def command(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.stem)
+QUICK = ("code", "paper-qwen3-8b")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(file, marks=() if file.stem in QUICK else pytest.mark.slow, id=file.stem) for file in RECIPES],
+)
 def test_a_recipe_costs_what_a_rehearsal_says(recipe, command):
     """Of random search, which the file's own is hardly below: what converges is not pruned."""
     found = COST.search(recipe.read_text())
@@ -53,5 +59,5 @@ def test_a_recipe_costs_what_a_rehearsal_says(recipe, command):
     [strategy] = json.loads(command(*words, "--json").splitlines()[-1])["strategies"]
     assert strategy["spent"]["median"] == int(trials)
     assert f"{strategy['hours']['gpu']:.3g}" == gpu_hours
-    if recipe == RECIPES[0]:
+    if recipe.stem == QUICK[0]:
         assert f"the search {strategy['hours']['wall']:.3g} h, {gpu_hours} GPU-hours" in command(*words)
