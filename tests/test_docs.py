@@ -46,3 +46,34 @@ def test_the_site_builds_strictly(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "configuration" / "index.html").is_file()
+
+
+def test_every_page_is_in_the_navigation():
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    named = set(re.findall(r": ([\w-]+\.md)$", nav, re.MULTILINE))
+    assert named == {page.name for page in (ROOT / "docs").glob("*.md")} | {"configuration.md", "verbs.md"}
+
+
+def test_pictures_are_there_and_small():
+    pictures = [ROOT / "docs" / "bounds.svg", *(ROOT / "docs" / "pictures").iterdir()]
+    assert all(picture.stat().st_size < 300_000 for picture in pictures)
+    shown = {
+        picture
+        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        for picture in re.findall(r"!\[[^]]*\]\((?:docs/)?([\w/.-]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert {f"pictures/{each.name}" for each in (ROOT / "docs" / "pictures").iterdir()} <= shown
+
+
+def test_the_pictures_of_the_formulas_are_those_of_the_code():
+    spec = importlib.util.spec_from_file_location("formulas", ROOT / "benchmarks" / "formulas.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["formulas"] = module  # dataclasses look it up
+    spec.loader.exec_module(module)
+    for name, make in module.DRAWINGS.items():
+        kept = (ROOT / "docs" / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
+        assert numbers(module.svg(make())) == pytest.approx(numbers(kept), abs=0.2), "python benchmarks/formulas.py"
+
+
+def numbers(text):
+    return [float(each) for each in re.findall(r"-?\d+\.?\d*", text)]

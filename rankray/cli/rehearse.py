@@ -40,6 +40,13 @@ def rehearse(
         typer.Option(help="Samplers, or sampler+pruner, with commas; `file` is the file's own."),
     ] = "file,random",
     reports: Annotated[int | None, typer.Option(min=1, help="Reports per made-up trial; else the file's.")] = None,
+    step_seconds: Annotated[
+        float | None,
+        typer.Option("--seconds-per-step", min=0, help="Of one optimizer step: says what the search costs in hours."),
+    ] = None,
+    report_seconds: Annotated[
+        float, typer.Option("--seconds-per-report", min=0, help="Of one evaluation, for the same.")
+    ] = 0.0,
     plot: Annotated[Path | None, typer.Option(help="Write a plot of who has found the target by when (.svg).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of made-up curves.")] = 0,
     recorded: Annotated[str, typer.Option("--from", metavar="STUDY", help="Take this study's runs as the table.")] = "",
@@ -52,6 +59,7 @@ def rehearse(
 ) -> None:
     """Run whole searches in virtual time, on recorded or made-up curves, to see what a budget buys."""
     from rankray import logs
+    from rankray.rehearse.cost import gpus_of_trial, hours, run_hours
     from rankray.rehearse.summary import compare, finite, random_median
     from rankray.report.rehearsals import reached_plot, rehearsal_view
 
@@ -75,8 +83,15 @@ def rehearse(
     if plot is not None:
         plot.write_text(reached_plot(done, [world.share for world in worlds], is_synthetic=_is_made_up(worlds)))
         say(f"plot: {plot}", as_json)
+    cost: dict[str, dict[str, Any]] = {}
+    if step_seconds is not None:
+        run = run_hours(config, step_seconds, report_seconds)
+        cost = {s.name: hours(config, s.quantile("spent", 0.5), s.quantile("wall", 0.5), run) for s in done}
     if not as_json:
         console().print(rehearsal_view(done, worlds, slots, random_median(worlds)))
+        for each, found in cost.items():
+            gpus = f", {found['gpu']:.3g} GPU-hours" if gpus_of_trial(config) else ""
+            say(f"{each}: a full run takes {found['run']:.2g} h, the search {found['wall']:.3g} h{gpus}")
         return
     targets = {world.name: world.target for world in worlds}
     shown: dict[str, Any] = {
@@ -86,7 +101,12 @@ def rehearse(
         "shares": {world.name: round(world.share, 6) for world in worlds},
         "synthetic": _is_made_up(worlds),
         "random_median": finite(random_median(worlds)),
-        "strategies": [each.to_json() | {"busy_share": round(each.busy_share(slots), 4)} for each in done],
+        "strategies": [
+            each.to_json()
+            | {"busy_share": round(each.busy_share(slots), 4)}
+            | ({"hours": cost[each.name]} if cost else {})
+            for each in done
+        ],
     }
     print(json.dumps(shown))
 

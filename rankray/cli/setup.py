@@ -149,11 +149,15 @@ def _print(found: Preview) -> None:
     from rich.text import Text
 
     from rankray.data.lengths import table_lines
+    from rankray.errors import listed
 
     screen = console()
     coloured = screen.color_system is not None
     for source, form in found.formats.items():
-        say(f"data.{found.split}: {source}: format {form}")
+        unused = found.unused.get(source)
+        say(
+            f"data.{found.split}: {source}: format {form}" + (f"; columns not used: {listed(unused)}" if unused else "")
+        )
     say(f"EOS token: {found.eos or 'none'}")
     if found.template:
         say(f"chat template: {' '.join(found.template.split())[:200]}")

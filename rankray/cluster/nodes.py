@@ -25,6 +25,7 @@ from rankray.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
+LOOPBACK = "127.0.0.1"
 ASK_SECONDS = 120.0
 """How long a node may take to answer; a process has to start there first."""
 
@@ -63,8 +64,14 @@ def nodes() -> list[Node]:
 
 
 def names_of(ids: Sequence[str]) -> str:
-    """Return the names of some nodes, as `Node.name` has them, with commas between them."""
-    names = {each["NodeID"]: _name(each) for each in ray.nodes()}  # type: ignore[no-untyped-call]
+    """Return the names of some nodes, as `Node.name` has them, with commas between them.
+
+    A Ray of the search's own is one node, which has another id at every launch: it is named by its host.
+    """
+    names = {
+        each["NodeID"]: each["NodeManagerHostname"] if each["NodeManagerAddress"] == LOOPBACK else _name(each)
+        for each in ray.nodes()  # type: ignore[no-untyped-call]
+    }
     return ", ".join(names.get(node, node[:8]) for node in ids)
 
 

@@ -30,6 +30,9 @@ FORMS = (
     ".zst), a directory of them, or a pattern such as data/*.jsonl"
 )
 
+ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files in a directory of data that describe the others: of `datasets`, and of LLaMA-Factory."""
+
 
 class Rows(list[Row]):
     """The rows of a source, each with its place.
@@ -87,6 +90,7 @@ def files_of(source: str, where: str) -> list[Path]:
     path = Path(source)
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.is_file() and ending(file) in READERS]
+        found = [file for file in found if file.name not in ABOUT_DATA]
     elif is_pattern(source) and not path.is_file():
         begin = Path(path.anchor) if path.anchor else Path()
         found = [file for file in begin.glob(str(path.relative_to(begin))) if file.is_file()]

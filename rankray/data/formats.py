@@ -3,9 +3,10 @@
 name                columns                                         example
 `columns`           as `data.prompt` and `data.completion` name     the two templates
 `prompt_completion` prompt, completion: texts or lists of turns     as they are
-`messages`          messages (or the column `data.messages` names)  a conversation of {role, content}
+`messages`          messages (or the column `data.messages` names)  a conversation of {role, content}; any one column of
+                                                                    turns is recognised
 `sharegpt`          conversations: {from, value}; system, tools     a conversation
-`alpaca`            instruction, output; input, system              Stanford's template
+`alpaca`            instruction, output; input (or context), system Stanford's template
 `text`              text                                            the whole text is trained on
 
 A new form is one entry of `FORMATS`; `data.format` allows its keys, `auto` and `columns`.
@@ -13,11 +14,14 @@ A new form is one entry of `FORMATS`; `data.format` allows its keys, `auto` and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from rankray.config.sections import DataSection
+from rankray.data import guess
 from rankray.data.chat import Example, conversation, short
+from rankray.data.files import place_of
 from rankray.data.parse import Row
 from rankray.errors import DataError, listed
 
@@ -31,6 +35,8 @@ ALPACA_WITHOUT_INPUT = (
 """Source: the training code of Stanford Alpaca."""
 CHAT_COLUMNS = ("messages", "conversations", "conversation")
 ANSWERS = ("output", "response", "answer")
+BESIDE_TURNS = ("tools", "functions", "system", "system_prompt")
+FIELD = re.compile(r"(?<!\{)\{([^{}]+)\}(?!\})")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
 
@@ -64,7 +70,10 @@ def recognise(rows: Sequence[Row], data: DataSection, source: str = "data.train"
         return "columns"
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if {"prompt", "completion"} <= set(columns):
+        _refuse_disliked(rows, source)
         return "prompt_completion"
+    if is_preference(columns):
+        raise DataError(f"{source}: {_preference(rows, columns)}")
     for column in CHAT_COLUMNS:
         if column in columns:
             return "sharegpt" if _first(rows, column, "from") else "messages"
@@ -72,24 +81,82 @@ def recognise(rows: Sequence[Row], data: DataSection, source: str = "data.train"
         return "alpaca"
     if "text" in columns:
         return "text"
-    if "prompt" in columns or "completion" in columns:
+    turns = guess.turn_columns(rows)
+    if len(turns) == 1 and turns != ["prompt"]:
+        return "sharegpt" if _first(rows, turns[0], "from") else "messages"
+    if ("prompt" in columns or "completion" in columns) and not turns and guess.templates_of(rows) is None:
         return "columns"  # half of the default templates: the error names the missing column and the nearest
-    raise DataError(f"{source}: {_unknown(columns)}")
+    raise DataError(f"{source}: {_unknown(rows, columns, turns)}")
 
 
-def _unknown(columns: list[str]) -> str:
-    if {"chosen", "rejected"} <= set(columns):
-        return (
-            f"a preference set (columns {listed(columns)}), not one for fine-tuning; allowed are prompts with one "
-            "answer; name the answer with data.completion: '{chosen}', or give another file"
+def is_preference(columns: Sequence[str]) -> bool:
+    """Whether these are the columns of pairs of a better and a worse answer."""
+    return {"chosen", "rejected"} <= set(columns)
+
+
+def _preference(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """Return why a preference set is none for fine-tuning, and how its better answers can be used."""
+    prompt = "data.prompt: '{prompt}\\n' and " if "prompt" in columns else ""
+    hint = (
+        "data.messages: chosen"
+        if guess.first_turn(rows, "chosen") is not None
+        else f"{prompt}data.completion: '{{chosen}}'"
+    )
+    return (
+        f"a preference set (columns {listed(columns)}), not one for fine-tuning; allowed are prompts with one answer; "
+        f"name the better answer with {hint}, or give another file"
+    )
+
+
+def _refuse_disliked(rows: Sequence[Row], source: str) -> None:
+    """Refuse answers that are marked as bad, as sets for KTO mark them."""
+    bad = [index for index, row in enumerate(rows) if row.get("label") is False]
+    if bad and all(isinstance(row.get("label"), bool) for row in rows):
+        raise DataError(
+            f"{source}: {place_of(rows, bad[0])} has an answer that is marked as bad (label: false, {len(bad)} of "
+            f"{len(rows)} rows); allowed are answers to learn from; leave the others out with data.where: "
+            "{label: true}, or set data.format: prompt_completion to train on all"
         )
-    question = next((name for name in columns if name.lower() in ("question", "query", "input", "problem")), None)
-    answer = next((n for n in columns if n.lower() in ("answer", "output", "response", "solution", "target")), None)
-    hint = f"data.prompt: '{{{question or 'COLUMN'}}}\\n' and data.completion: '{{{answer or 'COLUMN'}}}'"
+
+
+def _unknown(rows: Sequence[Row], columns: list[str], turns: list[str]) -> str:
+    found = guess.templates_of(rows)
+    if turns:
+        what = "columns of turns" if len(turns) > 1 else "a column of turns without answers"
+        return (
+            f"{what} ({listed(turns)}) and no completion; allowed is a conversation with the assistant's turns; name "
+            "the column with data.messages"
+        )
+    nested = guess.nested_column(rows)
+    if found is None and nested is not None:
+        return (
+            f"no known format has the columns {listed(columns)}, and {nested[0]!r} holds {nested[1]}; allowed are "
+            "lists of {role, content} or {from, value}, or columns of text; convert it, and name the column of turns "
+            "with data.messages, or those of text with data.prompt and data.completion"
+        )
+    templates = found or {"prompt": "{COLUMN}\n", "completion": "{COLUMN}"}
+    hint = " and ".join(f"data.{name}: {text!r}" for name, text in templates.items())
     return (
         f"no known format has the columns {listed(columns) or 'of an empty row'}; recognised are prompt and "
         f"completion, messages, conversations, instruction and output, text; write {hint}"
     )
+
+
+def unused_columns(form: str, rows: Sequence[Row], data: DataSection) -> list[str]:
+    """Return the columns with values that nothing of an example is made from."""
+    answer = next((name for name in ANSWERS if any(row.get(name) is not None for row in rows)), ANSWERS[0])
+    has_input = any("input" in row for row in rows)
+    used = {
+        "columns": [name.rstrip("?") for text in (data.prompt, data.completion) for name in FIELD.findall(text)],
+        "prompt_completion": ["prompt", "completion", "tools"],
+        "messages": [chat_column(rows, data), *BESIDE_TURNS],
+        "sharegpt": [chat_column(rows, data), *BESIDE_TURNS],
+        "alpaca": ["instruction", "input" if has_input else "context", answer, "system", "system_prompt"],
+        "text": ["text"],
+    }[form]
+    known = {*used, data.weight_column, data.token_weights, *(data.where or {})}
+    names = list(dict.fromkeys(name for row in rows for name in row if row[name] not in (None, "", [])))
+    return [name for name in names if name not in known]
 
 
 def example_of(form: str, row: Row, place: str, reading: Reading) -> Example:
@@ -106,7 +173,8 @@ def chat_column(rows: Sequence[Row], data: DataSection) -> str:
     if data.messages is not None:
         return data.messages
     columns = {column for row in rows for column in row}
-    return next((column for column in CHAT_COLUMNS if column in columns), "messages")
+    named = next((column for column in CHAT_COLUMNS if column in columns), None)
+    return named or next(iter(guess.turn_columns(rows)), "messages")
 
 
 def _prompt_completion(row: Row, place: str, reading: Reading) -> Example:
@@ -125,7 +193,15 @@ def _prompt_completion(row: Row, place: str, reading: Reading) -> Example:
 def _messages(row: Row, place: str, reading: Reading) -> Example:
     _refuse_media(row, place, reading)
     turns = row.get(reading.messages)
-    return conversation(turns, reading.where, place, row.get("tools"), row.get("system"))
+    tools = row.get("tools") or _as_tools(row.get("functions"))
+    return conversation(turns, reading.where, place, tools, row.get("system") or row.get("system_prompt"))
+
+
+def _as_tools(functions: Any) -> Any:
+    """Return OpenAI's first form of tools in its present one."""
+    if not isinstance(functions, list):
+        return functions
+    return [{"type": "function", "function": each} if isinstance(each, dict) else each for each in functions]
 
 
 def _alpaca(row: Row, place: str, reading: Reading) -> Example:
@@ -133,12 +209,13 @@ def _alpaca(row: Row, place: str, reading: Reading) -> Example:
     if row.get("history"):
         raise DataError(
             f"{reading.source}: {place} has a history of earlier turns; allowed is one instruction with one "
-            "output; convert the rows to messages"
+            "output; convert the rows to messages, or train without it: data.prompt: '{instruction}\\n{input?}\\n' and "
+            "data.completion: '{output}'"
         )
     instruction = _needed(row, "instruction", place, reading)
     answer = next((name for name in ANSWERS if row.get(name) is not None), ANSWERS[0])
-    given = row.get("input")
-    preamble = row.get("system") or (ALPACA_WITH_INPUT if given else ALPACA_WITHOUT_INPUT)
+    given = row.get("input") if "input" in row else row.get("context")
+    preamble = row.get("system") or row.get("system_prompt") or (ALPACA_WITH_INPUT if given else ALPACA_WITHOUT_INPUT)
     middle = f"### Input:\n{given}\n\n" if given else ""
     prompt = f"{preamble}\n\n### Instruction:\n{instruction}\n\n{middle}### Response:\n"
     return Example(prompt, str(_needed(row, answer, place, reading)))
@@ -179,8 +256,5 @@ def _refuse_media(row: Row, place: str, reading: Reading) -> None:
 
 def _first(rows: Sequence[Row], column: str, key: str) -> bool:
     """Whether the first turn found in a column has a key."""
-    for row in rows:
-        turns = row.get(column)
-        if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-            return turns[0].get(key) is not None
-    return False
+    turn = guess.first_turn(rows, column)
+    return turn is not None and turn.get(key) is not None

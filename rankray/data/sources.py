@@ -29,7 +29,7 @@ from rankray.data.files import (
     read_rows,
     row_parts,
 )
-from rankray.data.formats import recognise
+from rankray.data.formats import recognise, unused_columns
 from rankray.data.mixture import merged, mixed
 from rankray.data.parse import ROWS_AT_A_TIME, Row
 from rankray.data.weights import with_weights
@@ -82,6 +82,7 @@ class Source:
 
     Attributes:
         forms: path -> the form of its rows, for all entries that `examples` has read.
+        unused: path -> the columns that nothing is made from.
 
     Raises:
         DataError: a source that is neither a file nor a dataset's name, or that does not exist.
@@ -101,6 +102,7 @@ class Source:
         self._first = min(limits, default=None)
         self._entries = entries_of(getattr(data, split))
         self.forms: dict[str, str] = {}
+        self.unused: dict[str, list[str]] = {}
         self._origins = [_origin(entry, self._places.source, data, hub) for entry in self._entries]
         mixture = [entry.model_dump(mode="json") for entry in self._entries]
         self.stamp: Any = [[origin.stamp for origin in self._origins], mixture, data.where, self._first]
@@ -143,9 +145,15 @@ class Source:
             rows = chosen(part, self._conditions(entry), self._places.source, must_exist=is_first)
             if is_first:
                 form = recognise(rows or part, given, self._places.source)
-                self.forms[entry.path], data = form, given.model_copy(update={"format": form})
+                self._note(entry, form, rows or part, given)
+                data = given.model_copy(update={"format": form})
             if rows:
                 yield from self._placed(rows, data)
+
+    def _note(self, entry: SourceSection, form: str, rows: Rows, data: DataSection) -> None:
+        self.forms[entry.path] = form
+        known = self.unused.setdefault(entry.path, [])
+        known += [name for name in unused_columns(form, rows, data) if name not in known]
 
     def _section(self, entry: SourceSection) -> DataSection:
         own = {name: getattr(entry, name) for name in ("format", "prompt", "completion", "messages")}
@@ -164,7 +172,7 @@ class Source:
         for table in origin.tables():
             rows = chosen(table, self._conditions(entry), self._places.source)
             if rows:
-                self.forms[entry.path] = recognise(rows, data, self._places.source)
+                self._note(entry, recognise(rows, data, self._places.source), rows, data)
                 found += self._placed(rows, data)
         if not found:
             raise self._nothing_left(entry)

@@ -164,15 +164,15 @@ def load_split(
         return Split(table_in_memory(make()), read, limit)
     made_from = [source.stamp, form, limit, rules, transformers.__version__]
     table = shared_table(made_from, make)
-    if WEIGHTS not in table.column_names and _may_have_turns(data):  # an earlier version did not know all their marks
+    if WEIGHTS not in table.column_names and _may_read_more(data):
         table = shared_table([*made_from, "turns"], make)
     return Split(table, read, limit)
 
 
-def _may_have_turns(data: DataSection) -> bool:
-    """Whether examples may be conversations, as far as the fields say."""
+def _may_read_more(data: DataSection) -> bool:
+    """Whether examples may be of a form of which earlier versions did not read everything: marks of turns, contexts."""
     is_templated = (data.prompt, data.completion) != ("{prompt}", "{completion}") and data.messages is None
-    return data.format not in ("columns", "alpaca", "text") and not (data.format == "auto" and is_templated)
+    return data.format not in ("columns", "text") and not (data.format == "auto" and is_templated)
 
 
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.evaluation import AlsoSection
@@ -127,19 +128,19 @@ def _choices(
     for begin in range(0, most * ranks.largest(len(questions)) if ranks.in_step else len(asked), size):
         batch = asked[begin : begin + size]
         scores += _likelihoods(model, tokenizer, batch or rows[0][:1])[: len(batch)]
-    held: dict[int, tuple[bool, bool]] = {}
+    verdict_Q2 = torch.zeros(len(questions), 2, dtype=torch.float64)
     place = 0
     for index in mine:
         choices, right = questions[index]
         found = scores[place : place + len(choices)]
         place += len(choices)
         norm = [score / max(1, len(choice.encode())) for score, choice in zip(found, choices, strict=True)]
-        held[index] = found.index(max(found)) == right, norm.index(max(norm)) == right
-    verdicts = ranks.merged(held)
+        verdict_Q2[index] = torch.tensor([found.index(max(found)) == right, norm.index(max(norm)) == right])
+    verdict_Q2 = ranks.sum(verdict_Q2).cpu()
     figures: Figures = {}
     for place, name in enumerate(("accuracy", "accuracy_norm")):
         if name in section.metrics:
-            figures |= with_error(name, [float(verdicts[index][place]) for index in range(len(questions))])
+            figures |= with_error(name, verdict_Q2[:, place].tolist())
     return figures
 
 

@@ -88,7 +88,7 @@ class Judge:
             if given is None or wanted is None:
                 verdicts.append(False)
                 continue
-            pair = latex.prepared(given), latex.prepared(wanted)
+            pair = latex.comparable(given, wanted)
             verdicts.append(latex.quickly_same(*pair))
             if verdicts[-1] is None:
                 hard[index] = pair

@@ -8,12 +8,14 @@ kernel that cannot confine a process that way (Linux since 5.13 can) runs no pro
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import re
 import secrets
 import select
+import stat
 import subprocess
 import sys
 import time
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 PROCESSES = 2
 DIRECTORY_BYTES = 64 << 20
 """How much a program may write in all."""
+BLOCK_BYTES = 4096
 LOOK_SECONDS = 0.1
 _FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
@@ -71,10 +74,12 @@ def run_all(section: EvaluateSection, texts: Sequence[str], rows: Sequence[Row])
     if not rows:
         return [], 0
     filled = [{**row, "answer": code_in(text)} for row, text in zip(rows, texts, strict=True)]
-    template = DataSection(train="-", eval="-", format="columns", prompt=section.program, completion="")
-    programs = [str(each.prompt) for each in make_examples(filled, template, Places(prompt="evaluate.program"))]
+    before, answer, after = section.program.rpartition("{answer}")
+    template = DataSection(train="-", eval="-", format="columns", prompt=before + answer, completion=after)
+    places = Places(prompt="evaluate.program", completion="evaluate.program")
+    programs = [(str(each.prompt), str(each.completion)) for each in make_examples(filled, template, places)]
     with ThreadPoolExecutor(PROCESSES) as threads:
-        results = list(threads.map(lambda program: run_program(program, section.code_seconds), programs))
+        results = list(threads.map(lambda parts: run_program(parts[0], section.code_seconds, parts[1]), programs))
     return [result.right for result in results], sum(result.timed_out for result in results)
 
 
@@ -84,21 +89,22 @@ def code_in(text: str) -> str:
     return str(blocks[-1]) if blocks else text
 
 
-def run_program(program: str, seconds: float) -> RunResult:
+def run_program(answer: str, seconds: float, tests: str = "") -> RunResult:
     """Run a program in the sandbox.
 
     Args:
-        program: Python; right if it runs to its end without an exception or an exit.
+        answer: Python; right if it and the tests run to their end without an exception or an exit.
         seconds: the most wall time it may take, and CPU time.
+        tests: what is run after it, in the same namespace.
 
     Raises:
         ConfigError: it cannot be confined here.
     """
     with temporary_directory("rankray-sandbox-") as directory:
-        return _run_in(str(directory), program, seconds)
+        return _run_in(str(directory), {"answer": answer, "tests": tests}, seconds)
 
 
-def _run_in(directory: str, program: str, seconds: float) -> RunResult:
+def _run_in(directory: str, parts: dict[str, str], seconds: float) -> RunResult:
     token = secrets.token_hex(16)
     outcome, written = os.pipe()
     try:
@@ -114,20 +120,21 @@ def _run_in(directory: str, program: str, seconds: float) -> RunResult:
         )
         os.close(written)
         try:
-            return _watched(process, outcome, program, token, seconds, directory)
+            return _watched(process, outcome, parts, token, seconds, directory)
         finally:
             process.kill()
             process.wait()
     finally:
         os.close(outcome)
+        _empty(directory)
 
 
 def _watched(
-    process: subprocess.Popen[bytes], outcome: int, program: str, token: str, seconds: float, directory: str
+    process: subprocess.Popen[bytes], outcome: int, parts: dict[str, str], token: str, seconds: float, directory: str
 ) -> RunResult:
     assert process.stdin is not None
     try:
-        process.stdin.write(json.dumps({"program": program, "token": token, "seconds": seconds}).encode())
+        process.stdin.write(json.dumps({**parts, "token": token, "seconds": seconds}).encode())
         process.stdin.close()
     except OSError as error:
         logger.debug("the sandbox ended before it had its program: %s", error)
@@ -139,7 +146,7 @@ def _watched(
             said += part
             if not part:
                 break
-        elif _bytes_below(directory) > DIRECTORY_BYTES:
+        elif _bytes_below(directory) + _bytes_held(process.pid) > DIRECTORY_BYTES:
             logger.debug("a program wrote more than %d bytes and was stopped", DIRECTORY_BYTES)
             return RunResult(right=False)
     else:
@@ -153,11 +160,48 @@ def _watched(
 
 
 def _bytes_below(directory: str) -> int:
-    total = 0
-    for place, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(place, name)).st_size
-            except OSError as error:
-                logger.debug("%s went away while it was measured: %s", name, error)
+    """Return how much lies in a directory, each entry a block at least; too much where it is too deep to see."""
+    total, places = 0, [directory]
+    while places and total <= DIRECTORY_BYTES:
+        try:
+            for entry in os.scandir(places.pop()):
+                total += max(BLOCK_BYTES, entry.stat(follow_symlinks=False).st_size)
+                if entry.is_dir(follow_symlinks=False):
+                    places.append(entry.path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return DIRECTORY_BYTES + 1
+            logger.debug("a directory went away while it was measured: %s", error)
     return total
+
+
+def _bytes_held(process: int) -> int:
+    """Return how much lies in files that a process has deleted, but has open."""
+    total = 0
+    try:
+        for entry in os.scandir(f"/proc/{process}/fd"):
+            found = os.stat(entry.path)
+            total += found.st_size if stat.S_ISREG(found.st_mode) and not found.st_nlink else 0
+    except OSError as error:
+        logger.debug("the open files of %d went away while they were measured: %s", process, error)
+    return total
+
+
+def _empty(directory: str) -> None:
+    """Delete what is in a directory however deep it is: what is below is moved up before a directory is emptied."""
+    number, prefix, places = 0, os.path.join(directory, secrets.token_hex(8)), [directory]
+    try:
+        while places:
+            place = places.pop()
+            os.chmod(place, 0o700)
+            for entry in list(os.scandir(place)):
+                if entry.is_dir(follow_symlinks=False):
+                    number += 1
+                    places.append(f"{prefix}-{number}")
+                    os.rename(entry.path, places[-1])
+                else:
+                    os.unlink(entry.path)
+            if place != directory:
+                os.rmdir(place)
+    except OSError as error:
+        logger.debug("%s is left behind: %s", directory, error)

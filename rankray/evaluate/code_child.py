@@ -1,28 +1,41 @@
 """The sandbox in which one program runs. It is run as a file, and imports nothing of rankray.
 
-Standard input brings one JSON object: `program`, `token`, `seconds`. Before the program starts, this process gives up
-what it could do harm with, none of which it can take back:
+Standard input brings one JSON object: `answer` and `tests`, the two parts of the program, `token`, `seconds`. Before
+the program starts, this process gives up what it could do harm with, none of which it can take back:
 
     limits       address space, CPU seconds, size of a file, open files, no core dumps
     privileges   all capabilities dropped, and none gained by running something (`no_new_privs`)
     landlock     reads only Python and the system's libraries, writes only in its own directory, no TCP
-    seccomp      no sockets, no processes (threads only), no signals to others, no other process's memory or limits, no
-                 changes of owners, modes and times, no io_uring
+    seccomp      no sockets, no processes (threads only), no signals to others, neither sent nor arranged for (the
+                 owner of a file), no other process's memory or limits, no changes of owners, modes and times, no
+                 io_uring
 
 The program is right if it runs to its end: then, and only then, the token is written to the file descriptor given as
-the first argument. A program that sets out to find the token can; the sandbox protects the machine, not the score.
+the first argument. The two parts are compiled apart, so that the answer cannot swallow the tests. Between them what the
+tests rely on is put back as it was: built-in names, the modules that they import, tracing. What they compare must not
+be equal to everything. The token is known to a thread alone, which writes it once the main thread has left the program.
+That stops an answer that claims to be right; one that takes the interpreter apart can still do so.
 """
 
 from __future__ import annotations
 
+import ast
+import builtins
 import ctypes
+import importlib
+import itertools
 import json
 import os
 import platform
 import resource
 import struct
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
 
 MEMORY_BYTES = 1 << 30
 FILE_BYTES = 16 << 20
@@ -47,6 +60,12 @@ ARCHITECTURES = {  # audit architecture, clone, clone3, prlimit64, and what is r
 truncate, (f)chmod(at), (l/f)chown(at), set/removexattr, utime(ns)(at), ptrace, process_vm_*, process_m*, unshare,
 setns, mount, umount, io_uring_setup, memfd_create, setrlimit, setpriority, ioprio_set, sched_set*, move/migrate_pages,
 System V and POSIX queues, keys, bpf, perf_event_open, userfaultfd."""
+
+FCNTL = {"x86_64": (72, 16), "aarch64": (25, 29)}
+"""Numbers of fcntl and ioctl."""
+SIGNALLED_BY_FILES = (8, 10, 15), (0x8901, 0x8902)
+"""Requests of fcntl (F_SETOWN, F_SETSIG, F_SETOWN_EX) and ioctl (FIOSETOWN, SIOCSPGRP) by which the kernel sends a
+signal, even SIGKILL, to any process of this user."""
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -104,7 +123,8 @@ def confine_files(own: str) -> None:
 
     reads = read_file | read_directory | execute
     libraries = {"/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo"}
-    for path in {sys.prefix, sys.base_prefix, *sys.path, *libraries} - {"", "/"}:
+    installed = {path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")}
+    for path in {sys.prefix, sys.base_prefix, *installed, *libraries} - {"", "/"}:  # not what a .pth file adds
         allow(path, reads)
     for path in ("/dev/null", "/dev/zero", "/dev/urandom"):
         allow(path, read_file | 2)
@@ -131,6 +151,11 @@ def filter_calls() -> None:
     steps += [(equal, 0, 1, clone3), (answer, 0, 0, error | ENOSYS)]  # glibc then uses clone
     steps += [(equal, 0, 4, clone), (load, 0, 0, 16), (any_bit, 1, 0, CLONE_THREAD), (answer, 0, 0, error | EPERM)]
     steps += [(answer, 0, 0, allowed)]
+    for call, requests in zip(FCNTL[machine], SIGNALLED_BY_FILES, strict=True):
+        steps += [(equal, 0, 2 * len(requests) + 2, call), (load, 0, 0, 24)]  # the low half of the second argument
+        for request in requests:
+            steps += [(equal, 0, 1, request), (answer, 0, 0, error | EPERM)]
+        steps += [(answer, 0, 0, allowed)]
     steps += [(equal, 0, 4, prlimit), (load, 0, 0, 16), (equal, 1, 0, 0), (answer, 0, 0, error | EPERM)]
     steps += [(answer, 0, 0, allowed), (answer, 0, 0, allowed)]
     code = b"".join(struct.pack("HBBI", *step) for step in steps)
@@ -139,13 +164,125 @@ def filter_calls() -> None:
     _checked(LIBC.prctl(22, 2, program, 0, 0), "seccomp")
 
 
+def held_back(modules: Iterable[str]) -> Callable[[], None]:
+    """Import what the tests will; return a function that puts it, and the built-in names, back as they are now."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception:
+            continue  # the tests will say so themselves
+    kept = {name: sys.modules[name] for name in modules if name in sys.modules}
+    spaces: list[Any] = [builtins, *kept.values()]
+    for module in kept.values():
+        root = module.__name__.partition(".")[0]
+        classes = [each for each in vars(module).values() if isinstance(each, type)]
+        spaces += [each for each in classes if each.__module__.partition(".")[0] == root and each.__flags__ & (1 << 9)]
+    before = [(space, dict(vars(space))) for space in spaces]
+
+    def put_back() -> None:
+        sys.settrace(None)
+        sys.setprofile(None)
+        sys.modules.update(kept)
+        for space, names in before:
+            for name, value in names.items():
+                if name not in ("__dict__", "__weakref__") and vars(space).get(name) is not value:
+                    setattr(space, name, value)
+
+    return put_back
+
+
+class Checked(ast.NodeTransformer):
+    """Let `==`, `!=` and the assertions of unittest compare only what is not equal to everything."""
+
+    def _checked(self, node: ast.expr) -> ast.expr:
+        return ast.copy_location(ast.Call(ast.Name(CHECK, ast.Load()), [node], []), node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        """Check both sides of `==` and `!=`."""
+        self.generic_visit(node)
+        if any(isinstance(each, ast.Eq | ast.NotEq) for each in node.ops):
+            node.left = self._checked(node.left)
+            node.comparators = [self._checked(each) for each in node.comparators]
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Check what methods such as `assertEqual` are given."""
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Attribute) and node.func.attr.startswith("assert"):
+            node.args = [each if isinstance(each, ast.Starred) else self._checked(each) for each in node.args]
+        return node
+
+
+CHECK = "_rankray_checked"
+PLAIN = (int, float, complex, str, bytes, bool, type(None))
+
+
+def checked(value: Any, depth: int = 0) -> Any:
+    """Return a value; raise an AssertionError where it, or something in it, is equal to an object made just now."""
+    kind = type(value)
+    if kind in PLAIN or depth > 4:
+        return value
+    if kind in (list, tuple, set, frozenset, dict):
+        inner = [*value, *value.values()] if kind is dict else value
+        for each in itertools.islice(inner, 1000):
+            checked(each, depth + 1)
+        return value
+    try:
+        same = value == object()
+    except Exception:
+        return value
+    assert same is not True, "this is equal to everything"
+    return value
+
+
+def compiled(answer: str, tests: str) -> tuple[CodeType, CodeType, set[str]]:
+    """Return the two parts of a program, each of which must be whole in itself, and what the tests import."""
+    first = compile(answer, "program.py", "exec")
+    tree = ast.parse(tests, "tests.py")
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules.add(node.module)
+    return first, compile(ast.fix_missing_locations(Checked().visit(tree)), "tests.py", "exec"), modules
+
+
+def herald(outcome: int, token: bytes, ended: Any, program: int, here: CodeType) -> None:
+    """Wait, in a thread, until the main thread says that the program has ended; see that it has, and write the token.
+
+    Args:
+        outcome: where to.
+        token: what the parent waits for.
+        ended: two locks: this one is ready, and the program has ended.
+        program: the main thread.
+        here: the code that it runs in once the program has ended.
+    """
+    frames, write, leave, ident = sys._current_frames, os.write, os._exit, threading.get_ident
+    own, hidden = ident(), {"sys._current_frames", "sys._current_exceptions"}
+    hidden |= {f"gc.get_{what}" for what in ("objects", "referrers", "referents")}
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in hidden and ident() != own:
+            raise PermissionError(f"{event} is not for programs")
+
+    sys.addaudithook(refuse)
+    ready, go = ended
+    ready.release()
+    go.acquire()
+    if frames()[program].f_code is here:
+        write(outcome, token)
+        leave(0)
+    leave(1)
+
+
 def main() -> None:
-    """Confine this process, run the program, and write the token where it ran to its end."""
+    """Confine this process, run the program, and let the token be written where it ran to its end."""
     given = json.load(sys.stdin)
-    outcome, token, own = int(sys.argv[1]), given["token"].encode(), os.getcwd()
+    outcome, own = int(sys.argv[1]), os.getcwd()
     sys.stdin.close()
     os.open("/dev/null", os.O_RDONLY)
-    program = compile(given["program"], "program.py", "exec")
+    answer, tests, modules = compiled(given["answer"], given["tests"])
     try:
         limit(given["seconds"])
         drop_privileges()
@@ -154,9 +291,25 @@ def main() -> None:
     except Unavailable as reason:
         os.write(outcome, f"unavailable: {reason}".encode())
         os._exit(UNAVAILABLE)
-    exec(program, {"__name__": "__main__", "__builtins__": __builtins__})
-    os.write(outcome, token)
-    os._exit(0)
+    ready, go = threading.Lock(), threading.Lock()
+    ready.acquire()
+    go.acquire()
+    words = (outcome, given.pop("token").encode(), (ready, go), threading.get_ident(), sys._getframe().f_code)
+    threading.Thread(target=herald, args=words, daemon=True).start()
+    ready.acquire()
+    del words, outcome
+    put_back = held_back(modules)
+    program, wait = ModuleType("__main__"), time.sleep
+    sys.modules["__main__"] = program
+    space: dict[str, Any] = vars(program)
+    space["__builtins__"] = builtins
+    exec(answer, space)
+    put_back()
+    space[CHECK] = checked
+    exec(tests, space)
+    go.release()
+    while True:
+        wait(1.0)
 
 
 if __name__ == "__main__":

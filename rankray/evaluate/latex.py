@@ -7,11 +7,12 @@ algebra: equal texts, two plain numbers, the letters of choices, numbers in diff
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
-from rankray.evaluate.plain import MARK, boxed, number
+from rankray.evaluate.plain import MARK, boxed, number, usual, without_rejected
 
 _SAYS = re.compile(
-    r"(?i)(?:final\s+answer|answer)(?:\s+to\s+[^.:\n]{1,60})?\s*(?:\*\*)?\s*(?:is\b|=|:)\s*:?(?:\*\*)?\s*"
+    r"(?i)(?:final\s+answer|answer|答案)(?:\s+to\s+[^.:\n]{1,60})?\s*(?:\*\*)?\s*(?:is\b|=|:|是|为)\s*:?(?:\*\*)?\s*"
 )
 _INLINE = re.compile(
     r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\s*[\d,.]+\s+[a-z])([^$\n]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
@@ -19,9 +20,20 @@ _INLINE = re.compile(
 _HOPE = re.compile(r"(?is)\.?\s*I hope (?:it|this) is correct.*$")
 _NUMBER = re.compile(r"(?<![\w.])-?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:[eE][-+]?\d+)?%?")
 _CLOCK = re.compile(r"\b\d{1,2}:\d\d\b")
+_RATE = r"(?:[kcm]?m|ft|mi|k?g|mg|mol|k?J|k?W|N|m?L|k?cal|e?V|C|A|erg)"
 _UNIT = re.compile(
     r"(?<=[\d}])\s*(?:\\text|\\mathrm|\\mbox)\s*\{\s*[^{}]*\}(?:\^\{?\d\}?)?\.?$|(?<=\d)(?:\s+[a-zA-Z]{2,})+\.?$"
+    rf"|(?<=\d)\s*{_RATE}/(?:{_RATE}|s|h|hr|min|K|day|yr)(?:\^\{{?\d\}}?)?\.?$"
 )
+_PERCENT = re.compile(r"(?i)\s*\\text\s*\{\s*percent\s*\}|(?<=\d)\s+percent\b")
+_PHRASE = re.compile(r"(?i)^\\text\s*\{[^{}]*\b(?:answer|thus|therefore|hence|so)\b[^{}]*\}\s*[:=]?\s*(?=\S)")
+_LOOKS = re.compile(
+    r"\\(?:color\s*\{[^{}]*\}|[hv]?phantom\s*\{[^{}]*\}|textcolor\s*\{[^{}]*\}\s*(?=\{)|#)"
+    r"|\\(?:underline|boldsymbol|bm|mathbf)\s*\{([^{}]*)\}"
+)
+_NAMED = re.compile(r"[a-zA-Z]\s*=\s*([^=]+)")
+_BASES = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_HALF_LINE = re.compile(r"([a-z])\s*(<|>|\\leq?(?![a-z])|\\geq?(?![a-z]))\s*([^<>,]+?)")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _JOINED = re.compile(r"[\s$.,;]*(?:and|or|,|\\text\{\s*(?:and|or)\s*\})?[\s$]*")
 
@@ -32,6 +44,7 @@ def final_answer(text: str) -> str | None:
     In this order: the last `\\boxed{}` (several in a row are a list) or what follows `####`, whichever is later; what
     follows "answer is" or "answer:"; the last formula between dollars; the last number; the text.
     """
+    text = usual(text)
     boxes, mark = boxed(text), text.rfind(MARK)
     if boxes and boxes[-1][0] > mark:
         parts = [boxes[-1][2]]
@@ -50,7 +63,7 @@ def final_answer(text: str) -> str | None:
         formula = _INLINE.match(text)
         if formula:
             return next(part for part in formula.groups() if part is not None).strip()
-        return _first_sentence(text) or None
+        return _first_sentence(without_rejected(text)) or None
     formulas = list(_INLINE.finditer(text))
     if formulas:
         return next(part for part in formulas[-1].groups() if part is not None).strip()
@@ -62,13 +75,18 @@ def final_answer(text: str) -> str | None:
 
 def prepared(answer: str) -> str:
     """Return an answer written as math-verify reads it: no units beside numbers, no words around sets, plain signs."""
-    text = answer.strip().strip("$").strip()
+    text = _PHRASE.sub("", usual(answer).strip().strip("$").strip())
     for sign, plain in _SIGNS.items():
         text = text.replace(sign, plain)
     text = re.sub(r"\\(?:displaystyle|textstyle|limits|;|:|quad|qquad)(?![a-zA-Z])", " ", text.replace("\\!", ""))
     text = re.sub(r"\{,\}|(?<=\d)\\,(?=\d{3})", ",", text).replace("\\,", " ")
+    text = re.sub(r"\\lg(?![a-zA-Z])", r"\\log_{10}", _LOOKS.sub(r"\1", text))
+    text = re.sub(r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}", text)
+    text = _half_lines(text)
     text = re.sub(r"\\text(?:bf|rm|it)?\s*\{\s*(?:or|and)\s*\}|(?<=[\d})])\s+(?:or|and)\s+(?=[-\d\\({])", ",", text)
     text = re.sub(r"^[a-zA-Z]\s*(?:\\in|∈)\s*", "", text)
+    text = re.sub(r"^([-\d./\s]+|-?\\frac\{\d+\}\{\d+\})=\s*([a-zA-Z])$", r"\2 = \1", text)
+    text = _PERCENT.sub(r"\\%", text)
     if not _CLOCK.search(text):
         text = _UNIT.sub("", text)
     text = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d+)(?!\w)", r"\1 \\times 10^{\2}", text)
@@ -83,22 +101,37 @@ def prepared(answer: str) -> str:
     return text.rstrip(" .,;").strip()
 
 
+def comparable(given: str, wanted: str) -> tuple[str, str]:
+    """Return two answers, prepared; where only one of them says what is equal to it (`x = 5`), without that name."""
+    given, wanted = prepared(given), prepared(wanted)
+    named = [_NAMED.fullmatch(each) for each in (given, wanted)]
+    if named[0] and "=" not in wanted:
+        return named[0][1], wanted
+    if named[1] and "=" not in given:
+        return given, named[1][1]
+    return given, wanted
+
+
 def quickly_same(given: str, wanted: str) -> bool | None:
     """Whether two prepared answers are the same, where that needs no algebra; None where it does."""
     if _squeezed(given) == _squeezed(wanted):
         return True
-    if _CLOCK.search(given) and _CLOCK.search(wanted):
-        return _squeezed(given).casefold() == _squeezed(wanted).casefold()
+    times = [_CLOCK.search(each) for each in (given, wanted)]
+    if times[0] and times[1]:
+        halves = {found[0] for each in (given, wanted) if (found := re.search(r"[ap](?=\.?m\b)", each.casefold()))}
+        return times[0][0] == times[1][0] and len(halves) < 2
     choices = [re.fullmatch(r"\(?\s*([A-Z])\s*\)?[.:]?", _unwrapped(each)) for each in (given, wanted)]
     if all(choices):
         return choices[0][1] == choices[1][1]  # type: ignore[index]
     if choices[1] and (led := re.match(r"\(([A-Z])\)|([A-Z])[).:]\s", _unwrapped(given))):
         return (led[1] or led[2]) == choices[1][1]
-    bases = [re.fullmatch(r"([0-9A-Fa-f]+)_\{?(?:\\text\{)?(\w+)\}*", _squeezed(each)) for each in (given, wanted)]
+    bases = [_with_base(each) for each in (given, wanted)]
     if bases[0] and bases[1]:
-        return bases[0].groups() == bases[1].groups()
+        return bases[0] == bases[1]
     if bases[1] and not bases[0]:
-        return _squeezed(given) == bases[1][1]
+        return _squeezed(given) == bases[1][0]
+    if _same_share(given, wanted):
+        return True
     values = [None if "%" in each else number(each) for each in (given, wanted)]
     if values[0] is not None and values[1] is not None:
         return values[0] == values[1]
@@ -106,6 +139,42 @@ def quickly_same(given: str, wanted: str) -> bool | None:
     if words[0] is not None or words[1] is not None:
         return words[0] is not None and words[0] == words[1]
     return None
+
+
+def _same_share(given: str, wanted: str) -> bool:
+    """Return whether two answers are the same number, of which one at least has a percent sign: 50 % is 50, and 0.5."""
+    values = [number(each.removesuffix("%").removesuffix("\\")) for each in (given, wanted)]
+    signs = [each.endswith("%") for each in (given, wanted)]
+    if values[0] is None or values[1] is None or not any(signs):
+        return False
+    factor = Fraction(100) ** (signs[0] - signs[1])
+    return values[0] == values[1] or values[0] == values[1] * factor
+
+
+def _with_base(text: str) -> tuple[str, str] | None:
+    """Return the digits and the base of a number such as 1011_2 or 1011_{two}, or None."""
+    found = re.fullmatch(r"([0-9A-Fa-f]+)_\{?(?:\\text\{)?(\w+)\}*", _squeezed(text))
+    if not found:
+        return None
+    base = found[2].casefold()
+    return found[1], str(_BASES.index(base) + 2) if base in _BASES else base
+
+
+def _half_lines(text: str) -> str:
+    """Return `x < a or x > b` as a union of intervals, which is how it is compared; another text as it is."""
+    parts = re.split(r"\s*(?:\\text\s*\{\s*or\s*\}|\bor\b)\s*", text)
+    found = [_HALF_LINE.fullmatch(part.strip()) for part in parts]
+    if len(parts) < 2 or not all(found) or len({each[1] for each in found if each}) > 1:
+        return text
+    lines = []
+    for each in found:
+        assert each is not None
+        closed, end = each[2] not in "<>", each[3].strip()
+        if each[2] == "<" or each[2].startswith("\\le"):
+            lines.append((0, f"(-\\infty,{end}{']' if closed else ')'}"))
+        else:
+            lines.append((1, f"{'[' if closed else '('}{end},\\infty)"))
+    return " \\cup ".join(line for _, line in sorted(lines))
 
 
 def _repeating(found: re.Match[str]) -> str:

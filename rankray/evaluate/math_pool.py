@@ -2,7 +2,9 @@
 
 math-verify limits itself with `signal.alarm`, which raises outside the main thread and does not interrupt a long
 operation of C code; without a limit, simplifying may never end. Here a process that takes longer than `LIMIT_SECONDS`
-is killed and replaced; the answer counts as wrong, and is counted. The processes end with this one.
+is killed and replaced; the answer counts as wrong, and is counted. While the machine is busy, a process that has not
+had so much CPU time yet is given up to `PATIENCE` times as long: a verdict must not depend on what else runs. The
+processes end with this one.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import atexit
 import importlib.util
 import json
 import logging
+import math
 import os
 import queue
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -27,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 PROCESSES = 2
 LIMIT_SECONDS = 5.0
+PATIENCE = 12
 START_SECONDS = 120.0
 """How long a process may take to import what it needs."""
 
@@ -127,13 +132,25 @@ class _Child:
 
     def _line(self, limit_seconds: float) -> str:
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], limit_seconds)
-        if not ready:
-            raise _GaveUp(f"no verdict after {limit_seconds:g} s")
+        begun, ends, wait = self._cpu_seconds(), time.monotonic() + PATIENCE * limit_seconds, limit_seconds
+        while not select.select([self._process.stdout], [], [], wait)[0]:
+            used = self._cpu_seconds() - begun
+            if not used < limit_seconds or time.monotonic() >= ends:
+                raise _GaveUp(f"no verdict after {limit_seconds:g} s")
+            wait = max(limit_seconds - used, 0.05)
         line = self._process.stdout.readline().decode().strip()
         if not line:
             raise _GaveUp("its process died")
         return line
+
+    def _cpu_seconds(self) -> float:
+        """Return the CPU time that the process has had, in seconds; NaN where the system does not say."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError as error:
+            logger.debug("the CPU time of %d is not known: %s", self._process.pid, error)
+            return math.nan
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def require_math_verify() -> None:

@@ -26,6 +26,27 @@ _FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(\d+
 _LATEX = re.compile(r"\\[a-zA-Z]+|[\^_]\s*[{\\]|\^|\\[\[(]")
 _PROSE = re.compile(r"[^\W\d_]{2,}")
 _DOTS = " \t\n.,;:!?*"
+_GROUPED = re.compile(r"([-+]?\s?[$€£]?\d{1,3})((?:[ \u00a0\u202f\u2009'’_]\d{3})+)(\.\d+)?(?=\D*$)")
+_REJECTED = re.compile(
+    rf"[,;]?\s*(?:\b(?:and|but)\s+)?\b(?:not|rather than|instead of)\s+[-$€£]*(?:{_NUMBER})", re.IGNORECASE
+)
+_EITHER = re.compile(rf"(?:{_NUMBER})[^\d=+]{{0,24}}\b(?:or|and)\b[^\d=+]{{0,24}}(?:{_NUMBER})[^\d]*$")
+_CHOICE = re.compile(r"(?:\b(?:option|choice|answer)\s+)?\(?([a-z])(?:\)|[.:]|,(?=\s+(?:since|because|as)\b))(?:\s|$)")
+_CHOSEN = re.compile(r"\b(?:is|option|choice)\s+([a-z])$")
+_TRUTH = ("yes", "no", "true", "false")
+_FORMS = {
+    **{ord(wide): chr(ord(wide) - 0xFEE0) for wide in map(chr, range(0xFF01, 0xFF5F))},
+    **{ord(mark): plain for mark, plain in zip("。、　⁄", "., /", strict=True)},
+    **{ord(sign): f" {each}" for sign, each in zip("½⅓⅔¼¾⅛", ("1/2", "1/3", "2/3", "1/4", "3/4", "1/8"), strict=True)},
+}
+"""Digits, letters and signs of East Asian width -> the usual ones; fractions of one sign -> two numbers."""
+
+
+def usual(text: str) -> str:
+    """Return a text with the usual digits, letters and signs in place of East Asian ones and of fraction signs."""
+    if text.isascii():
+        return text
+    return re.sub(r"(?<=\d)[²³]", lambda found: {"²": "^2", "³": "^3"}[found[0]], text.translate(_FORMS))
 
 
 def boxed(text: str) -> list[tuple[int, int, str]]:
@@ -43,11 +64,21 @@ def boxed(text: str) -> list[tuple[int, int, str]]:
             end += 1
         if not depth:
             found.append((match.start(), end, text[match.end() : end - 1]))
-    return [one for one in found if not any(other[0] < one[0] < other[1] for other in found)]
+    outer = [one for one in found if not any(other[0] < one[0] < other[1] for other in found)]
+    return [(begin, end, _opened(content)) for begin, end, content in outer]
+
+
+def _opened(content: str) -> str:
+    """Return the content of a box without boxes in it, but with what they hold."""
+    for begin, end, inner in reversed(boxed(content)):
+        content = content[:begin] + inner + content[end:]
+    return content
 
 
 def marked(text: str) -> str | None:
     """Return what follows the last `####` on its line or is in the last `\\boxed{}`, the later one; None without."""
+    ended = text.rstrip().removesuffix(MARK)
+    text = ended if MARK in ended else text
     mark, boxes = text.rfind(MARK), boxed(text)
     if mark >= 0 and not (boxes and boxes[-1][0] > mark):
         return (text[mark + len(MARK) :].strip().split("\n", 1) or [""])[0].strip()
@@ -63,10 +94,11 @@ def same(text: str, reference: str) -> bool:
     wanted = answer_of(reference)
     if wanted is None:
         return False
+    text = usual(text)
     if isinstance(wanted, Fraction):
         return _number_in(text) == wanted
     part = marked(text)
-    return wanted in _texts(text if part is None else part)
+    return wanted in _texts(text if part is None else part, wanted)
 
 
 def answer_of(reference: str) -> Answer | None:
@@ -75,8 +107,9 @@ def answer_of(reference: str) -> Answer | None:
     Raises:
         ConfigError: it holds LaTeX that would be misread.
     """
+    reference = usual(reference)
     found = marked(reference)
-    part = _simplified(reference if found is None else found)
+    part = _joined(_simplified(reference if found is None else found))
     if _LATEX.search(part):
         raise ConfigError(
             f"evaluate.answer: auto would misread the reference {_short(reference)!r}, which holds LaTeX; allowed is "
@@ -112,16 +145,44 @@ def number(text: str) -> Fraction | None:
 def _number_in(text: str) -> Answer | None:
     """Return the number that a text gives as its answer, or what stands in its place."""
     found = marked(text)
-    tokens = _TOKEN.findall(_simplified(text if found is None else found))
+    part = without_rejected(_joined(_simplified(text if found is None else found)))
+    tokens = _TOKEN.findall(part)
+    if found is not None and len(tokens) > 1 and not _TOKEN.sub("", part).strip(" ,;\n"):
+        return None
+    either = _EITHER.search(part if found is not None else part.rsplit("\n", 1)[-1])
+    if either and (found is not None or re.search(r"\bor\b", either[0])):
+        return None
     return _value(tokens[-1]) if tokens else None
 
 
-def _texts(part: str) -> set[str]:
-    """Return what a text may give as its answer in words: all of it, or what follows "answer is" or the last colon."""
+def without_rejected(text: str) -> str:
+    """Return a text without numbers that it says are not the answer: "5, not 6" is "5"."""
+    return _REJECTED.sub("", text)
+
+
+def _texts(part: str, wanted: str) -> set[str]:
+    """Return what a text may give as its answer in words: all of it, or what follows "answer is" or the last colon.
+
+    Where a letter is wanted, also the letter of a choice that is written out; where yes or no is, the first word.
+    """
     said = re.split(r"(?i)\banswer(?:\s+is)?\s*:?|:", part)
     tokens = _TOKEN.findall(_simplified(part))
-    last = [str(_value(tokens[-1]))] if tokens else []
-    return {normal(part), normal(_simplified(part)), normal(said[-1]), *map(normal, last)}
+    found = {normal(part), normal(_simplified(part)), normal(said[-1])}
+    found |= {normal(str(_value(token))) for token in tokens[-1:]}
+    lower = part.strip(_DOTS).casefold()
+    if re.fullmatch(r"[a-z]", wanted):
+        found |= {choice[1] for choice in (_CHOICE.match(lower), _CHOSEN.search(lower)) if choice}
+    if wanted in _TRUTH and (first := re.match(r"(\w+)[,.;:!]", lower)):
+        found.add(first[1])
+    return found
+
+
+def _joined(part: str) -> str:
+    """Return an answer in which spaces, apostrophes or underscores between groups of three digits are left out."""
+    found = _GROUPED.match(part.strip())
+    if not found or "/" in part:
+        return part
+    return found[1] + re.sub(r"\D", "", found[2]) + (found[3] or "") + part.strip()[found.end() :]
 
 
 def _value(token: str) -> Answer:
@@ -147,7 +208,7 @@ def _simplified(text: str) -> str:
     text = _FRACTION.sub(lambda found: f" {found[1] or found[2]}/{found[3] or found[4]}", text)
     text = re.sub(r"(-)\s+(?=\d+/\d)", r"\1", text)
     text = re.sub(r"\\(?:left|right|displaystyle|quad|[,; :])", " ", text)
-    text = re.sub(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}", r" \1", text)
+    text = re.sub(r"\\(?:(?:text|math)(?:rm|bf|it)?|mbox|boldsymbol)\s*\{([^{}]*)\}", r" \1", text)
     text = re.sub(r"\^\s*\{([^{}]*)\}", r"^\1", text)
     text = re.sub(r"(\\[a-zA-Z]+)\s*(?:\[[^\]]*\])?\{[^{}]*\}", r"\1 ", text)
     return re.sub(r"\\\(|\\\)|\\\[|\\\]", " ", text)

@@ -69,11 +69,3 @@ class Ranks:
             vector = vector.to(self._device)
             distributed.all_reduce(vector)
         return vector
-
-    def merged(self, part: dict[Any, Any]) -> dict[Any, Any]:
-        """Return the union of all workers' mappings."""
-        if self.size == 1:
-            return part
-        parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, part)
-        return {key: value for each in parts for key, value in each.items()}

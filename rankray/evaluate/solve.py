@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.evaluation import EvaluateSection
@@ -57,9 +58,13 @@ class Solver:
         self.texts = dict(zip(draws, texts, strict=True))
         rows = [self._data.rows[index] for index, _ in draws]
         verdicts, timeouts = judged(self._section, texts, rows)
-        parts = self._ranks.merged(dict(zip(draws, verdicts, strict=True)))
-        self.timeouts += sum(self._ranks.merged({self._ranks.rank: timeouts}).values())
-        return [[parts.get((index, draw), False) for draw in range(samples or 1)] for index in range(count)]
+        found = torch.zeros(count * (samples or 1) + 1, dtype=torch.float64)
+        found[[index * (samples or 1) + draw for index, draw in draws]] = torch.tensor(verdicts, dtype=torch.float64)
+        found[-1] = timeouts
+        found = self._ranks.sum(found).cpu()
+        self.timeouts += int(found[-1])
+        is_right_QS: list[list[bool]] = (found[:-1] > 0).view(count, samples or 1).tolist()
+        return is_right_QS
 
     def _generate(
         self, prompts: list[list[int]], draws: list[tuple[int, int]], sampled: bool, largest_share: int

@@ -74,6 +74,7 @@ class Preview:
     Attributes:
         split: the field of `data`.
         formats: source -> the form of its rows (`rankray.data.formats`).
+        unused: source -> the columns that nothing is made from.
         rows: the examples asked for.
         table: the lengths of all examples; of the first `STREAMED_ROWS` where `data.streaming` is set.
         eos: the tokenizer's EOS token; None for none.
@@ -82,6 +83,7 @@ class Preview:
 
     split: str
     formats: dict[str, str]
+    unused: dict[str, list[str]]
     rows: list[ShownRow]
     table: LengthTable
     eos: str | None
@@ -93,6 +95,7 @@ class Preview:
             "split": self.split,
             "format": ", ".join(dict.fromkeys(self.formats.values())),
             "formats": self.formats,
+            "unused_columns": self.unused,
             "rows": [row.as_json() for row in self.rows],
             "lengths": self.table.as_json(),
             "eos": self.eos,
@@ -136,7 +139,9 @@ def preview(loaded: LoadedConfig, split: str = "train", count: int = 3) -> Previ
     chats = any(p.example.is_chat for p in placed)
     template = tokenizer.chat_template if chats else None
     eos = None if tokenizer.eos_token is None else str(tokenizer.eos_token)
-    return Preview(split, source.forms, rows, length_table(lengths, limit), eos, template and str(template))
+    return Preview(
+        split, source.forms, source.unused, rows, length_table(lengths, limit), eos, template and str(template)
+    )
 
 
 def sources_of(config: Config, split: str) -> list[str]:

@@ -30,7 +30,7 @@ from rankray.data.tokenize import Split
 from rankray.errors import DataError
 from rankray.loss import TokenStats, head_stats
 from rankray.loss.tokens import IGNORED
-from rankray.model.head import HeadInputs, attach_head
+from rankray.model.head import HeadInputs, attach_head, sequences
 from rankray.model.resident import frozen_model, model_stamp
 
 logger = logging.getLogger(__name__)
@@ -182,9 +182,7 @@ def stats_at(base_BT7: Tensor, labels_BT: Tensor) -> TokenStats:
 def base_sequence_nlls(part: dict[str, Any]) -> list[float]:
     """Return the base model's mean NLL of each sequence of a micro batch, in nats."""
     labels_BT = part["labels"]
-    sequence_BT = part.get("seq_idx")
-    if sequence_BT is None:
-        sequence_BT = torch.arange(len(labels_BT), device=labels_BT.device)[:, None].expand_as(labels_BT)
+    sequence_BT = sequences(labels_BT, part)
     mask_BT = labels_BT[:, 1:] != IGNORED
     nll_N, sequence_N = -part[BASE_STATS][:, 1:, 0][mask_BT], sequence_BT[:, 1:][mask_BT]
     return [float(nll_N[sequence_N == sequence].double().mean()) for sequence in torch.unique(sequence_N)]

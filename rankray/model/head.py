@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -96,7 +96,7 @@ def attach_head(model: PreTrainedModel) -> None:
         if head is None:
             return plain_forward(self, *args, **kwargs)
         labels_BT = kwargs.pop("labels")
-        sequence_BT = kwargs.get("seq_idx")
+        sequence_BT = sequences(labels_BT, kwargs)
         kwargs["use_cache"] = False
         wants_router = self.training and getattr(self.config.get_text_config(), "output_router_logits", False)
         if wants_router:
@@ -125,19 +125,36 @@ def _router_loss(text_config: Any, router_logits: Any, attention_mask: Tensor | 
     return cast(Tensor, loss)
 
 
-def gather(hidden_BTH: Tensor, labels_BT: Tensor, sequence_BT: Tensor | None, head: LogitHead) -> HeadInputs:
+def sequences(labels_BT: Tensor, given: Mapping[str, Any]) -> Tensor:
+    """Return which sequence each position of a batch belongs to, numbered from 0.
+
+    Args:
+        labels_BT: the batch's labels.
+        given: its other tensors. Packed rows have `seq_idx`, with TRL 1.10 `position_ids` alone, which begin at 0
+            with each sequence; without either, each row is one sequence.
+    """
+    seq_idx, position_BT = given.get("seq_idx"), given.get("position_ids")
+    if seq_idx is not None:
+        return cast(Tensor, seq_idx)
+    row_BT = torch.arange(len(labels_BT), device=labels_BT.device)[:, None].expand_as(labels_BT)
+    if position_BT is None or position_BT.shape != labels_BT.shape:
+        return row_BT
+    starts_BT = position_BT == 0
+    starts_BT[:, 0] = True
+    return starts_BT.flatten().cumsum(0).view_as(starts_BT) - 1
+
+
+def gather(hidden_BTH: Tensor, labels_BT: Tensor, sequence_BT: Tensor, head: LogitHead) -> HeadInputs:
     """Shift by one, keep the supervised positions and flatten.
 
     Args:
         hidden_BTH: the backbone's last hidden state.
         labels_BT: token ids, -100 at unsupervised positions; the label at t is predicted from the state at t - 1.
-        sequence_BT: which sequence a position belongs to, for packed batches; None: each row is one.
+        sequence_BT: which sequence a position belongs to.
         head: the model's head.
     """
     label_BT = labels_BT[:, 1:]
     mask_BT = label_BT != IGNORED
-    if sequence_BT is None:
-        sequence_BT = torch.arange(len(labels_BT), device=labels_BT.device)[:, None].expand_as(labels_BT)
     return HeadInputs(
         hidden_NH=hidden_BTH[:, :-1][mask_BT],
         label_N=label_BT[mask_BT],

@@ -20,8 +20,8 @@ COLOURS = ("#2b7cd3", "#c8611a", "#1b8a5f", "#b8478c", "#7d62c9", "#8f7016", "#4
 """One per objective; each is told apart from a white and from a nearly black page (3:1 or more)."""
 SCALE = [[0, "#c8611a"], [0.5, "#8a8f98"], [1, "#2b7cd3"]]
 """From bad to good, for values by colour: visible on a white and on a nearly black page."""
-LOG = {"type": "log", "dtick": "D2", "exponentformat": "e"}
-"""A logarithmic axis with labels at 1, 2 and 5."""
+LOG = {"type": "log", "dtick": "D2", "tickformat": "~g"}
+"""A logarithmic axis with labels at 1, 2 and 5; without a format Plotly writes 5 where it means 0.5."""
 BARS_PER_OCTAVE = 2
 """Bars of a stored histogram of S (`rankray.loss.totals`), per doubling of S."""
 MOST_CURVES, MOST_POINTS = 400, 2000
@@ -156,7 +156,7 @@ def rates(overview: Row) -> Chart:
                 traces.append(_points(overview, objective, state, of_it))
     log = overview["space"][RATE].get("log", False)
     layout = {
-        "xaxis": {"title": {"text": "learning rate"}} | (LOG if log else {"type": "linear"}),
+        "xaxis": {"title": {"text": "learning rate"}} | (LOG | {"tickformat": "~e"} if log else {"type": "linear"}),
         "yaxis": {"title": {"text": plotly_text(metric)}},
     }
     note = f"Each point is a trial: filled ones ran to the end, open ones show {metric} where they were pruned."
@@ -239,7 +239,7 @@ def spreads(overview: Row) -> Chart:
         first, shares = trial["spread"]["first"], trial["spread"]["shares"]
         traces.append({
             "type": "bar", "name": f"{label}: trial {trial['number']}", "marker": {"color": colour},
-            "x": [(first + index) / BARS_PER_OCTAVE for index in range(len(shares))], "y": shares, "opacity": 0.75,
+            "x": [(first + index) / BARS_PER_OCTAVE for index in range(len(shares))], "y": shares,
             "text": [f"S about {2 ** ((first + index) / BARS_PER_OCTAVE):.3g}" for index in range(len(shares))],
             "textposition": "none", "hovertemplate": "%{text}: %{y:.1%} of the tokens<extra></extra>",
         })  # fmt: skip
@@ -247,7 +247,7 @@ def spreads(overview: Row) -> Chart:
     every = max(1, (high - low) // 8)
     ticks = list(range(low, high + 1, every))
     layout = {
-        "barmode": "overlay", "bargap": 0.05,
+        "barmode": "group", "bargap": 0.15,
         "xaxis": {
             "title": {"text": "S (logarithmic)"}, "tickvals": ticks,
             "ticktext": [f"{2**tick}" if tick >= 0 else f"1/{2**-tick}" for tick in ticks],

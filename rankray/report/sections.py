@@ -71,7 +71,8 @@ def head(overview: Row, written: str) -> str:
     state = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no trial yet"
     names = (
         ("best", "Best"), ("board", "Leaderboard"), ("rates", "Learning rate"), ("curves", "Curves"),
-        ("importance", "Importance"), ("weights", "Weights"), ("parallel", "Settings"), ("timeline", "Time"),
+        ("importance", "Importance"), ("weights", "Weights"), ("scale", "S"), ("parallel", "Settings"),
+        ("timeline", "Time"),
         ("cost", "Cost"), ("trials", "Trials"), ("lineage", "Lineage"),
     )  # fmt: skip
     links = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name in names)

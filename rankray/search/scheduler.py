@@ -72,7 +72,8 @@ class StoreScheduler(FIFOScheduler):
             again = "resumes" if self._control.interrupted else "continues elsewhere"
             reason = f"{preempted}; it {again} from step {event[OUTCOME]['steps']}"
             self._give_back(trial, number, reason, preempted=True)
-            return TrialScheduler.CONTINUE
+            # The next step ends a drained process. Of an interrupted search nobody waits for that any more.
+            return TrialScheduler.STOP if self._control.interrupted else TrialScheduler.CONTINUE
         else:
             self._complete(number, event[OUTCOME])
         return TrialScheduler.STOP

@@ -1,48 +1,73 @@
-"""Setting examples aside: a search needs data it does not train on, and a single file has none."""
+"""Setting examples aside: a search needs data it does not train on, and often there are none beside what is given."""
 
 from __future__ import annotations
 
 import json
 import random
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from rankray.data.files import FORMS, ending, read_rows
+from rankray.data.files import FORMS, row_parts
+from rankray.data.parse import ROWS_AT_A_TIME
 from rankray.errors import DataError
 
 SHARE = 0.1
 MOST = 1000
 """The most examples that are set aside."""
 SEED = 0
+HELD_OUT = re.compile(r"(?<![a-z])(eval|evaluation|valid|validation|val|dev|held[-_]?out)(?![a-z])")
+TEST = re.compile(r"(?<![a-z])test(?![a-z])")
 
 
-def set_aside(file: Path, directory: Path) -> tuple[Path, Path, int]:
-    """Write two files from one: its rows without the held-out ones, and those.
-
-    Every tenth row at random, at least one and at most `MOST`, with a fixed seed; the order stays as it is.
+def sorted_out(files: Sequence[Path], base: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return which files are trained on, which are held out, and which are for the last word, by their names.
 
     Args:
-        file: a data file.
-        directory: where the two are written, as `NAME.train.jsonl` and `NAME.eval.jsonl`.
+        files: of one directory or pattern.
+        base: the directory; the names below it count.
+    """
+    named = {file: str(file.relative_to(base) if file.is_relative_to(base) else file.name).lower() for file in files}
+    held_out = [file for file, name in named.items() if HELD_OUT.search(name)]
+    test = [file for file, name in named.items() if TEST.search(name) and file not in held_out]
+    return [file for file in files if file not in held_out and file not in test], held_out, test
+
+
+def set_aside(files: Sequence[Path], directory: Path, stem: str) -> tuple[Path, Path, int]:
+    """Write two files from the rows of some: the rows without the held-out ones, and those.
+
+    Every tenth row at random, at least one and at most `MOST`, with a fixed seed; the order stays as it is. Only a part
+    of the rows is in memory.
+
+    Args:
+        files: data files, whose rows have one form.
+        directory: where the two are written, as `STEM.train.jsonl` and `STEM.eval.jsonl`.
+        stem: what their names begin with.
 
     Returns:
         The two files, and how many rows the second has.
 
     Raises:
-        DataError: the file cannot be read, has a single row, or would have to be overwritten.
+        DataError: a file cannot be read, there is a single row, or something would have to be overwritten.
     """
-    rows = read_rows(str(file), "init")
-    if len(rows) < 2:
-        raise DataError(
-            f"init: {str(file)!r} holds one row; needed are two, one to hold out; give --eval, or more rows"
-        )
-    held = set(random.Random(SEED).sample(range(len(rows)), max(1, min(MOST, round(len(rows) * SHARE)))))
-    stem = file.name[: file.name.lower().rindex(ending(file))]
     places = directory / f"{stem}.train.jsonl", directory / f"{stem}.eval.jsonl"
-    for place, kept in zip(places, (False, True), strict=True):
+    for place in places:
         if place.exists():
             raise DataError(f"init: {str(place)!r} exists; allowed is a new file; remove it, or give --eval")
-        lines = [json.dumps(row, ensure_ascii=False, default=str) for i, row in enumerate(rows) if (i in held) == kept]
-        place.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    count = sum(len(part) for file in files for part in row_parts(str(file), "init", ROWS_AT_A_TIME))
+    if count < 2:
+        raise DataError(
+            f"init: {str(files[0])!r} holds one row; needed are two, one to hold out; give --eval, or more rows"
+        )
+    held = set(random.Random(SEED).sample(range(count), max(1, min(MOST, round(count * SHARE)))))
+    number = 0
+    with places[0].open("w", encoding="utf-8") as train, places[1].open("w", encoding="utf-8") as held_out:
+        for file in files:
+            for part in row_parts(str(file), "init", ROWS_AT_A_TIME):
+                for row in part:
+                    line = json.dumps(row, ensure_ascii=False, default=str) + "\n"
+                    (held_out if number in held else train).write(line)
+                    number += 1
     return places[0], places[1], len(held)
 
 

@@ -10,24 +10,20 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rankray.config import load_config
-from rankray.config.sections import DataSection
 from rankray.data.encode import light_tokenizer, measure
-from rankray.data.files import files_of, hub_parts, is_file_source, read_rows
-from rankray.data.formats import recognise
+from rankray.data.files import is_file_source
 from rankray.data.lengths import length_table
 from rankray.data.sources import Source
-from rankray.errors import ConfigError, DataError, UserError, listed
+from rankray.errors import ConfigError, UserError
 from rankray.finetune.preflight import preflight
 from rankray.model.files import context_length, local_model
-from rankray.setup.held_out import halves_of_hub, set_aside
+from rankray.setup.sources import Chosen, Part, choose
 
-QUESTIONS = ("question", "query", "problem", "instruction", "input", "source", "context")
-ANSWERS = ("answer", "solution", "response", "output", "target", "completion", "summary")
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 METRICS = ("nll", "accuracy")
 
@@ -58,6 +54,12 @@ class Answers:
     gpus: int | None = None
     trials: int = 32
 
+    @property
+    def templates(self) -> dict[str, str]:
+        """The templates that the user gave."""
+        given = {"prompt": self.prompt, "completion": self.completion}
+        return {name: text for name, text in given.items() if text is not None}
+
 
 def start(answers: Answers, file: Path, say: Callable[[str], None]) -> None:
     """Write a configuration, checked, and say what was found.
@@ -78,14 +80,8 @@ def start(answers: Answers, file: Path, say: Callable[[str], None]) -> None:
         raise ConfigError(f"init: --metric: got {answers.metric!r}; allowed: {', '.join(METRICS)}; choose one")
     made: list[Path] = []
     try:
-        train, held_out = _sources(answers, file, made, say)
-        parts = [_part(answers, source, say) for source in train]
-        if answers.eval:
-            likes = [replace(parts[i % len(parts)], path=path) for i, path in enumerate(held_out)]
-            held = [_part(answers, each.path, say) if is_file_source(each.path) else each for each in likes]
-        else:
-            held = [replace(part, path=path) for part, path in zip(parts, held_out, strict=True)]
-        file.write_text(_text(answers, file, parts, held), encoding="utf-8")
+        found = choose(answers.train, answers.eval, answers.templates, file.parent, made, say)
+        file.write_text(_text(answers, file, found), encoding="utf-8")
         made.append(file)
         preflight(load_config(file))
     except UserError:
@@ -95,75 +91,8 @@ def start(answers: Answers, file: Path, say: Callable[[str], None]) -> None:
     say(f"wrote {file}")
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One source of training data, its form, and the templates where columns must be named."""
-
-    path: str
-    form: str
-    templates: dict[str, str]
-
-    def section(self) -> DataSection:
-        return DataSection.model_validate(
-            {"train": self.path, "eval": self.path, "format": self.form, "train_on": self.train_on, **self.templates}
-        )
-
-    @property
-    def train_on(self) -> str:
-        return "all" if self.form in ("messages", "sharegpt") else "last"
-
-
-def _sources(answers: Answers, file: Path, made: list[Path], say: Callable[[str], None]) -> tuple[list[str], list[str]]:
-    """Return the training and the held-out sources; files that are written for them are added to `made`."""
-    if answers.eval:
-        return answers.train, answers.eval
-    train, held_out = [], []
-    for source in answers.train:
-        if not is_file_source(source):
-            hub_parts(source, "init")
-            halves = halves_of_hub(source)
-        else:
-            files = files_of(source, "init")
-            if len(files) > 1:
-                raise DataError(
-                    f"init: {source!r} is {len(files)} files; to set examples aside, allowed is one; give --eval"
-                )
-            one, other, count = set_aside(files[0], file.parent)
-            made += [one, other]
-            say(f"set {count} examples aside: {other} is held out, {one} is the rest")
-            halves = str(one), str(other)
-        train.append(halves[0])
-        held_out.append(halves[1])
-    return train, held_out
-
-
-def _part(answers: Answers, train: str, say: Callable[[str], None]) -> _Part:
-    """Look at a source: its form, and templates where columns must be named."""
-    given = {"prompt": answers.prompt, "completion": answers.completion}
-    templates = {name: text for name, text in given.items() if text is not None}
-    if not is_file_source(train):
-        if not templates:
-            say(f"{train}: its columns are seen when it is loaded; look with `rankray preview`")
-        return _Part(train, "columns" if templates else "auto", templates)
-    rows = read_rows(str(files_of(train, "init")[0]), "init")
-    columns = list(rows[0])
-    try:
-        form = "columns" if templates else recognise(rows, _Part(train, "auto", {}).section(), "init")
-    except DataError:
-        lower = {name.lower(): name for name in columns}
-        prompt = next((lower[name] for name in QUESTIONS if name in lower), None)
-        completion = next((lower[name] for name in ANSWERS if name in lower and lower[name] != prompt), None)
-        if prompt is None or completion is None:
-            raise DataError(
-                f"init: {train!r} has the columns {listed(columns)}, and which is asked and which answered is not "
-                "plain; allowed are templates over them; give --prompt '{COLUMN}\\n' --completion '{COLUMN}'"
-            ) from None
-        form, templates = "columns", {"prompt": f"{{{prompt}}}\n", "completion": f"{{{completion}}}"}
-    say(f"{train}: {len(rows)} rows, format {form}" + "".join(f", {k}: {v!r}" for k, v in templates.items()))
-    return _Part(train, form, templates)
-
-
-def _text(answers: Answers, file: Path, parts: list[_Part], held_out: list[_Part]) -> str:
+def _text(answers: Answers, file: Path, found: Chosen) -> str:
+    parts, held_out = found.train, found.held_out
     rows, tokens = _measured(answers, parts, held_out)
     batch = max(1, min(64, 1 << max(0, (rows // 8).bit_length() - 1))) if rows else 64
     gpus = answers.gpus if answers.gpus is not None else int(Path("/dev/nvidia0").exists())
@@ -178,7 +107,7 @@ def _text(answers: Answers, file: Path, parts: list[_Part], held_out: list[_Part
             f"model:\n  path: {_quoted(_portable(answers.model, file, local_model(answers.model) is not None))}",
             *(["  lora: {rank: 16, alpha: 32}   # adapters instead of all weights"] if answers.lora else []),
             "data:",
-            *_data_lines(parts, held_out, file),
+            *_data_lines(found, file),
             *(["  train_on: all   # every assistant turn"] if any(p.train_on == "all" for p in parts) else []),
             f"  max_length: {tokens[2] if tokens else 2048}   # tokens; longer examples are cut{measured}",
             "loss: {objective: rri}",
@@ -199,13 +128,20 @@ def _text(answers: Answers, file: Path, parts: list[_Part], held_out: list[_Part
     )  # fmt: skip
 
 
-def _data_lines(train: list[_Part], held_out: list[_Part], file: Path) -> list[str]:
+def _data_lines(found: Chosen, file: Path) -> list[str]:
     """Return the lines of the splits; a form that all sources have stands in `data` itself, once."""
-    forms = [{"format": part.form, **part.templates} for part in (*train, *held_out)]
+    forms = [{"format": part.form, **part.templates} for part in (*found.train, *found.held_out, *found.test)]
     one_form = all(form == forms[0] for form in forms)
     shared = [f"  {key}: {_quoted(text) if key != 'format' else text}" for key, text in forms[0].items()]
     lines = []
-    for split, parts, remark in (("train", train, ""), ("eval", held_out, "   # never trained on")):
+    splits = (
+        ("train", found.train, ""),
+        ("eval", found.held_out, "   # never trained on"),
+        ("test", found.test, "   # for the last word: only `confirm` and `evaluate --split test` read it"),
+    )
+    for split, parts, remark in splits:
+        if not parts:
+            continue
         paths = [_quoted(_portable(part.path, file, is_file_source(part.path))) for part in parts]
         if one_form and len(parts) == 1:
             lines.append(f"  {split}: {paths[0]}{remark}")
@@ -219,7 +155,7 @@ def _data_lines(train: list[_Part], held_out: list[_Part], file: Path) -> list[s
     return lines
 
 
-def _measured(answers: Answers, parts: list[_Part], held_out: list[_Part]) -> tuple[int, tuple[int, int, int] | None]:
+def _measured(answers: Answers, parts: list[Part], held_out: list[Part]) -> tuple[int, tuple[int, int, int] | None]:
     """Return the training examples, and of all examples' tokens: median, 95 %, and the limit to set; what is known."""
     if not all(is_file_source(part.path) for part in parts):
         return 0, None

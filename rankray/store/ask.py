@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from rankray.config import distributions
 from rankray.config.schema import Config
 from rankray.store.auto import AutoSampler
+from rankray.store.backend import RetryingStorage
 from rankray.store.dry_run import DryRunStorage
 from rankray.store.history import History
 from rankray.store.optuna_private import trial_id
@@ -118,12 +119,20 @@ class Asker:
                 seed_salt = self._driver if twin else seed_salt
                 continue
             try:
-                self._storage.set_trial_user_attr(trial_id(trial), READY, True)
-                return trial
+                return self._ready(trial)
             except optuna.exceptions.UpdateFinishedTrialError:
                 logger.debug("trial %d: another driver declared this one dead and discarded it", trial.number)
                 self._history.refresh()
         return None
+
+    def _ready(self, trial: FrozenTrial) -> FrozenTrial:
+        """Write that a trial's place was judged; return it as it then is in the store."""
+        if isinstance(self._storage, RetryingStorage) and self._storage.write_step(trial_id(trial), READY, True):
+            self._history.wrote(trial.number, READY, True)
+            return self._history.trials[trial.number]
+        self._storage.set_trial_user_attr(trial_id(trial), READY, True)
+        self._history.written.add(trial.number)
+        return trial
 
     @property
     def plan_is_done(self) -> bool:

@@ -59,7 +59,7 @@ SPREAD = 8
 """Random settings of which each of the first ones is chosen, so that they lie apart."""
 EXPLORED = 1 / 4
 """The part of the budget that may be spent on branches that nobody has tried."""
-WORSE_PART = 0.25
+WORSE_PART = 0.5
 """The part of the runs, the worst ones, that does not say how far good ones lie apart."""
 BEST_SCORE = 4.0
 METRIC_SHARE = 0.7
@@ -259,7 +259,7 @@ def run_values(seen: Sequence[FrozenTrial], metric: str, sign: float) -> Array:
 def scores(values: Array) -> Array:
     """Return values, larger is better, as deviations from their mean in standard deviations; NaN stays NaN.
 
-    Before, they are measured by mean and standard deviation of the better three quarters of them, what lies more than
+    Before, they are measured by mean and standard deviation of the better half of them, what lies more than
     one of these below is taken closer by a logarithm (1 + ln(1 + d) for 1 + d), and the best are cut at BEST_SCORE.
     """
     there = values[~np.isnan(values)]

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -32,6 +32,7 @@ from rankray.store.delegating import DelegatingStorage
 from rankray.store.failures import REFUSED, TRANSIENT, WORDS, driver_error, kind_of
 from rankray.store.journal import journal_lock
 from rankray.store.lines import CheckedJournal
+from rankray.store.postgresql import create_running
 from rankray.store.urls import StoreURL, masked, parse_url, scrub
 
 logger = logging.getLogger(__name__)
@@ -201,6 +202,13 @@ class RetryingStorage(DelegatingStorage):
         return database is not None and bool(
             self._call(optuna_private.write_step, database, trial, key, record, step, value)
         )
+
+    @override
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        if template_trial is None or template_trial.state != TrialState.RUNNING or self.database is None:
+            return super().create_new_trial(study_id, template_trial)
+        created = self._call(create_running, self.database, study_id, template_trial)
+        return super().create_new_trial(study_id, template_trial) if created is None else created
 
     @override
     def _call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

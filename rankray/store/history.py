@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.store.backend import RetryingStorage
 from rankray.store.optuna_private import trial_id
-from rankray.store.records import POINT, with_marks, with_values
+from rankray.store.records import POINT, has_steps, with_marks, with_values
 
 SHOWN = 250
 """How many finished trials TPE is shown at most: the least number of which it takes BEST as good."""
@@ -179,6 +179,10 @@ class History:
         whole = set(self.whole)
         early = [each.number for each in self.trials if each.state.is_finished() and each.number not in whole]
         return [self.trials[number] for number in sorted(whole | self.unfinished | set(early[-SHOWN_OTHERS:]))]
+
+    def first_without_steps(self) -> int | None:
+        """Return the lowest number of an unfinished trial that has reported nothing yet; None where there is none."""
+        return next((number for number in sorted(self.unfinished) if not has_steps(self.trials[number])), None)
 
     def _ended(self, trial: FrozenTrial) -> None:
         self.unfinished.discard(trial.number)

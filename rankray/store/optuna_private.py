@@ -11,8 +11,11 @@ from __future__ import annotations
 import collections
 import functools
 import json
+import math
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study._frozen import FrozenStudy
@@ -102,9 +105,89 @@ def changed_trials(database: RDBStorage, study_id: int, unfinished: set[int], la
     """Return a study's trials of the ids `unfinished`, and those of ids above `last`.
 
     It is what Optuna's own cache asks of a database. `BaseStorage.get_all_trials` is public; on the cached storage it
-    also copies and sorts all trials at each reading.
+    also copies and sorts all trials at each reading. PostgreSQL is asked in one statement instead of Optuna's seven.
     """
-    return database._get_trials(study_id, None, unfinished, last)
+    if engine_of(database).name == "postgresql":
+        asked = {"study": study_id, "ids": sorted(unfinished), "last": last}
+        with _single_statements(engine_of(database)).connect() as connection:
+            found = connection.execute(_trials_statement(), asked).all()
+        if found:
+            return [_trial_of(row) for row in found]
+    return database._get_trials(study_id, None, unfinished, last)  # it also says if the study is gone
+
+
+@functools.cache
+def _trials_statement() -> Any:
+    """Return what reads trials with all that belongs to them, each kind of it as one JSON array."""
+    from optuna.storages._rdb import models
+    from sqlalchemy import JSON, bindparam, func, or_, select
+    from sqlalchemy.dialects.postgresql import aggregate_order_by
+
+    trials = models.TrialModel.__table__
+
+    def gathered(model: Any, *names: str) -> Any:
+        table = model.__table__
+        [key] = table.primary_key.columns
+        entry = func.json_build_array(*(table.c[name] for name in names))
+        entries = func.json_agg(aggregate_order_by(entry, key), type_=JSON)
+        return select(entries).where(table.c.trial_id == trials.c.trial_id).scalar_subquery()
+
+    return (
+        select(
+            trials.c.trial_id,
+            trials.c.number,
+            trials.c.state,
+            trials.c.datetime_start,
+            trials.c.datetime_complete,
+            gathered(models.TrialValueModel, "objective", "value", "value_type"),
+            gathered(models.TrialParamModel, "param_name", "param_value", "distribution_json"),
+            gathered(models.TrialUserAttributeModel, "key", "value_json"),
+            gathered(models.TrialSystemAttributeModel, "key", "value_json"),
+            gathered(models.TrialIntermediateValueModel, "step", "intermediate_value", "intermediate_value_type"),
+        )
+        .where(
+            trials.c.study_id == bindparam("study"),
+            or_(trials.c.trial_id.in_(bindparam("ids", expanding=True)), trials.c.trial_id > bindparam("last")),
+        )
+        .order_by(trials.c.trial_id)
+    )
+
+
+def _trial_of(row: Any) -> FrozenTrial:
+    """Return the trial of a row of `_trials_statement`, as `RDBStorage` makes it of its models."""
+    identity, number, state, start, complete, values, params, user, system, steps = row
+    kinds = {name: _distribution(text) for name, _, text in params or ()}
+    return FrozenTrial(
+        number=number,
+        state=state,
+        value=None,
+        values=[_figure(*each) for _, *each in sorted(values)] if values else None,
+        datetime_start=_local(start),
+        datetime_complete=_local(complete),
+        params={name: kinds[name].to_external_repr(value) for name, value, _ in params or ()},
+        distributions=kinds,
+        user_attrs={key: json.loads(value) for key, value in user or ()},
+        system_attrs={key: json.loads(value) for key, value in system or ()},
+        intermediate_values={step: _figure(*each) for step, *each in steps or ()},
+        trial_id=identity,
+    )
+
+
+@functools.lru_cache(1024)
+def _distribution(text: str) -> BaseDistribution:
+    return json_to_distribution(text)
+
+
+def _figure(value: float | None, kind: str) -> float:
+    return _NOT_FINITE[kind] if value is None else float(value)
+
+
+_NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
+
+
+def _local(utc: datetime | None) -> datetime | None:
+    """Return a naive time in UTC as a naive local one; Optuna stores the one and shows the other."""
+    return None if utc is None else utc.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
 def has_newer_trial(database: RDBStorage, study_id: int, last: int) -> bool:

@@ -180,6 +180,11 @@ def steps_of(trial: FrozenTrial) -> dict[int, StepRecord]:
     return {step: StepRecord.from_json(step, found[step]) for step in sorted(found)}
 
 
+def has_steps(trial: FrozenTrial) -> bool:
+    """Return whether a step of a trial was reported, without reading the record."""
+    return any(key.startswith(STEP) for key in trial.user_attrs)
+
+
 def end_of(trial: FrozenTrial) -> dict[str, Any]:
     """Return how a trial ended where no step record says so: its `state`, maybe `value`, `metrics` and `reason`."""
     end = mapping(trial.user_attrs.get(END))

@@ -361,10 +361,9 @@ class StudyStore(StudyAccounts):
         """Commit a step that goes on, and its intermediate value, in one write where the store can; return whether."""
         value = record.metrics.get(self.config.study.metric)
         step = None if value is None else record.step
-        if not self.storage.write_step(trial_id(trial), key, stored, step, value):
-            return False
-        self._history.wrote(trial.number, key, stored, step, value)
-        return True
+        if done := self.storage.write_step(trial_id(trial), key, stored, step, value):
+            self._history.wrote(trial.number, key, stored, step, value)
+        return done
 
     def _read(self, number: int, *, again: bool = True) -> FrozenTrial:
         """Return a trial as it is in the store (or, unless `again`, as last read); the history then holds all."""
@@ -378,12 +377,12 @@ class StudyStore(StudyAccounts):
 
     def _hand_out(self, trial: FrozenTrial, *, adopted: bool) -> Ticket:
         self._held.add(trial.number)
-        self._history.written.add(trial.number)
+        if adopted:
+            self._history.written.add(trial.number)
         ticket = ticket_of(trial, adopted=adopted, order=self._order)
         if self.untrained:
             return replace(ticket, untrained=False)
-        fresh = [number for number in self._history.unfinished if not steps_of(self._history.trials[number])]
-        return replace(ticket, untrained=trial.number == min(fresh, default=None))
+        return replace(ticket, untrained=trial.number == self._history.first_without_steps())
 
     def _late(self, trial: FrozenTrial, steps: dict[int, StepRecord], step: int) -> Verdict:
         """Answer a report on a trial that has ended."""

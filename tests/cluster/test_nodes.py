@@ -69,3 +69,14 @@ def test_a_node_that_does_not_answer_is_named(cluster, tmp_path, error, said):
         nodes.check_storage(str(tmp_path))
     assert f"node {THERE.name}: " in str(refused.value)
     assert said in str(refused.value)
+
+
+def test_names_are_for_people_and_stay_the_same_at_the_next_launch(monkeypatch):
+    there = [
+        {"NodeID": "abcdef0123", "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "gpu-1"},
+        {"NodeID": "fedcba9876", "NodeManagerAddress": "127.0.0.1", "NodeManagerHostname": "laptop"},
+    ]
+    monkeypatch.setattr("rankray.cluster.nodes.ray.nodes", lambda: there)
+    assert nodes.names_of(["abcdef0123"]) == "10.0.0.1 (abcdef01)"
+    assert nodes.names_of(["fedcba9876"]) == "laptop"
+    assert nodes.names_of(["abcdef0123", "00112233445566"]) == "10.0.0.1 (abcdef01), 00112233"

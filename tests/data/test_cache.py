@@ -164,7 +164,7 @@ def test_conversations_of_an_earlier_version_are_tokenised_again(tmp_path, token
     file.write_text(json.dumps({"q": "1", "a": "2", "messages": turns}))
     data = section(file, format=form, train_on="all")
     with monkeypatch.context() as earlier:
-        earlier.setattr(tokenize, "_may_have_turns", lambda data: False)
+        earlier.setattr(tokenize, "_may_read_more", lambda data: False)
         columns = tokenize._columns
         earlier.setattr(
             tokenize, "_columns", lambda *given: {k: v for k, v in columns(*given).items() if k != "weights"}

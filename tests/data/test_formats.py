@@ -2,7 +2,7 @@ import pytest
 
 from rankray.config.sections import DataSection
 from rankray.data.examples import Places, make_examples
-from rankray.data.formats import ALPACA_WITH_INPUT, ALPACA_WITHOUT_INPUT, recognise
+from rankray.data.formats import ALPACA_WITH_INPUT, ALPACA_WITHOUT_INPUT, recognise, unused_columns
 from rankray.errors import DataError
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
@@ -29,6 +29,11 @@ def examples(*rows, **fields):
         ({"instruction": "a", "input": "", "output": "b"}, "alpaca"),
         ({"instruction": "a", "response": "b"}, "alpaca"),
         ({"text": "a", "meta": {}}, "text"),
+        ({"instruction": "a", "context": "c", "response": "b", "category": "x"}, "alpaca"),
+        ({"dialogue": TURNS, "id": 1}, "messages"),
+        ({"items": SAID}, "sharegpt"),
+        ({"prompt": "a", "prompt_id": "x", "messages": TURNS}, "messages"),
+        ({"prompt": "a", "completion": "b", "label": True}, "prompt_completion"),
     ],
 )
 def test_the_columns_show_the_form(row, form):
@@ -50,6 +55,54 @@ def test_unknown_columns_say_what_to_write():
     assert "data.prompt: '{Question}\\n' and data.completion: '{answer}'" in str(raised.value)
     with pytest.raises(DataError, match="a preference set"):
         recognise([{"chosen": "a", "rejected": "b"}], section())
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [{"prompt": "a", "chosen": "b", "rejected": "c"}],
+            r"a preference set .*data.prompt: '{prompt}\\n' and data.completion",
+        ),
+        ([{"chosen": TURNS, "rejected": TURNS}], "a preference set .*with data.messages: chosen"),
+        (
+            [{"prompt": "a", "completion": "b", "label": each} for each in (True, False)],
+            "row 2 has an answer .*as bad .*1 of 2",
+        ),
+        ([{"prompt": "a", "response": "b"}], r"data.prompt: '{prompt}\\n' and data.completion: '{response}'"),
+        ([{"prompt": TURNS[:1], "data_source": "x"}], r"a column of turns without answers \(prompt\)"),
+        ([{"one": TURNS, "other": TURNS}], r"columns of turns \(one, other\).*data.messages"),
+        ([{"data": ["a", "b"], "id": 1}], "'data' holds a list of str; .*data.messages"),
+        ([{"translation": {"en": "a", "de": "b"}}], "'translation' holds a mapping"),
+    ],
+    ids=str,
+)
+def test_what_is_no_data_for_fine_tuning_says_what_to_do(rows, said):
+    with pytest.raises(DataError, match=rf"(?s)^data.train: .*{said}"):
+        recognise(rows, section())
+
+
+def test_columns_that_nothing_is_made_from():
+    def unused(row, **fields):
+        return unused_columns(recognise([row], section(**fields)), [row], section(**fields))
+
+    assert unused({"instruction": "a", "context": "c", "response": "b", "category": "x", "empty": ""}) == ["category"]
+    assert unused({"instruction": "a", "input": "", "output": "b", "text": "all"}) == ["text"]
+    assert unused({"messages": TURNS, "tools": [], "prompt": "p", "id": 1}) == ["prompt", "id"]
+    assert unused({"q": "a", "a": "b", "c": 1, "w": 1}, prompt="{{x}} {q?}", completion="{a}", weight_column="w") == [
+        "c"
+    ]
+
+
+def test_dollys_context_is_the_input():
+    [example] = examples({"instruction": "Add", "context": "1 2", "response": "3", "category": "x"})
+    assert "### Input:\n1 2" in example.prompt
+
+
+def test_functions_and_a_system_prompt_beside_the_turns():
+    [example] = examples({"messages": TURNS, "functions": [{"name": "f"}], "system_prompt": "s"})
+    assert example.asked[0] == {"role": "system", "content": "s"}
+    assert example.tools == [{"type": "function", "function": {"name": "f"}}]
 
 
 def test_alpaca_is_stanfords_text():

@@ -4,11 +4,13 @@ import types
 from threading import Thread
 
 import pytest
-from fixtures.answers import AUTO, MATH
+from fixtures import answers, tricky
 
 from rankray.errors import ConfigError
 from rankray.evaluate import same_answer
 from rankray.evaluate.answers import Judge, check_answer
+
+AUTO, MATH = answers.AUTO + tricky.AUTO, answers.MATH + tricky.MATH
 
 
 def test_the_table_of_plain_answers():

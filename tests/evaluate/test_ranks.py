@@ -53,7 +53,7 @@ def test_alone_everything_is_the_own_share():
     assert (ranks.rank, ranks.size, ranks.in_step) == (0, 1, False)
     assert ranks.share([5, 6, 7]) == [2, 1, 0]
     assert ranks.batches(7, 7, 3) == 3
-    assert ranks.merged({1: 2}) == {1: 2}
+    assert ranks.sum(torch.ones(2)).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("lengths", [[100, *range(50, 0, -1)], [7] * 9, [900, 1, 1, 1, 1], [3], []])

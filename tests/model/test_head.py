@@ -14,7 +14,7 @@ from transformers import (
 
 from rankray.errors import ModelError
 from rankray.loss import weighted_nll
-from rankray.model.head import attach_head, check_head, plain_totals, sequence_nlls, sequence_totals
+from rankray.model.head import attach_head, check_head, plain_totals, sequence_nlls, sequence_totals, sequences
 
 SIZES = {
     "vocab_size": 50,
@@ -83,6 +83,24 @@ def test_without_a_head_function_the_forward_is_the_models_own(model_dir):
     after = model(input_ids=ids, labels=labels)
     assert torch.equal(before.logits, after.logits)
     assert torch.equal(before.loss, after.loss)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, [[0, 0, 0, 0], [1, 1, 1, 1]]),
+        ({"seq_idx": [[0, 0, 1, 1], [2, 2, 2, 2]]}, [[0, 0, 1, 1], [2, 2, 2, 2]]),
+        ({"position_ids": [[0, 1, 0, 1], [0, 1, 2, 3]]}, [[0, 0, 1, 1], [2, 2, 2, 2]]),
+        ({"position_ids": [[3, 4, 0, 0], [0, 0, 0, 1]]}, [[0, 0, 1, 2], [3, 4, 5, 5]]),
+        ({"position_ids": [[[0, 1, 2, 3], [0, 1, 2, 3]]] * 3}, [[0, 0, 0, 0], [1, 1, 1, 1]]),
+    ],
+    ids=["rows", "numbered", "packed", "cut", "three axes"],
+)
+def test_which_sequence_a_position_belongs_to(given, wanted):
+    """TRL 1.10 packs without `seq_idx`; a talr loss would take its median over rows instead of examples."""
+    found = sequences(torch.zeros(2, 4), {name: torch.tensor(value) for name, value in given.items()})
+    numbers = torch.unique(found, return_inverse=True)[1]
+    assert numbers.tolist() == wanted
 
 
 def test_a_batch_without_supervised_tokens(model_dir):

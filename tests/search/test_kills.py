@@ -79,6 +79,8 @@ def test_an_interruption_saves_a_checkpoint_and_leaves(place):
     assert "each running trial saves a checkpoint after its present step, for at most 60 s" in text
     assert f"its search was interrupted; it resumes from step {step}" in text
     assert "run the same command again" in text
+    assert "Error" not in text
+    assert "Traceback" not in text
 
 
 def begun(place):

@@ -283,6 +283,14 @@ def test_a_trial_that_left_is_given_back_and_its_process_goes(world):
     assert world.control.live == {0: "b"}
 
 
+def test_a_trial_of_an_interrupted_search_takes_no_further_step(world):
+    world.searcher.suggest("a")
+    world.control.interrupted = True
+    left = outcome(preempted="its search was interrupted", steps=3)
+    assert tell(world, 0, outcome=left) == TrialScheduler.STOP
+    assert world.study.told == [("release", 0)]
+
+
 def test_work_lost_is_what_was_reported_since_the_last_checkpoint(world):
     from rankray.contracts import Report
 

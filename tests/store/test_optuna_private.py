@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
@@ -132,6 +135,49 @@ def test_changed_trials_are_the_unfinished_and_the_newer_ones_of_one_study(cache
     )
     assert [trial_id(trial) for trial in changed_trials(database, study, set(), -1)] == ids
     assert changed_trials(database, study, set(), ids[4]) == []
+
+
+@pytest.mark.db
+def test_postgresql_is_asked_for_changed_trials_in_one_statement_and_answers_as_optuna(postgresql_url: str) -> None:
+    storage: Any = connect(postgresql_url).behind
+    database = database_of(storage)
+    assert database is not None
+    study, other = (storage.create_new_study(MINIMIZE, name) for name in ("one", "two"))
+    space = {
+        "rate": FloatDistribution(1e-5, 1e-2, log=True),
+        "rank": IntDistribution(4, 64, log=True),
+        "base": CategoricalDistribution(["one", "prob", None, 2]),
+    }
+    params = {"rate": 1 / 3e3, "rank": 7, "base": None}
+    odd = {"text": 'it\'s "quoted" \\ \u00e4 % :name', "figure": 0.1 + 0.2, "none": None}
+    started = datetime(2026, 7, 1, 12, 30, 5, 123456)
+    made = [
+        create_trial(state=TrialState.RUNNING, params=params, distributions=space, user_attrs=odd, system_attrs=odd),
+        create_trial(value=-1e-300, params=params, distributions=space, intermediate_values={2: 0.5, 1: math.inf}),
+        create_trial(value=math.inf, intermediate_values={7: math.nan, 3: -math.inf}),
+        create_trial(state=TrialState.FAIL, user_attrs={"step": {"nll": math.nan}}),
+        create_trial(state=TrialState.WAITING),
+    ]
+    for trial in made:
+        trial.datetime_start = started
+        storage.create_new_trial(study, trial)
+        storage.create_new_trial(other, trial)
+    wanted = database._get_trials(study, None, set(), -1)
+    ids = [trial_id(trial) for trial in wanted]
+    statements: list[str] = []
+    event.listen(engine_of(database), "before_cursor_execute", lambda *given: statements.append(given[2]))
+    found = changed_trials(database, study, set(), -1)
+    assert len(statements) == 1
+    assert list(map(repr, found)) == list(map(repr, wanted)), "NaN is not equal to itself, its text is"
+    assert [list(each.params) for each in found] == [list(each.params) for each in wanted]
+    assert [trial_id(each) for each in changed_trials(database, study, {ids[0], ids[2]}, ids[3])] == [
+        ids[0],
+        ids[2],
+        ids[4],
+    ]
+    assert changed_trials(database, study, set(), ids[-1]) == []
+    with pytest.raises(KeyError):
+        changed_trials(database, 10**6, set(), -1)
 
 
 def test_a_newer_trial_is_one_of_this_study_with_a_higher_id(cached: Any) -> None:

@@ -1,0 +1,96 @@
+"""Templates for rows of no known form: what their columns' names say is asked, and what answered. Needs no library.
+
+A guess is never taken in silence: `rankray init` writes it into the file and says so, an error of `check` proposes it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rankray.data.parse import Row
+
+logger = logging.getLogger(__name__)
+
+QUESTIONS = (
+    "prompt", "question", "query", "problem", "instruction", "input", "source", "article", "document", "dialogue",
+    "passage", "context",
+)  # fmt: skip
+ANSWERS = (
+    "completion", "solution", "response", "output", "answer", "target", "summary", "highlights", "canonical_solution",
+)  # fmt: skip
+"""Where there are several, such as a solution and its final answer, the first is what to learn."""
+BEFORE = ("system", "system_prompt", "context")
+"""What stands before the question where there is such a column, too."""
+AFTER = ("input",)
+TEXTS = ("content", "body", "document", "passage", "article", "story", "code")
+"""Columns that are trained on as a whole where nothing is asked."""
+LOOKED_AT = 1000
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """Return the columns of the first rows, in order."""
+    return list(dict.fromkeys(name for row in rows[:LOOKED_AT] for name in row))
+
+
+def templates_of(rows: Sequence[Row]) -> dict[str, str] | None:
+    """Return `prompt` and `completion` over the columns of some rows, or None where the names say nothing."""
+    named = {name.lower(): name for name in columns_of(rows) if _is_text(rows, name)}
+    answer = next((named[name] for name in ANSWERS if name in named), None)
+    question = next((named[name] for name in QUESTIONS if name in named and named[name] != answer), None)
+    if answer is None:
+        text = next((named[name] for name in TEXTS if name in named), None)
+        is_only = text is not None and question in (None, text)
+        return {"prompt": "", "completion": f"{{{text}}}"} if is_only else None
+    if question is None:
+        return None
+    before = [_field(rows, named[name]) + "\n\n" for name in BEFORE if name in named and named[name] != question]
+    after = [
+        _field(rows, named[name]) + "\n" for name in AFTER if name in named and named[name] not in (question, answer)
+    ]
+    return {"prompt": "".join([*before, f"{{{question}}}\n", *after]), "completion": f"{{{answer}}}"}
+
+
+def turn_columns(rows: Sequence[Row]) -> list[str]:
+    """Return the columns that hold chat turns: lists of mappings with `role` or `from`, or such lists as JSON."""
+    return [name for name in columns_of(rows) if first_turn(rows, name) is not None]
+
+
+def first_turn(rows: Sequence[Row], column: str) -> Mapping[str, Any] | None:
+    """Return the first turn that a column holds, or None where it holds something else."""
+    value = _first(rows, column)
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            logger.debug("column %s begins as JSON and is none: %s", column, error)
+            return None
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        turn = value[0]
+        return turn if isinstance(turn.get("role"), str) or isinstance(turn.get("from"), str) else None
+    return None
+
+
+def nested_column(rows: Sequence[Row]) -> tuple[str, str] | None:
+    """Return a column that holds no text, and what it holds; None where there is none."""
+    for name in columns_of(rows):
+        value = _first(rows, name)
+        if isinstance(value, list | Mapping):
+            return name, "a mapping" if isinstance(value, Mapping) else f"a list of {type(value[0]).__name__}"
+    return None
+
+
+def _first(rows: Sequence[Row], column: str) -> Any:
+    values = (row.get(column) for row in rows[:LOOKED_AT])
+    return next((value for value in values if value is not None and value != "" and value != []), None)
+
+
+def _is_text(rows: Sequence[Row], column: str) -> bool:
+    return isinstance(_first(rows, column), str | int | float)
+
+
+def _field(rows: Sequence[Row], column: str) -> str:
+    """Return a field that may be empty where some row has no value."""
+    return f"{{{column}}}" if all(row.get(column) for row in rows) else f"{{{column}?}}"

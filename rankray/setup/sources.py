@@ -1,0 +1,185 @@
+"""Which data `rankray init` trains on, which it holds out, and what their rows look like.
+
+A directory or a pattern may stand for several files. Those named like held-out data (eval, validation, dev, ...) are
+held out, one named test is for the last word, and files of different forms are a mixture. Where nothing is held out by
+name, a tenth of the rows of each form is set aside, into new files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rankray.config.sections import DataSection
+from rankray.data import guess
+from rankray.data.examples import Places
+from rankray.data.files import Rows, ending, files_of, hub_parts, is_file_source, row_parts
+from rankray.data.formats import CHAT_COLUMNS, is_preference, recognise, unused_columns
+from rankray.data.sources import Source
+from rankray.errors import DataError, listed
+from rankray.setup.held_out import halves_of_hub, set_aside, sorted_out
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of data.
+
+    Attributes:
+        path: file or hub dataset.
+        form: what its rows look like (`rankray.data.formats`).
+        templates: further fields of `data` that they need: templates, or the column of turns.
+    """
+
+    path: str
+    form: str
+    templates: Mapping[str, str]
+
+    def section(self) -> DataSection:
+        """Return a data section of this source alone."""
+        return DataSection.model_validate(
+            {"train": self.path, "eval": self.path, "format": self.form, "train_on": self.train_on, **self.templates}
+        )
+
+    @property
+    def train_on(self) -> str:
+        """Which turns are trained on: all of a conversation."""
+        return "all" if self.form in ("messages", "sharegpt") else "last"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is trained on, what is held out, and what is for the last word."""
+
+    train: list[Part] = field(default_factory=list)
+    held_out: list[Part] = field(default_factory=list)
+    test: list[Part] = field(default_factory=list)
+
+    def __add__(self, other: Chosen) -> Chosen:
+        return Chosen(self.train + other.train, self.held_out + other.held_out, self.test + other.test)
+
+
+Say = Callable[[str], None]
+Templates = Mapping[str, str]
+
+
+def choose(
+    train: Sequence[str], held_out: Sequence[str], templates: Templates, directory: Path, made: list[Path], say: Say
+) -> Chosen:
+    """Return which sources a configuration names.
+
+    Args:
+        train: what the user gave to train on.
+        held_out: what the user gave to measure on; empty sets some of the training data aside.
+        templates: those that the user gave.
+        directory: where files are written; they are added to `made`.
+        made: files that were written.
+        say: prints a line.
+
+    Raises:
+        DataError: the data cannot be read, or their rows are not understood.
+    """
+    if held_out:
+        parts = [part for source in train for part in _parts(source, templates, say)]
+        likes = [replace(parts[i % len(parts)], path=path) for i, path in enumerate(held_out)]
+        held = [_parts(like.path, templates, say) if is_file_source(like.path) else [like] for like in likes]
+        return Chosen(parts, [part for each in held for part in each])
+    found = Chosen()
+    for source in train:
+        if is_file_source(source):
+            found += _split_files(source, templates, directory, made, say)
+        else:
+            hub_parts(source, "init")
+            whole = _hub_part(source, templates, say)
+            train_half, held_half = (replace(whole, path=half) for half in halves_of_hub(source))
+            found += Chosen([train_half], [held_half])
+    return found
+
+
+def _split_files(source: str, templates: Templates, directory: Path, made: list[Path], say: Say) -> Chosen:
+    """Return the splits of one source of files, those that it names or ones that are written."""
+    files = files_of(source, "init")
+    base = Path(source) if Path(source).is_dir() else files[0].parent
+    train, held_out, test = sorted_out(files, base) if len(files) > 1 else (files, [], [])
+    if not train:  # all files are called so
+        train, held_out, test = files, [], []
+    tested = [_part(file, templates, say) for file in test]
+    if held_out:
+        say(f"held out by name: {listed(file.name for file in held_out)}")
+        trained, measured = ([_part(file, templates, say) for file in each] for each in (train, held_out))
+        return Chosen(trained, measured, tested)
+    groups: dict[str, list[Path]] = {}
+    for file in train:
+        part = _part(file, templates, lambda line: None)
+        groups.setdefault(repr((part.form, sorted(part.templates.items()))), []).append(file)
+    found = Chosen(test=tested)
+    for group in groups.values():
+        one, other, count = set_aside(group, directory, _stem(source, group, len(groups) > 1))
+        made += [one, other]
+        say(f"set {count} examples aside: {other} is held out, {one} is the rest")
+        part = _part(one, templates, say)
+        found += Chosen([part], [replace(part, path=str(other))])
+    return found
+
+
+def _stem(source: str, group: Sequence[Path], is_one_of_several: bool) -> str:
+    """Return what the names of written files begin with: the file's name, or that of the directory."""
+    first = group[0]
+    own = first.name[: first.name.lower().rindex(ending(first))]
+    if len(group) == 1:
+        return own
+    place = Path(source).resolve() if Path(source).is_dir() else first.parent.resolve()
+    name = place.name or "data"
+    return f"{name}.{own}" if is_one_of_several else name
+
+
+def _parts(source: str, templates: Templates, say: Say) -> list[Part]:
+    """Return a source as it is, or its files where they have different forms."""
+    if not is_file_source(source):
+        return [_hub_part(source, templates, say)]
+    files = files_of(source, "init")
+    parts = [_part(file, templates, say) for file in files]
+    same = all((part.form, part.templates) == (parts[0].form, parts[0].templates) for part in parts)
+    return [replace(parts[0], path=source)] if same else parts
+
+
+def _hub_part(source: str, templates: Templates, say: Say) -> Part:
+    if not templates:
+        say(f"{source}: its columns are seen when it is loaded; look with `rankray preview`")
+    return Part(source, "columns" if templates else "auto", dict(templates))
+
+
+def _part(file: Path, given: Templates, say: Say) -> Part:
+    """Look at a file: its form, and the templates or the column of turns where they must be named.
+
+    Every row is read, so that an error names the file that the user gave, and not one that is written from it.
+    """
+    rows = next(row_parts(str(file), "init", guess.LOOKED_AT))
+    part = _described(str(file), rows, given)
+    data = part.section().model_copy(update={"streaming": True})
+    count = sum(1 for _ in Source("train", data, places=Places(source="init")).placed())
+    unused = unused_columns(part.form, rows, part.section())
+    more = "".join(f", {name}: {text!r}" for name, text in part.templates.items())
+    say(f"{file}: {count} rows, format {part.form}{more}" + (f"; columns not used: {listed(unused)}" if unused else ""))
+    return part
+
+
+def _described(file: str, rows: Rows, given: Templates) -> Part:
+    if given:
+        return Part(file, "columns", dict(given))
+    columns = guess.columns_of(rows)
+    try:
+        form = recognise(rows, Part(file, "auto", {}).section(), f"init: {file!r}")
+    except DataError:
+        templates = guess.templates_of(rows)
+        has_turns = guess.turn_columns(rows) or is_preference(columns) or "label" in columns
+        if has_turns or (templates is None and guess.nested_column(rows) is not None):
+            raise
+        if templates is None:
+            raise DataError(
+                f"init: {file!r} has the columns {listed(columns)}, and which is asked and which answered is not "
+                "plain; allowed are templates over them; give --prompt '{COLUMN}\\n' --completion '{COLUMN}'"
+            ) from None
+        return Part(file, "columns", templates)
+    turns = [] if any(column in columns for column in CHAT_COLUMNS) else guess.turn_columns(rows)
+    return Part(file, form, {"messages": turns[0]} if form in ("messages", "sharegpt") and turns else {})

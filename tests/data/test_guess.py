@@ -1,0 +1,52 @@
+import pytest
+
+from rankray.data.guess import nested_column, templates_of, turn_columns
+
+TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "completion"),
+    [
+        ({"question": "q", "answer": "a"}, "{question}\n", "{answer}"),
+        ({"Question": "q", "Answer": "a", "id": "1"}, "{Question}\n", "{Answer}"),
+        ({"prompt": "q", "response": "a"}, "{prompt}\n", "{response}"),
+        ({"query": "q", "original_question": "o", "response": "a"}, "{query}\n", "{response}"),
+        ({"problem": "q", "solution": "long", "answer": "7"}, "{problem}\n", "{solution}"),
+        ({"input": "q", "output": "a"}, "{input}\n", "{output}"),
+        ({"article": "q", "highlights": "a"}, "{article}\n", "{highlights}"),
+        ({"system_prompt": "s", "question": "q", "response": "a"}, "{system_prompt}\n\n{question}\n", "{response}"),
+        ({"context": "c", "question": "q", "answer": "a"}, "{context}\n\n{question}\n", "{answer}"),
+        ({"instruction": "q", "input": "i", "solution": "a"}, "{instruction}\n{input}\n", "{solution}"),
+        ({"content": "text", "license": "mit"}, "", "{content}"),
+    ],
+    ids=lambda each: "-".join(each) if isinstance(each, dict) else "",
+)
+def test_what_the_names_of_columns_say(row, prompt, completion):
+    assert templates_of([row]) == {"prompt": prompt, "completion": completion}
+
+
+def test_what_some_rows_lack_may_be_empty():
+    rows = [
+        {"system_prompt": "", "question": "q", "response": "a"},
+        {"system_prompt": "s", "question": "q", "response": "a"},
+    ]
+    assert templates_of(rows)["prompt"] == "{system_prompt?}\n\n{question}\n"
+
+
+@pytest.mark.parametrize(
+    "row", [{"foo": "a", "bar": "b"}, {"question": "q"}, {"question": "q", "answers": {"text": ["a"]}}]
+)
+def test_names_that_say_nothing(row):
+    assert templates_of([row]) is None
+
+
+def test_columns_of_turns_and_of_other_things():
+    rows = [
+        {"id": 1, "items": None},
+        {"id": 2, "items": [{"from": "human", "value": "hi"}], "tags": ["a"], "more": {"a": 1}},
+    ]
+    assert turn_columns(rows) == ["items"]
+    assert turn_columns([{"d": '[{"role": "user", "content": "x"}]', "e": "[{", "f": [{"user": "x"}]}]) == ["d"]
+    assert nested_column([{"a": "x", "b": ["y"]}]) == ("b", "a list of str")
+    assert nested_column([{"a": "x"}]) is None
