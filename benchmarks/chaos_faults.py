@@ -134,7 +134,7 @@ def drive(url: str, config: str, place: str, shift: float) -> None:
     """Work on the study until it is done, with a clock that is off by `shift` seconds."""
     real, control = time.time, Control()
     time.time = lambda: real() + shift
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(130))  # as long as no study is open
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as long as no study is open, as for the command line
     while not control.interrupted:
         try:
             study = open_study(url, Config.model_validate_json(config), lease_seconds=LEASE_SECONDS)

@@ -35,7 +35,7 @@ def own_directory() -> Path:
         place = "/tmp"
     remove_leftovers(Path(place))
     directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-    (directory / OWNER).write_text(json.dumps(this_process()), encoding="utf-8")
+    claim(directory)
     atexit.register(_remove, directory, os.getpid())
     return directory
 
@@ -49,10 +49,18 @@ def own_token() -> Path:
     return file
 
 
-def remove_leftovers(place: Path) -> list[Path]:
-    """Delete the directories of dead processes of this user below `place`; return them."""
+def claim(directory: Path) -> None:
+    """Write into a directory that it is this process's, for `remove_leftovers`."""
+    (directory / OWNER).write_text(json.dumps(this_process()), encoding="utf-8")
+
+
+def remove_leftovers(place: Path, prefix: str = PREFIX) -> list[Path]:
+    """Delete the directories of this prefix below `place` that dead processes of this user have claimed; return them.
+
+    A process on another machine may be alive, as it cannot be seen from here.
+    """
     removed = []
-    for directory in place.glob(f"{PREFIX}*"):
+    for directory in place.glob(f"{prefix}*"):
         try:
             found = directory.lstat()
             if directory.is_symlink() or not directory.is_dir() or found.st_uid != os.getuid():

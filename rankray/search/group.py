@@ -30,6 +30,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -40,12 +41,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rankray import logs
 from rankray.checkpoints.manifest import checked
-from rankray.checkpoints.places import delete, join
+from rankray.checkpoints.places import delete, is_remote, join
 from rankray.checkpoints.staging import train
 from rankray.cluster.deaths import WorkersLost, node_went, went_silent
 from rankray.cluster.drain import DrainWatcher
 from rankray.cluster.environment import quick_imports
 from rankray.cluster.processes import end_process, this_worker
+from rankray.cluster.scratch import claim, remove_leftovers
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
 from rankray.errors import CheckpointDamaged
 from rankray.search.events import DAMAGED, FAILURE, NOTE, OUTCOME, REPORT
@@ -56,6 +58,8 @@ LOOK_SECONDS = 1.0
 """How often to check that a silent group is still alive."""
 CLOSE_SECONDS = 60.0
 """How long a group may take to end."""
+GROUP = ".group-"
+"""How the directory of Ray Train begins, in the storage; those of killed processes are deleted by the next group."""
 HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 """How long a worker may not answer Ray Train, which otherwise waits for ten minutes."""
 RESIZE_SECONDS = 60.0
@@ -98,7 +102,11 @@ class Group:
         self._error: BaseException | None = None
         self._launch = launch
         self._mailbox_is_silent = self._without_mailbox = False
-        self._storage, self._name = storage, f".group-{uuid.uuid4().hex[:8]}"
+        self._storage, self._name = storage, f"{GROUP}{uuid.uuid4().hex[:8]}"
+        if not is_remote(storage):
+            remove_leftovers(Path(storage), GROUP)
+            Path(storage, self._name).mkdir(parents=True)
+            claim(Path(storage, self._name))
         self._thread = threading.Thread(target=self._fit, args=(dict(resources),), name="group", daemon=True)
         self._thread.start()
 

@@ -12,7 +12,9 @@ from fixtures.searches import modules_and
 from fixtures.training import ROWS, build_model
 from fixtures.waiting import until
 
+from rankray.cluster.scratch import OWNER
 from rankray.contracts import TrialSpec, Verdict
+from rankray.store.leases import this_process
 
 pytestmark = pytest.mark.ray
 
@@ -213,7 +215,11 @@ def test_a_frozen_process_of_a_group_is_not_the_trials_fault(alone_with_ray, spe
     from rankray.search import group as groups
 
     monkeypatch.setenv(groups.HEALTH_CHECK, "15")
+    left = place / f"{groups.GROUP}dead"
+    left.mkdir()
+    (left / OWNER).write_text(json.dumps(this_process() | {"start": "another"}))
     group = groups.Group(RESOURCES, str(place), silence_seconds=15.0)
+    assert not left.exists(), "its process is dead"
     frozen = []
 
     def freeze():
