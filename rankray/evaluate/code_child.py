@@ -27,6 +27,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import resource
 import struct
 import sys
@@ -169,7 +170,7 @@ def held_back(modules: Iterable[str]) -> Callable[[], None]:
     for name in modules:
         try:
             importlib.import_module(name)
-        except Exception:
+        except ImportError:
             continue  # the tests will say so themselves
     kept = {name: sys.modules[name] for name in modules if name in sys.modules}
     spaces: list[Any] = [builtins, *kept.values()]
@@ -208,7 +209,7 @@ class Checked(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """Check what methods such as `assertEqual` are given."""
         self.generic_visit(node)
-        if isinstance(node.func, ast.Attribute) and node.func.attr.startswith("assert"):
+        if isinstance(node.func, ast.Attribute) and re.match("assert[A-Z]", node.func.attr):
             node.args = [each if isinstance(each, ast.Starred) else self._checked(each) for each in node.args]
         return node
 
@@ -229,8 +230,8 @@ def checked(value: Any, depth: int = 0) -> Any:
         return value
     try:
         same = value == object()
-    except Exception:
-        return value
+    except Exception as error:
+        same = error
     assert same is not True, "this is equal to everything"
     return value
 
@@ -282,7 +283,6 @@ def main() -> None:
     outcome, own = int(sys.argv[1]), os.getcwd()
     sys.stdin.close()
     os.open("/dev/null", os.O_RDONLY)
-    answer, tests, modules = compiled(given["answer"], given["tests"])
     try:
         limit(given["seconds"])
         drop_privileges()
@@ -291,6 +291,7 @@ def main() -> None:
     except Unavailable as reason:
         os.write(outcome, f"unavailable: {reason}".encode())
         os._exit(UNAVAILABLE)
+    answer, tests, modules = compiled(given["answer"], given["tests"])
     ready, go = threading.Lock(), threading.Lock()
     ready.acquire()
     go.acquire()

@@ -51,21 +51,43 @@ def diagnosis_view(found: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def _noise_table(found: Mapping[str, Any]) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    for title in ("objective", *_COLUMNS.values(), "times chance"):
-        table.add_column(title)
+def noise_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """Return the rows of the paper's Table 1, one for each objective, each form of S, and chance; titles first.
+
+    An objective that has no weights without training has the reason instead.
+    """
     chance = found["chance"] or {}
     forms = [(f"S ({form})", each) for form, each in found["forms"].items()]
+    rows = [["objective", *_COLUMNS.values(), "times chance"]]
     for name, each in [*found["objectives"].items(), *forms, *([("chance", chance)] if chance else [])]:
         if each.get("why"):
-            table.add_row(name, each["why"])
+            rows.append([name, each["why"]])
             continue
         ratio = ""
         if each.get("precision_top10") is not None and chance:
             ratio = f"{each['precision_top10'] / chance['precision_top10']:.2f}"
-        table.add_row(name, *(_percent(each.get(column)) for column in _COLUMNS), ratio)
+        rows.append([name, *(_percent(each.get(column)) for column in _COLUMNS), ratio])
+    return rows
+
+
+def _noise_table(found: Mapping[str, Any]) -> Table:
+    titles, *rows = noise_rows(found)
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    for title in titles:
+        table.add_column(title)
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _noise_html(found: Mapping[str, Any]) -> str:
+    titles, *rows = noise_rows(found)
+    head = "".join(f"<th>{html.escape(title)}" for title in titles)
+    lines = []
+    for name, *cells in rows:
+        span = f" colspan={len(titles) - 1}" if len(cells) == 1 else ""
+        lines.append(f"<tr><td>{html.escape(name)}" + "".join(f"<td{span}>{html.escape(cell)}" for cell in cells))
+    return f"<table class=figures><thead><tr>{head}<tbody>{''.join(lines)}</table>"
 
 
 def _distribution_table(distributions: Mapping[str, Mapping[str, float | None]]) -> Table:
@@ -88,10 +110,13 @@ def page(found: Mapping[str, Any], name: str) -> str:
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         "<style>body{font:15px sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}td{padding:2px 8px}"
+        ".figures :not(:first-child):is(td,th){text-align:right}th{padding:2px 8px;font-weight:600}"
         "b{background:#ffd9d9}code{white-space:pre-wrap}</style>"
         f"<script>{asset('plotly.min.js')}</script><h1>{title}</h1>"
         f"<p>{found['tokens']} supervised tokens, {found['noise_rate']:.2%} of them replaced "
-        f"({html.escape(found['noise'])}).</p>{places}<script>{draw}</script>{_contexts(found['shown'])}</html>"
+        f"({html.escape(found['noise'])}): how much of that noise is among the tenth of the tokens that an objective "
+        f"weights most. Less is better.</p>{_noise_html(found)}{places}<script>{draw}</script>"
+        f"{_contexts(found['shown'])}</html>"
     )
 
 

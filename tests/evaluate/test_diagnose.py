@@ -8,7 +8,7 @@ from rankray.evaluate.diagnose import diagnose
 from rankray.evaluate.noise import add_noise
 from rankray.loss import WEIGHTS, token_stats, token_weights
 from rankray.model.resident import fresh_model, split_of, tokenizer_of
-from rankray.report.diagnosis import diagnosis_view, page
+from rankray.report.diagnosis import diagnosis_view, noise_rows, page
 
 
 @pytest.fixture
@@ -64,6 +64,15 @@ def test_what_is_shown_is_plain_json_a_table_and_a_page_of_its_own(made):
     assert all(name in text for name in (*WEIGHTS, "chance", "S (exact)", "trusts most"))
     written = page(found, "a <study>")
     assert "a &lt;study&gt;" in written
+    rows = noise_rows(found)
+    assert [row[0] for row in rows] == ["objective", *WEIGHTS, "S (bound)", "S (exact)", "chance"]
+    for row in rows[1:]:
+        assert f"<tr><td>{row[0]}<td>{row[1]}" in written or (
+            len(row) == 2 and f"<tr><td>{row[0]}<td colspan" in written
+        )
+    found["objectives"]["sft"] = {"why": "no <reason>"}
+    assert ["sft", "no <reason>"] in noise_rows(found)
+    assert "no &lt;reason&gt;" in page(found, "x")
     assert "src=" not in written.split("<script>")[0]
 
 

@@ -113,9 +113,10 @@ def test_a_copy_has_spent_what_the_original_has(sqlite_url: str, journal_url: st
 
 
 def values(store: Any, *given: tuple[float, float | None]) -> None:
-    """Finish trials with these values and standard errors."""
+    """Finish trials with these values of the study's metric and standard errors."""
+    metric = store.config.study.metric
     for value, error in given:
-        metrics = {"eval/nll": value} | ({} if error is None else {"eval/nll_stderr": error})
+        metrics = {"eval/nll": 1.0, metric: value} | ({} if error is None else {f"{metric}_stderr": error})
         number = begin(store).number
         for step in (10, 40):
             store.report(number, Report(step, metrics))
@@ -123,22 +124,26 @@ def values(store: Any, *given: tuple[float, float | None]) -> None:
 
 
 def test_a_plateau_ends_it_and_a_step_beyond_noise_does_not(file_url: str) -> None:
-    with open_study(file_url, limited(plateau=3)) as store:
-        values(store, (2.0, 0.1), (1.95, 0.1), (1.91, 0.1))
+    study = {"trials": 50, "budget": {"plateau": 3}, "metric": "eval/accuracy", "pruner": "none"}
+    evaluate = {"every_steps": 10, "metrics": ["nll", "accuracy"]}
+    with open_study(file_url, make_config(study=study, evaluate=evaluate)) as store:
+        values(store, (0.2, 0.1), (0.25, 0.1), (0.29, 0.1))
         assert store.ended is None, "two in a row"
-        values(store, (1.85, 0.1), (1.80, 0.1), (1.77, 0.1))
+        values(store, (0.35, 0.1), (0.4, 0.1), (0.43, 0.1))
         assert store.ended is None, "small steps add up to one beyond noise"
-        values(store, (3.0, 0.1))
+        values(store, (0.1, 0.1))
         end = store.ended
     assert end is not None
     assert end.by == "plateau"
-    assert end.reason == ("3 finished trials in a row were not better than eval/nll 1.85 (trial 3) by more than 0.1")
+    assert end.reason == (
+        "3 finished trials in a row were not better than eval/accuracy 0.35 (trial 3) by more than 0.1"
+    )
 
 
 def test_a_plateau_without_noise_counts_anything_better_and_pruned_trials_too(file_url: str) -> None:
     config = make_config(study={"trials": 50, "budget": {"plateau": 4}, "pruner": "successive_halving"})
     with open_study(file_url, config) as store:
-        values(store, (2.0, None), (1.99, None))
+        values(store, (2.0, None), (1.99, 0.1))  # the error of an NLL over examples that both have seen is no noise
         for value in (9.0, 9.1):
             assert store.report(begin(store).number, Report(10, {"eval/nll": value})).stop
         values(store, (2.5, None))
