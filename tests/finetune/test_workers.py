@@ -72,7 +72,7 @@ def together(*specs, first=""):
     for worker in workers:
         worker.stdin.write("\n".join(spec.to_json() for spec in specs))
         worker.stdin.close()
-    watch = threading.Timer(300, lambda: [worker.kill() for worker in workers])
+    watch = threading.Timer(900, lambda: [worker.kill() for worker in workers])
     watch.start()
     printed = [by_trial([json.loads(line) for line in worker.stdout]) for worker in workers]
     watch.cancel()
