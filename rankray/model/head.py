@@ -141,7 +141,7 @@ def sequences(labels_BT: Tensor, given: Mapping[str, Any]) -> Tensor:
         return row_BT
     starts_BT: Tensor = position_BT == 0
     starts_BT[:, 0] = True
-    return cast(Tensor, starts_BT.flatten().cumsum(0).view_as(starts_BT) - 1)
+    return starts_BT.flatten().cumsum(0).view_as(starts_BT) - 1
 
 
 def gather(hidden_BTH: Tensor, labels_BT: Tensor, sequence_BT: Tensor, head: LogitHead) -> HeadInputs:
