@@ -8,13 +8,13 @@ import pytest
 from fixtures.waiting import ended
 
 DEAF = (
-    "import ctypes\n"
+    "import ctypes, threading\n"
     "from rankray.cli import signals\n"
     "signals.DEAF_SECONDS = 0.2\n"
     "library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n"
     "library.pthread_mutex_lock(mutex)\n"
     "with signals.interruptible_in_c():\n"
-    "    print('waiting', flush=True)\n"
+    "    threading.Timer(0.5, print, ['waiting'], {'flush': True}).start()  # said from the side, once C has been entered\n"
     "    library.pthread_mutex_lock(mutex)  # it waits for itself, and no signal ends that\n"
 )
 ALERT = (

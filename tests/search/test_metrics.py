@@ -50,3 +50,26 @@ def test_the_mean_over_samples_with_two_workers(place):
 @pytest.mark.slow
 def test_one_of_four_samples(place):
     searched(place, "eval/pass@4", "--set", "evaluate.samples=6", "--set", "evaluate.rungs={sampled: true}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("eval/accuracy", ()),
+        ("eval/avg@4", ("--set", "resources.workers=2")),
+        ("eval/pass@4", ("--set", "evaluate.samples=6", "--set", "evaluate.rungs={sampled: true}")),
+    ],
+)
+def test_a_pretrained_model_on_real_problems(place, assets, metric, words):
+    """stories260K on GSM8K: it answers nothing right, and every number is there and counted all the same."""
+    gsm8k = assets / "data" / "gsm8k"
+    real = {
+        "model.path": assets / "models" / "stories260K",
+        "data.train": gsm8k / "train.jsonl",
+        "data.eval": gsm8k / "test.jsonl",
+        "data.max_length": 192,
+        "train.batch_size": 4,
+    }
+    sets = [word for path, value in real.items() for word in ("--set", f"{path}={value}")]
+    searched(place, metric, *sets, *words)
