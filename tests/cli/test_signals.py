@@ -14,7 +14,7 @@ DEAF = (
     "library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n"
     "library.pthread_mutex_lock(mutex)\n"
     "with signals.interruptible_in_c():\n"
-    "    threading.Timer(0.5, print, ['waiting'], {'flush': True}).start()  # said from the side, once C has been entered\n"
+    "    threading.Timer(0.5, print, ['waiting'], {'flush': True}).start()  # from the side, once C is entered\n"
     "    library.pthread_mutex_lock(mutex)  # it waits for itself, and no signal ends that\n"
 )
 ALERT = (
