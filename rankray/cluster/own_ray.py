@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -22,13 +22,23 @@ STOPPED_SECONDS = 60.0
 """How long a server may be stopped while this process is not; then it is ended."""
 
 
+def servers_here() -> dict[psutil.Process, str]:
+    """Return the servers of Ray that are children of this process, and which each is."""
+    return {child: child.name() for child in psutil.Process().children() if child.name() in SERVERS}
+
+
 @contextmanager
-def watching_own_ray(ended: Callable[[str], None]) -> Iterator[None]:
+def watching_own_ray(ended: Callable[[str], None], others: Collection[psutil.Process] = ()) -> Iterator[None]:
     """Call `ended(name)`, once and in a thread, when a server of this process's own Ray ends while the block runs.
 
     Where this process has joined a cluster, it has no such servers, and nothing is watched.
+
+    Args:
+        ended: what is called.
+        others: servers that were here before: of a Ray that this process started earlier, which may be ending, or of a
+            cluster that it holds for another purpose.
     """
-    servers = {child: child.name() for child in psutil.Process().children() if child.name() in SERVERS}
+    servers = {server: name for server, name in servers_here().items() if server not in others}
     looks, stop = dict.fromkeys(servers, 0), threading.Event()
 
     def watch() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.cluster.environment import prepare_environment
-from rankray.cluster.own_ray import watching_own_ray
+from rankray.cluster.own_ray import servers_here, watching_own_ray
 from rankray.cluster.scratch import own_directory
 from rankray.cluster.session import ray_session
 from rankray.contracts import Observer
@@ -94,7 +94,8 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
 
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
-        with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt), watching_own_ray(ray_ended):
+        others = servers_here()
+        with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt), watching_own_ray(ray_ended, others):
             _run_until_done(study, control, observer)
         if control.error:
             raise SearchFailed(f"study {study.name}: {control.error}")

@@ -205,7 +205,7 @@ class RetryingStorage(DelegatingStorage):
 
     @override
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        if template_trial is None or template_trial.state != TrialState.RUNNING or self.database is None:
+        if self.database is None or template_trial is None or template_trial.state != TrialState.RUNNING:
             return super().create_new_trial(study_id, template_trial)
         created = self._call(create_running, self.database, study_id, template_trial)
         return super().create_new_trial(study_id, template_trial) if created is None else created

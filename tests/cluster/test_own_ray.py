@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from rankray.cluster import own_ray
-from rankray.cluster.own_ray import SERVERS, watching_own_ray
+from rankray.cluster.own_ray import SERVERS, servers_here, watching_own_ray
 
 
 @pytest.fixture
@@ -18,8 +18,10 @@ def server(tmp_path):
     begun = []
 
     def start(name):
-        shutil.copy(shutil.which("sleep"), tmp_path / name)
-        begun.append(subprocess.Popen([tmp_path / name, "3600"]))
+        place = tmp_path / str(len(begun))
+        place.mkdir()
+        shutil.copy(shutil.which("sleep"), place / name)
+        begun.append(subprocess.Popen([place / name, "3600"]))
         return begun[-1]
 
     yield start
@@ -66,3 +68,18 @@ def test_what_runs_on_and_what_is_no_server_is_left_alone(server):
         other.kill()
         assert not ended.one.wait(3 * own_ray.LOOK_SECONDS)
     assert ended.names == []
+
+
+def test_a_server_that_was_here_before_is_of_another_ray(server):
+    """A second search in one process, as in a notebook: the Ray of the first may still be ending, or is a zombie."""
+    ended = Ends()
+    earlier, ending = server("gcs_server"), server("raylet")
+    ending.kill()
+    others = servers_here()
+    own = server("gcs_server")
+    with watching_own_ray(ended, others):
+        earlier.kill()
+        assert not ended.one.wait(3 * own_ray.LOOK_SECONDS)
+        own.kill()
+        assert ended.one.wait(600)
+    assert ended.names == ["gcs_server"]

@@ -89,7 +89,8 @@ def test_an_outage_is_trained_through_and_one_without_end_is_given_up_and_resume
     status, now = place.status(), place.recorded()
     assert status["trials"] == {"complete": 6, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
     assert seen.items() <= now.items()
-    assert sorted(now) == [(number, step) for number in sorted({number for number, _ in now}) for step in (2, 4, 6)]
+    reported = sorted(key for key, metrics in now.items() if metrics)  # a checkpoint that Ctrl-C asked for has none
+    assert reported == [(number, step) for number in sorted({number for number, _ in now}) for step in (2, 4, 6)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
