@@ -41,9 +41,9 @@ class Ends:
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_server_that_is_killed_is_noticed_and_named_once(server, name):
-    ended = Ends()
+    ended, others = Ends(), servers_here()
     process = server(name)
-    with watching_own_ray(ended):
+    with watching_own_ray(ended, others):
         process.kill()
         assert ended.one.wait(600)
     assert ended.names == [name]
@@ -51,20 +51,20 @@ def test_a_server_that_is_killed_is_noticed_and_named_once(server, name):
 
 def test_a_server_that_is_stopped_for_long_is_ended(server, monkeypatch):
     monkeypatch.setattr(own_ray, "STOPPED_SECONDS", 1.0)
-    ended = Ends()
+    ended, others = Ends(), servers_here()
     process = server("raylet")
     os.kill(process.pid, signal.SIGSTOP)
-    with watching_own_ray(ended):
+    with watching_own_ray(ended, others):
         assert ended.one.wait(600)
     assert ended.names == ["raylet"]
     assert process.wait() == -signal.SIGKILL
 
 
 def test_what_runs_on_and_what_is_no_server_is_left_alone(server):
-    ended = Ends()
+    ended, others = Ends(), servers_here()
     server("raylet")
     other = server("another")
-    with watching_own_ray(ended):
+    with watching_own_ray(ended, others):
         other.kill()
         assert not ended.one.wait(3 * own_ray.LOOK_SECONDS)
     assert ended.names == []
