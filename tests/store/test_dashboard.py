@@ -4,10 +4,12 @@ import json
 import threading
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 
 import pytest
 
 from rankray.errors import StoreError
+from rankray.report.browser import Browser, find_browser
 from rankray.store import attach, open_study, views
 from rankray.store import dashboard as dashboard_file
 from rankray.store.dashboard import ShownStorage, serve_dashboard
@@ -23,15 +25,21 @@ def url(tmp_path):
     return url
 
 
-@pytest.fixture
-def served(url):
-    """The address of a dashboard that answers while the test runs."""
+@contextmanager
+def serving(url):
     with serve_dashboard(url, "s", 0) as (server, address):
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield address
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def served(url):
+    """The address of a dashboard that answers while the test runs."""
+    with serving(url) as address:
+        yield address
 
 
 def ask(address, path, method="GET", body=None):
@@ -88,3 +96,26 @@ def test_what_cannot_be_served_is_named(url, served, monkeypatch):
     monkeypatch.setattr(dashboard_file.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(StoreError, match=r"pip install 'rankray\[dashboard\]'"), serve_dashboard(url, "s", 0):
         pass
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome on PATH")
+@pytest.mark.parametrize("trials", [0, 4, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_browser_draws_it_and_asks_nobody_else(tmp_path, trials):
+    url = f"sqlite:///{tmp_path}/store.db"
+    study = open_study(url, make_config(study={"trials": trials or 1, "metric": "eval/nll", "sampler": "random"}))
+    if trials:
+        drive(study)
+    with serving(url) as served, Browser() as browser:
+        browser.call("Page.navigate", url=served)
+        browser.wait_for("document.body.innerText.includes('History')")
+        if trials:
+            browser.wait_for("document.querySelectorAll('.js-plotly-plot path').length > 3")
+            browser.wait_for("document.body.innerText.includes('eval/nll')")
+        events = browser.events
+    bad = [event for event in events if event["method"] == "Runtime.exceptionThrown"]
+    logged = [event["params"]["entry"] for event in events if event["method"] == "Log.entryAdded"]
+    bad += [entry for entry in logged if entry["level"] == "error"]
+    assert not bad, json.dumps(bad)[:2000]
+    asked = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    root = served.split("/dashboard")[0]
+    assert [url for url in asked if not url.startswith((root, "data:", "blob:"))] == []
