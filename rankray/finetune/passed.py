@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 LOOKED_AT = ("model", "data", "loss", "train", "evaluate")
 """The sections of a configuration that `trial_check` looks at; and GPUs per worker, and a space with `train.sft.*`."""
+LINES = ("notes", "warnings", "unseen")
+"""What a check says in lines, all of which are kept."""
 KEPT_DAYS = 30
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -61,7 +63,7 @@ def recall(key: str) -> Findings | None:
     try:
         tree = json.loads(_file(key).read_text(encoding="utf-8"))
         data = {split: LengthTable(**table) for split, table in tree["data"].items()}
-        return Findings(data=data, warnings=list(tree["warnings"]), unseen=list(tree["unseen"]))
+        return Findings(data=data, **{name: list(tree[name]) for name in LINES})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.debug("no check is remembered as %s: %s", key, error)
         return None
@@ -70,7 +72,7 @@ def recall(key: str) -> Findings | None:
 def remember(key: str, found: Findings) -> None:
     """Keep what a check found that passed; where nothing can be written, the next one is made again."""
     tables = {split: table.as_json() for split, table in found.data.items()}
-    text = json.dumps({"data": tables, "warnings": found.warnings, "unseen": found.unseen})
+    text = json.dumps({"data": tables, **{name: getattr(found, name) for name in LINES}})
     file = _file(key)
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

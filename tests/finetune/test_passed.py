@@ -28,7 +28,7 @@ def own_cache(tmp_path, monkeypatch):
 def test_what_was_found_comes_back(tree):
     key = passed.key_of(config_from(tree()), PRINTS)
     assert passed.recall(key) is None
-    found = Findings(data={"train": TABLE}, warnings=["data.max_length: short"], unseen=["adapters"])
+    found = Findings(data={"train": TABLE}, notes=["4 GB"], warnings=["short"], unseen=["adapters"])
     passed.remember(key, found)
     assert passed.recall(key) == found
     assert passed.recall(key + "0") is None
@@ -115,6 +115,7 @@ def test_a_search_checks_once(tmp_path, tree, monkeypatch):
 
     def look(loaded, findings):
         looked.append(loaded.config.loss.objective)
+        findings.notes.append("4 GB")
         findings.warnings.append("model.path: small")
 
     monkeypatch.setattr("rankray.finetune.trial_check.check_trial", look)
@@ -125,6 +126,7 @@ def test_a_search_checks_once(tmp_path, tree, monkeypatch):
         loaded = load_config(file)
         findings = preflight(loaded)
         check_training(loaded, findings, again=again)
+        assert findings.notes == ["4 GB"], "said again, though it is not looked at again"
         return findings.warnings
 
     assert go() == go() == go(study__trials=7) == ["model.path: small"]
