@@ -63,7 +63,8 @@ def recall(key: str) -> Findings | None:
     try:
         tree = json.loads(_file(key).read_text(encoding="utf-8"))
         data = {split: LengthTable(**table) for split, table in tree["data"].items()}
-        return Findings(data=data, **{name: list(tree[name]) for name in LINES})
+        notes, warnings, unseen = (list(tree[name]) for name in LINES)
+        return Findings(data=data, notes=notes, warnings=warnings, unseen=unseen)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.debug("no check is remembered as %s: %s", key, error)
         return None
