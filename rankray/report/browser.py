@@ -32,6 +32,10 @@ def find_browser() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+class PageError(RuntimeError):
+    """The page threw, or it went away while it was asked; the browser itself still answers."""
+
+
 class Browser:
     """One page of a headless Chromium; close it, or use it as a context.
 
@@ -67,7 +71,8 @@ class Browser:
         """Call a method of the protocol and return its result.
 
         Raises:
-            RuntimeError: the browser answered with an error, or not in time.
+            PageError: the browser answered with an error.
+            RuntimeError: it ended, or did not answer in time.
         """
         self._last += 1
         message: dict[str, Any] = {"id": self._last, "method": method, "params": params}
@@ -79,7 +84,7 @@ class Browser:
             answer = self._next(limit)
             if answer.get("id") == self._last:
                 if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']}")
+                    raise PageError(f"{method}: {answer['error']}")
                 return dict(answer["result"])
             if "method" in answer:
                 self.events.append(answer)
@@ -88,11 +93,11 @@ class Browser:
         """Return the value of a JavaScript expression; a promise is awaited.
 
         Raises:
-            RuntimeError: it threw.
+            PageError: it threw.
         """
         result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in result:
-            raise RuntimeError(f"{expression[:80]}: {result['exceptionDetails']}")
+            raise PageError(f"{expression[:80]}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
     def open(self, file: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
@@ -104,15 +109,23 @@ class Browser:
         self.wait_for("document.documentElement?.dataset.drawn === 'yes'")
 
     def wait_for(self, condition: str) -> None:
-        """Wait until a JavaScript condition is true.
+        """Wait until a JavaScript condition is true; one that throws is not true yet.
+
+        A page that is being loaded has no `document.body`, and what was asked of the page before it is lost.
 
         Raises:
             RuntimeError: it did not become true in time.
         """
         limit = time.monotonic() + self._timeout
-        while self.evaluate(condition) is not True:
+        while True:
+            thrown: PageError | None = None
+            try:
+                if self.evaluate(condition) is True:
+                    return
+            except PageError as error:
+                thrown = error
             if time.monotonic() > limit:
-                raise RuntimeError(f"not true within {self._timeout:.0f} s: {condition}")
+                raise RuntimeError(f"not true within {self._timeout:.0f} s: {condition}") from thrown
             time.sleep(0.05)
 
     def picture(self, *, whole: bool = True) -> bytes:

@@ -144,3 +144,21 @@ def test_without_a_browser_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setattr(browser_file.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="a picture needs Chromium or Chrome, and none is on PATH"):
         Browser()
+
+
+@needs_browser
+def test_a_condition_that_throws_is_not_true_yet(browser, tmp_path):
+    """A page that is being loaded has no body; what never holds says what was thrown."""
+    late = tmp_path / "late.html"
+    late.write_text("<script>setTimeout(() => { window.made = { name: 'x' } }, 300)</script>", encoding="utf-8")
+    browser.call("Page.navigate", url=late.as_uri())
+    with pytest.raises(browser_file.PageError, match="TypeError"):
+        browser.evaluate("window.made.name.length")
+    browser.wait_for("window.made.name.length === 1")
+    browser._timeout, kept = 0.2, browser._timeout
+    try:
+        with pytest.raises(RuntimeError, match=r"not true within 0 s: window\.never") as caught:
+            browser.wait_for("window.never.name === 'x'")
+    finally:
+        browser._timeout = kept
+    assert "TypeError" in str(caught.value.__cause__)
