@@ -62,8 +62,8 @@ def copy(
     name: Name,
 ) -> None:
     """Copy a study to another store, with its history, verdicts and the places of its checkpoints."""
-    from rankray.store.move import copy_study
     from rankray.report.tables import store_option
+    from rankray.store.move import copy_study
     from rankray.store.urls import masked
 
     given, target = target, from_environment(target)

@@ -66,7 +66,8 @@ _POSTGRESQL_SAYS = (
     (UNENCRYPTED, r"SSL was required|certificate (verify failed|file)|does not match host name|invalid \w+ value"),
 )
 _MYSQL = {
-    **dict.fromkeys((1044, 1045, 1698, 1227, 1251, 1524), LOGIN), 1049: MISSING, 2026: UNENCRYPTED, 1290: READ_ONLY, 1836: READ_ONLY,
+    **dict.fromkeys((1044, 1045, 1698, 1227, 1251, 1524), LOGIN), 1049: MISSING,
+    2026: UNENCRYPTED, 1290: READ_ONLY, 1836: READ_ONLY,
     1021: FULL, 1114: FULL, 1205: LOCKED, 1213: LOCKED,
     **dict.fromkeys((1040, 1053, 1077, 1079, 1080, 1158, 1159, 1160, 1161, 1203, 1317, 1927, 3024), AWAY),
     **dict.fromkeys((2000, 2002, 2003, 2005, 2006, 2013, 2014, 2027, 2055, 0), AWAY),
