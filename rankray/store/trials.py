@@ -380,9 +380,8 @@ class StudyStore(StudyAccounts):
         if adopted:
             self._history.written.add(trial.number)
         ticket = ticket_of(trial, adopted=adopted, order=self._order)
-        if self.untrained:
-            return replace(ticket, untrained=False)
-        return replace(ticket, untrained=trial.number == self._history.first_without_steps())
+        is_first = trial.number == self._history.first_without_steps()
+        return replace(ticket, untrained=is_first and not self.untrained)
 
     def _late(self, trial: FrozenTrial, steps: dict[int, StepRecord], step: int) -> Verdict:
         """Answer a report on a trial that has ended."""
