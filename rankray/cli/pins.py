@@ -77,7 +77,8 @@ def pinned_as(config: Config, other: Config) -> Config:
     asked = data_pin.asked_revisions(config)
     if any(name in known for name in asked):
         commits = {name: asked[name] for name in asked if asked[name] != MAIN}
-        commits |= {name: known[name] for name in asked if asked[name] == MAIN and name in known}
+        held = {name: known[name] for name in asked if name in known}
+        commits |= {name: held[name] for name in held if asked[name] == MAIN or "@" in name}
         config = config.model_copy(update={"data": config.data.model_copy(update={"revision": commits})})
     return config
 

@@ -89,6 +89,12 @@ class SourceSection(Section):
     """As `data.completion`; null takes that."""
     messages: str | None = None
     """As `data.messages`; null takes that."""
+    weight_column: str | None = None
+    """As `data.weight_column`; null takes that."""
+    token_weights: str | None = None
+    """As `data.token_weights`; null takes that."""
+    revision: str | None = None
+    """Branch, tag or commit of this source, a dataset on the hub; null takes `data.revision`."""
 
 
 Sources = Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], Field(min_length=1)]
@@ -101,7 +107,8 @@ class DataSection(Section):
     train: Sources
     """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet, .arrow, .csv or .tsv file
     (text also as .gz or .zst), of a directory of such files, or a pattern such as `data/*.jsonl`. Or a list of several:
-    `[{path: ..., weight: 2}, {path: ..., weight: 1, max_examples: 1000}]`."""
+    `[{path: ..., weight: 2}, {path: ..., weight: 1, max_examples: 1000}]`; an entry may also have its own `where`,
+    `format`, `prompt`, `completion`, `messages`, `weight_column`, `token_weights` and `revision`."""
     eval: Sources
     """Held-out examples, in the same form."""
     test: Sources | None = None

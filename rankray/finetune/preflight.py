@@ -28,7 +28,7 @@ from rankray.data.examples import Places
 from rankray.data.files import file_fingerprint, hub_parts, is_file_source
 from rankray.data.leaks import leaks_line, leaks_of
 from rankray.data.lengths import LengthTable, length_table, table_lines
-from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local
+from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local, refuse_revision
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
 from rankray.evaluate.answers import check_answer, is_function, load_function
 from rankray.finetune.base_model import check_base_model
@@ -244,6 +244,8 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings:
     given, where = getattr(data, split), f"{place}: data.{split}"
     for entry in entries_of(given):
         local = is_file_source(entry.path)
+        if local:
+            refuse_revision(entry, where)
         name = Path(entry.path).name if local else hub_parts(entry.path, where)[-1].partition("[")[0]
         _warn_of_test(split, name, where, findings)
     if not is_local(given):
