@@ -52,12 +52,13 @@ def make_examples(rows: Sequence[Row], data: DataSection, places: Places) -> lis
     """
     form = formats.recognise(rows, data, places.source)
     if form == "columns":
-        return _from_templates(rows, data, places)
+        found = _from_templates(rows, data, places)
+        return [formats.as_turns(str(e.prompt), str(e.completion)) for e in found] if data.chat else found
     column = formats.chat_column(rows, data)
     if data.messages is not None and form in ("messages", "sharegpt"):
         _check_columns([column], rows, places.messages, places.source)
     where = places.messages if form in ("messages", "sharegpt") and data.messages is not None else places.source
-    reading = formats.Reading(where, places.source, column)
+    reading = formats.Reading(where, places.source, column, data.chat)
     return [formats.example_of(form, row, place_of(rows, index), reading) for index, row in enumerate(rows)]
 
 

@@ -158,7 +158,7 @@ class Source:
         known += [name for name in unused_columns(form, rows, data) if name not in known]
 
     def _section(self, entry: SourceSection) -> DataSection:
-        own = {name: getattr(entry, name) for name in ("format", *OWN_FIELDS)}
+        own = {name: getattr(entry, name) for name in ("format", "chat", *OWN_FIELDS)}
         return self._data.model_copy(update={name: value for name, value in own.items() if value is not None})
 
     def _places_of(self, entry: SourceSection) -> Places:
@@ -374,7 +374,8 @@ def _origin(
 
 def _stamped(entry: SourceSection) -> dict[str, Any]:
     """Return what of an entry decides on its examples; newer fields only where they are given, so that tokens stay."""
-    newer = {name for name in ("weight_column", "token_weights", "revision") if getattr(entry, name) is None}
+    names = ("chat", "weight_column", "token_weights", "revision")
+    newer = {name for name in names if getattr(entry, name) is None}
     return entry.model_dump(mode="json", exclude=newer)
 
 

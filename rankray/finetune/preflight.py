@@ -31,6 +31,7 @@ from rankray.data.lengths import LengthTable, length_table, table_lines
 from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local, refuse_revision
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
 from rankray.evaluate.answers import check_answer, is_function, load_function
+from rankray.evaluate.sets import check_sets
 from rankray.finetune.base_model import check_base_model
 from rankray.finetune.schedules import check_one_schedule, check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
@@ -137,6 +138,8 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
     prints, directory = _check_model(config.model.path, loaded.where("model.path"))
     splits = ("train", "eval", *(["test"] if config.data.test is not None else []))
     data = {split: _check_split(split, loaded, directory, findings) for split in splits}
+    if check_sets(loaded) and directory is not None:
+        _needs_chat_template(directory, loaded.where("evaluate.also"))
     findings.fingerprints = {"data": data, **prints}
 
 
@@ -261,11 +264,9 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings:
     if split != "train" and _answers(loaded.config):
         _check_answers(examples, loaded, where, findings)
     if model is not None:
-        if any(placed.example.is_chat for placed in examples) and not _has_chat_template(model):
-            raise ModelError(
-                f"{places.messages}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
-                "take a chat model, or use data.prompt and data.completion"
-            )
+        chats = [placed.example for placed in examples if placed.example.is_chat]
+        if any(example.template is None for example in chats):
+            _needs_chat_template(model, places.messages)
         _check_room(examples, model, split, loaded, findings)
     return fingerprint(given, where)
 
@@ -367,11 +368,15 @@ def _check_room(examples: Sequence[Placed], model: Path, split: str, loaded: Loa
     findings.warnings += filter(None, [table.warning(split)])
 
 
-def _has_chat_template(model: Path) -> bool:
+def _needs_chat_template(model: Path, where: str) -> None:
     if (model / "chat_template.jinja").is_file() or (model / "chat_template.json").is_file():
-        return True
+        return
     file = model / "tokenizer_config.json"
-    return file.is_file() and bool(_read_json(file, "model.path").get("chat_template"))
+    if not (file.is_file() and _read_json(file, "model.path").get("chat_template")):
+        raise ModelError(
+            f"{where}: the tokenizer in {str(model)!r} has no chat template; needed is one; take a chat model, or use "
+            "data.prompt and data.completion"
+        )
 
 
 def _read_json(file: Path, where: str) -> dict[str, Any]:
