@@ -140,8 +140,9 @@ def test_a_branch_is_a_commit_for_good(hub, tmp_path, tree):
         assert absent.startswith("data.revision: 'org/none' at revision 'main' cannot be found (")
         streamed = tree_of(tree, revision={"org/tiny": OLD}, streaming=True, max_examples=3)
         assert ask(streamed) == [{"org/tiny": OLD}, "old"]
-        sliced = ask(tree_of(tree, train="org/tiny:train[:2]", streaming=True))
-        assert "'org/tiny:train[:2]' is a slice, which data.streaming cannot take" in sliced
+        for part in ("[:2]", "[50%:]", "[7:]"):
+            sliced = ask(tree_of(tree, train=f"org/tiny:train{part}", revision={"org/tiny": OLD}, streaming=True))
+            assert "holds no rows" in sliced if part == "[7:]" else sliced[1] == "old"
     with process(hub, tmp_path, offline=True) as ask:
         assert NEW in str(ask(held)), "the newest in the cache is another commit, which is refused"
 
