@@ -93,14 +93,15 @@ def held_data(config: Config, provenance: Mapping[str, Any], asked: Mapping[str,
 
 def resolved_lines(config: Config) -> list[str]:
     """Return where a configuration's paths lead, a line each; no password is shown."""
+    from rankray.config.sections import source_text
     from rankray.data.pin import asked_revisions
     from rankray.model.pin import asked_revision
     from rankray.store.urls import masked
 
     return [
         f"model.path: {config.model.path}" + (f" at {asked}" if (asked := asked_revision(config)) else ""),
-        f"data.train: {config.data.train}",
-        f"data.eval: {config.data.eval}",
+        f"data.train: {source_text(config.data.train)}",
+        f"data.eval: {source_text(config.data.eval)}",
         *(f"data.revision: {name} at {revision}" for name, revision in asked_revisions(config).items()),
         f"store: {masked(config.store)}",
         f"storage: {config.storage}",
