@@ -107,10 +107,10 @@ class DataSection(Section):
     """What the model learns from, and what it is measured on."""
 
     train: Sources
-    """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet, .arrow, .csv or .tsv file
-    (text also as .gz or .zst), of a directory of such files, or a pattern such as `data/*.jsonl`. Or a list of several:
-    `[{path: ..., weight: 2}, {path: ..., weight: 1, max_examples: 1000}]`; an entry may also have its own `where`,
-    `format`, `prompt`, `completion`, `messages`, `chat`, `weight_column`, `token_weights` and `revision`."""
+    """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet, .arrow, .csv, .tsv or .txt
+    file (text also as .gz or .zst), of a directory of such files, or a pattern such as `data/*.jsonl`. Or a list of
+    several: `[{path: ..., weight: 2}, {path: ..., weight: 1, max_examples: 1000}]`; an entry may also have its own
+    `where`, `format`, `prompt`, `completion`, `messages`, `chat`, `weight_column`, `token_weights` and `revision`."""
     eval: Sources
     """Held-out examples, in the same form."""
     test: Sources | None = None

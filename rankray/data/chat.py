@@ -260,6 +260,8 @@ def _call(given: Any, here: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         parsed = from_json(arguments)
         arguments = parsed if isinstance(parsed, dict) else arguments
+    elif arguments is not None:
+        arguments = _without_nulls(arguments)
     made: dict[str, Any] = {
         "type": "function",
         "function": {"name": function["name"], "arguments": {} if arguments is None else arguments},
@@ -275,7 +277,14 @@ def _tools(given: Any, here: str) -> list[Any] | None:
         raise DataError(
             f"{here} has tools {short(given)}; allowed is a list of JSON schemas, or its JSON; fix that row"
         )
-    return found
+    return [_without_nulls(tool) for tool in found]
+
+
+def _without_nulls(tree: Any) -> Any:
+    """Return mappings without the keys that have no value: a table gives each the keys of all, as TRL knows, too."""
+    if isinstance(tree, Mapping):
+        return {key: _without_nulls(value) for key, value in tree.items() if value is not None}
+    return [_without_nulls(each) for each in tree] if isinstance(tree, list) else tree
 
 
 def from_json(text: str) -> Any:

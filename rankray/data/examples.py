@@ -9,7 +9,7 @@ say, a template would only show how Python writes it. Needs no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from string import Formatter
@@ -35,6 +35,10 @@ class Places(NamedTuple):
     messages: str = "data.messages"
     weight_column: str = "data.weight_column"
     token_weights: str = "data.token_weights"
+
+    def with_own(self, places: Mapping[str, str]) -> Places:
+        """Return these places, some of them others, by their fields."""
+        return self._replace(**places)
 
     @classmethod
     def at(cls, where: Callable[[str], str], split: str) -> Places:

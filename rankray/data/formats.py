@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from rankray.config.sections import DataSection
 from rankray.data import guess
 from rankray.data.chat import Example, Turn, conversation, from_json, short
-from rankray.data.files import place_of
+from rankray.data.other_sets import refuse_other_sets
 from rankray.data.parse import Row
 from rankray.errors import DataError, listed
 
@@ -78,11 +78,9 @@ def recognise(rows: Sequence[Row], data: DataSection, source: str = "data.train"
     if (data.prompt, data.completion) != ("{prompt}", "{completion}"):
         return "columns"
     columns = list(dict.fromkeys(column for row in rows for column in row))
+    refuse_other_sets(rows, columns, source)
     if {"prompt", "completion"} <= set(columns):
-        _refuse_disliked(rows, source)
         return "prompt_completion"
-    if is_preference(columns):
-        raise DataError(f"{source}: {_preference(rows, columns)}")
     for column in CHAT_COLUMNS:
         if column in columns:
             return "sharegpt" if _first(rows, column, "from") else "messages"
@@ -96,36 +94,6 @@ def recognise(rows: Sequence[Row], data: DataSection, source: str = "data.train"
     if ("prompt" in columns or "completion" in columns) and not turns and guess.templates_of(rows) is None:
         return "columns"  # half of the default templates: the error names the missing column and the nearest
     raise DataError(f"{source}: {_unknown(rows, columns, turns)}")
-
-
-def is_preference(columns: Sequence[str]) -> bool:
-    """Whether these are the columns of pairs of a better and a worse answer."""
-    return {"chosen", "rejected"} <= set(columns)
-
-
-def _preference(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """Return why a preference set is none for fine-tuning, and how its better answers can be used."""
-    prompt = "data.prompt: '{prompt}\\n' and " if "prompt" in columns else ""
-    hint = (
-        "data.messages: chosen"
-        if guess.first_turn(rows, "chosen") is not None
-        else f"{prompt}data.completion: '{{chosen}}'"
-    )
-    return (
-        f"a preference set (columns {listed(columns)}), not one for fine-tuning; allowed are prompts with one answer; "
-        f"name the better answer with {hint}, or give another file"
-    )
-
-
-def _refuse_disliked(rows: Sequence[Row], source: str) -> None:
-    """Refuse answers that are marked as bad, as sets for KTO mark them."""
-    bad = [index for index, row in enumerate(rows) if row.get("label") is False]
-    if bad and all(isinstance(row.get("label"), bool) for row in rows):
-        raise DataError(
-            f"{source}: {place_of(rows, bad[0])} has an answer that is marked as bad (label: false, {len(bad)} of "
-            f"{len(rows)} rows); allowed are answers to learn from; leave the others out with data.where: "
-            "{label: true}, or set data.format: prompt_completion to train on all"
-        )
 
 
 def _unknown(rows: Sequence[Row], columns: list[str], turns: list[str]) -> str:
@@ -165,7 +133,7 @@ def unused_columns(form: str, rows: Sequence[Row], data: DataSection) -> list[st
     }[form]
     known = {*used, data.weight_column, data.token_weights, *(data.where or {})}
     names = list(dict.fromkeys(name for row in rows for name in row if row[name] not in (None, "", [])))
-    return [name for name in names if name not in known]
+    return [name for name in names if name and name not in known]  # an index that pandas has written has no name
 
 
 def example_of(form: str, row: Row, place: str, reading: Reading) -> Example:
@@ -232,8 +200,7 @@ def _alpaca(row: Row, place: str, reading: Reading) -> Example:
         return Example(f"{preamble}\n\n### Instruction:\n{instruction}{middle}\n\n### Response:\n", answer)
     turns = [*earlier, {"role": "user", "content": instruction + middle}]
     turns = [{"role": "system", "content": str(before)}, *turns] if before else turns
-    made = Example(turns, [{"role": "assistant", "content": answer}])
-    return made if reading.chat else made._replace(template=ALPACA_TURNS)
+    return Example(turns, [{"role": "assistant", "content": answer}], template=None if reading.chat else ALPACA_TURNS)
 
 
 def _history(given: Any, here: str) -> list[Turn]:

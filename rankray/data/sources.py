@@ -21,6 +21,7 @@ from rankray.data.chat import Example
 from rankray.data.examples import Places, make_examples
 from rankray.data.files import (
     Rows,
+    check_one_set,
     file_fingerprint,
     files_of,
     hub_parts,
@@ -169,7 +170,7 @@ class Source:
             for name in OWN_FIELDS
             if getattr(entry, name) is not None
         }
-        return self._places._replace(**own)
+        return self._places.with_own(own)
 
     def _conditions(self, entry: SourceSection) -> dict[str, Any]:
         return {**(self._data.where or {}), **(entry.where or {})}
@@ -321,6 +322,7 @@ class _Files:
     """The files of one entry; later reads are refused if one has changed since the first look."""
 
     def __init__(self, path: str, where: str) -> None:
+        check_one_set(path, where)
         self._path, self._where = path, where
         self.stamp: Any = self._look()
 

@@ -60,15 +60,6 @@ def test_unknown_columns_say_what_to_write():
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (
-            [{"prompt": "a", "chosen": "b", "rejected": "c"}],
-            r"a preference set .*data.prompt: '{prompt}\\n' and data.completion",
-        ),
-        ([{"chosen": TURNS, "rejected": TURNS}], "a preference set .*with data.messages: chosen"),
-        (
-            [{"prompt": "a", "completion": "b", "label": each} for each in (True, False)],
-            "row 2 has an answer .*as bad .*1 of 2",
-        ),
         ([{"prompt": "a", "response": "b"}], r"data.prompt: '{prompt}\\n' and data.completion: '{response}'"),
         ([{"prompt": TURNS[:1], "data_source": "x"}], r"a column of turns without answers \(prompt\)"),
         ([{"one": TURNS, "other": TURNS}], r"columns of turns \(one, other\).*data.messages"),
