@@ -69,8 +69,8 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
         ("a.json", "null", "a.json: holds null; allowed is a list of objects"),
         ("a.json", "42", "a.json: holds a int"),
         ("a.json", "[" * 100_000, "a.json:1: cannot be read .nested too deep"),
-        ("a.json", '[{"a": 1},\n {"a": 2,}]', "a.json:2:10: not JSON"),
-        ("a.json", '{"a": 1}\n{"a": 2,}\n', "a.json:2:9: not JSON"),
+        ("a.json", '[{"a": 1},\n {"a": 2,}]', "a.json:2:(10|9): not JSON"),  # Python 3.13 names the comma
+        ("a.json", '{"a": 1}\n{"a": 2,}\n', "a.json:2:(9|8): not JSON"),
         ("a.csv", "a,b\nx,y\n\n1,2,3\n", "a.csv:4: 3 values, and the header has 2"),
         ("a.csv", 'a,b\n"x\ny",2\n1,2,3\n', "a.csv:4: 3 values"),
         ("a.csv", 'a,b\n1,"2\n', "a.csv:2: not CSV"),
