@@ -66,7 +66,7 @@ def test_the_posterior_is_the_textbook_one_and_running_settings_only_narrow_it(d
 
 
 def test_many_runs_of_one_region_do_not_raise_what_is_unknown() -> None:
-    """Twenty good runs at one spot and two bad ones elsewhere: what is far from all of them is as good as their spots."""
+    """Twenty good runs at one spot, two bad ones elsewhere: what is far from all of them is as good as three spots."""
     x = np.array([*np.linspace(0.5, 0.51, 20), 0.0, 1.0])
     values = np.array([*np.ones(20), -10.0, -10.0])
     apart = np.abs(x[:, None] - x)[None]
