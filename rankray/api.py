@@ -63,17 +63,19 @@ def check(config: Given) -> dict[str, Any]:
         `{"ok", "errors", "warnings", "data"}`, as `rankray check --json`: the errors are lines of `where: what was
         given; what is allowed; what to do`, the data the size of each split by its name.
     """
-    from rankray.cli.common import preflight
+    from rankray.cli.common import fitted, preflight
     from rankray.finetune.epochs import with_steps
     from rankray.finetune.preflight import leak_warnings
 
     try:
         loaded = with_steps(_loaded(config), download=True)
         findings = preflight(loaded)
+        fitted(loaded, findings)
     except UserError as error:
         return {"ok": False, "errors": str(error).splitlines(), "warnings": [], "data": {}}
     data = {split: table.as_json() for split, table in findings.data.items()}
-    return {"ok": True, "errors": [], "warnings": [*findings.warnings, *leak_warnings(loaded)], "data": data}
+    warnings = [*findings.warnings, *leak_warnings(loaded)]
+    return {"ok": True, "errors": [], "warnings": warnings, "data": data, "memory": findings.memory}
 
 
 def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
@@ -95,7 +97,7 @@ def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
         UserError: something in it cannot work; nothing was started.
         SearchFailed: the search ran, and ended without doing what was asked.
     """
-    from rankray.cli.common import board_of, preflight
+    from rankray.cli.common import board_of, fitted, preflight
     from rankray.cli.pins import pin
     from rankray.cli.tracking import check_trackers, tracking
     from rankray.finetune.epochs import with_steps
@@ -109,6 +111,7 @@ def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
     check_trackers(loaded)
     known = Path(loaded.file)
     findings = preflight(loaded, again=False)
+    loaded = fitted(loaded, findings)
     provenance = findings.fingerprints | asked | {"file": str(known.absolute() if known.is_file() else known)}
     opened = open_study(loaded.config.store, loaded.config, provenance=provenance)
     shown: AbstractContextManager[Observer] = watching_python(board_of(opened)) if show else nullcontext(_Silent())
@@ -139,7 +142,7 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
     """
     from rankray.checkpoints import places, staging
     from rankray.checkpoints.retention import CheckpointRetention
-    from rankray.cli.common import preflight
+    from rankray.cli.common import fitted, preflight
     from rankray.cli.pins import pin_run
     from rankray.cli.tracking import check_trackers, tracking_train
     from rankray.finetune import run
@@ -148,8 +151,7 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
 
     loaded = with_steps(pin_run(_loaded(config), checkpoint or ""), download=True)
     check_trackers(loaded)
-    preflight(loaded)
-    checked = loaded.config
+    checked = fitted(loaded, preflight(loaded), alone=True).config
     places.probe(checked.storage)
     with CheckpointRetention(checked.storage, f"{checked.name}/train") as retention:
         tree = checked.model_dump(mode="json") | {"space": {}}

@@ -35,7 +35,7 @@ ROOMS = {  # room or top-level file -> what it may import beside itself; a room'
     "search": {"config", "contracts", "errors", "checkpoints", "store", "cluster", "finetune", "logs", "analysis"},
     "report": {"config", "contracts", "errors", "paths", "analysis"},
     "rehearse": {"config", "contracts", "errors", "store"},
-    "quickstart": set(),
+    "quickstart": {"paths"},
     "setup": {"config", "errors", "data", "finetune", "model"},
     "cli": {
         "__init__", "logs", "paths", "config", "contracts", "errors", "checkpoints", "store", "cluster", "search",
@@ -212,6 +212,16 @@ def test_what_is_swallowed_leaves_a_line_in_the_log(module):
 
 def _catches_everything(kind: ast.expr | None) -> bool:
     return kind is None or ast.unparse(kind) in ("Exception", "BaseException")
+
+
+def test_temporary_directories_are_deleted_for_the_killed():
+    """`paths.temporary_directory` deletes what a killed process left; the other two places sweep their own."""
+    making = {
+        name_of(module)
+        for module in MODULES
+        if re.search(r"tempfile\.(mkdtemp|TemporaryDirectory)", module.read_text(encoding="utf-8"))
+    }
+    assert making == {"paths", "cluster.scratch", "search.experiment"}, "use rankray.paths.temporary_directory"
 
 
 QUAINT = r"mend|mends|mended|mending|weighs|gone on with|go on with|goes on with|on paper|struck off|spoken|the word of"

@@ -73,6 +73,24 @@ def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True) -
     return findings
 
 
+def fitted(loaded: LoadedConfig, findings: Findings, alone: bool = False) -> LoadedConfig:
+    """Estimate the memory of a trial, and return the configuration with a micro batch that fits.
+
+    Args:
+        loaded: the configuration.
+        findings: what `preflight` found; the estimate, notes and warnings are added.
+        alone: one process of this machine trains, whatever the configuration says of workers.
+
+    Raises:
+        ConfigError: a trial cannot fit.
+    """
+    from rankray.cluster.environment import starts_ray
+    from rankray.finetune.memory_check import check_memory, split_to_fit
+
+    check_memory(loaded, findings, trains_here=alone or starts_ray(), alone=alone)
+    return split_to_fit(loaded, findings)
+
+
 def check_training(loaded: LoadedConfig, findings: Findings, again: bool = True) -> None:
     """Check what needs the libraries of training, with the code that trials run.
 

@@ -107,7 +107,7 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tupl
         StudyMismatch: data or model have changed since.
         UserError: something cannot be trained on.
     """
-    from rankray.cli.common import preflight
+    from rankray.cli.common import fitted, preflight
     from rankray.cli.pins import pin
     from rankray.config import LoadedConfig
     from rankray.errors import StudyMismatch
@@ -126,8 +126,9 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tupl
                 "the same; restore it, or search again under another name"
             )
     loaded, asked = pin(LoadedConfig(confirmation, file))
-    prints = preflight(loaded, again=False).fingerprints
-    return loaded.config, prints | asked | {"file": file, "confirms": search.name}
+    findings = preflight(loaded, again=False)
+    loaded = fitted(loaded, findings)
+    return loaded.config, findings.fingerprints | asked | {"file": file, "confirms": search.name}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import load, preflight, say
+from rankray.cli.common import fitted, load, preflight, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
 from rankray.cli.pins import resolved_lines
 
@@ -35,6 +35,7 @@ def check(
 
             loaded = with_steps(loaded, download=True)
         findings = preflight(loaded, offline)
+        fitted(loaded, findings)
     except UserError as error:
         if not as_json:
             raise
@@ -59,6 +60,7 @@ def check(
             "notes": findings.notes,
             "data": {split: table.as_json() for split, table in findings.data.items()},
             "not_looked_at": findings.unseen,
+            "memory": findings.memory,
             "config": config,
         }
         print(json.dumps(found))

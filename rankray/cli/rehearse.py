@@ -49,6 +49,9 @@ def rehearse(
     ] = 0.0,
     plot: Annotated[Path | None, typer.Option(help="Write a plot of who has found the target by when (.svg).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of made-up curves.")] = 0,
+    made_up: Annotated[
+        int, typer.Option("--worlds", min=1, help="Made-up worlds searched, where there is no table.")
+    ] = SYNTHETIC_WORLDS,
     recorded: Annotated[str, typer.Option("--from", metavar="STUDY", help="Take this study's runs as the table.")] = "",
     store: Store = "",
     on: Annotated[
@@ -66,7 +69,7 @@ def rehearse(
     logs.configure(verbose)
     config = load(file, sets, store, name).config
     names = [each for each in (part.strip() for part in strategies.split(",")) if each]
-    worlds, notes = _worlds(config, table, recorded, store, seed, reports)
+    worlds, notes = _worlds(config, table, recorded, store, seed, reports, made_up)
     for note in notes:
         say(note, as_json)
     with _place(on) as opened:
@@ -112,7 +115,7 @@ def rehearse(
 
 
 def _worlds(
-    config: Config, table: Path | None, recorded: str, store: str, seed: int, reports: int | None
+    config: Config, table: Path | None, recorded: str, store: str, seed: int, reports: int | None, made_up: int
 ) -> tuple[list[World], list[str]]:
     """Return the worlds to search in, and what must be said of them."""
     from rankray.errors import UserError
@@ -122,8 +125,9 @@ def _worlds(
     if table is not None and recorded:
         raise UserError("rehearse: got --table and --from; allowed: one of the two; leave one out")
     if table is None and not recorded:
-        made = [synthetic_world(config, seed + index, reports) for index in range(SYNTHETIC_WORLDS)]
-        return made, [f"synthetic: the curves are made up ({SYNTHETIC_WORLDS} bowls); give --table for recorded ones"]
+        made = [synthetic_world(config, seed + index, reports) for index in range(made_up)]
+        bowls = f"{made_up} bowl{'s' if made_up > 1 else ''}"
+        return made, [f"synthetic: the curves are made up ({bowls}); give --table for recorded ones"]
     if table is not None:
         found = read_table(table, config)
     else:

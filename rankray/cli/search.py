@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankray.cli.common import board_of, check_training, console, load, preflight, print_summary, say
+from rankray.cli.common import board_of, check_training, console, fitted, load, preflight, print_summary, say
 from rankray.cli.lineage import lineage
 from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
 from rankray.cli.pins import pin, resolved_lines
@@ -53,17 +53,21 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     check_trackers(loaded)
     loaded, asked = pin(loaded)
     loaded = with_steps(loaded, download=True)
-    config = loaded.config
-    for line in resolved_lines(config):
+    for line in resolved_lines(loaded.config):
         say(line)
     findings = preflight(loaded, offline=True)
     provenance = findings.fingerprints | asked | lineage(loaded)
-    study = open_study(config.store, config, provenance=provenance) if _exists(config) else None
+    study = None
+    if _exists(loaded.config):
+        loaded = fitted(loaded, findings)
+        study = open_study(loaded.config.store, loaded.config, provenance=provenance)
     if study is None or not study.finished:  # finished trials show that the configuration can be trained
         check_training(loaded, findings, again=False)
+    if study is None:
+        loaded = fitted(loaded, findings)
     for line in findings.lines(with_unseen=False):
         say(line)
-    study = study or open_study(config.store, config, provenance=provenance)
+    study = study or open_study(loaded.config.store, loaded.config, provenance=provenance)
     done = False
     try:
         with watching(board_of(study), console()) as view, tracking(study, loaded.config) as trackers:

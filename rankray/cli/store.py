@@ -62,13 +62,15 @@ def copy(
     name: Name,
 ) -> None:
     """Copy a study to another store, with its history, verdicts and the places of its checkpoints."""
+    from rankray.report.tables import store_option
     from rankray.store.move import copy_study
     from rankray.store.urls import masked
 
-    source, target = from_environment(source), from_environment(target)
-    trials = copy_study(source, target, name, notice=lambda line: say(line, to_stderr=True))
+    given, target = target, from_environment(target)
+    trials = copy_study(from_environment(source), target, name, notice=lambda line: say(line, to_stderr=True))
     print(f"copied {name}, {trials} trials, to {masked(target)}; checkpoints stay where they are")
-    print(f"continue there with: rankray search FILE --store {masked(target)}; the original was not changed")
+    there = f"--store {given}" if given.startswith("env:") else store_option(masked(target))
+    print(f"continue there with: rankray search FILE {there}; the original was not changed")
 
 
 @app.command()

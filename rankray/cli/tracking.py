@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankray.cli.common import say
+from rankray.paths import temporary_directory
 
 if TYPE_CHECKING:
     from rankray.config import Config, LoadedConfig
@@ -160,10 +160,10 @@ def _noted(place: str) -> str:
 
     if NOTE not in places.names(place):
         return ""
-    with tempfile.TemporaryDirectory(prefix="rankray-") as scratch:
+    with temporary_directory("rankray-note-") as scratch:
         note = Path(places.join(place, NOTE))
         if places.is_remote(place):
-            note = Path(scratch) / NOTE
+            note = scratch / NOTE
             places.download(places.join(place, NOTE), note)
         return (note / FILE).read_text(encoding="utf-8").strip()
 
@@ -171,9 +171,9 @@ def _noted(place: str) -> str:
 def _note(place: str, known: str) -> None:
     from rankray.checkpoints import places
 
-    with tempfile.TemporaryDirectory(prefix="rankray-") as scratch:
+    with temporary_directory("rankray-note-") as scratch:
         remote = places.is_remote(place)
-        directory = Path(scratch) if remote else Path(places.join(place, NOTE))
+        directory = scratch if remote else Path(places.join(place, NOTE))
         directory.mkdir(parents=True, exist_ok=True)
         (directory / FILE).write_text(known, encoding="utf-8")
         if remote:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankray.cli.common import load, preflight, say
+from rankray.cli.common import fitted, load, preflight, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Verbose
 from rankray.cli.pins import pin_run
 from rankray.cli.tracking import check_trackers, tracking_train
@@ -38,7 +38,9 @@ def train(
     loaded = pin_run(load(file, sets, name=name), resume)
     check_trackers(loaded)
     loaded = with_steps(loaded, download=True)
-    for line in preflight(loaded).lines():
+    findings = preflight(loaded)
+    loaded = fitted(loaded, findings, alone=True)
+    for line in findings.lines():
         say(line, as_json)
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.contracts import TrialSpec

@@ -186,7 +186,8 @@ class TrainSection(Section):
     batch_size: PositiveInt = 64
     """Examples per optimizer step, over all workers and accumulation steps."""
     micro_batch_size: PositiveInt | None = None
-    """Examples per forward pass; must divide batch_size. Null takes the whole batch at once."""
+    """Examples per forward pass; must divide batch_size. Null takes the whole batch at once, or as much of it as fits
+    where it cannot fit by the estimate of `check`."""
     learning_rate: Positive = 5.0e-5
     """Peak learning rate of AdamW."""
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -225,6 +226,9 @@ class ResourcesSection(Section):
     """CPUs reserved for a worker."""
     gpus_per_worker: NonNegative = 0
     """GPUs reserved for a worker; a fraction shares one."""
+    memory_gb: Positive | None = None
+    """Memory that a worker may use, in units of 10^9 bytes: of its GPU, or of its machine where it has none. `check`
+    refuses what cannot fit; null looks at this machine, where that is the one that trains."""
     concurrency: PositiveInt | Literal["auto"] = "auto"
     """Trials at a time; `auto` fills the cluster, and on one machine first measures whether fewer trials at a time get
     more done."""

@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -102,19 +101,16 @@ def _write(file: Path, fingerprint: str, parts: Iterable[Columns]) -> None:
     """
     parts = iter(parts)
     first: Columns = next(parts, {name: [] for name in FEATURES})
-    handle, unfinished = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".arrow")
-    try:
+    with paths.temporary_directory(".unfinished-", file.parent) as scratch:
+        unfinished = scratch / file.name
         with (
-            os.fdopen(handle, "wb") as sink,
+            open(os.open(unfinished, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as sink,
             ArrowWriter(stream=sink, features=_features(first), fingerprint=fingerprint) as writer,
         ):
             for columns in chain([first], parts):
                 writer.write_batch(columns)
             writer.finalize(close_stream=False)
         os.replace(unfinished, file)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
 
 
 def mark_as_used(file: Path) -> None:

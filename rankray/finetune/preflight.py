@@ -76,6 +76,7 @@ class Findings:
         notes: what is worth knowing before it starts.
         warnings: what will work, but hardly as intended.
         unseen: what was not looked at.
+        memory: what a trial takes of it, see `memory_check`; empty where that is not known.
     """
 
     fingerprints: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +84,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    memory: dict[str, Any] = field(default_factory=dict)
 
     def lines(self, with_unseen: bool = True) -> list[str]:
         """Return sizes, notes, warnings and, if it is wanted, what was not looked at, a line each."""

@@ -18,9 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from rankray.config.schema import Config
 from rankray.errors import ConfigError, ModelError
 from rankray.model.extras import QUANTIZATION, require
-
-BYTES_PER_WEIGHT = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
-"""With the scales: in 4 bits one byte per 64 weights, and 4 bytes per 256 of those."""
+from rankray.model.memory import BYTES_PER_WEIGHT
 
 
 def check_quantization(config: Config) -> None:

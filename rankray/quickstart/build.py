@@ -19,12 +19,12 @@ import logging
 import os
 import random
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankray.paths import temporary_directory
 from rankray.quickstart.language import EOS, PAD, UNKNOWN, Problem, Row, all_problems, clean_row, noisy_rows, vocabulary
 
 if TYPE_CHECKING:
@@ -66,12 +66,9 @@ def build_world(directory: Path, *, progress: Progress | None = None, pretrain_s
     if not _is_complete(world, recipe):
         say(f"making a small world in {world} (once)")
         started = time.monotonic()
-        unfinished = Path(tempfile.mkdtemp(prefix=".world-", dir=directory))
-        try:
+        with temporary_directory(".world-", directory) as unfinished:
             _make(unfinished, recipe, say)
             _move(unfinished, world, recipe)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
         say(f"the world is ready, after {time.monotonic() - started:.0f} s")
     return _write_search(directory, world)
 

@@ -12,7 +12,7 @@ import yaml
 from rankray.report.board import short_params, short_value
 from rankray.report.figures import metrics_among, with_error
 from rankray.report.findings import Cost, better, cost, edges, failures, references, standings
-from rankray.report.tables import retrain_command
+from rankray.report.tables import retrain_command, store_option
 
 Row = Mapping[str, Any]
 MOST_ROWS = 1000
@@ -50,17 +50,17 @@ def verdict(overview: Row) -> tuple[str, str]:
 def commands(overview: Row) -> list[tuple[str, str]]:
     """Return what to type next, as (what for, command)."""
     status, best = overview["status"], overview["best"]
-    study, store = shlex.quote(status["study"]), shlex.quote(status["store"])
+    study, store = shlex.quote(status["study"]), store_option(status["store"])
     file = str(overview["provenance"].get("file", "FILE"))
     if best is None:
         resume = [("start or resume the search", f"rankray search {shlex.quote(file)}")]
-        return [*resume, ("see how far it is", f"rankray status {study} --store {store}")]
-    confirm = [] if overview["verdict"] else [("confirm it on fresh seeds", f"rankray confirm {study} --store {store}")]
+        return [*resume, ("see how far it is", f"rankray status {study} {store}")]
+    confirm = [] if overview["verdict"] else [("confirm it on fresh seeds", f"rankray confirm {study} {store}")]
     return [
         *confirm,
         ("train it again", retrain_command(file, best["params"])),
-        ("take the model away", f"rankray export {study} {best['number']} DIR --store {store}"),
-        ("look at the trial", f"rankray show {study} {best['number']} --store {store}"),
+        ("take the model away", f"rankray export {study} {best['number']} DIR {store}"),
+        ("look at the trial", f"rankray show {study} {best['number']} {store}"),
     ]
 
 

@@ -17,6 +17,14 @@ _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True
 _LABELS = {"baseline:sft": "plain SFT, fixed", "baseline:paper": "the paper's setting"}
 
 
+def store_option(shown: str) -> str:
+    """Return the option of a command that names a store, as a shell reads it.
+
+    A password is never shown, and a command with `***` in its place would not work: such a store comes from a variable.
+    """
+    return "--store env:RANKRAY_STORE" if "***" in shown else f"--store {shlex.quote(shown)}"
+
+
 def retrain_command(file: str, params: Mapping[str, Any]) -> str:
     """Return the command that trains with a trial's settings."""
     import json
@@ -90,7 +98,8 @@ def summary(
         console.print(f"  {path}: {short_value(value)}", **_PLAIN)
     if best.get("checkpoint") and best.get("checkpoint_exists") is not False:
         console.print(f"its model: {best['checkpoint']}", **_PLAIN)
-    console.print(f"look closer: rankray show {status['study']} {best['number']} --store {status['store']}", **_PLAIN)
+    study, store = shlex.quote(status["study"]), store_option(status["store"])
+    console.print(f"look closer: rankray show {study} {best['number']} {store}", **_PLAIN)
     console.print("train it again:", highlight=False)
     console.print(f"  {retrain_command(file, best['params'])}", **_PLAIN)
 

@@ -15,8 +15,8 @@ from typing import Any
 import optuna
 
 _DRIVER_MODULES = ("sqlalchemy", "sqlite3", "psycopg2", "psycopg", "pymysql", "MySQLdb", "grpc")
-AWAY, LOCKED, LOGIN, MISSING, READ_ONLY, FULL, DAMAGED, REFUSED = (
-    "away", "locked", "login", "missing", "read-only", "full", "damaged", "refused",
+AWAY, LOCKED, LOGIN, RIGHTS, MISSING, UNENCRYPTED, READ_ONLY, FULL, DAMAGED, REFUSED = (
+    "away", "locked", "login", "rights", "missing", "unencrypted", "read-only", "full", "damaged", "refused",
 )  # fmt: skip
 TRANSIENT = (AWAY, LOCKED)
 """The kinds of failure that may pass by themselves."""
@@ -30,6 +30,14 @@ WORDS = {
         "what was committed is safe; wait for that process, or end it, then run the same command again",
     ),
     LOGIN: ("refuses the login", "allowed: a user and a password that it knows; correct the URL or the password file"),
+    RIGHTS: (
+        "does not let this user in",
+        "allowed: a database that this user may connect to; have the right granted, or give another user or database",
+    ),
+    UNENCRYPTED: (
+        "cannot agree with this client on encryption",
+        "allowed: sslmode as the server has it, and certificates that it knows; correct the options of the URL",
+    ),
     MISSING: ("has no such database", "allowed: a database that exists; create it, or correct the URL"),
     READ_ONLY: (
         "may not be written here",
@@ -54,9 +62,12 @@ _SQLSTATE = {
 _POSTGRESQL_SAYS = (
     (LOGIN, r"password|authentication|role \".*\" does not exist|pg_hba\.conf|not permitted to log in"),
     (MISSING, r"database \".*\" does not exist"),
+    (RIGHTS, r"permission denied for database"),
+    (UNENCRYPTED, r"SSL was required|certificate (verify failed|file)|does not match host name|invalid \w+ value"),
 )
 _MYSQL = {
-    **dict.fromkeys((1044, 1045, 1698, 1227, 1251, 1524), LOGIN), 1049: MISSING, 1290: READ_ONLY, 1836: READ_ONLY,
+    **dict.fromkeys((1044, 1045, 1698, 1227, 1251, 1524), LOGIN), 1049: MISSING,
+    2026: UNENCRYPTED, 1290: READ_ONLY, 1836: READ_ONLY,
     1021: FULL, 1114: FULL, 1205: LOCKED, 1213: LOCKED,
     **dict.fromkeys((1040, 1053, 1077, 1079, 1080, 1158, 1159, 1160, 1161, 1203, 1317, 1927, 3024), AWAY),
     **dict.fromkeys((2000, 2002, 2003, 2005, 2006, 2013, 2014, 2027, 2055, 0), AWAY),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.s3 import credentials, s3_server
+from fixtures.waiting import instead_of_sleep
 
 from rankray.checkpoints import places
 from rankray.config import Config
@@ -81,7 +82,7 @@ def test_a_store_that_fails_for_a_while_is_waited_for(place, tmp_path, monkeypat
         copy(*args)
 
     monkeypatch.setattr(places, "_copy", failing)
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    instead_of_sleep(monkeypatch, lambda seconds: None)
     places.upload(checkpoint(tmp_path / "here"), place)
     assert failures == []
     assert "rankray.json" in places.names(place)

@@ -84,25 +84,25 @@ def test_a_weight_function(add_line, rankray, tree):
     assert "mine, rri, sft" in unknown.stderr
 
 
-def test_an_evaluation(rankray, tree, tmp_path):
-    (tmp_path / "my_evaluations.py").write_text(EVALUATION, encoding="utf-8")
-    done = last_line(rankray("train", tree(evaluate__functions=["my_evaluations:count"]), "--json"))
-    assert done["metrics"]["eval/questions"] == 10.0
-
-
-def test_a_sampler(add_line, rankray, tree, tmp_path):
-    """One with a seed that is always the same, so that every trial gets the same draw, as under no other sampler."""
+def test_a_sampler_and_an_evaluation(add_line, rankray, tree, tmp_path):
+    """A sampler with a seed that is always the same: every trial gets the same draw, as under no other sampler."""
     add_line("store/strategies.py", "SAMPLERS", SAME_DRAW)
+    (tmp_path / "my_evaluations.py").write_text(EVALUATION, encoding="utf-8")
     made = tree(study__sampler="mine", study__pruner="none", study__trials=2, study__known=[])
+    made["evaluate"]["functions"] = ["my_evaluations:count"]
+    made["resources"] = {"concurrency": 1}
     made["space"] = {"loss.temperature": {"float": [0.5, 4.0]}}
     done = rankray("search", made)
     assert done.returncode == 0, done.stderr
     code = (
         "import sys, json; from rankray.store import attach, views; study = attach(sys.argv[1], 'test'); "
-        "print(json.dumps([row['params']['loss.temperature'] for row in views.trials(study)]))"
+        "rows = views.trials(study); shown = [views.trial(study, row['number']) for row in rows]; "
+        "print(json.dumps([[row['params']['loss.temperature'] for row in rows], "
+        "[row['steps'][-1]['metrics']['eval/questions'] for row in shown]]))"
     )
     listed = subprocess.run(
         [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'store.db'}"], capture_output=True, text=True, check=True
     )
-    first, second = json.loads(listed.stdout)
+    (first, second), questions = json.loads(listed.stdout)
     assert first == second
+    assert questions == [10.0, 10.0]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from fixtures.overviews import make_overview
+from fixtures.waiting import instead_of_sleep
 
 from rankray.cli import pages
 
@@ -34,7 +35,7 @@ def test_watch_writes_until_the_search_ends(rankray, url, tmp_path, monkeypatch)
     running["status"]["state"] = "running"
     states = [running, running, make_overview(3, states=("complete",))]
     monkeypatch.setattr("rankray.store.overview.overview", lambda study: states.pop(0))
-    monkeypatch.setattr(pages.time, "sleep", waits.append)
+    instead_of_sleep(monkeypatch, waits.append)
     said = rankray("report", "s", "--store", url, "--watch", "-o", str(tmp_path / "r.html"))
     assert waits == [pages.WATCH_SECONDS] * 2
     assert said.count("wrote ") == 3

@@ -85,6 +85,7 @@ def both_at(gate, number):
     return lambda: gate.node(number, rank=0) and gate.node(number, rank=1)
 
 
+@pytest.mark.slow  # of one process: above
 def test_a_drained_node_of_a_group_takes_the_group_along_with_a_checkpoint(undisturbed_group, nodes, place, gate):
     process = place.begin(*TWO, *gate.words)
     drained = until(both_at(gate, 1), process, log=place.log)
@@ -104,6 +105,7 @@ def test_a_drained_node_of_a_group_takes_the_group_along_with_a_checkpoint(undis
         assert found[key]["eval/nll"] == metrics["eval/nll"]
 
 
+@pytest.mark.slow  # one that grows: search/test_workers.py
 def test_a_group_that_may_shrink_continues_on_the_nodes_that_are_left(undisturbed_group, nodes, place, gate):
     """One worker is enough for it: none of the nodes that go comes back."""
     process = place.begin(*TWO, "--set", "resources.workers=[1,2]", *gate.words)

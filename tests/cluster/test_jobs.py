@@ -146,6 +146,7 @@ def test_a_search_is_submitted_followed_and_examined(world, tmp_path):
         ]
 
 
+@pytest.mark.slow  # kills of a search with its own Ray: search/test_kills.py
 def test_a_new_cluster_continues_with_the_same_store(place, gate, modules):
     """Head, workers and driver die together, as when the head's machine does; the same command continues elsewhere."""
     words = place.command("--set", "study.trials=2", "--set", "study.pruner=none", *gate.words)

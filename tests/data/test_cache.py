@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -89,6 +90,21 @@ def test_a_table_that_cannot_be_made_leaves_no_file(cache):
         cache_module.shared_table(["x"], breaks)
     assert not [path for path in cache.iterdir() if path.suffix == ".arrow"]
     assert len(cache_module.shared_table(["x"], lambda: iter([COLUMNS]))) == 1
+
+
+def test_what_a_killed_process_left_of_a_table_is_deleted_by_the_next_one(cache):
+    code = (
+        "import os, signal; from pathlib import Path; from rankray.data import cache\n"
+        f"def parts():\n    yield {COLUMNS}\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"cache._write(Path({str(cache / 'a.arrow')!r}), 'f', parts())"
+    )
+    cache.mkdir(parents=True)
+    killed = subprocess.run([sys.executable, "-c", code], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(cache.glob(".unfinished-*"))) == 1
+    cache_module._write(cache / "a.arrow", "f", [COLUMNS])
+    assert [each.name for each in cache.iterdir()] == ["a.arrow"]
+    assert (cache / "a.arrow").stat().st_mode & 0o777 == 0o600
 
 
 def test_where_nothing_can_be_written_tokens_stay_in_memory(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import math
 import random
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +176,19 @@ def test_an_interrupted_build_is_not_mistaken_for_a_finished_one(tmp_path, monke
     build_world(tmp_path, progress=lines.append, pretrain_steps=1)
     assert lines
     assert len((tmp_path / "world" / "train.jsonl").read_text().splitlines()) == quickstart.TRAIN_EXAMPLES
+
+
+def test_the_next_build_deletes_what_a_killed_one_left(tmp_path):
+    code = (
+        "import os, signal; from pathlib import Path; from rankray.quickstart import build; "
+        "build._save_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        f"build.build_world(Path({str(tmp_path)!r}), pretrain_steps=1)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len([each for each in tmp_path.iterdir() if each.name.startswith(".world-")]) == 1
+    build_world(tmp_path, pretrain_steps=1)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["quickstart.yaml", "world"]
 
 
 @pytest.mark.parametrize("damage", ["missing file", "cut file", "another recipe", "no list"])

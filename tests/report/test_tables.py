@@ -6,7 +6,13 @@ import shlex
 from rich.console import Console
 
 from rankray.config.load import parse_value
-from rankray.report.tables import retrain_command, summary
+from rankray.report.tables import retrain_command, store_option, summary
+
+
+def test_a_store_with_a_password_is_named_by_its_variable():
+    """What is printed can be copied: `***` in place of a password would not work."""
+    assert store_option("postgresql://u:***@h/d") == "--store env:RANKRAY_STORE"
+    assert shlex.split(store_option("sqlite:////my place/r.db")) == ["--store", "sqlite:////my place/r.db"]
 
 
 def test_the_retrain_command_survives_a_shell_and_yaml():

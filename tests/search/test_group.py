@@ -181,6 +181,14 @@ def test_a_trial_resumes_from_its_checkpoint(group, spec):
     assert dict(again.reports[4].metrics) == outcome.metrics
 
 
+def test_closing_gives_everything_back(group, session, place):
+    workers = pids(place)
+    assert all(map(trains, workers))
+    group.close()
+    assert all_free(session)
+    until(lambda: not any(map(trains, workers)))  # Ray has the resources back before the processes have ended
+
+
 def test_one_workers_failure_is_the_trials_and_the_next_group_is_sound(alone_with_ray, spec, place):
     from rankray.search.group import Group, TrialFailed
 
@@ -210,7 +218,8 @@ def test_the_death_of_a_worker_is_not_the_trials_fault(alone_with_ray, spec, pla
     assert not [path for path in place.iterdir() if path.name.startswith(".group")]
 
 
-@pytest.mark.parametrize("which", ["worker", pytest.param("mailbox", marks=pytest.mark.slow)])
+@pytest.mark.slow  # of a process alone: test_frozen.py; of a group's dead worker: above
+@pytest.mark.parametrize("which", ["worker", "mailbox"])
 def test_a_frozen_process_of_a_group_is_not_the_trials_fault(alone_with_ray, spec, place, monkeypatch, which):
     from rankray.search import group as groups
 
@@ -233,17 +242,6 @@ def test_a_frozen_process_of_a_group_is_not_the_trials_fault(alone_with_ray, spe
     group.close()
     assert all_free(alone_with_ray)
     until(lambda: not psutil.pid_exists(frozen[0]))
-
-
-def test_closing_gives_everything_back(alone_with_ray, spec, place):
-    from rankray.search.group import Group
-
-    group = Group(RESOURCES, str(place))
-    group.run(spec(), Recorder())
-    workers = pids(place)
-    group.close()
-    assert all_free(alone_with_ray)
-    until(lambda: not any(map(trains, workers)))  # Ray has the resources back before the processes have ended
 
 
 def test_a_search_of_groups_with_pruned_and_failed_trials_leaves_nothing_held(alone_with_ray, place, make_place):

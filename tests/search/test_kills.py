@@ -14,19 +14,34 @@ SLOW = ("--set", "evaluate.functions=[pause:briefly]")
 ONE = ("--set", "study.trials=1")
 
 
-def test_a_trial_killed_between_two_checkpoints_ends_as_if_never_killed(place, gate):
-    gated = (*ONE, "--set", "logging=[tensorboard]", *gate.words)
-    process = place.begin("--name", "cut", *gated)
+def test_a_killed_trial_ends_as_if_never_killed_also_after_its_last_checkpoint_was_damaged(place, gate):
+    """Killed between two checkpoints, resumed, killed again; then a bit of the last checkpoint flips."""
+    gated = (*ONE, "--name", "cut", "--set", "logging=[tensorboard]", *gate.words)
+    process = place.begin(*gated)
     until(lambda: gate.node(1), process, log=place.log)
     gate.let_pass(1)
     until(lambda: gate.node(2), process, log=place.log)
     assert list(place.recorded("cut")) == [(0, 2)], "the kill comes between two checkpoints"
     assert kill(process) == -signal.SIGKILL
+    process = place.begin(*gated)
+    until(lambda: gate.node(3), process, log=place.log)
+    gate.let_pass(3)
+    until(lambda: gate.node(4), process, log=place.log)
+    assert "trial 0 started (resumes from step 2)" in place.log.read_text()
+    assert kill(process) == -signal.SIGKILL
     gate.open()
-    done = place.search("--name", "cut", *gated)
-    assert "trial 0 started (resumes from step 2)" in done.stdout
     whole = place.undisturbed("cut")
+    assert place.recorded("cut") == {key: whole[key] for key in ((0, 2), (0, 4))}, "equal, not close"
+    damaged = Path(place.trials("cut")[0]["checkpoint"])
+    file = damaged / "optimizer.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    done = place.search(*gated)
+    assert f"its checkpoint {damaged} is damaged (optimizer.pt is not as it was written); the one before" in done.stdout
     assert place.recorded("cut") == whole, "equal, not close"
+    [trial] = place.trials("cut").values()
+    assert [each["checkpoint"] for each in trial["damaged"]] == [str(damaged)]
     assert place.status("cut")["best"]["value"] == whole[0, 6]["eval/nll"]
     assert place.status("cut")["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
     curve = [(step, pytest.approx(metrics["eval/nll"])) for (_, step), metrics in whole.items()]
@@ -92,26 +107,3 @@ def begun(place):
         return bool(attach(place.store, "tiny").untrained)
     except StoreError:
         return False
-
-
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(place, gate):
-    gated = (*ONE, *gate.words)
-    process = place.begin("--name", "bit", *gated)
-    for number in (1, 2):
-        until(lambda number=number: gate.node(number), process, log=place.log)
-        gate.let_pass(number)
-    until(lambda: gate.node(3), process, log=place.log)
-    assert list(place.recorded("bit")) == [(0, 2), (0, 4)]
-    kill(process)
-    damaged = Path(place.trials("bit")[0]["checkpoint"])
-    file = damaged / "optimizer.pt"
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    gate.open()
-    done = place.search("--name", "bit", *gated)
-    assert f"its checkpoint {damaged} is damaged (optimizer.pt is not as it was written); the one before" in done.stdout
-    assert place.recorded("bit") == place.undisturbed("bit"), "equal, not close"
-    [trial] = place.trials("bit").values()
-    assert [each["checkpoint"] for each in trial["damaged"]] == [str(damaged)]
-    assert place.status("bit")["trials"]["failed"] == 0

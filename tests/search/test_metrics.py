@@ -38,6 +38,7 @@ def test_right_answers_over_two_seeds(place):
     assert len(place.trials()[0]["steps"]) == 4
 
 
+@pytest.mark.slow  # avg@4 of two ranks: evaluate/test_ranks.py; a search of groups: test_group.py
 def test_the_mean_over_samples_with_two_workers(place):
     status = searched(place, "eval/avg@4", "--set", "resources.workers=2")
     best = place.trials()[status["best"]["number"]]

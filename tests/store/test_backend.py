@@ -3,13 +3,13 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from fixtures.waiting import instead_of_sleep
 
 from rankray.errors import StoreError, StoreUnavailable
 from rankray.store import backend
@@ -50,7 +50,7 @@ def test_each_retry_leaves_a_line_in_the_log_without_the_password(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(time, "sleep", pauses.append)
+    instead_of_sleep(monkeypatch, pauses.append)
     caplog.set_level(logging.DEBUG, logger="rankray.store.backend")
     flaky = Flaky(2, internal(sqlite3.OperationalError(f"cannot reach {URL}\nmore")))
     assert RetryingStorage(flaky, URL).get_all_studies() == "studies"  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def test_each_retry_leaves_a_line_in_the_log_without_the_password(
 
 def test_it_gives_up_after_all_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(time, "sleep", pauses.append)
+    instead_of_sleep(monkeypatch, pauses.append)
     flaky = Flaky(99, ConnectionResetError())
     with pytest.raises(StoreUnavailable, match="does not answer"):
         RetryingStorage(flaky, URL).get_all_studies()  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def test_a_locked_sqlite_is_waited_for(file_url: str, monkeypatch: pytest.Monkey
     storage = connect(file_url)
     other = sqlite3.connect(file_url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    monkeypatch.setattr(time, "sleep", lambda seconds: other.execute("COMMIT") if other.in_transaction else None)
+    instead_of_sleep(monkeypatch, lambda seconds: other.execute("COMMIT") if other.in_transaction else None)
     assert storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "s") > 0
     other.close()
 

@@ -27,6 +27,8 @@ from rankray.store.failures import (
     MISSING,
     READ_ONLY,
     REFUSED,
+    RIGHTS,
+    UNENCRYPTED,
     driver_error,
     kind_of,
 )
@@ -62,6 +64,13 @@ def of_driver(module: str, name: str = "OperationalError", *args: Any, **attribu
         (of_driver("psycopg2", "OperationalError", "fe_sendauth: no password supplied"), LOGIN),
         (of_driver("psycopg2", "OperationalError", 'FATAL:  database "x" does not exist'), MISSING),
         (of_driver("psycopg2", "OperationalError", "server closed the connection unexpectedly"), AWAY),
+        (of_driver("psycopg2", "OperationalError", "SSL connection has been closed unexpectedly"), AWAY),
+        (of_driver("psycopg2", "OperationalError", "SSL SYSCALL error: EOF detected"), AWAY),
+        (of_driver("psycopg2", "OperationalError", 'FATAL:  permission denied for database "d"'), RIGHTS),
+        (of_driver("psycopg2", "OperationalError", 'FATAL:  too many connections for role "r"'), AWAY),
+        (of_driver("psycopg2", "OperationalError", "server does not support SSL, but SSL was required"), UNENCRYPTED),
+        (of_driver("psycopg2", "OperationalError", "SSL error: certificate verify failed"), UNENCRYPTED),
+        (of_driver("psycopg2", "OperationalError", 'invalid sslmode value: "yes"'), UNENCRYPTED),
         (of_driver("psycopg2", "ProgrammingError", "syntax"), REFUSED),
         (of_driver("pymysql.err", "OperationalError", 1045, "Access denied"), LOGIN),
         (of_driver("pymysql.err", "OperationalError", 2013, "Lost connection"), AWAY),
@@ -86,7 +95,7 @@ def test_failures_are_told_apart_by_their_codes(error: Exception, kind: str) -> 
 
 
 def test_every_kind_has_its_words() -> None:
-    kinds = {AWAY, LOCKED, LOGIN, MISSING, READ_ONLY, FULL, DAMAGED, REFUSED}
+    kinds = {AWAY, LOCKED, LOGIN, RIGHTS, MISSING, UNENCRYPTED, READ_ONLY, FULL, DAMAGED, REFUSED}
     assert failures.WORDS.keys() == kinds
     assert "safe" not in failures.WORDS[DAMAGED][1]
 

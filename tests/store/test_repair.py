@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from fixtures.waiting import instead_of_sleep
 
 from rankray.errors import StoreError
 from rankray.store import attach, open_study
@@ -68,7 +69,7 @@ def test_a_lock_that_is_taken_again_and_again_stays_whatever_its_date(
         os.utime(lock, (seconds, seconds + len(looked)), follow_symlinks=False)
 
     take_again(0.0)
-    monkeypatch.setattr("rankray.store.repair.time.sleep", take_again)
+    instead_of_sleep(monkeypatch, take_again)
     assert repair(journal_url) == []
     assert lock.is_symlink()
     assert len(looked) > 1
