@@ -6,7 +6,7 @@ costs, so a rung is a part of a run). `auto` starts with the file's known settin
 `held out` is a kernel smoother, in which nothing was tuned.
 
     python benchmarks/search.py --seeds 30 --slots 1 8 64
-    python benchmarks/search.py --made 3      # three made-up tables of 300 settings for each space, beside the recorded
+    python benchmarks/search.py --made 3      # three made-up tables of 300 settings for each space instead
     python benchmarks/search.py --table runs.parquet --file search.yaml     # a table of your own
     python benchmarks/search.py --only auto tpe --seeds 5
 
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60, help="finished trials per search, at most")
     parser.add_argument("--only", nargs="*", default=[], help=f"of: {'; '.join(STRATEGIES)}")
     parser.add_argument("--tables", nargs="*", default=list(SPACES), help="our own tables")
-    parser.add_argument("--made", type=int, default=0, help="made-up tables for each space (synthetic)")
+    parser.add_argument("--made", type=int, default=0, help="made-up tables for each space (synthetic) instead of ours")
     parser.add_argument("--share", type=float, help="percent of the space that reach the target; else one seed sd")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--table", type=Path, help="another table, with --file")
@@ -204,7 +204,7 @@ def main() -> None:
         jobs = [(given.table.name, given.table, load_config(given.file).config)]
     else:
         jobs = [(name, TABLES / f"{name}.parquet", table_config(name)) for name in given.tables]
-    for name, file, config in jobs:
+    for name, file, config in [] if given.made else jobs:
         table = read_table(file, config)
         worlds = worlds_of(table, config, {**FAMILIES, "held out": kernel_smoother})
         print(f"{file.name}: {len(table.settings)} settings, {sum(map(len, table.curves))} runs", file=sys.stderr)
