@@ -6,14 +6,17 @@ costs, so a rung is a part of a run). `auto` starts with the file's known settin
 `held out` is a kernel smoother, in which nothing was tuned.
 
     python benchmarks/search.py --seeds 30 --slots 1 8 64
-    python benchmarks/search.py --made 3      # three made-up tables of 300 settings for each space, beside the recorded
+    python benchmarks/search.py --made 3      # three made-up tables of 300 settings for each space instead
     python benchmarks/search.py --table runs.parquet --file search.yaml     # a table of your own
     python benchmarks/search.py --only auto tpe --seeds 5
 
-Printed per strategy: median and 90 % quantile of the runs until the target is found and until it is chosen, and the
-median as a share of random search's exact one; then the median (90 % quantile) in each world. `/ random` of all worlds
-is the median of each search's own ratio, because worlds differ in how rare the target is. Strategies that prune decide
-on reports, of which made-up tables have one per run, so these are left out there. `random + ASHA` is what Syne Tune's
+    python benchmarks/search.py --share 0.5   # the target is what half a percent of the space reaches, in every world
+
+Printed per strategy: median and 90 % quantile of the runs until the target is found, and the median as a share of
+random search's exact one; then the median (90 % quantile) in each world. `/ random` of all worlds is the median of each
+search's own ratio, because worlds differ in how rare the target is. A replay ends when the target is found; when it is
+*chosen* too, `rankray rehearse` says. Strategies that prune decide on reports, of which made-up tables have one per
+run, so these are left out there. `random + ASHA` is what Syne Tune's
 ASHA does, and `tpe + hyperband` is BOHB's idea; Syne Tune itself is not replayed: it is not on the index we install
 from, so nothing of it could be tried.
 """
@@ -99,7 +102,7 @@ def of_a_search(strategy: str, known: str = "file", prune_on: str = "") -> Play:
         made = configured(config, strategy, world, trials, seed)
         if prune_on == "metric":
             made = made.model_copy(update={"study": made.study.model_copy(update={"prune_on": made.study.metric})})
-        return replay(made, world, slots=slots, seed=seed, enough=3.0)
+        return replay(made, world, slots=slots, seed=seed, enough=0.0)
 
     return play
 
@@ -149,12 +152,14 @@ PRUNING = ("+", "halving", "one rung")
 
 def run(name: str, config: Config, worlds: Sequence[World], given: argparse.Namespace) -> None:
     """Print one table's figures."""
+    for world in worlds if given.share else ():
+        world.aim_at(given.share / 100)
     exact, p90 = random_median(worlds), random_quantile([world.share for world in worlds], 0.9)
     shares = ", ".join(f"{world.name} {100 * world.share:.2f} %" for world in worlds)
     full = len(worlds[0].steps)
     print(f"\n## {name}: random search's exact median {exact:g}, 90 % {p90:g} (share of the space: {shares})\n")
-    print("| strategy | slots | found | 90 % | / random | chosen | 90 % | wall | ms / trial | per world |")
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    print("| strategy | slots | found | 90 % | / random | ms / trial | per world |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     for label, play in STRATEGIES.items():
         if (given.only and label not in given.only) or (full == 1 and any(part in label for part in PRUNING)):
             continue
@@ -170,11 +175,9 @@ def run(name: str, config: Config, worlds: Sequence[World], given: argparse.Name
             ratio = f"1/{1 / middle:.1f}" if math.isfinite(middle) else "-"
             median = done.quantile("found", 0.5)
             figures = [median, done.quantile("found", 0.9)]
-            figures += [done.quantile("chosen", 0.5), done.quantile("chosen", 0.9), done.quantile("wall", 0.5)]
             shown = [f"{value:.3g}" if math.isfinite(value) else "never" for value in figures]
-            shown.insert(2, ratio)
             cpu = 1e3 * done.cpu_seconds_per_trial
-            print(f"| {label} | {slots} | {' | '.join(shown)} | {cpu:.1f} | {each} |", flush=True)
+            print(f"| {label} | {slots} | {' | '.join(shown)} | {ratio} | {cpu:.1f} | {each} |", flush=True)
 
 
 def shown_pair(done: Summary, what: str) -> str:
@@ -191,7 +194,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60, help="finished trials per search, at most")
     parser.add_argument("--only", nargs="*", default=[], help=f"of: {'; '.join(STRATEGIES)}")
     parser.add_argument("--tables", nargs="*", default=list(SPACES), help="our own tables")
-    parser.add_argument("--made", type=int, default=0, help="made-up tables for each space (synthetic)")
+    parser.add_argument("--made", type=int, default=0, help="made-up tables for each space (synthetic) instead of ours")
+    parser.add_argument("--share", type=float, help="percent of the space that reach the target; else one seed sd")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--table", type=Path, help="another table, with --file")
     parser.add_argument("--file", type=Path, help="its search file: space, metric, known settings")
@@ -200,7 +204,7 @@ def main() -> None:
         jobs = [(given.table.name, given.table, load_config(given.file).config)]
     else:
         jobs = [(name, TABLES / f"{name}.parquet", table_config(name)) for name in given.tables]
-    for name, file, config in jobs:
+    for name, file, config in [] if given.made else jobs:
         table = read_table(file, config)
         worlds = worlds_of(table, config, {**FAMILIES, "held out": kernel_smoother})
         print(f"{file.name}: {len(table.settings)} settings, {sum(map(len, table.curves))} runs", file=sys.stderr)

@@ -118,7 +118,7 @@ def replay(
         world: what its trials report.
         slots: trials at a time.
         seed: of the noise; trial n of a seed has the same noise whatever the strategy.
-        enough: stop this many full runs after the target was found and chosen.
+        enough: stop this many full runs after the target was found and chosen; with 0, as soon as it was found.
         opened: opens the study; in memory, if None.
     """
     from rankray.store import open_rehearsal
@@ -175,7 +175,7 @@ class _Search:
                     self._begin(study, now)
                 else:
                     heapq.heappush(self._queue, (now + 1, number, index + 1))
-                if self._spent / full > max(self._found, self._chosen) + self._enough:
+                if self._is_enough(self._spent / full):
                     break
             counts = study.counts()
         return Replay(
@@ -190,6 +190,11 @@ class _Search:
             ask_wall_seconds=tuple(self._asks.wall),
             report_wall_seconds=tuple(self._reports.wall),
         )
+
+    def _is_enough(self, spent: float) -> bool:
+        if not self._enough:
+            return spent >= self._found
+        return spent > max(self._found, self._chosen) + self._enough
 
     def _begin(self, study: StudyStore, now: int) -> None:
         with self._asks.timed():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,16 +28,20 @@ CHUNK = 512
 
 
 def gaussian_process(encoding: Encoding, rows: Array, curves: Array) -> Predictor:
-    """Return the mean of Gaussian processes, one for all outputs, by the draws that explain the last output best."""
+    """Return the mean of Gaussian processes, one for all outputs, by the draws that explain the last output best.
+
+    An output is fitted as the normal score of its rank, and what is predicted lies between the recorded values: runs
+    that diverged, ten times as bad as all others, would make the process swing as far below the good ones beside
+    them, to a best that nobody has measured.
+    """
     from rankray.store import gp
 
-    centre, spread = curves.mean(axis=0), np.maximum(curves.std(axis=0), 1e-12)
-    values = (curves - centre) / spread
+    ranked = [_normal_scores(column) for column in curves.T]
+    values = np.stack([scores[there] for _, scores, there in ranked], axis=1)
     scales, noise = gp.drawn_scales(encoding.fields, np.random.default_rng(1))
     among = encoding.distances(rows, rows)
     part = np.linspace(0, len(rows) - 1, min(len(rows), 120)).astype(int)
-    last = np.clip(values[part, -1], -3, 3)
-    kept = gp.best_scales(among[:, part][:, :, part], last, scales, noise)[:3]
+    kept = gp.best_scales(among[:, part][:, :, part], values[part, -1], scales, noise)[:3]
     scales, noise = scales[kept], noise[kept]
     covariance = gp.kernel(among, scales)
     diagonal = np.arange(len(rows))
@@ -44,10 +49,18 @@ def gaussian_process(encoding: Encoding, rows: Array, curves: Array) -> Predicto
     alpha = np.linalg.solve(covariance, np.broadcast_to(values, (len(kept), *values.shape)))
 
     def predict(some: Array) -> Array:
-        cross = gp.kernel(encoding.distances(some, rows), scales)
-        return np.asarray((cross @ alpha).mean(axis=0) * spread + centre)
+        at = (gp.kernel(encoding.distances(some, rows), scales) @ alpha).mean(axis=0)
+        outputs = zip(at.T, ranked, strict=True)
+        return np.stack([np.interp(column, scores, figures) for column, (figures, scores, _) in outputs], axis=1)
 
     return _in_chunks(predict)
+
+
+def _normal_scores(column: Array) -> tuple[Array, Array, NDArray[np.intp]]:
+    """Return a column's distinct figures, the normal score of each one's middle rank, and which each row has."""
+    figures, there, counts = np.unique(column, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - counts / 2) / len(column)
+    return figures, np.array([NormalDist().inv_cdf(rank) for rank in ranks]), there
 
 
 def nearest_neighbours(encoding: Encoding, rows: Array, curves: Array) -> Predictor:

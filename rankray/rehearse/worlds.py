@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 DRAWN = 20_000
 """Settings drawn to find the best one, and how large a share of the space is as good."""
 NEAR_PAIRS = 20
+BEST_PART, LEAST_PAIRS = 0.1, 30
+"""The part of the settings, the best ones, whose pairs of seeds say what one seed sd is; so many pairs at least."""
 
 
 class World:
@@ -42,7 +44,8 @@ class World:
 
     Attributes:
         best: the study's metric of the best setting, without noise, at the last step.
-        seed_sd: the standard deviation of the metric between seeds, over the pairs of the better half of the settings.
+        seed_sd: the standard deviation of the metric between seeds near the best setting: over the pairs of the best
+            tenth of the settings. Settings far from it differ more between seeds, up to those that diverge.
         target: what a setting must reach without noise: the best, less one `seed_sd`.
         share: how much of the space reaches it.
     """
@@ -69,8 +72,14 @@ class World:
         drawn = self._last(self._encoding.draw(DRAWN, draws))
         self.best = float((self.sign * np.concatenate([drawn, self._last(known)])).max() * self.sign)
         self.seed_sd = self._spread_of_seeds()
+        self._drawn = self.sign * drawn
         self.target = self.best - self.sign * self.seed_sd
-        self.share = float((self.sign * drawn >= self.sign * self.target).mean())
+        self.share = float((self._drawn >= self.sign * self.target).mean())
+
+    def aim_at(self, share: float) -> None:
+        """Make the target what this share of the space reaches, whatever the noise is."""
+        self.target = self.sign * float(np.quantile(self._drawn, 1 - share))
+        self.share = float((self._drawn >= self.sign * self.target).mean())
 
     def true_value(self, params: Mapping[str, Any]) -> float:
         """Return the study's metric of a setting at the last step, without noise."""
@@ -100,18 +109,19 @@ class World:
         if not len(self._noise):
             return 0.0
         values = self.sign * self._last(self._noise_rows)
-        better = values >= np.median(values)
-        return math.sqrt(float((self._noise[better, -1, self._at] ** 2).mean()))
+        best = np.argsort(-values, kind="stable")[: max(LEAST_PAIRS, math.ceil(BEST_PART * len(values)))]
+        return math.sqrt(float((self._noise[best, -1, self._at] ** 2).mean()))
 
 
 def worlds_of(table: Table, config: Config, families: Mapping[str, Any] = FAMILIES) -> list[World]:
-    """Return one world per family, all fitted to the same table."""
+    """Return one world per family, all fitted to the same table; the study's metric is the last of each step."""
     from rankray.store.encoding import Encoding
 
     encoding = Encoding(config)
     rows = np.stack([encoding.place(params) for params in table.settings])
-    means = table.means
-    pairs = table.pairs()
+    order = sorted(range(len(table.metrics)), key=lambda index: table.metrics[index] == config.study.metric)
+    means = table.means[:, :, order]
+    pairs = [(index, noise[:, order]) for index, noise in table.pairs()]
     noise_rows = rows[[index for index, _ in pairs]] if pairs else np.zeros((0, rows.shape[1]))
     noise = np.stack([each for _, each in pairs]) if pairs else np.zeros((0, *means.shape[1:]))
     return [
@@ -119,7 +129,7 @@ def worlds_of(table: Table, config: Config, families: Mapping[str, Any] = FAMILI
             name,
             config,
             table.steps,
-            table.metrics,
+            tuple(table.metrics[index] for index in order),
             fit(encoding, rows, means.reshape(len(rows), -1)),
             noise_rows,
             noise,

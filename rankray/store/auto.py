@@ -4,16 +4,17 @@ Everything is decided from the study's trials: the same history gives the same p
 is running counts.
 
 1. The start list (`study.known`, warm starts) comes before any sampler (`ask`). Then each branch of the space that has
-   no trial gets a random setting, far from all others: known settings that are bad, and all of one branch, would say
-   that the others are as bad there, and nothing would contradict them for long. More branches than a quarter of the
-   budget are left to step 2. A budget below five trials is spent on the file's own setting, at its rate, three times
-   and a third of it.
+   no trial gets a random setting of its middle, far from all others: known settings that are bad, and all of one
+   branch, would say that the others are as bad there, and nothing would contradict them for long. More branches than
+   a quarter of the budget are left to step 2. A budget below five trials is spent on the file's own setting, at its
+   rate, three times and a third of it.
 2. With two whole runs, the Gaussian process of `gp`. A run's value is 0.7 z(study metric) + 0.3 z(-`eval/nll` at its
    end): the second is less noisy, the first is what counts. z is in units of how far the better runs lie apart, and
    what is far worse counts by the logarithm of its distance (`scores`): a few runs that went wrong would make all good
    ones look alike. What diverged, or was pruned, is a bad run. Expected improvement and mean + 2 sd take turns:
-   improvement alone exploits, and the noise of a lucky run feeds it. Candidates are random ones of every branch and
-   ones near the best runs, then ones near the most promising of these.
+   improvement alone exploits, and the noise of a lucky run feeds it. When the best run, by what the process says of
+   it, has been the best for eight runs, each third setting is one that has little to do with it. Candidates are random
+   ones of every branch and ones near the best runs, then ones near the most promising of these.
 3. Beyond MOST_RUNS whole runs, TPE.
 """
 
@@ -55,6 +56,8 @@ JITTERED = 5
 JITTERS = 30
 REFINED, NEARER = 4, 15
 """How many of the most promising candidates get new ones near them, and how many each."""
+STALE, ELSEWHERE, UNLIKE = 8, 3, 0.3
+"""After so many whole runs without a better one, each third setting correlates less than this with the best run."""
 SPREAD = 8
 """Random settings of which each of the first ones is chosen, so that they lie apart."""
 EXPLORED = 1 / 4
@@ -157,7 +160,7 @@ class AutoSampler(BaseSampler):
         values = run_values(seen, self._metric, sign)
         places = np.stack([encoding.place(trial.params) for trial in [*seen, *running]])
         with gp.one_thread():
-            row = proposal(encoding, places, values, draws, given, optimistic=number % 2 == 1)
+            row = proposal(encoding, places, values, draws, given, turn=number)
         return encoding.params(row)
 
     def _is_fixed(self, trial: FrozenTrial) -> bool:
@@ -194,7 +197,7 @@ def proposal(
     draws: np.random.Generator,
     given: Mapping[str, float],
     *,
-    optimistic: bool,
+    turn: int,
 ) -> Array:
     """Return the row to train next.
 
@@ -204,7 +207,8 @@ def proposal(
         values: of the whole runs, larger is better; (runs,).
         draws: the random draws of this proposal.
         given: places of fields that are fixed.
-        optimistic: choose by mean + 2 sd instead of expected improvement.
+        turn: odd: choose by mean + 2 sd instead of by expected improvement; a multiple of ELSEWHERE: far from the best
+            run, if it has been the best for long.
     """
     scales, noise = gp.drawn_scales(encoding.fields, draws)
     candidates = _with(encoding, _candidates(encoding, places[: len(values)], values, draws), given, draws)
@@ -224,10 +228,16 @@ def proposal(
 
     def worth_of(rows: Array) -> Array:
         means, sds = posterior.at(encoding.distances(taken, rows))
-        if optimistic:
+        if turn % 2 == 1:
             return np.asarray((means + 2 * sds).mean(axis=0))
         return gp.expected_improvement(means, sds, posterior.means_of_runs.max(axis=1))
 
+    best = int(np.argmax(posterior.means_of_runs.mean(axis=0)))
+    if turn % ELSEWHERE == 0 and used[best] < len(values) - STALE:
+        alike = gp.kernel(encoding.distances(taken[[best]], candidates), scales[kept])[:, 0].mean(axis=0)
+        if (alike < UNLIKE).any():
+            candidates = candidates[alike < UNLIKE]
+            return np.asarray(candidates[int(np.argmax(worth_of(candidates)))])
     score = worth_of(candidates)
     around = [_jittered(encoding, candidates[at], draws)[:NEARER] for at in np.argsort(-score, kind="stable")[:REFINED]]
     nearer = _away_from(encoding, _with(encoding, np.concatenate(around), given, draws), places)
@@ -297,8 +307,16 @@ def branch_counts(encoding: Encoding, rows: Sequence[Array]) -> list[int]:
 
 
 def _far_away(encoding: Encoding, taken: Sequence[Array], counts: Sequence[int], draws: np.random.Generator) -> Array:
-    """Return a setting of the branch that has the fewest: of a few random ones the farthest from all that are taken."""
+    """Return a setting of the branch that has the fewest: of a few random ones the farthest from all that are taken.
+
+    The first one of a branch has its numbers in the middle half of their ranges: a range is given around what may be
+    good, and of random settings the farthest from others lies at the ends.
+    """
     rows = encoding.draw(SPREAD if taken else 1, draws, encoding.branches[int(np.argmin(counts))])
+    if not min(counts):
+        numbers = [index for index, field in enumerate(encoding.fields) if field.kind != "choice"]
+        rows[:, numbers] = 0.25 + 0.5 * rows[:, numbers]
+        rows = encoding.settled(rows)
     if not taken:
         return np.asarray(rows[0])
     apart = (encoding.distances(rows, np.stack(taken)) ** 2).sum(axis=0).min(axis=1)

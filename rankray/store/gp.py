@@ -5,6 +5,9 @@ settings of one objective share: with one, three bad settings of an objective wr
 lengthscales and the noise are drawn from log-normal priors, and the mean over the draws that explain the runs best is
 used; nothing is optimised, so equal runs give equal answers on every machine of equal arithmetic.
 
+The process's own mean is estimated by generalised least squares: many runs of one good region count as one. With the
+plain mean of all runs, each good run that a search finds would make all that is unknown look better.
+
 Nothing here knows of trials: settings are rows of `encoding.Encoding`, values are standardised and larger is better.
 """
 
@@ -42,6 +45,8 @@ PRIORS = {
     "loss.entropy_weight": (1.0, 0.7),
 }
 """Median and log sd of the lengthscale of a known field, as a part of its range; two choices are 1 apart."""
+MEAN = 0.3
+"""Precision of the prior of the process's mean, which is normal about the runs' own mean, in their units."""
 RATE_DECADES = 2.0
 """The range of a learning rate, in powers of ten, that its lengthscale is a part of."""
 
@@ -94,9 +99,13 @@ def best_scales(distances: Array, values: Array, scales: Array, noise: Array) ->
     diagonal = np.arange(len(values))
     covariance[:, diagonal, diagonal] += noise[:, None]
     lower = np.linalg.cholesky(covariance)
-    whitened = np.linalg.solve(lower, np.broadcast_to(values[None, :, None], (len(scales), len(values), 1)))[..., 0]
-    logs = np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(axis=1)
-    likelihood = -0.5 * (whitened**2).sum(axis=1) - logs
+    both = np.stack([values, np.ones(len(values))], axis=1)
+    solved = np.linalg.solve(lower, np.broadcast_to(both, (len(scales), *both.shape)))
+    whitened, ones = solved[..., 0], solved[..., 1]
+    weight = (ones**2).sum(axis=1) + MEAN
+    square = (whitened**2).sum(axis=1) - (ones * whitened).sum(axis=1) ** 2 / weight
+    logs = np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(axis=1) + 0.5 * np.log(weight)
+    likelihood = -0.5 * square - logs
     return np.argsort(-likelihood, kind="stable")[:KEPT]
 
 
@@ -129,17 +138,19 @@ class Posterior:
         diagonal = np.arange(covariance.shape[1])
         covariance[:, diagonal, diagonal] += noise[:, None]
         self._count = count
-        self._alpha = np.linalg.solve(
-            covariance[:, :count, :count], np.broadcast_to(values[None, :, None], (len(scales), count, 1))
-        )[..., 0]
+        both = np.stack([values, np.ones(count)], axis=1)
+        solved = np.linalg.solve(covariance[:, :count, :count], np.broadcast_to(both, (len(scales), *both.shape)))
+        weights = solved[..., 1]
+        self._mean = (weights @ values) / (weights.sum(axis=1) + MEAN)
+        self._alpha = solved[..., 0] - self._mean[:, None] * weights
         self._inverse = np.linalg.inv(covariance)
-        self.means_of_runs = np.einsum("dij,dj->di", clean, self._alpha)
+        self.means_of_runs = np.einsum("dij,dj->di", clean, self._alpha) + self._mean[:, None]
         """The runs' own values without noise, (draws, n)."""
 
     def at(self, distances: Array) -> tuple[Array, Array]:
         """Return means and standard deviations without noise, (draws, m), at distances (fields, n + running, m)."""
         cross = kernel(distances, self._scales)
-        means = np.einsum("dij,di->dj", cross[:, : self._count], self._alpha)
+        means = np.einsum("dij,di->dj", cross[:, : self._count], self._alpha) + self._mean[:, None]
         variances = 1.0 - np.einsum("dij,dij->dj", cross, self._inverse @ cross)
         return means, np.sqrt(np.maximum(variances, 1e-10))
 

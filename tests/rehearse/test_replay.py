@@ -56,6 +56,14 @@ def test_the_cost_is_counted_until_the_whole_run_of_a_good_setting_ends(config: 
     assert (never.found, never.chosen) == (math.inf, math.inf)
 
 
+def test_a_replay_may_end_when_the_target_is_found(config: Config, world: World) -> None:
+    best = {"loss.objective": "rri", "loss.temperature": 1.0, "train.learning_rate": 1e-3}
+    world.target = world.true_value(best)
+    made = configured(made_config(known=[best]), "auto", world, 12, 0)
+    assert replay(made, world, slots=1, seed=0, enough=0.0).spent == 1.0
+    assert replay(made, world, slots=1, seed=0).complete == 12
+
+
 def test_what_is_chosen_is_chosen_by_what_was_reported(config: Config, world: World) -> None:
     """A bad setting that is lucky takes the place of the good one, and the cost of choosing is infinite."""
     good = {"loss.objective": "rri", "loss.temperature": 1.0, "train.learning_rate": 1e-3}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rankray.config import Config
-from rankray.rehearse.table import read_table
+from rankray.rehearse.table import Table, read_table
 from rankray.rehearse.worlds import synthetic_world, worlds_of
 from rankray.store.encoding import Encoding
 from rehearse.conftest import NOISE, made_config, true_loss
@@ -44,6 +44,38 @@ def test_a_metric_that_is_maximised_has_its_target_below_its_best(file: Path) ->
     assert world.sign == 1.0
     assert world.target == pytest.approx(world.best - world.seed_sd)
     assert 0 < world.share < 0.5
+
+
+def test_the_noise_that_sets_the_target_is_that_of_good_settings(config: Config) -> None:
+    """A run that diverges with one seed and not with the other says nothing of how far good settings lie apart."""
+    encoding, draws = Encoding(config), np.random.default_rng(1)
+    settings = [encoding.params(row) for row in encoding.draw(200, draws)]
+    curves = []
+    for params in settings:
+        loss, noise = true_loss(params), NOISE
+        if loss > 1.5:
+            loss, noise = loss + 5, 50 * NOISE
+        curves.append(np.array([[[loss + draws.normal(0, noise)]] for _ in range(2)]))
+    for world in worlds_of(Table((1,), ("eval/nll",), tuple(settings), tuple(curves)), config):
+        assert world.seed_sd < 2 * NOISE, world.name
+
+
+def test_a_target_may_be_as_rare_as_wanted_instead(file: Path, config: Config) -> None:
+    world = worlds_of(read_table(file, config), config)[0]
+    before, share = world.target, world.share
+    world.aim_at(share / 4)
+    assert world.share == pytest.approx(share / 4, rel=0.05)
+    assert world.sign * world.target > world.sign * before
+
+
+def test_a_surrogate_invents_no_setting_that_is_better_than_all_that_was_recorded(config: Config) -> None:
+    """Beside runs that diverged, ten times as bad as all others, a plain Gaussian process swings far below them."""
+    encoding, draws = Encoding(config), np.random.default_rng(2)
+    settings = [encoding.params(row) for row in encoding.draw(120, draws)]
+    losses = [true_loss(params) + 30 * (params["train.learning_rate"] > 5e-3) for params in settings]
+    curves = tuple(np.full((2, 1, 1), loss) + draws.normal(0, NOISE, (2, 1, 1)) for loss in losses)
+    for world in worlds_of(Table((1,), ("eval/nll",), tuple(settings), curves), config):
+        assert world.best > min(losses) - 4 * NOISE, world.name
 
 
 @pytest.mark.parametrize("metric", ["eval/nll", "eval/accuracy"])

@@ -163,6 +163,31 @@ def test_a_branch_that_nobody_has_tried_comes_after_what_is_known() -> None:
     assert set(asked[3:5]) == {"sft", "rri"}
 
 
+def test_the_first_setting_of_a_branch_lies_in_the_middle_and_more_of_them_everywhere() -> None:
+    encoding = Encoding(config())
+    with open_rehearsal(config(trials=100)) as store:
+        places = [encoding.place(begin(store).params) for _ in range(40)]
+    numbers = [index for index, field in enumerate(encoding.fields) if field.kind != "choice"]
+    first, later = np.stack(places[:3])[:, numbers], np.stack(places[3:])[:, numbers]
+    assert np.nanmax(np.abs(first - 0.5)) <= 0.25
+    assert np.nanmin(later) < 0.1
+    assert np.nanmax(later) > 0.9
+
+
+@pytest.mark.parametrize(("turn", "after", "is_near"), [(3, 12, False), (4, 12, True), (3, 4, True)])
+def test_a_search_that_is_stuck_tries_each_third_setting_elsewhere(turn: int, after: int, is_near: bool) -> None:
+    """The best run is the first one, of sft at a middle rate; `after` worse ones near it follow."""
+    encoding, draws = Encoding(config()), np.random.default_rng(5)
+    near = [{"loss.objective": "sft", "train.learning_rate": 1e-3 * 1.05**index} for index in range(after + 1)]
+    others = [{"loss.objective": "dft", "train.learning_rate": 9e-3}]
+    places = np.stack([encoding.place(params) for params in [*near, *others]])
+    values = np.array([1.5, *np.full(after, 0.9), -4.0])
+    rows = [auto.proposal(encoding, places, values, draws, {}, turn=turn) for _ in range(4)]
+    objective, rate = encoding.paths.index("loss.objective"), encoding.paths.index("train.learning_rate")
+    close = [row[objective] == places[0, objective] and abs(row[rate] - places[0, rate]) < 0.2 for row in rows]
+    assert any(close) == is_near
+
+
 def test_a_space_of_many_branches_does_not_take_the_whole_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     objectives = ["sft", "dft", "talr", "eaft", "rri", "power", "threshold", "deft"]
     space = {

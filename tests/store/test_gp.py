@@ -40,7 +40,7 @@ def test_the_draws_that_explain_best_are_those_of_the_highest_likelihood(draws: 
     scales, noise = np.exp(draws.standard_normal((20, 2))), np.exp(draws.standard_normal(20) - 2)
     values = draws.standard_normal(12)
     likelihood = [
-        stats.multivariate_normal.logpdf(values, cov=covariance(apart, scale) + extra * np.eye(12))
+        stats.multivariate_normal.logpdf(values, cov=covariance(apart, scale) + extra * np.eye(12) + 1 / gp.MEAN)
         for scale, extra in zip(scales, noise, strict=True)
     ]
     found = gp.best_scales(apart, values, scales, noise)
@@ -55,12 +55,25 @@ def test_the_posterior_is_the_textbook_one_and_running_settings_only_narrow_it(d
     means, sds = gp.Posterior(among, values, scales, noise).at(across)
     k = covariance(among, scales[0]) + 0.2 * np.eye(9)
     cross = covariance(across, scales[0])
-    np.testing.assert_allclose(means[0], cross[:7].T @ np.linalg.solve(k[:7, :7], values), rtol=1e-9)
+    mean = 1 / gp.MEAN  # a mean with a normal prior is a constant in the covariance
+    wanted_means = (cross[:7].T + mean) @ np.linalg.solve(k[:7, :7] + mean, values)
+    np.testing.assert_allclose(means[0], wanted_means, rtol=1e-9)
     wanted = 1 - np.einsum("ij,ij->j", cross, np.linalg.solve(k, cross))
     np.testing.assert_allclose(sds[0] ** 2, wanted, rtol=1e-9)
     alone_means, alone = gp.Posterior(among[:, :7, :7], values, scales, noise).at(across[:, :7])
     np.testing.assert_allclose(alone_means, means, rtol=1e-9)
     assert (alone > sds).all()
+
+
+def test_many_runs_of_one_region_do_not_raise_what_is_unknown() -> None:
+    """Twenty good runs at one spot, two bad ones elsewhere: what is far from all of them is as good as three spots."""
+    x = np.array([*np.linspace(0.5, 0.51, 20), 0.0, 1.0])
+    values = np.array([*np.ones(20), -10.0, -10.0])
+    apart = np.abs(x[:, None] - x)[None]
+    means, _ = gp.Posterior(apart, values - values.mean(), np.array([[0.05]]), np.array([0.05])).at(
+        np.abs(x[:, None] - np.array([0.25]))[None]
+    )
+    assert means[0, 0] + values.mean() < -3.0, "the mean of three spots, drawn to that of the runs, which is 0"
 
 
 def test_expected_improvement_is_the_integral_it_stands_for(draws: np.random.Generator) -> None:
