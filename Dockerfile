@@ -6,9 +6,6 @@
 #     search search.yaml
 FROM python:3.12-slim
 COPY . /source
-# torch names its own triton, and another one on each system.
-RUN grep -v '^triton==' /source/constraints.txt >/tmp/constraints.txt \
-    && pip install --no-cache-dir --constraint /tmp/constraints.txt "/source[postgresql]" \
-    && rm -rf /source /tmp/constraints.txt
+RUN pip install --no-cache-dir --constraint /source/constraints.txt "/source[postgresql]" && rm -rf /source
 WORKDIR /work
 ENTRYPOINT ["rankray"]
