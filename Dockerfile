@@ -6,6 +6,9 @@
 #     search search.yaml
 FROM python:3.12-slim
 COPY . /source
-RUN pip install --no-cache-dir --constraint /source/constraints.txt "/source[postgresql]" && rm -rf /source
+# torch names its own triton, and another one on each system.
+RUN grep -v '^triton==' /source/constraints.txt >/tmp/constraints.txt \
+    && pip install --no-cache-dir --constraint /tmp/constraints.txt "/source[postgresql]" \
+    && rm -rf /source /tmp/constraints.txt
 WORKDIR /work
 ENTRYPOINT ["rankray"]

@@ -45,6 +45,13 @@ class RankrayError(Exception):
     Args:
         message: what is wrong. Lines that are too long are cut in the middle, further lines are counted, and control
             characters are written out: names and values in it may come from anywhere.
+
+    >>> import rankray
+    >>> try:
+    ...     rankray.load({"model": {"path": "org/model"}})
+    ... except rankray.RankrayError as error:
+    ...     error.exit_code
+    2
     """
 
     exit_code = 1

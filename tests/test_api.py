@@ -38,7 +38,7 @@ def world(tmp_path_factory, model_dir, data_file):
         "resources": {"concurrency": 1},
     }  # fmt: skip
     (place / "demo.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return {"file": str(place / "demo.yaml"), "url": url}
+    return {"file": str(place / "demo.yaml"), "url": url, "model": str(model_dir), "place": str(place / "trainer")}
 
 
 EXPLAINED = ("load", "check", "rehearse", "search", "train", "best", "trials", "Study", "TrialStore")
@@ -49,6 +49,15 @@ def test_the_examples_of_the_docstrings(world, name):
     """In this order: `search` makes the study that the later ones look at."""
     found = doctest.DocTestFinder(recurse=False).find(getattr(api, name), name, globs=dict(world))
     assert sum(len(test.examples) for test in found) >= 2
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for test in found:
+        assert runner.run(test).failed == 0, name
+
+
+@pytest.mark.parametrize("name", sorted(set(rankray.__all__) - set(EXPLAINED) - {"__version__"}))
+def test_the_examples_of_all_other_public_names(world, name):
+    found = doctest.DocTestFinder(recurse=False).find(getattr(rankray, name), name, globs=dict(world))
+    assert sum(len(test.examples) for test in found) >= 2, "each public name has an example"
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for test in found:
         assert runner.run(test).failed == 0, name

@@ -77,7 +77,8 @@ def pinned_as(config: Config, other: Config) -> Config:
     asked = data_pin.asked_revisions(config)
     if any(name in known for name in asked):
         commits = {name: asked[name] for name in asked if asked[name] != MAIN}
-        commits |= {name: known[name] for name in asked if asked[name] == MAIN and name in known}
+        held = {name: known[name] for name in asked if name in known}
+        commits |= {name: held[name] for name in held if asked[name] == MAIN or "@" in name}
         config = config.model_copy(update={"data": config.data.model_copy(update={"revision": commits})})
     return config
 
@@ -92,14 +93,15 @@ def held_data(config: Config, provenance: Mapping[str, Any], asked: Mapping[str,
 
 def resolved_lines(config: Config) -> list[str]:
     """Return where a configuration's paths lead, a line each; no password is shown."""
+    from rankray.config.sections import source_text
     from rankray.data.pin import asked_revisions
     from rankray.model.pin import asked_revision
     from rankray.store.urls import masked
 
     return [
         f"model.path: {config.model.path}" + (f" at {asked}" if (asked := asked_revision(config)) else ""),
-        f"data.train: {config.data.train}",
-        f"data.eval: {config.data.eval}",
+        f"data.train: {source_text(config.data.train)}",
+        f"data.eval: {source_text(config.data.eval)}",
         *(f"data.revision: {name} at {revision}" for name, revision in asked_revisions(config).items()),
         f"store: {masked(config.store)}",
         f"storage: {config.storage}",

@@ -54,6 +54,11 @@ class AlsoSection(Section):
     """Template over its columns for the model's input."""
     completion: str = "{completion}"
     """Template over its columns for the reference; not used with `choices`."""
+    messages: str | None = None
+    """Column of chat messages, as `data.messages`. Replaces the templates; not with `choices`."""
+    chat: bool = False
+    """Render prompt and completion with the model's chat template, as turns of the user and the assistant, as
+    `data.chat` does; a choice is then what the assistant says."""
     choices: str | None = None
     """Column that lists the choices: texts, or `{text: [...], label: [...]}`. The most likely one is the answer, and
     nothing is generated."""
@@ -69,6 +74,11 @@ class AlsoSection(Section):
 
     @model_validator(mode="after")
     def _metrics_fit(self) -> AlsoSection:
+        if self.choices and self.messages:
+            raise ValueError(
+                f"got messages {self.messages!r} beside choices; allowed: one of them; name the columns of the "
+                "question in prompt, with chat: true for the model's chat template"
+            )
         allowed = ("accuracy", "accuracy_norm") if self.choices else METRICS
         for name in self.metrics:
             if name not in allowed:

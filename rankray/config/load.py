@@ -67,6 +67,11 @@ def load_config(
 
     Raises:
         ConfigError: the file is missing or not YAML, or anything in it is wrong; lists every problem.
+
+    >>> import rankray
+    >>> loaded = rankray.load_config(file, {"train.max_steps": 10})
+    >>> loaded.config.name, loaded.config.train.max_steps
+    ('demo', 10)
     """
     label = str(file)
     file = _expanded(file)

@@ -35,7 +35,14 @@ def default_store() -> str:
 
 
 class Config(Section):
-    """One file: fixed values, a `space:` that maps dotted paths to distributions, and a `study:`."""
+    """One file: fixed values, a `space:` that maps dotted paths to distributions, and a `study:`.
+
+    >>> import rankray
+    >>> data = {"train": "a/c:train", "eval": "a/c:test"}
+    >>> config = rankray.load({"name": "x", "model": {"path": "a/b"}, "data": data})
+    >>> isinstance(config, rankray.Config), config.data.train
+    (True, 'a/c:train')
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """The study's name: letters, digits, dot, dash and underscore; the file's own name where it is left out."""

@@ -89,6 +89,14 @@ class SourceSection(Section):
     """As `data.completion`; null takes that."""
     messages: str | None = None
     """As `data.messages`; null takes that."""
+    chat: bool | None = None
+    """As `data.chat`; null takes that."""
+    weight_column: str | None = None
+    """As `data.weight_column`; null takes that."""
+    token_weights: str | None = None
+    """As `data.token_weights`; null takes that."""
+    revision: str | None = None
+    """Branch, tag or commit of this source, a dataset on the hub; null takes `data.revision`."""
 
 
 Sources = Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], Field(min_length=1)]
@@ -99,9 +107,10 @@ class DataSection(Section):
     """What the model learns from, and what it is measured on."""
 
     train: Sources
-    """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet, .arrow, .csv or .tsv file
-    (text also as .gz or .zst), of a directory of such files, or a pattern such as `data/*.jsonl`. Or a list of several:
-    `[{path: ..., weight: 2}, {path: ..., weight: 1, max_examples: 1000}]`."""
+    """Training examples: `hub-id:config:split`, or the path of a .jsonl, .json, .parquet, .arrow, .csv, .tsv or .txt
+    file (text also as .gz or .zst), of a directory of such files, or a pattern such as `data/*.jsonl`. Or a list of
+    several: `[{path: ..., weight: 2}, {path: ..., weight: 1, max_examples: 1000}]`; an entry may also have its own
+    `where`, `format`, `prompt`, `completion`, `messages`, `chat`, `weight_column`, `token_weights` and `revision`."""
     eval: Sources
     """Held-out examples, in the same form."""
     test: Sources | None = None
@@ -125,6 +134,9 @@ class DataSection(Section):
     """Template over columns for the answer the model should give; the only tokens that are trained on."""
     messages: str | None = None
     """Column of chat messages (`role`, `content`, or `from`, `value`). Replaces the templates."""
+    chat: bool = False
+    """Make turns of prompts and completions that are texts, and render them with the model's chat template: for the
+    templates above, `prompt_completion` and `alpaca`. Conversations are rendered with it anyway."""
     streaming: bool = False
     """Read and tokenise part by part, for data that do not fit in memory; hub datasets are not downloaded as a whole.
     Training is the same. The form of a file's rows is that of its first rows, and `check --offline` and `preview` look

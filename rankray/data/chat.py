@@ -71,12 +71,14 @@ class Example(NamedTuple):
         completion: what it should answer.
         tools: JSON schemas of the tools that a chat may call, for the chat template.
         given: weights from the data; None where every token that is trained on has weight 1.
+        template: the chat template that the data set's form brings along; None takes the tokenizer's.
     """
 
     prompt: str | list[Turn]
     completion: str | list[Turn]
     tools: list[Any] | None = None
     given: Given | None = None
+    template: str | None = None
 
     def weighted(self, given: Given) -> Example:
         """Return the same example with weights."""
@@ -112,7 +114,7 @@ def conversation(value: Any, where: str, place: str, tools: Any = None, system: 
         DataError: it is not a conversation with an assistant turn, or a turn has content that is not text.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _from_json(value)
+        value = from_json(value)
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(t, Mapping) for t in value):
         raise DataError(f"{where}: {place} holds {short(value)}; allowed is {ALLOWED}; fix that row")
     turns = [_turn(turn, where, f"{place}, turn {number}") for number, turn in enumerate(value, start=1)]
@@ -233,12 +235,12 @@ def _calls_in(speaker: str, value: Any) -> Any:
     """Return the calls in the value of a ShareGPT speaker such as `function_call`, or None."""
     if speaker not in CALLS or not isinstance(value, str):
         return None
-    found = _from_json(value)
+    found = from_json(value)
     return found if isinstance(found, dict | list) and found else None
 
 
 def _listed(calls: Any, here: str) -> list[Any]:
-    found = _from_json(calls) if isinstance(calls, str) else calls
+    found = from_json(calls) if isinstance(calls, str) else calls
     if isinstance(found, Mapping):
         return [found]
     if not isinstance(found, Sequence) or isinstance(found, str):
@@ -248,7 +250,7 @@ def _listed(calls: Any, here: str) -> list[Any]:
 
 def _call(given: Any, here: str) -> dict[str, Any]:
     """Return one call as chat templates take it: a function's name, and its arguments, as a mapping where they are."""
-    call = _from_json(given) if isinstance(given, str) else given
+    call = from_json(given) if isinstance(given, str) else given
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise DataError(
@@ -256,8 +258,10 @@ def _call(given: Any, here: str) -> dict[str, Any]:
         )
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        parsed = _from_json(arguments)
+        parsed = from_json(arguments)
         arguments = parsed if isinstance(parsed, dict) else arguments
+    elif arguments is not None:
+        arguments = _without_nulls(arguments)
     made: dict[str, Any] = {
         "type": "function",
         "function": {"name": function["name"], "arguments": {} if arguments is None else arguments},
@@ -266,17 +270,24 @@ def _call(given: Any, here: str) -> dict[str, Any]:
 
 
 def _tools(given: Any, here: str) -> list[Any] | None:
-    found = _from_json(given) if isinstance(given, str) and given.strip() else given
+    found = from_json(given) if isinstance(given, str) and given.strip() else given
     if not found:
         return None
     if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
         raise DataError(
             f"{here} has tools {short(given)}; allowed is a list of JSON schemas, or its JSON; fix that row"
         )
-    return found
+    return [_without_nulls(tool) for tool in found]
 
 
-def _from_json(text: str) -> Any:
+def _without_nulls(tree: Any) -> Any:
+    """Return mappings without the keys that have no value: a table gives each the keys of all, as TRL knows, too."""
+    if isinstance(tree, Mapping):
+        return {key: _without_nulls(value) for key, value in tree.items() if value is not None}
+    return [_without_nulls(each) for each in tree] if isinstance(tree, list) else tree
+
+
+def from_json(text: str) -> Any:
     """Return what a text holds as JSON, or the text itself."""
     try:
         return json.loads(text)

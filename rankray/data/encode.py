@@ -162,11 +162,16 @@ def _encode_texts(
 
 
 def _encode_chat(example: Example, tokenizer: PreTrainedTokenizerBase, data: DataSection, place: str) -> Tokens:
-    whole = rendered(tokenizer, example.turns, example.tools, place)
-    ids = _ids(tokenizer, whole)
+    whole = rendered(tokenizer, example, example.turns, place)
+    is_text = example.template is not None  # which begins and ends as any text does
+    ids = _ids(tokenizer, whole, is_text)
+    if is_text and ids[-2:] == [tokenizer.eos_token_id] * 2:
+        ids.pop()
 
     def tokens_before(position: int) -> int:
-        return len(ids) if position == len(whole) else common_prefix(_ids(tokenizer, whole[:position]), ids)
+        if position == len(whole):
+            return len(ids)
+        return common_prefix(_ids(tokenizer, whole[:position], is_text), ids)
 
     def spans_of(indices: Sequence[int]) -> list[tuple[int, int]]:
         return trained_spans(tokenizer, example, whole, tokens_before, place, indices)
@@ -180,7 +185,7 @@ def _encode_chat(example: Example, tokenizer: PreTrainedTokenizerBase, data: Dat
         return found
     marked = [i for i, turn in enumerate(example.turns) if turn.get("weight") == 0.0]
     untrained = spans_of(marked) if marked and example.given.prompt else []
-    characters = _Characters(tokenizer, whole, None, str(example.turns[-1]["content"]), special=False)
+    characters = _Characters(tokenizer, whole, None, str(example.turns[-1]["content"]), special=is_text)
     weights = [float(example.turns[i].get("weight", 1.0)) for i in wanted]
     return _with_weights(found, example, spans, weights, untrained, False, characters, place)
 
@@ -240,5 +245,5 @@ def _offsets(
     return [found[index] for first, last in spans for index in range(first, last)]
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = False) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]) if text else []

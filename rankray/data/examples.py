@@ -9,7 +9,7 @@ say, a template would only show how Python writes it. Needs no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from string import Formatter
@@ -36,6 +36,10 @@ class Places(NamedTuple):
     weight_column: str = "data.weight_column"
     token_weights: str = "data.token_weights"
 
+    def with_own(self, places: Mapping[str, str]) -> Places:
+        """Return these places, some of them others, by their fields."""
+        return self._replace(**places)
+
     @classmethod
     def at(cls, where: Callable[[str], str], split: str) -> Places:
         """Return the places of a file, given the function from a field to its `file:line`."""
@@ -52,12 +56,13 @@ def make_examples(rows: Sequence[Row], data: DataSection, places: Places) -> lis
     """
     form = formats.recognise(rows, data, places.source)
     if form == "columns":
-        return _from_templates(rows, data, places)
+        found = _from_templates(rows, data, places)
+        return [formats.as_turns(str(e.prompt), str(e.completion)) for e in found] if data.chat else found
     column = formats.chat_column(rows, data)
     if data.messages is not None and form in ("messages", "sharegpt"):
         _check_columns([column], rows, places.messages, places.source)
     where = places.messages if form in ("messages", "sharegpt") and data.messages is not None else places.source
-    reading = formats.Reading(where, places.source, column)
+    reading = formats.Reading(where, places.source, column, data.chat)
     return [formats.example_of(form, row, place_of(rows, index), reading) for index, row in enumerate(rows)]
 
 

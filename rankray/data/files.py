@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -26,12 +27,17 @@ from rankray.paths import resolved
 logger = logging.getLogger(__name__)
 
 FORMS = (
-    "hub-id:config:split, or the path of a .jsonl, .json, .parquet, .arrow, .csv or .tsv file (text also as .gz or "
-    ".zst), a directory of them, or a pattern such as data/*.jsonl"
+    "hub-id:config:split, or the path of a .jsonl, .json, .parquet, .arrow, .csv, .tsv or .txt file (text also as .gz "
+    "or .zst), a directory of them, or a pattern such as data/*.jsonl"
 )
 
 ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files in a directory of data that describe the others: of `datasets`, and of LLaMA-Factory."""
+
+
+HELD_OUT = re.compile(r"(?<![a-z])(eval|evaluation|valid|validation|val|dev|held[-_]?out)(?![a-z])")
+TEST = re.compile(r"(?<![a-z])test(?![a-z])")
+"""What names of files and splits have, in lower case, that are not for training."""
 
 
 class Rows(list[Row]):
@@ -81,6 +87,46 @@ def ending(source: str | Path) -> str:
     return inner if inner in TEXTS else path.suffix.lower()
 
 
+def check_one_set(source: str, where: str, splits: bool = True) -> None:
+    """Refuse a directory of several data sets, or of the splits of one, as a single source.
+
+    `datasets` writes `dataset_dict.json` beside the splits that it saves; a copy of a hub dataset names its
+    configurations in README.md.
+
+    Args:
+        source: a directory, or anything else, which passes.
+        where: how an error begins.
+        splits: refuse several splits of one set, too.
+
+    Raises:
+        DataError: it is such a directory; says what to name instead.
+    """
+    path = Path(source)
+    if not path.is_dir():
+        return
+    if splits and (path / "dataset_dict.json").is_file():
+        names = [each.name for each in sorted(path.iterdir()) if each.is_dir()]
+        raise DataError(
+            f"{where}: {source!r} holds the splits {', '.join(names)}; allowed is one of them; name it: "
+            f"{path / (names[0] if names else 'train')}"
+        )
+    named = _configurations(path / "README.md")
+    if len(named) > 1:
+        raise DataError(
+            f"{where}: {source!r} holds the configurations {', '.join(named)} of one dataset, by its README.md; "
+            f"allowed are the files of one; name them, as in {path / named[0] / '*'}"
+        )
+
+
+def _configurations(card: Path) -> list[str]:
+    """Return the names under `configs` in the front matter of a dataset's card; none without one."""
+    if not card.is_file():
+        return []
+    matter = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    block = re.search(r"^configs:[^\n]*\n((?:[ \-][^\n]*\n?)*)", f"{matter[1]}\n" if matter else "", re.MULTILINE)
+    return re.findall(r"config_name: *[\"']?([^\s\"']+)", block[1]) if block else []
+
+
 def files_of(source: str, where: str) -> list[Path]:
     """Return the data files of a local source in the order of their names: itself, or those it stands for.
 
@@ -91,6 +137,7 @@ def files_of(source: str, where: str) -> list[Path]:
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.is_file() and ending(file) in READERS]
         found = [file for file in found if file.name not in ABOUT_DATA]
+        found = [file for file in found if ending(file) != ".txt"] or found  # notes beside the data
     elif is_pattern(source) and not path.is_file():
         begin = Path(path.anchor) if path.anchor else Path()
         found = [file for file in begin.glob(str(path.relative_to(begin))) if file.is_file()]

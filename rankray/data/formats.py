@@ -6,7 +6,8 @@ name                columns                                         example
 `messages`          messages (or the column `data.messages` names)  a conversation of {role, content}; any one column of
                                                                     turns is recognised
 `sharegpt`          conversations: {from, value}; system, tools     a conversation
-`alpaca`            instruction, output; input (or context), system Stanford's template
+`alpaca`            instruction, output; input (or context),        Stanford's template; turns where there is a history
+                    system, history
 `text`              text                                            the whole text is trained on
 
 A new form is one entry of `FORMATS`; `data.format` allows its keys, `auto` and `columns`.
@@ -20,8 +21,8 @@ from typing import Any, NamedTuple
 
 from rankray.config.sections import DataSection
 from rankray.data import guess
-from rankray.data.chat import Example, conversation, short
-from rankray.data.files import place_of
+from rankray.data.chat import Example, Turn, conversation, from_json, short
+from rankray.data.other_sets import refuse_other_sets
 from rankray.data.parse import Row
 from rankray.errors import DataError, listed
 
@@ -33,6 +34,12 @@ ALPACA_WITHOUT_INPUT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 )
 """Source: the training code of Stanford Alpaca."""
+ALPACA_TURNS = (
+    "{% for turn in messages %}{% if turn.role == 'system' %}{{ turn.content + '\n\n' }}"
+    "{% elif turn.role == 'user' %}{{ '### Instruction:\n' + turn.content + '\n\n### Response:\n' }}"
+    "{% else %}{{ turn.content + (eos_token or '') + ('' if loop.last else '\n\n') }}{% endif %}{% endfor %}"
+)
+"""Stanford's text of a conversation, for rows with a history; each answer ends with the EOS token."""
 CHAT_COLUMNS = ("messages", "conversations", "conversation")
 ANSWERS = ("output", "response", "answer")
 BESIDE_TURNS = ("tools", "functions", "system", "system_prompt")
@@ -47,11 +54,13 @@ class Reading(NamedTuple):
         where: how an error about a column begins.
         source: how an error about the file begins.
         messages: the column with the turns.
+        chat: whether texts become turns (`data.chat`).
     """
 
     where: str
     source: str
     messages: str
+    chat: bool = False
 
 
 def recognise(rows: Sequence[Row], data: DataSection, source: str = "data.train") -> str:
@@ -69,11 +78,9 @@ def recognise(rows: Sequence[Row], data: DataSection, source: str = "data.train"
     if (data.prompt, data.completion) != ("{prompt}", "{completion}"):
         return "columns"
     columns = list(dict.fromkeys(column for row in rows for column in row))
+    refuse_other_sets(rows, columns, source)
     if {"prompt", "completion"} <= set(columns):
-        _refuse_disliked(rows, source)
         return "prompt_completion"
-    if is_preference(columns):
-        raise DataError(f"{source}: {_preference(rows, columns)}")
     for column in CHAT_COLUMNS:
         if column in columns:
             return "sharegpt" if _first(rows, column, "from") else "messages"
@@ -87,36 +94,6 @@ def recognise(rows: Sequence[Row], data: DataSection, source: str = "data.train"
     if ("prompt" in columns or "completion" in columns) and not turns and guess.templates_of(rows) is None:
         return "columns"  # half of the default templates: the error names the missing column and the nearest
     raise DataError(f"{source}: {_unknown(rows, columns, turns)}")
-
-
-def is_preference(columns: Sequence[str]) -> bool:
-    """Whether these are the columns of pairs of a better and a worse answer."""
-    return {"chosen", "rejected"} <= set(columns)
-
-
-def _preference(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """Return why a preference set is none for fine-tuning, and how its better answers can be used."""
-    prompt = "data.prompt: '{prompt}\\n' and " if "prompt" in columns else ""
-    hint = (
-        "data.messages: chosen"
-        if guess.first_turn(rows, "chosen") is not None
-        else f"{prompt}data.completion: '{{chosen}}'"
-    )
-    return (
-        f"a preference set (columns {listed(columns)}), not one for fine-tuning; allowed are prompts with one answer; "
-        f"name the better answer with {hint}, or give another file"
-    )
-
-
-def _refuse_disliked(rows: Sequence[Row], source: str) -> None:
-    """Refuse answers that are marked as bad, as sets for KTO mark them."""
-    bad = [index for index, row in enumerate(rows) if row.get("label") is False]
-    if bad and all(isinstance(row.get("label"), bool) for row in rows):
-        raise DataError(
-            f"{source}: {place_of(rows, bad[0])} has an answer that is marked as bad (label: false, {len(bad)} of "
-            f"{len(rows)} rows); allowed are answers to learn from; leave the others out with data.where: "
-            "{label: true}, or set data.format: prompt_completion to train on all"
-        )
 
 
 def _unknown(rows: Sequence[Row], columns: list[str], turns: list[str]) -> str:
@@ -151,12 +128,12 @@ def unused_columns(form: str, rows: Sequence[Row], data: DataSection) -> list[st
         "prompt_completion": ["prompt", "completion", "tools"],
         "messages": [chat_column(rows, data), *BESIDE_TURNS],
         "sharegpt": [chat_column(rows, data), *BESIDE_TURNS],
-        "alpaca": ["instruction", "input" if has_input else "context", answer, "system", "system_prompt"],
+        "alpaca": ["instruction", "input" if has_input else "context", answer, "system", "system_prompt", "history"],
         "text": ["text"],
     }[form]
     known = {*used, data.weight_column, data.token_weights, *(data.where or {})}
     names = list(dict.fromkeys(name for row in rows for name in row if row[name] not in (None, "", [])))
-    return [name for name in names if name not in known]
+    return [name for name in names if name and name not in known]  # an index that pandas has written has no name
 
 
 def example_of(form: str, row: Row, place: str, reading: Reading) -> Example:
@@ -179,15 +156,19 @@ def chat_column(rows: Sequence[Row], data: DataSection) -> str:
 
 def _prompt_completion(row: Row, place: str, reading: Reading) -> Example:
     prompt, completion = _needed(row, "prompt", place, reading), _needed(row, "completion", place, reading)
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return Example(prompt, completion)
     if isinstance(prompt, list) or isinstance(completion, list):
         before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
         after = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
         if not after:
             raise DataError(f"{reading.source}: {place} has an empty completion; allowed is one turn; add it")
         return conversation([*before, *after], reading.source, place, row.get("tools"))
-    return Example(str(prompt), str(completion))
+    return as_turns(str(prompt), str(completion)) if reading.chat else Example(str(prompt), str(completion))
+
+
+def as_turns(prompt: str, completion: str) -> Example:
+    """Return two texts as a conversation; without a prompt, of one turn."""
+    asked: list[Turn] = [{"role": "user", "content": prompt}] if prompt else []
+    return Example(asked, [{"role": "assistant", "content": completion}])
 
 
 def _messages(row: Row, place: str, reading: Reading) -> Example:
@@ -205,23 +186,47 @@ def _as_tools(functions: Any) -> Any:
 
 
 def _alpaca(row: Row, place: str, reading: Reading) -> Example:
+    """Return Stanford's text, turns in its form where the row has a history, or turns alone with `data.chat`."""
     _refuse_media(row, place, reading)
-    if row.get("history"):
-        raise DataError(
-            f"{reading.source}: {place} has a history of earlier turns; allowed is one instruction with one "
-            "output; convert the rows to messages, or train without it: data.prompt: '{instruction}\\n{input?}\\n' and "
-            "data.completion: '{output}'"
-        )
-    instruction = _needed(row, "instruction", place, reading)
-    answer = next((name for name in ANSWERS if row.get(name) is not None), ANSWERS[0])
+    instruction = str(_needed(row, "instruction", place, reading))
+    answer = str(_needed(row, next((a for a in ANSWERS if row.get(a) is not None), ANSWERS[0]), place, reading))
     given = row.get("input") if "input" in row else row.get("context")
-    preamble = row.get("system") or row.get("system_prompt") or (ALPACA_WITH_INPUT if given else ALPACA_WITHOUT_INPUT)
-    middle = f"### Input:\n{given}\n\n" if given else ""
-    prompt = f"{preamble}\n\n### Instruction:\n{instruction}\n\n{middle}### Response:\n"
-    return Example(prompt, str(_needed(row, answer, place, reading)))
+    system = row.get("system") or row.get("system_prompt")
+    earlier = _history(row.get("history"), f"{reading.source}: {place}")
+    preamble = system or (ALPACA_WITH_INPUT if given else ALPACA_WITHOUT_INPUT)
+    before = preamble if not reading.chat else system
+    middle = ("\n" if reading.chat else "\n\n### Input:\n") + str(given) if given else ""
+    if not (earlier or reading.chat):
+        return Example(f"{preamble}\n\n### Instruction:\n{instruction}{middle}\n\n### Response:\n", answer)
+    turns = [*earlier, {"role": "user", "content": instruction + middle}]
+    turns = [{"role": "system", "content": str(before)}, *turns] if before else turns
+    return Example(turns, [{"role": "assistant", "content": answer}], template=None if reading.chat else ALPACA_TURNS)
+
+
+def _history(given: Any, here: str) -> list[Turn]:
+    """Return the turns of a history of [question, answer] pairs, as LLaMA-Factory takes it."""
+    pairs = from_json(given) if isinstance(given, str) and given.strip() else given
+    if not pairs:
+        return []
+    if not isinstance(pairs, list | tuple):
+        raise DataError(f"{here} has the history {short(pairs)}; allowed are pairs [question, answer]; fix that row")
+    turns: list[Turn] = []
+    for number, pair in enumerate(pairs, start=1):
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise DataError(
+                f"{here} has a history whose entry {number} is {short(pair)}; allowed are pairs [question, answer]; "
+                "fix that row"
+            )
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return turns
 
 
 def _text(row: Row, place: str, reading: Reading) -> Example:
+    if reading.chat:
+        raise DataError(
+            f"data.chat: {place} is plain text, which has no turns; allowed are prompts with completions; leave "
+            "data.chat out, or name the columns with data.prompt and data.completion"
+        )
     return Example("", str(_needed(row, "text", place, reading)))
 
 

@@ -37,7 +37,7 @@ def columns_of(rows: Sequence[Row]) -> list[str]:
 
 def templates_of(rows: Sequence[Row]) -> dict[str, str] | None:
     """Return `prompt` and `completion` over the columns of some rows, or None where the names say nothing."""
-    named = {name.lower(): name for name in columns_of(rows) if _is_text(rows, name)}
+    named = {name.lower(): name for name in columns_of(rows) if is_text(rows, name)}
     answer = next((named[name] for name in ANSWERS if name in named), None)
     question = next((named[name] for name in QUESTIONS if name in named and named[name] != answer), None)
     if answer is None:
@@ -87,7 +87,8 @@ def _first(rows: Sequence[Row], column: str) -> Any:
     return next((value for value in values if value is not None and value != "" and value != []), None)
 
 
-def _is_text(rows: Sequence[Row], column: str) -> bool:
+def is_text(rows: Sequence[Row], column: str) -> bool:
+    """Whether a column holds text, or numbers."""
     return isinstance(_first(rows, column), str | int | float)
 
 

@@ -1,7 +1,8 @@
 """From the bytes of a data file to its numbered rows, one after the other: a reader for each ending.
 
 Text is UTF-8, with or without a byte order mark; the lines of a .jsonl file end at line feeds alone. In a .csv file
-every value is text; the other formats keep their types. A .json file is one value, and is read as a whole; of all
+every value is text; the other formats keep their types. A row of a .txt file is a paragraph, as column `text`; where no
+blank line separates paragraphs, it is a line. A .json file is one value, and is read as a whole; of all
 others only a part is in memory at a time. Whatever is wrong has its place: `file:line`, or the number of the item.
 """
 
@@ -60,10 +61,12 @@ def _decoded(raw: bytes, path: Path, line: int) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line += raw.count(b"\n", 0, error.start)
-        hint = "; it begins as UTF-16 does" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        is_utf_16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+        hint = "; it begins as UTF-16 does" if is_utf_16 else ""
+        how = f", or convert it: iconv -f {'UTF-16' if is_utf_16 else 'LATIN1'} -t UTF-8 {path.name} > NEW"
         raise DataError(
-            f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}){hint}; allowed is text in "
-            "UTF-8; save the file again"
+            f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}){hint}; allowed is text in UTF-8; save the file "
+            f"again{how}"
         ) from None
 
 
@@ -128,13 +131,38 @@ def _read_json(path: Path) -> Iterator[Numbered]:
             return
     if isinstance(tree, dict):
         lists = [tree[key] for key in LISTS if isinstance(tree.get(key), list) and tree[key]]
-        tree = next((rows for rows in lists if all(isinstance(row, dict) for row in rows)), [tree])
+        found = next((rows for rows in lists if all(isinstance(row, dict) for row in rows)), None)
+        tree = [_one_row(tree, path)] if found is None else found
     if not isinstance(tree, list):
         raise DataError(
             f"{path}: holds {_kind(tree)}; allowed is a list of objects, or one object per line; write it in that form"
         )
     for number, row in enumerate(tree, start=1):
         yield Numbered(_as_row(row, f"{path}: item {number}", raw), number, "item")
+
+
+def _one_row(tree: dict[str, Any], path: Path) -> Row:
+    """Return an object as the only row of a file, unless it holds many of them in another way.
+
+    Raises:
+        DataError: it has columns instead of rows, rows by their index, or rows of several splits.
+    """
+    values, names = list(tree.values()), ", ".join(map(repr, list(tree)[:3])) + (", ..." if len(tree) > 3 else "")
+    what = ""
+    if len(values) > 1 and all(isinstance(value, dict) for value in values):
+        what = "an object under each of"
+    elif values and all(isinstance(value, list) and len(value) > 1 for value in values):
+        items = [item for value in values for item in value]
+        if all(isinstance(item, dict) and not {"role", "from", "content"} & item.keys() for item in items):
+            what = "a list of rows under each of"
+        elif len({len(value) for value in values}) == 1 and not any(isinstance(item, dict | list) for item in items):
+            what = "a list of values under each of"
+    if what:
+        raise DataError(
+            f"{path}: holds {what} {names}; allowed is a list of rows, or one row per line; write it in that form, "
+            "each split by itself (with pandas: to_json(FILE, orient='records', lines=True))"
+        )
+    return tree
 
 
 def _is_object(line: bytes) -> bool:
@@ -223,6 +251,12 @@ def _next(reader: Iterator[list[str]]) -> list[str] | None:
 
 
 def _header(names: list[str], path: Path, line: int) -> list[str]:
+    if len(names) == 1 and (sign := next((sign for sign in ";\t|" if sign in names[0]), "")):
+        between = "tabs, as in a .tsv file" if sign == "\t" else f"{sign!r}"
+        raise DataError(
+            f"{path}:{line}: the values of the header {names[0]!r} are separated by {between}; allowed in a .csv file "
+            "are commas, in a .tsv file tabs; save it again, or change its ending"
+        )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"{path}:{line}: column {twice[0]!r} is there twice; allowed are different names; rename one")
@@ -249,6 +283,26 @@ def _read_arrow(path: Path) -> Iterator[Numbered]:
             yield from _batches(file.get_batch(index) for index in range(file.num_record_batches))
 
 
+def _read_text(path: Path) -> Iterator[Numbered]:
+    """Read paragraphs, which blank lines separate; where there is no blank line between others, each line is one."""
+    with _opened(path) as file:
+        lines = [not line.isspace() for line in file]
+    solid = [number for number, is_solid in enumerate(lines) if is_solid]
+    by_line = not solid or all(lines[solid[0] : solid[-1]])
+    part: list[str] = []
+    begin = 1
+    with _opened(path) as file:
+        for number, raw in enumerate(chain(file, [b""]), start=1):
+            raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            text = _decoded(raw, path, number).rstrip("\r\n")
+            if part and (by_line or not text.strip()):
+                yield Numbered({"text": "\n".join(part)}, begin, "line")
+                part = []
+            if text.strip():
+                begin = begin if part else number
+                part.append(text)
+
+
 def _batches(batches: Iterable[Any]) -> Iterator[Numbered]:
     parts = (batch.slice(begin, ROWS_AT_A_TIME).to_pylist()
              for batch in batches for begin in range(0, batch.num_rows, ROWS_AT_A_TIME))  # fmt: skip
@@ -263,7 +317,8 @@ READERS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
     ".arrow": _read_arrow,
     ".csv": _read_csv,
     ".tsv": _read_tsv,
+    ".txt": _read_text,
 }
 """File ending -> reader."""
-TEXTS = (".jsonl", ".json", ".csv", ".tsv")
+TEXTS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 """Endings of files that may be compressed."""

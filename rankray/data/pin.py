@@ -15,7 +15,7 @@ from typing import Any
 
 from rankray.config.schema import Config
 from rankray.data.files import hub_parts, is_file_source
-from rankray.data.sources import revision_of
+from rankray.data.sources import pin_name, revision_of
 from rankray.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ SPLITS = ("train", "eval", "test")
 def asked_revisions(config: Config) -> dict[str, str]:
     """Return the revision that a configuration asks for of each hub dataset it may use, by the dataset's id.
 
+    Where an entry of a mixture names its own revision, the key is `pin_name`: `id@revision`.
     Those that the space may choose and those of `evaluate.also` are among them. Empty where the space searches the
     revision itself. What is no dataset's name is left out here, and refused with its place by `preflight`.
     """
@@ -35,9 +36,9 @@ def asked_revisions(config: Config) -> dict[str, str]:
         return {}
     found: dict[str, str] = {}
     named = config.data.revision if isinstance(config.data.revision, Mapping) else {}
-    for source in _sources(config):
+    for source, own in _sources(config):
         if name := _name(source):
-            found[name] = revision_of(source, config.data, "data") or MAIN
+            found[pin_name(name, own)] = revision_of(source, config.data, "data", own) or MAIN
     for section in config.evaluate.also.values():
         if not is_file_source(section.data) and (name := _name(section.data)):
             found.setdefault(name, named.get(name, MAIN))
@@ -67,7 +68,7 @@ def pinned(config: Config, held: Mapping[str, str] | None = None) -> Config:
     if not asked:
         return config
     known = held or {}
-    commits = {name: known.get(name) or commit_of(name, revision) for name, revision in asked.items()}
+    commits = {key: known.get(key) or commit_of(key.partition("@")[0], rev) for key, rev in asked.items()}
     return config.model_copy(update={"data": config.data.model_copy(update={"revision": commits})})
 
 
@@ -109,16 +110,17 @@ def _cached_commit(dataset: str, revision: str) -> str:
     return Path(place).name  # .../snapshots/<commit>
 
 
-def _sources(config: Config) -> list[str]:
-    """Return every hub dataset that a split may be, `id:config:split`."""
+def _sources(config: Config) -> list[tuple[str, str | None]]:
+    """Return every hub dataset that a split may be, `id:config:split`, each with the revision its entry gives."""
     given: list[Any] = [getattr(config.data, split) for split in SPLITS if getattr(config.data, split) is not None]
     for split in SPLITS:
         given += config.space.get(f"data.{split}", {}).get("choice", [])
-    paths: list[Any] = []
+    found: list[tuple[Any, Any]] = []
     for each in given:
         tree = json.loads(each) if isinstance(each, str) and each.startswith("[") else each
-        if isinstance(tree, list):
-            paths += [entry["path"] if isinstance(entry, dict) else getattr(entry, "path", entry) for entry in tree]
-        else:
-            paths.append(tree)
-    return [path for path in paths if isinstance(path, str) and not is_file_source(path)]
+        for entry in tree if isinstance(tree, list) else [tree]:
+            if isinstance(entry, dict):
+                found.append((entry.get("path"), entry.get("revision")))
+            else:
+                found.append((getattr(entry, "path", entry), getattr(entry, "revision", None)))
+    return [(path, own) for path, own in found if isinstance(path, str) and not is_file_source(path)]

@@ -21,6 +21,7 @@ from rankray.data.chat import Example
 from rankray.data.examples import Places, make_examples
 from rankray.data.files import (
     Rows,
+    check_one_set,
     file_fingerprint,
     files_of,
     hub_parts,
@@ -35,6 +36,8 @@ from rankray.data.parse import ROWS_AT_A_TIME, Row
 from rankray.data.weights import with_weights
 from rankray.errors import DataError, listed, nearest, shown
 
+OWN_FIELDS = ("prompt", "completion", "messages", "weight_column", "token_weights")
+"""Fields of `data` that an entry may have of its own, beside its form; errors about them have a place each."""
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -104,7 +107,7 @@ class Source:
         self.forms: dict[str, str] = {}
         self.unused: dict[str, list[str]] = {}
         self._origins = [_origin(entry, self._places.source, data, hub) for entry in self._entries]
-        mixture = [entry.model_dump(mode="json") for entry in self._entries]
+        mixture = [_stamped(entry) for entry in self._entries]
         self.stamp: Any = [[origin.stamp for origin in self._origins], mixture, data.where, self._first]
 
     def examples(self) -> list[Placed]:
@@ -148,7 +151,7 @@ class Source:
                 self._note(entry, form, rows or part, given)
                 data = given.model_copy(update={"format": form})
             if rows:
-                yield from self._placed(rows, data)
+                yield from self._placed(rows, data, entry)
 
     def _note(self, entry: SourceSection, form: str, rows: Rows, data: DataSection) -> None:
         self.forms[entry.path] = form
@@ -156,14 +159,25 @@ class Source:
         known += [name for name in unused_columns(form, rows, data) if name not in known]
 
     def _section(self, entry: SourceSection) -> DataSection:
-        own = {name: getattr(entry, name) for name in ("format", "prompt", "completion", "messages")}
+        own = {name: getattr(entry, name) for name in ("format", "chat", *OWN_FIELDS)}
         return self._data.model_copy(update={name: value for name, value in own.items() if value is not None})
+
+    def _places_of(self, entry: SourceSection) -> Places:
+        """Return how errors begin: with the number of the entry where it gives the field itself."""
+        number = next(i for i, each in enumerate(self._entries, start=1) if each is entry)
+        own = {
+            name: f"{self._places.source}: source {number}: {name}"
+            for name in OWN_FIELDS
+            if getattr(entry, name) is not None
+        }
+        return self._places.with_own(own)
 
     def _conditions(self, entry: SourceSection) -> dict[str, Any]:
         return {**(self._data.where or {}), **(entry.where or {})}
 
     def _nothing_left(self, entry: SourceSection) -> DataError:
-        why = "data.where leaves" if self._data.weight_column is None else "data.where, or weights of 0, leave"
+        is_plain = self._section(entry).weight_column is None
+        why = "data.where leaves" if is_plain else "data.where, or weights of 0, leave"
         return DataError(f"{self._places.source}: {why} no row of {entry.path!r}; at least one is needed; change it")
 
     def _group(self, entry: SourceSection, origin: Origin) -> list[Placed]:
@@ -173,16 +187,17 @@ class Source:
             rows = chosen(table, self._conditions(entry), self._places.source)
             if rows:
                 self._note(entry, recognise(rows, data, self._places.source), rows, data)
-                found += self._placed(rows, data)
+                found += self._placed(rows, data, entry)
         if not found:
             raise self._nothing_left(entry)
         return found[: entry.max_examples]
 
-    def _placed(self, rows: Rows, data: DataSection) -> list[Placed]:
+    def _placed(self, rows: Rows, data: DataSection, entry: SourceSection) -> list[Placed]:
         """Return the examples of some rows; only training has weights, and leaves out those of weight 0."""
-        examples: Sequence[Example | None] = make_examples(rows, data, self._places)
+        places = self._places_of(entry)
+        examples: Sequence[Example | None] = make_examples(rows, data, places)
         if self._split == "train":
-            examples = with_weights([e for e in examples if e is not None], rows, data, self._places)
+            examples = with_weights([e for e in examples if e is not None], rows, data, places)
         pairs = zip(examples, rows, strict=True)
         return [Placed(e, row, place_of(rows, i)) for i, (e, row) in enumerate(pairs) if e is not None]
 
@@ -214,14 +229,41 @@ def fingerprint(given: str | Sequence[SourceSection], where: str) -> str:
     return parts[0] if len(parts) == 1 else f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
 
 
-def revision_of(source: str, data: DataSection, where: str) -> str | None:
+def revision_of(source: str, data: DataSection, where: str, own: str | None = None) -> str | None:
     """Return the revision that a data section asks for of a hub dataset's split; None is the main branch.
+
+    Args:
+        source: `hub-id:config:split`.
+        data: its `revision` may be a mapping, of datasets, and of `pin_name`s where it was pinned.
+        where: how an error begins.
+        own: the revision that the entry of a mixture gives itself.
 
     Raises:
         DataError: the source is not of the form `hub-id:config:split`.
     """
     name, _, _ = hub_parts(source, where)
-    return data.revision.get(name) if isinstance(data.revision, Mapping) else data.revision
+    held = data.revision if isinstance(data.revision, Mapping) else {}
+    if own is not None:
+        return held.get(pin_name(name, own), own)
+    return held.get(name) if isinstance(data.revision, Mapping) else data.revision
+
+
+def refuse_revision(entry: SourceSection, where: str) -> None:
+    """Refuse a revision of files.
+
+    Raises:
+        DataError: the entry has one.
+    """
+    if entry.revision is not None:
+        raise DataError(
+            f"{where}: {entry.path!r} is a file, and has revision {entry.revision!r}; allowed is a revision of a "
+            "dataset on the hub; remove it"
+        )
+
+
+def pin_name(dataset: str, own: str | None = None) -> str:
+    """Return the name under which the commit of a dataset is kept: `id@revision` where an entry gives its own."""
+    return dataset if own is None else f"{dataset}@{own}"
 
 
 def file_stamps(given: str | Sequence[SourceSection]) -> list[Any]:
@@ -280,6 +322,7 @@ class _Files:
     """The files of one entry; later reads are refused if one has changed since the first look."""
 
     def __init__(self, path: str, where: str) -> None:
+        check_one_set(path, where)
         self._path, self._where = path, where
         self.stamp: Any = self._look()
 
@@ -324,8 +367,18 @@ def _origin(
     entry: SourceSection, where: str, data: DataSection, hub: Callable[[str, str, str | None], Origin] | None
 ) -> Origin:
     if is_file_source(entry.path):
+        refuse_revision(entry, where)
         return _Files(entry.path, where)
-    return _Unread(entry.path) if hub is None else hub(entry.path, where, revision_of(entry.path, data, where))
+    if hub is None:
+        return _Unread(entry.path)
+    return hub(entry.path, where, revision_of(entry.path, data, where, entry.revision))
+
+
+def _stamped(entry: SourceSection) -> dict[str, Any]:
+    """Return what of an entry decides on its examples; newer fields only where they are given, so that tokens stay."""
+    names = ("chat", "weight_column", "token_weights", "revision")
+    newer = {name for name in names if getattr(entry, name) is None}
+    return entry.model_dump(mode="json", exclude=newer)
 
 
 def _files(path: str) -> list[Path]:

@@ -136,7 +136,7 @@ def load_split(
     if getattr(data, split) is None:
         raise DataError(f"{where}: there is none; allowed is {FORMS}; give {where} a file or a dataset")
     source = Source(split, data, first, hub=partial(HubOrigin, streaming=data.streaming))
-    form = {name: getattr(data, name) for name in FORM_FIELDS}
+    form = {name: getattr(data, name) for name in FORM_FIELDS} | ({"chat": True} if data.chat else {})
     if split == "train" and uses_columns(data):
         form |= {"prompt": [data.prompt, "trained"] if data.prompt_weight else data.prompt}
         form |= {"weight_column": data.weight_column, "token_weights": data.token_weights}
@@ -200,6 +200,6 @@ def _texts(example: Example, tokenizer: PreTrainedTokenizerBase, place: str) -> 
     """Return prompt and completion of a conversation as texts; the prompt ends where the template opens the answer."""
     if not example.is_chat:
         return example
-    before = rendered(tokenizer, example.asked, example.tools, place, opens=True)
+    before = rendered(tokenizer, example, example.asked, place, opens=True)
     last: Any = example.completion[-1]
     return Example(before, str(last["content"]))

@@ -24,14 +24,14 @@ Span = tuple[int, int]
 
 
 def rendered(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], tools: list[Any] | None, place: str, opens: bool = False
+    tokenizer: PreTrainedTokenizerBase, example: Example, turns: Sequence[Turn], place: str, opens: bool = False
 ) -> str:
-    """Return the text that the tokenizer's chat template makes of turns; nothing for no turns.
+    """Return the text that the chat template makes of turns of an example; nothing for no turns.
 
     Args:
         tokenizer: the model's.
-        turns: in the form of `rankray.data.chat`.
-        tools: JSON schemas, or None.
+        example: a conversation, with its tools, and its own template where it has one.
+        turns: some of its turns, from the first on.
         place: of the row, for errors.
         opens: add what opens the assistant's answer.
 
@@ -39,7 +39,7 @@ def rendered(
         DataError: the template refuses the turns.
         ModelError: there is no chat template.
     """
-    if not tokenizer.chat_template:
+    if not (example.template or tokenizer.chat_template):
         raise ModelError(
             "data.messages: the model's tokenizer has no chat template; needed is one; take a chat model, or use "
             "data.prompt and data.completion"
@@ -48,7 +48,13 @@ def rendered(
         return ""
     try:
         return str(
-            tokenizer.apply_chat_template(for_template(turns), tools=tools, add_generation_prompt=opens, tokenize=False)
+            tokenizer.apply_chat_template(
+                for_template(turns),
+                tools=example.tools,
+                chat_template=example.template,
+                add_generation_prompt=opens,
+                tokenize=False,
+            )
         )
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -109,13 +115,13 @@ def common_text(left: str, right: str) -> int:
 def _text_span(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str, index: int, place: str) -> Span | None:
     """Return where the turn at an index lies in the whole text, or None where its renderings do not show it."""
     turns = example.turns
-    before = rendered(tokenizer, turns[:index], example.tools, place, opens=True)
+    before = rendered(tokenizer, example, turns[:index], place, opens=True)
     begin = common_text(before, whole)
     if not _covers(tokenizer, example, turns[:index], before, begin, place):
         return None
     if index == len(turns) - 1:
         return begin, len(whole)
-    after = rendered(tokenizer, turns[: index + 1], example.tools, place)
+    after = rendered(tokenizer, example, turns[: index + 1], place)
     if not after.startswith(whole[:begin]):
         return None
     own = after[begin:]
@@ -135,7 +141,7 @@ def _covers(
     begin = before.rfind(parts[-1]) if parts else -1
     if begin >= 0:
         return begin + len(parts[-1]) <= shared
-    return shared >= len(rendered(tokenizer, turns, example.tools, place))
+    return shared >= len(rendered(tokenizer, example, turns, place))
 
 
 def _parts(turn: Turn) -> list[str]:
@@ -147,11 +153,13 @@ def _parts(turn: Turn) -> list[str]:
 
 def _marked_spans(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[Span]:
     """Return the tokens between the template's generation markers, and the special token after each; none without."""
-    if "generation %}" not in str(tokenizer.chat_template) and "generation -%}" not in str(tokenizer.chat_template):
+    template = str(example.template or tokenizer.chat_template)
+    if "generation %}" not in template and "generation -%}" not in template:
         return []
     made: Any = tokenizer.apply_chat_template(
         for_template(example.turns),
         tools=example.tools,
+        chat_template=example.template,
         return_dict=True,
         return_assistant_tokens_mask=True,
         tokenizer_kwargs={"verbose": False},

@@ -6,7 +6,7 @@ sum of its tokens' log-probabilities (`accuracy`), or by that per byte of the ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,15 +14,12 @@ from transformers import PreTrainedTokenizerBase
 
 from rankray.config.evaluation import AlsoSection
 from rankray.config.schema import Config
-from rankray.config.sections import DataSection
 from rankray.data.encode import Tokens
-from rankray.data.examples import Places, common_prefix, make_examples
-from rankray.data.files import hub_parts, is_file_source
-from rankray.data.parse import Row
+from rankray.data.examples import common_prefix
 from rankray.data.tokenize import Split
-from rankray.errors import DataError
 from rankray.evaluate.metrics import Figures, run_head, with_error
 from rankray.evaluate.ranks import Ranks
+from rankray.evaluate.sets import as_config, read_choices
 from rankray.evaluate.solve import Solver
 from rankray.evaluate.tokens import text_bytes, token_sums
 from rankray.model.head import attach_head, plain_model, sequence_totals
@@ -46,7 +43,7 @@ def also_figures(
     """
     figures: Figures = {}
     for name, section in config.evaluate.also.items():
-        asked = as_config(name, section, config)
+        asked = as_config(section, config)
         data = split_of("eval", asked, tokenizer)
         prefix = f"eval/{name}/"
         if section.choices:
@@ -57,30 +54,6 @@ def also_figures(
             )
         figures |= {prefix + metric: value for metric, value in found.items()}
     return figures
-
-
-def as_config(name: str, section: AlsoSection, config: Config) -> Config:
-    """Return the configuration whose held-out split is this set."""
-    completion = section.completion if not section.choices else "{" + section.label + "}"
-    data = DataSection(
-        train=config.data.train,
-        eval=section.data,
-        prompt=section.prompt,
-        completion=completion,
-        format="columns",
-        revision=_revision(section, config),
-        max_length=config.data.max_length,
-    )
-    evaluate = config.evaluate.model_copy(update={"max_examples": section.max_examples, "answer": section.answer})
-    return config.model_copy(update={"data": data, "evaluate": evaluate})
-
-
-def _revision(section: AlsoSection, config: Config) -> str | None:
-    """Return the set's own revision where the configuration names it; else that of no other dataset."""
-    given = config.data.revision
-    if is_file_source(section.data) or not isinstance(given, Mapping):
-        return None
-    return given.get(hub_parts(section.data, "evaluate.also")[0])
 
 
 def _plain(
@@ -114,10 +87,10 @@ def _choices(
 ) -> Figures:
     attach_head(plain_model(model))
     questions = [read_choices(row, section, where) for row in data.rows]
-    texts = [str(example.prompt) for example in make_examples(data.rows, config.data, Places(source=where))]
+    texts = [str(row["prompt"]) for row in data.rows]
     limit = config.data.max_length
     rows = {
-        index: [_tokens(tokenizer, texts[index], choice, limit) for choice in choices]
+        index: [_tokens(tokenizer, texts[index], choice, limit, not section.chat) for choice in choices]
         for index, (choices, _) in enumerate(questions)
     }
     mine = ranks.share([sum(len(each.input_ids) for each in row) for row in rows.values()])
@@ -144,41 +117,20 @@ def _choices(
     return figures
 
 
-def read_choices(row: Row, section: AlsoSection, where: str) -> tuple[list[str], int]:
-    """Return a question's choices, and the index of the right one.
+def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, choice: str, limit: int, special: bool = True) -> Tokens:
+    """Return prompt and choice, cut at the front where they are too long, so that the choice remains.
 
-    Raises:
-        DataError: there are no choices, or the label is none of them.
+    Args:
+        tokenizer: the model's.
+        prompt: text.
+        choice: text.
+        limit: the most tokens.
+        special: whether the tokenizer begins a text with a token of its own; a chat template has done so itself.
     """
-    held = row.get(str(section.choices))
-    labels: list[str] = []
-    if isinstance(held, dict):
-        labels, held = [str(each) for each in held.get("label") or held.get("labels") or []], held.get("text")
-    if not isinstance(held, Sequence) or isinstance(held, str) or len(held) < 2:
-        raise DataError(
-            f"{where}: column {section.choices!r} holds {str(held)[:60]!r}; allowed is a list of choices, or "
-            "{text: [...], label: [...]}; name the right column in choices"
-        )
-    choices = [str(choice) for choice in held]
-    given = row.get(section.label)
-    labels = labels or [chr(ord("A") + place) for place in range(len(choices))]
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < len(choices):
-        return choices, given
-    for names in (labels, choices, [str(place) for place in range(len(choices))]):
-        if str(given) in names:
-            return choices, names.index(str(given))
-    raise DataError(
-        f"{where}: column {section.label!r} holds {given!r}; allowed is an index below {len(choices)}, a label "
-        f"({', '.join(labels)}) or one of the choices; name the right column in label"
-    )
-
-
-def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, choice: str, limit: int) -> Tokens:
-    """Return prompt and choice, cut at the front where they are too long, so that the choice remains."""
-    whole = list(tokenizer(prompt + choice, verbose=False)["input_ids"])
+    whole = list(tokenizer(prompt + choice, add_special_tokens=special, verbose=False)["input_ids"])
     if whole and whole[-1] == tokenizer.eos_token_id and not choice.endswith(str(tokenizer.eos_token)):
         whole = whole[:-1]
-    before = tokenizer(prompt, verbose=False)["input_ids"] if prompt else []
+    before = tokenizer(prompt, add_special_tokens=special, verbose=False)["input_ids"] if prompt else []
     start = max(1, min(common_prefix(before, whole), len(whole) - 1))
     cut = max(0, len(whole) - limit)
     return Tokens(whole[cut:], max(1, start - cut))

@@ -222,31 +222,29 @@ class _Check:
         )
 
     def advice(self, config: Config) -> str:
-        """Return what to change, with what each change would make of it."""
-        ways, memory = [], self._memory(config)
-        assert memory is not None
-        rows = self.batch_of(config).rows
-        smaller = next(
-            (n for n in range(rows - 1, 0, -1) if rows % n == 0 and self._fits(self._memory(config, n))),
-            None,
-        )
-        if memory.moment == "evaluation":
-            ways.append("lower evaluate.batch_size")
-        elif smaller is not None:
-            ways.append(f"set train.micro_batch_size: {smaller}")
-        if not config.train.sft.get("gradient_checkpointing"):
-            sft = {**config.train.sft, "gradient_checkpointing": True}
-            other = config.model_copy(update={"train": config.train.model_copy(update={"sft": sft})})
-            if self._fits(self._memory(other)):
-                ways.append("set train.sft: {gradient_checkpointing: true}")
-        if config.model.lora is None:
-            other = apply_params(config.model_copy(update={"space": {}}), {"model.lora": {}})
-            takes = self._memory(other)
-            is_lasting = memory.lasting + PROCESS_BYTES > (self.room.size or 0)
-            if takes is not None and (is_lasting or self._fits(takes)):
-                ways.append(f"train adapters with model.lora: {{}} (about {gigabytes(takes.peak)})")
-        ways.append("take a smaller model" if not ways else "say with resources.memory_gb what there is")
-        return ", ".join(ways[:-1]) + (" or " if len(ways) > 1 else "") + ways[-1]
+        """Return what to change, of what would make it fit."""
+        sft = {**config.train.sft, "gradient_checkpointing": True}
+        checkpointed = config.model_copy(update={"train": config.train.model_copy(update={"sft": sft})})
+        adapters = apply_params(config.model_copy(update={"space": {}}), {"model.lora": {}})
+        ways = [way for way in [self._smaller_batches(config)] if way]
+        if self._fits(self._memory(checkpointed)):
+            ways.append("set train.sft: {gradient_checkpointing: true}")
+        if config.model.lora is None and self._fits(self._memory(adapters)):
+            ways.append("train adapters with model.lora: {}")
+        ways = [*(ways or ["take a smaller model"]), "say with resources.memory_gb what there is"]
+        return f"{', '.join(ways[:-1])}, or {ways[-1]}"
+
+    def _smaller_batches(self, config: Config) -> str:
+        """Return the largest batches that fit, as few of the two changed as need be; an empty string where none do."""
+        rows, held_out = self.batch_of(config).rows, config.evaluate.batch_size
+        pairs = [(n, held_out >> k) for n in range(1, rows + 1) if rows % n == 0 for k in range(held_out.bit_length())]
+        pairs.sort(key=lambda pair: ((pair[0] != rows) + (pair[1] != held_out), -pair[0], -pair[1]))
+        for micro, answers in pairs:
+            evaluate = config.evaluate.model_copy(update={"batch_size": answers})
+            if self._fits(self._memory(config.model_copy(update={"evaluate": evaluate}), micro)):
+                changed = {"train.micro_batch_size": (micro, rows), "evaluate.batch_size": (answers, held_out)}
+                return "set " + " and ".join(f"{path}: {new}" for path, (new, old) in changed.items() if new != old)
+        return ""
 
     def _fits(self, memory: Memory | None) -> bool:
         return memory is not None and self.need(memory) <= (self.room.size or 0)

@@ -10,33 +10,32 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rankray.config import Config, LoadedConfig
-from rankray.config.evaluation import is_sampled
+from rankray.config import LoadedConfig
 from rankray.config.points import refused_draws
 from rankray.config.schema import unreached
 from rankray.config.space import distributions, known_left_out, never_drawn
-from rankray.data.chat import Example
 from rankray.data.encode import light_tokenizer, measure
 from rankray.data.examples import Places
-from rankray.data.files import file_fingerprint, hub_parts, is_file_source
+from rankray.data.files import file_fingerprint, files_of, hub_parts, is_file_source
 from rankray.data.leaks import leaks_line, leaks_of
 from rankray.data.lengths import LengthTable, length_table, table_lines
-from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local
+from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local, refuse_revision
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
-from rankray.evaluate.answers import check_answer, is_function, load_function
+from rankray.evaluate.answers import load_function
+from rankray.evaluate.sets import check_sets
 from rankray.finetune.base_model import check_base_model
+from rankray.finetune.rows_check import answer_warnings, warnings_of_names
 from rankray.finetune.schedules import check_one_schedule, check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.finetune.variants import as_drawn, check_kept_processes, searched_variants
 from rankray.model.extras import needed, require
-from rankray.model.files import context_length, local_model
+from rankray.model.files import context_length, has_chat_template, local_model
 from rankray.model.pin import revision_problem
 
 logger = logging.getLogger(__name__)
@@ -139,6 +138,8 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
     prints, directory = _check_model(config.model.path, loaded.where("model.path"))
     splits = ("train", "eval", *(["test"] if config.data.test is not None else []))
     data = {split: _check_split(split, loaded, directory, findings) for split in splits}
+    if check_sets(loaded) and directory is not None:
+        _needs_chat_template(directory, loaded.where("evaluate.also"))
     findings.fingerprints = {"data": data, **prints}
 
 
@@ -246,8 +247,11 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings:
     given, where = getattr(data, split), f"{place}: data.{split}"
     for entry in entries_of(given):
         local = is_file_source(entry.path)
+        if local:
+            refuse_revision(entry, where)
         name = Path(entry.path).name if local else hub_parts(entry.path, where)[-1].partition("[")[0]
-        _warn_of_test(split, name, where, findings)
+        files = files_of(entry.path, where) if local else []
+        findings.warnings += warnings_of_names(split, name, files, where)
     if not is_local(given):
         return fingerprint(given, where)
     places = Places.at(loaded.where, split)
@@ -258,25 +262,13 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings:
         findings.unseen.append(UNREAD.format(split))
     if data.streaming and split == "train":
         findings.unseen.append("data.streaming: held-out prompts that also stand in data.train")
-    if split != "train" and _answers(loaded.config):
-        _check_answers(examples, loaded, where, findings)
+    findings.warnings += answer_warnings(split, examples, loaded, where)
     if model is not None:
-        if any(placed.example.is_chat for placed in examples) and not _has_chat_template(model):
-            raise ModelError(
-                f"{places.messages}: the tokenizer in {str(model)!r} has no chat template; needed is one; "
-                "take a chat model, or use data.prompt and data.completion"
-            )
+        chats = [placed.example for placed in examples if placed.example.is_chat]
+        if any(example.template is None for example in chats):
+            _needs_chat_template(model, places.messages)
         _check_room(examples, model, split, loaded, findings)
     return fingerprint(given, where)
-
-
-def _warn_of_test(split: str, name: str, where: str, findings: Findings) -> None:
-    if split == "eval" and re.search(r"(?<![a-z])test(?![a-z])", name.lower()):
-        findings.warnings.append(
-            f"{where}: {name} is a test split by its name, and a search that selects on it has seen it; hold out a "
-            "part of "
-            "the training data instead"
-        )
 
 
 def leak_warnings(loaded: LoadedConfig) -> list[str]:
@@ -287,45 +279,6 @@ def leak_warnings(loaded: LoadedConfig) -> list[str]:
     """
     found = leaks_of(loaded.config.data)
     return [line for split, leaks in found.items() if (line := leaks_line(split, leaks))]
-
-
-def _answers(config: Config) -> bool:
-    """Whether answers are generated and compared with the references of the data."""
-    names = config.evaluate.metrics
-    return any(name == "accuracy" or is_sampled(name) for name in names) and config.evaluate.answer != "code"
-
-
-def _check_answers(examples: Sequence[Placed], loaded: LoadedConfig, where: str, findings: Findings) -> None:
-    """Look at the reference answers: an empty one is right for a model that says nothing.
-
-    Raises:
-        DataError: all are empty.
-        ConfigError: `evaluate.answer` cannot be used with them.
-    """
-    texts = [_completion(placed.example) for placed in examples]
-    empty = [index for index, text in enumerate(texts) if not text.strip()]
-    if len(empty) == len(texts):
-        raise DataError(
-            f"{where}: none of the {len(texts)} rows has an answer; needed are answers to compare with; fix "
-            "data.completion, or measure nll alone"
-        )
-    if empty:
-        findings.warnings.append(
-            f"{where}: {len(empty)} of {len(texts)} rows have no answer (first: {examples[empty[0]].place}); fill or "
-            "remove them"
-        )
-    how = loaded.config.evaluate.answer
-    if is_function(how):
-        return  # on the Python path of the nodes, perhaps not of this machine
-    try:
-        check_answer(how, texts)
-    except ConfigError as error:
-        raise ConfigError(f"{loaded.where('evaluate.answer')}: {error}") from None
-
-
-def _completion(example: Example) -> str:
-    last: Any = example.completion
-    return last if isinstance(last, str) else str(last[-1]["content"])
 
 
 def _check_room(examples: Sequence[Placed], model: Path, split: str, loaded: LoadedConfig, findings: Findings) -> None:
@@ -367,11 +320,12 @@ def _check_room(examples: Sequence[Placed], model: Path, split: str, loaded: Loa
     findings.warnings += filter(None, [table.warning(split)])
 
 
-def _has_chat_template(model: Path) -> bool:
-    if (model / "chat_template.jinja").is_file() or (model / "chat_template.json").is_file():
-        return True
-    file = model / "tokenizer_config.json"
-    return file.is_file() and bool(_read_json(file, "model.path").get("chat_template"))
+def _needs_chat_template(model: Path, where: str) -> None:
+    if not has_chat_template(model):
+        raise ModelError(
+            f"{where}: the tokenizer in {str(model)!r} has no chat template; needed is one; take a chat model, or use "
+            "data.prompt and data.completion"
+        )
 
 
 def _read_json(file: Path, where: str) -> dict[str, Any]:

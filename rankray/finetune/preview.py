@@ -78,7 +78,8 @@ class Preview:
         rows: the examples asked for.
         table: the lengths of all examples; of the first `STREAMED_ROWS` where `data.streaming` is set.
         eos: the tokenizer's EOS token; None for none.
-        template: the chat template in use; None where no example is a conversation.
+        template: the chat template in use, the tokenizer's before that of a data set's form; None where no example is a
+            conversation.
     """
 
     split: str
@@ -136,8 +137,8 @@ def preview(loaded: LoadedConfig, split: str = "train", count: int = 3) -> Previ
         Length(len(whole.input_ids), whole.supervised_tokens, kept.supervised_tokens)
         for whole, kept in zip(found, cut, strict=True)
     ]
-    chats = any(p.example.is_chat for p in placed)
-    template = tokenizer.chat_template if chats else None
+    own = {p.example.template for p in placed if p.example.is_chat}
+    template = next(iter(own - {None}), None) if None not in own else tokenizer.chat_template
     eos = None if tokenizer.eos_token is None else str(tokenizer.eos_token)
     return Preview(
         split, source.forms, source.unused, rows, length_table(lengths, limit), eos, template and str(template)

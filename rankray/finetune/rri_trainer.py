@@ -9,7 +9,8 @@ Everything else is as in `SFTTrainer`: arguments, datasets, LoRA, checkpoints, c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,12 +46,22 @@ class RRITrainer(RankrayTrainer):
         weight_column: column of the training set with a weight for each example, 0 or more, which multiplies those of
             its tokens. Evaluation ignores it.
         token_weights: column of a tokenised training set with a list of weights, one for each of `input_ids`.
+        prompt_weight: weight from 0 to 1 of the tokens that TRL leaves without a label (those of prompts, or of other
+            turns than the assistant's), next to 1 for the others, in training alone; 0 does not train on them.
 
     Raises:
-        LossError: an impossible setting, a field of SFTConfig that asks for another loss, or weights with packing.
+        LossError: an impossible setting, a field of SFTConfig that asks for another loss, a column with weights that
+            the training set does not have, or weights with packing.
         ModelError: the model transforms its logits in an unknown way.
 
     Source: arXiv:2602.01745.
+
+    >>> import datasets, rankray, trl
+    >>> rows = datasets.Dataset.from_list([{"prompt": "1 plus 1 is?", "completion": " 2"}] * 8)
+    >>> args = trl.SFTConfig(place, max_steps=1, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True)
+    >>> trainer = rankray.RRITrainer(model=model, args=args, train_dataset=rows, temperature=0.7)
+    >>> trainer.train().global_step
+    1
     """
 
     loads_weights = True
@@ -62,21 +73,48 @@ class RRITrainer(RankrayTrainer):
         loss: Knobs | None = None,
         weight_column: str | None = None,
         token_weights: str | None = None,
+        prompt_weight: float = 0.0,
         **arguments: Any,
     ) -> None:
+        if isinstance(prompt_weight, bool) or not 0 <= prompt_weight <= 1:  # false for NaN
+            raise LossError(f"RRITrainer: prompt_weight {prompt_weight!r}; allowed is a number from 0 to 1; correct it")
         self.further_columns = tuple(name for name in (weight_column, token_weights) if name is not None)
         names = ("model", "args", "data_collator", "train_dataset", "eval_dataset")
         arguments |= dict(zip(names, positional, strict=False))
         settings = {name: arguments.pop(name) for name in Knobs.model_fields if name in arguments}
         knobs = make_knobs(loss, **settings)
         _refuse_other_losses(arguments)
-        if self.further_columns:
+        is_weighted = bool(self.further_columns or prompt_weight)
+        if is_weighted:
             _check_columns(self.further_columns, arguments)
         self._evaluated: LossStats | None = None
         super().__init__(loss=knobs, on_step=lambda trainer, step: "", **arguments)
         check_head(plain_model(self.model))
-        if self.further_columns:
-            self.data_collator = ColumnCollator(self.data_collator, weight_column, token_weights)
+        self._weighted: ColumnCollator | None = None
+        if is_weighted:
+            self._weighted = ColumnCollator(self.data_collator, weight_column, token_weights, prompt_weight)
+            self.data_collator = self._weighted
+
+    def get_eval_dataloader(self, *positional: Any, **arguments: Any) -> Any:
+        """Return batches of held-out examples, without weights."""
+        with self._unweighted():
+            return super().get_eval_dataloader(*positional, **arguments)
+
+    def get_test_dataloader(self, *positional: Any, **arguments: Any) -> Any:
+        """Return batches of the examples of `predict`, without weights."""
+        with self._unweighted():
+            return super().get_test_dataloader(*positional, **arguments)
+
+    @contextmanager
+    def _unweighted(self) -> Iterator[None]:
+        collator, weighted = self.data_collator, self._weighted
+        is_ours: bool = collator is weighted
+        if weighted is not None and is_ours:
+            self.data_collator = weighted.for_evaluation()
+        try:
+            yield
+        finally:
+            self.data_collator = collator
 
     def compute_loss(
         self,
@@ -128,7 +166,10 @@ def _refuse_other_losses(arguments: Mapping[str, Any]) -> None:
 
 def _check_columns(names: Sequence[str], arguments: Mapping[str, Any]) -> None:
     """Refuse columns with weights that are not there, or that packing would drop."""
-    have = getattr(arguments.get("train_dataset"), "column_names", None)
+    dataset = arguments.get("train_dataset")
+    have = getattr(dataset, "column_names", None)
+    if names and have is None and dataset is not None:  # of an IterableDataset: it is seen in its first row
+        have = list(next(iter(dataset), {}))
     lacking = [name for name in names if have is not None and name not in have]
     if lacking:
         raise LossError(
@@ -139,6 +180,7 @@ def _check_columns(names: Sequence[str], arguments: Mapping[str, Any]) -> None:
     for name, harmless in (("packing", False), ("truncation_mode", "keep_start")):
         if (value := getattr(args, name, harmless)) != harmless:
             raise LossError(
-                f"RRITrainer: weights in the column {names[0]!r} with args.{name} {value!r}, which loses them; allowed "
-                f"is {harmless!r}; leave it out, or train with `rankray train`, which carries weights along"
+                f"RRITrainer: {f'weights in the column {names[0]!r}' if names else 'prompt_weight'} with args.{name} "
+                f"{value!r}, which loses them; allowed is {harmless!r}; leave it out, or train with `rankray train`, "
+                "which carries weights along"
             )

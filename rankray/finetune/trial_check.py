@@ -19,8 +19,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from rankray.config import Config, LoadedConfig
+from rankray.config.evaluation import AlsoSection
 from rankray.data.tokenize import Split
 from rankray.errors import ConfigError, DataError, ModelError, RankrayError, UserError, listed, shown
+from rankray.evaluate.sets import as_config, read_choices
 from rankray.finetune.arguments import check_batches, lora_config, sft_arguments
 from rankray.finetune.base_model import gigabytes
 from rankray.finetune.liger import check_liger
@@ -70,6 +72,8 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
             known = split in findings.data
             table = findings.data[split] = tokens.lengths()
             findings.warnings += [warning for warning in [table.warning(split)] if warning and not known]
+        for name, section in config.evaluate.also.items():
+            _check_set(name, section, config, tokenizer)
         findings.warnings += _without_stop(config, tokenizer, splits["train"])
         check_saved_form(model_config(config), config.model.quantization)
         model = _check_model(config, tokenizer, splits, findings)
@@ -86,6 +90,18 @@ def _placed(where: Callable[[str], str]) -> Iterator[None]:
     except UserError as error:
         path = str(error).split(":")[0]
         raise type(error)(f"{where(path)}: {error}") from error
+
+
+def _check_set(name: str, section: AlsoSection, config: Config, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Read and tokenise a further set as an evaluation will."""
+    where = f"evaluate.also.{name}"
+    try:
+        split = split_of("eval", as_config(section, config), tokenizer)
+    except UserError as error:
+        raise type(error)(f"{where}: {error}") from error
+    if section.choices:
+        for row in split.rows:
+            read_choices(row, section, where)
 
 
 def _without_stop(config: Config, tokenizer: PreTrainedTokenizerBase, split: Split) -> list[str]:

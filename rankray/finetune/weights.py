@@ -86,19 +86,34 @@ class WeightCollator:
 
 
 class ColumnCollator:
-    """Makes a batch with another collator, and puts weights from columns of the examples beside it, where they are.
+    """Makes a batch with another collator, and puts weights from columns of the examples beside it.
 
     Args:
         collate: makes a batch of `input_ids` and `labels`, without the two columns.
         example: column with a number for each example; None: all 1.
         tokens: column with a list of numbers, one for each of `input_ids`; None: all 1.
+        prompt_weight: weight of the tokens that have no label, next to 1 for the others; 0 leaves them out. The first
+            token of an example, which nothing predicts, stays without one.
+        trains: whether the examples are trained on; in evaluation the columns are dropped and nothing is weighted.
     """
 
-    def __init__(self, collate: Callable[..., Any], example: str | None, tokens: str | None) -> None:
+    def __init__(
+        self,
+        collate: Callable[..., Any],
+        example: str | None,
+        tokens: str | None,
+        prompt_weight: float = 0.0,
+        trains: bool = True,
+    ) -> None:
         self._collate, self._example, self._tokens = collate, example, tokens
+        self._prompt_weight, self._trains = prompt_weight, trains
+
+    def for_evaluation(self) -> ColumnCollator:
+        """Return the one that weights nothing."""
+        return ColumnCollator(self._collate, self._example, self._tokens, trains=False)
 
     def __call__(self, examples: Any) -> dict[str, Any]:
-        """Return the batch; without weights where no example has one, as in evaluation.
+        """Return the batch.
 
         Raises:
             DataError: a weight is missing, no number, negative or not finite, or there are not as many as tokens; or
@@ -107,7 +122,7 @@ class ColumnCollator:
         names = [name for name in (self._example, self._tokens) if name is not None]
         plain = [{key: value for key, value in each.items() if key not in names} for each in examples]
         batch: dict[str, Any] = dict(self._collate(plain))
-        if not any(name in each for name in names for each in examples):
+        if not self._trains:
             return batch
         ids_BT: Tensor = batch["input_ids"]
         weight_BT = torch.zeros(ids_BT.shape)
@@ -120,7 +135,13 @@ class ColumnCollator:
                     "RRITrainer: weights with a data_collator that moves tokens; allowed is one that pads at the end; "
                     "leave out data_collator, or the weights"
                 )
-            weight_BT[place] = torch.tensor(self._weights_of(each, len(ids)))
+            weight_T = torch.tensor(self._weights_of(each, len(ids)))
+            if self._prompt_weight:
+                label_T = batch["labels"][place]
+                is_prompt_T = (label_T == IGNORED) & (torch.arange(len(ids)) > 0)
+                label_T[is_prompt_T] = ids_BT[place][is_prompt_T]
+                weight_T[is_prompt_T] *= self._prompt_weight
+            weight_BT[place] = weight_T
             begin += len(ids) if is_flat else 0
         batch[TOKEN_WEIGHTS] = weight_BT
         return batch

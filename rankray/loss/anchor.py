@@ -47,7 +47,7 @@ class Pull:
     direction: Literal["forward", "reverse"]
 
 
-def divergence(direction: str, logits_CV: Tensor, log_norm_C: Tensor, prob_CV: Tensor, reference_CV: Tensor) -> Tensor:
+def divergence(direction: str, logits_CV: Tensor, prob_CV: Tensor, reference_CV: Tensor) -> Tensor:
     """Return the KL divergence of each row in nats, and overwrite `reference_CV` with its gradient.
 
     Same values as `kl_div(log_p, log_ref, log_target=True, reduction="none").sum(-1)` for `forward` and
@@ -57,11 +57,12 @@ def divergence(direction: str, logits_CV: Tensor, log_norm_C: Tensor, prob_CV: T
     Args:
         direction: `forward` or `reverse`.
         logits_CV: the model's logits; overwritten.
-        log_norm_C: the log of the sum of their exponentials.
         prob_CV: their softmax; left as it is.
         reference_CV: the reference's logits; overwritten with the gradient with respect to the model's logits.
     """
-    log_prob_CV = logits_CV.sub_(log_norm_C.unsqueeze(1)).clamp_(min=FAR_BELOW)
+    # Not the logits less their log-sum: that is rounded by its own size, a row's divergence by the same.
+    torch.log_softmax(logits_CV, -1, out=logits_CV)
+    log_prob_CV = logits_CV.clamp_(min=FAR_BELOW)
     torch.log_softmax(reference_CV, -1, out=reference_CV)
     log_reference_CV = reference_CV.clamp_(min=FAR_BELOW)
     if direction == "forward":

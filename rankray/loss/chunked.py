@@ -55,7 +55,13 @@ def _eager(function: Callable[Call, Result]) -> Callable[Call, Result]:
 
 
 def weighted_nll(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor, **options: Any) -> Tensor:
-    """Return the weighted loss, a scalar; `weighted_nll_with_stats` returns it first, and has the same arguments."""
+    """Return the weighted loss, a scalar; `weighted_nll_with_stats` returns it first, and has the same arguments.
+
+    >>> import torch, rankray
+    >>> loss = rankray.weighted_nll(torch.ones(2, 4), torch.zeros(3, 4), torch.tensor([1, -100]), objective="sft")
+    >>> round(float(loss), 4)  # ln 3
+    1.0986
+    """
     return weighted_nll_with_stats(hidden_NH, head_VH, label_N, **options)[0]
 
 

@@ -214,8 +214,7 @@ def _torch_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_grad
         stats, correct_C = read_chunk(mine.logits_CV, label_C)
         slope_CV, kl_C = mine.logits_CV, None
         if plan.pull is not None and mine.kept_CV is not None and mine.reference_CV is not None:
-            log_norm_C = mine.kept_CV.logsumexp(-1)
-            kl_C = divergence(plan.pull.direction, mine.kept_CV, log_norm_C, slope_CV, mine.reference_CV)
+            kl_C = divergence(plan.pull.direction, mine.kept_CV, slope_CV, mine.reference_CV)
         if not wants_gradient:
             return _Reading(stats, correct_C, slope_CV, slope_CV, kl_C)
         slope_CV.scatter_add_(1, label_C1, torch.full_like(label_C1, -1, dtype=slope_CV.dtype))

@@ -52,6 +52,11 @@ def token_stats(logits_NV: Tensor, target_N: Tensor, exact_ranks: bool = False) 
         LossError: the shapes do not match, or a target is no index into the vocabulary.
 
     Source: arXiv:2602.01745 (p_t, H, R, E[R]); arXiv:2601.02151 (the top-20 entropy).
+
+    >>> import torch, rankray
+    >>> stats = rankray.token_stats(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([1]))
+    >>> int(stats.rank_N), round(float(stats.log_prob_N.exp()), 3)
+    (2, 0.245)
     """
     if logits_NV.dim() != 2 or target_N.shape != logits_NV.shape[:1]:
         raise LossError(

@@ -75,6 +75,11 @@ def token_weights(
 
     Source: arXiv:2602.01745 (rri), arXiv:2508.05629 (dft), arXiv:2509.20758 (talr), arXiv:2601.02151 (eaft),
     arXiv:2510.00526 (power); ProFit (threshold), DEFT (deft) and iw-SFT (iw_sft) by their public code.
+
+    >>> import torch, rankray
+    >>> stats = rankray.token_stats(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([1]))
+    >>> [round(float(rankray.token_weights(stats, name)), 3) for name in ("sft", "dft")]
+    [1.0, 0.245]
     """
     from rankray.loss.knobs import make_knobs
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from rankray.errors import ModelError
 from rankray.paths import resolved
+
+logger = logging.getLogger(__name__)
 
 
 def local_model(path: str) -> Path | None:
@@ -22,6 +26,18 @@ def local_model(path: str) -> Path | None:
         except ValueError as error:
             raise ModelError(f"model.path: {error}") from None
     return None
+
+
+def has_chat_template(directory: Path) -> bool:
+    """Whether the tokenizer in a model's directory has a chat template."""
+    if any((directory / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        tree = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        logger.debug("%s has no tokenizer_config.json to read: %s", directory, error)
+        return False
+    return isinstance(tree, dict) and bool(tree.get("chat_template"))
 
 
 def context_length(config: dict[str, Any]) -> int | None:

@@ -7,10 +7,11 @@ layer, with H hidden, I inner, A queries, b bytes of a number in the products, 4
     attention  queries, keys, values (repeated for grouped heads), the output: 4 A b; its mask, where rows are padded
     MLP        gate, activation, up: 3 I b
     products   each matrix's input, shared by those that read the same one; in 16 bits under autocast, and in float32
-               for adapters on 16-bit weights, each has its own copy
+               for adapters on 16-bit weights, each has a copy of its own
 
 The peak is the largest of four moments, each beside weights and optimizer: the end of forward, with all of that; the
-start of backward; its end, with all gradients; an evaluation. Activations leave as gradients come, so they do not add.
+end of backward, with all gradients; the optimizer's step (Adafactor makes three tensors of the size of a weight); an
+evaluation. Activations leave as gradients come, so they do not add.
 
 It is memory in use. What an allocator holds beside it, and the libraries' own code, are not in it.
 """
@@ -135,6 +136,7 @@ class _Estimate:
         moments = {
             "forward": accumulated + activations + loss + cast + gathered,
             "backward": gradients + last + gathered,
+            "step": gradients + (3 * FLOAT * shape.head if self._optimizer() == "adafactor" else 0),
         }
         training = max(moments.values())
         parts = {
@@ -181,7 +183,10 @@ class _Estimate:
         return any(module == each or module.endswith(f".{each}") for each in named)
 
     def _states(self) -> float:
-        return STATES.get(str(self._config.train.sft.get("optim", "adamw_torch_fused")), 2.0)
+        return STATES.get(self._optimizer(), 2.0)
+
+    def _optimizer(self) -> str:
+        return str(self._config.train.sft.get("optim", "adamw_torch_fused"))
 
     def _reference(self) -> int:
         needs_copy = self._config.loss.kl_weight > 0 and self._config.model.lora is None and self._on_gpu
@@ -228,7 +233,7 @@ class _Estimate:
         """Return what forward keeps for backward, and what the first layer's backward needs beside it."""
         shape, b = self._shape, self._compute
         layer = self._layer()
-        passing = (3 * shape.inner + 3 * shape.hidden) * b
+        passing = (2 * shape.inner + 3 * shape.hidden) * b
         ends = shape.hidden * (2 * FLOAT + b)
         if self._config.train.sft.get("gradient_checkpointing"):
             each = shape.layers * shape.hidden * self._held + layer
@@ -253,7 +258,7 @@ class _Estimate:
     def _evaluation(self) -> int:
         """Return what a batch of held-out examples takes: hidden states, a chunk of logits, the cache of answers."""
         shape, section, b = self._shape, self._config.evaluate, self._compute
-        working = (3 * shape.inner + 4 * shape.hidden + 2 * shape.queries) * b + 2 * FLOAT * shape.hidden
+        working = (3 * shape.inner + 4 * shape.hidden) * b + FLOAT * shape.hidden
         read = section.batch_size * max(self._batch.held_out, self._batch.prompt) * working
         chunk = (GPU_CHUNK_TOKENS if self._on_gpu else CPU_CHUNK_TOKENS) * shape.vocabulary * (FLOAT + b % FLOAT)
         if section.engine is not None or not any(n == "accuracy" or is_sampled(n) for n in section.metrics):
@@ -267,8 +272,8 @@ class _Estimate:
 
     def _unsure(self) -> tuple[str, ...]:
         found = []
-        if str(self._config.train.sft.get("optim", "adamw_torch_fused")) not in STATES:
-            found.append(f"the optimizer {self._config.train.sft['optim']}")
+        if self._optimizer() not in STATES:
+            found.append(f"the optimizer {self._optimizer()}")
         if self._config.model.lora is not None and self._config.model.lora.dora:
             found.append("DoRA")
         if self._config.train.sft.get("packing") or self._config.train.sft.get("padding_free"):

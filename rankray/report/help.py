@@ -35,6 +35,7 @@ TROUBLES = {  # a fragment of the error -> the heading in docs/troubleshooting.m
     ", which is not installed; ": "which-is-not-installed",
     "not a pass-through field": "not-a-pass-through-field",
     "a picture needs Chromium or Chrome": "a-picture-needs-chromium",
+    "; allowed is what fits into ": "what-fits-into",
     ": holds a password, which every user of this machine": "holds-a-password",
     "no chat template; needed is one": "no-chat-template",
     " leaves no completion token of any of the ": "leaves-no-completion-token",

@@ -5,13 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rankray.data.files import is_file_source
 from rankray.errors import ConfigError
 from rankray.setup.foreign import Draft, dtype, lora, pass_through, quantization, schedule, warmup
-from rankray.setup.trl_file import source
+from rankray.setup.foreign_data import entries, leftovers
 
 FORMS = {"alpaca": "alpaca", "completion": "text", "sharegpt": "sharegpt", "chat_template": "messages"}
 """Axolotl's dataset types -> ours."""
+TEMPLATE = "conversations are rendered by the tokenizer's own chat template"
+MAPPINGS = (("role", "role"), ("content", "content"), ("role", "from"), ("content", "value"))
+"""Names of turns' fields that are recognised, as Axolotl maps them."""
+IN_OTHER_WORDS: dict[str, tuple[Any, ...]] = {
+    "message_field_role": (None, "role", "from"), "message_field_content": (None, "content", "value"),
+    "roles": (None,), "roles_to_train": (None, ["assistant"], ["gpt"], ["assistant", "gpt"]),
+    "train_on_eos": (None, "turn"), "train_on_eot": (None, "turn"),
+    "message_field_training": (None, "train", "training"),
+}  # fmt: skip
+"""Keys of a data set's entry -> values that say what is done here anyway."""
+KNOWN = {
+    "path", "name", "split", "data_files", "data_dir", "revision", "type", "ds_type", "field", "field_messages",
+    "chat_template", "message_property_mappings", "field_tools", "field_system",
+}  # fmt: skip
 
 
 def fill(draft: Draft, base: Path) -> None:
@@ -52,42 +65,64 @@ def _data(draft: Draft) -> None:
     given = draft.take("datasets")
     if not given:
         raise ConfigError("import: the file has no datasets; needed is one; add it")
-    entries = [_entry(draft, item) for item in given]
-    draft.set("data.train", entries[0]["path"] if len(entries) == 1 and set(entries[0]) == {"path"} else entries)
+    made = [entry for item in given for entry in _entries(draft, item)]
+    draft.set("data.train", made[0]["path"] if len(made) == 1 and set(made[0]) == {"path"} else made)
     held_out = draft.take("test_datasets")
     if held_out:
-        draft.set("data.eval", [_entry(draft, item) for item in held_out])
-    draft.take("val_set_size")
+        draft.set("data.eval", [entry for item in held_out for entry in _entries(draft, item)])
+    draft.share = draft.take("val_set_size")
     if any(item.get("type") in ("chat_template", "sharegpt") for item in given if isinstance(item, dict)):
         draft.set("data.train_on", "all")
     if draft.take("train_on_inputs"):
         draft.set("data.prompt_weight", 1.0)
     template = draft.take("chat_template")
     if template not in (None, "tokenizer_default"):
-        draft.note("chat_template", template, "conversations are rendered by the tokenizer's own chat template")
+        draft.note("chat_template", template, TEMPLATE)
 
 
-def _entry(draft: Draft, item: dict[str, Any]) -> dict[str, Any]:
-    files, split = item.get("data_files"), item.get("split") or "train"
-    path = (
-        files if isinstance(files, str) and is_file_source(files) else source(item.get("path"), item.get("name"), split)
-    )
-    entry: dict[str, Any] = {"path": path}
+def _entries(draft: Draft, item: dict[str, Any]) -> list[dict[str, Any]]:
+    own: dict[str, Any] = {}
     kind = item.get("type")
     if isinstance(kind, dict):
-        draft.note("datasets.type", kind, "a format of its own; write data.prompt and data.completion")
+        own |= _templates(draft, kind)
     elif isinstance(kind, str) and kind.split(".")[0] in FORMS:
         form = FORMS[kind.split(".")[0]]
         if form in ("messages", "sharegpt"):
-            entry["messages"] = item.get("field_messages") or ("conversations" if form == "sharegpt" else "messages")
+            own["messages"] = item.get("field_messages") or ("conversations" if form == "sharegpt" else "messages")
+        elif form == "text" and item.get("field") not in (None, "text"):
+            own |= {"prompt": "", "completion": f"{{{item['field']}}}"}
         else:
-            entry["format"] = form
+            own["format"] = form
     elif kind:
         draft.note("datasets.type", kind, "is recognised by its columns where that can be; see data.format")
-    for name in ("message_field_role", "message_property_mappings", "roles", "roles_to_train", "train_on_eos"):
-        if item.get(name) not in (None, ["assistant"], "turn"):
+    if item.get("chat_template") not in (None, "tokenizer_default"):
+        draft.note("datasets.chat_template", item["chat_template"], TEMPLATE)
+    mapped = item.get("message_property_mappings") or {}
+    if not set(mapped.items()) <= set(MAPPINGS):
+        draft.note("datasets.message_property_mappings", mapped, "turns have role and content, or from and value, here")
+    for name, values in IN_OTHER_WORDS.items():
+        if item.get(name) not in values:
             draft.note(f"datasets.{name}", item[name], "turns are recognised, and all of the assistant's are trained")
-    return entry
+    leftovers(draft, item, KNOWN | IN_OTHER_WORDS.keys(), "datasets")
+    return [{**entry, **own} for entry in entries(draft, item, "datasets")]
+
+
+def _templates(draft: Draft, kind: dict[str, Any]) -> dict[str, str]:
+    """Return templates for a format of the user's own."""
+    names = {part: str(kind.get(f"field_{part}") or part) for part in ("instruction", "input", "output", "system")}
+    form = str(kind.get("format") or "{instruction} {input}")
+    system = str(kind.get("system_format") or "{system}").replace("{system}", str(kind.get("system_prompt") or ""))
+    if kind.get("field_system"):
+        draft.note("datasets.type.field_system", kind["field_system"], "put it into data.prompt")
+    other = kind.get("no_input_format")
+    if "{input}" in form and other is not None and other != form:
+        draft.note("datasets.type.no_input_format", other, "rows without an input have the same template here")
+    prompt = form.replace("{instruction}", f"{{{names['instruction']}}}").replace("{input}", f"{{{names['input']}?}}")
+    escaped = system.replace("{", "{{").replace("}", "}}") if kind.get("system_prompt") else ""
+    known = {"field_instruction", "field_input", "field_output", "field_system", "format", "no_input_format",
+             "system_format", "system_prompt"}  # fmt: skip
+    leftovers(draft, kind, known, "datasets.type")
+    return {"format": "columns", "prompt": escaped + prompt, "completion": f"{{{names['output']}}}"}
 
 
 def _schedule(draft: Draft) -> None:
@@ -121,13 +156,9 @@ def _training(draft: Draft) -> None:
             draft.set(f"train.sft.{ours}", value)
     if draft.take("bf16") in (True, "auto", "true", "full"):
         draft.set("train.sft.bf16", True)
-    for name in ("fp16", "tf32", "pad_to_sequence_len", "eval_sample_packing", "saves_per_epoch", "evals_per_epoch",
-                 "eval_table_size", "save_safetensors", "group_by_length"):  # fmt: skip
-        value = draft.take(name)
-        if value and name in ("fp16", "group_by_length"):
-            draft.note(name, value, "has no counterpart here")
-    if draft.tree["train"].get("sft", {}).get("packing") and "epochs" in draft.tree["train"]:
-        draft.tree["train"]["sft"].pop("packing")
-        draft.note("sample_packing", True, "epochs cannot be counted with packing; set train.max_steps and packing")
+    draft.take("pad_to_sequence_len", "eval_sample_packing", "saves_per_epoch", "eval_table_size", "save_safetensors")
+    draft.leave("evaluations are counted in steps here; set evaluate.every_steps", "evals_per_epoch")
+    draft.leave("set train.sft.use_liger_kernel, with liger_kernel_config for the layers",
+                "liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_layer_norm", "liger_swiglu")  # fmt: skip
     draft.leave("the loss is rankray's own", "use_eaft", "liger_fused_linear_cross_entropy", "plugins")
     pass_through(draft)

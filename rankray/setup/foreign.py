@@ -22,6 +22,8 @@ from rankray.errors import ConfigError, shown
 from rankray.finetune.schedules import TYPE, plain_schedules, searchable
 from rankray.finetune.sft_fields import OURS, WITHOUT_EFFECT, sft_field_names
 
+TRACKERS = ("wandb", "mlflow", "tensorboard", "trackio")
+"""What `logging` allows, and `report_to` of transformers calls the same."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOGS = {
     "logging_steps", "logging_first_step", "logging_dir", "logging_strategy", "report_to", "run_name", "log_level",
@@ -31,6 +33,7 @@ LOGS = {
     "dataloader_num_workers", "overwrite_cache", "ddp_timeout", "resume_from_checkpoint", "wandb_project",
     "wandb_entity", "wandb_watch", "wandb_name", "wandb_log_model", "dataset_prepared_path", "save_steps_per_epoch",
     "local_rank", "debug", "early_stopping_patience", "include_num_input_tokens_seen", "dataset_processes",
+    "trackio_space_id", "mlflow_tracking_uri", "use_wandb",
 }  # fmt: skip
 """Keys that only say how another tool prints, logs and saves: rankray does that in its own way, and no note is due."""
 
@@ -43,11 +46,13 @@ class Draft:
         given: the other tool's mapping; `take` removes from it.
         tree: ours so far.
         notes: what is left out, and why.
+        share: how many of the rows, or which share of them, the other tool sets aside to evaluate on; None for none.
     """
 
     given: dict[str, Any]
     tree: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    share: Any = None
 
     def take(self, *names: str, default: Any = None) -> Any:
         """Remove keys and return the first value that is not null."""
@@ -203,7 +208,9 @@ def pass_through(draft: Draft) -> None:
     for name in list(draft.given):
         if name in sft_field_names() - OURS.keys() - WITHOUT_EFFECT - LOGS:
             value = draft.given.pop(name)
-            if name in ("bf16", "fp16", "use_liger_kernel", "torch_compile") and not value:
+            if value is None:
+                continue
+            if name in ("bf16", "fp16", "tf32", "use_liger_kernel", "torch_compile") and not value:
                 continue
             draft.tree.setdefault("train", {}).setdefault("sft", {})[name] = value
 
@@ -221,11 +228,19 @@ def text_of(config: Config, notes: list[str], tool: str, file: Path) -> str:
 def _finish(draft: Draft, file: Path, eval_source: str) -> None:
     """Give what every configuration needs, a space to search, and notes for what nobody has taken."""
     draft.tree.setdefault("name", file.stem.replace(" ", "-"))
+    _note_trackers(draft)
     for name in list(draft.given):
         if name in LOGS:
             draft.given.pop(name)
-    for name, value in draft.given.items():
-        draft.note(name, value, "has no counterpart here")
+    draft.leave("has no counterpart here", *draft.given)
+    train = draft.tree.setdefault("train", {})
+    if train.get("sft", {}).get("packing") and "epochs" in train:
+        train["sft"].pop("packing")
+        draft.note("packing", True, "epochs cannot be counted with packing; set train.max_steps and train.sft.packing")
+    if Path("/dev/nvidia0").exists():
+        draft.set("resources.gpus_per_worker", 1)
+    else:
+        draft.notes.append("this machine has no GPU: set resources.gpus_per_worker to 1 where trials get one each")
     data = draft.tree.setdefault("data", {})
     if eval_source:
         data["eval"] = eval_source
@@ -240,12 +255,23 @@ def _finish(draft: Draft, file: Path, eval_source: str) -> None:
     resolve_tree(draft.tree, Path(os.path.abspath(file.parent)), lambda path: str(file))
 
 
+def _note_trackers(draft: Draft) -> None:
+    """Say how the other tool's trackers are asked for here; each needs its library, so none is taken over."""
+    named = draft.given.get("report_to") or []
+    asked = {str(name) for name in (named if isinstance(named, list) else [named])}
+    asked |= {"wandb"} if draft.given.get("wandb_project") else set()
+    asked |= {"mlflow"} if draft.given.get("mlflow_tracking_uri") else set()
+    for name in sorted(asked & set(TRACKERS)):
+        draft.notes.append(f"report_to: {name}: add logging: [{name}], which gives each trial a run")
+
+
 def _hold_out(draft: Draft, data: dict[str, Any]) -> None:
     """Set data aside where that needs no reading: a slice of each hub dataset; else say what is missing."""
     from rankray.data.files import is_file_source
     from rankray.setup.held_out import halves_of_hub
 
     entries = [{"path": data["train"]}] if isinstance(data["train"], str) else data["train"]
+    share = f"; {draft.share} of the rows were to be" if draft.share else ""
     held_out = []
     for entry in entries:
         if not is_file_source(entry["path"]) and not entry["path"].endswith("]"):
@@ -254,7 +280,10 @@ def _hold_out(draft: Draft, data: dict[str, Any]) -> None:
     if held_out:
         data["eval"] = held_out[0]["path"] if len(held_out) == 1 else held_out
         data["train"] = entries[0]["path"] if isinstance(data["train"], str) else entries
-        draft.notes.append("no held-out data were named: the last 5 % of each dataset of the hub are held out")
+        draft.notes.append(f"no held-out data were named{share}: the last 5 % of each dataset of the hub are held out")
     else:
         data["eval"] = entries[0]["path"]
-        draft.notes.append("no held-out data were named: data.eval is the training data; name others before a search")
+        draft.notes.append(
+            f"no held-out data were named{share}: data.eval is the training data; name others before a search (--eval; "
+            "`rankray init --data FILE` sets a tenth aside)"
+        )

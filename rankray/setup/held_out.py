@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankray.data.files import FORMS, row_parts
+from rankray.data.files import FORMS, HELD_OUT, TEST, row_parts
 from rankray.data.parse import ROWS_AT_A_TIME
 from rankray.errors import DataError
 
@@ -16,8 +15,6 @@ SHARE = 0.1
 MOST = 1000
 """The most examples that are set aside."""
 SEED = 0
-HELD_OUT = re.compile(r"(?<![a-z])(eval|evaluation|valid|validation|val|dev|held[-_]?out)(?![a-z])")
-TEST = re.compile(r"(?<![a-z])test(?![a-z])")
 
 
 def sorted_out(files: Sequence[Path], base: Path) -> tuple[list[Path], list[Path], list[Path]]:

@@ -8,11 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from rankray.errors import ConfigError
+from rankray.model.files import has_chat_template, local_model
 from rankray.setup.foreign import Draft, common, dtype, lora, quantization
-from rankray.setup.trl_file import source
+from rankray.setup.foreign_data import leftovers, source
 
 logger = logging.getLogger(__name__)
 
+PLAIN = (None, "alpaca", "default", "empty", "vanilla", "fewshot")
+"""Templates that are no model's own."""
+KNOWN = {"file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "subset", "split", "formatting", "columns", "tags",
+         "num_samples", "ranking"}  # fmt: skip
+TAGS = {
+    "role_tag": ("from", "role"), "content_tag": ("value", "content"), "user_tag": ("human", "user"),
+    "assistant_tag": ("gpt", "assistant"), "observation_tag": ("observation", "tool", "function"),
+    "function_tag": ("function_call", "tool_call"), "system_tag": ("system",),
+}  # fmt: skip
+"""Names and roles of turns that are recognised, as LLaMA-Factory maps them."""
+COLUMNS = {"tools": ("tools",), "system": ("system", "system_prompt"), "history": ("history",)}
+"""Columns that are read under these names alone."""
 ATTENTION = {"fa2": "flash_attention_2", "sdpa": "sdpa", "disabled": "eager"}
 
 
@@ -46,8 +59,10 @@ def fill(draft: Draft, base: Path) -> None:
     else:
         quantization(draft, bits, "quantization_bit")
     draft.take("double_quantization", "quantization_type")
-    dtype(draft, draft.take("infer_dtype"))
-    draft.leave("conversations are rendered by the tokenizer's own chat template", "template")
+    dtype(draft, "bfloat16" if draft.take("pure_bf16") else draft.take("infer_dtype"))
+    template = draft.take("template")
+    if template:
+        draft.note("template", template, "conversations are rendered by the tokenizer's own chat template")
     draft.move("data.max_length", "cutoff_len")
     if not draft.take("mask_history"):
         draft.set("data.train_on", "all")
@@ -55,9 +70,20 @@ def fill(draft: Draft, base: Path) -> None:
         draft.set("data.prompt_weight", 1.0)
     if draft.take("enable_liger_kernel"):
         draft.set("train.sft.use_liger_kernel", True)
+    if draft.take("streaming"):
+        draft.set("data.streaming", True)
     _datasets(draft, base)
-    draft.take("val_size")
+    if template not in PLAIN and _renders_chats(draft, base):
+        draft.set("data.chat", True)
+    draft.share = draft.take("val_size")
     common(draft)
+
+
+def _renders_chats(draft: Draft, base: Path) -> bool:
+    """Whether the model has a chat template, as far as that can be seen: one of the hub is taken to have one."""
+    path = str(draft.tree["model"]["path"])
+    directory = base / path if (base / path).is_dir() else local_model(path)
+    return directory is None or has_chat_template(directory)
 
 
 def _datasets(draft: Draft, base: Path) -> None:
@@ -74,12 +100,14 @@ def _datasets(draft: Draft, base: Path) -> None:
     most = draft.take("max_samples")
     for entry, weight in zip(entries, weights, strict=False):
         entry |= {} if weight is None else {"weight": weight}
-        entry |= {} if most is None else {"max_examples": int(most)}
+        if most is not None:
+            entry["max_examples"] = min(int(most), entry.get("max_examples", int(most)))
     single = len(entries) == 1 and set(entries[0]) == {"path"}
     draft.set("data.train", entries[0]["path"] if single else entries)
     held_out = draft.take("eval_dataset")
     if held_out:
-        draft.set("data.eval", _entry(draft, str(held_out).split(",")[0].strip(), directory, known)["path"])
+        names = held_out if isinstance(held_out, list) else [name.strip() for name in str(held_out).split(",")]
+        draft.set("data.eval", [_entry(draft, name, directory, known) for name in names])
 
 
 def _entry(draft: Draft, name: str, directory: Path, known: dict[str, Any]) -> dict[str, Any]:
@@ -91,12 +119,35 @@ def _entry(draft: Draft, name: str, directory: Path, known: dict[str, Any]) -> d
         entry: dict[str, Any] = {"path": source(found["hf_hub_url"], found.get("subset"), found.get("split", "train"))}
     else:
         entry = {"path": str(directory / str(found.get("file_name", f"{name}.json")))}
-    columns = found.get("columns", {})
-    if found.get("formatting") == "sharegpt":
-        entry["messages"] = columns.get("messages", "conversations")
+    if found.get("ranking"):
+        raise ConfigError(
+            f"import: dataset {name!r} has ranking: true, a preference set; allowed is supervised fine-tuning; take "
+            "another"
+        )
+    columns, where = found.get("columns", {}), f"dataset_info.{name}"
+    leftovers(draft, found, KNOWN, where)
+    if found.get("num_samples"):
+        entry["max_examples"] = int(found["num_samples"])
+    tags = {key: value for key, value in found.get("tags", {}).items() if value not in TAGS.get(key, (value,))}
+    if tags:
+        draft.note(f"{where}.tags", tags, "turns have role and content, or from and value, here")
+    for key, usual in COLUMNS.items():
+        if columns.get(key) and columns[key] not in usual:
+            draft.note(f"{where}.columns.{key}", columns[key], f"has to be called {usual[0]} here")
+    if found.get("formatting") in ("sharegpt", "openai"):
+        entry["messages"] = columns.get(
+            "messages", "conversations" if found["formatting"] == "sharegpt" else "messages"
+        )
         entry["format"] = "sharegpt"
+    elif columns.get("prompt") == "instruction" or not columns:
+        entry["format"] = "alpaca"
+        if columns.get("query") not in (None, "input") or columns.get("response") not in (None, "output"):
+            draft.note(f"{where}.columns", columns, "instruction, input and output are looked for here")
     elif columns.get("prompt") and columns.get("response") and columns["prompt"] != "instruction":
         query = f"\n{{{columns['query']}?}}" if columns.get("query") else ""
+        for key in ("system", "history"):
+            if columns.get(key):
+                draft.note(f"{where}.columns.{key}", columns[key], "is not part of templates; see data.prompt")
         entry |= {"prompt": f"{{{columns['prompt']}}}{query}\n", "completion": f"{{{columns['response']}}}"}
     return entry
 

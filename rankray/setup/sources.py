@@ -14,8 +14,9 @@ from pathlib import Path
 from rankray.config.sections import DataSection
 from rankray.data import guess
 from rankray.data.examples import Places
-from rankray.data.files import Rows, ending, files_of, hub_parts, is_file_source, row_parts
-from rankray.data.formats import CHAT_COLUMNS, is_preference, recognise, unused_columns
+from rankray.data.files import Rows, check_one_set, ending, files_of, hub_parts, is_file_source, row_parts
+from rankray.data.formats import CHAT_COLUMNS, recognise, unused_columns
+from rankray.data.other_sets import MARKS, is_preference
 from rankray.data.sources import Source
 from rankray.errors import DataError, listed
 from rankray.setup.held_out import halves_of_hub, set_aside, sorted_out
@@ -98,6 +99,7 @@ def choose(
 
 def _split_files(source: str, templates: Templates, directory: Path, made: list[Path], say: Say) -> Chosen:
     """Return the splits of one source of files, those that it names or ones that are written."""
+    check_one_set(source, "init", splits=False)
     files = files_of(source, "init")
     base = Path(source) if Path(source).is_dir() else files[0].parent
     train, held_out, test = sorted_out(files, base) if len(files) > 1 else (files, [], [])
@@ -105,7 +107,8 @@ def _split_files(source: str, templates: Templates, directory: Path, made: list[
         train, held_out, test = files, [], []
     tested = [_part(file, templates, say) for file in test]
     if held_out:
-        say(f"held out by name: {listed(file.name for file in held_out)}")
+        names = [file.relative_to(base) if file.is_relative_to(base) else file for file in held_out]
+        say(f"held out by name: {listed(map(str, names))}")
         trained, measured = ([_part(file, templates, say) for file in each] for each in (train, held_out))
         return Chosen(trained, measured, tested)
     groups: dict[str, list[Path]] = {}
@@ -172,8 +175,8 @@ def _described(file: str, rows: Rows, given: Templates) -> Part:
         form = recognise(rows, Part(file, "auto", {}).section(), f"init: {file!r}")
     except DataError:
         templates = guess.templates_of(rows)
-        has_turns = guess.turn_columns(rows) or is_preference(columns) or "label" in columns
-        if has_turns or (templates is None and guess.nested_column(rows) is not None):
+        is_other = is_preference(columns) or columns == ["prompt"] or any(mark in columns for mark in MARKS)
+        if is_other or guess.turn_columns(rows) or (templates is None and guess.nested_column(rows) is not None):
             raise
         if templates is None:
             raise DataError(

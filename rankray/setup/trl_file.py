@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rankray.data.files import is_file_source
 from rankray.errors import ConfigError
 from rankray.setup.foreign import Draft, common, dtype, lora, quantization
+from rankray.setup.foreign_data import entries, leftovers, source
 
 
 def fill(draft: Draft, base: Path) -> None:
@@ -36,7 +36,9 @@ def fill(draft: Draft, base: Path) -> None:
     if draft.take("assistant_only_loss"):
         draft.set("data.train_on", "all")
     if draft.take("completion_only_loss") is False:
-        draft.note("completion_only_loss", False, "prompts are not trained on here")
+        draft.set("data.prompt_weight", 1.0)
+    if draft.given.get("lora_task_type") == "CAUSAL_LM":
+        draft.take("lora_task_type")
     loss = draft.take("loss_type")
     if loss == "dft":
         draft.set("loss.objective", "dft")
@@ -52,33 +54,22 @@ def _data(draft: Draft) -> None:
     if field and field != "text":
         draft.set("data.completion", f"{{{field}}}")
         draft.set("data.prompt", "")
-    draft.leave("every example is read", "dataset_streaming", "streaming")
+    if draft.take("dataset_streaming", "streaming"):
+        draft.set("data.streaming", True)
     name, config = draft.take("dataset_name"), draft.take("dataset_config", "dataset_config_name")
     train, test = draft.take("dataset_train_split", default="train"), draft.take("dataset_test_split")
     mixture = draft.take("datasets")
     evaluates = draft.given.get("eval_strategy", draft.given.get("evaluation_strategy", "no")) not in ("no", False)
     if mixture:
-        draft.set("data.train", [_entry(draft, item) for item in mixture])
+        known = {"path", "name", "split", "data_files", "data_dir", "columns"}
+        for item in mixture:
+            leftovers(draft, item, known, "datasets")
+            if set(item.get("columns") or ()) - {"prompt", "completion", "messages", "text"}:
+                draft.note("datasets.columns", item["columns"], "columns are recognised; see data.format")
+        draft.set("data.train", [entry for item in mixture for entry in entries(draft, item, "datasets")])
     elif name:
         draft.set("data.train", source(name, config, train))
         if (test or evaluates) and not is_file_source(name):
             draft.set("data.eval", source(name, config, test or "test"))
     else:
         raise ConfigError("import: the file has neither dataset_name nor datasets; needed is one; add it")
-
-
-def _entry(draft: Draft, item: dict[str, Any]) -> dict[str, Any]:
-    files = item.get("data_files")
-    if isinstance(files, str) and is_file_source(files):
-        return {"path": files}
-    if item.get("columns"):
-        draft.note("datasets.columns", item["columns"], "columns are recognised; see data.format")
-    return {"path": source(item.get("path"), item.get("name"), item.get("split") or "train")}
-
-
-def source(name: Any, config: Any, split: Any) -> str:
-    """Return a data source: a file as it is, a dataset of the hub with configuration and split."""
-    text = str(name)
-    if is_file_source(text):
-        return text
-    return ":".join(str(part) for part in (text, config, split) if part)

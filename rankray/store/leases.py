@@ -160,7 +160,9 @@ class Watch:
             now = self._clock()
             passed = min(now - self._looked, self.lease_seconds / 3)
             self._looked = now
-            self._records = dict(records)
+            # Two threads may look at once, and one with older records come last: none that has left comes back, and a
+            # driver that has just come stays known.
+            self._records |= records
             for driver, record in records.items():
                 beat = record.get("beat") if record else None
                 seen, still = self._still.get(driver, (None, 0.0))

@@ -195,12 +195,18 @@ def has_newer_trial(database: RDBStorage, study_id: int, last: int) -> bool:
 
     `BaseStorage.get_n_trials` is public, but reads all trials in order to count them.
     """
-    from optuna.storages._rdb.models import TrialModel
-    from sqlalchemy import select
-
-    newer = select(TrialModel.trial_id).where(TrialModel.study_id == study_id, TrialModel.trial_id > last).limit(1)
     with _single_statements(engine_of(database)).connect() as connection:
-        return connection.execute(newer).first() is not None
+        return connection.execute(_newer_statement(), {"study": study_id, "last": last}).first() is not None
+
+
+@functools.cache
+def _newer_statement() -> Any:
+    from optuna.storages._rdb.models import TrialModel
+    from sqlalchemy import bindparam, select
+
+    trials = TrialModel.__table__.c
+    asked = (trials.study_id == bindparam("study"), trials.trial_id > bindparam("last"))
+    return select(trials.trial_id).where(*asked).limit(1)
 
 
 def write_step(
@@ -271,6 +277,7 @@ _VALUE = {"step": "step", "intermediate_value": "value"}
 """Columns, and the names of what they are set to."""
 
 
+@functools.lru_cache(8)
 def _single_statements(engine: Engine) -> Engine:
     """Return an engine of the same pool, each of whose statements is committed by itself, in one round trip."""
     return engine.execution_options(isolation_level="AUTOCOMMIT") if engine.name == "postgresql" else engine

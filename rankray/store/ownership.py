@@ -144,8 +144,9 @@ class TrialOwnership:
             StoreUnavailable: the store does not answer.
         """
         with self._lock:
+            unfinished = self._unfinished()
             self._claims.refresh()
-            mine = [trial for trial in self._unfinished() if self._claims.owner(trial)[0] == self.driver]
+            mine = [trial for trial in unfinished if self._claims.owner(trial)[0] == self.driver]
             for trial in mine:
                 self._give_back(trial)
             return [trial.number for trial in mine]
@@ -249,8 +250,7 @@ class TrialOwnership:
         """
         self.join()
         with self._lock:
-            self._look()
-            repaired = {trial.number: self._repair(trial) for trial in self._unfinished()}
+            repaired = {trial.number: self._repair(trial) for trial in self._survey()}
             return {number: what for number, what in repaired.items() if what}
 
     def _repair(self, trial: FrozenTrial) -> str:
@@ -284,6 +284,16 @@ class TrialOwnership:
     def _unfinished(self) -> list[FrozenTrial]:
         trials = self._history.refresh()
         return [trials[number] for number in sorted(self._history.unfinished)]
+
+    def _survey(self) -> list[FrozenTrial]:
+        """Return the unfinished trials after looking at claims and drivers, in this order of reading.
+
+        A driver registers before it starts or takes a trial. So whoever owns one of these trials is among the drivers
+        that are read after them; read before, one that has just come would be unknown, and be taken for dead.
+        """
+        unfinished = self._unfinished()
+        self._look()
+        return unfinished
 
     def _own(self, trial: FrozenTrial) -> int:
         """Return the fence under which this driver owns a trial; raise `LeaseLost` if it does not."""

@@ -126,9 +126,9 @@ class StudyStore(StudyAccounts):
         """
         self.join()
         with self._lock:
-            self._look()
+            unfinished = self._survey()
             over = self.config.study.budget.is_limited and self.ended is not None
-            orphans = [] if over else [trial for trial in self._unfinished() if self._is_orphan(trial)]
+            orphans = [] if over else [trial for trial in unfinished if self._is_orphan(trial)]
             for trial in orphans:
                 adopted = self._adopt(trial)
                 if adopted is not None:
@@ -325,7 +325,6 @@ class StudyStore(StudyAccounts):
 
     def counts(self) -> Counts:
         """Return how many trials are in which state, over all drivers."""
-        self._look()
         found: dict[str, int] = {}
         trials: Iterable[FrozenTrial]
         if self.glance is None:
@@ -333,6 +332,8 @@ class StudyStore(StudyAccounts):
         else:
             ended, trials = self.glance.counts()
             found = {name: ended[state] for name, state in STATES.items()}
+        trials = list(trials)
+        self._look()  # after the trials: see _survey
         for trial in trials:
             state = self.state(trial)
             found[state] = found.get(state, 0) + 1
@@ -380,9 +381,8 @@ class StudyStore(StudyAccounts):
         if adopted:
             self._history.written.add(trial.number)
         ticket = ticket_of(trial, adopted=adopted, order=self._order)
-        if self.untrained:
-            return replace(ticket, untrained=False)
-        return replace(ticket, untrained=trial.number == self._history.first_without_steps())
+        is_first = trial.number == self._history.first_without_steps()
+        return replace(ticket, untrained=is_first and not self.untrained)
 
     def _late(self, trial: FrozenTrial, steps: dict[int, StepRecord], step: int) -> Verdict:
         """Answer a report on a trial that has ended."""

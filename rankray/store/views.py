@@ -98,8 +98,8 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
     Raises:
         StoreError: there is no such trial.
     """
-    study.look()
     found = study.find(number)
+    study.look()
     if found is None:
         known = [each.number for each in study.trials()]
         there = f"{known[0]} to {known[-1]}" if known else "none yet"

@@ -93,3 +93,21 @@ def test_a_run_by_itself_and_what_evaluates_it(hub, loaded):
     )
     assert local.config.data.revision is None
     assert pinned_as(local.config, trained).data.revision is None
+
+
+def test_an_entry_of_a_mixture_keeps_the_commit_of_its_own_revision(hub, loaded):
+    entries = [{"path": "org/data:train", "revision": "v2"}, "org/data:more"]
+    hub["v2"] = "c" * 40
+    first, asked = pin(loaded(train=entries))
+    taken = first.config.data.revision
+    assert asked["data_revisions"] == {"org/data@v2": "v2", "org/data": "main"}
+    assert taken == {"org/data@v2": "c" * 40, "org/data": A}
+    open_study(first.config.store, first.config, provenance=asked)
+    hub |= {"main": B, "v2": B}
+    again, asked = pin(loaded(train=entries))
+    assert again.config.data.revision == taken
+    open_study(again.config.store, again.config, provenance=asked)
+    assert pin(first)[0].config.data.revision == taken, "what is pinned stays, as in a confirmation"
+    assert pinned_as(loaded(train=entries).config, first.config).data.revision == taken
+    pinned_now = pinned_as(loaded(train=[{**entries[0], "revision": "v3"}, entries[1]]).config, first.config)
+    assert pinned_now.data.revision == {"org/data@v3": "v3", "org/data": A}

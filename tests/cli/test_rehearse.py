@@ -49,9 +49,11 @@ def test_a_table_gives_figures_per_strategy_as_json(search_file: Path, tmp_path:
 
 def test_made_up_figures_are_called_synthetic_everywhere(search_file: Path, tmp_path: Path) -> None:
     plot = tmp_path / "plot.svg"
-    done = rehearse(search_file, "--seeds", 1, "--strategies", "auto", "--plot", plot)
+    done = rehearse(search_file, "--seeds", 1, "--strategies", "auto", "--plot", plot, "--worlds", 2)
     assert done.returncode == 0, done.stderr
-    assert "synthetic: the curves are made up" in done.stdout
+    assert "synthetic: the curves are made up (2 bowls)" in done.stdout
+    assert "synthetic 1" in done.stderr
+    assert "synthetic 2" not in done.stderr
     assert done.stdout.count("synthetic 0") == 1
     assert "random search finds the target after" in done.stdout
     assert "(synthetic)" in plot.read_text()

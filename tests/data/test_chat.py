@@ -111,3 +111,15 @@ def test_tools_may_be_json():
 def test_calls_without_a_name_are_refused(broken):
     with pytest.raises(DataError, match=r"turn 2 has (the tool call|tool_calls)"):
         turns_of([ASK, {"role": "assistant", "content": None, "tool_calls": broken}])
+
+
+def test_keys_that_a_table_added_to_arguments_and_tools_are_left_out():
+    made = {"name": "f", "arguments": {"a": 1, "b": None, "c": [{"d": None, "e": 0}]}}
+    tool = {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}, "b": None}}, "strict": None}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": made, "id": None}]}
+    example = conversation([ASK, call], "data.messages", "row 1", tools=[tool])
+    assert example.turns[-1]["tool_calls"][0]["function"]["arguments"] == {"a": 1, "c": [{"e": 0}]}
+    assert example.tools == [{"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}]
+    written = {**call, "tool_calls": [{"function": {**made, "arguments": '{"a": null}'}}]}
+    kept = conversation([ASK, written], "data.messages", "row 1").turns[-1]
+    assert kept["tool_calls"][0]["function"]["arguments"] == {"a": None}, "what is written as JSON is meant"

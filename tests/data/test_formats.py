@@ -60,15 +60,6 @@ def test_unknown_columns_say_what_to_write():
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (
-            [{"prompt": "a", "chosen": "b", "rejected": "c"}],
-            r"a preference set .*data.prompt: '{prompt}\\n' and data.completion",
-        ),
-        ([{"chosen": TURNS, "rejected": TURNS}], "a preference set .*with data.messages: chosen"),
-        (
-            [{"prompt": "a", "completion": "b", "label": each} for each in (True, False)],
-            "row 2 has an answer .*as bad .*1 of 2",
-        ),
         ([{"prompt": "a", "response": "b"}], r"data.prompt: '{prompt}\\n' and data.completion: '{response}'"),
         ([{"prompt": TURNS[:1], "data_source": "x"}], r"a column of turns without answers \(prompt\)"),
         ([{"one": TURNS, "other": TURNS}], r"columns of turns \(one, other\).*data.messages"),
@@ -116,9 +107,43 @@ def test_alpaca_is_stanfords_text():
     assert own.prompt == "Be brief.\n\n### Instruction:\nx\n\n### Response:\n"
 
 
-def test_alpaca_with_a_history_is_refused():
-    with pytest.raises(DataError, match=r"^data.train: row 1 has a history"):
-        examples({"instruction": "a", "output": "b", "history": [["q", "a"]]})
+def test_alpacas_history_is_turns_before_the_last():
+    row = {"instruction": "Add", "input": "1 2", "output": "3", "history": [["q", "a"], ("r", "b")]}
+    one, same, none = examples(row, {**row, "history": '[["q", "a"], ["r", "b"]]'}, {**row, "history": []})
+    assert one == same
+    assert [(turn["role"], turn["content"]) for turn in one.turns] == [
+        ("system", ALPACA_WITH_INPUT), ("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b"),
+        ("user", "Add\n\n### Input:\n1 2"), ("assistant", "3"),
+    ]  # fmt: skip
+    assert one.template is not None
+    assert not none.is_chat
+    assert unused_columns("alpaca", [row], section()) == []
+
+
+@pytest.mark.parametrize("history", ["q", [["q"]], [["q", None]], [{"q": "a"}], {"q": "a"}], ids=str)
+def test_a_history_of_another_form_is_refused_with_its_row(history):
+    with pytest.raises(DataError, match=r"^data.train: row 1 has .*history.*allowed are pairs \[question, answer\]"):
+        examples({"instruction": "a", "output": "b", "history": history})
+
+
+def test_texts_become_turns_for_the_models_own_template():
+    chat = {"chat": True}
+    [templated] = examples({"q": "1?", "a": 2}, prompt="{q}", completion="{a}", **chat)
+    [pair] = examples({"prompt": "1?", "completion": "2"}, **chat)
+    wanted = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "2"}]
+    assert templated.turns == pair.turns == wanted
+    assert (templated.template, pair.template) == (None, None)
+    row = {"instruction": "Add", "input": "1 2", "output": "3", "system": "Be brief.", "history": [["q", "a"]]}
+    [alpaca] = examples(row, **chat)
+    assert alpaca.template is None
+    assert [turn["content"] for turn in alpaca.turns] == ["Be brief.", "q", "a", "Add\n1 2", "3"]
+    assert [turn["role"] for turn in examples({"instruction": "i", "output": "o"}, **chat)[0].turns] == [
+        "user",
+        "assistant",
+    ]
+    assert examples({"messages": TURNS}, **chat) == examples({"messages": TURNS})
+    with pytest.raises(DataError, match=r"^data.chat: row 1 is plain text"):
+        examples({"text": "once"}, **chat)
 
 
 def test_prompt_and_completion_may_be_turns_texts_or_one_of_each():

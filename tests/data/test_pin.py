@@ -13,6 +13,7 @@ import pytest
 
 from rankray.config import config_from
 from rankray.data.pin import asked_revisions, commit_of, pinned
+from rankray.data.sources import revision_of
 from rankray.errors import DataError
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -139,8 +140,9 @@ def test_a_branch_is_a_commit_for_good(hub, tmp_path, tree):
         assert absent.startswith("data.revision: 'org/none' at revision 'main' cannot be found (")
         streamed = tree_of(tree, revision={"org/tiny": OLD}, streaming=True, max_examples=3)
         assert ask(streamed) == [{"org/tiny": OLD}, "old"]
-        sliced = ask(tree_of(tree, train="org/tiny:train[:2]", streaming=True))
-        assert "'org/tiny:train[:2]' is a slice, which data.streaming cannot take" in sliced
+        for part in ("[:2]", "[50%:]", "[7:]"):
+            sliced = ask(tree_of(tree, train=f"org/tiny:train{part}", revision={"org/tiny": OLD}, streaming=True))
+            assert "holds no rows" in sliced if part == "[7:]" else sliced[1] == "old"
     with process(hub, tmp_path, offline=True) as ask:
         assert NEW in str(ask(held)), "the newest in the cache is another commit, which is refused"
 
@@ -154,6 +156,13 @@ def test_what_is_asked_for_and_what_is_held(tree, data_file, monkeypatch):
     mixture = [{"path": "org/a:train[:5%]"}, {"path": str(data_file)}]
     config = config_from(tree_of(tree, train=mixture, revision="v1"))
     assert asked_revisions(config) == {"org/a": "v1", "org/tiny": "v1"}
+    two = [{"path": "org/a:train", "revision": "v2"}, {"path": "org/a:train[:9]", "revision": "v1"}, "org/b:train"]
+    config = config_from(tree_of(tree, train=two))
+    assert asked_revisions(config) == {"org/a@v2": "v2", "org/a@v1": "v1", "org/b": "main", "org/tiny": "main"}
+    held = pinned(config, {"org/a@v1": OLD}).data
+    assert held.revision["org/a@v1"] == OLD
+    assert held.revision["org/a@v2"] == "v2 of org/a"
+    assert [revision_of(e.path, held, "w", e.revision) for e in held.train] == ["v2 of org/a", OLD, "main of org/b"]
     searched = tree_of(tree) | {"space": {"data.train": {"choice": ["org/tiny:train", "org/b:train"]}}}
     assert asked_revisions(config_from(searched)) == {"org/tiny": "main", "org/b": "main"}
     further = tree_of(tree)

@@ -6,6 +6,7 @@ import pytest
 
 from rankray.config.params import config_from
 from rankray.config.sections import DataSection, SourceSection
+from rankray.data.chat import Given
 from rankray.data.files import file_fingerprint
 from rankray.data.sources import Source, chosen, fingerprint, mixed
 from rankray.errors import ConfigError, DataError
@@ -106,6 +107,44 @@ def test_each_source_has_its_own_form(tmp_path):
     source = Source("train", DataSection(train=given, eval="e.jsonl"))
     assert [placed.example.completion for placed in source.examples()] == ["o", "a"]
     assert source.forms == {alpaca: "alpaca", columns: "columns"}
+
+
+def test_each_source_has_its_own_weights(tmp_path):
+    rows = [{**row, "w": 0.5, "t": [2.0]} for row in numbered("a", 2)]
+    plain, weighted = write(tmp_path / "p.jsonl", numbered("p", 2)), write(tmp_path / "w.jsonl", rows)
+    entries = [{"path": plain}, {"path": weighted, "weight_column": "w", "token_weights": "t"}]
+    found = [p.example for p in Source("train", DataSection(train=entries, eval="e.jsonl")).examples()]
+    assert [example.prompt for example in found] == ["p0", "a0", "p1", "a1"]
+    assert [example.given for example in found[:2]] == [None, Given(0.5, [2.0])]
+    both = DataSection(train=[plain, {"path": weighted, "weight_column": "w"}], eval=entries, weight_column="n")
+    found = [p.example for p in Source("train", both).examples()]
+    assert [example.given for example in found] == [Given(0.5), None, Given(0.5)], "p0 has the weight 0"
+    assert all(p.example.given is None for p in Source("eval", both).examples())
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"weight_column": "W"}, r"source 2: weight_column: no column 'W'"),
+        ({"weight_column": "prompt"}, r"source 2: weight_column: \S+b.jsonl:1: column 'prompt' holds the weight 'b0'"),
+        ({"token_weights": "n"}, r"source 2: token_weights: \S+b.jsonl:1: column 'n' holds 0"),
+        ({"prompt": "{q}"}, r"source 2: prompt: no column 'q'"),
+        ({"revision": "v1"}, r".*b.jsonl' is a file, and has revision 'v1'; allowed is a revision of a dataset on"),
+    ],
+    ids=str,
+)
+def test_errors_in_a_source_name_it(tmp_path, own, said):
+    one, other = (write(tmp_path / f"{name}.jsonl", numbered(name, 2)) for name in "ab")
+    with pytest.raises(DataError, match=f"^data.train: {said}"):
+        Source("train", DataSection(train=[one, {"path": other, **own}], eval=one)).examples()
+
+
+def test_what_an_entry_does_not_say_leaves_its_stamp_alone(tmp_path):
+    path = write(tmp_path / "a.jsonl", numbered("a", 2))
+    [entry] = Source("train", DataSection(train=[{"path": path}], eval=path)).stamp[1]
+    assert list(entry) == ["path", "weight", "max_examples", "where", "format", "prompt", "completion", "messages"]
+    [entry] = Source("train", DataSection(train=[{"path": path, "weight_column": "n"}], eval=path)).stamp[1]
+    assert entry["weight_column"] == "n"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import pytest
 from rankray.config.sections import DataSection
 from rankray.data.chat import conversation
 from rankray.data.encode import encode
+from rankray.data.examples import Places, make_examples
 from rankray.errors import DataError, ModelError
 
 CHATML = (
@@ -127,3 +128,36 @@ def test_what_a_template_refuses_is_said_with_the_row(tokenizer):
 def test_a_tokenizer_without_a_template(tokenizer):
     with pytest.raises(ModelError, match="no chat template"):
         trained(tokenizer, None, TOLD)
+
+
+def alpaca(tokenizer, *rows, **data):
+    section = DataSection(train="t.jsonl", eval="e.jsonl", **data)
+    return encode(make_examples(rows, section, Places()), tokenizer, section)
+
+
+def test_a_history_is_trained_on_in_stanfords_form_without_a_template(tokenizer):
+    tokenizer.chat_template = None
+    row = {"instruction": "Add", "input": "1 2", "output": "3", "history": [["q", "a"]]}
+    for train_on, wanted in (("all", ["a<eos>", "3<eos>"]), ("last", ["3<eos>"])):
+        [tokens] = alpaca(tokenizer, row, train_on=train_on)
+        spans = tokens.spans or ((tokens.start, len(tokens.input_ids)),)
+        assert [tokenizer.decode(tokens.input_ids[begin:end]) for begin, end in spans] == wanted
+    text = tokenizer.decode(tokens.input_ids)
+    assert text.endswith("### Instruction:\nq\n\n### Response:\na<eos>\n\n### Instruction:\nAdd\n\n"
+                         "### Input:\n1 2\n\n### Response:\n3<eos>")  # fmt: skip
+
+
+def test_rows_with_and_without_a_history_begin_and_end_alike(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    begin, end = tokenizer.bos_token or "<begin>", tokenizer.eos_token
+    tokenizer.add_special_tokens({"bos_token": begin})
+    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (begin, end)]
+    row = {"instruction": "Add", "output": "3"}
+    for single in (f"{begin} $A", f"{begin} $A {end}"):
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=ids)
+        plain, told = alpaca(tokenizer, row, {**row, "history": [["q", "a"]]})
+        assert tokenizer.convert_ids_to_tokens(plain.input_ids[0]) == begin
+        assert told.input_ids[: told.input_ids.index(ids[1][1])][:5] == plain.input_ids[:5]
+        assert told.input_ids[told.start :] == plain.input_ids[plain.start :]
+        assert told.input_ids.count(ids[1][1]) == 2

@@ -1,13 +1,12 @@
 import json
+import shutil
 
 import pytest
 import torch
 
 from rankray.config import Config
-from rankray.config.evaluation import AlsoSection
-from rankray.errors import DataError
-from rankray.evaluate.also import read_choices
 from rankray.evaluate.run import evaluate
+from rankray.evaluate.sets import as_config
 from rankray.model.resident import fresh_model, split_of, tokenizer_of
 
 ROWS = [
@@ -15,6 +14,12 @@ ROWS = [
     {"q": "1 plus 1 is?", "choices": {"text": ["2", "3", "four is"], "label": ["A", "B", "C"]}, "key": "B"},
     {"q": "4 plus 0 is?", "choices": {"text": ["is", "4", "0 plus 4"], "label": ["A", "B", "C"]}, "key": "B"},
 ]
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<bos>' if loop.first }}{{ m.role + ':' + m.content + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
 
 
 def measured(tree, tmp_path, also):
@@ -66,16 +71,61 @@ def test_a_set_of_answers_has_its_own_metrics(tree, tmp_path, data_file):
         assert found[f"eval/sums/{name}_stderr"] >= 0
 
 
-@pytest.mark.parametrize("label", [1, "1", "B", "blue"])
-def test_the_right_choice_may_be_given_in_several_ways(label):
-    section = AlsoSection(data="x.jsonl", choices="c", label="l")
-    assert read_choices({"c": ["red", "blue"], "l": label}, section, "w") == (["red", "blue"], 1)
+def test_a_column_called_prompt_is_filled_in_once(tree, tmp_path):
+    named, other = tmp_path / "named.jsonl", tmp_path / "other.jsonl"
+    named.write_text("".join(json.dumps({**row, "prompt": row["q"]}) + "\n" for row in ROWS))
+    other.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    sets = {
+        name: {"data": str(file), "prompt": prompt, "choices": "choices", "label": "key", "metrics": ["accuracy_norm"]}
+        for name, file, prompt in (("a", named, "is {prompt} "), ("b", other, "is {q} "))
+    }
+    texts = [row["prompt"] for name in "ab" for row in split_rows(tree, sets, name)]
+    assert texts == [f"is {row['q']} " for row in ROWS] * 2
 
 
-@pytest.mark.parametrize("row", [{"c": "red", "l": 0}, {"c": ["red"], "l": 0}, {"c": ["red", "blue"], "l": "green"}])
-def test_rows_that_do_not_fit_are_named(row):
-    with pytest.raises(DataError, match=r"^evaluate\.also\.arc: column '[cl]' holds .*; allowed is .*; name"):
-        read_choices(row, AlsoSection(data="x.jsonl", choices="c", label="l"), "evaluate.also.arc")
+def split_rows(tree, sets, name):
+    config = Config.model_validate(tree(evaluate__also=sets))
+    return split_of("eval", as_config(config.evaluate.also[name], config), tokenizer_of(config)).rows
+
+
+@pytest.fixture
+def chat_model(model_dir, tmp_path):
+    """The model with a chat template."""
+    place = tmp_path / "chat"
+    shutil.copytree(model_dir, place)
+    (place / "chat_template.jinja").write_text(CHATML)
+    return place
+
+
+def test_the_models_chat_template_renders_prompts_and_choices(tree, tmp_path, choices, chat_model):
+    section = {"data": str(choices), "prompt": "{q}", "choices": "choices", "label": "key", "chat": True}
+    answers = tmp_path / "answers.jsonl"
+    turns = [{"role": "user", "content": "1 plus"}, {"role": "assistant", "content": "4"}]
+    answers.write_text(json.dumps({"q": "1 plus", "a": "4", "talk": turns}) + "\n")
+    plain = {"data": str(answers), "metrics": ["nll"]}
+    also = {
+        "arc": section,
+        "chat": {**plain, "prompt": "{q}", "completion": "{a}", "chat": True},
+        "turns": {**plain, "messages": "talk"},
+        "text": {**plain, "prompt": "user:{q}\nassistant:", "completion": "{a}"},
+    }
+    made = tree(evaluate__also=also, evaluate__max_new_tokens=3, model__path=str(chat_model))
+    config = Config.model_validate(made)
+    tokenizer, model = tokenizer_of(config), fresh_model(config).eval()
+    found = evaluate(model, tokenizer, split_of("eval", config, tokenizer), config)
+    right = 0
+    for row in ROWS:
+        scores = []
+        for choice in row["choices"]["text"]:
+            texts = (f"<bos>user:{row['q']}\nassistant:", f"<bos>user:{row['q']}\nassistant:{choice}")
+            before, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+            start = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))
+            with torch.no_grad():
+                logs = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            scores.append(sum(float(logs[place - 1, ids[place]]) for place in range(start, len(ids))))
+        right += scores.index(max(scores)) == row["choices"]["label"].index(row["key"])
+    assert found["eval/arc/accuracy"] == pytest.approx(right / 3)
+    assert found["eval/chat/nll"] == found["eval/turns/nll"] != found["eval/text/nll"]
 
 
 def test_a_study_may_select_on_a_further_set(tree, choices):

@@ -96,8 +96,15 @@ def test_what_is_a_little_too_large_is_a_warning(check, peak):
 
 
 def test_weights_that_cannot_fit_are_refused_whatever_the_batch(check):
-    with pytest.raises(ConfigError, match=r"train adapters with model.lora: \{\} \(about"):
+    with pytest.raises(ConfigError, match=r"; take a smaller model, or say with resources\.memory_gb"):
         check(1e5)
+
+
+def test_advice_is_what_fits_both_batches_where_need_be(check, peak):
+    with pytest.raises(ConfigError, match=r"; set evaluate\.batch_size: \d+, "):
+        check(peak * 0.8, train__micro_batch_size=1, evaluate__batch_size=1024)
+    with pytest.raises(ConfigError, match=r"; set train\.micro_batch_size: \d and evaluate\.batch_size: \d+, "):
+        check(peak * 0.5, train__micro_batch_size=8, evaluate__batch_size=1024)
 
 
 def test_the_smallest_of_the_space_has_to_fit_and_the_largest_is_a_warning(check, peak):

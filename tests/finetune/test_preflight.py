@@ -84,7 +84,7 @@ def test_a_missing_file(check, data_file):
 
 
 def test_an_unknown_ending(check):
-    fails(check, DataError, "train", r"ends in '.txt'", data__train="data/train.txt")
+    fails(check, DataError, "train", r"ends in '.md'", data__train="data/train.md")
 
 
 def test_an_unknown_column(check):

@@ -165,7 +165,61 @@ def test_weights_of_tokens_in_a_tokenised_dataset(trainer):
     assert "t" not in batch
 
 
+@pytest.mark.parametrize("given", [{}, {"padding_free": True}], ids=str)
+def test_prompts_are_trained_on_with_their_own_weight(trainer, model_dir, given):
+    rows = weighted_rows()[:4]
+    made = trainer(
+        objective="sft",
+        weight_column="w",
+        prompt_weight=0.25,
+        train_dataset=datasets.Dataset.from_list(rows),
+        args={"max_steps": 1, "max_length": None, **given},
+    )
+    made.train()
+    [logged] = [entry for entry in made.state.log_history if "loss" in entry]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir), AutoTokenizer.from_pretrained(model_dir)
+    total, count = 0.0, 0
+    for row in rows:
+        start = len(tokenizer(row["prompt"])["input_ids"])
+        ids = torch.tensor([*tokenizer(row["prompt"] + row["completion"])["input_ids"], tokenizer.eos_token_id])
+        with torch.no_grad():
+            logits = model(ids[None]).logits[0, :-1].double()
+        nll = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+        own = torch.where(torch.arange(1, len(ids)) < start, 0.25, 1.0)
+        total, count = total + row["w"] * float((nll * own).sum()), count + len(nll)
+    assert logged["loss"] == pytest.approx(total / count, rel=1e-4)
+    plain = trainer(objective="sft").evaluate()["eval_loss"]
+    unchanged = trainer(prompt_weight=0.25, weight_column="w", train_dataset=datasets.Dataset.from_list(rows))
+    assert unchanged.evaluate()["eval_loss"] == plain
+    assert unchanged.predict(unchanged.eval_dataset).metrics["test_loss"] == plain
+
+
+@pytest.mark.parametrize("with_features", [True, False])
+def test_a_column_of_weights_is_looked_for_in_a_stream_too(trainer, with_features):
+    def stream(rows):
+        made = datasets.IterableDataset.from_generator(lambda: iter(rows))
+        return made.cast(datasets.Dataset.from_list(rows).features) if with_features else made
+
+    with pytest.raises(LossError, match=r"train_dataset has no column 'w'.*prompt, completion"):
+        trainer(weight_column="w", train_dataset=stream(ROWS))
+    made = trainer(weight_column="w", train_dataset=stream(weighted_rows()))
+    batch = next(iter(made.get_train_dataloader()))
+    assert sorted(set(batch["token_weights"].flatten().tolist())) == [0.0, 0.5, 1.0, 2.0]
+
+
+def test_a_row_of_a_stream_without_its_weight_is_refused(trainer):
+    rows = [{**row, "w": 1.0} for row in ROWS[:4]] + ROWS[4:]
+    made = trainer(weight_column="w", train_dataset=datasets.IterableDataset.from_generator(lambda: iter(rows)))
+    with pytest.raises(DataError, match="column 'w' holds no weight"):
+        made.train()
+
+
 def test_weights_that_cannot_be_used_are_refused(trainer):
+    for prompt_weight in (-0.1, 1.5, float("nan"), True):
+        with pytest.raises(LossError, match="allowed is a number from 0 to 1"):
+            trainer(prompt_weight=prompt_weight)
+    with pytest.raises(LossError, match=r"prompt_weight with args.packing True"):
+        trainer(prompt_weight=0.5, args={"packing": True, "max_length": 64})
     rows = datasets.Dataset.from_list(weighted_rows())
     with pytest.raises(LossError, match=r"no column 'W'.*name one"):
         trainer(weight_column="W", train_dataset=rows)

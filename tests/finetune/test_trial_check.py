@@ -182,6 +182,8 @@ def test_no_answer_to_compare_with(check, tmp_path):
     with pytest.raises(DataError, match=r"data.eval: none of the 3 rows has an answer"):
         check(data__eval=rows, evaluate__metrics=["nll", "accuracy"])
     check(data__eval=rows)
+    [taught] = check(data__train=write_rows(tmp_path / "taught.jsonl", [*ROWS, *empty])).warnings
+    assert re.search(r"data.train: 1 of \d+ rows have no answer .*taught.jsonl", taught)
     some = write_rows(tmp_path / "some.jsonl", [*ROWS[:2], *empty])
     [warning] = check(data__eval=some, evaluate__metrics=["accuracy"]).warnings
     assert re.search(r"1 of 3 rows have no answer .*first: .*some.jsonl:3", warning)

@@ -34,12 +34,12 @@ def test_an_example(tmp_path):
     assert (alpaca.path, alpaca.format) == ("teknium/GPT4-LLM-Cleaned:train[:95%]", "alpaca")
     assert (chat.path, chat.messages) == ("mlabonne/FineTome-100k:train[:20%]", "conversations")
     assert (mine.path, mine.format) == (str(tmp_path / "mine.jsonl"), "text")
-    assert own.format is None
+    assert (own.format, own.prompt, own.completion) == ("columns", "x{instruction} {input?}", "{output}")
     assert config.data.train_on == "all"
     assert (config.train.epochs, config.train.batch_size, config.train.micro_batch_size) == (1, 8, 2)
     assert config.train.sft == {"optim": "adamw_8bit", "bf16": True, "gradient_checkpointing": True}
     said = [note.split(":")[0] for note in notes]
-    assert said[:2] == ["datasets.type", "sample_packing"]
+    assert said[:3] == ["evals_per_epoch", "special_tokens", "packing"]
     assert config.model.quantization == "4bit"
     assert "special_tokens" in said
 
@@ -66,3 +66,44 @@ def test_held_out_data_of_its_own(tmp_path):
     config, notes, _ = converted(tmp_path, test_datasets=[{"path": "a/b", "split": "test", "type": "alpaca"}])
     assert [entry.path for entry in config.data.eval] == ["a/b:test"]
     assert not any("held out" in note or "held-out" in note for note in notes)
+
+
+def test_what_a_data_set_says_is_taken_over_or_noted(tmp_path):
+    kind = {"field_instruction": "q", "field_output": "a", "format": "[INST] {instruction} [/INST]",
+            "system_prompt": "Be {kind}. ", "no_input_format": "{instruction}", "sep": "x"}  # fmt: skip
+    given = [
+        {"path": "json", "data_files": ["a.jsonl", "b.jsonl"], "type": "alpaca", "ds_type": "json", "shards": 4},
+        {"path": "a/b", "revision": "v1", "split": "train", "type": kind, "data_dir": "sub"},
+        {"path": "json", "data_files": {"train": "c.jsonl", "test": "d.jsonl"}, "type": "completion", "field": "body"},
+        {"path": "e.jsonl", "type": "chat_template", "roles_to_train": ["human"], "train_on_eos": "last",
+         "message_property_mappings": {"role": "from", "content": "value"}, "drop_system_message": True},
+        {"path": "f.jsonl", "type": "chat_template.default", "message_property_mappings": {"role": "speaker"},
+         "message_field_training": "train", "chat_template": "gemma"},
+    ]  # fmt: skip
+    config, notes, _ = converted(tmp_path, datasets=given, test_datasets=[{"path": "g.jsonl", "type": "alpaca"}])
+    first, second, own, body, chat, other = config.data.train
+    assert [each.path.removeprefix(f"{tmp_path}/") for each in (first, second, body)] == [
+        "a.jsonl",
+        "b.jsonl",
+        "c.jsonl",
+    ]
+    assert (first.format, second.format) == ("alpaca", "alpaca")
+    assert (own.path, own.revision) == ("a/b:train", "v1")
+    assert (own.prompt, own.completion) == ("Be {{kind}}. [INST] {q} [/INST]", "{a}")
+    assert (body.prompt, body.completion, body.format) == ("", "{body}", None)
+    assert (chat.messages, other.messages) == ("messages", "messages")
+    said = {note.split(": ")[0] for note in notes if note.startswith("datasets")}
+    assert said == {
+        "datasets.shards", "datasets.data_dir", "datasets.type.sep", "datasets.data_files", "datasets.roles_to_train",
+        "datasets.train_on_eos", "datasets.drop_system_message", "datasets.message_property_mappings",
+        "datasets.chat_template",
+    }  # fmt: skip
+
+
+def test_what_is_off_needs_no_note(tmp_path):
+    keys = ("lora_model_dir", "xformers_attention", "deepspeed", "fsdp", "fsdp_config", "resume_from_checkpoint")
+    _, before, _ = converted(tmp_path)
+    config, notes, _ = converted(tmp_path, **dict.fromkeys(keys), s2_attention=False, wandb_project="p")
+    assert set(notes) - set(before) == {"report_to: wandb: add logging: [wandb], which gives each trial a run"}
+    assert not {"fsdp", "fsdp_config"} & config.train.sft.keys()
+    assert any("held-out data were named; 0.1 of the rows were to be" in note for note in notes)

@@ -3,6 +3,7 @@ import json
 import pytest
 import yaml
 
+from rankray.errors import ConfigError
 from rankray.setup.foreign import convert
 
 GIVEN = {
@@ -18,7 +19,13 @@ INFO = {
     "mine": {"file_name": "m.json", "columns": {"prompt": "q", "query": "more", "response": "a"}},
     "chats": {"file_name": "c.json", "formatting": "sharegpt", "columns": {"messages": "turns"}},
     "hub": {"hf_hub_url": "x/y", "split": "train"},
-}
+    "told": {"file_name": "t.json", "columns": {"prompt": "instruction", "query": "input", "response": "output",
+                                                "history": "history", "system": "persona"}, "num_samples": 10},
+    "open": {"file_name": "o.json", "formatting": "sharegpt", "columns": {"messages": "messages", "tools": "tools"},
+             "tags": {"role_tag": "role", "content_tag": "text", "user_tag": "user", "assistant_tag": "assistant"}},
+    "pairs": {"file_name": "p.json", "ranking": True},
+    "own": {"file_name": "x.json", "columns": {"prompt": "q", "response": "a", "system": "s"}, "load_from": "f"},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -81,3 +88,34 @@ def test_a_dataset_that_no_table_knows(file, tmp_path):
 def test_prompts_that_are_trained_on(file):
     assert convert(file(train_on_prompt=True))[0].data.prompt_weight == 1.0
     assert convert(file())[0].data.prompt_weight == 0.0
+
+
+def test_what_a_data_set_says_is_taken_over_or_noted(file, tmp_path):
+    given = {"dataset": ["told", "open", "own"], "interleave_probs": None, "eval_dataset": "mine, chats", "val_size": 0}
+    config, notes, _ = convert(file(**given, report_to="wandb", streaming=True, template="qwen"))
+    told, turns, own = config.data.train
+    assert (told.format, told.max_examples, turns.max_examples) == ("alpaca", 10, 1000)
+    assert (turns.format, turns.messages) == ("sharegpt", "messages")
+    assert (own.prompt, own.completion) == ("{q}\n", "{a}")
+    assert [(each.format, each.prompt, each.messages) for each in config.data.eval] == [
+        (None, "{q}\n{more?}\n", None), ("sharegpt", None, "turns")
+    ]  # fmt: skip
+    assert config.data.streaming
+    said = {note.split(": ")[0] for note in notes}
+    assert {
+        "dataset_info.told.columns.system", "dataset_info.open.tags", "dataset_info.own.columns.system",
+        "dataset_info.own.load_from", "template", "report_to",
+    } <= said  # fmt: skip
+    with pytest.raises(ConfigError, match="'pairs' has ranking: true, a preference set"):
+        convert(file(dataset="pairs", interleave_probs=None))
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "renders"), [("qwen", "chat", True), ("qwen", "base", False), ("alpaca", "chat", False)]
+)
+def test_texts_become_turns_where_the_model_has_a_template(file, tmp_path, template, name, renders):
+    for each in ("chat", "base"):
+        (tmp_path / each).mkdir()
+    (tmp_path / "chat" / "chat_template.jinja").write_text("{{ messages }}")
+    config, _, _ = convert(file(model_name_or_path=f"./{name}", template=template))
+    assert config.data.chat == renders

@@ -65,8 +65,8 @@ def test_a_column_of_turns_is_named(chosen, tmp_path):
 
 
 def test_an_error_names_the_users_own_file(chosen, tmp_path):
-    with pytest.raises(DataError, match=r"^init: .*/data/a.jsonl:1 has a history"):
-        chosen({"a.jsonl": {**ALPACA, "history": [["q", "a"]]}}, "a.jsonl")
+    with pytest.raises(DataError, match=r"^init: .*/data/a.jsonl:1 has a history whose entry 1"):
+        chosen({"a.jsonl": {**ALPACA, "history": [["q"]]}}, "a.jsonl")
     with pytest.raises(DataError, match=r"^init: .*a preference set"):
         chosen({"a.jsonl": {"prompt": "a", "chosen": "b", "rejected": "c"}}, "a.jsonl")
     assert list(tmp_path.glob("*.jsonl")) == []

@@ -31,7 +31,9 @@ def test_a_scripts_file(tmp_path):
     assert model.quantization == "4bit"
     assert (config.loss.objective, config.evaluate.every_steps) == ("dft", 100)
     assert config.storage == str(tmp_path / "out")
-    assert sorted(note.split(":")[0] for note in notes) == ["eos_token"]
+    assert [note for note in notes if not note.startswith("this machine")] == [
+        "eos_token: '<|im_end|>': has no counterpart here"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,32 @@ def test_a_text_column_of_another_name(tmp_path):
     config, notes, _ = convert(tmp_path / "x.yaml")
     assert (config.data.prompt, config.data.completion) == ("", "{body}")
     assert "warmup_steps: 10: a share of all steps here; set train.warmup_ratio" in notes
+
+
+def test_a_mixture_and_what_has_a_counterpart_by_now(tmp_path):
+    mixture = [
+        {"path": "a.jsonl", "columns": ["messages"]},
+        {"path": "b/c", "name": "SFT", "split": "x", "data_dir": "sub", "columns": ["chosen"]},
+        {"path": "json", "data_files": {"train": ["d.jsonl", "e.jsonl"]}},
+    ]
+    given = {"model_name_or_path": "m/n", "datasets": mixture, "dataset_streaming": True, "max_steps": 10,
+             "completion_only_loss": False, "lora_task_type": "CAUSAL_LM", "report_to": ["wandb", "tensorboard"],
+             "eval_packing": False, "pad_token": None, "bf16": None}  # fmt: skip
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(given))
+    config, notes, _ = convert(tmp_path / "x.yaml")
+    assert [entry.path.removeprefix(f"{tmp_path}/") for entry in config.data.train] == [
+        "a.jsonl", "b/c:SFT:x[:95%]", "d.jsonl", "e.jsonl"
+    ]  # fmt: skip
+    assert (config.data.streaming, config.data.prompt_weight, config.train.sft) == (True, 1.0, {})
+    assert {note.split(": ")[0] for note in notes if not note.startswith(("this machine", "no held-out"))} == {
+        "datasets.data_dir", "datasets.columns", "report_to"
+    }  # fmt: skip
+
+
+def test_packing_needs_a_number_of_steps(tmp_path):
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(GIVEN | {"packing": True}))
+    config, notes, _ = convert(tmp_path / "x.yaml")
+    assert "packing" not in config.train.sft
+    assert "packing: True: epochs cannot be counted with packing; set train.max_steps and train.sft.packing" in notes
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(GIVEN | {"packing": True, "max_steps": 10}))
+    assert convert(tmp_path / "x.yaml")[0].train.sft["packing"]

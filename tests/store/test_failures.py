@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from sqlalchemy import exc
 
 from rankray.errors import StoreUnavailable
-from rankray.store import failures, open_study
+from rankray.store import attach, failures, open_study
 from rankray.store.backend import connect, with_retries
 from rankray.store.failures import (
     AWAY,
@@ -140,16 +140,21 @@ def test_a_store_that_may_not_be_written_says_so(sqlite_url: str, monkeypatch: p
 @pytest.mark.db
 @pytest.mark.parametrize("terminations", [25, pytest.param(500, marks=pytest.mark.slow)])
 def test_no_driver_dies_of_dropped_connections(postgresql_url: str, terminations: int, seed: int) -> None:
-    """Backends are terminated at random moments, again and again, while three drivers work."""
+    """Backends are terminated at random moments, again and again, while three drivers work, and extend their study."""
     import psycopg2
 
-    config = make_config(study={"trials": 12 + terminations // 2, "pruner": "none"})
     failed: list[BaseException] = []
+    enough = threading.Event()
 
     def work() -> None:
+        trials = 12
         while True:
+            config = make_config(study={"trials": trials, "pruner": "none", "sampler": "random"})
             try:
-                return drive(open_study(postgresql_url, config, lease_seconds=600))
+                drive(open_study(postgresql_url, config, lease_seconds=600))
+                if enough.is_set():
+                    return
+                trials += 12
             except StoreUnavailable as error:
                 if "does not answer" not in str(error):
                     failed.append(error)
@@ -166,7 +171,7 @@ def test_no_driver_dies_of_dropped_connections(postgresql_url: str, terminations
     cursor = control.cursor()
     while killed < terminations and any(thread.is_alive() for thread in threads):
         for thread in threads:
-            thread.join(draw.uniform(0.0, 0.2))
+            thread.join(draw.uniform(0.0, 0.1))
         cursor.execute(
             "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
@@ -174,10 +179,13 @@ def test_no_driver_dies_of_dropped_connections(postgresql_url: str, terminations
         if pids:
             cursor.execute("SELECT pg_terminate_backend(%s)", (draw.choice(pids),))
             killed += 1
+    enough.set()
     for thread in threads:
         thread.join(300)
     control.close()
     assert failed == []
-    counts = open_study(postgresql_url, config).counts()
-    assert (counts.finished, counts.failed, counts.running, counts.waiting) == (config.study.trials, 0, 0, 0)
-    print(f"{killed} backends terminated")
+    study = attach(postgresql_url, "s")
+    counts = study.counts()
+    assert (counts.finished, counts.failed, counts.running, counts.waiting) == (study.config.study.trials, 0, 0, 0)
+    print(f"{killed} backends terminated, {counts.finished} trials")
+    assert killed == terminations

@@ -17,7 +17,7 @@ from rankray.store.backend import connect
 from rankray.store.leases import Watch, known_dead, process_start, this_process
 from rankray.store.move import copy_study, delete_study
 from rankray.store.records import steps_of
-from store.helpers import Driver, begin, make_config, stored, wait_for
+from store.helpers import Driver, begin, make_config, run_trial, stored, wait_for
 
 
 class Clock:
@@ -72,6 +72,15 @@ def test_a_driver_with_a_longer_lease_is_waited_for_that_long() -> None:
     watch.look({"d": record})
     watch_for(59, watch, clock, record, 100)
     assert not watch.is_dead("d")
+
+
+def test_what_another_thread_read_before_makes_nobody_unknown() -> None:
+    """The lease's thread looks, too, and its records may be older than those that were looked at last."""
+    watch = Watch(60)
+    watch.look({"before": None, "d": {**ELSEWHERE, "beat": 1}})
+    watch.look({"before": None})
+    assert not watch.is_dead("d")
+    assert watch.is_dead("before")
 
 
 def test_who_is_not_registered_is_gone() -> None:
@@ -157,6 +166,34 @@ def test_a_live_driver_keeps_its_trials_while_others_look(file_url: str) -> None
             assert ticket is not None
             one.complete(ticket.number, {"eval/nll": 1.0})
         assert two.done
+
+
+@pytest.mark.parametrize("read", ["trials", "claims", "drivers"])
+def test_a_driver_that_comes_while_another_looks_keeps_its_trial(
+    url: str, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """It joins, and starts a trial, just before another driver reads the trials, the claims or the drivers."""
+    one, two = (open_study(url, make_config(study={"trials": 4}), lease_seconds=600) for _ in range(2))
+    came: list[Any] = []
+    place, name = {
+        "trials": (one._history, "refresh"),
+        "claims": (one._claims, "refresh"),
+        "drivers": (one, "_drivers"),
+    }[read]
+    real = getattr(place, name)
+
+    def meanwhile(*args: Any, **options: Any) -> Any:
+        if not came:
+            came.append(begin(two))
+        return real(*args, **options)
+
+    with one:
+        begin(one)
+        monkeypatch.setattr(place, name, meanwhile)
+        assert begin(one).number != came[0].number
+        assert one.counts().running == 3
+        run_trial(two, came[0])
+        two.leave()
 
 
 def test_the_lease_is_renewed_by_itself(file_url: str) -> None:

@@ -1,0 +1,86 @@
+"""What `check` says about the rows of a split beside their lengths: names of files, and answers. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rankray.config import Config, LoadedConfig
+from rankray.config.evaluation import is_sampled
+from rankray.data.chat import Example
+from rankray.data.files import HELD_OUT, TEST
+from rankray.data.sources import Placed
+from rankray.errors import ConfigError, DataError, listed
+from rankray.evaluate.answers import check_answer, is_function
+
+
+def warnings_of_names(split: str, name: str, files: Sequence[Path], where: str) -> list[str]:
+    """Return warnings about files and splits whose names say that they are for something else.
+
+    Args:
+        split: a field of `data`.
+        name: of the file, the directory or the split of a hub dataset.
+        files: that a directory or a pattern stands for.
+        where: how a warning begins.
+    """
+    if split == "eval" and TEST.search(name.lower()):
+        return [
+            f"{where}: {name} is a test split by its name, and a search that selects on it has seen it; hold out a "
+            "part of the training data instead"
+        ]
+    tails = {file: "/".join(file.parts[-2:]).lower() for file in files}
+    held_out = [file for file, tail in tails.items() if HELD_OUT.search(tail) or TEST.search(tail)]
+    if split == "train" and 0 < len(held_out) < len(files):
+        return [
+            f"{where}: takes in {listed(file.name for file in held_out)}, held-out data by name; name the files to "
+            "train on alone"
+        ]
+    return []
+
+
+def _answers(config: Config) -> bool:
+    """Whether answers are generated and compared with the references of the data."""
+    names = config.evaluate.metrics
+    return any(name == "accuracy" or is_sampled(name) for name in names) and config.evaluate.answer != "code"
+
+
+def answer_warnings(split: str, examples: Sequence[Placed], loaded: LoadedConfig, where: str) -> list[str]:
+    """Return warnings about empty answers: one teaches to say nothing, and is right for a model that does.
+
+    Args:
+        split: a field of `data`.
+        examples: of the split, those that were looked at.
+        loaded: the configuration.
+        where: how an error begins.
+
+    Raises:
+        DataError: all are empty.
+        ConfigError: `evaluate.answer` cannot be used with them.
+    """
+    if split != "train" and not _answers(loaded.config):
+        return []
+    texts = [_completion(placed.example) for placed in examples]
+    empty = [index for index, text in enumerate(texts) if not text.strip()]
+    if len(empty) == len(texts) and split != "train":
+        raise DataError(
+            f"{where}: none of the {len(texts)} rows has an answer; needed are answers to compare with; fix "
+            "data.completion, or measure nll alone"
+        )
+    first = f" (first: {examples[empty[0]].place}); fill or remove them" if empty else ""
+    found = [f"{where}: {len(empty)} of {len(texts)} rows have no answer{first}"] if empty else []
+    if split == "train":
+        return found
+    how = loaded.config.evaluate.answer
+    if is_function(how):
+        return found  # on the Python path of the nodes, perhaps not of this machine
+    try:
+        check_answer(how, texts)
+    except ConfigError as error:
+        raise ConfigError(f"{loaded.where('evaluate.answer')}: {error}") from None
+    return found
+
+
+def _completion(example: Example) -> str:
+    last: Any = example.completion
+    return last if isinstance(last, str) else str(last[-1]["content"] or last[-1].get("tool_calls") or "")

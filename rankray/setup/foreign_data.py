@@ -1,0 +1,64 @@
+"""Data sets as the files of other tools name them: on the hub, local files, or files of a loader of `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rankray.data.files import is_file_source
+from rankray.setup.foreign import Draft
+
+LOADERS = ("json", "csv", "parquet", "text", "arrow")
+"""Names of the loaders of `datasets`, which stand in the place of a data set's where its files are named."""
+
+
+def source(name: Any, config: Any, split: Any) -> str:
+    """Return a data source: a file as it is, a dataset of the hub with configuration and split."""
+    text = str(name)
+    if is_file_source(text):
+        return text
+    return ":".join(str(part) for part in (text, config, split) if part)
+
+
+def entries(draft: Draft, item: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return the entries of `data.train` for a data set that a mapping names; keys that it takes are left out after.
+
+    Args:
+        draft: for notes.
+        item: `path`, `name`, `split`, `data_files`, `revision`, as `datasets.load_dataset` takes them.
+        where: how a note begins, such as `datasets`.
+    """
+    split = item.get("split") or "train"
+    files, path = item.get("data_files"), str(item.get("path"))
+    if isinstance(files, Mapping):
+        others = [name for name in files if name != split]
+        if others:
+            draft.note(f"{where}.data_files", others, f"other splits than {split!r} are not trained on")
+        files = files.get(split)
+    named = files if isinstance(files, list) else [files] if files else []
+    local = [str(name) for name in named if is_file_source(str(name))]
+    if local and (path in LOADERS or path == "None" or len(local) == 1):
+        made = [{"path": name} for name in local]
+    else:
+        if named:
+            draft.note(f"{where}.data_files", files, "all files of the split are taken")
+        made = [{"path": source(path, item.get("name"), split)}]
+    if item.get("data_dir"):
+        draft.note(f"{where}.data_dir", item["data_dir"], "all directories of the data set are taken")
+    if item.get("revision") and not is_file_source(made[0]["path"]):
+        made = [{**entry, "revision": str(item["revision"])} for entry in made]
+    return made
+
+
+def leftovers(draft: Draft, item: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Say what of a data set's mapping has no counterpart.
+
+    Args:
+        draft: for notes.
+        item: the mapping.
+        known: keys that were taken over, or need no word.
+        where: how a note begins.
+    """
+    for name, value in item.items():
+        if name not in known and value not in (None, False, "", [], {}):
+            draft.note(f"{where}.{name}", value, "has no counterpart here")
