@@ -1,4 +1,4 @@
-"""Made-up tables, as large as the recorded ones should be: what no search was tuned on. Synthetic, and called so.
+"""Made-up tables, as large as the recorded ones should be: other landscapes than theirs. Synthetic, and called so.
 
 A setting's loss rises from the best point of its objective, by the square of the distance in each field and faster
 above the best learning rate than below; objectives and choices differ by constants, fields shift the best rate, and a

@@ -3,7 +3,7 @@
 The target is a whole run within one seed sd of the noise-free best; costs are full runs (an evaluation costs what it
 costs, so a rung is a part of a run). `auto` starts with the file's known settings, with nothing known, with right ones
 (six of the best tenth of the space that do not reach the target) or with wrong ones (the six worst of 200 settings).
-`held out` is a kernel smoother, in which nothing was tuned.
+`held out` is a kernel smoother, which `rankray rehearse` does not use.
 
     python benchmarks/search.py --seeds 30 --slots 1 8 64
     python benchmarks/search.py --made 3      # three made-up tables of 300 settings for each space instead

@@ -78,7 +78,7 @@ def nearest_neighbours(encoding: Encoding, rows: Array, curves: Array) -> Predic
 
 
 def kernel_smoother(encoding: Encoding, rows: Array, curves: Array) -> Predictor:
-    """Return the mean of all recorded settings under a Gaussian window. Held out: no search was tuned in it."""
+    """Return the mean of all recorded settings under a Gaussian window. Held out: `rehearse` does not use it."""
 
     def predict(some: Array) -> Array:
         apart = (encoding.distances(some, rows) ** 2).sum(axis=0) / SMOOTH_WIDTH**2
