@@ -57,7 +57,7 @@ def test_a_set_is_checked_before_anything_starts(loaded, rows, section, said):
 
 
 def test_files_that_are_not_there_and_names_that_are_none(loaded, tree):
-    for given, said in (("none.jsonl", "no file .*none.jsonl"), ("notes.txt", "'notes.txt' ends in '.txt'")):
+    for given, said in (("none.jsonl", "no file .*none.jsonl"), ("notes.doc", "'notes.doc' ends in '.doc'")):
         also = {"more": {"data": given, "metrics": ["nll"]}}
         with pytest.raises(DataError, match=rf"^x.yaml: evaluate\.also\.more\.data: {said}"):
             check_sets(LoadedConfig(config_from(tree(evaluate__also=also)), "x.yaml", {}))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,15 +22,17 @@ import json, sys
 from rankray.config import config_from
 from rankray.errors import ModelError
 from rankray.model.pin import pinned
-try:
-    config = pinned(config_from(json.loads(sys.argv[1])))
-except ModelError as error:
-    print(error)
-    sys.exit(2)
 from rankray.model.resident import fresh_model, tokenizer_of
-tokenizer_of(config)
-print(config.model.revision, float(fresh_model(config).get_input_embeddings().weight[0, 0]))
+for line in sys.stdin:
+    try:
+        config = pinned(config_from(json.loads(line)))
+    except ModelError as error:
+        print(error, flush=True)
+        continue
+    tokenizer_of(config)
+    print(config.model.revision, float(fresh_model(config).get_input_embeddings().weight[0, 0]), flush=True)
 """
+"""Pins and loads the model of each configuration that it reads."""
 
 
 @pytest.fixture
@@ -87,29 +90,35 @@ def tree_of(tree, **model):
     return tree() | {"model": model}
 
 
-def probe(hub, cache, tree, offline=False):
+@contextmanager
+def probe(hub, cache, offline=False):
+    """Give a function that has a process of its own pin and load a model, and returns what it says."""
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
     environment.pop("HF_HUB_OFFLINE", None)
     environment |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-    words = [sys.executable, "-c", PROBE, json.dumps(tree)]
-    return subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", PROBE], env=environment, **pipes) as process:
+
+        def ask(made):
+            process.stdin.write(json.dumps(made) + "\n")
+            process.stdin.flush()
+            return process.stdout.readline()
+
+        yield ask
+        process.stdin.close()
 
 
 def test_a_branch_is_a_commit_for_good(hub, tmp_path, tree):
     """The newest commit when it is asked for the first time; that one afterwards, whatever the branch has become."""
     model = {"path": "org/tiny"}
-    first = probe(hub, tmp_path, tree_of(tree, **model))
-    assert first.stdout.split()[-2:] == [OLD, "1.0"], first.stderr
-    hub.branches["main"] = NEW
-    held = probe(hub, tmp_path, tree_of(tree, **model, revision=OLD))
-    assert held.stdout.split()[-2:] == [OLD, "1.0"], held.stderr
-    offline = probe(hub, tmp_path, tree_of(tree, **model), offline=True)
-    assert offline.stdout.split()[-2:] == [OLD, "1.0"], "the cache knows the branch as it was"
-    fresh = probe(hub, tmp_path, tree_of(tree, **model))
-    assert fresh.stdout.split()[-2:] == [NEW, "2.0"], fresh.stderr
-    absent = probe(hub, tmp_path, tree_of(tree, path="org/none"))
-    assert absent.returncode == 2
-    assert absent.stdout.startswith("model.path: 'org/none' at revision 'main' cannot be found (")
+    with probe(hub, tmp_path) as ask, probe(hub, tmp_path, offline=True) as ask_offline:
+        assert ask(tree_of(tree, **model)).split() == [OLD, "1.0"]
+        hub.branches["main"] = NEW
+        assert ask(tree_of(tree, **model, revision=OLD)).split() == [OLD, "1.0"]
+        assert ask_offline(tree_of(tree, **model)).split() == [OLD, "1.0"], "the cache knows the branch as it was"
+        assert ask(tree_of(tree, **model)).split() == [NEW, "2.0"]
+        absent = ask(tree_of(tree, path="org/none"))
+        assert absent.startswith("model.path: 'org/none' at revision 'main' cannot be found (")
 
 
 def test_what_is_asked_for_and_what_is_held(tree, model_dir, monkeypatch):
