@@ -160,8 +160,8 @@ class Watch:
             now = self._clock()
             passed = min(now - self._looked, self.lease_seconds / 3)
             self._looked = now
-            # Two threads may look at once, and one with older records come last: none that has left comes back, and a
-            # driver that has just come stays known.
+            # Two threads may look at once, and one with older records come last: a driver that has just come stays
+            # known; one that has left may count as alive until the next look.
             self._records |= records
             for driver, record in records.items():
                 beat = record.get("beat") if record else None
