@@ -12,8 +12,8 @@ A configuration is what `load` returns; each function also takes a path or a map
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -269,7 +269,8 @@ class Study:
 
     def __init__(self, name: str, store: str) -> None:
         self.name, self._url = name, store
-        self._study()
+        with self._study():
+            pass  # a name that is none is refused now, and not at the first question
 
     def __repr__(self) -> str:
         return f"<rankray study {self.name}>"
@@ -277,7 +278,8 @@ class Study:
     @property
     def config(self) -> Config:
         """What the study was begun with."""
-        config: Config = self._study().config
+        with self._study() as study:
+            config: Config = study.config
         return config
 
     @property
@@ -285,32 +287,42 @@ class Study:
         """How far it is, as `rankray status --json`."""
         from rankray.store import views
 
-        return views.status(self._study())
+        with self._study() as study:
+            return views.status(study)
 
     @property
     def best(self) -> dict[str, Any] | None:
         """The best trial, or None where none is complete."""
         from rankray.store import views
 
-        return views.best(self._study())
+        with self._study() as study:
+            return views.best(study)
 
     @property
     def trials(self) -> list[dict[str, Any]]:
         """All trials, in the order of their numbers."""
         from rankray.store import views
 
-        return views.trials(self._study())
+        with self._study() as study:
+            return views.trials(study)
 
     def trial(self, number: int) -> dict[str, Any]:
         """Return one trial with every report, as `rankray show --json`."""
         from rankray.store import views
 
-        return views.trial(self._study(), number)
+        with self._study() as study:
+            return views.trial(study, number)
 
-    def _study(self) -> StudyStore:
+    @contextmanager
+    def _study(self) -> Iterator[StudyStore]:
+        """Open the study, and leave no connection behind."""
         from rankray.store import attach
 
-        return attach(self._url, self.name)
+        study = attach(self._url, self.name)
+        try:
+            yield study
+        finally:
+            study.storage.disconnect()
 
 
 class TrialStore:

@@ -167,6 +167,15 @@ class RetryingStorage(DelegatingStorage):
         """The database storage behind it; None where it is none."""
         return optuna_private.database_of(self._behind)
 
+    def disconnect(self) -> None:
+        """Close the connections that nobody uses; the next call opens a new one.
+
+        A storage that was dropped keeps its connection until Python collects garbage, and a server has a hundred.
+        """
+        database = self.database
+        if database is not None:
+            optuna_private.engine_of(database).dispose()
+
     def ask(self, statement: Any) -> list[Any]:
         """Return the rows of a question in SQL; only a database can be asked."""
         database = self.database

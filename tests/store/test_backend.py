@@ -12,9 +12,10 @@ import pytest
 from fixtures.waiting import instead_of_sleep
 
 from rankray.errors import StoreError, StoreUnavailable
-from rankray.store import backend
+from rankray.store import backend, open_study
 from rankray.store.backend import RetryingStorage, connect
 from rankray.store.optuna_private import database_of, engine_of
+from store.helpers import drive, make_config, wait_for
 
 URL = "postgresql://u:hunter2@h/d"
 
@@ -157,3 +158,34 @@ def test_many_open_a_new_store_at_once(tmp_path):
 
         with ThreadPoolExecutor(8) as pool:
             assert [each.result() for each in [pool.submit(begin) for _ in range(8)]] == [[]] * 8
+
+
+@pytest.mark.db
+def test_who_looks_again_and_again_holds_no_connection(postgresql_url: str) -> None:
+    """A server has a hundred, and Python collects garbage when it likes."""
+    import gc
+
+    import psycopg2
+
+    import rankray
+
+    drive(open_study(postgresql_url, make_config(study={"trials": 1})))
+    gc.collect()
+    control = psycopg2.connect(postgresql_url)
+    control.autocommit = True
+    cursor = control.cursor()
+
+    def connections() -> int:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
+        return int(cursor.fetchone()[0])
+
+    before = connections()
+    gc.disable()
+    try:
+        for _ in range(5):
+            assert rankray.best("s", store=postgresql_url) is not None
+            assert rankray.TrialStore(postgresql_url)["s"].status["budget"]["finished"] == 1
+        wait_for(lambda: connections() <= before)
+    finally:
+        gc.enable()
+        control.close()
