@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -56,12 +57,14 @@ class Postgres:
     def freeze(self) -> None:
         """Stop all its processes where they are: connections stay, and nothing answers."""
         for process in self._processes():
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):  # that of a connection that was just closed
+                process.suspend()
 
     def thaw(self) -> None:
         """Let them continue."""
         for process in self._processes():
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def _processes(self) -> list[psutil.Process]:
         leader = psutil.Process(int((self._home / "data" / "postmaster.pid").read_text().splitlines()[0]))
