@@ -12,8 +12,8 @@ A configuration is what `load` returns; each function also takes a path or a map
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -313,16 +313,11 @@ class Study:
         with self._study() as study:
             return views.trial(study, number)
 
-    @contextmanager
-    def _study(self) -> Iterator[StudyStore]:
-        """Open the study, and leave no connection behind."""
-        from rankray.store import attach
+    def _study(self) -> AbstractContextManager[StudyStore]:
+        from rankray.store import looking
 
-        study = attach(self._url, self.name)
-        try:
-            yield study
-        finally:
-            study.storage.disconnect()
+        looked: AbstractContextManager[StudyStore] = looking(self._url, self.name)
+        return looked
 
 
 class TrialStore:

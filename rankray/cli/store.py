@@ -25,14 +25,15 @@ Name = Annotated[str, typer.Option("--name", help="The study to copy.", show_def
 def list_(store: Store = "", as_json: Json = False) -> None:
     """List the studies in a store and how far they are."""
     from rankray.errors import RankrayError
-    from rankray.store import attach, list_studies, views
+    from rankray.store import list_studies, looking, views
     from rankray.store.urls import safe_text
 
     names = list_studies(store_url(store))
     found: list[dict[str, Any]] = []
     for name in names:
         try:
-            shown = views.status(attach(store_url(store), name))
+            with looking(store_url(store), name) as study:
+                shown = views.status(study)
         except RankrayError as error:  # one study that cannot be read must not hide the others
             text = safe_text(str(error))
             found.append({"study": name, "error": text})

@@ -122,9 +122,15 @@ def _configurations(card: Path) -> list[str]:
     """Return the names under `configs` in the front matter of a dataset's card; none without one."""
     if not card.is_file():
         return []
-    matter = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    block = re.search(r"^configs:[^\n]*\n((?:[ \-][^\n]*\n?)*)", f"{matter[1]}\n" if matter else "", re.MULTILINE)
-    return re.findall(r"config_name: *[\"']?([^\s\"']+)", block[1]) if block else []
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        named = (metadata_load(card) or {}).get("configs")
+    except Exception as error:  # of the parser's own kind, or the system's
+        logger.debug("%s: its front matter cannot be read: %s", card, error)
+        return []
+    entries = named if isinstance(named, list) else []
+    return [str(each["config_name"]) for each in entries if isinstance(each, dict) and "config_name" in each]
 
 
 def files_of(source: str, where: str) -> list[Path]:

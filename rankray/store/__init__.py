@@ -4,6 +4,7 @@ Names are loaded when they are first used, so that importing this package is fas
 
     open_study(url, config)     create or resume a study, to work on it
     attach(url, name)           look at a study without changing it
+    looking(url, name)          the same for a block, which leaves no connection behind
     open_rehearsal(config)      a study in this process's memory, for `rankray rehearse`
     list_studies(url)           the names of the studies in a store
     validate_url, masked        check and show a store URL
@@ -21,6 +22,7 @@ _HOMES = {
     "Ticket": "rankray.store.records",
     "attach": "rankray.store.study",
     "list_studies": "rankray.store.study",
+    "looking": "rankray.store.study",
     "masked": "rankray.store.urls",
     "open_rehearsal": "rankray.store.study",
     "open_study": "rankray.store.study",
@@ -34,6 +36,7 @@ __all__ = [
     "Ticket",
     "attach",
     "list_studies",
+    "looking",
     "masked",
     "open_rehearsal",
     "open_study",

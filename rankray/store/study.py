@@ -6,7 +6,8 @@ import gc
 import logging
 import platform
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -129,8 +130,26 @@ def attach(url: str, name: str) -> StudyStore:
         StoreUnavailable: the store does not answer.
     """
     storage = connect(url, create=False)
-    with reading(name):
-        return _attached(storage, url, name)
+    try:
+        with reading(name):
+            return _attached(storage, url, name)
+    except BaseException:
+        storage.disconnect()
+        raise
+
+
+@contextmanager
+def looking(url: str, name: str) -> Iterator[StudyStore]:
+    """Attach a study for the block, and leave no connection behind: for who looks at many, or again and again.
+
+    Raises:
+        StoreError, StoreUnavailable: as for `attach`.
+    """
+    study = attach(url, name)
+    try:
+        yield study
+    finally:
+        study.storage.disconnect()
 
 
 def _attached(storage: RetryingStorage, url: str, name: str) -> StudyStore:
@@ -184,7 +203,11 @@ def list_studies(url: str) -> list[str]:
         StoreError: there is no such store.
         StoreUnavailable: the store does not answer.
     """
-    return [printable(name) for name in _names(connect(url, create=False))]
+    storage = connect(url, create=False)
+    try:
+        return [printable(name) for name in _names(storage)]
+    finally:
+        storage.disconnect()
 
 
 def refuse_parts(storage: BaseStorage, name: str, claims_id: int) -> None:

@@ -260,3 +260,9 @@ def test_the_splits_that_datasets_saves_are_not_one_source(tmp_path):
         Source("train", data)
     check_one_set(str(tmp_path / "saved"), "init", splits=False)
     assert len(Source("train", data.model_copy(update={"train": str(tmp_path / "saved" / "train")})).examples()) == 2
+
+
+@pytest.mark.parametrize("matter", ["configs: [", "configs: 3", "configs:\n- a\n- {config_name: one}", "- x", ""])
+def test_a_card_that_names_no_configurations_is_passed_over(tmp_path, matter):
+    (tmp_path / "README.md").write_text(f"---\n{matter}\n---\nSome text.\n", encoding="utf-8")
+    check_one_set(str(tmp_path), "data.train")

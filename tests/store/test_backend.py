@@ -168,6 +168,7 @@ def test_who_looks_again_and_again_holds_no_connection(postgresql_url: str) -> N
     import psycopg2
 
     import rankray
+    from rankray.cli.store import list_
 
     drive(open_study(postgresql_url, make_config(study={"trials": 1})))
     gc.collect()
@@ -184,7 +185,11 @@ def test_who_looks_again_and_again_holds_no_connection(postgresql_url: str) -> N
     try:
         for _ in range(5):
             assert rankray.best("s", store=postgresql_url) is not None
-            assert rankray.TrialStore(postgresql_url)["s"].status["budget"]["finished"] == 1
+            list_(store=postgresql_url)
+            [held] = rankray.TrialStore(postgresql_url)
+            assert rankray.TrialStore(postgresql_url)[held].status["budget"]["finished"] == 1
+            with pytest.raises(StoreError, match="there is none of this name"):
+                rankray.best("t", store=postgresql_url)
         wait_for(lambda: connections() <= before)
     finally:
         gc.enable()
