@@ -134,12 +134,14 @@ def _worlds(
         from rankray.store import attach, views
 
         held = attach(store_url(store or config.store), recorded)
-        found = table_of_trials([views.trial(held, row["number"]) for row in views.trials(held)], config)
+        found = table_of_trials([views.trial(held, row["number"]) for row in views.trials(held)], config, held.config)
     notes = [f"{table or recorded}: {len(found.settings)} settings, steps {', '.join(map(str, found.steps))}"]
     if found.left_out:
         notes.append(f"left out: {found.left_out} runs that lack steps, or that the space cannot propose")
+    if (metric := config.study.prune_on) not in found.metrics:
+        notes.append(f"{metric} (study.prune_on) is not in the table: pruners compare {config.study.metric} instead")
     if not found.pairs():
-        notes.append("there is one seed per setting, so the runs have no noise: figures flatter every strategy")
+        notes.append("there is one seed per setting: the runs have no noise, and the target is the very best setting")
     return worlds_of(found, config), notes
 
 

@@ -1,230 +1,224 @@
 """Recorded runs: a csv or parquet file with one row per (setting, seed, step).
 
 Columns are the dotted paths of the space's fields (empty where a field does not exist), `seed`, `step`, and metrics by
-their names. Other columns are ignored. A metric that is not a finite number counts as the worst one of its column, so
-a run that diverged is a bad run. Runs that lack a step which most others have are left out, and so are settings that
-the space cannot propose.
+their names. Other columns are ignored, but a field of the configuration that varies and is not searched: of that, the
+rows with the file's own value count. Which runs count, and what stands for a number that is missing, is in `runs`.
 """
 
 from __future__ import annotations
 
-import csv
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from rankray.config import Config, all_fields, distributions
+from rankray.config.params import get_path
+from rankray.errors import UserError, listed, nearest, shown
+from rankray.rehearse.cells import OutsideSpace, is_empty, is_same, metric_number, number, params_of, text, value_of
+from rankray.rehearse.files import rows_of
+from rankray.rehearse.runs import Recorded, Table, gathered
 
-from rankray.config import Config, Distribution, distributions
-from rankray.errors import UserError, nearest
+__all__ = ["Table", "read_table", "table_of_trials"]
 
-logger = logging.getLogger(__name__)
-
-Array = NDArray[np.float64]
-LEAST_SETTINGS = 8
-
-
-@dataclass(frozen=True)
-class Table:
-    """Recorded runs of several settings.
-
-    Attributes:
-        steps: the steps that every run reported, in order.
-        metrics: the metrics' names.
-        settings: each setting's parameters.
-        curves: of each setting, its runs; each (seeds, steps, metrics).
-        left_out: runs that were left out, because the space cannot propose them or because they lack steps.
-    """
-
-    steps: tuple[int, ...]
-    metrics: tuple[str, ...]
-    settings: tuple[dict[str, Any], ...]
-    curves: tuple[Array, ...]
-    left_out: int = 0
-
-    @property
-    def means(self) -> Array:
-        """Each setting's mean over its seeds; (settings, steps, metrics)."""
-        return np.stack([runs.mean(axis=0) for runs in self.curves])
-
-    def pairs(self) -> list[tuple[int, Array]]:
-        """Return (setting, difference of two seeds / sqrt 2), each as large as the noise of one run."""
-        return [
-            (index, (runs[first] - runs[first + 1]) / math.sqrt(2))
-            for index, runs in enumerate(self.curves)
-            for first in range(0, len(runs) - 1, 2)
-        ]
+SAME = 1e-9
+"""By how much two figures of one row that is there twice may differ, relative to their size."""
 
 
 def read_table(file: Path, config: Config) -> Table:
-    """Read a table for a configuration's space and metric.
+    """Read a table for a configuration's space and metrics.
 
     Raises:
-        UserError: there is no such file, a column is missing, or too few settings are left.
+        UserError: the file is no table, a column is missing, a cell makes no sense, rows contradict each other, or too
+            few settings are left.
     """
-    rows = _rows(file)
-    space, metric = distributions(config), config.study.metric
-    columns = list(rows[0]) if rows else []
+    columns, rows = rows_of(file)
+    space = distributions(config)
+    objectives = config.study.metrics or [config.study.metric]
     for name, what in [
         ("seed", "column"),
         ("step", "column"),
-        (metric, "metric"),
+        *((name, "metric") for name in objectives),
         *((path, "field") for path in space),
     ]:
         if name not in columns:
             raise UserError(
                 f"rehearse: {file} has no {what} {name}{nearest(name, columns)}; its columns: "
-                f"{', '.join(columns) or 'none'}; rename a column, or change the space or study.metric"
+                f"{listed(columns) or 'none'}; rename a column, or change the space or study.metric"
             )
-    metrics = [name for name in columns if name not in space and _is_metric(name) and _has_numbers(rows, name)]
-    runs: dict[tuple[tuple[tuple[str, Any], ...], str], dict[int, list[float]]] = {}
-    outside: set[tuple[Any, ...]] = set()
-    for row in rows:
-        params = _params(row, space, config)
-        if params is None:
-            outside.add(tuple(str(row[path]) for path in space))
+    metrics = [name for name in columns if name not in space and is_metric(name) and _has_numbers(rows, name)]
+    for name in objectives:
+        if name not in metrics:
+            raise UserError(
+                f"rehearse: {file} has no number in the column {name}; allowed: numbers, as far as runs have not "
+                "diverged; fill it, or change study.metric"
+            )
+    numbered = dict(enumerate(rows, 1))
+    kept = _of_this_file(file, numbered, columns, config)
+    recorded = _Reader(file, metrics, columns, config).read(kept)
+    named = [path for path in columns if path in all_fields() or path in space]
+    for at in numbered.keys() - kept.keys():
+        row = numbered[at]
+        recorded.leave_out(
+            (*(text(row[path]) for path in named), text(row["seed"])), f"row {at} has another fixed field"
+        )
+    return gathered(recorded, config)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Makes runs of a file's rows."""
+
+    file: Path
+    metrics: list[str]
+    columns: list[str]
+    config: Config
+
+    def read(self, rows: Mapping[int, Mapping[str, Any]]) -> Recorded:
+        space = distributions(self.config)
+        recorded = Recorded(str(self.file), tuple(self.metrics))
+        first: dict[Any, tuple[int, Mapping[str, Any]]] = {}
+        for at, row in rows.items():
+            seed, step = self._seed(at, row["seed"]), self._step(at, row["step"])
+            try:
+                params = params_of(row, space, self.config)
+            except OutsideSpace as error:
+                recorded.leave_out((*(text(row[path]) for path in space), seed), f"{error} in row {at}")
+                continue
+            key = (tuple(params.items()), seed)
+            run = recorded.runs.setdefault(key, {})
+            figures = [metric_number(row[name]) for name in self.metrics]
+            run[step] = self._merged(run[step], figures, at, first[key, step], row) if step in run else figures
+            first.setdefault((key, step), (at, row))
+        return recorded
+
+    def _seed(self, at: int, cell: Any) -> str:
+        if is_empty(cell):
+            raise UserError(
+                f"rehearse: {self.file}: seed is empty in row {at}; allowed: a number or a name that tells the runs of "
+                "a setting apart; fill it"
+            )
+        return text(cell)
+
+    def _step(self, at: int, cell: Any) -> int:
+        found = number(cell)
+        if not math.isfinite(found) or found != int(found) or found < 0:
+            raise UserError(
+                f"rehearse: {self.file}: step is {shown(cell)} in row {at}; allowed: the number of optimizer steps "
+                "until then, a whole number; correct it"
+            )
+        return int(found)
+
+    def _merged(
+        self,
+        there: list[float],
+        more: list[float],
+        at: int,
+        first: tuple[int, Mapping[str, Any]],
+        row: Mapping[str, Any],
+    ) -> list[float]:
+        """Return the figures of two rows of the same setting, seed and step: each may have what the other lacks."""
+        for name, one, other in zip(self.metrics, there, more, strict=True):
+            if math.isfinite(one) and math.isfinite(other) and not math.isclose(one, other, rel_tol=SAME):
+                differ = [each for each in self.columns if each not in self.metrics and row[each] != first[1][each]]
+                raise UserError(
+                    f"rehearse: {self.file}: rows {first[0]} and {at} are of the same setting, seed and step, and "
+                    f"{name} is {one:g} and {other:g}{_beside(differ)}; allowed: one row of each; give each run a seed "
+                    "of its own, or leave one out"
+                )
+        return [
+            other if math.isnan(one) or math.isfinite(other) else one for one, other in zip(there, more, strict=True)
+        ]
+
+
+def _beside(columns: Sequence[str]) -> str:
+    return f" (they differ in {listed(columns, 5)}, which the space does not have)" if columns else ""
+
+
+def _of_this_file(
+    file: Path, rows: Mapping[int, dict[str, Any]], columns: Sequence[str], config: Config
+) -> Mapping[int, dict[str, Any]]:
+    """Return the rows whose fixed fields are the configuration's own, where the table has several values of one."""
+    space, fields = distributions(config), all_fields()
+    for path in columns:
+        if path in space or path not in fields:
             continue
-        key = (tuple(params.items()), str(row["seed"]))
-        runs.setdefault(key, {})[int(float(row["step"]))] = [_number(row[name]) for name in metrics]
-    return _gathered(file, runs, metrics, config, len(outside))
+        values = {text(row[path]) for row in rows.values() if not is_empty(row[path])}
+        if len(values) < 2:
+            continue
+        own = get_path(config, path)
+        kept = {at: row for at, row in rows.items() if is_empty(row[path]) or is_same(own, row[path])}
+        if not any(not is_empty(row[path]) for row in kept.values()) and own is not None:
+            raise UserError(
+                f"rehearse: {file}: {path} is {listed(sorted(values), 5)} there, {shown(own)} in the file, and not "
+                "searched; allowed: a field that the space has, or one of these values; search it, or set it to one"
+            )
+        rows = kept
+    return rows
 
 
-def table_of_trials(trials: Sequence[Mapping[str, Any]], config: Config) -> Table:
+def table_of_trials(trials: Sequence[Mapping[str, Any]], config: Config, earlier: Config | None = None) -> Table:
     """Return the table of a study's complete trials, as `rankray.store.views.trial` gives them: one seed of each.
+
+    Args:
+        trials: of the study; those that failed because a number was not finite are bad runs.
+        config: of the rehearsal; its space decides which trials count.
+        earlier: the study's own configuration: where it fixed a field that is searched now, that value counts.
 
     Raises:
         UserError: too few of them are complete.
     """
-    whole = [trial for trial in trials if trial["state"] == "complete" and trial["steps"]]
-    if not whole:
+    complete = [trial for trial in trials if trial["state"] == "complete" and trial["steps"]]
+    if not complete:
         raise UserError(
             "rehearse: no complete trial was recorded; needed: some; use synthetic curves, or finish some trials"
         )
-    names = [name for name in whole[0]["steps"][-1]["metrics"] if _is_metric(name)]
-    runs: dict[Any, dict[int, list[float]]] = {}
-    for trial in whole:
-        key = (tuple(trial["params"].items()), str(trial["number"]))
-        runs[key] = {each["step"]: [_number(each["metrics"].get(name)) for name in names] for each in trial["steps"]}
-    return _gathered(Path("the study"), runs, names, config, 0)
-
-
-def _gathered(
-    file: Path, runs: Mapping[Any, Mapping[int, list[float]]], metrics: list[str], config: Config, outside: int
-) -> Table:
-    counts: dict[int, int] = {}
-    for run in runs.values():
-        for step in run:
-            counts[step] = counts.get(step, 0) + 1
-    steps = tuple(sorted(step for step, count in counts.items() if step > 0 and count >= 0.8 * len(runs)))
-    whole = {key: run for key, run in runs.items() if all(step in run for step in steps)}
-    curves: dict[Any, list[list[list[float]]]] = {}
-    for (params, _), run in whole.items():
-        curves.setdefault(params, []).append([run[step] for step in steps])
-    if len(curves) < LEAST_SETTINGS or not steps:
-        raise UserError(
-            f"rehearse: {file} has {len(curves)} settings that the space can propose, whole from step to step, and "
-            f"{outside} that it cannot; needed: {LEAST_SETTINGS}; widen the space, or record more"
-        )
-    filled = _without_gaps([np.array(each, dtype=float) for each in curves.values()], metrics, config)
-    left_out = outside + len(runs) - len(whole)
-    logger.debug("table %s: %d settings, %d runs, %d left out", file, len(curves), len(whole), left_out)
-    return Table(steps, tuple(metrics), tuple(dict(params) for params in curves), tuple(filled), left_out)
-
-
-def _without_gaps(curves: list[Array], metrics: list[str], config: Config) -> list[Array]:
-    """Return curves whose numbers are finite: what is not is the worst of its column."""
-    everything = np.concatenate([each.reshape(-1, len(metrics)) for each in curves])
-    for index, name in enumerate(metrics):
-        column = everything[:, index]
-        there = column[np.isfinite(column)]
-        larger_is_better = metric_direction(name, config) == "maximize"
-        worst = float(there.min() if larger_is_better else there.max()) if len(there) else 0.0
-        for each in curves:
-            values = each[:, :, index]
-            values[~np.isfinite(values)] = worst
-    return curves
-
-
-def metric_direction(name: str, config: Config) -> str:
-    """Return `minimize` or `maximize` for a metric: the study's own, and NLLs and losses are minimised."""
-    if name == config.study.metric:
-        return config.direction
-    return "minimize" if any(part in name for part in ("nll", "loss", "bits", "perplexity")) else "maximize"
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        raise UserError(f"rehearse: {file}: there is no such file; allowed: a .csv or .parquet file; correct --table")
-    if file.suffix == ".parquet":
-        import pyarrow.parquet
-
-        try:
-            found: list[dict[str, Any]] = pyarrow.parquet.read_table(file).to_pylist()
-        except (OSError, ValueError) as error:
+    names = tuple(name for name in complete[0]["steps"][-1]["metrics"] if is_metric(name))
+    for name in config.study.metrics or [config.study.metric]:
+        if name not in names:
             raise UserError(
-                f"rehearse: {file} is no parquet file ({error}); allowed: csv or parquet; fix it"
-            ) from error
-        return found
-    if file.suffix != ".csv":
-        raise UserError(f"rehearse: {file}: got {file.suffix or 'no ending'}; allowed: .csv, .parquet; rename the file")
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        return list(csv.DictReader(lines))
-
-
-def _is_metric(name: str) -> bool:
-    return name.startswith(("eval/", "train/"))
-
-
-def _has_numbers(rows: list[dict[str, Any]], name: str) -> bool:
-    return any(math.isfinite(_number(row[name])) for row in rows)
-
-
-def _number(given: Any) -> float:
-    try:
-        return math.nan if given is None or given == "" else float(given)
-    except ValueError:
-        return math.nan
-
-
-def _params(row: Mapping[str, Any], space: Mapping[str, Distribution], config: Config) -> dict[str, Any] | None:
-    """Return the setting of a row, or None where the space cannot propose it."""
-    params: dict[str, Any] = {}
-    for path, field in space.items():
-        if not field.active(params, config):
+                f"rehearse: the study's trials have no metric {name}{nearest(name, names)}; theirs: {listed(names)}; "
+                "change study.metric"
+            )
+    recorded = Recorded("the study", names)
+    for trial in trials:
+        if trial["state"] != "complete" and not _has_diverged(trial):
             continue
-        found = _value(row[path], field)
-        if found is _OUTSIDE:
-            return None
-        params[path] = found
+        try:
+            params = _translated(trial["params"], config, earlier)
+        except OutsideSpace as error:
+            recorded.leave_out(trial["number"], f"{error} in trial {trial['number']}")
+            continue
+        steps = {each["step"]: [_figure(each["metrics"], name) for name in names] for each in trial["steps"]}
+        recorded.runs[tuple(params.items()), str(trial["number"])] = steps
+    return gathered(recorded, config)
+
+
+def _has_diverged(trial: Mapping[str, Any]) -> bool:
+    return trial["state"] == "failed" and bool(trial["steps"]) and None in trial["steps"][-1]["metrics"].values()
+
+
+def _figure(metrics: Mapping[str, float | None], name: str) -> float:
+    """Return a reported metric; what `views` shows as None was not finite."""
+    found = metrics.get(name, math.nan)
+    return math.inf if found is None else found
+
+
+def _translated(given: Mapping[str, Any], config: Config, earlier: Config | None) -> dict[str, Any]:
+    """Return a trial's point in the space of the rehearsal."""
+    params: dict[str, Any] = {}
+    for path, field in distributions(config).items():
+        if field.active(params, config):
+            fixed = get_path(earlier, path) if earlier is not None else None
+            params[path] = value_of(given.get(path, fixed), field)
     return params
 
 
-_OUTSIDE = object()
+def is_metric(name: str) -> bool:
+    """Return whether a column is a metric by its name."""
+    return name.startswith(("eval/", "train/"))
 
 
-def _value(given: Any, field: Distribution) -> Any:
-    """Return a cell as a value of a field."""
-    empty = given is None or given == "" or (isinstance(given, float) and math.isnan(given))
-    if field.kind == "choice":
-        for choice in field.choices:
-            if (choice is None and (empty or str(given) in ("None", "null"))) or (not empty and _equal(choice, given)):
-                return choice
-        return _OUTSIDE
-    number = math.nan if empty else _number(given)
-    if not math.isfinite(number):
-        return _OUTSIDE
-    value = int(number) if field.kind == "int" and number == int(number) else number
-    return value if field.contains(value) else _OUTSIDE
-
-
-def _equal(choice: Any, given: Any) -> bool:
-    """Whether a cell means a choice: csv has only texts, and parquet may hold whole numbers as floats."""
-    if isinstance(choice, bool):
-        return str(given).lower() == str(choice).lower()
-    if isinstance(choice, (int, float)):
-        return not isinstance(given, bool) and _number(given) == float(choice)
-    return str(given) == str(choice)
+def _has_numbers(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return any(math.isfinite(metric_number(row[name])) for row in rows)
