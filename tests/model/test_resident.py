@@ -40,7 +40,7 @@ def fresh(tmp_path_factory):
     errors = tmp_path_factory.mktemp("fresh") / "stderr"
     with errors.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-c", FRESH],
+            [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", FRESH],  # of forks, from 3.12 on
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
