@@ -127,7 +127,10 @@ def _worlds(
     if table is None and not recorded:
         made = [synthetic_world(config, seed + index, reports) for index in range(made_up)]
         bowls = f"{made_up} bowl{'s' if made_up > 1 else ''}"
-        return made, [f"synthetic: the curves are made up ({bowls}); give --table for recorded ones"]
+        notes = [f"synthetic: the curves are made up ({bowls}); give --table for recorded ones"]
+        if not set(config.study.metrics) <= set(made[0].metrics):
+            notes.append(f"synthetic: of study.metrics, {config.study.metric} alone is made up and searched")
+        return made, notes
     if table is not None:
         found = read_table(table, config)
     else:
