@@ -73,8 +73,8 @@ def check(config: Given) -> dict[str, Any]:
         fitted(loaded, findings)
     except UserError as error:
         return {"ok": False, "errors": str(error).splitlines(), "warnings": [], "data": {}}
-    data = {split: table.as_json() for split, table in findings.data.items()}
-    warnings = [*findings.warnings, *leak_warnings(loaded)]
+    data = findings.sizes()
+    warnings = [*findings.all_warnings, *leak_warnings(loaded)]
     return {"ok": True, "errors": [], "warnings": warnings, "data": data, "memory": findings.memory}
 
 

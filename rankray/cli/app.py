@@ -59,7 +59,7 @@ def main() -> None:
     try:
         refuse_passwords(sys.argv[1:])
         with interruptible_in_c():
-            app()
+            app(prog_name="rankray")  # under `python -m`, too: shell completion is of that name
     except RankrayError as error:
         from rankray.store.urls import safe_text
 

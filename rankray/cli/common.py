@@ -120,6 +120,7 @@ def check_training(loaded: LoadedConfig, findings: Findings, again: bool = True)
             passed.remember(key, found)
     read = {UNREAD.format(split) for split in ("train", "eval")}
     findings.data.update(found.data)
+    findings.left_out.update(found.left_out)
     findings.notes += found.notes
     findings.warnings += found.warnings
     findings.unseen = [line for line in findings.unseen if line not in read] + found.unseen

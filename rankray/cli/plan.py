@@ -56,9 +56,9 @@ def check(
         found = {
             "ok": True,
             "errors": [],
-            "warnings": [*findings.warnings, *warnings],
+            "warnings": [*findings.all_warnings, *warnings],
             "notes": findings.notes,
-            "data": {split: table.as_json() for split, table in findings.data.items()},
+            "data": findings.sizes(),
             "not_looked_at": findings.unseen,
             "memory": findings.memory,
             "config": config,

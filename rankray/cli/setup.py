@@ -174,6 +174,8 @@ def _print(found: Preview) -> None:
     say("")
     for line in table_lines({f"data.{found.split}": found.table}):
         say(line)
+    if found.left_out.count:
+        say(found.left_out.line(f"data.{found.split}"))
 
 
 def _ids(ids: list[int], labels: list[int]) -> str:

@@ -57,15 +57,17 @@ def directory() -> Path:
     return paths.cache_home() / "tokens"
 
 
-def shared_table(made_from: Any, make: Callable[[], Iterable[Columns]]) -> datasets.Dataset:
+def shared_table(
+    made_from: Any, make: Callable[[], Iterable[Columns]], about: Callable[[], Any] | None = None
+) -> datasets.Dataset:
     """Return the table of a split, mapped from this node's file, which is written first where it is missing.
 
     Args:
         made_from: everything the tokens depend on, as plain JSON types.
         make: yields the table's columns, part by part. What it raises is raised here, and no file is left.
+        about: returns plain JSON types to keep beside a table that was just made (`about_table`); None keeps nothing.
     """
-    fingerprint = hashlib.sha256(json.dumps([FORMAT, made_from], sort_keys=True).encode()).hexdigest()[:40]
-    file = directory() / f"{fingerprint}.arrow"
+    file = _file(made_from)
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = FileLock(file.with_suffix(".lock"))
@@ -76,11 +78,30 @@ def shared_table(made_from: Any, make: Callable[[], Iterable[Columns]]) -> datas
     try:
         if not file.is_file():
             delete_unused(file.parent)
-            _write(file, fingerprint, make())
+            _write(file, file.stem, make(), about)
         mark_as_used(file)
         return datasets.Dataset.from_file(str(file))
     finally:
         lock.release()
+
+
+def about_table(made_from: Any) -> Any:
+    """Return what was kept beside the table; None where nothing was."""
+    file = _file(made_from).with_suffix(".json")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        logger.debug("%s cannot be read: %s", file, error)
+        return None
+    mark_as_used(file)
+    return found
+
+
+def _file(made_from: Any) -> Path:
+    fingerprint = hashlib.sha256(json.dumps([FORMAT, made_from], sort_keys=True).encode()).hexdigest()[:40]
+    return directory() / f"{fingerprint}.arrow"
 
 
 def table_in_memory(parts: Iterable[Columns]) -> datasets.Dataset:
@@ -93,7 +114,7 @@ def _features(columns: Columns) -> datasets.Features:
     return datasets.Features({name: feature for name, feature in WRITTEN.items() if name in columns})
 
 
-def _write(file: Path, fingerprint: str, parts: Iterable[Columns]) -> None:
+def _write(file: Path, fingerprint: str, parts: Iterable[Columns], about: Callable[[], Any] | None = None) -> None:
     """Write the file beside its place, then rename it.
 
     The fingerprint goes into the file, as the dataset's own: otherwise `datasets` would make one from the file's times,
@@ -110,6 +131,12 @@ def _write(file: Path, fingerprint: str, parts: Iterable[Columns]) -> None:
             for columns in chain([first], parts):
                 writer.write_batch(columns)
             writer.finalize(close_stream=False)
+        said = None if about is None else about()
+        if said is not None:
+            beside = scratch / file.with_suffix(".json").name
+            beside.touch(mode=0o600)
+            beside.write_text(json.dumps(said), encoding="utf-8")
+            os.replace(beside, file.with_suffix(".json"))
         os.replace(unfinished, file)
 
 
@@ -126,7 +153,7 @@ def delete_unused(place: Path) -> None:
     oldest = time.time() - KEPT_DAYS * 86_400
     for path in place.iterdir():
         try:
-            if path.suffix in (".arrow", ".base", ".partial", ".lock") and path.stat().st_mtime < oldest:
+            if path.suffix in (".arrow", ".json", ".base", ".partial", ".lock") and path.stat().st_mtime < oldest:
                 path.unlink()
         except OSError as error:
             logger.debug("%s is old and was not deleted: %s", path, error)

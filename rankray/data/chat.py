@@ -2,7 +2,8 @@
 
 Known are OpenAI's and TRL's turns (`role`, `content`) and ShareGPT's (`from`, `value`). Content in parts is joined
 where all parts are text, and null content is empty where the turn calls tools. What has no text form, such as an image,
-is refused by its name. Keys without a value, which tables add to every turn, are left out. Standard library only.
+is refused by its name. Keys without a value, which tables add to every turn, are left out. A conversation without an
+assistant turn, or with a turn that has no text, is `Unusable`. Standard library only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from rankray.data.left_out import Unusable, is_missing
 from rankray.errors import DataError, listed, nearest, shown
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ ROLES = {
     "gpt": "assistant",
     "chatgpt": "assistant",
     "bot": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "model": "assistant",
     "function_call": "assistant",
     "tool_call": "assistant",
@@ -111,10 +115,13 @@ def conversation(value: Any, where: str, place: str, tools: Any = None, system: 
         system: the row's system prompt, which is put first where the turns have none.
 
     Raises:
-        DataError: it is not a conversation with an assistant turn, or a turn has content that is not text.
+        Unusable: no turns, none of the assistant that is trained on, or one without text.
+        DataError: it is no list of turns, or a turn has content that is not text.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = from_json(value)
+    if is_missing(value) or (isinstance(value, Sequence) and not value):
+        raise Unusable(f"{where}: {place} has no turns; allowed is {ALLOWED}; add them", "with no turns")
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(t, Mapping) for t in value):
         raise DataError(f"{where}: {place} holds {short(value)}; allowed is {ALLOWED}; fix that row")
     turns = [_turn(turn, where, f"{place}, turn {number}") for number, turn in enumerate(value, start=1)]
@@ -122,12 +129,16 @@ def conversation(value: Any, where: str, place: str, tools: Any = None, system: 
         turns.insert(0, {"role": "system", "content": str(system)})
     last = max((i for i, turn in enumerate(turns) if is_trained(turn)), default=None)
     if last is None:
-        roles = listed(turn["role"] for turn in turns) or "none"
-        raise DataError(
-            f"{where}: {place} has no assistant turn (roles: {roles}), or only ones of weight 0; allowed is "
-            f"{ALLOWED}; add one"
-        )
+        raise _unanswered(turns, f"{where}: {place}")
     return Example(turns[:last], [turns[last]], _tools(tools, f"{where}: {place}"))
+
+
+def _unanswered(turns: Sequence[Turn], here: str) -> Unusable:
+    if any(turn["role"] == "assistant" for turn in turns):
+        what, reason = "assistant turns of weight 0 alone", "with assistant turns of weight 0 alone"
+    else:
+        what, reason = f"no assistant turn (roles: {listed(t['role'] for t in turns)})", "with no assistant turn"
+    return Unusable(f"{here} has {what}; allowed is {ALLOWED}; add one", reason)
 
 
 def is_trained(turn: Turn) -> bool:
@@ -169,9 +180,10 @@ def _turn(given: Mapping[str, Any], where: str, place: str) -> Turn:
         if "function_call" in turn:  # OpenAI's first form of a tool call
             turn["tool_calls"] = [_call(turn.pop("function_call"), here)]
         else:
-            raise DataError(
+            raise Unusable(
                 f"{here} holds {short(dict(given))}, which has no content; allowed is text, or tool calls in an "
-                "assistant turn; fix that row"
+                "assistant turn; fix that row",
+                "with a turn without text",
             )
     turn["content"] = _text(content, here)
     if role == "assistant":

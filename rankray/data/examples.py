@@ -8,22 +8,17 @@ say, a template would only show how Python writes it. Needs no torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, time
-from decimal import Decimal
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rankray.config.sections import DataSection
 from rankray.data import formats
 from rankray.data.chat import Example
 from rankray.data.files import place_of
-from rankray.data.parse import Row
+from rankray.data.left_out import Unusable, is_missing
+from rankray.data.parse import TEXTUAL, Row
 from rankray.errors import DataError, listed, nearest, shown
-
-TEXTUAL = (str, int, float, Decimal, date, time)
-"""What a template may show; bool is an int, and a datetime a date."""
 
 
 class Places(NamedTuple):
@@ -51,29 +46,80 @@ def make_examples(rows: Sequence[Row], data: DataSection, places: Places) -> lis
     """Return the example of every row, in the form that `formats.recognise` finds.
 
     Raises:
-        DataError: no form is recognised, a template is malformed or names a column that does not exist, a row has no
-            value for it, or a row's messages are not a conversation with an assistant turn.
+        Unusable: a row has the shape of that form and nothing to train on.
+        DataError: see `try_examples`.
+    """
+    found = try_examples(rows, data, places)
+    for each in found:
+        if isinstance(each, Unusable):
+            raise each
+    return [each for each in found if isinstance(each, Example)]
+
+
+def try_examples(
+    rows: Sequence[Row], data: DataSection, places: Places, must_exist: bool = True
+) -> list[Example | Unusable]:
+    """Return for every row its example, or why there is none in it.
+
+    Args:
+        rows: of one file, or the next part of one.
+        data: says which form they have, or that their columns do.
+        places: how errors begin.
+        must_exist: whether a column that no row has is refused.
+
+    Raises:
+        DataError: no form is recognised, a template is malformed or names a column that does not exist, a row holds
+            something without a text, or its messages are no turns.
     """
     form = formats.recognise(rows, data, places.source)
     if form == "columns":
-        found = _from_templates(rows, data, places)
-        return [formats.as_turns(str(e.prompt), str(e.completion)) for e in found] if data.chat else found
+        found = _from_templates(rows, data, places, must_exist)
+        return [e if isinstance(e, Unusable) or not data.chat else _as_turns(e) for e in found]
     column = formats.chat_column(rows, data)
-    if data.messages is not None and form in ("messages", "sharegpt"):
-        _check_columns([column], rows, places.messages, places.source)
-    where = places.messages if form in ("messages", "sharegpt") and data.messages is not None else places.source
-    reading = formats.Reading(where, places.source, column, data.chat)
-    return [formats.example_of(form, row, place_of(rows, index), reading) for index, row in enumerate(rows)]
+    is_named = data.messages is not None and form in ("messages", "sharegpt")
+    if is_named and must_exist:
+        _check_columns([column], rows, places.messages)
+    reading = formats.Reading(places.messages if is_named else places.source, places.source, column, data.chat)
+    return [_attempt(form, row, place_of(rows, index), reading) for index, row in enumerate(rows)]
 
 
-def _from_templates(rows: Sequence[Row], data: DataSection, places: Places) -> list[Example]:
+def _as_turns(example: Example) -> Example:
+    return formats.as_turns(str(example.prompt), str(example.completion))
+
+
+def _attempt(form: str, row: Row, place: str, reading: formats.Reading) -> Example | Unusable:
+    try:
+        return formats.example_of(form, row, place, reading)
+    except Unusable as error:
+        return error
+
+
+def _from_templates(
+    rows: Sequence[Row], data: DataSection, places: Places, must_exist: bool
+) -> list[Example | Unusable]:
     prompt = _parse(data.prompt, places.prompt)
     completion = _parse(data.completion, places.completion)
+    needed: list[str] = []
     for parts, where in ((prompt, places.prompt), (completion, places.completion)):
-        _check_columns([name for _, name in parts if name and not name.endswith("?")], rows, where, places.source)
-        for name in dict.fromkeys(name for _, name in parts if name):
+        names = list(dict.fromkeys(name for _, name in parts if name))
+        needed += [name for name in names if not name.endswith("?") and name not in needed]
+        if must_exist:
+            _check_columns([name for name in names if name in needed], rows, where)
+        for name in names:
             _check_texts(name, rows, where)
-    return [Example(_render(prompt, row), _render(completion, row)) for row in rows]
+    lacking = {name: sum(is_missing(row.get(name)) for row in rows) for name in needed}
+    found: list[Example | Unusable] = []
+    for index, row in enumerate(rows):
+        lacks = next((name for name in needed if lacking[name] and is_missing(row.get(name))), None)
+        if lacks is None:
+            found.append(Example(_render(prompt, row), _render(completion, row)))
+            continue
+        text = (
+            f"{places.source}: {place_of(rows, index)} has no value in column {lacks!r} ({lacking[lacks]} of "
+            f"{len(rows)} rows); every row needs one; fill or remove these rows"
+        )
+        found.append(Unusable(text, f"with no value in column {lacks!r}"))
+    return found
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -112,7 +158,7 @@ def _value(row: Row, name: str | None) -> str:
         return ""
     if name.endswith("?"):
         value = row.get(name[:-1])
-        return "" if _is_missing(value) else str(value)
+        return "" if is_missing(value) else str(value)
     return str(row[name])
 
 
@@ -121,7 +167,7 @@ def _check_texts(name: str, rows: Sequence[Row], where: str) -> None:
     column = name.removesuffix("?")
     for index, row in enumerate(rows):
         value = row.get(column)
-        if not isinstance(value, TEXTUAL) and not (value is None and name.endswith("?")):
+        if not isinstance(value, TEXTUAL) and value is not None:
             raise DataError(
                 f"{where}: {place_of(rows, index)}: column {column!r} holds a {type(value).__name__}: "
                 f"{shown(value, most=60)}; allowed is text, a number, true or false, a date; make a text of it, or "
@@ -129,21 +175,11 @@ def _check_texts(name: str, rows: Sequence[Row], where: str) -> None:
             )
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _check_columns(names: list[str], rows: Sequence[Row], where: str, source_where: str) -> None:
+def _check_columns(names: list[str], rows: Sequence[Row], where: str) -> None:
     for name in names:
-        lacking = [index for index, row in enumerate(rows) if _is_missing(row.get(name))]
-        if not lacking:
+        if not rows or any(name in row for row in rows):
             continue
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        if name not in columns:
-            raise DataError(
-                f"{where}: no column {name!r}{nearest(name, columns)}; columns are {listed(columns)}; name one of them"
-            )
         raise DataError(
-            f"{source_where}: {place_of(rows, lacking[0])} has no value in column {name!r} ({len(lacking)} of "
-            f"{len(rows)} rows); every row needs one; fill or remove these rows"
+            f"{where}: no column {name!r}{nearest(name, columns)}; columns are {listed(columns)}; name one of them"
         )

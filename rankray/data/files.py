@@ -55,6 +55,11 @@ class Rows(list[Row]):
         super().__init__(rows)
         self.source, self.unit, self.numbers = source, unit, numbers
 
+    def take(self, indices: Sequence[int]) -> Rows:
+        """Return some rows, from 0, with their places."""
+        numbers = [i + 1 if self.numbers is None else self.numbers[i] for i in indices]
+        return Rows([self[i] for i in indices], self.source, self.unit, numbers)
+
     def first(self, count: int | None) -> Rows:
         """Return the first `count` rows with their places; None returns all."""
         return self if count is None else Rows(self[:count], self.source, self.unit, self.numbers)

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 from rankray.config.sections import DataSection
 from rankray.data import guess
 from rankray.data.chat import Example, Turn, conversation, from_json, short
+from rankray.data.left_out import Unusable, is_missing
 from rankray.data.other_sets import refuse_other_sets
-from rankray.data.parse import Row
+from rankray.data.parse import TEXTUAL, Row
 from rankray.errors import DataError, listed
 
 ALPACA_WITH_INPUT = (
@@ -140,6 +141,7 @@ def example_of(form: str, row: Row, place: str, reading: Reading) -> Example:
     """Return the example of one row in a form other than `columns`.
 
     Raises:
+        Unusable: it has, and there is nothing to train on.
         DataError: the row does not have that form; says which row and what is allowed.
     """
     return FORMATS[form](row, place, reading)
@@ -160,9 +162,13 @@ def _prompt_completion(row: Row, place: str, reading: Reading) -> Example:
         before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
         after = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
         if not after:
-            raise DataError(f"{reading.source}: {place} has an empty completion; allowed is one turn; add it")
+            raise Unusable(
+                f"{reading.source}: {place} has an empty completion; allowed is one turn; add it", "with no answer"
+            )
+        conversation(after, reading.source, place)  # an answer in the prompt alone is none
         return conversation([*before, *after], reading.source, place, row.get("tools"))
-    return as_turns(str(prompt), str(completion)) if reading.chat else Example(str(prompt), str(completion))
+    asked, answer = _text_of(prompt, "prompt", place, reading), _text_of(completion, "completion", place, reading)
+    return as_turns(asked, answer) if reading.chat else Example(asked, answer)
 
 
 def as_turns(prompt: str, completion: str) -> Example:
@@ -188,14 +194,18 @@ def _as_tools(functions: Any) -> Any:
 def _alpaca(row: Row, place: str, reading: Reading) -> Example:
     """Return Stanford's text, turns in its form where the row has a history, or turns alone with `data.chat`."""
     _refuse_media(row, place, reading)
-    instruction = str(_needed(row, "instruction", place, reading))
-    answer = str(_needed(row, next((a for a in ANSWERS if row.get(a) is not None), ANSWERS[0]), place, reading))
-    given = row.get("input") if "input" in row else row.get("context")
+    instruction = _needed_text(row, "instruction", place, reading)
+    column = next(
+        (a for a in ANSWERS if not is_missing(row.get(a))), next((a for a in ANSWERS if a in row), ANSWERS[0])
+    )
+    answer = _needed_text(row, column, place, reading)
+    name = "input" if "input" in row else "context"
+    given = "" if is_missing(row.get(name)) else _text_of(row[name], name, place, reading)
     system = row.get("system") or row.get("system_prompt")
     earlier = _history(row.get("history"), f"{reading.source}: {place}")
     preamble = system or (ALPACA_WITH_INPUT if given else ALPACA_WITHOUT_INPUT)
     before = preamble if not reading.chat else system
-    middle = ("\n" if reading.chat else "\n\n### Input:\n") + str(given) if given else ""
+    middle = ("\n" if reading.chat else "\n\n### Input:\n") + given if given else ""
     if not (earlier or reading.chat):
         return Example(f"{preamble}\n\n### Instruction:\n{instruction}{middle}\n\n### Response:\n", answer)
     turns = [*earlier, {"role": "user", "content": instruction + middle}]
@@ -212,6 +222,11 @@ def _history(given: Any, here: str) -> list[Turn]:
         raise DataError(f"{here} has the history {short(pairs)}; allowed are pairs [question, answer]; fix that row")
     turns: list[Turn] = []
     for number, pair in enumerate(pairs, start=1):
+        if isinstance(pair, list | tuple) and len(pair) == 2 and any(text is None for text in pair):
+            raise Unusable(
+                f"{here} has a history whose entry {number} is {short(pair)}; allowed are two texts; fix that row",
+                "with a turn of the history without text",
+            )
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise DataError(
                 f"{here} has a history whose entry {number} is {short(pair)}; allowed are pairs [question, answer]; "
@@ -227,7 +242,10 @@ def _text(row: Row, place: str, reading: Reading) -> Example:
             f"data.chat: {place} is plain text, which has no turns; allowed are prompts with completions; leave "
             "data.chat out, or name the columns with data.prompt and data.completion"
         )
-    return Example("", str(_needed(row, "text", place, reading)))
+    text = _needed_text(row, "text", place, reading)
+    if not text.strip():
+        raise Unusable(f"{reading.source}: {place} has an empty text; needed is some; remove it", "with an empty text")
+    return Example("", text)
 
 
 FORMATS: dict[str, Callable[[Row, str, Reading], Example]] = {
@@ -242,12 +260,31 @@ FORMATS: dict[str, Callable[[Row, str, Reading], Example]] = {
 
 def _needed(row: Row, column: str, place: str, reading: Reading) -> Any:
     value = row.get(column)
-    if value is None:
-        raise DataError(
+    if is_missing(value):
+        raise Unusable(
             f"{reading.source}: {place} has no value in column {column!r} (columns: {listed(row)}); every row "
-            "needs one; fill or remove such rows, or name the columns with data.prompt and data.completion"
+            "needs one; fill or remove such rows, or name the columns with data.prompt and data.completion",
+            f"with no value in column {column!r}",
         )
     return value
+
+
+def _needed_text(row: Row, column: str, place: str, reading: Reading) -> str:
+    return _text_of(_needed(row, column, place, reading), column, place, reading)
+
+
+def _text_of(value: Any, column: str, place: str, reading: Reading) -> str:
+    """Return a value as text.
+
+    Raises:
+        DataError: it has none of its own: a list, a mapping, bytes or another object.
+    """
+    if not isinstance(value, TEXTUAL):
+        raise DataError(
+            f"{reading.source}: {place}: column {column!r} holds a {type(value).__name__}: {short(value)}; allowed is "
+            "text, a number, true or false, a date; make a text of it, or name chat messages with data.messages"
+        )
+    return str(value)
 
 
 def _refuse_media(row: Row, place: str, reading: Reading) -> None:

@@ -18,6 +18,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import date, time
+from decimal import Decimal
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -27,6 +29,8 @@ from rankray.errors import DataError
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+TEXTUAL = (str, int, float, Decimal, date, time)
+"""What has a text of its own; bool is an int, and a datetime a date."""
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How half a character is written in JSON; two in a row may be a whole one."""
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}

@@ -3,22 +3,23 @@
 A source is one path or hub id, or a list of entries with weights. Rows that `where` leaves out are dropped first, then
 each entry is cut to its first `max_examples`. Entries with weights are mixed so that each has its share and no example
 is repeated: the largest mixture that their sizes allow, drawn with a fixed seed. Entries alternate, so that any
-beginning of a mixture has about its shares. Needs neither torch nor `datasets`.
+beginning of a mixture has about its shares. Rows with nothing to train on are left out and counted
+(`rankray.data.left_out`). Needs neither torch nor `datasets`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import operator
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rankray.config.sections import DataSection, SourceSection
 from rankray.data.chat import Example
-from rankray.data.examples import Places, make_examples
+from rankray.data.examples import Places, try_examples
 from rankray.data.files import (
     Rows,
     check_one_set,
@@ -31,20 +32,19 @@ from rankray.data.files import (
     row_parts,
 )
 from rankray.data.formats import recognise, unused_columns
+from rankray.data.left_out import LeftOut, Unusable
 from rankray.data.mixture import merged, mixed
 from rankray.data.parse import ROWS_AT_A_TIME, Row
+from rankray.data.turns import refusal
 from rankray.data.weights import with_weights
-from rankray.errors import DataError, listed, nearest, shown
+from rankray.data.where import chosen
+from rankray.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 OWN_FIELDS = ("prompt", "completion", "messages", "weight_column", "token_weights")
 """Fields of `data` that an entry may have of its own, beside its form; errors about them have a place each."""
-COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
 
 
 class Placed(NamedTuple):
@@ -82,6 +82,7 @@ class Source:
         first: take only this many examples; None takes all.
         hub: opens a dataset of the hub, given its name, the error's place and a revision; None: local files only.
         places: how errors begin; None takes the fields' own names.
+        tokenizer: conversations that its chat template refuses are left out; None: nobody looks at that.
 
     Attributes:
         forms: path -> the form of its rows, for all entries that `examples` has read.
@@ -98,23 +99,31 @@ class Source:
         first: int | None = None,
         hub: Callable[[str, str, str | None], Origin] | None = None,
         places: Places | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        self._data, self._split = data, split
+        self._data, self._split, self._tokenizer = data, split, tokenizer
         self._places = places or Places(source=f"data.{split}")
         limits = [limit for limit in (first, data.max_examples if split == "train" else None) if limit is not None]
         self._first = min(limits, default=None)
         self._entries = entries_of(getattr(data, split))
         self.forms: dict[str, str] = {}
         self.unused: dict[str, list[str]] = {}
+        self._left_out: dict[int, LeftOut] = defaultdict(LeftOut)
         self._origins = [_origin(entry, self._places.source, data, hub) for entry in self._entries]
         mixture = [_stamped(entry) for entry in self._entries]
         self.stamp: Any = [[origin.stamp for origin in self._origins], mixture, data.where, self._first]
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What was left out of the rows that were read so far; `where` is not among the reasons."""
+        return sum(self._left_out.values(), LeftOut())
 
     def examples(self) -> list[Placed]:
         """Return the examples, filtered, limited and mixed.
 
         Raises:
-            DataError: a source cannot be read, or a row does not fit its form.
+            DataError: a source cannot be read, a row does not fit its form, or half of the rows have nothing to train
+                on.
         """
         groups = [self._group(entry, origin) for entry, origin in zip(self._entries, self._origins, strict=True)]
         return mixed(groups, [entry.weight for entry in self._entries])[: self._first]
@@ -142,7 +151,7 @@ class Source:
             raise self._nothing_left(entry)
 
     def _all_streamed(self, entry: SourceSection, origin: Origin) -> Iterator[Placed]:
-        given, data, file = self._section(entry), self._section(entry), None
+        given, data, file, left = self._section(entry), self._section(entry), None, LeftOut()
         for part in origin.parts(ROWS_AT_A_TIME):
             is_first, file = part.source != file, part.source
             rows = chosen(part, self._conditions(entry), self._places.source, must_exist=is_first)
@@ -151,7 +160,21 @@ class Source:
                 self._note(entry, form, rows or part, given)
                 data = given.model_copy(update={"format": form})
             if rows:
-                yield from self._placed(rows, data, entry)
+                placed = self._placed(rows, data, entry, left, is_first)
+                self._keep(entry, left)
+                yield from placed
+        self._refuse_most(entry, left)
+
+    def _refuse_most(self, entry: SourceSection, left: LeftOut) -> None:
+        places = self._places_of(entry)
+        is_named = self._section(entry).messages is not None
+        left.refuse_most(places.messages if is_named else places.source, entry.path)
+
+    def _keep(self, entry: SourceSection, left: LeftOut) -> None:
+        """Keep what was left out of an entry, which may be read several times, and not always to its end."""
+        number = self._number(entry)
+        if left.rows >= self._left_out[number].rows:
+            self._left_out[number] = left
 
     def _note(self, entry: SourceSection, form: str, rows: Rows, data: DataSection) -> None:
         self.forms[entry.path] = form
@@ -164,13 +187,16 @@ class Source:
 
     def _places_of(self, entry: SourceSection) -> Places:
         """Return how errors begin: with the number of the entry where it gives the field itself."""
-        number = next(i for i, each in enumerate(self._entries, start=1) if each is entry)
+        number = self._number(entry)
         own = {
             name: f"{self._places.source}: source {number}: {name}"
             for name in OWN_FIELDS
             if getattr(entry, name) is not None
         }
         return self._places.with_own(own)
+
+    def _number(self, entry: SourceSection) -> int:
+        return next(i for i, each in enumerate(self._entries, start=1) if each is entry)
 
     def _conditions(self, entry: SourceSection) -> dict[str, Any]:
         return {**(self._data.where or {}), **(entry.where or {})}
@@ -183,21 +209,36 @@ class Source:
     def _group(self, entry: SourceSection, origin: Origin) -> list[Placed]:
         data = self._section(entry)
         found: list[Placed] = []
+        left = LeftOut()
         for table in origin.tables():
             rows = chosen(table, self._conditions(entry), self._places.source)
             if rows:
                 self._note(entry, recognise(rows, data, self._places.source), rows, data)
-                found += self._placed(rows, data, entry)
+                found += self._placed(rows, data, entry, left)
+        self._keep(entry, left)
+        self._refuse_most(entry, left)
         if not found:
             raise self._nothing_left(entry)
         return found[: entry.max_examples]
 
-    def _placed(self, rows: Rows, data: DataSection, entry: SourceSection) -> list[Placed]:
+    def _placed(
+        self, rows: Rows, data: DataSection, entry: SourceSection, left: LeftOut, is_first: bool = True
+    ) -> list[Placed]:
         """Return the examples of some rows; only training has weights, and leaves out those of weight 0."""
         places = self._places_of(entry)
-        examples: Sequence[Example | None] = make_examples(rows, data, places)
+        kept: dict[int, Example] = {}
+        for index, made in enumerate(try_examples(rows, data, places, is_first)):
+            left.rows += 1
+            if not isinstance(made, Unusable) and self._tokenizer is not None:
+                made = refusal(self._tokenizer, made, place_of(rows, index)) or made
+            if isinstance(made, Unusable):
+                left.add(made, place_of(rows, index))
+            else:
+                kept[index] = made
+        rows = rows if len(kept) == len(rows) else rows.take(list(kept))
+        examples: Sequence[Example | None] = list(kept.values())
         if self._split == "train":
-            examples = with_weights([e for e in examples if e is not None], rows, data, places)
+            examples = with_weights(list(kept.values()), rows, data, places)
         pairs = zip(examples, rows, strict=True)
         return [Placed(e, row, place_of(rows, i)) for i, (e, row) in enumerate(pairs) if e is not None]
 
@@ -270,52 +311,6 @@ def file_stamps(given: str | Sequence[SourceSection]) -> list[Any]:
     """Return path, size and time of every file of a source that is there; nothing for datasets of the hub."""
     found = [file for entry in entries_of(given) if is_file_source(entry.path) for file in _files(entry.path)]
     return [_stamp(file) for file in found if file.is_file()]
-
-
-def chosen(rows: Rows, where: Mapping[str, Any], place: str, must_exist: bool = True) -> Rows:
-    """Return the rows that fulfil every condition: a value, a list of values, or text such as `">= 0.5"`.
-
-    Args:
-        rows: to choose from.
-        where: column to condition.
-        place: how an error begins.
-        must_exist: whether a column that no row has is refused.
-
-    Raises:
-        DataError: a condition on a column that no row has, or that cannot be compared.
-    """
-    for column, condition in where.items():
-        if must_exist and rows and not any(column in row for row in rows):
-            columns = list(dict.fromkeys(name for row in rows for name in row))
-            raise DataError(
-                f"{place}: data.where names no column {column!r}{nearest(column, columns)}; columns are "
-                f"{listed(columns)}; name one of them"
-            )
-        kept = [
-            i for i, row in enumerate(rows) if _fulfils(row.get(column), condition, f"{place}: data.where.{column}")
-        ]
-        numbers = [i + 1 if rows.numbers is None else rows.numbers[i] for i in kept]
-        rows = Rows([rows[i] for i in kept], rows.source, rows.unit, numbers)
-    return rows
-
-
-def _fulfils(value: Any, condition: Any, where: str) -> bool:
-    if isinstance(condition, list):
-        return value in condition
-    sign = next((s for s in COMPARISONS if isinstance(condition, str) and condition.startswith(s)), None)
-    if sign is None:
-        return bool(value == condition)
-    limit: Any = condition[len(sign) :].strip()
-    if value is None:
-        return False
-    try:
-        return COMPARISONS[sign](float(value), float(limit))
-    except (TypeError, ValueError):
-        if isinstance(value, str):
-            return COMPARISONS[sign](value, limit)
-        raise DataError(
-            f"{where}: {shown(value, 60)} cannot be compared with {limit!r}; allowed are numbers and texts; change it"
-        ) from None
 
 
 class _Files:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any
@@ -21,11 +21,12 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from rankray.config.sections import DataSection
-from rankray.data.cache import WEIGHTS, Columns, shared_table, table_in_memory
+from rankray.data.cache import WEIGHTS, Columns, about_table, shared_table, table_in_memory
 from rankray.data.chat import Example
 from rankray.data.encode import Tokens, encode, measured
 from rankray.data.files import FORMS
 from rankray.data.hub import HubOrigin
+from rankray.data.left_out import LeftOut
 from rankray.data.lengths import Length, LengthTable, length_table
 from rankray.data.parse import Row
 from rankray.data.sources import Source
@@ -53,11 +54,13 @@ class Split:
             written.
         read: reads the rows, for callers who need more than tokens.
         limit: the most tokens an example may have.
+        left_out: rows that no example was made from, as they had nothing to train on.
     """
 
     table: datasets.Dataset
     read: Callable[[], list[Row]]
     limit: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -135,7 +138,7 @@ def load_split(
     where = f"data.{split}"
     if getattr(data, split) is None:
         raise DataError(f"{where}: there is none; allowed is {FORMS}; give {where} a file or a dataset")
-    source = Source(split, data, first, hub=partial(HubOrigin, streaming=data.streaming))
+    source = Source(split, data, first, hub=partial(HubOrigin, streaming=data.streaming), tokenizer=tokenizer)
     form = {name: getattr(data, name) for name in FORM_FIELDS} | ({"chat": True} if data.chat else {})
     if split == "train" and uses_columns(data):
         form |= {"prompt": [data.prompt, "trained"] if data.prompt_weight else data.prompt}
@@ -161,12 +164,18 @@ def load_split(
 
     if rules is None:
         logger.debug("%s has no fingerprint, tokens stay in memory", type(tokenizer).__name__)
-        return Split(table_in_memory(make()), read, limit)
+        return Split(table_in_memory(make()), read, limit, source.left_out)
+
+    def about() -> Any:
+        return source.left_out.as_json() if source.left_out.count else None
+
     made_from = [source.stamp, form, limit, rules, transformers.__version__]
-    table = shared_table(made_from, make)
+    table = shared_table(made_from, make, about)
     if WEIGHTS not in table.column_names and _may_read_more(data):
-        table = shared_table([*made_from, "turns"], make)
-    return Split(table, read, limit)
+        made_from = [*made_from, "turns"]
+        table = shared_table(made_from, make, about)
+    left_out = source.left_out if source.left_out.rows else LeftOut.from_json(about_table(made_from))
+    return Split(table, read, limit, left_out)
 
 
 def _may_read_more(data: DataSection) -> bool:

@@ -15,7 +15,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rankray.data.chat import Example, Turn, for_template
-from rankray.errors import DataError, ModelError
+from rankray.data.left_out import Unusable
+from rankray.errors import DataError, ModelError, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +37,7 @@ def rendered(
         opens: add what opens the assistant's answer.
 
     Raises:
-        DataError: the template refuses the turns.
+        Unusable: the template refuses the turns.
         ModelError: there is no chat template.
     """
     if not (example.template or tokenizer.chat_template):
@@ -59,10 +60,26 @@ def rendered(
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         roles = ", ".join(turn["role"] for turn in turns)
-        raise DataError(
+        raise Unusable(
             f"data.messages: {place}: the model's chat template refuses the turns {roles} ({first}); allowed are "
-            "conversations that it renders; change or leave out such rows, or take another model"
+            "conversations that it renders; change or leave out such rows, or take another model",
+            f"refused by the model's chat template ({shown(first)})",
         ) from error
+
+
+def refusal(tokenizer: PreTrainedTokenizerBase, example: Example, place: str) -> Unusable | None:
+    """Return why the chat template renders no text of a conversation, or of its prompt; None where it does.
+
+    Texts are not rendered, and without a chat template nothing is refused here. Arguments are those of `rendered`.
+    """
+    if not example.is_chat or not (example.template or tokenizer.chat_template):
+        return None
+    try:
+        rendered(tokenizer, example, example.turns, place)
+        rendered(tokenizer, example, example.asked, place, opens=True)
+    except Unusable as error:
+        return error
+    return None
 
 
 def trained_spans(

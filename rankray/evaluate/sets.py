@@ -14,6 +14,7 @@ from rankray.config.schema import Config
 from rankray.config.sections import DataSection
 from rankray.data.examples import Places
 from rankray.data.files import hub_parts, is_file_source
+from rankray.data.left_out import LeftOut
 from rankray.data.parse import Row
 from rankray.data.sources import Source
 from rankray.errors import DataError
@@ -74,13 +75,17 @@ def read_choices(row: Row, section: AlsoSection, where: str) -> tuple[list[str],
     )
 
 
-def check_sets(loaded: LoadedConfig) -> bool:
-    """Read the local sets as an evaluation will, and say whether one of them has chats for a template.
+def check_sets(loaded: LoadedConfig) -> tuple[bool, dict[str, LeftOut]]:
+    """Read the local sets as an evaluation will.
+
+    Returns:
+        Whether one of them has chats for a template, and field -> the rows with nothing to measure.
 
     Raises:
         DataError: a set cannot be read, a template does not fit, or a row has no choices or no right one.
     """
     has_chats = False
+    left_out: dict[str, LeftOut] = {}
     for name, section in loaded.config.evaluate.also.items():
         where = f"evaluate.also.{name}"
         if not is_file_source(section.data):
@@ -89,8 +94,10 @@ def check_sets(loaded: LoadedConfig) -> bool:
         config = as_config(section, loaded.config)
         names = ("data", "prompt", "label" if section.choices else "completion", "messages")
         places = Places(*(f"{loaded.where(f'{where}.{field}')}: {where}.{field}" for field in names))
-        for placed in islice(Source("eval", config.data, places=places).placed(), section.max_examples):
+        source = Source("eval", config.data, places=places)
+        for placed in islice(source.placed(), section.max_examples):
             has_chats |= placed.example.is_chat and placed.example.template is None
             if section.choices:
                 read_choices(placed.row, section, f"{loaded.where(where)}: {where}: {placed.place}")
-    return has_chats
+        left_out[f"{where}.data"] = source.left_out
+    return has_chats, left_out

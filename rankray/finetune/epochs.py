@@ -74,7 +74,7 @@ def trained_examples(config: Config) -> int:
         from rankray.data.hub import HubOrigin
 
         hub = partial(HubOrigin, streaming=config.data.streaming)
-    placed, count = Source("train", config.data, hub=hub).placed(), 0
+    placed, count = Source("train", config.data, hub=hub, tokenizer=tokenizer).placed(), 0
     while part := list(islice(placed, ROWS_AT_A_TIME)):
         examples, places = [p.example for p in part], [p.place for p in part]
         count += sum(n.kept > 0 for n in measure(examples, tokenizer, config.data, token_limit(config), places))

@@ -21,6 +21,7 @@ from typing import Any
 
 from rankray import paths
 from rankray.config import Config
+from rankray.data.left_out import LeftOut
 from rankray.data.lengths import LengthTable
 from rankray.finetune.preflight import Findings
 
@@ -63,8 +64,9 @@ def recall(key: str) -> Findings | None:
     try:
         tree = json.loads(_file(key).read_text(encoding="utf-8"))
         data = {split: LengthTable(**table) for split, table in tree["data"].items()}
+        left_out = {split: LeftOut.from_json(each) for split, each in tree["left_out"].items()}
         notes, warnings, unseen = (list(tree[name]) for name in LINES)
-        return Findings(data=data, notes=notes, warnings=warnings, unseen=unseen)
+        return Findings(data=data, left_out=left_out, notes=notes, warnings=warnings, unseen=unseen)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.debug("no check is remembered as %s: %s", key, error)
         return None
@@ -73,7 +75,8 @@ def recall(key: str) -> Findings | None:
 def remember(key: str, found: Findings) -> None:
     """Keep what a check found that passed; where nothing can be written, the next one is made again."""
     tables = {split: table.as_json() for split, table in found.data.items()}
-    text = json.dumps({"data": tables, **{name: getattr(found, name) for name in LINES}})
+    left_out = {split: each.as_json() for split, each in found.left_out.items()}
+    text = json.dumps({"data": tables, "left_out": left_out, **{name: getattr(found, name) for name in LINES}})
     file = _file(key)
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

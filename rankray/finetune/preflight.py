@@ -24,6 +24,7 @@ from rankray.data.encode import light_tokenizer, measure
 from rankray.data.examples import Places
 from rankray.data.files import file_fingerprint, files_of, hub_parts, is_file_source
 from rankray.data.leaks import leaks_line, leaks_of
+from rankray.data.left_out import LeftOut
 from rankray.data.lengths import LengthTable, length_table, table_lines
 from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local, refuse_revision
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
@@ -72,6 +73,7 @@ class Findings:
             chat template, generation settings, pickled weights. Of files above 32 MiB: the size and evenly spaced
             samples. Otherwise the hub id.
         data: the size of each split, where it was tokenised.
+        left_out: field, such as `data.train` -> its rows with nothing to train on.
         notes: what is worth knowing before it starts.
         warnings: what will work, but hardly as intended.
         unseen: what was not looked at.
@@ -80,16 +82,27 @@ class Findings:
 
     fingerprints: dict[str, Any] = field(default_factory=dict)
     data: dict[str, LengthTable] = field(default_factory=dict)
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
     memory: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def all_warnings(self) -> list[str]:
+        """The warnings, and a line for each field of which rows are left out."""
+        return [*(line for name, left in self.left_out.items() if (line := left.line(name))), *self.warnings]
+
+    def sizes(self) -> dict[str, dict[str, Any]]:
+        """Return the size of each split as plain JSON types."""
+        left = {split: self.left_out.get(f"data.{split}", LeftOut()).as_json() for split in self.data}
+        return {split: table.as_json() | {"left_out": left[split]} for split, table in self.data.items()}
+
     def lines(self, with_unseen: bool = True) -> list[str]:
         """Return sizes, notes, warnings and, if it is wanted, what was not looked at, a line each."""
         sizes = table_lines(self.data)
         unseen = [f"not looked at: {what}" for what in self.unseen if with_unseen]
-        return [*sizes, *self.notes, *(f"warning: {warning}" for warning in self.warnings), *unseen]
+        return [*sizes, *self.notes, *(f"warning: {warning}" for warning in self.all_warnings), *unseen]
 
 
 def preflight(loaded: LoadedConfig) -> Findings:
@@ -138,7 +151,9 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
     prints, directory = _check_model(config.model.path, loaded.where("model.path"))
     splits = ("train", "eval", *(["test"] if config.data.test is not None else []))
     data = {split: _check_split(split, loaded, directory, findings) for split in splits}
-    if check_sets(loaded) and directory is not None:
+    has_chats, left_out = check_sets(loaded)
+    findings.left_out |= left_out
+    if has_chats and directory is not None:
         _needs_chat_template(directory, loaded.where("evaluate.also"))
     findings.fingerprints = {"data": data, **prints}
 
@@ -256,18 +271,20 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings:
         return fingerprint(given, where)
     places = Places.at(loaded.where, split)
     first = loaded.config.evaluate.max_examples if split == "eval" else None
-    source = Source(split, data, first, places=places)
+    tokenizer = None if model is None else _light_tokenizer(model, loaded)
+    source = Source(split, data, first, places=places, tokenizer=tokenizer)
     examples = list(islice(source.placed(), STREAMED_ROWS if data.streaming else None))
     if data.streaming and len(examples) == STREAMED_ROWS:
         findings.unseen.append(UNREAD.format(split))
     if data.streaming and split == "train":
         findings.unseen.append("data.streaming: held-out prompts that also stand in data.train")
+    findings.left_out[f"data.{split}"] = source.left_out
     findings.warnings += answer_warnings(split, examples, loaded, where)
     if model is not None:
         chats = [placed.example for placed in examples if placed.example.is_chat]
         if any(example.template is None for example in chats):
             _needs_chat_template(model, places.messages)
-        _check_room(examples, model, split, loaded, findings)
+        _check_room(examples, model, tokenizer, split, loaded, findings)
     return fingerprint(given, where)
 
 
@@ -281,7 +298,22 @@ def leak_warnings(loaded: LoadedConfig) -> list[str]:
     return [line for split, leaks in found.items() if (line := leaks_line(split, leaks))]
 
 
-def _check_room(examples: Sequence[Placed], model: Path, split: str, loaded: LoadedConfig, findings: Findings) -> None:
+def _light_tokenizer(model: Path, loaded: LoadedConfig) -> Any:
+    """Return the tokenizer, or None where it cannot be read without torch."""
+    try:
+        return light_tokenizer(model)
+    except Exception as error:  # files that do not fit together raise anything
+        logger.debug("the tokenizer of %s cannot be loaded", model, exc_info=True)
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{loaded.where('model.path')}: model.path: the tokenizer of {str(model)!r} cannot be loaded "
+            f"({shown(first)}); needed is one that save_pretrained wrote; save the tokenizer again"
+        ) from error
+
+
+def _check_room(
+    examples: Sequence[Placed], model: Path, tokenizer: Any, split: str, loaded: LoadedConfig, findings: Findings
+) -> None:
     """Measure the examples, where the tokenizer can be read without torch.
 
     Raises:
@@ -291,17 +323,6 @@ def _check_room(examples: Sequence[Placed], model: Path, split: str, loaded: Loa
     where = f"{loaded.where('data.max_length')}: data.max_length"
     context = context_length(_read_json(model / "config.json", where))
     limit = min(data.max_length, context or data.max_length)
-    _tokenizer(model, where)
-    try:
-        tokenizer = light_tokenizer(model)
-    except Exception as error:  # files that do not fit together raise anything
-        logger.debug("the tokenizer of %s cannot be loaded", model, exc_info=True)
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"{loaded.where('model.path')}: model.path: the tokenizer of {str(model)!r} cannot be loaded "
-            f"({shown(first)}); "
-            "needed is one that save_pretrained wrote; save the tokenizer again"
-        ) from error
     if tokenizer is None:
         findings.unseen.append("tokens: the tokenizer has no tokenizer.json")
         return

@@ -17,6 +17,7 @@ from rankray.config import LoadedConfig
 from rankray.config.schema import Config
 from rankray.data.encode import Tokens, encode, light_tokenizer
 from rankray.data.examples import Places
+from rankray.data.left_out import LeftOut
 from rankray.data.lengths import Length, LengthTable, length_table
 from rankray.data.sources import Source, entries_of, is_local
 from rankray.finetune.preflight import STREAMED_ROWS
@@ -77,6 +78,7 @@ class Preview:
         unused: source -> the columns that nothing is made from.
         rows: the examples asked for.
         table: the lengths of all examples; of the first `STREAMED_ROWS` where `data.streaming` is set.
+        left_out: the rows among them that no example is made from, as they have nothing to train on.
         eos: the tokenizer's EOS token; None for none.
         template: the chat template in use, the tokenizer's before that of a data set's form; None where no example is a
             conversation.
@@ -87,6 +89,7 @@ class Preview:
     unused: dict[str, list[str]]
     rows: list[ShownRow]
     table: LengthTable
+    left_out: LeftOut
     eos: str | None
     template: str | None
 
@@ -99,6 +102,7 @@ class Preview:
             "unused_columns": self.unused,
             "rows": [row.as_json() for row in self.rows],
             "lengths": self.table.as_json(),
+            "left_out": self.left_out.as_json(),
             "eos": self.eos,
             "template": self.template,
         }
@@ -118,14 +122,15 @@ def preview(loaded: LoadedConfig, split: str = "train", count: int = 3) -> Previ
     """
     config = loaded.config
     given = getattr(config.data, split)
+    tokenizer, limit = local_tokenizer(config), token_limit(config)
     source = Source(
         split,
         config.data,
         hub=None if is_local(given) else _hub(config.data.streaming),
         places=Places.at(loaded.where, split),
+        tokenizer=tokenizer,
     )
     placed = list(islice(source.placed(), max(count, STREAMED_ROWS) if config.data.streaming else None))
-    tokenizer, limit = local_tokenizer(config), token_limit(config)
     found = encode([p.example for p in placed], tokenizer, config.data, [p.place for p in placed])
     cut = [tokens.cut(limit) for tokens in found]
     stops = _stop_ids(config, tokenizer)
@@ -140,9 +145,8 @@ def preview(loaded: LoadedConfig, split: str = "train", count: int = 3) -> Previ
     own = {p.example.template for p in placed if p.example.is_chat}
     template = next(iter(own - {None}), None) if None not in own else tokenizer.chat_template
     eos = None if tokenizer.eos_token is None else str(tokenizer.eos_token)
-    return Preview(
-        split, source.forms, source.unused, rows, length_table(lengths, limit), eos, template and str(template)
-    )
+    table = length_table(lengths, limit)
+    return Preview(split, source.forms, source.unused, rows, table, source.left_out, eos, template and str(template))
 
 
 def sources_of(config: Config, split: str) -> list[str]:

@@ -70,6 +70,7 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
         for split, tokens in splits.items():
             findings.unseen = [line for line in findings.unseen if line != UNREAD.format(split)]
             known = split in findings.data
+            findings.left_out[f"data.{split}"] = tokens.left_out
             table = findings.data[split] = tokens.lengths()
             findings.warnings += [warning for warning in [table.warning(split)] if warning and not known]
         for name, section in config.evaluate.also.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rankray.data.files import FORMS, HELD_OUT, TEST, row_parts
@@ -30,7 +30,9 @@ def sorted_out(files: Sequence[Path], base: Path) -> tuple[list[Path], list[Path
     return [file for file in files if file not in held_out and file not in test], held_out, test
 
 
-def set_aside(files: Sequence[Path], directory: Path, stem: str) -> tuple[Path, Path, int]:
+def set_aside(
+    files: Sequence[Path], directory: Path, stem: str, unusable: Collection[int] = ()
+) -> tuple[Path, Path, int]:
     """Write two files from the rows of some: the rows without the held-out ones, and those.
 
     Every tenth row at random, at least one and at most `MOST`, with a fixed seed; the order stays as it is. Only a part
@@ -40,23 +42,26 @@ def set_aside(files: Sequence[Path], directory: Path, stem: str) -> tuple[Path, 
         files: data files, whose rows have one form.
         directory: where the two are written, as `STEM.train.jsonl` and `STEM.eval.jsonl`.
         stem: what their names begin with.
+        unusable: rows, from 0, that no example is made from; they stay where they are.
 
     Returns:
         The two files, and how many rows the second has.
 
     Raises:
-        DataError: a file cannot be read, there is a single row, or something would have to be overwritten.
+        DataError: a file cannot be read, there is a single row to train on, or something would have to be overwritten.
     """
     places = directory / f"{stem}.train.jsonl", directory / f"{stem}.eval.jsonl"
     for place in places:
         if place.exists():
             raise DataError(f"init: {str(place)!r} exists; allowed is a new file; remove it, or give --eval")
     count = sum(len(part) for file in files for part in row_parts(str(file), "init", ROWS_AT_A_TIME))
-    if count < 2:
+    usable = [number for number in range(count) if number not in unusable] if unusable else range(count)
+    if len(usable) < 2:
         raise DataError(
-            f"init: {str(files[0])!r} holds one row; needed are two, one to hold out; give --eval, or more rows"
+            f"init: {str(files[0])!r} holds one row to train on; needed are two, one to hold out; give --eval, or more "
+            "rows"
         )
-    held = set(random.Random(SEED).sample(range(count), max(1, min(MOST, round(count * SHARE)))))
+    held = set(random.Random(SEED).sample(usable, max(1, min(MOST, round(len(usable) * SHARE)))))
     number = 0
     with places[0].open("w", encoding="utf-8") as train, places[1].open("w", encoding="utf-8") as held_out:
         for file in files:

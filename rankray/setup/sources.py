@@ -10,16 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rankray.config.sections import DataSection
 from rankray.data import guess
 from rankray.data.examples import Places
 from rankray.data.files import Rows, check_one_set, ending, files_of, hub_parts, is_file_source, row_parts
 from rankray.data.formats import CHAT_COLUMNS, recognise, unused_columns
+from rankray.data.left_out import LeftOut
 from rankray.data.other_sets import MARKS, is_preference
 from rankray.data.sources import Source
 from rankray.errors import DataError, listed
 from rankray.setup.held_out import halves_of_hub, set_aside, sorted_out
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,13 @@ class Part:
         path: file or hub dataset.
         form: what its rows look like (`rankray.data.formats`).
         templates: further fields of `data` that they need: templates, or the column of turns.
+        left_out: its rows with nothing to train on, where it is a file that was read.
     """
 
     path: str
     form: str
     templates: Mapping[str, str]
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     def section(self) -> DataSection:
         """Return a data section of this source alone."""
@@ -65,7 +72,13 @@ Templates = Mapping[str, str]
 
 
 def choose(
-    train: Sequence[str], held_out: Sequence[str], templates: Templates, directory: Path, made: list[Path], say: Say
+    train: Sequence[str],
+    held_out: Sequence[str],
+    templates: Templates,
+    directory: Path,
+    made: list[Path],
+    say: Say,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Chosen:
     """Return which sources a configuration names.
 
@@ -76,6 +89,7 @@ def choose(
         directory: where files are written; they are added to `made`.
         made: files that were written.
         say: prints a line.
+        tokenizer: of the model; no conversation is held out that its chat template refuses.
 
     Raises:
         DataError: the data cannot be read, or their rows are not understood.
@@ -88,7 +102,7 @@ def choose(
     found = Chosen()
     for source in train:
         if is_file_source(source):
-            found += _split_files(source, templates, directory, made, say)
+            found += _split_files(source, templates, directory, made, say, tokenizer)
         else:
             hub_parts(source, "init")
             whole = _hub_part(source, templates, say)
@@ -97,7 +111,14 @@ def choose(
     return found
 
 
-def _split_files(source: str, templates: Templates, directory: Path, made: list[Path], say: Say) -> Chosen:
+def _split_files(
+    source: str,
+    templates: Templates,
+    directory: Path,
+    made: list[Path],
+    say: Say,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> Chosen:
     """Return the splits of one source of files, those that it names or ones that are written."""
     check_one_set(source, "init", splits=False)
     files = files_of(source, "init")
@@ -111,13 +132,15 @@ def _split_files(source: str, templates: Templates, directory: Path, made: list[
         say(f"held out by name: {listed(map(str, names))}")
         trained, measured = ([_part(file, templates, say) for file in each] for each in (train, held_out))
         return Chosen(trained, measured, tested)
-    groups: dict[str, list[Path]] = {}
+    groups: dict[str, list[Part]] = {}
     for file in train:
-        part = _part(file, templates, lambda line: None)
-        groups.setdefault(repr((part.form, sorted(part.templates.items()))), []).append(file)
+        part = _part(file, templates, lambda line: None, tokenizer)
+        groups.setdefault(repr((part.form, sorted(part.templates.items()))), []).append(part)
     found = Chosen(test=tested)
     for group in groups.values():
-        one, other, count = set_aside(group, directory, _stem(source, group, len(groups) > 1))
+        own = [Path(part.path) for part in group]
+        unusable = set(sum((part.left_out for part in group), LeftOut()).indices)
+        one, other, count = set_aside(own, directory, _stem(source, own, len(groups) > 1), unusable)
         made += [one, other]
         say(f"set {count} examples aside: {other} is held out, {one} is the rest")
         part = _part(one, templates, say)
@@ -152,7 +175,7 @@ def _hub_part(source: str, templates: Templates, say: Say) -> Part:
     return Part(source, "columns" if templates else "auto", dict(templates))
 
 
-def _part(file: Path, given: Templates, say: Say) -> Part:
+def _part(file: Path, given: Templates, say: Say, tokenizer: PreTrainedTokenizerBase | None = None) -> Part:
     """Look at a file: its form, and the templates or the column of turns where they must be named.
 
     Every row is read, so that an error names the file that the user gave, and not one that is written from it.
@@ -160,11 +183,12 @@ def _part(file: Path, given: Templates, say: Say) -> Part:
     rows = next(row_parts(str(file), "init", guess.LOOKED_AT))
     part = _described(str(file), rows, given)
     data = part.section().model_copy(update={"streaming": True})
-    count = sum(1 for _ in Source("train", data, places=Places(source="init")).placed())
+    source = Source("train", data, places=Places(source="init"), tokenizer=tokenizer)
+    count = sum(1 for _ in source.placed())
     unused = unused_columns(part.form, rows, part.section())
     more = "".join(f", {name}: {text!r}" for name, text in part.templates.items())
     say(f"{file}: {count} rows, format {part.form}{more}" + (f"; columns not used: {listed(unused)}" if unused else ""))
-    return part
+    return replace(part, left_out=source.left_out)
 
 
 def _described(file: str, rows: Rows, given: Templates) -> Part:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankray.config import load_config
 from rankray.data.encode import light_tokenizer, measure
@@ -23,6 +23,9 @@ from rankray.errors import ConfigError, UserError
 from rankray.finetune.preflight import preflight
 from rankray.model.files import context_length, local_model
 from rankray.setup.sources import Chosen, Part, choose
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 METRICS = ("nll", "accuracy")
@@ -80,10 +83,13 @@ def start(answers: Answers, file: Path, say: Callable[[str], None]) -> None:
         raise ConfigError(f"init: --metric: got {answers.metric!r}; allowed: {', '.join(METRICS)}; choose one")
     made: list[Path] = []
     try:
-        found = choose(answers.train, answers.eval, answers.templates, file.parent, made, say)
-        file.write_text(_text(answers, file, found), encoding="utf-8")
+        tokenizer = _tokenizer(answers)
+        found = choose(answers.train, answers.eval, answers.templates, file.parent, made, say, tokenizer)
+        file.write_text(_text(answers, file, found, tokenizer), encoding="utf-8")
         made.append(file)
-        preflight(load_config(file))
+        for name, left_out in preflight(load_config(file)).left_out.items():
+            if left_out.count:
+                say(left_out.line(name))
     except UserError:
         for path in made:
             path.unlink(missing_ok=True)
@@ -91,9 +97,9 @@ def start(answers: Answers, file: Path, say: Callable[[str], None]) -> None:
     say(f"wrote {file}")
 
 
-def _text(answers: Answers, file: Path, found: Chosen) -> str:
+def _text(answers: Answers, file: Path, found: Chosen, tokenizer: PreTrainedTokenizerBase | None) -> str:
     parts, held_out = found.train, found.held_out
-    rows, tokens = _measured(answers, parts, held_out)
+    rows, tokens = _measured(answers, parts, held_out, tokenizer)
     batch = max(1, min(64, 1 << max(0, (rows // 8).bit_length() - 1))) if rows else 64
     gpus = answers.gpus if answers.gpus is not None else int(Path("/dev/nvidia0").exists())
     rate = (3e-5, 3e-3) if answers.lora else (1e-6, 1e-3)
@@ -155,15 +161,21 @@ def _data_lines(found: Chosen, file: Path) -> list[str]:
     return lines
 
 
-def _measured(answers: Answers, parts: list[Part], held_out: list[Part]) -> tuple[int, tuple[int, int, int] | None]:
+def _tokenizer(answers: Answers) -> PreTrainedTokenizerBase | None:
+    directory = local_model(answers.model)
+    return None if directory is None or not directory.is_dir() else light_tokenizer(directory)
+
+
+def _measured(
+    answers: Answers, parts: list[Part], held_out: list[Part], tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[int, tuple[int, int, int] | None]:
     """Return the training examples, and of all examples' tokens: median, 95 %, and the limit to set; what is known."""
     if not all(is_file_source(part.path) for part in parts):
         return 0, None
     local = [part for part in (*parts, *held_out) if is_file_source(part.path)]
-    found = [(part.section(), Source("train", part.section()).examples()) for part in local]
+    found = [(part.section(), Source("train", part.section(), tokenizer=tokenizer).examples()) for part in local]
     count = sum(len(placed) for _, placed in found[: len(parts)])
     directory = local_model(answers.model)
-    tokenizer = None if directory is None or not directory.is_dir() else light_tokenizer(directory)
     if directory is None or tokenizer is None:
         return count, None
     no_limit = 1 << 30

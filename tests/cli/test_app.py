@@ -1,6 +1,7 @@
 """What all verbs share: no secrets in arguments, nothing unprintable in errors."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -65,3 +66,17 @@ def test_errors_are_printable():
     done = run("status", "s", "--store", "sqlite:///no\x1b[31msuch.db")
     assert "\x1b" not in done.stderr
     assert r"no\x1b[31msuch.db" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_completion_is_of_the_command_however_it_was_started(tmp_path):
+    command = tmp_path / "rankray"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rankray "$@"\n')
+    command.chmod(0o755)
+    script = (
+        f'eval "$({sys.executable} -m rankray --show-completion)"; complete -p rankray\n'
+        "COMP_WORDS=(rankray pre); COMP_CWORD=1; _rankray_completion rankray; echo ${COMPREPLY[@]}"
+    )
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=os.environ | {"PATH": path})
+    assert done.stdout.split("\n") == ["complete -o default -F _rankray_completion rankray", "preview", ""], done.stderr

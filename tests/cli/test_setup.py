@@ -75,3 +75,20 @@ def test_import_prints_or_writes(rankray, tmp_path):
     out = str(tmp_path / "ours.yaml")
     assert f"TRL: wrote {out}" in rankray("import", str(tmp_path / "trl.yaml"), "-o", out)
     assert "ours.yaml' exists" in rankray("import", str(tmp_path / "trl.yaml"), "-o", out, expect=2)
+
+
+def test_rows_with_nothing_to_train_on_are_counted_beside_the_others(rankray, file, tmp_path):
+    rows = [*ROWS, {"conversations": [{"from": "human", "value": "1"}]}, {"conversations": []}]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chats = tmp_path / "chat.jsonl"
+    line = (
+        "data.train: 2 of 5 rows left out, with nothing to train on: 1 with no assistant turn "
+        f"(first: {chats}:4), 1 with no turns (first: {chats}:5)"
+    )
+    assert rankray("preview", file).splitlines()[-1] == line
+    assert json.loads(rankray("preview", file, "--json"))["left_out"]["rows"] == 2
+    assert f"warning: {line}" in rankray("check", file, "--offline")
+    found = json.loads(rankray("check", file, "--offline", "--json"))
+    assert (found["data"]["train"]["rows"], found["data"]["train"]["left_out"]["of"]) == (3, 5)
+    assert found["data"]["eval"]["left_out"]["reasons"]["with no turns"] == {"rows": 1, "first": f"{chats}:5"}
+    assert line in found["warnings"]

@@ -79,7 +79,7 @@ def test_messages_end_at_the_last_assistant_turn():
         ("hello", "row 1 holds 'hello'"),
         ([{"role": "user"}], "row 1, turn 1 holds"),
         ([{"role": "user", "content": "x"}], "no assistant turn .roles: user"),
-        ([], "no assistant turn .roles: none"),
+        ([], "row 1 has no turns"),
     ],
 )
 def test_malformed_messages_are_described(value, said):

@@ -1,22 +1,15 @@
 """Datasets of the hub, pinned to a commit: a hub on this machine, and a cache without a connection."""
 
 import json
-import os
-import subprocess
-import sys
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import pytest
+from fixtures.hub import NEW, OLD, asking, hub_of
 
 from rankray.config import config_from
 from rankray.data.pin import asked_revisions, commit_of, pinned
 from rankray.data.sources import revision_of
 from rankray.errors import DataError
 
-OLD, NEW = "a" * 40, "b" * 40
 PROBE = """
 import json, sys
 from functools import partial
@@ -38,66 +31,13 @@ for line in sys.stdin:
 
 @pytest.fixture
 def hub():
-    """A hub with one dataset of two commits, whose answers differ; `branches` says what is where."""
-    branches = {"main": OLD}
+    """A hub with one dataset of two commits, whose answers differ."""
     texts = {
         commit: "".join(json.dumps({"prompt": f"{i}", "completion": answer}) + "\n" for i in range(4)).encode()
         for commit, answer in ((OLD, "old"), (NEW, "new"))
     }
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.answer(body=False)
-
-        def do_GET(self):
-            self.answer(body=True)
-
-        def do_POST(self):
-            asked = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-            self.answer(body=True, asked=asked)
-
-        def answer(self, body, asked=""):
-            parts = self.path.partition("?")[0].strip("/").split("/")
-            status, found, commit = 404, b"", ""
-            if parts[:2] == ["api", "datasets"] and parts[2:4] == ["org", "tiny"]:
-                kind, revision = (*parts[4:6], "", "")[:2] if len(parts) > 4 else ("", "")
-                commit = branches.get(revision or "main", revision)
-                entry = {"type": "file", "path": "train.jsonl", "size": len(texts.get(commit, b"")), "oid": commit}
-                if commit in texts and kind in ("", "revision"):
-                    siblings = [{"rfilename": "train.jsonl"}]
-                    found = json.dumps({"id": "org/tiny", "sha": commit, "siblings": siblings}).encode()
-                elif commit in texts and kind == "tree":
-                    found = json.dumps([entry] if len(parts) == 6 else []).encode()
-                elif commit in texts and kind == "paths-info":
-                    found = json.dumps([entry] if "train.jsonl" in asked else []).encode()
-            elif parts[:4] == ["datasets", "org", "tiny", "resolve"]:
-                commit = branches.get(parts[4], parts[4])
-                found = texts.get(commit, b"") if parts[5] == "train.jsonl" else b""
-            status = 200 if found else 404
-            self.send_response(status)
-            if found:
-                self.send_header("X-Repo-Commit", commit)
-                self.send_header("ETag", f'"{commit}"')
-            else:
-                known = "/org/tiny" in self.path
-                revision = known and commit not in texts
-                self.send_header(
-                    "X-Error-Code", "RevisionNotFound" if revision else "EntryNotFound" if known else "RepoNotFound"
-                )
-            self.send_header("Content-Length", str(len(found)))
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            if body and found:
-                self.wfile.write(found)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield SimpleNamespace(branches=branches, url=f"http://127.0.0.1:{server.server_port}")
-    server.shutdown()
-    server.server_close()
+    with hub_of({commit: {"train.jsonl": text} for commit, text in texts.items()}, "datasets") as found:
+        yield found
 
 
 def tree_of(tree, **data):
@@ -106,30 +46,10 @@ def tree_of(tree, **data):
     return made
 
 
-@contextmanager
-def process(hub, cache, offline=False):
-    """A function that asks another process for the commits and the first answer of a configuration."""
-    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
-    environment.pop("HF_HUB_OFFLINE", None)
-    environment |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-    words = [sys.executable, "-c", PROBE]
-    with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as running:
-
-        def ask(tree):
-            running.stdin.write(json.dumps(tree) + "\n")
-            running.stdin.flush()
-            return json.loads(running.stdout.readline())
-
-        yield ask
-        running.stdin.close()
-
-
 def test_a_branch_is_a_commit_for_good(hub, tmp_path, tree):
     """The newest commit when it is asked for the first time; that one afterwards, whatever the branch has become."""
     held = tree_of(tree, revision={"org/tiny": OLD})
-    with process(hub, tmp_path) as ask:
+    with asking(PROBE, hub, tmp_path) as ask:
         assert ask(tree_of(tree, streaming=True)) == [{"org/tiny": OLD}, "old"]
         assert not [*tmp_path.rglob("*.arrow"), *tmp_path.rglob("*.jsonl")], "streaming downloads no file"
         assert ask(tree_of(tree)) == [{"org/tiny": OLD}, "old"]
@@ -143,7 +63,7 @@ def test_a_branch_is_a_commit_for_good(hub, tmp_path, tree):
         for part in ("[:2]", "[50%:]", "[7:]"):
             sliced = ask(tree_of(tree, train=f"org/tiny:train{part}", revision={"org/tiny": OLD}, streaming=True))
             assert "holds no rows" in sliced if part == "[7:]" else sliced[1] == "old"
-    with process(hub, tmp_path, offline=True) as ask:
+    with asking(PROBE, hub, tmp_path, offline=True) as ask:
         assert NEW in str(ask(held)), "the newest in the cache is another commit, which is refused"
 
 

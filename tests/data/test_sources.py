@@ -8,7 +8,8 @@ from rankray.config.params import config_from
 from rankray.config.sections import DataSection, SourceSection
 from rankray.data.chat import Given
 from rankray.data.files import file_fingerprint
-from rankray.data.sources import Source, chosen, fingerprint, mixed
+from rankray.data.sources import Source, fingerprint, mixed
+from rankray.data.where import chosen
 from rankray.errors import ConfigError, DataError
 
 

@@ -205,10 +205,17 @@ def test_streamed_data_are_looked_at_in_part_and_then_as_a_whole(check, tmp_path
     light = preflight(load_config(tmp_path / "search.yaml"))
     assert "data.train: rows after the first 1,000 (data.streaming)" in light.unseen
     assert light.data == {}
-    write_rows(tmp_path / "many.jsonl", [*rows, {"question": "1"}])
+    write_rows(tmp_path / "many.jsonl", [*rows, {"question": "1", "answer": ["2"]}])
     preflight(load_config(tmp_path / "search.yaml"))
-    with pytest.raises(DataError, match=r"many.jsonl:1002 has no value in column 'answer'"):
+    with pytest.raises(DataError, match=r"many.jsonl:1002: column 'answer' holds a list"):
         check(**streamed)
+    write_rows(tmp_path / "many.jsonl", [*rows, {"question": "1"}])
+    assert preflight(load_config(tmp_path / "search.yaml")).all_warnings == []
+    [warning] = check(**streamed).all_warnings
+    assert warning == (
+        "data.train: 1 of 1,002 rows left out, with nothing to train on: 1 with no value in column 'answer' "
+        f"(first: {tmp_path / 'many.jsonl'}:1002)"
+    )
 
 
 def test_a_bad_weight_is_refused_before_anything_starts(check, tmp_path):

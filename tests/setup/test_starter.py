@@ -103,3 +103,14 @@ def test_a_hub_dataset_is_sliced(tmp_path):
     start(Answers("a/model", ["b/data:train"]), tmp_path / "s.yaml", lambda line: None)
     data = load_config(tmp_path / "s.yaml").config.data
     assert (data.train, data.eval, data.format) == ("b/data:train[:95%]", "b/data:train[95%:]", "auto")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_row_is_held_out_that_nothing_is_made_from(long_model, tmp_path, monkeypatch, seed):
+    monkeypatch.setattr("rankray.setup.held_out.SEED", seed)
+    rows = [{"conversations": SAID}, {"conversations": SAID[:1]}] * 9 + [{"conversations": SAID}] * 2
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = []
+    start(Answers(str(long_model), [str(tmp_path / "chats.jsonl")]), tmp_path / "s.yaml", said.append)
+    assert (tmp_path / "chats.eval.jsonl").read_text() == json.dumps({"conversations": SAID}) + "\n"
+    assert said[-2].startswith("data.train: 9 of 19 rows left out, with nothing to train on: 9 with no assistant turn")

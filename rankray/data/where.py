@@ -1,0 +1,63 @@
+"""`data.where`: which rows of a source are taken, by the values of their columns. Standard library only."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rankray.data.files import Rows
+from rankray.errors import DataError, listed, nearest, shown
+
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+def chosen(rows: Rows, where: Mapping[str, Any], place: str, must_exist: bool = True) -> Rows:
+    """Return the rows that fulfil every condition: a value, a list of values, or text such as `">= 0.5"`.
+
+    Args:
+        rows: to choose from.
+        where: column to condition.
+        place: how an error begins.
+        must_exist: whether a column that no row has is refused.
+
+    Raises:
+        DataError: a condition on a column that no row has, or that cannot be compared.
+    """
+    for column, condition in where.items():
+        if must_exist and rows and not any(column in row for row in rows):
+            columns = list(dict.fromkeys(name for row in rows for name in row))
+            raise DataError(
+                f"{place}: data.where names no column {column!r}{nearest(column, columns)}; columns are "
+                f"{listed(columns)}; name one of them"
+            )
+        kept = [
+            i for i, row in enumerate(rows) if _fulfils(row.get(column), condition, f"{place}: data.where.{column}")
+        ]
+        rows = rows.take(kept)
+    return rows
+
+
+def _fulfils(value: Any, condition: Any, where: str) -> bool:
+    if isinstance(condition, list):
+        return value in condition
+    sign = next((s for s in COMPARISONS if isinstance(condition, str) and condition.startswith(s)), None)
+    if sign is None:
+        return bool(value == condition)
+    limit: Any = condition[len(sign) :].strip()
+    if value is None:
+        return False
+    try:
+        return COMPARISONS[sign](float(value), float(limit))
+    except (TypeError, ValueError):
+        if isinstance(value, str):
+            return COMPARISONS[sign](value, limit)
+        raise DataError(
+            f"{where}: {shown(value, 60)} cannot be compared with {limit!r}; allowed are numbers and texts; change it"
+        ) from None
