@@ -27,7 +27,7 @@ from rankray.data.lengths import LengthTable
 from rankray.errors import ConfigError
 from rankray.finetune.base_model import gigabytes
 from rankray.finetune.preflight import Findings
-from rankray.model.files import local_model
+from rankray.model.files import model_on_disk
 from rankray.model.memory import Batch, Memory, estimate
 from rankray.model.shapes import ModelShape, local_shape
 
@@ -157,7 +157,7 @@ class _Check:
         return None if config is None else self._memory(config)
 
     def _memory(self, config: Config, rows: int | None = None) -> Memory | None:
-        directory = local_model(config.model.path)
+        directory = model_on_disk(config.model.path, config.model.revision)
         shape = None if directory is None else shape_at(str(directory))
         if shape is None:
             return None
