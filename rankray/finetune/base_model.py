@@ -108,4 +108,5 @@ def _saved_dtype(directory: Path | None) -> str:
 
 def gigabytes(size: int) -> str:
     """Return a size in bytes as text."""
-    return f"{size / 1e9:.2g} GB" if size >= 1e8 else f"{size / 1e6:.2g} MB"
+    number, unit = (size / 1e9, "GB") if size >= 1e8 else (size / 1e6, "MB")
+    return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"

@@ -12,6 +12,7 @@ import yaml
 from rankray.config import load_config
 from rankray.errors import ConfigError
 from rankray.finetune import memory_check
+from rankray.finetune.base_model import gigabytes
 from rankray.finetune.memory_check import (
     CPU_HELD,
     PROCESS_BYTES,
@@ -95,6 +96,7 @@ def test_what_is_a_little_too_large_is_a_warning(check, peak):
     loaded, found = check(peak * 0.95, train__micro_batch_size=8)
     assert loaded.config.train.micro_batch_size == 8
     assert re.search(r"search\.yaml:\d+: memory: a trial takes about", found.warnings[-1])
+    assert re.search(r" MB, and 0\.4\d* GB for the process itself and .*, more than the 0\.4\d* GB", found.warnings[-1])
 
 
 def test_weights_that_cannot_fit_are_refused_whatever_the_batch(check):
@@ -203,3 +205,11 @@ def test_a_model_of_the_hub_is_estimated_where_it_is_in_the_cache(check, tree, t
     index.write_text(json.dumps({"weight_map": {"w": "a.safetensors", "v": "b.safetensors"}}))
     shape_at.cache_clear()
     assert not check(1e12, model__path="org/small")[1].memory
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(7e11, "700 GB"), (1.2e10, "12 GB"), (9.96e9, "10 GB"), (1.25e9, "1.2 GB"), (2.4e7, "24 MB"), (4.5e5, "0.45 MB")],
+)
+def test_sizes_are_read_without_exponents(size, said):
+    assert gigabytes(int(size)) == said
