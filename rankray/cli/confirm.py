@@ -48,8 +48,8 @@ def confirm(
     url = store_url(store)
     search = attach(url, study)
     config, confirmation = confirmed_config(search, url, _overrides(sets), label)
+    planned = stored_plan(url, confirmation) or make_plan(search, config, confirmation, options)
     if plan:
-        planned = stored_plan(url, confirmation) or make_plan(search, config, confirmation, options)
         figures = plan_figures(search, confirmation, planned)
         print(json.dumps(figures)) if as_json else console().print(plan_view(figures))
         return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
     from rankray.rehearse.worlds import World
     from rankray.store import StudyStore
 
+logger = logging.getLogger(__name__)
+
 SYNTHETIC_WORLDS = 3
+REHEARSAL = "rehearsal-"
+"""How the name of a study starts that a rehearsal makes in a store; twelve hexadecimal digits follow."""
 
 
 def rehearse(
@@ -127,7 +133,10 @@ def _worlds(
     if table is None and not recorded:
         made = [synthetic_world(config, seed + index, reports) for index in range(made_up)]
         bowls = f"{made_up} bowl{'s' if made_up > 1 else ''}"
-        return made, [f"synthetic: the curves are made up ({bowls}); give --table for recorded ones"]
+        notes = [f"synthetic: the curves are made up ({bowls}); give --table for recorded ones"]
+        if not set(config.study.metrics) <= set(made[0].metrics):
+            notes.append(f"synthetic: of study.metrics, {config.study.metric} alone is made up and searched")
+        return made, notes
     if table is not None:
         found = read_table(table, config)
     else:
@@ -155,16 +164,40 @@ def _place(url: str) -> Iterator[Callable[[Config], StudyStore] | None]:
     from rankray.store.move import delete_study
 
     validate_url(url)
+    _delete_abandoned(url)
     made: list[str] = []
 
+    def delete() -> None:
+        while made:
+            delete_study(url, made.pop())
+
     def opened(config: Config) -> StudyStore:
-        made.append(f"rehearsal-{uuid.uuid4().hex[:12]}")
+        delete()  # the one before has ended
+        made.append(f"{REHEARSAL}{uuid.uuid4().hex[:12]}")
         return open_study(url, config.model_copy(update={"name": made[-1], "store": url}))
 
     try:
         yield opened
     finally:
-        for name in made:
+        delete()
+
+
+def _delete_abandoned(url: str) -> None:
+    """Delete what killed rehearsals left in a store: studies with trials that nobody works on."""
+    from rankray.errors import StoreError
+    from rankray.store import list_studies, looking, views
+    from rankray.store.move import delete_study
+
+    try:
+        names = [name for name in list_studies(url) if re.fullmatch(rf"{REHEARSAL}[0-9a-f]{{12}}", name)]
+    except StoreError as error:
+        logger.debug("there is no such store yet: %s", error)
+        return
+    for name in names:
+        with looking(url, name) as study:
+            status = views.status(study)
+        if not status["drivers"] and sum(status["trials"].values()):
+            logger.debug("%s: its rehearsal was killed, and it is deleted", name)
             delete_study(url, name)
 
 

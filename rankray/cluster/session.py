@@ -13,7 +13,7 @@ from typing import Any
 from rankray.cluster import ray_private
 from rankray.cluster.environment import imported_meanwhile, own_ray_only, starts_ray, without_credentials
 from rankray.cluster.scratch import own_directory
-from rankray.errors import ClusterError
+from rankray.errors import ClusterError, SearchFailed
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ def ray_session(verbose: bool, *meanwhile: str) -> Iterator[None]:
 
     Raises:
         ClusterError: no cluster answers at that address, or it refuses us.
+        SearchFailed: our own Ray does not start.
     """
     level = logging.INFO if verbose else logging.ERROR
     options: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose}
@@ -63,7 +64,13 @@ def _join_or_start(options: dict[str, Any]) -> None:
 
     given = os.environ.get("RAY_ADDRESS", "local")
     if starts_ray():
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except Exception as error:  # Ray raises a plain Exception where a server of its own does not come up in time
+            raise SearchFailed(
+                f"Ray did not start on this machine: {(str(error).splitlines() or [type(error).__name__])[0]}; needed: "
+                "memory, disk and a processor that is not busy for half a minute; run the same command again to resume"
+            ) from error
         return
     hint = "; unset RAY_ADDRESS to search on this machine alone"
     address = given

@@ -17,7 +17,7 @@ from rankray.config.space import distributions
 from rankray.data.sources import Source, is_local
 from rankray.errors import ConfigError
 from rankray.loss.knobs import Knobs
-from rankray.model.files import local_model
+from rankray.model.files import local_model, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _losses(config: Config) -> Iterator[Knobs]:
 
 
 def _weight_bytes(directory: Path | None) -> int:
-    return 0 if directory is None else sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    return 0 if directory is None else sum(file.stat().st_size for file in weight_files(directory) if file.is_file())
 
 
 def _saved_dtype(directory: Path | None) -> str:
@@ -108,4 +108,5 @@ def _saved_dtype(directory: Path | None) -> str:
 
 def gigabytes(size: int) -> str:
     """Return a size in bytes as text."""
-    return f"{size / 1e9:.2g} GB" if size >= 1e8 else f"{size / 1e6:.2g} MB"
+    number, unit = (size / 1e9, "GB") if size >= 1e8 else (size / 1e6, "MB")
+    return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"

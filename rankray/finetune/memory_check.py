@@ -27,7 +27,7 @@ from rankray.data.lengths import LengthTable
 from rankray.errors import ConfigError
 from rankray.finetune.base_model import gigabytes
 from rankray.finetune.preflight import Findings
-from rankray.model.files import local_model
+from rankray.model.files import model_on_disk
 from rankray.model.memory import Batch, Memory, estimate
 from rankray.model.shapes import ModelShape, local_shape
 
@@ -100,8 +100,8 @@ def check_memory(loaded: LoadedConfig, findings: Findings, *, trains_here: bool,
     what = "the largest that the space may choose" if check.moves else "a trial"
     unsure = f" (the estimate is unsure: {', '.join(memory.unsure)})" if memory.unsure else ""
     findings.warnings.append(
-        f"{loaded.where('train.micro_batch_size')}: memory: {what} takes about {gigabytes(memory.peak)}{unsure}, more "
-        f"than {room.what}; {check.advice(config)}"
+        f"{loaded.where('train.micro_batch_size')}: memory: {what} takes about {gigabytes(memory.peak)}{unsure}, and "
+        f"{check.beside(memory)}, more than {room.what}; {check.advice(config)}"
     )
 
 
@@ -157,7 +157,7 @@ class _Check:
         return None if config is None else self._memory(config)
 
     def _memory(self, config: Config, rows: int | None = None) -> Memory | None:
-        directory = local_model(config.model.path)
+        directory = model_on_disk(config.model.path, config.model.revision)
         shape = None if directory is None else shape_at(str(directory))
         if shape is None:
             return None
@@ -189,6 +189,10 @@ class _Check:
         held = GPU_HELD if self._loaded.config.resources.gpus_per_worker else CPU_HELD
         return memory.lasting + round((memory.peak - memory.lasting) * held) + PROCESS_BYTES
 
+    def beside(self, memory: Memory) -> str:
+        """Return what `need` adds to the estimate, in words."""
+        return f"{gigabytes(self.need(memory) - memory.peak)} for the process itself and what its allocator holds"
+
     def cannot_fit(self, memory: Memory) -> bool:
         """Whether even an estimate that is too high by a fifth would not make it fit."""
         if self.room.size is None:
@@ -217,8 +221,8 @@ class _Check:
         where = self._loaded.where("train.micro_batch_size")
         batch = self.batch_of(config)
         return (
-            f"{where}: memory: {batch.rows} examples of {batch.tokens:,} tokens at a time take about "
-            f"{_parts(memory)}; allowed is what fits into {self.room.what}; {self.advice(config)}"
+            f"{where}: memory: {_rows(batch)} at a time take about {_parts(memory)}, and {self.beside(memory)}; "
+            f"allowed is what fits into {self.room.what}; {self.advice(config)}"
         )
 
     def advice(self, config: Config) -> str:
@@ -303,7 +307,11 @@ def _ends(distribution: Distribution) -> Iterator[Any]:
 
 def _line(memory: Memory, room: Room, batch: Batch) -> str:
     of = f" of {room.what}" if room.size is not None else ""
-    return f"memory: {batch.rows} examples of {batch.tokens:,} tokens at a time take about {_parts(memory)}{of}"
+    return f"memory: {_rows(batch)} at a time take about {_parts(memory)}{of}"
+
+
+def _rows(batch: Batch) -> str:
+    return f"{batch.rows} example{'s' if batch.rows > 1 else ''} of {batch.tokens:,} tokens"
 
 
 def _parts(memory: Memory) -> str:

@@ -28,6 +28,47 @@ def local_model(path: str) -> Path | None:
     return None
 
 
+def model_on_disk(path: str, revision: str | None = None) -> Path | None:
+    """Return the directory of a local model, or of a hub id in the hub's local cache; None where it is not there.
+
+    The hub is not asked.
+
+    Args:
+        path: as `model.path` has it.
+        revision: branch, tag or commit of a hub id; None is its main branch.
+
+    Raises:
+        ModelError: it is no path.
+    """
+    directory = local_model(path)
+    if directory is not None:
+        return directory
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        file = try_to_load_from_cache(path, "config.json", revision=revision)
+    except ValueError as error:  # an id that cannot be one
+        logger.debug("%s is not looked for in the cache: %s", path, error)
+        return None
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Return the safetensors files that transformers would load a model from; they need not all be there.
+
+    A model may come in two forms, as Mistral's: `consolidated.safetensors` holds the weights a second time.
+    """
+    whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [directory / name for name in sorted(set(names))]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        logger.debug("%s has no list of its weights to read: %s", directory, error)
+    return sorted(directory.glob("*.safetensors"))
+
+
 def has_chat_template(directory: Path) -> bool:
     """Whether the tokenizer in a model's directory has a chat template."""
     if any((directory / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rankray.model.files import weight_files
+
 logger = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -155,7 +157,7 @@ def _is_matrix(shape: tuple[int, ...]) -> bool:
 
 
 def saved_shapes(directory: Path) -> Shapes | None:
-    """Return the shapes of all weights in a directory's safetensors files; None where one cannot be read.
+    """Return the shapes of a model's weights in safetensors files; None where a file cannot be read or is missing.
 
     Only the headers are read.
     """
@@ -163,7 +165,7 @@ def saved_shapes(directory: Path) -> Shapes | None:
 
     found: dict[str, tuple[int, ...]] = {}
     try:
-        for file in sorted(directory.glob("*.safetensors")):
+        for file in weight_files(directory):
             with safetensors.safe_open(file, framework="np") as opened:
                 for name in opened.keys():  # noqa: SIM118, it is no mapping
                     found[name] = tuple(opened.get_slice(name).get_shape())

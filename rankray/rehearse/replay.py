@@ -67,7 +67,7 @@ def configured(config: Config, strategy: str, world: World, trials: int, seed: i
         config: the file's.
         strategy: `file` for its own sampler and pruner; else a sampler, or `sampler+pruner`. A sampler alone prunes
             nothing, but `auto` has its own pruner. `random` starts with no known settings, all others with the file's.
-        world: whose steps a trial has.
+        world: whose steps a trial has; of metrics that it does not report, `study.metric` alone is searched.
         trials: the budget, finished trials.
         seed: of the sampler.
 
@@ -92,6 +92,8 @@ def configured(config: Config, strategy: str, world: World, trials: int, seed: i
         study |= {"known": [], "warm_start": []}
     if config.study.prune_on not in world.metrics:
         study["prune_on"] = config.study.metric
+    if not set(config.study.metrics) <= set(world.metrics):
+        study["metrics"] = []  # a trial without one of them fails, and a search of failures has no end
     rungs = {"every_steps": world.steps[0]}
     return config.model_copy(
         update={

@@ -74,7 +74,7 @@ def confirmation_config(config: Config, name: str) -> Config:
     anchored = config.loss.kl_weight
     if ANCHOR in space or anchored:
         highest = max([anchored, *space.get(ANCHOR, {}).get("choice", []), *space.get(ANCHOR, {}).get("float", [])])
-        space[ANCHOR] = {"float": [0.0, highest]}
+        space |= {ANCHOR: {"float": [0.0, highest]}} if highest else {}
     space[RATE] = {key: value for key, value in found.items() if key != "when"}
     space[SEED] = {"int": [0, LARGEST_SEED]}
     space[DATA] = {"choice": list(dict.fromkeys(splits(config)))}
@@ -87,6 +87,8 @@ def confirmation_config(config: Config, name: str) -> Config:
         "trials": 10_000,  # the plan says how many there really are
         "keep_best": 1,
         "max_failures_per_trial": config.study.max_failures_per_trial,
+        "trial_timeout": config.study.trial_timeout,
+        "budget": tree["study"]["budget"],
     }
     tree |= {"name": name, "space": space, "study": study, "data": {**tree["data"], "test": None}}
     return config_from(tree)

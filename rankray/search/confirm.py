@@ -18,7 +18,7 @@ from rankray.config import Config, config_from
 from rankray.config.params import set_path
 from rankray.config.schema import FREE_FIELDS
 from rankray.contracts import Observer
-from rankray.errors import ConfigError, UserError, nearest
+from rankray.errors import ConfigError, SearchFailed, UserError, nearest
 from rankray.search.candidates import baselines, confirmation_config, finalists, splits, used_seeds
 from rankray.search.confirmation import Confirmation, Options, Plan, Points
 from rankray.store import StudyStore, open_study, views
@@ -28,6 +28,8 @@ from rankray.store.confirmation import PLAN, decisions, record_verdict, runs_of
 Watching = Callable[[StudyStore], AbstractContextManager[Observer]]
 SUFFIX = ".confirm"
 """What the name of a confirmation's study ends with; a label may follow."""
+OF_A_SEARCH = ("study.trials", "study.keep_best")
+"""Fields that change no setting, and that a confirmation has no use for."""
 
 
 def confirmed_config(
@@ -41,19 +43,31 @@ def confirmed_config(
         overrides: dotted path to value, of fields that do not change what a trial is.
         label: distinguishes a further confirmation of the same search.
 
+    The search's limits are not the confirmation's: those of `study.budget` that are among the overrides are, with the
+    search's prices.
+
     Raises:
         ConfigError: an override of another field, or one that the configuration refuses.
     """
-    allowed = [*FREE_FIELDS, "data.test"]
+    allowed = [*(each for each in FREE_FIELDS if each not in OF_A_SEARCH), "data.test"]
     tree = search.config.model_dump(mode="json") | {"store": url}
+    tree["study"]["budget"] = {"price": tree["study"]["budget"]["price"]}
     for path, value in overrides.items():
         if not any(path == each or path.startswith(f"{each}.") for each in allowed):
             raise ConfigError(
                 f"--set {path}: it would confirm another setting than the one found{nearest(path, allowed)}; "
                 f"allowed: {', '.join(allowed)}; leave it out"
+                if path not in OF_A_SEARCH
+                else f"--set {path}: a confirmation runs what --finalists, --choose-seeds and --seeds say; allowed: "
+                f"{', '.join(allowed)}; leave it out"
             )
         set_path(tree, path, value)
     config = config_from(tree)
+    if config.study.budget.plateau is not None:
+        raise ConfigError(
+            "--set study.budget.plateau: a confirmation looks for nothing better; allowed: wall_hours, gpu_hours, "
+            "money; use --looks to stop as soon as it can decide"
+        )
     return config, confirmation_config(config, f"{config.name}{SUFFIX}{label and '-' + label}")
 
 
@@ -145,7 +159,7 @@ def run_confirmation(
 
     Raises:
         UserError: see `decided_plan`; or a trial cannot be placed, see `run_search`.
-        SearchFailed: too many runs failed.
+        SearchFailed: too many runs failed, or a limit of `study.budget` ended it before it could decide.
         StoreUnavailable: the store does not answer.
     """
     plan, claims = decided_plan(search, url, config, confirmation, options)
@@ -165,7 +179,14 @@ def run_confirmation(
             if not (run or run_search)(study, observer, verbose=verbose):
                 return None
     verdict = ledger.verdict(runs_of(study.trials(), metric), search.name)
-    assert verdict is not None, "every run that is due has ended"
+    if verdict is None:
+        end = study.ended
+        assert end is not None, "every run that is due has ended"
+        raise SearchFailed(
+            f"confirm: {search.name}: study.budget.{end.by} ended it before it could decide, after {study.finished} of "
+            f"{plan.total} runs: {end.reason}; allowed: a higher limit, or none; give it with --set, and the runs so "
+            "far count"
+        )
     record_verdict(search, study, verdict)
     return verdict
 

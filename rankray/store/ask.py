@@ -32,6 +32,7 @@ from rankray.config.schema import Config
 from rankray.store.auto import AutoSampler
 from rankray.store.backend import RetryingStorage
 from rankray.store.dry_run import DryRunStorage
+from rankray.store.grid import GridSampler
 from rankray.store.history import History
 from rankray.store.optuna_private import trial_id
 from rankray.store.pareto import joined
@@ -185,6 +186,7 @@ class Asker:
         proposer = sampler(self._config, number, seed_salt)
         looks_at_runs = isinstance(proposer, AutoSampler) and proposer.looks_at_runs(len(self._history.whole))
         shown = self._history.whole_first() if looks_at_runs else self._history.shown()
+        shown = self._history.trials if isinstance(proposer, GridSampler) else shown  # a part would hide tried points
         self._dry_run.trials = joined(shown, self._config, number) if self._config.study.metrics else shown
         self._dry_run.draft, self._dry_run.marks = draft, {}
         with warnings.catch_warnings():

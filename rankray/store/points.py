@@ -1,13 +1,18 @@
-"""The points of a finite space that nobody has tried: a trial that trains again with the same seed learns nothing."""
+"""The points of a space that nobody has tried: a trial that trains again with the same seed learns nothing.
+
+A sampler may propose a point again in a space without an end too: the very end of a range, or plain SFT, where nothing
+else is searched for it. A random point takes its place.
+"""
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config import Config, distributions
-from rankray.config.points import PointId, all_points, point_id
+from rankray.config.points import DRAWS, PointId, all_points, draw_point, point_id, refusal
 from rankray.store.history import History
 from rankray.store.records import DRIVER, is_void
 
@@ -22,7 +27,7 @@ class FinitePoints:
     """
 
     def __init__(self, config: Config, history: History, driver: str = "") -> None:
-        self._space = distributions(config)
+        self._config, self._space = config, distributions(config)
         self._history, self._driver = history, driver
         found = all_points(self._space, config) if self._space else None
         self._all: dict[PointId, dict[str, Any]] | None = None
@@ -44,12 +49,21 @@ class FinitePoints:
     def untried(self, params: dict[str, Any], seed: int) -> dict[str, Any] | None:
         """Return a proposal if nobody has tried it, else a point that nobody has tried; None if there is none."""
         if self._all is None:
-            return params
+            return self._drawn(seed) or params if self._space and self._is_tried(params) else params
         tried = self._tried()
         if point_id(params, self._space) not in tried:
             return params
         left = [key for key in self._all if key not in tried]
         return self._all[left[seed % len(left)]] if left else None
+
+    def _drawn(self, seed: int) -> dict[str, Any] | None:
+        """Return a random point of a space without an end; None where almost every one has been tried or is refused."""
+        dice = random.Random(seed)
+        drawn = (draw_point(self._space, self._config, dice) for _ in range(DRAWS))
+        return next((each for each in drawn if not self._is_tried(each) and not refusal(self._config, each)), None)
+
+    def _is_tried(self, params: dict[str, Any]) -> bool:
+        return any(each.params == params and self._counts(each) for each in self._history.trials)
 
     def _tried(self) -> set[PointId]:
         return {point_id(trial.params, self._space) for trial in self._history.trials if self._counts(trial)}

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rehearse.conftest import made_config, rows, write_csv
 
-from rankray.store import list_studies
+from rankray.store import list_studies, open_study
 
 
 @pytest.fixture
@@ -76,12 +76,15 @@ def test_a_rehearsal_loads_neither_torch_nor_ray(search_file: Path, tmp_path: Pa
 
 def test_a_store_that_is_given_is_driven_and_left_as_it_was(search_file: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/real.db"
+    for name in ("rehearsal-0123456789ab", "rehearsal-of-mine"):  # what a killed rehearsal left; and a user's own
+        with open_study(url, made_config().model_copy(update={"name": name}), lease_seconds=1) as study:
+            assert study.next_trial() is not None
     done = rehearse(search_file, "--seeds", 1, "--trials", 4, "--strategies", "random", "--on", url, "--json")
     assert done.returncode == 0, done.stderr
     [shown] = json.loads(done.stdout)["strategies"]
     assert 0 < shown["driver_cpu_seconds_per_report"] < shown["driver_cpu_seconds_per_trial"]
     assert 0 < shown["busy_share"] <= 1
-    assert list_studies(url) == []
+    assert list_studies(url) == ["rehearsal-of-mine"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from rankray.cluster import environment, scratch, session
-from rankray.errors import ClusterError
+from rankray.errors import ClusterError, SearchFailed
 
 
 @pytest.fixture
@@ -43,6 +43,20 @@ def test_a_ray_of_its_own_listens_on_loopback_with_a_token_of_its_own(asked, mon
     assert seen["RAY_AUTH_MODE"] == "token"
     assert seen["RAY_AUTH_TOKEN_PATH"] == str(scratch.own_token())
     assert environment.LOOPBACK not in environment.os.environ
+
+
+def test_a_ray_of_its_own_that_does_not_start_is_no_traceback(asked, monkeypatch):
+    """A busy machine: Ray raises a plain `Exception` when its raylet does not answer within half a minute."""
+    import ray
+
+    def late(**options):
+        raise Exception("The current node timed out during startup.\nmore")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", late)
+    says = r"Ray did not start on this machine: The current node timed out during startup\.; needed: .* run the same"
+    with pytest.raises(SearchFailed, match=says), session.ray_session(verbose=False):
+        pass
 
 
 def test_an_address_is_left_to_ray(asked, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from rankray.config import load_config
 from rankray.errors import ConfigError
 from rankray.finetune import memory_check
+from rankray.finetune.base_model import gigabytes
 from rankray.finetune.memory_check import (
     CPU_HELD,
     PROCESS_BYTES,
@@ -18,6 +20,7 @@ from rankray.finetune.memory_check import (
     gpu_bytes,
     machine_bytes,
     room_of,
+    shape_at,
     split_to_fit,
 )
 from rankray.finetune.preflight import Findings, preflight
@@ -93,6 +96,7 @@ def test_what_is_a_little_too_large_is_a_warning(check, peak):
     loaded, found = check(peak * 0.95, train__micro_batch_size=8)
     assert loaded.config.train.micro_batch_size == 8
     assert re.search(r"search\.yaml:\d+: memory: a trial takes about", found.warnings[-1])
+    assert re.search(r" MB, and 0\.4\d* GB for the process itself and .*, more than the 0\.4\d* GB", found.warnings[-1])
 
 
 def test_weights_that_cannot_fit_are_refused_whatever_the_batch(check):
@@ -176,3 +180,36 @@ def test_room_is_what_the_configuration_says_first(tree):
     from rankray.config import config_from
 
     assert room_of(config_from(tree(resources__memory_gb=3)), trains_here=False).size == 3_000_000_000
+
+
+def test_a_model_of_the_hub_is_estimated_where_it_is_in_the_cache(check, tree, tmp_path, monkeypatch):
+    """As in a directory, its data not read; the hub is not asked, and a part of a model is none."""
+    import shutil
+
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    local = check(1e12, tables=False)[1].memory
+    assert check(1e12, model__path="org/small")[1].unseen == [
+        "memory of a trial: the model's shape is not known on this machine"
+    ]
+    place = tmp_path / "hub" / "models--org--small"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("c" * 40)
+    shutil.copytree(tree()["model"]["path"], place / "snapshots" / ("c" * 40))
+    for revision in (None, "main", "c" * 40):
+        assert check(1e12, model__path="org/small", model__revision=revision)[1].memory == local
+    assert not check(1e12, model__path="org/small", model__revision="other")[1].memory
+    index = place / "snapshots" / ("c" * 40) / "model.safetensors.index.json"
+    (index.parent / "model.safetensors").rename(index.parent / "a.safetensors")
+    index.write_text(json.dumps({"weight_map": {"w": "a.safetensors", "v": "b.safetensors"}}))
+    shape_at.cache_clear()
+    assert not check(1e12, model__path="org/small")[1].memory
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(7e11, "700 GB"), (1.2e10, "12 GB"), (9.96e9, "10 GB"), (1.25e9, "1.2 GB"), (2.4e7, "24 MB"), (4.5e5, "0.45 MB")],
+)
+def test_sizes_are_read_without_exponents(size, said):
+    assert gigabytes(int(size)) == said

@@ -10,7 +10,8 @@ import torch
 from fixtures.families import FAMILIES
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rankray.model.shapes import local_shape, shape_of
+from rankray.model.files import weight_files
+from rankray.model.shapes import local_shape, saved_shapes, shape_of
 
 
 def test_a_directory_says_what_the_model_has(model_dir):
@@ -52,3 +53,18 @@ def test_every_family_has_a_shape_or_says_that_it_is_unsure(kind):
     assert shape.layers == config.get_text_config().num_hidden_layers
     is_odd = any(part in kind for part in ("mamba", "falcon_h1", "moe", "mixtral", "gpt_oss", "rwkv", "jamba", "bamba"))
     assert bool(shape.unsure) == is_odd
+
+
+def test_weights_that_are_there_in_a_second_form_count_once(model_dir, tmp_path):
+    """Mistral's models have `consolidated.safetensors` beside the parts that the index names."""
+    copied = shutil.copytree(model_dir, tmp_path / "copied")
+    shutil.copy(copied / "model.safetensors", copied / "consolidated.safetensors")
+    assert local_shape(copied) == local_shape(model_dir)
+    names = saved_shapes(model_dir)
+    (copied / "model.safetensors").rename(copied / "model-00001-of-00001.safetensors")
+    (copied / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")})
+    )
+    (copied / "adapter_model.safetensors").write_bytes(b"not the model's")
+    assert local_shape(copied) == local_shape(model_dir)
+    assert [file.name for file in weight_files(copied)] == ["model-00001-of-00001.safetensors"]

@@ -115,3 +115,17 @@ def test_a_real_store_is_driven_in_the_same_way(config: Config, world: World, tm
     )  # fmt: skip
     with open_study(url, made) as study:
         assert study.finished == 8
+
+
+def test_made_up_curves_of_one_metric_end_a_search_of_several() -> None:
+    """Trials without the other metric would fail, one after another, for ever."""
+    config = made_config(metrics=["eval/nll", "eval/accuracy"])
+    found = played(config, synthetic_world(config, 0), "random", trials=5)
+    assert (found.complete, found.spent) == (5, 5.0)
+
+
+def test_several_metrics_that_are_recorded_are_searched(file: Path) -> None:
+    config = made_config(metrics=["eval/nll", "eval/accuracy"])
+    world = worlds_of(read_table(file, config), config)[0]
+    assert configured(config, "tpe", world, 5, 0).study.metrics == ["eval/nll", "eval/accuracy"]
+    assert played(config, world, "tpe", trials=5).complete == 5

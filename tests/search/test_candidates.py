@@ -148,3 +148,13 @@ def test_sft_with_an_anchor_is_not_plain() -> None:
     plain = baselines(rows, config, confirmation, 3)
     assert [each.params["loss.kl_weight"] for each in plain] == [0.0] * 3
     assert distributions(confirmation)["loss.kl_weight"].contains(0.0)
+
+
+def test_an_anchor_that_can_only_be_nothing_stays_as_it_is() -> None:
+    _, confirmation = made({**SPACE, "loss.kl_weight": {"choice": [0.0]}})
+    assert distributions(confirmation)["loss.kl_weight"].choices == (0.0,)
+
+
+def test_a_confirmation_ends_hangs_and_spends_as_it_is_told() -> None:
+    _, confirmation = made(study={"trial_timeout": 30.0, "budget": {"gpu_hours": 2.0}})
+    assert (confirmation.study.trial_timeout, confirmation.study.budget.gpu_hours) == (30.0, 2.0)

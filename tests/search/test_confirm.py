@@ -13,7 +13,8 @@ import pytest
 
 from rankray.config import Config
 from rankray.config.space import RATE
-from rankray.errors import ConfigError, UserError
+from rankray.config.study import BudgetSection
+from rankray.errors import ConfigError, SearchFailed, UserError
 from rankray.search.candidates import SEED
 from rankray.search.confirm import (
     confirmed_config,
@@ -156,6 +157,42 @@ def test_only_what_does_not_change_a_setting_may_be_overridden(searched: str) ->
     assert config.resources.concurrency == 3
     with pytest.raises(ConfigError, match=r"--set train.max_steps: it would confirm another setting"):
         confirm(searched, overrides={"train.max_steps": 7})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("study.trials", 9, "runs what --finalists, --choose-seeds and --seeds say; allowed: study.budget"),
+        ("study.keep_best", 2, "runs what --finalists"),
+        ("study.budget.plateau", 3, "looks for nothing better"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(path: str, value: int, says: str, searched: str) -> None:
+    with pytest.raises(ConfigError, match=f"--set {path}: .*{says}"):
+        confirm(searched, overrides={path: value})
+
+
+def test_a_confirmation_has_limits_of_its_own_and_none_of_the_search(searched: str) -> None:
+    """A limit that is reached leaves the runs so far, and a higher one or none continues."""
+
+    def charged(study: Any, observer: Any, *, verbose: bool = False) -> bool:
+        with study:
+            study.charge({"from": 0.0, "to": 7200.0, "gpu_seconds": 0.0, "nodes": {}})
+        return bool(study.done)
+
+    search = attach(searched, "s")
+    budget = BudgetSection(wall_hours=1, price={"a": 2.0}, plateau=3)
+    study = search.config.study.model_copy(update={"budget": budget})
+    open_study(searched, search.config.model_copy(update={"study": study}))
+    given = {"study.budget.wall_hours": 2, "study.trial_timeout": 60.0}
+    _, confirmation = confirmed_config(attach(searched, "s"), searched, given)
+    assert confirmation.study.budget == BudgetSection(wall_hours=2, price={"a": 2.0})
+    assert confirmation.study.trial_timeout == 60.0
+    for _ in range(2):
+        with pytest.raises(SearchFailed, match=r"study.budget.wall_hours ended it .* 0 of 10 runs: 2 of 2 hours are"):
+            confirm(searched, overrides={"study.budget.wall_hours": 2}, run=charged)
+    assert stored_verdict(attach(searched, "s")) is None
+    assert confirm(searched)["verdict"]["word"] == "better"
 
 
 def test_a_search_that_still_runs_is_not_confirmed(searched: str) -> None:

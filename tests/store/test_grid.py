@@ -42,6 +42,19 @@ def test_each_point_is_tried_once_whoever_asks_and_then_others_are_drawn() -> No
     assert all(field.contains(asked[-1][path]) for path, field in distributions(config).items() if path in asked[-1])
 
 
+@pytest.mark.parametrize(("running", "whole"), [(150, 0), (0, 270)])
+def test_a_long_study_tries_no_point_of_the_grid_again(running: int, whole: int) -> None:
+    """Other samplers are shown a part of a long study; to a grid, what it is not shown would be untried."""
+    config = make_config(study={"sampler": "grid", "trials": running + whole + 5, "pruner": "none"})
+    with open_rehearsal(config) as store:
+        tickets = []
+        for index in range(running + whole + 5):
+            tickets.append(begin(store))
+            if index < whole:
+                store.complete(tickets[-1].number, {"eval/nll": 1.0})
+    assert len({str(ticket.params) for ticket in tickets}) == len(tickets)
+
+
 def test_its_options_are_checked() -> None:
     with pytest.raises(ConfigError, match="points is 1, allowed: 2 or more"):
         check(make_config(study={"sampler": {"name": "grid", "points": 1}}))

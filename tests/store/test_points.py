@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from rankray.store import attach, open_study, views
+import pytest
+from optuna.samplers import PartialFixedSampler, RandomSampler
+
+from rankray.store import attach, open_rehearsal, open_study, strategies, views
 from store.helpers import begin, make_config, run_trial
 
 FOUR = {
@@ -67,3 +70,36 @@ def test_a_study_whose_space_is_refused_by_now_still_opens(file_url: str) -> Non
     with open_study(file_url, config) as study:
         study.complete(begin(study).number, {"eval/nll": 1.0})
     assert attach(file_url, "s").finished == 1
+
+
+@pytest.mark.parametrize(("slots", "sampler"), [(8, "stubborn"), (64, "stubborn"), (30, "tpe")])
+def test_no_point_of_a_space_without_an_end_is_tried_twice(
+    slots: int, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sampler at the end of a range, and plain SFT, for which this space has nothing else."""
+    low = {"loss.objective": "sft", "loss.temperature": 0.5}
+    monkeypatch.setitem(strategies.SAMPLERS, "stubborn", lambda config, seed: (PartialFixedSampler, fixed(low, seed)))
+    space = {**FOUR, "loss.temperature": {"float": [0.5, 1.5], "when": {"loss.objective": "rri"}}}
+    config = make_config(space=space, study={"sampler": sampler, "trials": slots, "pruner": "none"})
+    with open_rehearsal(config) as study:
+        running = [begin(study).params for _ in range(slots)]
+        assert study.next_trial() is None
+    assert len({str(params) for params in running}) == slots
+    assert sum(params == {"loss.objective": "sft"} for params in running) == 1
+
+
+def test_what_takes_the_place_of_a_point_is_the_same_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        strategies.SAMPLERS,
+        "stubborn",
+        lambda config, seed: (PartialFixedSampler, fixed({"train.learning_rate": 1e-4}, seed)),
+    )
+    space = {"train.learning_rate": {"float": [1e-4, 1e-2], "log": True}}
+    config = make_config(space=space, study={"sampler": "stubborn", "trials": 6, "pruner": "none"})
+    one, other = ([begin(study).params for _ in range(6)] for study in (open_rehearsal(config).join() for _ in "ab"))
+    assert one == other
+    assert one[0] == {"train.learning_rate": 1e-4}
+
+
+def fixed(params: dict[str, Any], seed: int) -> dict[str, Any]:
+    return {"fixed_params": params, "base_sampler": RandomSampler(seed=seed)}
