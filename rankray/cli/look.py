@@ -81,10 +81,10 @@ def show(
 def _given(study: StudyStore) -> dict[str, dict[str, Any]]:
     """Return what the study's file and command line gave, by path: the value, and where it was written."""
     from rankray.config import all_fields
-    from rankray.config.params import get_path
+    from rankray.config.params import get_path, plain
 
     known, places = all_fields(), study.provenance.get("places", {})
-    return {p: {"value": get_path(study.config, p), "from": place} for p, place in places.items() if p in known}
+    return {p: {"value": plain(get_path(study.config, p)), "from": place} for p, place in places.items() if p in known}
 
 
 def best(

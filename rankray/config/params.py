@@ -29,6 +29,15 @@ def get_path(config: BaseModel, path: str) -> Any:
     return node
 
 
+def plain(value: Any) -> Any:
+    """Return a field's value as plain JSON types; of a section within it, such as a source, what is not default."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_defaults=True)
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     """Set a dotted path in nested dicts, making the dicts on the way."""
     *parents, last = path.split(".")

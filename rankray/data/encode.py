@@ -8,6 +8,7 @@ assistant turn gets labels, from where the template opens it to where it closes 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +20,13 @@ from rankray.data.examples import common_prefix
 from rankray.data.lengths import Length
 from rankray.data.turns import rendered, trained_spans
 from rankray.data.weights import has_characters, token_weights, within_completion
+from rankray.errors import ModelError, shown
 from rankray.loss.tokens import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 Spans = tuple[tuple[int, int], ...]
 
@@ -130,12 +134,23 @@ def light_tokenizer(model: Path) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer of a local model without importing torch (two seconds), or None where that needs more.
 
     It is the class that reads `tokenizer.json`; a model without that file needs `AutoTokenizer`, which imports torch.
+
+    Raises:
+        ModelError: its files cannot be read, or do not fit together.
     """
     if not (model / "tokenizer.json").is_file():
         return None
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(str(model))
+    try:
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(str(model))
+    except Exception as error:  # files that do not fit together raise anything
+        logger.debug("the tokenizer of %s cannot be loaded", model, exc_info=True)
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"model.path: the tokenizer of {str(model)!r} cannot be loaded ({shown(first)}); needed is one that "
+            "save_pretrained wrote; save the tokenizer again"
+        ) from error
     return tokenizer
 
 

@@ -302,13 +302,8 @@ def _light_tokenizer(model: Path, loaded: LoadedConfig) -> Any:
     """Return the tokenizer, or None where it cannot be read without torch."""
     try:
         return light_tokenizer(model)
-    except Exception as error:  # files that do not fit together raise anything
-        logger.debug("the tokenizer of %s cannot be loaded", model, exc_info=True)
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"{loaded.where('model.path')}: model.path: the tokenizer of {str(model)!r} cannot be loaded "
-            f"({shown(first)}); needed is one that save_pretrained wrote; save the tokenizer again"
-        ) from error
+    except ModelError as error:
+        raise ModelError(f"{loaded.where('model.path')}: {error}") from error
 
 
 def _check_room(

@@ -22,7 +22,7 @@ from rankray.data.lengths import Length, LengthTable, length_table
 from rankray.data.sources import Source, entries_of, is_local
 from rankray.finetune.preflight import STREAMED_ROWS
 from rankray.loss.tokens import IGNORED
-from rankray.model.files import context_length, local_model
+from rankray.model.files import context_of, local_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -200,10 +200,7 @@ def _stop_ids(config: Config, tokenizer: PreTrainedTokenizerBase) -> frozenset[i
 def token_limit(config: Config) -> int:
     """Return the most tokens an example may have: `data.max_length`, or the context of a local model."""
     directory = local_model(config.model.path)
-    file = None if directory is None else directory / "config.json"
-    if file is None or not file.is_file():
-        return config.data.max_length
-    context = context_length(json.loads(file.read_text(encoding="utf-8")))
+    context = None if directory is None else context_of(directory)
     return min(config.data.max_length, context or config.data.max_length)
 
 

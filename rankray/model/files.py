@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rankray.errors import ModelError
+from rankray.errors import ModelError, shown
 from rankray.paths import resolved
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,28 @@ def has_chat_template(directory: Path) -> bool:
         logger.debug("%s has no tokenizer_config.json to read: %s", directory, error)
         return False
     return isinstance(tree, dict) and bool(tree.get("chat_template"))
+
+
+def context_of(directory: Path) -> int | None:
+    """Return the longest sequence a local model supports; None where its config.json is missing or does not say.
+
+    Raises:
+        ModelError: that file is no JSON object.
+    """
+    file = directory / "config.json"
+    if not file.is_file():
+        return None
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"model.path: {str(file)!r} is not JSON ({error}); needed is a JSON object; save the model again"
+        ) from error
+    if not isinstance(tree, dict):
+        raise ModelError(
+            f"model.path: {str(file)!r} holds {shown(tree)}; needed is a JSON object; save the model again"
+        )
+    return context_length(tree)
 
 
 def context_length(config: dict[str, Any]) -> int | None:

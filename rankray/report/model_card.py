@@ -27,10 +27,10 @@ def model_card(overview: Row, trial: Row, *, adapter: bool, name: str) -> str:
 
     config = overview["config"]
     metrics = {key: value for key, value in trial["metrics"].items() if key.startswith("eval/") and value is not None}
-    data = {split: str(config["data"][split]) for split in ("train", "eval")}
+    data = {split: _sources(config["data"][split]) for split in ("train", "eval")}
     results = [
         EvalResult(
-            task_type="text-generation", dataset_type="rankray", dataset_name=_name(data["eval"]),
+            task_type="text-generation", dataset_type="rankray", dataset_name=_names(data["eval"]),
             metric_type=key.removeprefix("eval/"), metric_name=key, metric_value=float(value),
         )
         for key, value in metrics.items()
@@ -40,7 +40,7 @@ def model_card(overview: Row, trial: Row, *, adapter: bool, name: str) -> str:
     header = ModelCardData(
         model_name=name,
         base_model=base if _is_hub(base) else None,
-        datasets=[source.split(":")[0] for source in dict.fromkeys(data.values()) if _is_hub(source)] or None,
+        datasets=list(dict.fromkeys(s.split(":")[0] for split in data.values() for s in split if _is_hub(s))) or None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["rankray", "sft"],
@@ -81,7 +81,7 @@ def _body(overview: Row, trial: Row, metrics: Row, base: str, name: str, adapter
         *_table(
             ("split", "source", "fingerprint"),
             [
-                (split, _name(str(config["data"][split])), str((provenance.get("data") or {}).get(split, "-")))
+                (split, _names(_sources(config["data"][split])), str((provenance.get("data") or {}).get(split, "-")))
                 for split in ("train", "eval")
             ],
         ),
@@ -111,6 +111,17 @@ def _is_hub(source: str) -> bool:
 def _name(source: str) -> str:
     """Return what others may know of a source: a hub id, or a file's own name without its directories."""
     return source if _is_hub(source) else Path(source).name
+
+
+def _sources(given: Any) -> list[str]:
+    """Return the paths and hub ids of a split; of a mixture, those of its entries."""
+    if not isinstance(given, list | tuple):
+        return [str(given)]
+    return [str(entry["path"] if isinstance(entry, Mapping) else getattr(entry, "path", entry)) for entry in given]
+
+
+def _names(sources: Sequence[str]) -> str:
+    return ", ".join(map(_name, sources))
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

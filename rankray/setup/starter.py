@@ -21,7 +21,7 @@ from rankray.data.lengths import length_table
 from rankray.data.sources import Source
 from rankray.errors import ConfigError, UserError
 from rankray.finetune.preflight import preflight
-from rankray.model.files import context_length, local_model
+from rankray.model.files import context_of, local_model
 from rankray.setup.sources import Chosen, Part, choose
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _measured(
         for length in measure([p.example for p in placed], tokenizer, data, no_limit, [p.place for p in placed])
     ]
     table = length_table(lengths, no_limit)
-    context = context_length(json.loads((directory / "config.json").read_text(encoding="utf-8"))) or LENGTHS[-1]
+    context = context_of(directory) or LENGTHS[-1]
     fitting = next((length for length in LENGTHS if length >= table.p95), LENGTHS[-1])
     return count, (table.median, table.p95, min(fitting, context))
 

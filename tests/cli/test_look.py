@@ -52,6 +52,16 @@ def test_show_says_where_settings_come_from(rankray, tmp_path):
     assert shown["settings"] == {"train.max_steps": {"value": 40, "from": "f.yaml:7"}}
 
 
+def test_show_of_a_mixture_says_what_its_entries_give(rankray, tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    mixture = [{"path": "a.jsonl", "weight": 2.0}, {"path": "b.jsonl", "weight": 1.0}]
+    config = make_config(study={"trials": 1}, data={"train": mixture, "eval": "e.jsonl"})
+    drive(open_study(url, config, provenance={"places": {"data.train": "f.yaml:3"}}))
+    shown = json.loads(rankray("show", "s", "0", "--store", url, "--json"))["settings"]
+    assert shown["data.train"]["value"] == mixture
+    assert "SourceSection" not in rankray("show", "s", "0", "--store", url)
+
+
 def test_best(rankray, url):
     best = json.loads(rankray("best", "s", "--store", url, "--json"))
     shown = json.loads(rankray("show", "s", str(best["number"]), "--store", url, "--json"))

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from rankray.config import config_from, load_config
+from rankray.data.left_out import LeftOut
 from rankray.data.lengths import LengthTable
 from rankray.errors import ConfigError
 from rankray.finetune import passed
@@ -28,7 +29,8 @@ def own_cache(tmp_path, monkeypatch):
 def test_what_was_found_comes_back(tree):
     key = passed.key_of(config_from(tree()), PRINTS)
     assert passed.recall(key) is None
-    found = Findings(data={"train": TABLE}, notes=["4 GB"], warnings=["short"], unseen=["adapters"])
+    left_out = {"data.train": LeftOut(11, {"with no turns": (2, "t.jsonl:3")})}
+    found = Findings(data={"train": TABLE}, left_out=left_out, notes=["4 GB"], warnings=["short"], unseen=["adapters"])
     passed.remember(key, found)
     assert passed.recall(key) == found
     assert passed.recall(key + "0") is None

@@ -1,17 +1,19 @@
 import json
+import shutil
 
 import pytest
 
 from rankray.config import load_config
+from rankray.errors import ModelError
 from rankray.finetune.preview import preview
 
 
 @pytest.fixture
 def loaded(tmp_path, model_dir):
-    def make(rows, **data):
+    def make(rows, model=model_dir, **data):
         (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         tree = {
-            "model": {"path": str(model_dir)},
+            "model": {"path": str(model)},
             "data": {"train": str(tmp_path / "t.jsonl"), "eval": str(tmp_path / "t.jsonl"), **data},
         }
         (tmp_path / "x.yaml").write_text(json.dumps(tree))
@@ -59,3 +61,20 @@ def test_what_is_cut_does_not_end(loaded):
     assert row["cut_tokens"] == found.table.longest - 10 > 0
     assert row["ends_with_stop_token"] is False
     assert (found.table.cut, found.table.lost) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("config.json", "{"),
+        ("config.json", "[1]"),
+        ("tokenizer.json", "{"),
+        ("tokenizer_config.json", "[1]"),
+        ("tokenizer_config.json", "{"),
+    ],
+)
+def test_a_model_whose_files_are_damaged_is_named(loaded, model_dir, tmp_path, file, text):
+    damaged = shutil.copytree(model_dir, tmp_path / "damaged")
+    (damaged / file).write_text(text)
+    with pytest.raises(ModelError, match=r"^model.path: .*damaged.*; needed is .*; save the (model|tokenizer) again$"):
+        preview(loaded([{"prompt": "1", "completion": "2"}], model=damaged))

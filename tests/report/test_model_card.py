@@ -45,6 +45,18 @@ def test_the_text_has_metrics_with_errors_settings_verdict_and_lineage():
     assert "needs its base" not in text
 
 
+def test_a_mixture_is_named_by_its_entries():
+    overview, trial = make()
+    mixture = [{"path": "/private/place/a.jsonl", "weight": 2.0}, {"path": "openai/gsm8k:main:train", "weight": 1.0}]
+    overview["config"]["data"] = {"train": mixture, "eval": mixture[:1]}
+    text = model_card(overview, trial, adapter=False, name="m")
+    card = ModelCard(text)
+    assert card.data.datasets == ["openai/gsm8k"]
+    assert card.data.eval_results[0].dataset_name == "a.jsonl"
+    assert "| train | a.jsonl, openai/gsm8k:main:train |" in text
+    assert "/private" not in text
+
+
 def test_another_trial_than_the_best_says_so():
     overview, trial = make()
     other = next(each for each in overview["trials"] if each["number"] != trial["number"])
