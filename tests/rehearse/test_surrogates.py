@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rankray.config import Config
-from rankray.rehearse.surrogates import FAMILIES, kernel_smoother
+from rankray.rehearse import surrogates
+from rankray.rehearse.surrogates import FAMILIES, gaussian_process, kernel_smoother
 from rankray.rehearse.table import read_table
 from rankray.store.encoding import Encoding
 from rehearse.conftest import STEPS, true_loss
@@ -29,3 +30,14 @@ def test_a_family_predicts_settings_that_were_not_recorded(name: str, file: Path
     np.testing.assert_allclose(found[:, :, 1], 2 - found[:, :, 0] / 2, rtol=1e-6, err_msg="metrics hold together")
     again = fit(encoding, recorded, curves)(fresh[:10]).reshape(10, 3, 2)
     np.testing.assert_allclose(again, found[:10], rtol=1e-9)
+
+
+def test_a_gaussian_process_is_fitted_to_a_part_of_many_settings(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surrogates, "MOST_FITTED", 5)
+    encoding = Encoding(config)
+    rows = encoding.draw(21, np.random.default_rng(6))
+    curves = np.random.default_rng(7).random((21, 1))
+    found, of_part = (gaussian_process(encoding, rows[s], curves[s])(rows) for s in (slice(None), slice(0, 21, 5)))
+    np.testing.assert_array_equal(found, of_part)
