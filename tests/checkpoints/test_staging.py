@@ -49,6 +49,7 @@ def processes_with(cache: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow  # a trial that goes on from a bucket: below; a killed search: search/test_kills.py
 def test_a_killed_search_resumes_from_the_bucket(world, bucket, tmp_path):
     file = tmp_path / "tiny.yaml"
     store = f"sqlite:///{tmp_path / 'store.db'}"
@@ -160,7 +161,7 @@ def test_without_an_object_store_nothing_is_carried(monkeypatch, tmp_path):
     assert staging.train(lambda spec, reporter: (spec, reporter), spec, recorder) == (spec, recorder)
 
 
-@pytest.mark.slow  # of one process: test_a_killed_search_resumes_from_the_bucket
+@pytest.mark.slow  # of one process: test_train_writes_to_a_bucket_and_goes_on_from_it
 def test_workers_on_two_nodes_bring_what_is_theirs(world, bucket, tmp_path):
     """Two raylets stand for two machines; what each worker of a trial writes lies on its own node's disk."""
     file, store = tmp_path / "tiny.yaml", f"sqlite:///{tmp_path / 'store.db'}"

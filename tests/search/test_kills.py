@@ -69,7 +69,7 @@ def test_kills_at_random_moments_lose_nothing(place, seed):
 
 def test_a_signal_that_ends_ray_too_leaves_nothing_running(place):
     """SIGTERM to all ends the raylet as well, so Tune cannot end its trials: the search gives up after its grace."""
-    first = "from rankray.search import experiment; experiment.GRACE_SECONDS = 5.0; experiment.SAVE_SECONDS[15] = 0.5"
+    first = "from rankray.search import experiment; experiment.GRACE_SECONDS = 3.0; experiment.SAVE_SECONDS[15] = 0.5"
     process = place.begin(*SLOW, first=first)
     until(lambda: bool(place.recorded()), process, log=place.log)
     assert kill(process, signal.SIGTERM) == 130, place.log.read_text()

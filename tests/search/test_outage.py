@@ -93,7 +93,8 @@ def test_an_outage_is_trained_through_and_one_without_end_is_given_up_and_resume
     assert reported == [(number, step) for number in sorted({number for number, _ in now}) for step in (2, 4, 6)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow  # a signal ends what waits in C: cli/test_signals.py; a frozen server: store/test_deadlines.py
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_driver_of_a_frozen_server(world, tmp_path, server, number):
     """The driver waits in C for an answer; the signal is noticed all the same, and nobody waits for the store."""
     file = tmp_path / "tiny.yaml"
