@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
 
@@ -85,7 +86,7 @@ def test_a_weight_function(add_line, rankray, tree):
 
 
 def test_a_sampler_and_an_evaluation(add_line, rankray, tree, tmp_path):
-    """A sampler with a seed that is always the same: every trial gets the same draw, as under no other sampler."""
+    """A sampler with a seed of its own: the first trial gets its draw, as under no other, and none gets it again."""
     add_line("store/strategies.py", "SAMPLERS", SAME_DRAW)
     (tmp_path / "my_evaluations.py").write_text(EVALUATION, encoding="utf-8")
     made = tree(study__sampler="mine", study__pruner="none", study__trials=2, study__known=[])
@@ -104,5 +105,9 @@ def test_a_sampler_and_an_evaluation(add_line, rankray, tree, tmp_path):
         [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'store.db'}"], capture_output=True, text=True, check=True
     )
     (first, second), questions = json.loads(listed.stdout)
-    assert first == second
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=7)).ask(
+        {"loss.temperature": optuna.distributions.FloatDistribution(0.5, 4.0)}
+    )
+    assert first == drawn.params["loss.temperature"]
+    assert first != second, "nothing is learnt from the same point again"
     assert questions == [10.0, 10.0]

@@ -51,11 +51,12 @@ def test_a_search_parses_and_checks_its_space_once(calls, tmp_path):
     """From the file to the trials: only a stored study, which is another configuration, is validated again."""
     file = tmp_path / "search.yaml"
     study = {"trials": 6, "sampler": "random", "pruner": "none"}
-    file.write_text(yaml.safe_dump({**BASE, "space": CONDITIONAL, "study": study}))
+    rate = {"train.learning_rate": {"float": [1e-4, 1e-2]}}  # without one, plain SFT is a single point, tried once
+    file.write_text(yaml.safe_dump({**BASE, "space": CONDITIONAL | rate, "study": study}))
     loaded = load_config(file)
-    values = 2 + 2 + 2  # two bounds, two forms, two objectives
+    values = 2 + 2 + 2 + 2  # two bounds each, two forms, two objectives
     one_point = 1  # a point that the configuration accepts shows that not all are refused
-    assert calls == {"parse": 3, "validate": 1 + values + one_point}
+    assert calls == {"parse": 4, "validate": 1 + values + one_point}
     calls.clear()
     check_lines(loaded)
     with open_study(f"journal:///{tmp_path / 'store.log'}", loaded.config) as study:
