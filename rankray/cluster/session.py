@@ -67,6 +67,7 @@ def _join_or_start(options: dict[str, Any]) -> None:
         try:
             ray.init(**options)
         except Exception as error:  # Ray raises a plain Exception where a server of its own does not come up in time
+            logger.debug("Ray did not start", exc_info=True)
             raise SearchFailed(
                 f"Ray did not start on this machine: {(str(error).splitlines() or [type(error).__name__])[0]}; needed: "
                 "memory, disk and a processor that is not busy for half a minute; run the same command again to resume"

@@ -230,7 +230,7 @@ class Source:
         for index, made in enumerate(try_examples(rows, data, places, is_first)):
             left.rows += 1
             if not isinstance(made, Unusable) and self._tokenizer is not None:
-                made = refusal(self._tokenizer, made, place_of(rows, index)) or made
+                made = refusal(self._tokenizer, made, place_of(rows, index), places.messages) or made
             if isinstance(made, Unusable):
                 left.add(made, place_of(rows, index))
             else:

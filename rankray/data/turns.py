@@ -25,7 +25,12 @@ Span = tuple[int, int]
 
 
 def rendered(
-    tokenizer: PreTrainedTokenizerBase, example: Example, turns: Sequence[Turn], place: str, opens: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    example: Example,
+    turns: Sequence[Turn],
+    place: str,
+    opens: bool = False,
+    where: str = "data.messages",
 ) -> str:
     """Return the text that the chat template makes of turns of an example; nothing for no turns.
 
@@ -35,6 +40,7 @@ def rendered(
         turns: some of its turns, from the first on.
         place: of the row, for errors.
         opens: add what opens the assistant's answer.
+        where: how errors begin.
 
     Raises:
         Unusable: the template refuses the turns.
@@ -42,7 +48,7 @@ def rendered(
     """
     if not (example.template or tokenizer.chat_template):
         raise ModelError(
-            "data.messages: the model's tokenizer has no chat template; needed is one; take a chat model, or use "
+            f"{where}: the model's tokenizer has no chat template; needed is one; take a chat model, or use "
             "data.prompt and data.completion"
         )
     if not turns:
@@ -61,13 +67,13 @@ def rendered(
         first = (str(error).splitlines() or [type(error).__name__])[0]
         roles = ", ".join(turn["role"] for turn in turns)
         raise Unusable(
-            f"data.messages: {place}: the model's chat template refuses the turns {roles} ({first}); allowed are "
+            f"{where}: {place}: the model's chat template refuses the turns {roles} ({first}); allowed are "
             "conversations that it renders; change or leave out such rows, or take another model",
             f"refused by the model's chat template ({shown(first)})",
         ) from error
 
 
-def refusal(tokenizer: PreTrainedTokenizerBase, example: Example, place: str) -> Unusable | None:
+def refusal(tokenizer: PreTrainedTokenizerBase, example: Example, place: str, where: str) -> Unusable | None:
     """Return why the chat template renders no text of a conversation, or of its prompt; None where it does.
 
     Texts are not rendered, and without a chat template nothing is refused here. Arguments are those of `rendered`.
@@ -75,8 +81,8 @@ def refusal(tokenizer: PreTrainedTokenizerBase, example: Example, place: str) ->
     if not example.is_chat or not (example.template or tokenizer.chat_template):
         return None
     try:
-        rendered(tokenizer, example, example.turns, place)
-        rendered(tokenizer, example, example.asked, place, opens=True)
+        rendered(tokenizer, example, example.turns, place, where=where)
+        rendered(tokenizer, example, example.asked, place, opens=True, where=where)
     except Unusable as error:
         return error
     return None

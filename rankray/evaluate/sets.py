@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from rankray.config import LoadedConfig
 from rankray.config.evaluation import AlsoSection
@@ -18,6 +19,9 @@ from rankray.data.left_out import LeftOut
 from rankray.data.parse import Row
 from rankray.data.sources import Source
 from rankray.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def as_config(section: AlsoSection, config: Config) -> Config:
@@ -75,8 +79,14 @@ def read_choices(row: Row, section: AlsoSection, where: str) -> tuple[list[str],
     )
 
 
-def check_sets(loaded: LoadedConfig) -> tuple[bool, dict[str, LeftOut]]:
+def check_sets(
+    loaded: LoadedConfig, tokenizer: PreTrainedTokenizerBase | None = None
+) -> tuple[bool, dict[str, LeftOut]]:
     """Read the local sets as an evaluation will.
+
+    Args:
+        loaded: the configuration.
+        tokenizer: the model's, whose chat template may refuse conversations; None: nobody looks at that.
 
     Returns:
         Whether one of them has chats for a template, and field -> the rows with nothing to measure.
@@ -94,7 +104,7 @@ def check_sets(loaded: LoadedConfig) -> tuple[bool, dict[str, LeftOut]]:
         config = as_config(section, loaded.config)
         names = ("data", "prompt", "label" if section.choices else "completion", "messages")
         places = Places(*(f"{loaded.where(f'{where}.{field}')}: {where}.{field}" for field in names))
-        source = Source("eval", config.data, places=places)
+        source = Source("eval", config.data, places=places, tokenizer=tokenizer)
         for placed in islice(source.placed(), section.max_examples):
             has_chats |= placed.example.is_chat and placed.example.template is None
             if section.choices:

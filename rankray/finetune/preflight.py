@@ -8,7 +8,6 @@ that trials run; `check --offline` leaves that out and says so.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from rankray.finetune.schedules import check_one_schedule, check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.finetune.variants import as_drawn, check_kept_processes, searched_variants
 from rankray.model.extras import needed, require
-from rankray.model.files import context_length, has_chat_template, local_model
+from rankray.model.files import context_length, has_chat_template, json_object, local_model
 from rankray.model.pin import revision_problem
 
 logger = logging.getLogger(__name__)
@@ -150,8 +149,9 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
         raise ModelError(f"{loaded.where('model.revision')}: {problem}")
     prints, directory = _check_model(config.model.path, loaded.where("model.path"))
     splits = ("train", "eval", *(["test"] if config.data.test is not None else []))
-    data = {split: _check_split(split, loaded, directory, findings) for split in splits}
-    has_chats, left_out = check_sets(loaded)
+    tokenizer = None if directory is None else _light_tokenizer(directory, loaded)
+    data = {split: _check_split(split, loaded, directory, tokenizer, findings) for split in splits}
+    has_chats, left_out = check_sets(loaded, tokenizer)
     findings.left_out |= left_out
     if has_chats and directory is not None:
         _needs_chat_template(directory, loaded.where("evaluate.also"))
@@ -198,7 +198,7 @@ def _check_model(path: str, place: str) -> tuple[dict[str, str], Path | None]:
                 f"{where}: {path!r} lacks {what} (it holds {have}); needed are config.json, weights and a tokenizer; "
                 "save model and tokenizer there with save_pretrained"
             )
-    _read_json(directory / "config.json", where)
+    json_object(directory / "config.json", where)
     _check_weights(directory, where)
     _tokenizer(directory, where)
     weights = [directory / "config.json", *sorted(directory.glob("*.safetensors"))]
@@ -216,7 +216,7 @@ def _check_weights(directory: Path, where: str) -> None:
     import safetensors
 
     for index in directory.glob("*.safetensors.index.json"):
-        named = _read_json(index, where).get("weight_map")
+        named = json_object(index, where).get("weight_map")
         names = set(named.values()) if isinstance(named, dict) else set()
         lacking = sorted(str(name) for name in names if not (directory / str(name)).is_file())
         if lacking or not names:
@@ -257,7 +257,7 @@ def _tokenizer(directory: Path, where: str) -> Any:
         ) from error
 
 
-def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings: Findings) -> str:
+def _check_split(split: str, loaded: LoadedConfig, model: Path | None, tokenizer: Any, findings: Findings) -> str:
     data, place = loaded.config.data, loaded.where(f"data.{split}")
     given, where = getattr(data, split), f"{place}: data.{split}"
     for entry in entries_of(given):
@@ -271,7 +271,6 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, findings:
         return fingerprint(given, where)
     places = Places.at(loaded.where, split)
     first = loaded.config.evaluate.max_examples if split == "eval" else None
-    tokenizer = None if model is None else _light_tokenizer(model, loaded)
     source = Source(split, data, first, places=places, tokenizer=tokenizer)
     examples = list(islice(source.placed(), STREAMED_ROWS if data.streaming else None))
     if data.streaming and len(examples) == STREAMED_ROWS:
@@ -316,7 +315,7 @@ def _check_room(
     """
     data = loaded.config.data
     where = f"{loaded.where('data.max_length')}: data.max_length"
-    context = context_length(_read_json(model / "config.json", where))
+    context = context_length(json_object(model / "config.json", where))
     limit = min(data.max_length, context or data.max_length)
     if tokenizer is None:
         findings.unseen.append("tokens: the tokenizer has no tokenizer.json")
@@ -342,17 +341,3 @@ def _needs_chat_template(model: Path, where: str) -> None:
             f"{where}: the tokenizer in {str(model)!r} has no chat template; needed is one; take a chat model, or use "
             "data.prompt and data.completion"
         )
-
-
-def _read_json(file: Path, where: str) -> dict[str, Any]:
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{where}: {str(file)!r} is not JSON ({error}); needed is a JSON object; save the model again"
-        ) from error
-    if not isinstance(tree, dict):
-        raise ModelError(
-            f"{where}: {str(file)!r} holds {type(tree).__name__}; needed is a JSON object; save the model again"
-        )
-    return tree

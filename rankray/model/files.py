@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rankray.errors import ModelError, shown
+from rankray.errors import ModelError
 from rankray.paths import resolved
 
 logger = logging.getLogger(__name__)
@@ -90,17 +90,30 @@ def context_of(directory: Path) -> int | None:
     file = directory / "config.json"
     if not file.is_file():
         return None
+    return context_length(json_object(file, "model.path"))
+
+
+def json_object(file: Path, where: str) -> dict[str, Any]:
+    """Return what a model's JSON file holds.
+
+    Args:
+        file: to read.
+        where: how errors begin.
+
+    Raises:
+        ModelError: it cannot be read, or is no JSON object.
+    """
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
-            f"model.path: {str(file)!r} is not JSON ({error}); needed is a JSON object; save the model again"
+            f"{where}: {str(file)!r} is not JSON ({error}); needed is a JSON object; save the model again"
         ) from error
     if not isinstance(tree, dict):
         raise ModelError(
-            f"model.path: {str(file)!r} holds {shown(tree)}; needed is a JSON object; save the model again"
+            f"{where}: {str(file)!r} holds {type(tree).__name__}; needed is a JSON object; save the model again"
         )
-    return context_length(tree)
+    return tree
 
 
 def context_length(config: dict[str, Any]) -> int | None:

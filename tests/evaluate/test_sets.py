@@ -77,3 +77,13 @@ def test_a_chat_needs_a_template(loaded, model_dir, tmp_path):
 def test_messages_and_choices_exclude_each_other(loaded):
     with pytest.raises(ConfigError, match=r"got messages 'm' beside choices; allowed: one of them"):
         loaded([CHOICES], messages="m", choices="c")
+
+
+def test_conversations_that_the_chat_template_refuses_are_found_before_an_evaluation(loaded, model_dir, tmp_path):
+    strict = tmp_path / "strict"
+    shutil.copytree(model_dir, strict)
+    (strict / "chat_template.jinja").write_text("{{ raise_exception('no chats today') }}")
+    made = loaded([{"q": "1", "a": "2"}], prompt="{q}", completion="{a}", chat=True, metrics=["nll"])
+    config = made.config.model_copy(update={"model": made.config.model.model_copy(update={"path": str(strict)})})
+    with pytest.raises(DataError, match=r"^x.yaml: evaluate\.also\..*no chats today"):
+        preflight(LoadedConfig(config, "x.yaml", {}))
