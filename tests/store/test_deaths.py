@@ -31,6 +31,7 @@ WRITES = (
 EVERY = 6
 POINTED = {"loss.objective": "sft", "train.learning_rate": 2e-4}
 BOTH = {"every_steps": 10, "metrics": ["nll", "accuracy"]}
+LIMITS = {"plateau": 2, "wall_hours": 1, "gpu_hours": 2, "money": 3.0}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Counter[str]]] = {
     "known": (
         {"trials": 5, "known": ["paper", "sft", POINTED]},
@@ -43,8 +44,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Counter[str]]] = {
         Counter({"warm_start:earlier": 1, "warm_start": 1, "sampler": 2}),
     ),
     "trials": ({"trials": 3}, {}, Counter({"sampler": 3})),
-    "plateau": ({"trials": 50, "budget": {"plateau": 2}, "known": [POINTED]}, {}, Counter()),
-    "wall_hours": ({"trials": 50, "budget": {"wall_hours": 1}}, {}, Counter()),
+    "plateau": ({"trials": 50, "budget": {"plateau": LIMITS["plateau"]}, "known": [POINTED]}, {}, Counter()),
+    "wall_hours": ({"trials": 50, "budget": {"wall_hours": LIMITS["wall_hours"]}}, {}, Counter()),
+    "gpu_hours": ({"trials": 50, "budget": {"gpu_hours": LIMITS["gpu_hours"]}}, {}, Counter()),
+    "money": ({"trials": 50, "budget": {"money": LIMITS["money"], "price": {"a": {"spot": 3.0}}}}, {}, Counter()),
     "several metrics": (
         {"trials": 3, "metrics": ["eval/accuracy", "eval/nll"], "known": [POINTED]},
         {"evaluate": BOTH},
@@ -64,7 +67,7 @@ def measured(params: dict[str, Any]) -> dict[str, float]:
 
 
 def search(url: str, config: Any, seen: list[StudyStore]) -> None:
-    """Search to the end; every trial takes twenty minutes."""
+    """Search to the end; every trial takes twenty minutes of two GPUs of one spot node."""
     store = open_study(url, config)
     seen.append(store)
     store.join()
@@ -73,7 +76,8 @@ def search(url: str, config: Any, seen: list[StudyStore]) -> None:
         store.report(ticket.number, Report(10, measured(ticket.params), "c10"))
         store.complete(ticket.number, measured(ticket.params))
         ends = max(began, 1200.0 * ticket.number) + 1200.0
-        store.charge({"from": began, "to": ends, "gpu_seconds": 0.0, "nodes": {}})
+        node = ["a", True, began, ends]
+        store.charge({"from": began, "to": ends, "gpu_seconds": 2 * (ends - began), "nodes": {"n": node}})
     store.note_end()
     store.leave()
 
@@ -131,9 +135,9 @@ def test_a_search_killed_at_a_write_ends_as_if_it_had_not_been(
         if origins:
             assert Counter(trial.user_attrs[ORIGIN] for trial in trials) == origins
         ended = views.status(found)["ended"]
-        assert ended["by"] == (case if case in ("plateau", "wall_hours") else "trials")
-        if case == "wall_hours":
-            assert found.spent.wall_seconds >= 3600
+        assert ended["by"] == (case if case in LIMITS else "trials")
+        if case in ("wall_hours", "gpu_hours", "money"):
+            assert found.spent.to_json()[case] >= LIMITS[case] > found.spent.to_json()[case] / 3
         if case == "several metrics":
             best = max(trial.params["train.learning_rate"] for trial in trials)
             assert [each["params"]["train.learning_rate"] for each in views.best(found)["front"]] == [best]
