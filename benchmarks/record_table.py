@@ -2,8 +2,9 @@
 
 One row per (setting, seed, step): dotted paths as columns (empty where a field does not exist), `seed`, `step`, and the
 metrics. Settings are drawn from the world's space with a fixed seed, each field uniformly over its range, after the
-settings that a search tries first; so a table of 300 settings is the first part of one of 500. Each run is appended
-when it is whole; the same command again continues where the last one stopped, and processes may share a
+settings that a search tries first; so a table of 300 settings is the first part of one of 500. `--dense` more are drawn
+in the part of the space where the best ones were found (DENSE): of 300 settings spread evenly, four lie on the
+quickstart's peak, too few to say what it looks like. Each run is appended when it is whole; the same command again continues where the last one stopped, and processes may share a
 table (`--shard 0/2`, `--shard 1/2`, then `--merge`).
 
     nice -n 19 python benchmarks/record_table.py quickstart --directory /tmp/tables --settings 300 --seeds 2
@@ -48,6 +49,18 @@ STORIES_SPACE = {
 SPACES = {"quickstart": QUICKSTART_SPACE, "stories": STORIES_SPACE}
 RATES = {"quickstart": 1e-3, "stories": 1e-3}
 """The files' own rates, from which the known settings start."""
+
+DENSE: dict[str, dict[str, Any]] = {
+    "quickstart": {
+        "loss.objective": "rri",
+        "loss.form": "bound",
+        "loss.base": "prob",
+        "train.learning_rate": (1e-3, 5e-3),
+    },
+}
+"""Where the best settings of a table lie: values of choices, ranges of numbers."""
+FIRST_DENSE = 1000
+"""The number of the first setting of that part."""
 
 
 def quickstart_world(directory: Path) -> Config:
@@ -105,12 +118,26 @@ def settings(config: Config, rate: float, count: int) -> list[dict[str, Any]]:
     return known[:count]
 
 
-def _drawn(draw: random.Random, dist: Any) -> Any:
+def dense_settings(config: Config, part: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Return settings drawn evenly in a part of the space."""
+    space, draw, points = distributions(config), random.Random("settings near the best"), []
+    for _ in range(count):
+        point: dict[str, Any] = {}
+        for path, dist in space.items():
+            if dist.active(point, config):
+                limit = part.get(path)
+                point[path] = _drawn(draw, dist, limit) if limit is None or isinstance(limit, tuple) else limit
+        points.append(point)
+    return points
+
+
+def _drawn(draw: random.Random, dist: Any, limit: tuple[float, float] | None = None) -> Any:
     if dist.kind == "choice":
         return draw.choice(dist.choices)
+    low, high = limit or (dist.low, dist.high)
     if dist.log:
-        return float(f"{dist.low * (dist.high / dist.low) ** draw.random():.6g}")
-    return float(f"{draw.uniform(dist.low, dist.high):.6g}")
+        return float(f"{low * (high / low) ** draw.random():.6g}")
+    return float(f"{draw.uniform(low, high):.6g}")
 
 
 class Keep:
@@ -181,6 +208,7 @@ def main() -> None:
     parser.add_argument("world", choices=WORLDS)
     parser.add_argument("--directory", type=Path, required=True, help="where the world and the parts are kept")
     parser.add_argument("--settings", type=int, default=300)
+    parser.add_argument("--dense", type=int, default=100, help="settings in the best part of the space, after those")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--shard", default="0/1", help="this process's share of the settings, as 0/2")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time")
@@ -198,7 +226,9 @@ def main() -> None:
         (int(row["setting"]), int(row["seed"])) for row in recorded(parts) if int(row["step"]) == config.train.max_steps
     }
     started, file = time.monotonic(), directory / f"part-{share}.csv"
-    for number, params in enumerate(settings(config, RATES[given.world], given.settings)):
+    spread = dict(enumerate(settings(config, RATES[given.world], given.settings)))
+    dense = dense_settings(config, DENSE.get(given.world, {}), given.dense)
+    for number, params in (spread | dict(enumerate(dense, FIRST_DENSE))).items():
         for seed in range(1, given.seeds + 1):
             if number % of != share or (number, seed) in have:
                 continue

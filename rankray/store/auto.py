@@ -13,7 +13,7 @@ is running counts.
    what is far worse counts by the logarithm of its distance (`scores`): a few runs that went wrong would make all good
    ones look alike. What diverged, or was pruned, is a bad run. Expected improvement and mean + 2 sd take turns:
    improvement alone exploits, and the noise of a lucky run feeds it. When the best run, by what the process says of
-   it, has been the best for eight runs, each third setting is one that has little to do with it. Candidates are random
+   it, has been the best for eight runs, each second setting is one that has little to do with it. Candidates are random
    ones of every branch and ones near the best runs, then ones near the most promising of these.
 3. Beyond MOST_RUNS whole runs, TPE.
 """
@@ -56,8 +56,8 @@ JITTERED = 5
 JITTERS = 30
 REFINED, NEARER = 4, 15
 """How many of the most promising candidates get new ones near them, and how many each."""
-STALE, ELSEWHERE, UNLIKE = 8, 3, 0.3
-"""After so many whole runs without a better one, each third setting correlates less than this with the best run."""
+STALE, ELSEWHERE, UNLIKE = 8, 2, 0.3
+"""After so many whole runs without a better one, each second setting correlates less than this with the best run."""
 SPREAD = 8
 """Random settings of which each of the first ones is chosen, so that they lie apart."""
 EXPLORED = 1 / 4

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from rankray.config.schema import Config
 Array = NDArray[np.float64]
 MOST_BRANCHES = 24
 """How many branches of a conditional space are told apart at most."""
+FEW_COMBINATIONS = 12
+"""Up to so many combinations of all choices, each is a branch."""
 
 
 class Encoding:
@@ -30,8 +32,9 @@ class Encoding:
 
     Attributes:
         paths: the fields' dotted paths, each after the ones that its `when` looks at.
-        branches: the conditional space's parts: each an assignment of the choices that some `when` looks at, as
-            {field's index: choice's index}; a single empty one where the space has no conditions.
+        branches: the space's parts: each an assignment of choices, as {field's index: choice's index}. Of all choices,
+            where these have FEW_COMBINATIONS at most; else of those that some `when` looks at, which is a single empty
+            assignment where the space has no conditions.
     """
 
     def __init__(self, config: Config) -> None:
@@ -41,16 +44,23 @@ class Encoding:
         self.paths = list(space)
         self._index = {path: index for index, path in enumerate(self.paths)}
         looked_at = {other for field in self.fields for other in field.when if other in space}
-        gates = [index for index, field in enumerate(self.fields) if field.path in looked_at and field.kind == "choice"]
+        choices = [index for index, field in enumerate(self.fields) if field.kind == "choice"]
+        branches = self._combinations(choices)
+        if len(branches) > FEW_COMBINATIONS:
+            branches = self._combinations([index for index in choices if self.paths[index] in looked_at])
+        self.branches: list[dict[int, int]] = branches[:MOST_BRANCHES]
+
+    def _combinations(self, choices: Sequence[int]) -> list[dict[int, int]]:
+        """Return the ways in which some choices can be made, without those of fields that do not exist then."""
         kept: dict[tuple[tuple[int, int], ...], None] = {}
-        options = [range(len(self.fields[gate].choices)) for gate in gates]
+        options = [range(len(self.fields[index].choices)) for index in choices]
         for chosen in itertools.islice(itertools.product(*options), 4096):
             row = np.full((1, len(self.fields)), 0.5)
-            for gate, choice in zip(gates, chosen, strict=True):
-                row[0, gate] = (choice + 0.5) / len(self.fields[gate].choices)
+            for index, choice in zip(choices, chosen, strict=True):
+                row[0, index] = (choice + 0.5) / len(self.fields[index].choices)
             there = ~np.isnan(self.without_inactive(row)[0])
-            kept[tuple((gate, choice) for gate, choice in zip(gates, chosen, strict=True) if there[gate])] = None
-        self.branches: list[dict[int, int]] = [dict(branch) for branch in kept][:MOST_BRANCHES]
+            kept[tuple((index, choice) for index, choice in zip(choices, chosen, strict=True) if there[index])] = None
+        return [dict(branch) for branch in kept]
 
     def draw(self, count: int, draws: np.random.Generator, branch: Mapping[int, int] | None = None) -> Array:
         """Return `count` settings drawn uniformly, all of one branch if it is given; (count, fields)."""

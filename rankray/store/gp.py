@@ -35,16 +35,14 @@ SELECTED_ON = 60
 """Runs that the draws are compared on, at most."""
 NOISE = (0.1, 0.7)
 """Median and log sd of the noise's variance, in units of the runs' own variance."""
-OTHER = (0.6, 0.6)
+OTHER, CHOICE = (0.6, 0.6), (0.5, 0.7)
 PRIORS = {
     "train.learning_rate": (0.3, 0.5),
-    "loss.objective": (1.0, 0.7),
-    "loss.form": (1.5, 0.7),
-    "loss.base": (1.0, 0.7),
     "loss.temperature": (0.6, 0.6),
     "loss.entropy_weight": (1.0, 0.7),
 }
-"""Median and log sd of the lengthscale of a known field, as a part of its range; two choices are 1 apart."""
+"""Median and log sd of the lengthscale of a known field, as a part of its range; of others OTHER, and of a choice CHOICE:
+two choices are 1 apart, and correlate by 0.14 at its median."""
 MEAN = 0.3
 """Precision of the prior of the process's mean, which is normal about the runs' own mean, in their units."""
 RATE_DECADES = 2.0
@@ -55,7 +53,7 @@ def drawn_scales(fields: Sequence[Distribution], draws: np.random.Generator) -> 
     """Return lengthscales (DRAWS, fields) and noise variances (DRAWS,) from the priors."""
     medians, spreads = [], []
     for field in fields:
-        median, spread = PRIORS.get(field.path, OTHER)
+        median, spread = PRIORS.get(field.path, CHOICE if field.kind == "choice" else OTHER)
         if field.path == "train.learning_rate" and field.log:
             median *= min(max(RATE_DECADES / math.log10(field.high / field.low), 0.5), 2.0)
         medians.append(median)

@@ -37,12 +37,28 @@ def test_every_drawn_setting_is_one_the_space_proposes_and_comes_back(encoding: 
     assert {type(encoding.params(row)["train.batch_size"]) for row in rows} == {int}
 
 
-def test_there_is_one_branch_per_way_the_conditions_can_be_met(encoding: Encoding) -> None:
-    found = [
+def branches_of(encoding: Encoding) -> list[dict[str, Any]]:
+    return [
         {encoding.paths[gate]: encoding.fields[gate].choices[choice] for gate, choice in branch.items()}
         for branch in encoding.branches
     ]
-    assert sorted(map(str, found)) == sorted(
+
+
+def test_there_is_one_branch_per_combination_of_choices(encoding: Encoding) -> None:
+    found = branches_of(encoding)
+    objectives = [{"sft"}, {"dft"}, {"rri", "bound"}, {"rri", "exact"}]
+    wanted = [objective | {scale} for objective in objectives for scale in (None, 4.0)]
+    assert len(found) == len(wanted)
+    assert all(set(branch.values()) in wanted for branch in found)
+    for branch, named in zip(encoding.branches, found, strict=True):
+        for row in encoding.draw(20, np.random.default_rng(1), branch):
+            assert named.items() <= encoding.params(row).items()
+
+
+def test_of_many_combinations_there_is_one_branch_per_way_the_conditions_can_be_met() -> None:
+    """Five sizes times the eight above would be a start of forty settings."""
+    space = {**SPACE, "train.batch_size": {"choice": [8, 16, 32, 64, 128]}}
+    assert sorted(map(str, branches_of(Encoding(make_config(space=space))))) == sorted(
         map(
             str,
             [
@@ -53,9 +69,6 @@ def test_there_is_one_branch_per_way_the_conditions_can_be_met(encoding: Encodin
             ],
         )
     )
-    for branch, wanted in zip(encoding.branches, found, strict=True):
-        for row in encoding.draw(20, np.random.default_rng(1), branch):
-            assert wanted.items() <= encoding.params(row).items()
 
 
 def test_a_condition_on_a_fixed_field_and_on_a_number_is_met_or_not() -> None:
