@@ -4,8 +4,8 @@ One row per (setting, seed, step): dotted paths as columns (empty where a field 
 metrics. Settings are drawn from the world's space with a fixed seed, each field uniformly over its range, after the
 settings that a search tries first; so a table of 300 settings is the first part of one of 500. `--dense` more are drawn
 in the part of the space where the best ones were found (DENSE): of 300 settings spread evenly, four lie on the
-quickstart's peak, too few to say what it looks like. Each run is appended when it is whole; the same command again continues where the last one stopped, and processes may share a
-table (`--shard 0/2`, `--shard 1/2`, then `--merge`).
+quickstart's peak, too few to say what it looks like. Each run is appended when it is whole; the same command again
+continues where the last one stopped, and processes may share a table (`--shard 0/2`, `--shard 1/2`, then `--merge`).
 
     nice -n 19 python benchmarks/record_table.py quickstart --directory /tmp/tables --settings 300 --seeds 2
     python benchmarks/record_table.py quickstart --directory /tmp/tables --merge benchmarks/tables/quickstart.parquet
@@ -64,7 +64,7 @@ FIRST_DENSE = 1000
 
 
 def quickstart_world(directory: Path) -> Config:
-    """The world of `rankray quickstart`, whole: all 100 steps and all 256 held-out problems, evaluated every 20 steps."""
+    """The world of `rankray quickstart`, whole: all 100 steps, all 256 held-out problems, evaluated every 20 steps."""
     from rankray.quickstart.build import build_world
 
     tree = load_config(build_world(directory / "world", progress=print)).config.model_dump(mode="json")

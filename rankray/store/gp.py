@@ -41,8 +41,8 @@ PRIORS = {
     "loss.temperature": (0.6, 0.6),
     "loss.entropy_weight": (1.0, 0.7),
 }
-"""Median and log sd of the lengthscale of a known field, as a part of its range; of others OTHER, and of a choice CHOICE:
-two choices are 1 apart, and correlate by 0.14 at its median."""
+"""Median and log sd of the lengthscale of a known field, as a part of its range; of others OTHER, and of a choice
+CHOICE: two choices are 1 apart, and correlate by 0.14 at its median."""
 MEAN = 0.3
 """Precision of the prior of the process's mean, which is normal about the runs' own mean, in their units."""
 RATE_DECADES = 2.0

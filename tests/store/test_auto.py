@@ -179,7 +179,8 @@ def test_a_search_that_is_stuck_tries_each_second_setting_elsewhere(
     turn: int, after: int, is_near: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The best run is the first one, of sft at a middle rate; `after` worse ones near it follow."""
-    monkeypatch.setattr(auto, "UNLIKE", 0.1)  # far by any of the lengthscales that explain these runs
+    scales = np.full((auto.gp.DRAWS, 3), 0.3), np.full(auto.gp.DRAWS, 0.1)
+    monkeypatch.setattr(auto.gp, "drawn_scales", lambda *_: scales)
     encoding, draws = Encoding(config()), np.random.default_rng(5)
     near = [{"loss.objective": "sft", "train.learning_rate": 1e-3 * 1.05**index} for index in range(after + 1)]
     others = [{"loss.objective": "dft", "train.learning_rate": 9e-3}]
