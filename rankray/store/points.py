@@ -33,6 +33,9 @@ class FinitePoints:
         self._all: dict[PointId, dict[str, Any]] | None = None
         if found is not None:
             self._all = {point_id(point, self._space): point for point in found}
+        self._numbers: dict[frozenset[tuple[str, Any]], list[int]] = {}
+        self._unnamed: list[int] = []
+        self._noted = 0
 
     @property
     def finite(self) -> bool:
@@ -63,7 +66,21 @@ class FinitePoints:
         return next((each for each in drawn if not self._is_tried(each) and not refusal(self._config, each)), None)
 
     def _is_tried(self, params: dict[str, Any]) -> bool:
-        return any(each.params == params and self._counts(each) for each in self._history.trials)
+        self._note_numbers()
+        trials = self._history.trials
+        return any(self._counts(trials[number]) for number in self._numbers.get(frozenset(params.items()), ()))
+
+    def _note_numbers(self) -> None:
+        """Note which trials have which parameters: they never change once a trial has them."""
+        trials = self._history.trials
+        new = [*self._unnamed, *range(self._noted, len(trials))]
+        self._noted, self._unnamed = len(trials), []
+        for number in new:
+            params = trials[number].params
+            if params or trials[number].state.is_finished():
+                self._numbers.setdefault(frozenset(params.items()), []).append(number)
+            else:
+                self._unnamed.append(number)
 
     def _tried(self) -> set[PointId]:
         return {point_id(trial.params, self._space) for trial in self._history.trials if self._counts(trial)}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from optuna.samplers import PartialFixedSampler, RandomSampler
+from optuna.trial import TrialState, create_trial
 
 from rankray.store import attach, open_rehearsal, open_study, strategies, views
+from rankray.store.points import FinitePoints
 from store.helpers import begin, make_config, run_trial
 
 FOUR = {
@@ -99,6 +102,18 @@ def test_what_takes_the_place_of_a_point_is_the_same_whoever_asks(monkeypatch: p
     one, other = ([begin(study).params for _ in range(6)] for study in (open_rehearsal(config).join() for _ in "ab"))
     assert one == other
     assert one[0] == {"train.learning_rate": 1e-4}
+
+
+def test_a_trial_that_gets_its_parameters_later_counts_from_then_on() -> None:
+    """Earlier versions, and Optuna itself, create a trial before its parameters."""
+    config = make_config(space={"train.learning_rate": {"float": [1e-4, 1e-2]}})
+    point = {"train.learning_rate": 1e-3}
+    trial = create_trial(state=TrialState.RUNNING)
+    points = FinitePoints(config, cast(Any, SimpleNamespace(trials=[trial], finished=1)))
+    assert points.untried(point, seed=1) is point
+    trial.params = point
+    assert points.untried(point, seed=1) != point
+    assert points.untried({"train.learning_rate": 2e-3}, seed=1) == {"train.learning_rate": 2e-3}
 
 
 def fixed(params: dict[str, Any], seed: int) -> dict[str, Any]:
