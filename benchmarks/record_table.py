@@ -58,7 +58,8 @@ DENSE: dict[str, dict[str, Any]] = {
         "train.learning_rate": (1e-3, 5e-3),
     },
 }
-"""Where the best settings of a table lie: values of choices, ranges of numbers."""
+"""Where the best settings of a table lie: values of choices, ranges of numbers. stories260K's best lie in two
+dimensions, of which 60 of its 300 settings already show the shape."""
 FIRST_DENSE = 1000
 """The number of the first setting of that part."""
 
@@ -227,7 +228,7 @@ def main() -> None:
     }
     started, file = time.monotonic(), directory / f"part-{share}.csv"
     spread = dict(enumerate(settings(config, RATES[given.world], given.settings)))
-    dense = dense_settings(config, DENSE.get(given.world, {}), given.dense)
+    dense = dense_settings(config, DENSE[given.world], given.dense) if given.world in DENSE else []
     for number, params in (spread | dict(enumerate(dense, FIRST_DENSE))).items():
         for seed in range(1, given.seeds + 1):
             if number % of != share or (number, seed) in have:
