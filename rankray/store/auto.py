@@ -3,11 +3,11 @@
 Everything is decided from the study's trials: the same history gives the same proposal, whichever driver asks, and what
 is running counts.
 
-1. The start list (`study.known`, warm starts) comes before any sampler (`ask`). Then each branch of the space that has
-   no trial gets a random setting of its middle, far from all others: known settings that are bad, and all of one
-   branch, would say that the others are as bad there, and nothing would contradict them for long. More branches than
-   a quarter of the budget are left to step 2. A budget below five trials is spent on the file's own setting, at its
-   rate, three times and a third of it.
+1. The start list (`study.known`, warm starts) comes before any sampler (`ask`). Then each branch of the space (each
+   combination of choices, where these are few: `encoding`) that has no trial gets a random setting of its middle, far
+   from all others: known settings that are bad, and all of one branch, would say that the others are as bad there, and
+   nothing would contradict them for long. More branches than a quarter of the budget are left to step 2. A budget
+   below five trials is spent on the file's own setting, at its rate, three times and a third of it.
 2. With two whole runs, the Gaussian process of `gp`. A run's value is 0.7 z(study metric) + 0.3 z(-`eval/nll` at its
    end): the second is less noisy, the first is what counts. z is in units of how far the better runs lie apart, and
    what is far worse counts by the logarithm of its distance (`scores`): a few runs that went wrong would make all good
