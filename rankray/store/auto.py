@@ -300,10 +300,14 @@ def _is_seen(trial: FrozenTrial) -> bool:
 
 def branch_counts(encoding: Encoding, rows: Sequence[Array]) -> list[int]:
     """Return how many settings lie in each branch of the space."""
-    return [
-        sum(all(_is_at(encoding, row, gate, choice) for gate, choice in branch.items()) for row in rows)
-        for branch in encoding.branches
-    ]
+    places = np.stack(rows) if rows else np.zeros((0, len(encoding.fields)))
+    found = []
+    for branch in encoding.branches:
+        inside = np.ones(len(places), dtype=bool)
+        for gate, choice in branch.items():
+            inside &= places[:, gate] == (choice + 0.5) / len(encoding.fields[gate].choices)
+        found.append(int(inside.sum()))
+    return found
 
 
 def _far_away(encoding: Encoding, taken: Sequence[Array], counts: Sequence[int], draws: np.random.Generator) -> Array:
@@ -321,10 +325,6 @@ def _far_away(encoding: Encoding, taken: Sequence[Array], counts: Sequence[int],
         return np.asarray(rows[0])
     apart = (encoding.distances(rows, np.stack(taken)) ** 2).sum(axis=0).min(axis=1)
     return np.asarray(rows[int(np.argmax(apart))])
-
-
-def _is_at(encoding: Encoding, row: Array, gate: int, choice: int) -> bool:
-    return bool(row[gate] == (choice + 0.5) / len(encoding.fields[gate].choices))
 
 
 def _candidates(encoding: Encoding, runs: Array, values: Array, draws: np.random.Generator) -> Array:

@@ -25,6 +25,8 @@ MOST_BRANCHES = 24
 """How many branches of a conditional space are told apart at most."""
 FEW_COMBINATIONS = 12
 """Up to so many combinations of all choices, each is a branch."""
+MOST_COMBINED = 4096
+"""Combinations that are looked at, at most, to find the branches."""
 
 
 class Encoding:
@@ -45,21 +47,30 @@ class Encoding:
         self._index = {path: index for index, path in enumerate(self.paths)}
         looked_at = {other for field in self.fields for other in field.when if other in space}
         choices = [index for index, field in enumerate(self.fields) if field.kind == "choice"]
-        branches = self._combinations(choices)
-        if len(branches) > FEW_COMBINATIONS:
-            branches = self._combinations([index for index in choices if self.paths[index] in looked_at])
+        branches = self._combinations(choices, FEW_COMBINATIONS)
+        if branches is None:
+            gates = [index for index in choices if self.paths[index] in looked_at]
+            branches = self._combinations(gates, MOST_COMBINED) or [{}]
         self.branches: list[dict[int, int]] = branches[:MOST_BRANCHES]
 
-    def _combinations(self, choices: Sequence[int]) -> list[dict[int, int]]:
-        """Return the ways in which some choices can be made, without those of fields that do not exist then."""
+    def _combinations(self, choices: Sequence[int], most: int) -> list[dict[int, int]] | None:
+        """Return the ways in which some choices can be made, without those of fields that do not exist then.
+
+        None where there are more than `most` of them, or more than MOST_COMBINED with fields that do not exist.
+        """
+        counts = [len(self.fields[index].choices) for index in choices]
+        if math.prod(counts) > MOST_COMBINED:
+            return None
+        made = np.array(list(itertools.product(*map(range, counts))), dtype=int).reshape(math.prod(counts), len(counts))
+        rows = np.full((len(made), len(self.fields)), 0.5)
+        rows[:, choices] = (made + 0.5) / np.array(counts, dtype=float)
+        there = ~np.isnan(self.without_inactive(rows)[:, choices])
         kept: dict[tuple[tuple[int, int], ...], None] = {}
-        options = [range(len(self.fields[index].choices)) for index in choices]
-        for chosen in itertools.islice(itertools.product(*options), 4096):
-            row = np.full((1, len(self.fields)), 0.5)
-            for index, choice in zip(choices, chosen, strict=True):
-                row[0, index] = (choice + 0.5) / len(self.fields[index].choices)
-            there = ~np.isnan(self.without_inactive(row)[0])
-            kept[tuple((index, choice) for index, choice in zip(choices, chosen, strict=True) if there[index])] = None
+        for chosen, exists in zip(made.tolist(), there.tolist(), strict=True):
+            pairs = zip(choices, chosen, exists, strict=True)
+            kept[tuple((index, choice) for index, choice, is_there in pairs if is_there)] = None
+            if len(kept) > most:
+                return None
         return [dict(branch) for branch in kept]
 
     def draw(self, count: int, draws: np.random.Generator, branch: Mapping[int, int] | None = None) -> Array:

@@ -19,6 +19,15 @@ SPACE: dict[str, Any] = {
     "train.batch_size": {"int": [8, 64]},
     "train.learning_rate": {"float": [1e-4, 1e-2], "log": True},
 }
+NUMBERS = (
+    "loss.temperature",
+    "loss.entropy_weight",
+    "loss.alpha",
+    "loss.min_weight",
+    "train.warmup_ratio",
+    "train.weight_decay",
+    "data.prompt_weight",
+)
 
 
 @pytest.fixture
@@ -69,6 +78,15 @@ def test_of_many_combinations_there_is_one_branch_per_way_the_conditions_can_be_
             ],
         )
     )
+
+
+def test_a_space_of_very_many_choices_is_made_at_once() -> None:
+    """Each proposal makes its encoding: ten million combinations are not looked at."""
+    choices = {path: {"choice": [0.1 * index for index in range(1, 11)]} for path in NUMBERS}
+    space = {"loss.objective": {"choice": ["sft", "rri"]}, **choices}
+    space["loss.temperature"]["when"] = {"loss.objective": "rri"}
+    encoding = Encoding(make_config(space=space))
+    assert branches_of(encoding) == [{"loss.objective": "sft"}, {"loss.objective": "rri"}]
 
 
 def test_a_condition_on_a_fixed_field_and_on_a_number_is_met_or_not() -> None:
