@@ -36,7 +36,7 @@ class Encoding:
         paths: the fields' dotted paths, each after the ones that its `when` looks at.
         branches: the space's parts: each an assignment of choices, as {field's index: choice's index}. Of all choices,
             where these have FEW_COMBINATIONS at most; else of those that some `when` looks at, which is a single empty
-            assignment where the space has no conditions.
+            assignment where the space has no conditions, or more than MOST_COMBINED.
     """
 
     def __init__(self, config: Config) -> None:

@@ -34,7 +34,7 @@ class FinitePoints:
         if found is not None:
             self._all = {point_id(point, self._space): point for point in found}
         self._numbers: dict[frozenset[tuple[str, Any]], list[int]] = {}
-        self._unnamed: list[int] = []
+        self._open: list[int] = []
         self._noted = 0
 
     @property
@@ -66,21 +66,24 @@ class FinitePoints:
         return next((each for each in drawn if not self._is_tried(each) and not refusal(self._config, each)), None)
 
     def _is_tried(self, params: dict[str, Any]) -> bool:
-        self._note_numbers()
+        self._note_ended()
         trials = self._history.trials
-        return any(self._counts(trials[number]) for number in self._numbers.get(frozenset(params.items()), ()))
+        same = [
+            *self._numbers.get(frozenset(params.items()), ()),
+            *(n for n in self._open if trials[n].params == params),
+        ]
+        return any(self._counts(trials[number]) for number in same)
 
-    def _note_numbers(self) -> None:
-        """Note which trials have which parameters: they never change once a trial has them."""
+    def _note_ended(self) -> None:
+        """Note which trials that have ended have which parameters. Until then a trial may get them one by one."""
         trials = self._history.trials
-        new = [*self._unnamed, *range(self._noted, len(trials))]
-        self._noted, self._unnamed = len(trials), []
+        new = [*self._open, *range(self._noted, len(trials))]
+        self._noted, self._open = len(trials), []
         for number in new:
-            params = trials[number].params
-            if params or trials[number].state.is_finished():
-                self._numbers.setdefault(frozenset(params.items()), []).append(number)
+            if trials[number].state.is_finished():
+                self._numbers.setdefault(frozenset(trials[number].params.items()), []).append(number)
             else:
-                self._unnamed.append(number)
+                self._open.append(number)
 
     def _tried(self) -> set[PointId]:
         return {point_id(trial.params, self._space) for trial in self._history.trials if self._counts(trial)}

@@ -104,16 +104,24 @@ def test_what_takes_the_place_of_a_point_is_the_same_whoever_asks(monkeypatch: p
     assert one[0] == {"train.learning_rate": 1e-4}
 
 
-def test_a_trial_that_gets_its_parameters_later_counts_from_then_on() -> None:
+def test_a_trial_that_gets_its_parameters_one_by_one_counts_from_then_on() -> None:
     """Earlier versions, and Optuna itself, create a trial before its parameters."""
-    config = make_config(space={"train.learning_rate": {"float": [1e-4, 1e-2]}})
-    point = {"train.learning_rate": 1e-3}
+    space = {"loss.entropy_weight": {"float": [0.0, 2.0]}, "train.learning_rate": {"float": [1e-4, 1e-2]}}
+    config = make_config(space=space)
+    point = {"loss.entropy_weight": 0.5, "train.learning_rate": 1e-3}
     trial = create_trial(state=TrialState.RUNNING)
-    points = FinitePoints(config, cast(Any, SimpleNamespace(trials=[trial], finished=1)))
+    trials = [trial]
+    points = FinitePoints(config, cast(Any, SimpleNamespace(trials=trials, finished=1)))
+    assert points.untried(point, seed=1) is point
+    trial.params = {"loss.entropy_weight": 0.5}
     assert points.untried(point, seed=1) is point
     trial.params = point
     assert points.untried(point, seed=1) != point
-    assert points.untried({"train.learning_rate": 2e-3}, seed=1) == {"train.learning_rate": 2e-3}
+    trials[0] = create_trial(state=TrialState.FAIL)
+    trials[0].params = point
+    assert points.untried(point, seed=1) != point, "also when it has ended"
+    other = {**point, "train.learning_rate": 2e-3}
+    assert points.untried(other, seed=1) is other
 
 
 def fixed(params: dict[str, Any], seed: int) -> dict[str, Any]:
