@@ -10,7 +10,8 @@ continues where the last one stopped, and processes may share a table (`--shard 
     nice -n 19 python benchmarks/record_table.py quickstart --directory /tmp/tables --settings 300 --seeds 2
     python benchmarks/record_table.py quickstart --directory /tmp/tables --merge benchmarks/tables/quickstart.parquet
 
-A run costs 4 CPU seconds (quickstart) and 7 (stories260K): 600 runs on two cores 20 and 35 minutes.
+A run costs 4 CPU seconds (quickstart: 800 runs took 27 minutes on two cores) and 7 (stories260K: 600 runs took 53
+minutes beside other work).
 """
 
 from __future__ import annotations

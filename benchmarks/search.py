@@ -215,7 +215,7 @@ def main() -> None:
         worlds = worlds_of(table, config, {**FAMILIES, "held out": kernel_smoother})
         print(f"{file.name}: {len(table.settings)} settings, {sum(map(len, table.curves))} runs", file=sys.stderr)
         run(name, config, worlds, given)
-    for name in given.tables if given.made else ():
+    for name in {OURS[name][0]: name for name in given.tables}.values() if given.made else ():  # one for each space
         config = table_config(name)
         families = {**FAMILIES, "held out": kernel_smoother}
         tables = [made_table(config, seed) for seed in range(given.made)]
