@@ -9,12 +9,14 @@ is running counts.
    nothing would contradict them for long. More branches than a quarter of the budget are left to step 2. A budget
    below five trials is spent on the file's own setting, at its rate, three times and a third of it.
 2. With two whole runs, the Gaussian process of `gp`. A run's value is 0.7 z(study metric) + 0.3 z(-`eval/nll` at its
-   end): the second is less noisy, the first is what counts. z is in units of how far the better runs lie apart, and
-   what is far worse counts by the logarithm of its distance (`scores`): a few runs that went wrong would make all good
-   ones look alike. What diverged, or was pruned, is a bad run. Expected improvement and mean + 2 sd take turns:
-   improvement alone exploits, and the noise of a lucky run feeds it. When the best run, by what the process says of
-   it, has been the best for eight runs, each second setting is one that has little to do with it. Candidates are random
-   ones of every branch and ones near the best runs, then ones near the most promising of these.
+   end) for two proposals, and z(study metric) alone for the next two: NLL is less noisy, but the setting with the best
+   NLL need not be the one with the best metric, and a search that always counted both stayed at what is best by both.
+   z is in units of how far the better runs lie apart, and what is far worse counts by the logarithm of its distance
+   (`scores`): a few runs that went wrong would make all good ones look alike. What diverged, or was pruned, is a bad
+   run. Expected improvement and mean + 2 sd take turns: improvement alone exploits, and the noise of a lucky run feeds
+   it. When the best run, by what the process says of it, has been the best for eight runs, or five runs are almost the
+   same setting as it, each second setting is one that has less to do with it. Candidates are random ones of every
+   branch and ones near the best runs, then ones near the most promising of these.
 3. Beyond MOST_RUNS whole runs, TPE.
 """
 
@@ -56,8 +58,11 @@ JITTERED = 5
 JITTERS = 30
 REFINED, NEARER = 4, 15
 """How many of the most promising candidates get new ones near them, and how many each."""
-STALE, ELSEWHERE, UNLIKE = 8, 2, 0.3
-"""After so many whole runs without a better one, each second setting correlates less than this with the best run."""
+STALE, CROWD, CLOSE = 8, 5, 0.8
+"""A search is stuck after so many whole runs without a better one, or when so many correlate more than CLOSE with the
+best one, itself counted: each of these may be the best by a hair for a while."""
+ELSEWHERE, UNLIKE = 2, 0.5
+"""Where it is stuck, each second setting correlates less than this with the best run."""
 SPREAD = 8
 """Random settings of which each of the first ones is chosen, so that they lie apart."""
 EXPLORED = 1 / 4
@@ -65,7 +70,8 @@ EXPLORED = 1 / 4
 WORSE_PART = 0.5
 """The part of the runs, the worst ones, that does not say how far good ones lie apart."""
 BEST_SCORE = 4.0
-METRIC_SHARE = 0.7
+METRIC_SHARE, ALTERNATES = 0.7, 2
+"""The metric's part of a run's value, the rest is NLL's; for so many proposals, then the metric is all for as many."""
 NLL = "eval/nll"
 
 
@@ -135,7 +141,7 @@ class AutoSampler(BaseSampler):
         Args:
             trials: the study's trials, in order.
             direction: the study's.
-            number: the trial's; expected improvement and mean + 2 sd take turns by it.
+            number: the trial's; expected improvement and mean + 2 sd take turns by it, and values with and without NLL.
             fixed: what is given already, of a known setting that leaves something open.
         """
         draws = np.random.default_rng(self._seed)
@@ -157,7 +163,7 @@ class AutoSampler(BaseSampler):
         seen = [trial for trial in there if _is_seen(trial)]
         running = [trial for trial in there if not trial.state.is_finished()][-MOST_RUNNING:]
         sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
-        values = run_values(seen, self._metric, sign)
+        values = run_values(seen, self._metric, sign, with_nll=number // ALTERNATES % 2 == 0)
         places = np.stack([encoding.place(trial.params) for trial in [*seen, *running]])
         with gp.one_thread():
             row = proposal(encoding, places, values, draws, given, turn=number)
@@ -208,7 +214,7 @@ def proposal(
         draws: the random draws of this proposal.
         given: places of fields that are fixed.
         turn: odd: choose by mean + 2 sd instead of by expected improvement; a multiple of ELSEWHERE: far from the best
-            run, if it has been the best for long.
+            run, if the search is stuck.
     """
     scales, noise = gp.drawn_scales(encoding.fields, draws)
     candidates = _with(encoding, _candidates(encoding, places[: len(values)], values, draws), given, draws)
@@ -233,7 +239,9 @@ def proposal(
         return gp.expected_improvement(means, sds, posterior.means_of_runs.max(axis=1))
 
     best = int(np.argmax(posterior.means_of_runs.mean(axis=0)))
-    if turn % ELSEWHERE == 0 and used[best] < len(values) - STALE:
+    close = gp.kernel(encoding.distances(taken[[best]], taken[: len(used)]), scales[kept])[:, 0].mean(axis=0) > CLOSE
+    is_stuck = used[best] < len(values) - STALE or close.sum() >= CROWD
+    if turn % ELSEWHERE == 0 and is_stuck:
         alike = gp.kernel(encoding.distances(taken[[best]], candidates), scales[kept])[:, 0].mean(axis=0)
         if (alike < UNLIKE).any():
             candidates = candidates[alike < UNLIKE]
@@ -252,7 +260,7 @@ def _away_from(encoding: Encoding, candidates: Array, places: Array) -> Array:
     return candidates[fresh] if fresh.any() else candidates
 
 
-def run_values(seen: Sequence[FrozenTrial], metric: str, sign: float) -> Array:
+def run_values(seen: Sequence[FrozenTrial], metric: str, sign: float, *, with_nll: bool = True) -> Array:
     """Return the value of each run, larger is better; bad runs (`_is_seen`) are as bad as the worst whole one."""
     whole = np.array([trial.state == TrialState.COMPLETE for trial in seen])
     metrics = np.array(
@@ -260,7 +268,7 @@ def run_values(seen: Sequence[FrozenTrial], metric: str, sign: float) -> Array:
     )
     nlls = np.array([_end_nll(trial) if there else np.nan for trial, there in zip(seen, whole, strict=True)])
     values = scores(metrics)
-    if not np.isnan(nlls[whole]).any():
+    if with_nll and not np.isnan(nlls[whole]).any():
         values = METRIC_SHARE * values + (1 - METRIC_SHARE) * scores(-nlls)
     values[~whole] = np.nanmin(values)
     return values

@@ -134,6 +134,44 @@ def test_a_run_is_worth_its_metric_and_its_nll() -> None:
 
     wanted = 0.7 * auto.scores(np.array([0.2, 0.4, 0.6])) + 0.3 * auto.scores(np.array([-3.0, -1.0, -2.0]))
     np.testing.assert_allclose(auto.run_values(trials, "eval/accuracy", 1.0), wanted, rtol=1e-12)
+    alone = auto.run_values(trials, "eval/accuracy", 1.0, with_nll=False)
+    np.testing.assert_allclose(alone, auto.scores(np.array([0.2, 0.4, 0.6])), rtol=1e-12)
+
+
+def test_two_proposals_count_nll_and_the_next_two_the_metric_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best accuracy and the best NLL are of different objectives: counting both always, one would be given up."""
+    objectives, rates = ["sft", "dft"], (3e-4, 1e-3, 3e-3)
+    made = make_config(
+        space={"loss.objective": {"choice": objectives}, "train.learning_rate": SPACE["train.learning_rate"]},
+        study={
+            "sampler": "auto",
+            "metric": "eval/accuracy",
+            "trials": 60,
+            "known": [{"loss.objective": each, "train.learning_rate": rate} for each in objectives for rate in rates],
+        },
+        evaluate={"every_steps": 10, "metrics": ["accuracy"]},
+    )
+    best: dict[int, str] = {}
+    real = auto.proposal
+
+    def spy(encoding: Encoding, places: Any, values: Any, draws: Any, given: Any, *, turn: int) -> Any:
+        best[turn] = encoding.params(places[int(np.argmax(values))])["loss.objective"]
+        return real(encoding, places, values, draws, given, turn=turn)
+
+    monkeypatch.setattr(auto, "proposal", spy)
+    with open_rehearsal(made) as store:
+        for index in range(6):
+            ticket = begin(store)
+            of_sft, middle = index < 3, index % 3 == 1
+            metrics = {
+                "eval/accuracy": 0.3 + 0.2 * middle + 0.01 * (not of_sft),
+                "eval/nll": 2.0 - middle - 0.8 * of_sft,
+            }
+            store.report(ticket.number, Report(FULL, metrics))
+            store.complete(ticket.number, metrics)
+        for _ in range(6):
+            begin(store)
+    assert best == {6: "dft", 7: "dft", 8: "sft", 9: "sft", 10: "dft", 11: "dft"}
 
 
 def test_scores_are_deviations_and_no_outlier_hides_how_far_good_runs_lie_apart() -> None:
@@ -174,15 +212,23 @@ def test_the_first_setting_of_a_branch_lies_in_the_middle_and_more_of_them_every
     assert np.nanmax(later) > 0.9
 
 
-@pytest.mark.parametrize(("turn", "after", "is_near"), [(4, 12, False), (3, 12, True), (4, 4, True)])
+@pytest.mark.parametrize(
+    ("turn", "after", "step", "is_near"),
+    [
+        pytest.param(4, 12, 1.2, False, id="no better run in twelve"),
+        pytest.param(3, 12, 1.05, True, id="each second setting"),
+        pytest.param(4, 3, 1.05, True, id="too early to tell"),
+        pytest.param(4, 6, 1.05, False, id="six runs of almost the same setting"),
+    ],
+)
 def test_a_search_that_is_stuck_tries_each_second_setting_elsewhere(
-    turn: int, after: int, is_near: bool, monkeypatch: pytest.MonkeyPatch
+    turn: int, after: int, step: float, is_near: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best run is the first one, of sft at a middle rate; `after` worse ones near it follow."""
+    """The best run is the first, of sft at a middle rate; `after` worse ones follow, at rates `step` times as high."""
     scales = np.full((auto.gp.DRAWS, 3), 0.3), np.full(auto.gp.DRAWS, 0.1)
     monkeypatch.setattr(auto.gp, "drawn_scales", lambda *_: scales)
     encoding, draws = Encoding(config()), np.random.default_rng(5)
-    near = [{"loss.objective": "sft", "train.learning_rate": 1e-3 * 1.05**index} for index in range(after + 1)]
+    near = [{"loss.objective": "sft", "train.learning_rate": 1e-3 * step**index} for index in range(after + 1)]
     others = [{"loss.objective": "dft", "train.learning_rate": 9e-3}]
     places = np.stack([encoding.place(params) for params in [*near, *others]])
     values = np.array([1.5, *np.full(after, 0.9), -4.0])
