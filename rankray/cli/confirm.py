@@ -29,6 +29,7 @@ def confirm(
         "obrien_fleming"
     ),
     plan: Annotated[bool, typer.Option("--plan", help="Print what it would run and can tell; run nothing.")] = False,
+    metric: Annotated[str, typer.Option(help="Which of the study's metrics decides; its first.")] = "",
     label: Annotated[str, typer.Option(help="Name of a further confirmation of the same search.")] = "",
     sets: Sets = NONE,
     store: Store = "",
@@ -47,7 +48,7 @@ def confirm(
     options = Options(finalists, choose_seeds, seeds, _numbers(looks), spending).checked()
     url = store_url(store)
     search = attach(url, study)
-    config, confirmation = confirmed_config(search, url, _overrides(sets), label)
+    config, confirmation = confirmed_config(search, url, _overrides(sets), label, metric)
     planned = stored_plan(url, confirmation) or make_plan(search, config, confirmation, options)
     if plan:
         figures = plan_figures(search, confirmation, planned)

@@ -78,8 +78,9 @@ def _figures(side: Tree) -> list[str]:
 
 
 def _where(data: Tree) -> str:
-    seen = "data.test" if data["is_test"] else "data.eval, which the search has seen: data.test would be fairer"
-    return f"{data['source']} ({seen})"
+    split = data.get("split", "data.test" if data["is_test"] else "data.eval")  # verdicts of before have none
+    fairer = ": data.test would be fairer" if split == "data.eval" else ""
+    return f"{data['source']} ({split}{'' if data['is_test'] else ', which the search has seen'}{fairer})"
 
 
 def _table(*titles: str) -> Table:

@@ -19,11 +19,21 @@ from rankray.config.params import set_path
 from rankray.config.schema import FREE_FIELDS
 from rankray.contracts import Observer
 from rankray.errors import ConfigError, SearchFailed, UserError, nearest
-from rankray.search.candidates import baselines, confirmation_config, finalists, splits, used_seeds
+from rankray.search.candidates import (
+    also_set,
+    baselines,
+    confirmation_config,
+    decided_on,
+    finalists,
+    splits,
+    used_seeds,
+)
 from rankray.search.confirmation import Confirmation, Options, Plan, Points
 from rankray.store import StudyStore, open_study, views
 from rankray.store.claims import Claims
 from rankray.store.confirmation import PLAN, decisions, record_verdict, runs_of
+from rankray.store.pareto import metrics_of
+from rankray.store.stored import number as as_number
 
 Watching = Callable[[StudyStore], AbstractContextManager[Observer]]
 SUFFIX = ".confirm"
@@ -33,7 +43,7 @@ OF_A_SEARCH = ("study.trials", "study.keep_best")
 
 
 def confirmed_config(
-    search: StudyStore, url: str, overrides: Mapping[str, Any], label: str = ""
+    search: StudyStore, url: str, overrides: Mapping[str, Any], label: str = "", metric: str = ""
 ) -> tuple[Config, Config]:
     """Return the search's configuration with overrides, and that of the confirmation's study.
 
@@ -42,16 +52,28 @@ def confirmed_config(
         url: the store, with its password.
         overrides: dotted path to value, of fields that do not change what a trial is.
         label: distinguishes a further confirmation of the same search.
+        metric: which of the search's metrics is confirmed, its first if empty. A confirmation by another one is a
+            further confirmation, with the metric as its label where none is given.
 
     The search's limits are not the confirmation's: those of `study.budget` that are among the overrides are, with the
     search's prices.
 
     Raises:
-        ConfigError: an override of another field, or one that the configuration refuses.
+        ConfigError: an override of another field, or one that the configuration refuses; a metric that the search did
+            not select by.
     """
+    names = search.config.study.metrics or [search.config.study.metric]
+    if metric and metric not in names:
+        raise ConfigError(
+            f"--metric {metric}: {search.name} was not selected by it{nearest(metric, names)}; allowed: "
+            f"{', '.join(names)}; give one of these"
+        )
     allowed = [*(each for each in FREE_FIELDS if each not in OF_A_SEARCH), "data.test"]
     tree = search.config.model_dump(mode="json") | {"store": url}
     tree["study"]["budget"] = {"price": tree["study"]["budget"]["price"]}
+    if metric and metric != search.config.study.metric:
+        tree["study"] |= {"metric": metric, "metrics": [], "direction": search.config.direction_of(metric)}
+        label = label or metric.removeprefix("eval/").replace("/", ".")
     for path, value in overrides.items():
         if not any(path == each or path.startswith(f"{each}.") for each in allowed):
             raise ConfigError(
@@ -68,6 +90,11 @@ def confirmed_config(
             "--set study.budget.plateau: a confirmation looks for nothing better; allowed: wall_hours, gpu_hours, "
             "money; use --looks to stop as soon as it can decide"
         )
+    if "data.test" in overrides and (further := also_set(config)):
+        raise ConfigError(
+            f"--set data.test: {config.study.metric} is measured on evaluate.also.{further}, and nothing else; leave "
+            "it out"
+        )
     return config, confirmation_config(config, f"{config.name}{SUFFIX}{label and '-' + label}")
 
 
@@ -81,7 +108,7 @@ def make_plan(search: StudyStore, config: Config, confirmation: Config, options:
     if status["drivers"]:
         hosts = ", ".join(f"{each['host']} (process {each['pid']})" for each in status["drivers"])
         raise UserError(f"confirm: {search.name}: a search still runs, on {hosts}; allowed: none; wait for its end")
-    rows = views.trials(search)
+    rows = _rows(search, config.study.metric)
     best = finalists(rows, config, confirmation, options.finalists)
     return Plan(
         options=options,
@@ -93,6 +120,15 @@ def make_plan(search: StudyStore, config: Config, confirmation: Config, options:
         used=sorted(used_seeds(rows, config)),
         finished=status["budget"]["finished"],
     )
+
+
+def _rows(search: StudyStore, metric: str) -> list[dict[str, Any]]:
+    """Return the search's trials as shown, with one of its metrics as their value; None where a trial has none."""
+    rows = views.trials(search)
+    if metric == search.config.study.metric:
+        return rows
+    values = {trial.number: as_number(metrics_of(trial).get(metric)) for trial in search.trials()}
+    return [{**row, "value": values.get(row["number"])} for row in rows]
 
 
 def stored_plan(url: str, confirmation: Config) -> Plan | None:
@@ -215,7 +251,7 @@ def plan_figures(search: StudyStore, confirmation: Config, plan: Plan) -> dict[s
         "study": search.name,
         "confirmation": confirmation.name,
         "metric": confirmation.study.metric,
-        "data": {"source": plan.decide_on, "is_test": plan.decide_on != plan.choose_on},
+        "data": decided_on(confirmation, (plan.choose_on, plan.decide_on)),
         "finalists": [each.to_json() for each in plan.finalists],
         "baselines": [each.to_json() for each in plan.baselines],
         "runs": {"choose": plan.choosing, "decide": 2 * options.seeds, "total": plan.total, "at_looks": runs},

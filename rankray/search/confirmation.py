@@ -29,7 +29,7 @@ from rankray.analysis.verdict import Judgement, decide
 from rankray.config import Config, distributions
 from rankray.config.space import RATE
 from rankray.errors import ConfigError, SearchFailed
-from rankray.search.candidates import DATA, SEED, Candidate, edge_of, fresh_seed
+from rankray.search.candidates import DATA, SEED, Candidate, decided_on, edge_of, fresh_seed
 from rankray.store.confirmation import CHOICE, Run
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ class Confirmation:
             "metric": self._config.study.metric,
             "direction": self._config.direction,
             "seeds": look,
-            "data": {"source": self._plan.decide_on, "is_test": self._plan.decide_on != self._plan.choose_on},
+            "data": decided_on(self._config, (self._plan.choose_on, self._plan.decide_on)),
             "finalists": [setting, *others],
             "baseline": baseline,
             "optimism": optimism,
@@ -351,7 +351,8 @@ class Confirmation:
     ) -> str:
         metric, sign = self._config.study.metric, 1 if self._maximize else -1
         gains = sorted(sign * end for end in (judged.compared.low, judged.compared.high))
-        where = "data.test" if self._plan.decide_on != self._plan.choose_on else "data.eval, which the search has seen"
+        data = decided_on(self._config, (self._plan.choose_on, self._plan.decide_on))
+        where = data["split"] + ("" if data["is_test"] else ", which the search has seen")
         lines = [
             f"{judged.word}: {metric} {setting['mean']:.4g} (trial {setting['number']}) against {baseline['mean']:.4g} "
             f"of plain SFT at its own best learning rate {baseline['params'][RATE]:.3g}; gain "

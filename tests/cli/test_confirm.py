@@ -18,9 +18,11 @@ from search.confirming import run_all
 from store.helpers import drive, make_config
 
 from rankray.config import load_config
+from rankray.contracts import Report
 from rankray.store import attach, list_studies, open_study
 from rankray.store.records import steps_of
 
+ACCURACY = "eval/accuracy"
 WORDS = ("--finalists", "1", "--seeds", "2", "--set", "resources.concurrency=1")
 
 
@@ -77,6 +79,30 @@ def test_a_plan_is_printed_without_torch_or_ray_and_writes_nothing(tmp_path):
     assert [row["seeds"] for row in found["looks"]] == [4, 8]
     assert {row["seeds"]: round(row["half_width_sd"], 2) for row in found["tells"]}[8] == 1.07
     assert list_studies(url) == ["s"]
+
+
+def test_a_plan_is_of_the_metric_that_is_asked_for(tmp_path):
+    """Plain NLL and accuracy disagree on which trial is best, and each plan is of its own."""
+    made = make_config(
+        study={"trials": 3, "sampler": "random", "pruner": "none", "metrics": ["eval/nll", ACCURACY]},
+        loss={"objective": "rri"},
+        space={"train.learning_rate": {"float": [1e-5, 1e-2], "log": True}},
+        evaluate={"every_steps": 10, "metrics": ["accuracy"]},
+    )
+    with open_study(f"sqlite:///{tmp_path}/store.db", made) as study:
+        for accuracy in (0.1, 0.2, 0.3):
+            ticket = study.next_trial()
+            figures = {"eval/nll": 1 + accuracy, ACCURACY: accuracy}
+            study.report(ticket.number, Report(made.full_steps, figures))
+            study.complete(ticket.number, figures)
+    done = [run(tmp_path, "s", "--plan", "--json", *words) for words in ((), ("--metric", ACCURACY))]
+    plans = [json.loads(each.stdout or each.stderr) for each in done]
+    assert [plan["metric"] for plan in plans] == ["eval/nll", ACCURACY]
+    assert [plan["confirmation"] for plan in plans] == ["s.confirm", "s.confirm-accuracy"]
+    assert [plan["finalists"][0]["value"] for plan in plans] == [1.1, 0.3]
+    refused = run(tmp_path, "s", "--plan", "--metric", "eval/acuracy")
+    assert refused.returncode == 2
+    assert "--metric eval/acuracy: s was not selected by it (did you mean 'eval/accuracy'?)" in refused.stderr
 
 
 def run(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:

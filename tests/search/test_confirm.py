@@ -14,6 +14,7 @@ import pytest
 from rankray.config import Config
 from rankray.config.space import RATE
 from rankray.config.study import BudgetSection
+from rankray.contracts import Report
 from rankray.errors import ConfigError, SearchFailed, UserError
 from rankray.search.candidates import SEED
 from rankray.search.confirm import (
@@ -273,3 +274,75 @@ def die_after(killing: Any, writes: int) -> None:
             return real(self, *args, **more)
 
         killing.setattr(RetryingStorage, name, write)
+
+
+@pytest.fixture
+def of_two_metrics(tmp_path: Any) -> str:
+    """The URL of a store with a search by NLL and by accuracy on a further set; RRI is better by the second."""
+    url = f"journal:///{tmp_path}/two.log"
+    config = Config.model_validate(
+        {
+            "name": "s",
+            "model": {"path": "m"},
+            "data": {"train": "a.jsonl", "eval": "e.jsonl", "test": "t.jsonl"},
+            "train": {"max_steps": 20},
+            "evaluate": {"every_steps": 20, "also": {"arc": {"data": "arc.jsonl", "choices": "options"}}},
+            "space": SPACE,
+            "study": {"metrics": [METRIC, "eval/arc/accuracy"], "trials": 12, "sampler": "random", "pruner": "none"},
+        }
+    )
+    measured(open_study(url, config), None)
+    return url
+
+
+def measured(study: Any, observer: Any, *, verbose: bool = False) -> bool:
+    """Run a search or a confirmation: by NLL the lowest rates are best, by accuracy 0.01."""
+    with study:
+        while not study.done:
+            ticket = study.next_trial()
+            if ticket is not None:
+                rate = math.log10(ticket.params[RATE])
+                noise = random.Random(f"{sorted(ticket.params.items())}").gauss(0.0, 0.002)
+                wins = 0.2 * (ticket.params["loss.objective"] == "rri")
+                accuracy = 0.5 - 0.05 * (rate + 2) ** 2 + wins + noise
+                figures = {METRIC: 2 + 0.1 * rate + noise, "eval/arc/accuracy": accuracy}
+                study.report(ticket.number, Report(study.config.full_steps, figures))
+                study.complete(ticket.number, figures)
+    return True
+
+
+def test_each_of_several_metrics_is_confirmed_by_itself(of_two_metrics: str) -> None:
+    verdicts = {metric: confirm(of_two_metrics, run=measured, metric=metric) for metric in ("", "eval/arc/accuracy")}
+    first, second = verdicts.values()
+    assert first["metric"] == METRIC
+    assert second["metric"] == "eval/arc/accuracy"
+    assert second["direction"] == "maximize"
+    assert second["verdict"]["word"] == "better"
+    assert second["verdict"]["difference"] == pytest.approx(0.2, abs=0.03)
+    rows = [row for row in views.trials(attach(of_two_metrics, "s")) if row["params"]["loss.objective"] == "rri"]
+    rates = {row["number"]: row["params"][RATE] for row in rows}
+    assert {each["number"] for each in first["finalists"]} == set(sorted(rates, key=rates.__getitem__)[:2])
+    middle = sorted(rates, key=lambda number: abs(math.log10(rates[number]) + 2))
+    assert {each["number"] for each in second["finalists"]} == set(middle[:2])
+    assert all(0 < each["search_value"] < 1 for each in second["finalists"])
+    assert set(list_studies(of_two_metrics)) == {"s", "s.confirm", "s.confirm-arc.accuracy"}
+    again = confirm(of_two_metrics, run=measured, metric="eval/arc/accuracy")
+    assert again == second
+
+
+def test_a_metric_of_a_further_set_is_not_measured_on_the_test_data(of_two_metrics: str) -> None:
+    """The search has seen that set: data.test would have to hold it, and decides nothing."""
+    found = confirm(of_two_metrics, run=measured, metric="eval/arc/accuracy")
+    assert found["data"] == {"source": "arc.jsonl", "is_test": False, "split": "evaluate.also.arc"}
+    assert "on evaluate.also.arc, which the search has seen" in found["verdict"]["text"]
+    assert "data.test" not in found["verdict"]["text"]
+    assert confirm(of_two_metrics, run=measured)["data"] == {"source": "t.jsonl", "is_test": True, "split": "data.test"}
+    with pytest.raises(ConfigError, match=r"--set data.test: eval/arc/accuracy is measured on evaluate\.also\.arc"):
+        confirm(of_two_metrics, metric="eval/arc/accuracy", overrides={"data.test": "other.jsonl"})
+
+
+def test_a_metric_that_the_search_did_not_select_by_is_refused(of_two_metrics: str, searched: str) -> None:
+    with pytest.raises(ConfigError, match=r"--metric eval/arc/acuracy: s was not selected by it.*eval/arc/accuracy"):
+        confirm(of_two_metrics, metric="eval/arc/acuracy")
+    with pytest.raises(ConfigError, match=r"allowed: eval/nll; give one of these"):
+        confirm(searched, metric="eval/accuracy")

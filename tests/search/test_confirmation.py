@@ -77,7 +77,7 @@ def test_without_test_data_it_says_so_and_how_optimistic_the_search_was() -> Non
     confirmation = made(Options(), test=None)
     found = confirmation.verdict(play(confirmation, rri_better(0.1), 0.05), "s")
     assert found is not None
-    assert found["data"] == {"source": "e.jsonl", "is_test": False}
+    assert found["data"] == {"source": "e.jsonl", "is_test": False, "split": "data.eval"}
     assert "data.eval, which the search has seen" in found["verdict"]["text"]
     assert found["optimism"] == pytest.approx(found["finalists"][0]["mean"] - 0.5)
     assert "optimistic by about 0.4" in found["verdict"]["text"]
