@@ -51,28 +51,24 @@ class Candidate:
 def splits(config: Config) -> tuple[str, str]:
     """Return the examples that choose a finalist, and those that decide: `data.test`, or `data.eval` without it.
 
-    Several sources are one text, which is a choice of the confirmation's space. A metric of a set in `evaluate.also` is
-    measured on that set alone, whatever the data: nothing in `data.test` would decide.
+    Several sources are one text, which is a choice of the confirmation's space.
     """
-    chosen = source_text(config.data.eval)
-    return chosen, source_text(config.data.test or config.data.eval) if not also_set(config) else chosen
-
-
-def also_set(config: Config) -> str:
-    """Return the name of the set in `evaluate.also` that the study's metric is measured on, or an empty string."""
-    return next((name for name in config.evaluate.also if config.study.metric.startswith(f"eval/{name}/")), "")
+    return source_text(config.data.eval), source_text(config.data.test or config.data.eval)
 
 
 def decided_on(config: Config, plan: tuple[str, str]) -> dict[str, Any]:
     """Return what decides, as shown: its source, whether the search has not seen it, and the field that names it.
 
+    A metric of a set in `evaluate.also` is measured on that set, which the search has seen, on whatever data a run is.
+
     Args:
         config: the search's configuration, or the confirmation's.
         plan: the examples that choose and those that decide.
     """
-    further, is_test = also_set(config), plan[0] != plan[1]
-    if further:
-        return {"source": config.evaluate.also[further].data, "is_test": False, "split": f"evaluate.also.{further}"}
+    is_test = plan[0] != plan[1]
+    for name, each in config.evaluate.also.items():
+        if config.study.metric.startswith(f"eval/{name}/"):
+            return {"source": each.data, "is_test": False, "split": f"evaluate.also.{name}"}
     return {"source": plan[1], "is_test": is_test, "split": "data.test" if is_test else "data.eval"}
 
 

@@ -19,15 +19,7 @@ from rankray.config.params import set_path
 from rankray.config.schema import FREE_FIELDS
 from rankray.contracts import Observer
 from rankray.errors import ConfigError, SearchFailed, UserError, nearest
-from rankray.search.candidates import (
-    also_set,
-    baselines,
-    confirmation_config,
-    decided_on,
-    finalists,
-    splits,
-    used_seeds,
-)
+from rankray.search.candidates import baselines, confirmation_config, decided_on, finalists, splits, used_seeds
 from rankray.search.confirmation import Confirmation, Options, Plan, Points
 from rankray.store import StudyStore, open_study, views
 from rankray.store.claims import Claims
@@ -89,11 +81,6 @@ def confirmed_config(
         raise ConfigError(
             "--set study.budget.plateau: a confirmation looks for nothing better; allowed: wall_hours, gpu_hours, "
             "money; use --looks to stop as soon as it can decide"
-        )
-    if "data.test" in overrides and (further := also_set(config)):
-        raise ConfigError(
-            f"--set data.test: {config.study.metric} is measured on evaluate.also.{further}, and nothing else; leave "
-            "it out"
         )
     return config, confirmation_config(config, f"{config.name}{SUFFIX}{label and '-' + label}")
 

@@ -158,6 +158,7 @@ class Confirmation:
 
     def __init__(self, config: Config, plan: Plan, claims: Claims) -> None:
         self._config, self._plan, self._claims = config, plan, claims
+        self._data = decided_on(config, (plan.choose_on, plan.decide_on))
         self._maximize = config.direction == "maximize"
         self._looks = list(zip(plan.options.all_looks, plan.options.levels, strict=True))
 
@@ -296,7 +297,7 @@ class Confirmation:
             "metric": self._config.study.metric,
             "direction": self._config.direction,
             "seeds": look,
-            "data": decided_on(self._config, (self._plan.choose_on, self._plan.decide_on)),
+            "data": self._data,
             "finalists": [setting, *others],
             "baseline": baseline,
             "optimism": optimism,
@@ -334,7 +335,7 @@ class Confirmation:
         """Return by how much the search's figure for the setting was too good, on the data that the search saw."""
         claimed = self._plan.finalists[index].value
         fresh = self.values(runs, f"confirm:choose:setting:{index}")
-        if self._plan.decide_on == self._plan.choose_on:
+        if not self._data["is_test"]:
             fresh = self.values(runs, "confirm:decide:setting", look)
         if claimed is None or not fresh:
             return None
@@ -351,8 +352,7 @@ class Confirmation:
     ) -> str:
         metric, sign = self._config.study.metric, 1 if self._maximize else -1
         gains = sorted(sign * end for end in (judged.compared.low, judged.compared.high))
-        data = decided_on(self._config, (self._plan.choose_on, self._plan.decide_on))
-        where = data["split"] + ("" if data["is_test"] else ", which the search has seen")
+        where = self._data["split"] + ("" if self._data["is_test"] else ", which the search has seen")
         lines = [
             f"{judged.word}: {metric} {setting['mean']:.4g} (trial {setting['number']}) against {baseline['mean']:.4g} "
             f"of plain SFT at its own best learning rate {baseline['params'][RATE]:.3g}; gain "
