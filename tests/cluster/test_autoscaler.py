@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fixtures.clusters import free_ports
+from fixtures.ports import free_port
 from fixtures.searches import AT_ONCE
 from fixtures.waiting import LIMIT_SECONDS, ended, until
 
@@ -39,7 +39,7 @@ def autoscaling(tmp_path_factory, modules):
         "RAY_CLOUD_INSTANCE_ID": node,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node,
     }
-    [port] = free_ports(1)
+    port = free_port()
     text = FILE.read_text().replace("127.0.0.1:6379", f"127.0.0.1:{port}")
     (place / "cluster.yaml").write_text(text.replace("idle_timeout_minutes: 0.2", "idle_timeout_minutes: 0.05"))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=0"]

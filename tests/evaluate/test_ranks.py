@@ -3,13 +3,14 @@
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from fixtures.ports import free_port
+from fixtures.waiting import end_together
 
 from rankray.config import Config
 from rankray.evaluate.ranks import Ranks
@@ -99,10 +100,7 @@ def test_two_workers_share_the_work_and_both_know_the_result_in_step_or_not(tree
 
     model.forward = counting
     alone = evaluate(model, tokenizer, split_of("eval", config, tokenizer), config)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER],
@@ -117,6 +115,7 @@ def test_two_workers_share_the_work_and_both_know_the_result_in_step_or_not(tree
     for worker in workers:
         worker.stdin.write(config.model_dump_json())
         worker.stdin.close()
+    end_together(workers)
     printed = [json.loads(worker.stdout.readlines()[-1]) for worker in workers]
     assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
     for free, in_step in printed:

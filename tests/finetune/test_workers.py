@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.ports import free_port
+from fixtures.waiting import end_together
 from safetensors.torch import load_file
 
 from rankray.contracts import TrialSpec
@@ -29,12 +30,6 @@ for line in sys.stdin.read().splitlines():
     outcome = run(TrialSpec.from_json(line), Reporter())
     print(json.dumps({"steps": outcome.steps, "stopped": outcome.stopped}))
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 SHARDED = """
@@ -57,7 +52,7 @@ def together(*specs, first=""):
 
     Starting a pair takes longer than its trials.
     """
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", first + WORKER],
@@ -72,6 +67,7 @@ def together(*specs, first=""):
     for worker in workers:
         worker.stdin.write("\n".join(spec.to_json() for spec in specs))
         worker.stdin.close()
+    end_together(workers)
     watch = threading.Timer(900, lambda: [worker.kill() for worker in workers])
     watch.start()
     printed = [by_trial([json.loads(line) for line in worker.stdout]) for worker in workers]

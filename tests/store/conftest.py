@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.ports import free_port
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.storage import _VersionManager
 
@@ -86,12 +87,6 @@ def mysql() -> Iterator[str]:
 def listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def on_server(*values: Any) -> Any:

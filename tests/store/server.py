@@ -5,13 +5,13 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from fixtures.ports import free_port
 
 PASSWORD = "hunter2-planted"
 
@@ -37,7 +37,7 @@ class Postgres:
         self._run("initdb", "-D", f"{self._home}/data", "-U", "rankray", f"--pwfile={secret}", *how, "-E", "UTF8")
         secret_part = f":{PASSWORD}" if password else ""
         for attempt in range(5):  # another process may take the free port first
-            self.port = _free_port()
+            self.port = free_port()
             try:
                 self.start()
                 break
@@ -101,9 +101,3 @@ class Postgres:
 
 def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith("PG")} | {"LC_ALL": "C"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
