@@ -46,22 +46,26 @@ def nobody(study: Any) -> Any:
     yield None
 
 
-@pytest.fixture
-def searched(tmp_path: Any) -> str:
-    """The URL of a store with a finished search, `s`."""
-    url = f"journal:///{tmp_path}/store.log"
-    config = Config.model_validate(
+def searching(also: Any = None, **study: Any) -> Config:
+    """Return the configuration of a search `s`, with further sets."""
+    return Config.model_validate(
         {
             "name": "s",
             "model": {"path": "m"},
             "data": {"train": "a.jsonl", "eval": "e.jsonl", "test": "t.jsonl"},
             "train": {"max_steps": 20},
-            "evaluate": {"every_steps": 20},
+            "evaluate": {"every_steps": 20, "also": also or {}},
             "space": SPACE,
-            "study": {"trials": 10, "sampler": "random", "pruner": "none"},
+            "study": {"sampler": "random", "pruner": "none", **study},
         }
     )
-    run_all(truth, 0.1, METRIC)(open_study(url, config), None)
+
+
+@pytest.fixture
+def searched(tmp_path: Any) -> str:
+    """The URL of a store with a finished search, `s`."""
+    url = f"journal:///{tmp_path}/store.log"
+    run_all(truth, 0.1, METRIC)(open_study(url, searching(trials=10)), None)
     return url
 
 
@@ -280,17 +284,8 @@ def die_after(killing: Any, writes: int) -> None:
 def of_two_metrics(tmp_path: Any) -> str:
     """The URL of a store with a search by NLL and by accuracy on a further set; RRI is better by the second."""
     url = f"journal:///{tmp_path}/two.log"
-    config = Config.model_validate(
-        {
-            "name": "s",
-            "model": {"path": "m"},
-            "data": {"train": "a.jsonl", "eval": "e.jsonl", "test": "t.jsonl"},
-            "train": {"max_steps": 20},
-            "evaluate": {"every_steps": 20, "also": {"arc": {"data": "arc.jsonl", "choices": "options"}}},
-            "space": SPACE,
-            "study": {"metrics": [METRIC, "eval/arc/accuracy"], "trials": 12, "sampler": "random", "pruner": "none"},
-        }
-    )
+    arc = {"arc": {"data": "arc.jsonl", "choices": "options"}}
+    config = searching(also=arc, trials=12, metrics=[METRIC, "eval/arc/accuracy"])
     measured(open_study(url, config), None)
     return url
 
