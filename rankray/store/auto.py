@@ -239,12 +239,17 @@ def proposal(
         return gp.expected_improvement(means, sds, posterior.means_of_runs.max(axis=1))
 
     best = int(np.argmax(posterior.means_of_runs.mean(axis=0)))
-    close = gp.kernel(encoding.distances(taken[[best]], taken[: len(used)]), scales[kept])[:, 0].mean(axis=0) > CLOSE
-    is_stuck = used[best] < len(values) - STALE or close.sum() >= CROWD
-    if turn % ELSEWHERE == 0 and is_stuck:
-        alike = gp.kernel(encoding.distances(taken[[best]], candidates), scales[kept])[:, 0].mean(axis=0)
-        if (alike < UNLIKE).any():
-            candidates = candidates[alike < UNLIKE]
+
+    def likeness(rows: Array) -> Array:
+        correlations = gp.kernel(encoding.distances(taken[[best]], rows), scales[kept])
+        return np.asarray(correlations[:, 0].mean(axis=0))
+
+    if turn % ELSEWHERE == 0 and (
+        used[best] < len(values) - STALE or (likeness(taken[: len(used)]) > CLOSE).sum() >= CROWD
+    ):
+        unlike = likeness(candidates) < UNLIKE
+        if unlike.any():
+            candidates = candidates[unlike]
             return np.asarray(candidates[int(np.argmax(worth_of(candidates)))])
     score = worth_of(candidates)
     around = [_jittered(encoding, candidates[at], draws)[:NEARER] for at in np.argsort(-score, kind="stable")[:REFINED]]
