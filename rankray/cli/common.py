@@ -192,6 +192,7 @@ def print_summary(study: StudyStore, file: str) -> None:
         best=views.best(study),
         objectives=views.objectives(study),
         status=views.status(study),
+        confirmed=views.confirmed(study),
     )
 
 

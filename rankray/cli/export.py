@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 def export(
     study: Study,
-    words: Annotated[list[str], typer.Argument(metavar="[N] DIR", help="A trial (the best) and a new directory.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="[N] DIR", help="A trial (the confirmed one, else the best) and a new directory."),
+    ],
     store: Store = "",
     merge: Annotated[bool, typer.Option("--merge", help="Add LoRA adapters to the base model's weights.")] = False,
     push_to_hub: Annotated[
@@ -78,13 +81,13 @@ def _number(held: StudyStore, given: int | None) -> int:
 
     if given is not None:
         return given
-    best = views.best(held)
-    if best is None:
+    found = views.recommended(held)
+    if found is None:
         raise StoreError(
             f"export: study {held.name} has no complete trial yet; allowed: a trial with a checkpoint; wait, or give "
             "its number"
         )
-    return int(best["number"])
+    return int(found["number"])
 
 
 def _checkpoint(held: StudyStore, trial: dict[str, Any]) -> str:

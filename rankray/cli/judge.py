@@ -101,7 +101,7 @@ def _target(target: str, file: Path | None, sets: list[str], store: str) -> tupl
     from rankray.store import attach, views
 
     study = attach(store_url(store), target)
-    best = views.best(study)
+    best = views.recommended(study)
     if best is None:
         raise ConfigError(f"evaluate: study {target} has no complete trial yet; needed is one; wait for it")
     if not best["checkpoint"] or best["checkpoint_exists"] is False:

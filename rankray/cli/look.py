@@ -91,23 +91,24 @@ def best(
     study: Study,
     store: Store = "",
     as_json: Json = False,
-    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the best settings as a file for `train`.")] = False,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the settings to use as a file for `train`.")] = False,
     code: Annotated[bool, typer.Option("--code", help="With --yaml: pass on model.trust_remote_code.")] = False,
 ) -> None:
-    """Show the best settings found, and the command that trains them again."""
+    """Show the best settings found, what `confirm` said of them, and the command that trains them again."""
     from rankray.errors import printable
     from rankray.store import views
 
     held = attached(store, study)
     found = views.best(held)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(found and {**found, "confirmed": views.confirmed(held)}))
         return
     if found is not None and as_yaml:
         _refuse_code(held.config.model.trust_remote_code and not code)
         from rankray.report.explain import best_yaml
 
-        print(best_yaml(held.config, found["params"]), end="")
+        chosen = views.recommended(held) or found
+        print(best_yaml(held.config, chosen["params"]), end="")
         return
     print_summary(held, printable(str(held.provenance.get("file", "FILE"))))
 

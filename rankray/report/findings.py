@@ -133,10 +133,16 @@ def at_edge(bounds: Row | None, value: Any) -> bool:
     return not EDGE_SHARE < place < 1 - EDGE_SHARE
 
 
+def recommended(overview: Row) -> Row | None:
+    """Return the trial to use: the one that `confirm` chose, else the best one, else None."""
+    found: Row | None = overview["confirmed"] or overview["best"]
+    return found
+
+
 def edges(overview: Row) -> list[str]:
-    """Return the searched fields whose value in the best trial lies at an end of its range."""
-    best = overview["best"]
-    return [] if best is None else [p for p, v in best["params"].items() if at_edge(overview["space"].get(p), v)]
+    """Return the searched fields whose value in the trial to use lies at an end of its range."""
+    found = recommended(overview)
+    return [] if found is None else [p for p, v in found["params"].items() if at_edge(overview["space"].get(p), v)]
 
 
 def references(overview: Row) -> list[tuple[str, float]]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankray.report.board import short_params
-from rankray.report.findings import cost, edges, failures, references, standings
-from rankray.report.sections import commands, cost_lines, figure, lineage_lines, ranked, verdict
+from rankray.report.findings import cost, edges, failures, recommended, references, standings
+from rankray.report.sections import commands, cost_lines, figure, lineage_lines, not_the_best, ranked, said, verdict
 
 Row = Mapping[str, Any]
 MOST_ROWS = 20
@@ -15,7 +15,7 @@ MOST_ROWS = 20
 
 def markdown(overview: Row, written: str) -> str:
     """Return the report; see `rankray.report.page.page` for the arguments."""
-    status, best = overview["status"], overview["best"]
+    status, best, noted = overview["status"], recommended(overview), not_the_best(overview)
     metric, budget = status["metric"], status["budget"]
     counts = ", ".join(f"{count} {name}" for name, count in status["trials"].items() if count) or "no trial yet"
     word, sentence = verdict(overview)
@@ -28,8 +28,13 @@ def markdown(overview: Row, written: str) -> str:
         f"**{plain(word)}**: {plain(sentence)}",
         "",
     ]
+    for found in overview["verdicts"][1:]:
+        other, why = said(found)
+        lines += [f"**{plain(other)}** ({plain(found['confirmation'])}): {plain(why)}", ""]
     if best is not None:
-        lines += [f"## Best: trial {best['number']}, {plain(metric)} = {figure(best['value'])}", ""]
+        title = "Confirmed" if noted else "Best"
+        lines += [f"## {title}: trial {best['number']}, {plain(metric)} = {figure(best['value'])}", ""]
+        lines += [plain(noted), ""] if noted else []
         lines += _table(("setting", "value"), [(path, str(value)) for path, value in best["params"].items()])
         lines += [f"{plain(path)} lies at an end of its range: widen it.\n" for path in edges(overview)]
     for what, command in commands(overview):

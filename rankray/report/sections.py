@@ -11,7 +11,7 @@ import yaml
 
 from rankray.report.board import short_params, short_value
 from rankray.report.figures import metrics_among, with_error
-from rankray.report.findings import Cost, better, cost, edges, failures, references, standings
+from rankray.report.findings import Cost, better, cost, edges, failures, recommended, references, standings
 from rankray.report.tables import retrain_command, store_option
 
 Row = Mapping[str, Any]
@@ -31,10 +31,9 @@ def figure(value: Any) -> str:
 
 def verdict(overview: Row) -> tuple[str, str]:
     """Return the verdict on the best setting as (word, sentence), as `confirm` found it or as it has to be without."""
-    status, found = overview["status"], overview["verdict"]
-    counts = status["trials"]
-    if found is not None:
-        return str(found["verdict"]["word"]), str(found["verdict"]["text"])
+    counts = overview["status"]["trials"]
+    for found in overview["verdicts"]:
+        return said(found)
     if overview["best"] is not None:
         return (
             "not confirmed",
@@ -47,21 +46,39 @@ def verdict(overview: Row) -> tuple[str, str]:
     return "nothing yet", f"No trial is complete: {counts['pruned']} pruned, {counts['failed']} failed{running}."
 
 
+def said(found: Row) -> tuple[str, str]:
+    """Return a verdict of `confirm` as (word, sentence); the sentence does not begin with the word again."""
+    word, sentence = str(found["verdict"]["word"]), str(found["verdict"]["text"])
+    return word, sentence.removeprefix(f"{word}: ")
+
+
+def not_the_best(overview: Row) -> str:
+    """Return, where `confirm` chose another trial than the one with the best figure, what that means; else nothing."""
+    best, confirmed = overview["best"], overview["confirmed"]
+    if best is None or confirmed is None or best["number"] == confirmed["number"]:
+        return ""
+    return (
+        f"Trial {best['number']} has the best figure of the search, {figure(best['value'])}; on new seeds confirm "
+        f"chose trial {confirmed['number']}, and the commands are for that one."
+    )
+
+
 def commands(overview: Row) -> list[tuple[str, str]]:
     """Return what to type next, as (what for, command)."""
-    status, best = overview["status"], overview["best"]
+    status, best = overview["status"], recommended(overview)
     study, store = shlex.quote(status["study"]), store_option(status["store"])
     file = str(overview["provenance"].get("file", "FILE"))
     if best is None:
         resume = [("start or resume the search", f"rankray search {shlex.quote(file)}")]
         return [*resume, ("see how far it is", f"rankray status {study} {store}")]
-    confirm = [] if overview["verdict"] else [("confirm it on fresh seeds", f"rankray confirm {study} {store}")]
-    return [
-        *confirm,
-        ("train it again", retrain_command(file, best["params"])),
-        ("take the model away", f"rankray export {study} {best['number']} DIR {store}"),
-        ("look at the trial", f"rankray show {study} {best['number']} {store}"),
-    ]
+    found = [] if overview["verdicts"] else [("confirm it on fresh seeds", f"rankray confirm {study} {store}")]
+    found.append(("train it again", retrain_command(file, best["params"])))
+    if overview["verdicts"] and overview["verdicts"][0]["verdict"]["word"] in ("worse", "indistinguishable"):
+        plain = overview["verdicts"][0]["baseline"]["params"]
+        found += [("train plain SFT at its best rate instead", retrain_command(file, plain))] if plain else []
+    if best.get("checkpoint_exists") is not False:
+        found.append(("take the model away", f"rankray export {study} {best['number']} DIR {store}"))
+    return [*found, ("look at the trial", f"rankray show {study} {best['number']} {store}")]
 
 
 def head(overview: Row, written: str) -> str:
@@ -90,9 +107,8 @@ def cards(overview: Row) -> str:
     """Return the verdict and the best setting with the commands to go further."""
     word, sentence = verdict(overview)
     style = {"better": "better", "worse": "worse", "failed": "worse"}.get(word, "")
-    found = overview["verdict"]
     extra = ""
-    if found is not None:
+    for found in overview["verdicts"][:1]:
         extra = _definitions(
             [
                 *((side, f"{figure(each['mean'])} ({_interval(each['interval'])})") for side, each in _sides(found)),
@@ -101,9 +117,12 @@ def cards(overview: Row) -> str:
                 ("interval", _interval(found["verdict"]["interval"])),
             ]
         )
-    said = f'<p class="figure {style}">{text(word)}</p><p>{text(sentence)}</p>{extra}'
-    first = f'<div class="card"><h2>Verdict</h2>{said}</div>'
-    best = overview["best"]
+    for found in overview["verdicts"][1:]:
+        other, why = said(found)
+        extra += f"<p><b>{text(other)}</b> ({text(found['confirmation'])}): {text(why)}</p>"
+    shown = f'<p class="figure {style}">{text(word)}</p><p>{text(sentence)}</p>{extra}'
+    first = f'<div class="card"><h2>Verdict</h2>{shown}</div>'
+    best, noted = recommended(overview), not_the_best(overview)
     if best is None:
         second = ""
     else:
@@ -113,8 +132,10 @@ def cards(overview: Row) -> str:
             f'<p class="warn">{text(path)} lies at an end of its range: a better value may lie beyond. Widen it.</p>'
             for path in edges(overview)
         )
+        edge = (f"<p>{text(noted)}</p>" if noted else "") + edge
+        title = "Confirmed" if noted else "Best"
         second = (
-            f'<div class="card"><h2>Best setting: trial {best["number"]}</h2>'
+            f'<div class="card"><h2>{title} setting: trial {best["number"]}</h2>'
             f'<p class="figure">{text(overview["status"]["metric"])} = {figure(best["value"])}</p>'
             f"{_definitions((path, short_value(value)) for path, value in best['params'].items())}{edge}"
             f"<details><summary>Its other metrics</summary>{_definitions(metrics)}</details></div>"

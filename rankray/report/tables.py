@@ -73,9 +73,19 @@ def front_view(rows: Sequence[Row], metrics: Sequence[str]) -> RenderableType:
 
 
 def summary(
-    console: Console, *, file: str, metric: str, best: Row | None, objectives: Sequence[Row], status: Row
+    console: Console,
+    *,
+    file: str,
+    metric: str,
+    best: Row | None,
+    objectives: Sequence[Row],
+    status: Row,
+    confirmed: Row | None = None,
 ) -> None:
-    """Print what a finished search found: the best of each objective, and how to train the best again."""
+    """Print what a finished search found: the best of each objective, and how to train again what is to be used.
+
+    That is the trial that `rankray confirm` chose (`views.confirmed`), where there is one, else the best one.
+    """
     if best is None:
         console.print(f"{status['study']}: no trial is complete yet")
         return
@@ -96,12 +106,23 @@ def summary(
     )
     for path, value in best["params"].items():
         console.print(f"  {path}: {short_value(value)}", **_PLAIN)
-    if best.get("checkpoint") and best.get("checkpoint_exists") is not False:
-        console.print(f"its model: {best['checkpoint']}", **_PLAIN)
+    _model_line(console, best)
+    if confirmed is not None:
+        for each in confirmed["verdicts"]:
+            console.print(f"confirmed ({each['confirmation']}): {each['verdict']['text']}", **_PLAIN)
+        if confirmed["number"] != best["number"]:
+            best = confirmed
+            console.print(f"on new seeds trial {best['number']} was chosen; what follows is of that one", **_PLAIN)
+            _model_line(console, best)
     study, store = shlex.quote(status["study"]), store_option(status["store"])
     console.print(f"look closer: rankray show {study} {best['number']} {store}", **_PLAIN)
     console.print("train it again:", highlight=False)
     console.print(f"  {retrain_command(file, best['params'])}", **_PLAIN)
+
+
+def _model_line(console: Console, trial: Row) -> None:
+    if trial.get("checkpoint") and trial.get("checkpoint_exists") is not False:
+        console.print(f"its model: {trial['checkpoint']}", **_PLAIN)
 
 
 def _figure(value: Any) -> str:

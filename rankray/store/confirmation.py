@@ -3,7 +3,8 @@
 A confirmation of the study NAME is a study of its own, `NAME.confirm`, with its own trials: the search's counts, best
 trial and budget do not see them. Two decisions are claims of that study (`claims`), so that the first one counts and
 every driver and every later start agrees: `confirm:plan`, what is compared; `confirm:choice`, which finalist and which
-baseline the choosing runs have picked. The verdict is one attribute of the *search's* study, where a report finds it.
+baseline the choosing runs have picked. The verdict is an attribute of the *search's* study, where a report finds it:
+`rankray:verdict:NAME.confirm`, one of each confirmation, and `rankray:verdict`, the last one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rankray.config.schema import Config
 from rankray.store.backend import connect
 from rankray.store.claims import SUFFIX, Claims, find_or_create
 from rankray.store.records import END, ORIGIN, TRIALS, is_void, steps_of
+from rankray.store.stored import mapping, mappings, number, pair, text
 from rankray.store.strategies import direction
 from rankray.store.trials import StudyStore
 
@@ -68,8 +70,57 @@ def record_verdict(search: StudyStore, confirmation: StudyStore, verdict: dict[s
     finished = confirmation.finished
     if confirmation.storage.get_study_user_attrs(confirmation.study_id).get(TRIALS) != finished:
         confirmation.storage.set_study_user_attr(confirmation.study_id, TRIALS, finished)
-    if stored_verdict(search) != verdict:
-        search.storage.set_study_user_attr(search.study_id, VERDICT, verdict)
+    own = f"{VERDICT}:{confirmation.name}"
+    there = search.storage.get_study_user_attrs(search.study_id)
+    for key in (own, VERDICT):
+        if there.get(key) != verdict:
+            search.storage.set_study_user_attr(search.study_id, key, verdict)
+
+
+def verdicts(study: StudyStore) -> list[dict[str, Any]]:
+    """Return what the confirmations of a study found, the one that counts first; what is malformed is left out.
+
+    Those on the study's own metric come before those on another of its metrics, the last confirmation before earlier
+    ones. Each has the keys `confirmation`, `metric`, `seeds`, `finalists` (the chosen setting first), `baseline`
+    and `verdict` of `rankray confirm NAME --json`.
+    """
+    there = study.storage.get_study_user_attrs(study.study_id)
+    last = _shown(there.get(VERDICT))
+    found = [_shown(there[key]) for key in sorted(there) if key.startswith(f"{VERDICT}:")]
+    kept = [each for each in found if each and (last is None or each["confirmation"] != last["confirmation"])]
+    own = study.config.study.metric
+    return sorted([*([last] if last else []), *kept], key=lambda each: each["metric"] not in (own, ""))
+
+
+def _shown(stored: Any) -> dict[str, Any] | None:
+    found = mapping(stored)
+    verdict = mapping(found.get("verdict"))
+    if not text(verdict.get("word")):
+        return None
+    said = {key: text(verdict.get(key)) for key in ("word", "text")}
+    return {
+        "confirmation": text(found.get("confirmation")),
+        "metric": text(found.get("metric")),
+        "seeds": number(found.get("seeds")),
+        "finalists": [_side(each) for each in mappings(found.get("finalists"))],
+        "baseline": _side(mapping(found.get("baseline"))),
+        "verdict": {**said, "difference": number(verdict.get("difference")), "interval": pair(verdict.get("interval"))},
+    }
+
+
+def _side(stored: dict[str, Any]) -> dict[str, Any]:
+    params = {path: value for path, value in mapping(stored.get("params")).items() if _is_plain(value)}
+    at = stored.get("number")
+    return {
+        "number": at if isinstance(at, int) and not isinstance(at, bool) else None,
+        "params": params,
+        "mean": number(stored.get("mean")),
+        "interval": pair(stored.get("interval")),
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float, bool))
 
 
 def _run(trial: FrozenTrial, metric: str) -> Run:

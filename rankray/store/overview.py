@@ -13,11 +13,11 @@ from optuna.trial import FrozenTrial
 
 from rankray.config.space import distributions
 from rankray.store import views
-from rankray.store.confirmation import VERDICT
+from rankray.store.confirmation import verdicts
 from rankray.store.identity import snapshot
 from rankray.store.importance import importance
 from rankray.store.records import PROVENANCE, StepRecord, end_of, failures_of, losses_of, nodes_of, steps_of
-from rankray.store.stored import clean, figures, mapping, mappings, number, reading, text, whole
+from rankray.store.stored import clean, figures, mapping, number, reading, whole
 from rankray.store.trials import StudyStore
 
 VERSIONS = "rankray:versions"
@@ -35,7 +35,8 @@ def overview(study: StudyStore) -> dict[str, Any]:
         `metrics` (final), `curve` ([step, value] of the study's metric), `scale` ([step, p05, p50, p95] of S), `spread`
         (the latest histogram of S: `step`, `first`, `shares`; or None), `lost` and `stretches` (who ran it, when, on
         which node, and the work lost at its end); `space`, `importance`, `steps` of a whole trial, `config`,
-        `provenance`, `versions` and `verdict` (of `rankray confirm`, or None).
+        `provenance`, `versions`, `verdicts` (`rankray.store.confirmation.verdicts`) and `confirmed`
+        (`views.confirmed`).
     """
     with reading(study.name):
         found: dict[str, Any] = clean(_overview(study))
@@ -59,7 +60,8 @@ def _overview(study: StudyStore) -> dict[str, Any]:
         "provenance": mapping(attributes.get(PROVENANCE)),
         "versions": mapping(attributes.get(VERSIONS)),
         "identity": study.identity,
-        "verdict": _verdict(mapping(attributes.get(VERDICT))),
+        "verdicts": verdicts(study),
+        "confirmed": views.confirmed(study),
     }
 
 
@@ -112,29 +114,6 @@ def _stretches(study: StudyStore, trial: FrozenTrial) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def _verdict(found: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what a confirmation found, of what is stored only what is as it should be; None where there is none."""
-    verdict = mapping(found.get("verdict"))
-    if not text(verdict.get("word")):
-        return None
-    said = {key: text(verdict.get(key)) for key in ("word", "text")}
-    interval = _pair(verdict.get("interval"))
-    return {
-        "seeds": number(found.get("seeds")),
-        "finalists": [_side(each) for each in mappings(found.get("finalists"))],
-        "baseline": _side(mapping(found.get("baseline"))),
-        "verdict": {**said, "difference": number(verdict.get("difference")), "interval": interval},
-    }
-
-
-def _side(stored: dict[str, Any]) -> dict[str, Any]:
-    return {"mean": number(stored.get("mean")), "interval": _pair(stored.get("interval"))}
-
-
-def _pair(stored: Any) -> list[float | None] | None:
-    return [number(each) for each in stored] if isinstance(stored, list) and len(stored) == 2 else None
 
 
 def _bounds(dist: Any) -> dict[str, Any]:

@@ -43,6 +43,11 @@ def figures(value: Any) -> dict[str, float]:
     return {name: each for name, each in found.items() if each is not None}
 
 
+def pair(value: Any) -> list[float | None] | None:
+    """Return a stored list of two numbers; None in place of anything else, and of a number that is none."""
+    return [number(each) for each in value] if isinstance(value, list) and len(value) == 2 else None
+
+
 def whole(value: Any) -> int | None:
     """Return a stored whole number, also where it is written as text; None in place of anything else."""
     try:

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rankray.checkpoints.places import is_remote
 from rankray.config.params import get_path
 from rankray.errors import StoreError
+from rankray.store.confirmation import verdicts
 from rankray.store.leases import number_in
 from rankray.store.pareto import front, metrics_of
 from rankray.store.records import damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
@@ -160,6 +161,26 @@ def best(study: StudyStore) -> dict[str, Any] | None:
     candidates = study.trials() if study.glance is None else study.glance.best()
     top = _best(study, (each for each in candidates if each.state == TrialState.COMPLETE))
     return None if top is None else _result(study, top, before)
+
+
+@_shown
+def confirmed(study: StudyStore) -> dict[str, Any] | None:
+    """Return the trial whose setting `rankray confirm` chose, as `best` returns one, with `verdicts`; None without one.
+
+    Of several confirmations it is the one that counts first (`verdicts`). It need not be the best trial: that one has
+    the best figure of the search, and this one was best on new seeds.
+    """
+    found = verdicts(study)
+    number = found[0]["finalists"][0]["number"] if found and found[0]["finalists"] else None
+    trials = study.trials()
+    if number is None or not 0 <= number < len(trials):
+        return None
+    return {**_result(study, trials[number], untrained(study)), "verdicts": found}
+
+
+def recommended(study: StudyStore) -> dict[str, Any] | None:
+    """Return the trial to use: the one that `rankray confirm` chose, else the best one, else None."""
+    return confirmed(study) or best(study)
 
 
 @_shown

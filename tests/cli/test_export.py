@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from rankray.config import config_from
 from rankray.contracts import Report
-from rankray.store import open_study
+from rankray.store import attach, open_study
+from rankray.store.confirmation import record_verdict
 
 
 @pytest.fixture
@@ -50,6 +51,24 @@ def test_the_best_trial_becomes_a_directory_that_loads_and_trains_again(rankray,
     done = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
     best = json.loads(rankray("best", "test", "--store", url, "--json"))
     assert done["metrics"]["eval/nll"] == best["metrics"]["eval/nll"]
+
+
+def test_without_a_number_it_is_the_trial_that_was_confirmed(rankray, searched, tmp_path):
+    """Trial 0 has the better figure; its checkpoint is not written out as if it were the one that was confirmed."""
+    url, out = searched(), str(tmp_path / "out")
+    study = attach(url, "test")
+    rates = [trial.params["train.learning_rate"] for trial in study.trials()]
+    assert json.loads(rankray("best", "test", "--store", url, "--json"))["confirmed"] is None
+    verdict = {"verdict": {"word": "better", "text": "better: by far"}, "confirmation": "test.confirm"}
+    record_verdict(study, study, {**verdict, "finalists": [{"number": 1}]})
+    assert "trial 1 of test has no checkpoint" in rankray("export", "test", out, "--store", url, expect=2)
+    assert "checkpoint of trial 1 of test is not there" in rankray("evaluate", "test", "--store", url, expect=2)
+    best = json.loads(rankray("best", "test", "--store", url, "--json"))
+    assert (best["number"], best["confirmed"]["number"]) == (0, 1)
+    assert yaml.safe_load(rankray("best", "test", "--store", url, "--yaml"))["train"]["learning_rate"] == rates[1]
+    said = rankray("best", "test", "--store", url)
+    assert "confirmed (test.confirm): better: by far" in said
+    assert "trial 1 was chosen" in said
 
 
 def test_adapters_are_merged_on_request(rankray, searched, tmp_path):

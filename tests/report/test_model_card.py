@@ -1,7 +1,7 @@
 """The card of an exported model."""
 
 import pytest
-from fixtures.overviews import NASTY, make_overview
+from fixtures.overviews import NASTY, add_verdict, make_overview
 from huggingface_hub import ModelCard
 
 from rankray.report.model_card import model_card
@@ -61,6 +61,16 @@ def test_another_trial_than_the_best_says_so():
     overview, trial = make()
     other = next(each for each in overview["trials"] if each["number"] != trial["number"])
     assert "This is not the best trial of its search." in model_card(overview, other, adapter=False, name="m")
+
+
+def test_the_verdict_stands_in_the_card_of_the_trial_that_it_is_about():
+    overview, best = make()
+    other = next(each for each in overview["trials"] if each["number"] != best["number"])
+    add_verdict(overview, other)
+    assert "**better**: eval/accuracy 0.7" in model_card(overview, other, adapter=False, name="m")
+    text = model_card(overview, best, adapter=False, name="m")
+    assert "This is not the trial that was confirmed." in text
+    assert "**better**" not in text
 
 
 @pytest.mark.parametrize("path", ["/models/base", "./base", "base"])

@@ -5,8 +5,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from fixtures.overviews import NASTY, make_overview
+from fixtures.overviews import NASTY, add_verdict, make_overview
 
+from rankray.report.findings import complete
+from rankray.report.markdown import markdown
 from rankray.report.page import asset, page
 
 EVERY_SIZE = {
@@ -71,12 +73,52 @@ def test_the_verdict_is_the_one_of_confirm_where_there_is_one():
     overview = make_overview(20)
     assert "not confirmed" in read(overview).text
     assert "rankray confirm made --store sqlite:///made.db" in read(overview).text
-    found = {"word": "better", "difference": 0.0312, "interval": [0.01, 0.05], "text": "Better than plain SFT."}
-    overview["verdict"] = {"verdict": found}
+    add_verdict(overview, overview["best"], why="0.7 against 0.66 of plain SFT")
     text = read(overview).text
-    assert "Better than plain SFT." in text
+    assert "0.7 against 0.66 of plain SFT" in text
+    assert "better: 0.7" not in text, "the word stands above"
     assert "0.01 to 0.05" in text
     assert "rankray confirm" not in text
+    assert f"Best setting: trial {overview['best']['number']}" in text
+
+
+def of_another_trial(word="better", **more):
+    """The overview of a search whose second best trial was confirmed, that trial, and the best one."""
+    overview = make_overview(40, **more)
+    best, second = complete(overview)[:2]
+    add_verdict(overview, second, word)
+    return overview, second, best
+
+
+@pytest.mark.parametrize("show", [lambda overview: read(overview).text, lambda overview: markdown(overview, "now")])
+def test_a_confirmed_trial_that_is_not_the_best_is_the_one_to_use(show):
+    overview, second, best = of_another_trial()
+    text = show(overview)
+    assert re.search(rf"Confirmed( setting)?: trial {second['number']}(?!\d)", text)
+    assert f"Trial {best['number']} has the best figure of the search" in text
+    assert f"rankray export made {second['number']} DIR" in text
+    assert f"rankray show made {best['number']} " not in text
+    assert f"train.learning_rate={second['params']['train.learning_rate']}" in text
+    overview["confirmed"]["checkpoint_exists"] = False
+    assert "rankray export" not in show(overview), "what was not kept cannot be taken away"
+
+
+@pytest.mark.parametrize("show", [lambda overview: read(overview).text, lambda overview: markdown(overview, "now")])
+@pytest.mark.parametrize("word", ["better", "worse", "indistinguishable", "under-powered"])
+def test_where_the_setting_is_no_better_plain_sft_is_offered(word, show):
+    command = "--set loss.objective=sft --set train.learning_rate=0.0025"
+    assert (command in show(of_another_trial(word)[0])) == (word in ("worse", "indistinguishable"))
+
+
+@pytest.mark.parametrize("show", [lambda overview: read(overview).text, lambda overview: markdown(overview, "now")])
+def test_every_verdict_is_shown_as_it_is(show):
+    overview, _, _ = of_another_trial(nasty=NASTY)
+    add_verdict(overview, overview["best"], "worse", f"eval/nll 2{NASTY}", "eval/nll")
+    text = show(overview)
+    assert "eval/accuracy 0.7" in text
+    assert "made.confirm1" in text
+    assert "eval/nll 2" in text
+    assert "<img" not in page(overview, "now").split('id="charts">')[0].replace("&lt;img", "")
 
 
 def test_what_the_store_holds_is_shown_as_it_is_and_never_a_tag():

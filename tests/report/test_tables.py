@@ -3,6 +3,7 @@
 import io
 import shlex
 
+import pytest
 from rich.console import Console
 
 from rankray.config.load import parse_value
@@ -44,6 +45,28 @@ def test_the_summary_shows_the_best_beside_the_baselines():
     assert "eval/accuracy = 0.75 (trial 5; 3 complete, 2 pruned, 0 failed)" in text
     assert "rankray show s 5 --store sqlite:///s.db" in text
     assert "rankray train f.yaml --set loss.objective=rri" in text
+
+
+@pytest.mark.parametrize(("number", "rate"), [(5, 0.25), (3, 0.125)])
+def test_the_summary_ends_with_what_was_confirmed(number, rate):
+    out = io.StringIO()
+    trials = {at: {"number": at, "value": 0.5, "params": {"r": r}} for at, r in ((5, 0.25), (3, 0.125))}
+    said = {"confirmation": "s.confirm", "verdict": {"text": "better: 0.7 [b]against[/b] 0.6"}}
+    summary(
+        Console(file=out, width=120),
+        file="f.yaml",
+        metric="m",
+        best=trials[5],
+        objectives=[],
+        status={"study": "s", "trials": {"complete": 3, "pruned": 2, "failed": 0}, "store": "sqlite:///s.db"},
+        confirmed=trials[number] | {"verdicts": [said], "checkpoint": "runs/kept"},
+    )
+    text = out.getvalue()
+    assert "m = 0.5 (trial 5;" in text
+    assert "confirmed (s.confirm): better: 0.7 [b]against[/b] 0.6" in text
+    assert f"rankray show s {number} --store" in text
+    assert text.endswith(f"rankray train f.yaml --set r={rate}\n")
+    assert ("trial 3 was chosen" in text) == ("runs/kept" in text) == (number == 3)
 
 
 def test_the_summary_of_nothing_says_so():

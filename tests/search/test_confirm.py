@@ -27,7 +27,7 @@ from rankray.search.confirm import (
 from rankray.search.confirmation import Options
 from rankray.store import attach, list_studies, open_study, views
 from rankray.store.backend import RetryingStorage
-from rankray.store.confirmation import stored_verdict
+from rankray.store.confirmation import record_verdict, stored_verdict, verdicts
 from rankray.store.overview import overview
 from search.confirming import run_all, value
 
@@ -90,7 +90,7 @@ def test_it_leaves_the_search_as_it_was_and_its_verdict_with_it(searched: str) -
     assert found["verdict"]["word"] == "better"
     assert seen(searched) == before
     assert stored_verdict(attach(searched, "s")) == found
-    shown = overview(attach(searched, "s"))["verdict"]
+    [shown] = overview(attach(searched, "s"))["verdicts"]
     assert shown["verdict"]["word"] == found["verdict"]["word"], "a report finds it"
     assert shown["verdict"]["text"] == found["verdict"]["text"]
     assert list_studies(searched) == ["s", "s.confirm"]
@@ -307,8 +307,7 @@ def measured(study: Any, observer: Any, *, verbose: bool = False) -> bool:
 
 
 def test_each_of_several_metrics_is_confirmed_by_itself(of_two_metrics: str) -> None:
-    verdicts = {metric: confirm(of_two_metrics, run=measured, metric=metric) for metric in ("", "eval/arc/accuracy")}
-    first, second = verdicts.values()
+    first, second = [confirm(of_two_metrics, run=measured, metric=name) for name in ("", "eval/arc/accuracy")]
     assert first["metric"] == METRIC
     assert second["metric"] == "eval/arc/accuracy"
     assert second["direction"] == "maximize"
@@ -323,6 +322,33 @@ def test_each_of_several_metrics_is_confirmed_by_itself(of_two_metrics: str) -> 
     assert set(list_studies(of_two_metrics)) == {"s", "s.confirm", "s.confirm-arc.accuracy"}
     again = confirm(of_two_metrics, run=measured, metric="eval/arc/accuracy")
     assert again == second
+    kept = verdicts(attach(of_two_metrics, "s"))
+    assert [each["metric"] for each in kept] == [METRIC, "eval/arc/accuracy"], "both, and the search's own metric first"
+    assert [each["verdict"]["text"] for each in kept] == [each["verdict"]["text"] for each in (first, second)]
+    chosen = views.confirmed(attach(of_two_metrics, "s"))
+    assert chosen is not None
+    assert (chosen["number"], chosen["params"]) == (first["finalists"][0]["number"], first["finalists"][0]["params"])
+
+
+def test_the_last_of_two_confirmations_by_one_metric_counts_first(searched: str) -> None:
+    study = attach(searched, "s")
+    names = ["s.confirm-b", "s.confirm", "s.confirm-a"]
+    for number, name in enumerate(names):
+        said = {"metric": METRIC, "confirmation": name, "verdict": {"word": "worse"}}
+        finished = attach(searched, "s")
+        finished.name = name
+        record_verdict(study, finished, {**said, "finalists": [{"number": number}]})
+    kept = verdicts(attach(searched, "s"))
+    assert [each["confirmation"] for each in kept] == ["s.confirm-a", "s.confirm", "s.confirm-b"]
+    assert (views.confirmed(attach(searched, "s")) or {})["number"] == 2
+
+
+def test_a_verdict_of_an_earlier_version_is_shown(searched: str) -> None:
+    """Then the search's study had the last verdict only."""
+    found = confirm(searched)
+    study = attach(searched, "s")
+    study.storage.set_study_user_attr(study.study_id, "rankray:verdict:s.confirm", None)
+    assert [each["verdict"]["text"] for each in verdicts(attach(searched, "s"))] == [found["verdict"]["text"]]
 
 
 def test_a_metric_of_a_further_set_is_not_measured_on_the_test_data(of_two_metrics: str) -> None:

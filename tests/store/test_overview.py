@@ -1,5 +1,6 @@
 """A whole study as the report reads it."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -85,9 +86,14 @@ def test_what_is_malformed_in_a_store_is_left_out(tmp_path):
     url = f"sqlite:///{tmp_path}/store.db"
     study = open_study(url, make_config(study={"trials": 2}))
     drive(study)
-    for value in ("better", {"verdict": "better"}, {"verdict": {"word": "better", "interval": "wide"}, "finalists": 3}):
-        study.storage.set_study_user_attr(study.study_id, "rankray:verdict", value)
+    said = {"word": "better", "interval": "wide"}
+    chosen = [[{"number": number, "params": {"a": {"b": []}}}] for number in (-1, 7, "1", True, None)]
+    finalists = [{"verdict": said, "finalists": each} for each in (3, [], *chosen)]
+    keys = ("rankray:verdict", "rankray:verdict:s.confirm")
+    for key, value in itertools.product(keys, ("better", {"verdict": "better"}, *finalists)):
+        study.storage.set_study_user_attr(study.study_id, key, value)
         found = overview(attach(url, "s"))
-        assert found["verdict"] is None or found["verdict"]["verdict"]["interval"] is None
+        assert all(each["verdict"]["interval"] is None for each in found["verdicts"])
+        assert found["confirmed"] is None
         page(found, "now")
         markdown(found, "now")
