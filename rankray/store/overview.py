@@ -35,8 +35,8 @@ def overview(study: StudyStore) -> dict[str, Any]:
         `metrics` (final), `curve` ([step, value] of the study's metric), `scale` ([step, p05, p50, p95] of S), `spread`
         (the latest histogram of S: `step`, `first`, `shares`; or None), `lost` and `stretches` (who ran it, when, on
         which node, and the work lost at its end); `space`, `importance`, `steps` of a whole trial, `config`,
-        `provenance`, `versions`, `verdicts` (`rankray.store.confirmation.verdicts`) and `confirmed`
-        (`views.confirmed`).
+        `provenance`, `versions`, `verdicts` (`rankray.store.confirmation.verdicts`), `verdict`, the
+        first of these or None, and `confirmed` (`views.confirmed`).
     """
     with reading(study.name):
         found: dict[str, Any] = clean(_overview(study))
@@ -47,7 +47,7 @@ def _overview(study: StudyStore) -> dict[str, Any]:
     rows = views.trials(study)
     by_number = {each.number: each for each in study.trials()}
     attributes = study.storage.get_study_user_attrs(study.study_id)
-    metric = study.config.study.metric
+    metric, found = study.config.study.metric, verdicts(study)
     return {
         "status": views.status(study),
         "best": views.best(study),
@@ -60,7 +60,8 @@ def _overview(study: StudyStore) -> dict[str, Any]:
         "provenance": mapping(attributes.get(PROVENANCE)),
         "versions": mapping(attributes.get(VERSIONS)),
         "identity": study.identity,
-        "verdicts": verdicts(study),
+        "verdicts": found,
+        "verdict": found[0] if found else None,
         "confirmed": views.confirmed(study),
     }
 

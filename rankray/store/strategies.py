@@ -165,8 +165,14 @@ def try_out(config: Config, where: Where | None = None) -> None:
     except ConfigError:
         raise
     except Exception as error:  # of any kind: the classes check little when they are made
-        given = config.study.sampler if path == "study.sampler" else config.study.pruner
+        given, table = (config.study.sampler, SAMPLERS) if path == "study.sampler" else (config.study.pruner, PRUNERS)
         place = f"{where(path)}: " if where else ""
+        if isinstance(given, str):  # no option that could be wrong
+            others = ", ".join(name for name in table if name != given)
+            raise ConfigError(
+                f"{place}{path}: {given} fails in this space, which is no fault of your file: {type(error).__name__}: "
+                f"{error}; allowed: {others}; choose one of these, and report this one, with the file"
+            ) from error
         raise ConfigError(f"{place}{path}: got {given!r}: {error}; allowed is what Optuna takes; correct it") from error
     finally:
         optuna.logging.set_verbosity(verbosity)

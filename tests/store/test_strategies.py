@@ -16,7 +16,7 @@ from rankray.store import open_rehearsal, open_study, strategies
 from rankray.store.auto import AutoSampler
 from rankray.store.grid import GridSampler
 from rankray.store.pruning import DivergencePruner
-from rankray.store.strategies import PRUNERS, SAMPLERS, check, derived_seed, pruner, sampler
+from rankray.store.strategies import PRUNERS, SAMPLERS, check, derived_seed, pruner, sampler, try_out
 from store.helpers import SPACE, begin, drive, make_config, run_trial
 
 
@@ -225,3 +225,18 @@ def test_trap_4_a_pruner_asked_twice_changes_its_mind() -> None:
     assert not good.should_prune()
     bad.report(1.0, 1)
     assert [bad.should_prune(), bad.should_prune()] == [True, False]
+
+
+@pytest.mark.parametrize(("study", "blamed"), [({"sampler": "auto"}, False), ({"sampler": {"name": "auto"}}, True)])
+def test_a_sampler_that_fails_without_an_option_is_no_fault_of_the_file(
+    study: dict[str, Any], blamed: bool, monkeypatch: Any
+) -> None:
+    def broken(*args: Any, **more: Any) -> None:
+        raise ZeroDivisionError("float division by zero")
+
+    monkeypatch.setattr("rankray.store.auto.proposal", broken)
+    with pytest.raises(ConfigError) as caught:
+        try_out(with_study(**study), lambda path: "a.yaml:3")
+    assert str(caught.value).startswith("a.yaml:3: study.sampler: ")
+    assert ("no fault of your file: ZeroDivisionError: float division" in str(caught.value)) != blamed
+    assert ("report this one" in str(caught.value)) != blamed
