@@ -11,7 +11,6 @@ import argparse
 import importlib
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -61,6 +60,10 @@ def gsm8k(assets: Path) -> Config:
         "resources.gpus_per_worker": 0,
     }
     return load_config(RECIPE, [f"{path}={json.dumps(value, default=str)}" for path, value in places.items()]).config
+
+
+MEETING = "RANKRAY_BENCHMARK_MEETING"
+"""The variable with the file through which two workers find each other."""
 
 
 def plainly(model: Any, tokenizer: Any, prompts: list[list[int]], config: Config) -> int:
@@ -155,7 +158,9 @@ def work(rounds: int) -> None:
     """Be one of two workers: the first evaluates alone, then both together, in turns; each prints its seconds."""
     module = importlib.import_module("rankray.evaluate.run")
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{os.environ[MEETING]}", rank=int(os.environ["RANK"]), world_size=2
+    )
     config = config_from(json.load(sys.stdin))
     tokenizer, model = tokenizer_of(config), fresh_model(config).eval()
     data = split_of("eval", config, tokenizer)
@@ -174,10 +179,8 @@ def work(rounds: int) -> None:
 
 def workers(config: Config, rounds: int) -> None:
     """Print what an evaluation takes two workers, beside one of them alone."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    meeting = Path(tempfile.mkdtemp()) / "workers"  # a port could be taken between its choice and its use
+    shared = {**os.environ, "WORLD_SIZE": "2", MEETING: str(meeting)}
     pair = [
         subprocess.Popen(
             [sys.executable, __file__, "--rounds", str(rounds), "--worker"],
