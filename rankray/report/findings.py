@@ -134,8 +134,9 @@ def at_edge(bounds: Row | None, value: Any) -> bool:
 
 
 def recommended(overview: Row) -> Row | None:
-    """Return the trial to use: the one that `confirm` chose, else the best one, else None."""
-    found: Row | None = overview["confirmed"] or overview["best"]
+    """Return the trial to use: the one that `confirm` found better than plain SFT, else the best one, else None."""
+    is_better = any(each["verdict"]["word"] == "better" for each in overview["verdicts"][:1])
+    found: Row | None = (overview["confirmed"] if is_better else None) or overview["best"]
     return found
 
 

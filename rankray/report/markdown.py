@@ -32,7 +32,7 @@ def markdown(overview: Row, written: str) -> str:
         other, why = said(found)
         lines += [f"**{plain(other)}** ({plain(found['confirmation'])}): {plain(why)}", ""]
     if best is not None:
-        title = "Confirmed" if noted else "Best"
+        title = "Best" if best is overview["best"] else "Confirmed"
         lines += [f"## {title}: trial {best['number']}, {plain(metric)} = {figure(best['value'])}", ""]
         lines += [plain(noted), ""] if noted else []
         lines += _table(("setting", "value"), [(path, str(value)) for path, value in best["params"].items()])

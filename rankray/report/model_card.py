@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rankray.report.figures import metrics_among, with_error
-from rankray.report.findings import recommended
 from rankray.report.markdown import plain
 from rankray.report.sections import verdict
 
@@ -52,12 +51,9 @@ def model_card(overview: Row, trial: Row, *, adapter: bool, name: str) -> str:
 
 def _body(overview: Row, trial: Row, metrics: Row, base: str, name: str, adapter: bool) -> str:
     study, config, provenance = overview["status"], overview["config"], overview["provenance"]
-    best = recommended(overview)
-    word, sentence = verdict(overview)
-    is_best = best is not None and best["number"] == trial["number"]
+    confirmed, (word, sentence) = overview["confirmed"], verdict(overview)
     about = f"**{plain(word)}**: {plain(sentence)}"
-    if not is_best:
-        confirmed = overview["confirmed"] is not None
+    if trial["number"] != (confirmed or overview["best"] or {"number": None})["number"]:
         about = f"This is not the {'trial that was confirmed' if confirmed else 'best trial of its search'}."
     state = "ran to its end" if trial["state"] == "complete" else f"was {trial['state']} at step {trial['step']}"
     seeds = int(config["study"]["seeds"]) if "seeds" in config["study"] else 1

@@ -12,7 +12,7 @@ import yaml
 from rankray.report.board import short_params, short_value
 from rankray.report.figures import metrics_among, with_error
 from rankray.report.findings import Cost, better, cost, edges, failures, recommended, references, standings
-from rankray.report.tables import retrain_command, store_option
+from rankray.report.tables import plain_sft, retrain_command, store_option
 
 Row = Mapping[str, Any]
 MOST_ROWS = 1000
@@ -53,10 +53,15 @@ def said(found: Row) -> tuple[str, str]:
 
 
 def not_the_best(overview: Row) -> str:
-    """Return, where `confirm` chose another trial than the one with the best figure, what that means; else nothing."""
+    """Return, where `confirm` chose another trial than the one with the best figure, what that means; else ""."""
     best, confirmed = overview["best"], overview["confirmed"]
     if best is None or confirmed is None or best["number"] == confirmed["number"]:
         return ""
+    used = recommended(overview)
+    if used is None or used["number"] == best["number"]:
+        return (
+            f"The verdict is on trial {confirmed['number']}; trial {best['number']} has the best figure of the search."
+        )
     return (
         f"Trial {best['number']} has the best figure of the search, {figure(best['value'])}; on new seeds confirm "
         f"chose trial {confirmed['number']}, and the commands are for that one."
@@ -73,9 +78,8 @@ def commands(overview: Row) -> list[tuple[str, str]]:
         return [*resume, ("see how far it is", f"rankray status {study} {store}")]
     found = [] if overview["verdicts"] else [("confirm it on fresh seeds", f"rankray confirm {study} {store}")]
     found.append(("train it again", retrain_command(file, best["params"])))
-    if overview["verdicts"] and overview["verdicts"][0]["verdict"]["word"] in ("worse", "indistinguishable"):
-        plain = overview["verdicts"][0]["baseline"]["params"]
-        found += [("train plain SFT at its best rate instead", retrain_command(file, plain))] if plain else []
+    if instead := plain_sft(overview["verdicts"]):
+        found.append(("train plain SFT at its best rate instead", retrain_command(file, instead)))
     if best.get("checkpoint_exists") is not False:
         found.append(("take the model away", f"rankray export {study} {best['number']} DIR {store}"))
     return [*found, ("look at the trial", f"rankray show {study} {best['number']} {store}")]
@@ -133,7 +137,7 @@ def cards(overview: Row) -> str:
             for path in edges(overview)
         )
         edge = (f"<p>{text(noted)}</p>" if noted else "") + edge
-        title = "Confirmed" if noted else "Best"
+        title = "Best" if best is overview["best"] else "Confirmed"
         second = (
             f'<div class="card"><h2>{title} setting: trial {best["number"]}</h2>'
             f'<p class="figure">{text(overview["status"]["metric"])} = {figure(best["value"])}</p>'

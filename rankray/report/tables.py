@@ -36,6 +36,15 @@ def retrain_command(file: str, params: Mapping[str, Any]) -> str:
     return " ".join(["rankray train", shlex.quote(file), *sets])
 
 
+def plain_sft(verdicts: Sequence[Row]) -> Mapping[str, Any] | None:
+    """Return plain SFT's settings at its best rate, where the first verdict is that nothing better was found."""
+    for first in verdicts[:1]:
+        if first["verdict"]["word"] in ("worse", "indistinguishable"):
+            found: Mapping[str, Any] | None = first["baseline"]["params"] or None
+            return found
+    return None
+
+
 def untrained_line(status: Row, metric: str) -> list[Text]:
     """Return what the untrained model reaches, as a line or none; `(worse)` in a table is worse than that."""
     value = (status.get("untrained") or {}).get("value")
@@ -84,7 +93,7 @@ def summary(
 ) -> None:
     """Print what a finished search found: the best of each objective, and how to train again what is to be used.
 
-    That is the trial that `rankray confirm` chose (`views.confirmed`), where there is one, else the best one.
+    That is the trial that `rankray confirm` found better (`views.confirmed`), else the best one.
     """
     if best is None:
         console.print(f"{status['study']}: no trial is complete yet")
@@ -110,7 +119,7 @@ def summary(
     if confirmed is not None:
         for each in confirmed["verdicts"]:
             console.print(f"confirmed ({each['confirmation']}): {each['verdict']['text']}", **_PLAIN)
-        if confirmed["number"] != best["number"]:
+        if confirmed["verdicts"][0]["verdict"]["word"] == "better" and confirmed["number"] != best["number"]:
             best = confirmed
             console.print(f"on new seeds trial {best['number']} was chosen; what follows is of that one", **_PLAIN)
             _model_line(console, best)
@@ -118,6 +127,9 @@ def summary(
     console.print(f"look closer: rankray show {study} {best['number']} {store}", **_PLAIN)
     console.print("train it again:", highlight=False)
     console.print(f"  {retrain_command(file, best['params'])}", **_PLAIN)
+    if instead := plain_sft(confirmed["verdicts"] if confirmed else []):
+        console.print("or plain SFT at its best rate:", highlight=False)
+        console.print(f"  {retrain_command(file, instead)}", **_PLAIN)
 
 
 def _model_line(console: Console, trial: Row) -> None:

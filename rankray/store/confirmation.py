@@ -9,7 +9,7 @@ baseline the choosing runs have picked. The verdict is an attribute of the *sear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,11 @@ def record_verdict(search: StudyStore, confirmation: StudyStore, verdict: dict[s
     for key in (own, VERDICT):
         if there.get(key) != verdict:
             search.storage.set_study_user_attr(search.study_id, key, verdict)
+
+
+def is_better(verdict: Mapping[str, Any] | None) -> bool:
+    """Return whether a verdict says that the chosen setting is better than plain SFT."""
+    return bool(verdict) and mapping(mapping(verdict).get("verdict")).get("word") == "better"
 
 
 def verdicts(study: StudyStore) -> list[dict[str, Any]]:

@@ -59,8 +59,10 @@ def test_without_a_number_it_is_the_trial_that_was_confirmed(rankray, searched, 
     study = attach(url, "test")
     rates = [trial.params["train.learning_rate"] for trial in study.trials()]
     assert json.loads(rankray("best", "test", "--store", url, "--json"))["confirmed"] is None
-    verdict = {"verdict": {"word": "better", "text": "better: by far"}, "confirmation": "test.confirm"}
-    record_verdict(study, study, {**verdict, "finalists": [{"number": 1}]})
+    verdict = {"confirmation": "test.confirm", "finalists": [{"number": 1}]}
+    record_verdict(study, study, {**verdict, "verdict": {"word": "indistinguishable", "text": "no difference"}})
+    assert "exported trial 0 of test" in rankray("export", "test", str(tmp_path / "first"), "--store", url)
+    record_verdict(study, study, {**verdict, "verdict": {"word": "better", "text": "better: by far"}})
     assert "trial 1 of test has no checkpoint" in rankray("export", "test", out, "--store", url, expect=2)
     assert "checkpoint of trial 1 of test is not there" in rankray("evaluate", "test", "--store", url, expect=2)
     best = json.loads(rankray("best", "test", "--store", url, "--json"))

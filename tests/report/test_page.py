@@ -79,7 +79,7 @@ def test_the_verdict_is_the_one_of_confirm_where_there_is_one():
     assert "better: 0.7" not in text, "the word stands above"
     assert "0.01 to 0.05" in text
     assert "rankray confirm" not in text
-    assert f"Best setting: trial {overview['best']['number']}" in text
+    assert f"Confirmed setting: trial {overview['best']['number']}" in text
 
 
 def of_another_trial(word="better", **more):
@@ -105,9 +105,14 @@ def test_a_confirmed_trial_that_is_not_the_best_is_the_one_to_use(show):
 
 @pytest.mark.parametrize("show", [lambda overview: read(overview).text, lambda overview: markdown(overview, "now")])
 @pytest.mark.parametrize("word", ["better", "worse", "indistinguishable", "under-powered"])
-def test_where_the_setting_is_no_better_plain_sft_is_offered(word, show):
+def test_where_the_setting_is_no_better_the_best_trial_and_plain_sft_are_offered(word, show):
+    overview, second, best = of_another_trial(word)
+    text = show(overview)
     command = "--set loss.objective=sft --set train.learning_rate=0.0025"
-    assert (command in show(of_another_trial(word)[0])) == (word in ("worse", "indistinguishable"))
+    assert (command in text) == (word in ("worse", "indistinguishable"))
+    used = second if word == "better" else best
+    assert f"rankray export made {used['number']} DIR" in text
+    assert ("The verdict is on trial" in text) == (used is best)
 
 
 @pytest.mark.parametrize("show", [lambda overview: read(overview).text, lambda overview: markdown(overview, "now")])

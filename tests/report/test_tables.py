@@ -47,11 +47,13 @@ def test_the_summary_shows_the_best_beside_the_baselines():
     assert "rankray train f.yaml --set loss.objective=rri" in text
 
 
+@pytest.mark.parametrize("word", ["better", "worse"])
 @pytest.mark.parametrize(("number", "rate"), [(5, 0.25), (3, 0.125)])
-def test_the_summary_ends_with_what_was_confirmed(number, rate):
+def test_the_summary_ends_with_what_was_confirmed(number, rate, word):
     out = io.StringIO()
     trials = {at: {"number": at, "value": 0.5, "params": {"r": r}} for at, r in ((5, 0.25), (3, 0.125))}
-    said = {"confirmation": "s.confirm", "verdict": {"text": "better: 0.7 [b]against[/b] 0.6"}}
+    said = {"confirmation": "s.confirm", "verdict": {"word": word, "text": f"{word}: 0.7 [b]against[/b] 0.6"}}
+    said["baseline"] = {"params": {"loss.objective": "sft"}}
     summary(
         Console(file=out, width=120),
         file="f.yaml",
@@ -63,7 +65,12 @@ def test_the_summary_ends_with_what_was_confirmed(number, rate):
     )
     text = out.getvalue()
     assert "m = 0.5 (trial 5;" in text
-    assert "confirmed (s.confirm): better: 0.7 [b]against[/b] 0.6" in text
+    assert f"confirmed (s.confirm): {word}: 0.7 [b]against[/b] 0.6" in text
+    if word == "worse":
+        assert "rankray show s 5 --store" in text
+        assert "rankray train f.yaml --set r=0.25\nor plain SFT at its best rate:" in text
+        assert text.endswith("rankray train f.yaml --set loss.objective=sft\n")
+        return
     assert f"rankray show s {number} --store" in text
     assert text.endswith(f"rankray train f.yaml --set r={rate}\n")
     assert ("trial 3 was chosen" in text) == ("runs/kept" in text) == (number == 3)
