@@ -57,15 +57,25 @@ def not_the_best(overview: Row) -> str:
     best, confirmed = overview["best"], overview["confirmed"]
     if best is None or confirmed is None or best["number"] == confirmed["number"]:
         return ""
-    used = recommended(overview)
+    used, more = recommended(overview), since(overview)
+    after = f" {more} trials have finished since then, and were not compared." if more else ""
     if used is None or used["number"] == best["number"]:
         return (
             f"The verdict is on trial {confirmed['number']}; trial {best['number']} has the best figure of the search."
+            f"{after}"
         )
     return (
         f"Trial {best['number']} has the best figure of the search, {figure(best['value'])}; on new seeds confirm "
-        f"chose trial {confirmed['number']}, and the commands are for that one."
+        f"chose trial {confirmed['number']}, and the commands are for that one.{after}"
     )
+
+
+def since(overview: Row) -> int:
+    """Return how many trials have finished since the confirmation that counts began; none of them was compared."""
+    for found in overview["verdicts"][:1]:
+        if found["search_finished"] is not None:
+            return max(0, int(overview["status"]["budget"]["finished"]) - int(found["search_finished"]))
+    return 0
 
 
 def commands(overview: Row) -> list[tuple[str, str]]:
@@ -77,6 +87,9 @@ def commands(overview: Row) -> list[tuple[str, str]]:
         resume = [("start or resume the search", f"rankray search {shlex.quote(file)}")]
         return [*resume, ("see how far it is", f"rankray status {study} {store}")]
     found = [] if overview["verdicts"] else [("confirm it on fresh seeds", f"rankray confirm {study} {store}")]
+    if since(overview) and not_the_best(overview):
+        label = f"after-{status['budget']['finished']}"
+        found.append(("confirm what was found since", f"rankray confirm {study} --label {label} {store}"))
     found.append(("train it again", retrain_command(file, best["params"])))
     if instead := plain_sft(overview["verdicts"]):
         found.append(("train plain SFT at its best rate instead", retrain_command(file, instead)))
@@ -136,12 +149,12 @@ def cards(overview: Row) -> str:
             f'<p class="warn">{text(path)} lies at an end of its range: a better value may lie beyond. Widen it.</p>'
             for path in edges(overview)
         )
-        edge = (f"<p>{text(noted)}</p>" if noted else "") + edge
+        about = (f"<p>{text(noted)}</p>" if noted else "") + edge
         title = "Best" if best is overview["best"] else "Confirmed"
         second = (
             f'<div class="card"><h2>{title} setting: trial {best["number"]}</h2>'
             f'<p class="figure">{text(overview["status"]["metric"])} = {figure(best["value"])}</p>'
-            f"{_definitions((path, short_value(value)) for path, value in best['params'].items())}{edge}"
+            f"{_definitions((path, short_value(value)) for path, value in best['params'].items())}{about}"
             f"<details><summary>Its other metrics</summary>{_definitions(metrics)}</details></div>"
         )
     typed = "".join(

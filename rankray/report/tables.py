@@ -118,7 +118,7 @@ def summary(
     _model_line(console, best)
     if confirmed is not None:
         for each in confirmed["verdicts"]:
-            console.print(f"confirmed ({each['confirmation']}): {each['verdict']['text']}", **_PLAIN)
+            console.print(f"verdict ({each['confirmation']}): {each['verdict']['text']}", **_PLAIN)
         if confirmed["verdicts"][0]["verdict"]["word"] == "better" and confirmed["number"] != best["number"]:
             best = confirmed
             console.print(f"on new seeds trial {best['number']} was chosen; what follows is of that one", **_PLAIN)

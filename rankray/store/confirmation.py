@@ -9,7 +9,7 @@ baseline the choosing runs have picked. The verdict is an attribute of the *sear
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from rankray.config.schema import Config
 from rankray.store.backend import connect
 from rankray.store.claims import SUFFIX, Claims, find_or_create
 from rankray.store.records import END, ORIGIN, TRIALS, is_void, steps_of
-from rankray.store.stored import mapping, mappings, number, pair, text
+from rankray.store.stored import mapping, mappings, number, pair, text, whole
 from rankray.store.strategies import direction
 from rankray.store.trials import StudyStore
 
@@ -77,17 +77,13 @@ def record_verdict(search: StudyStore, confirmation: StudyStore, verdict: dict[s
             search.storage.set_study_user_attr(search.study_id, key, verdict)
 
 
-def is_better(verdict: Mapping[str, Any] | None) -> bool:
-    """Return whether a verdict says that the chosen setting is better than plain SFT."""
-    return bool(verdict) and mapping(mapping(verdict).get("verdict")).get("word") == "better"
-
-
 def verdicts(study: StudyStore) -> list[dict[str, Any]]:
     """Return what the confirmations of a study found, the one that counts first; what is malformed is left out.
 
     Those on the study's own metric come before those on another of its metrics, the last confirmation before earlier
-    ones. Each has the keys `confirmation`, `metric`, `seeds`, `finalists` (the chosen setting first), `baseline`
-    and `verdict` of `rankray confirm NAME --json`.
+    ones. Each has the keys `confirmation`, `metric`, `seeds`, `finalists` (the chosen setting first), `baseline`,
+    `search_finished` (how many trials of the search had finished when it began) and `verdict` of
+    `rankray confirm NAME --json`.
     """
     there = study.storage.get_study_user_attrs(study.study_id)
     last = _shown(there.get(VERDICT))
@@ -109,6 +105,7 @@ def _shown(stored: Any) -> dict[str, Any] | None:
         "seeds": number(found.get("seeds")),
         "finalists": [_side(each) for each in mappings(found.get("finalists"))],
         "baseline": _side(mapping(found.get("baseline"))),
+        "search_finished": whole(found.get("search_finished")),
         "verdict": {**said, "difference": number(verdict.get("difference")), "interval": pair(verdict.get("interval"))},
     }
 

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rankray.checkpoints.places import is_remote
 from rankray.config.params import get_path
 from rankray.errors import StoreError
-from rankray.store.confirmation import is_better, verdicts
+from rankray.store.confirmation import verdicts
 from rankray.store.leases import number_in
 from rankray.store.pareto import front, metrics_of
 from rankray.store.records import damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
@@ -181,7 +181,7 @@ def confirmed(study: StudyStore) -> dict[str, Any] | None:
 def recommended(study: StudyStore) -> dict[str, Any] | None:
     """Return the trial to use: the one that `rankray confirm` found better, else the best one, else None."""
     found = confirmed(study)
-    return found if found and is_better(found["verdicts"][0]) else best(study)
+    return found if found and found["verdicts"][0]["verdict"]["word"] == "better" else best(study)
 
 
 @_shown

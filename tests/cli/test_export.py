@@ -69,7 +69,7 @@ def test_without_a_number_it_is_the_trial_that_was_confirmed(rankray, searched, 
     assert (best["number"], best["confirmed"]["number"]) == (0, 1)
     assert yaml.safe_load(rankray("best", "test", "--store", url, "--yaml"))["train"]["learning_rate"] == rates[1]
     said = rankray("best", "test", "--store", url)
-    assert "confirmed (test.confirm): better: by far" in said
+    assert "verdict (test.confirm): better: by far" in said
     assert "trial 1 was chosen" in said
 
 

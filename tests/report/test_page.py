@@ -115,6 +115,18 @@ def test_where_the_setting_is_no_better_the_best_trial_and_plain_sft_are_offered
     assert ("The verdict is on trial" in text) == (used is best)
 
 
+def test_trials_that_finished_since_a_confirmation_are_said():
+    overview, _, best = of_another_trial()
+    assert "since then" not in read(overview).text
+    overview["status"]["budget"]["finished"] += 3
+    text = read(overview).text
+    assert "3 trials have finished since then, and were not compared." in text
+    finished = overview["status"]["budget"]["finished"]
+    assert f"rankray confirm made --label after-{finished} --store sqlite:///made.db" in text
+    overview["confirmed"] = {**best, "verdicts": overview["verdicts"]}
+    assert "--label" not in read(overview).text, "nothing better was found since"
+
+
 @pytest.mark.parametrize("show", [lambda overview: read(overview).text, lambda overview: markdown(overview, "now")])
 def test_every_verdict_is_shown_as_it_is(show):
     overview, _, _ = of_another_trial(nasty=NASTY)

@@ -65,7 +65,7 @@ def test_the_summary_ends_with_what_was_confirmed(number, rate, word):
     )
     text = out.getvalue()
     assert "m = 0.5 (trial 5;" in text
-    assert f"confirmed (s.confirm): {word}: 0.7 [b]against[/b] 0.6" in text
+    assert f"verdict (s.confirm): {word}: 0.7 [b]against[/b] 0.6" in text
     if word == "worse":
         assert "rankray show s 5 --store" in text
         assert "rankray train f.yaml --set r=0.25\nor plain SFT at its best rate:" in text
