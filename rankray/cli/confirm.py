@@ -40,9 +40,10 @@ def confirm(
     from rankray import logs
     from rankray.config import LoadedConfig
     from rankray.report.confirmation import plan_view, verdict_view
+    from rankray.report.tables import store_option
     from rankray.search.confirm import confirmed_config, make_plan, plan_figures, run_confirmation, stored_plan
     from rankray.search.confirmation import Options
-    from rankray.store import attach
+    from rankray.store import attach, views
 
     logs.configure(verbose)
     options = Options(finalists, choose_seeds, seeds, _numbers(looks), spending).checked()
@@ -69,7 +70,11 @@ def confirm(
     if verdict is None:
         say(f"interrupted; run the same command again to resume: rankray confirm {study}", to_stderr=True)
         raise typer.Exit(130)
-    print(json.dumps(verdict)) if as_json else console().print(verdict_view(verdict))
+    if as_json:
+        print(json.dumps(verdict))
+        return
+    console().print(verdict_view(verdict))
+    say(f"what to use, and how to train it again: rankray best {study} {store_option(views.status(search)['store'])}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

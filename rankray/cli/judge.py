@@ -157,16 +157,11 @@ def _with_sets(config: Config, sets: list[str]) -> Config:
     Raises:
         ConfigError: a path or a value it does not accept.
     """
-    from rankray.config.params import config_from, set_path
-    from rankray.config.yaml_text import parse_value
-    from rankray.errors import ConfigError
+    from rankray.config.load import override
+    from rankray.config.params import config_from
 
     tree = config.model_dump(mode="json")
-    for each in sets:
-        path, equals, text = each.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {each}: no value; write --set path=value, as in --set evaluate.max_examples=100")
-        set_path(tree, path.strip(), parse_value(text))
+    override(tree, sets)
     return config_from(tree)
 
 

@@ -136,6 +136,20 @@ def _overrides(given: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, 
         yield path, value, f"--set {path}"
 
 
+def override(tree: dict[str, Any], given: Sequence[str] | Mapping[str, Any]) -> None:
+    """Set overrides in the tree of a configuration that is not read from a file, as `load_config` does.
+
+    Args:
+        tree: changed in place.
+        given: as for `load_config`; paths are relative to the current directory, and absolute afterwards.
+
+    Raises:
+        ConfigError: one of them is not `path=value`, or names a path that cannot be.
+    """
+    for path, value, place in _overrides(given):
+        _apply_override(tree, {}, path, value, place)
+
+
 def _apply_override(tree: dict[str, Any], places: dict[Key, str], path: str, value: Any, place: str) -> dict[str, str]:
     """Set one override, its paths relative to the current directory; return those as they were written."""
     own: dict[str, Any] = {}

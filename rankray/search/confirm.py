@@ -15,7 +15,7 @@ from typing import Any
 from rankray.analysis.intervals import LEVEL, half_width_in_sd, smallest_found
 from rankray.analysis.verdict import ENOUGH
 from rankray.config import Config, config_from
-from rankray.config.params import set_path
+from rankray.config.load import override
 from rankray.config.schema import FREE_FIELDS
 from rankray.contracts import Observer
 from rankray.errors import ConfigError, SearchFailed, UserError, nearest
@@ -75,7 +75,7 @@ def confirmed_config(
                 else f"--set {path}: a confirmation runs what --finalists, --choose-seeds and --seeds say; allowed: "
                 f"{', '.join(allowed)}; leave it out"
             )
-        set_path(tree, path, value)
+        override(tree, {path: value})
     config = config_from(tree)
     if config.study.budget.plateau is not None:
         raise ConfigError(

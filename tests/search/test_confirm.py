@@ -147,7 +147,7 @@ def test_seeds_are_not_added_after_having_looked(searched: str) -> None:
     confirm(searched)
     with pytest.raises(ConfigError, match=r"--seeds 3, on t.jsonl, and is asked for with .*--seeds 5"):
         confirm(searched, Options(finalists=2, choose_seeds=1, seeds=5))
-    with pytest.raises(ConfigError, match=r"on e2\.jsonl"):
+    with pytest.raises(ConfigError, match=r"on \S*/e2\.jsonl"):
         confirm(searched, overrides={"data.test": "e2.jsonl"})
     again = confirm(searched, Options(finalists=2, choose_seeds=1, seeds=5), label="again")
     assert again["confirmation"] == "s.confirm-again"
@@ -328,6 +328,15 @@ def test_each_of_several_metrics_is_confirmed_by_itself(of_two_metrics: str) -> 
     chosen = views.confirmed(attach(of_two_metrics, "s"))
     assert chosen is not None
     assert (chosen["number"], chosen["params"]) == (first["finalists"][0]["number"], first["finalists"][0]["params"])
+
+
+def test_test_data_that_are_given_are_found_from_anywhere(searched: str, tmp_path: Any, monkeypatch: Any) -> None:
+    """Workers run elsewhere, and so may the command that resumes: a path is relative to where it was given."""
+    monkeypatch.chdir(tmp_path)
+    [given, _] = confirmed_config(attach(searched, "s"), searched, {"data.test": "new.jsonl"})
+    assert given.data.test == str(tmp_path / "new.jsonl")
+    [mixed, _] = confirmed_config(attach(searched, "s"), searched, {"data.test": [{"path": "a.jsonl"}, "b.jsonl"]})
+    assert [place.path for place in mixed.data.test] == [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
 
 
 def test_the_last_of_two_confirmations_by_one_metric_counts_first(searched: str) -> None:
