@@ -6,6 +6,7 @@ same code as a search's (`experiment`). What is to be run is decided in `confirm
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +19,7 @@ from rankray.config import Config, config_from
 from rankray.config.load import override
 from rankray.config.schema import FREE_FIELDS
 from rankray.contracts import Observer
-from rankray.errors import ConfigError, SearchFailed, UserError, nearest
+from rankray.errors import ConfigError, SearchFailed, UserError, nearest, shown
 from rankray.search.candidates import baselines, confirmation_config, decided_on, finalists, splits, used_seeds
 from rankray.search.confirmation import Confirmation, Options, Plan, Points
 from rankray.store import StudyStore, open_study, views
@@ -52,8 +53,19 @@ def confirmed_config(
 
     Raises:
         ConfigError: an override of another field, or one that the configuration refuses; a metric that the search did
-            not select by.
+            not select by; a label that no study's name can have.
+        UserError: the study is a confirmation itself.
     """
+    if label and not re.fullmatch(r"[A-Za-z0-9._-]{1,50}", label):
+        raise ConfigError(
+            f"--label {shown(label)}: it becomes a part of a study's name; allowed: letters, digits, dot, dash and "
+            "underscore, 50 at most; correct it"
+        )
+    if stored_plan(url, search.config) is not None:
+        raise UserError(
+            f"confirm: {search.name} is a confirmation itself, of seeds of two settings; allowed: a search; name the "
+            "search, with --label NAME for a further confirmation"
+        )
     names = search.config.study.metrics or [search.config.study.metric]
     if metric and metric not in names:
         raise ConfigError(

@@ -330,6 +330,18 @@ def test_each_of_several_metrics_is_confirmed_by_itself(of_two_metrics: str) -> 
     assert (chosen["number"], chosen["params"]) == (first["finalists"][0]["number"], first["finalists"][0]["params"])
 
 
+def test_a_confirmation_is_not_confirmed(searched: str) -> None:
+    confirm(searched)
+    with pytest.raises(UserError, match=r"s\.confirm is a confirmation itself.*name the search"):
+        confirmed_config(attach(searched, "s.confirm"), searched, {})
+
+
+@pytest.mark.parametrize("label", ["a b/c", "../x", "ü", "x" * 51, "a\n"])
+def test_a_label_is_a_part_of_a_name(searched: str, label: str) -> None:
+    with pytest.raises(ConfigError, match=r"--label .*allowed: letters, digits"):
+        confirmed_config(attach(searched, "s"), searched, {}, label)
+
+
 def test_test_data_that_are_given_are_found_from_anywhere(searched: str, tmp_path: Any, monkeypatch: Any) -> None:
     """Workers run elsewhere, and so may the command that resumes: a path is relative to where it was given."""
     monkeypatch.chdir(tmp_path)
