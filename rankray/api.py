@@ -258,6 +258,8 @@ class Study:
     >>> study = rankray.TrialStore(url)["demo"]
     >>> study.status["trials"]["complete"] + study.status["trials"]["pruned"] == len(study.trials)
     True
+    >>> study.confirmed is None  # until `rankray confirm demo` has chosen a trial
+    True
 
     Args:
         name: of the study.
@@ -297,6 +299,14 @@ class Study:
 
         with self._study() as study:
             return views.best(study)
+
+    @property
+    def confirmed(self) -> dict[str, Any] | None:
+        """The trial that `rankray confirm` chose on new seeds, with its `verdicts`, or None; see `views.confirmed`."""
+        from rankray.store import views
+
+        with self._study() as study:
+            return views.confirmed(study)
 
     @property
     def trials(self) -> list[dict[str, Any]]:
