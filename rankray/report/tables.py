@@ -90,10 +90,12 @@ def summary(
     objectives: Sequence[Row],
     status: Row,
     confirmed: Row | None = None,
+    is_search: bool = True,
 ) -> None:
     """Print what a finished search found: the best of each objective, and how to train again what is to be used.
 
-    That is the trial that `rankray confirm` found better (`views.confirmed`), else the best one.
+    That is the trial that `rankray confirm` found better (`confirmed`, of `views.confirmed`), else the best one. A
+    search (`is_search`: not a confirmation) that was not confirmed ends with the command that does it.
     """
     if best is None:
         console.print(f"{status['study']}: no trial is complete yet")
@@ -127,6 +129,8 @@ def summary(
     console.print(f"look closer: rankray show {study} {best['number']} {store}", **_PLAIN)
     console.print("train it again:", highlight=False)
     console.print(f"  {retrain_command(file, best['params'])}", **_PLAIN)
+    if is_search and confirmed is None and counts["complete"] > 1:
+        console.print(f"is it really better than plain SFT? rankray confirm {study} --plan {store}", **_PLAIN)
     if instead := plain_sft(confirmed["verdicts"] if confirmed else []):
         console.print("or plain SFT at its best rate:", highlight=False)
         console.print(f"  {retrain_command(file, instead)}", **_PLAIN)

@@ -45,6 +45,7 @@ def test_the_summary_shows_the_best_beside_the_baselines():
     assert "eval/accuracy = 0.75 (trial 5; 3 complete, 2 pruned, 0 failed)" in text
     assert "rankray show s 5 --store sqlite:///s.db" in text
     assert "rankray train f.yaml --set loss.objective=rri" in text
+    assert "rankray confirm s --plan --store sqlite:///s.db" in text
 
 
 @pytest.mark.parametrize("word", ["better", "worse"])
@@ -64,6 +65,7 @@ def test_the_summary_ends_with_what_was_confirmed(number, rate, word):
         confirmed=trials[number] | {"verdicts": [said], "checkpoint": "runs/kept"},
     )
     text = out.getvalue()
+    assert "rankray confirm" not in text
     assert "m = 0.5 (trial 5;" in text
     assert f"verdict (s.confirm): {word}: 0.7 [b]against[/b] 0.6" in text
     if word == "worse":
