@@ -92,7 +92,7 @@ def decide(
         return Judgement("indistinguishable", why, compared, chance)
     why = (
         f"{covers} holds zero, but {seeds} seeds each find even a difference of {TELLING_SD:g} seed sd in only "
-        f"{_percent(chance)} of all cases; more seeds would tell"
+        f"{_percent(chance)} of all cases; more seeds would tell (--label NAME and more --seeds)"
     )
     return Judgement("under-powered", why, compared, chance)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
 from rankray.config.schema import SEARCHABLE_SECTIONS, Config
@@ -14,6 +14,22 @@ from rankray.config.schema import SEARCHABLE_SECTIONS, Config
 def all_fields() -> dict[str, FieldInfo]:
     """Return dotted path -> field, in the order of the schema; sections are not fields."""
     return _fields_of(Config, "")
+
+
+def limits(path: str) -> tuple[float | None, float | None]:
+    """Return the least and the greatest number that a field itself allows, None where there is none or it is no field.
+
+    A bound that is not itself allowed, as 0 is not for a learning rate, is none.
+    """
+    field = all_fields().get(path)
+    if field is None:
+        return None, None
+    given: Any = {"value": (field.annotation, field)}
+    schema = create_model("One", **given).model_json_schema()["properties"]["value"]
+    for each in (schema, *schema.get("anyOf", ())):
+        if each.get("type") in ("number", "integer"):
+            return each.get("minimum"), each.get("maximum")
+    return None, None
 
 
 def searchable_paths() -> list[str]:

@@ -125,12 +125,13 @@ def _standing(overview: Row, name: str, trials: Sequence[Row], given: int) -> St
 
 
 def at_edge(bounds: Row | None, value: Any) -> bool:
-    """Return whether a value lies at an end of its range in the space."""
+    """Return whether a value lies at an end of its range in the space, and beyond that end there are other values."""
     if bounds is None or "low" not in bounds or not isinstance(value, int | float):
         return False
     low, high = bounds["low"], bounds["high"]
     place = log(value / low) / log(high / low) if bounds["log"] else (value - low) / (high - low)
-    return not EDGE_SHARE < place < 1 - EDGE_SHARE
+    end = "low" if place <= EDGE_SHARE else "high" if place >= 1 - EDGE_SHARE else None
+    return end is not None and end in bounds.get("wider", ("low", "high"))
 
 
 def recommended(overview: Row) -> Row | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from rankray.config.fields import limits
 from rankray.config.space import distributions
 from rankray.store import views
 from rankray.store.confirmation import verdicts
@@ -34,9 +35,10 @@ def overview(study: StudyStore) -> dict[str, Any]:
         `status`, `best` and `objectives` as `views` has them; `trials`, one row each as `views.trials` has them, with
         `metrics` (final), `curve` ([step, value] of the study's metric), `scale` ([step, p05, p50, p95] of S), `spread`
         (the latest histogram of S: `step`, `first`, `shares`; or None), `lost` and `stretches` (who ran it, when, on
-        which node, and the work lost at its end); `space`, `importance`, `steps` of a whole trial, `config`,
-        `provenance`, `versions`, `verdicts` (`rankray.store.confirmation.verdicts`), `verdict`, the
-        first of these or None, and `confirmed` (`views.confirmed`).
+        which node, and the work lost at its end); `space` (of a range also `wider`, the ends that its field
+        allows to lie further out), `importance`, `steps` of a whole trial, `config`, `provenance`, `versions`,
+        `verdicts` (`rankray.store.confirmation.verdicts`), `verdict`, the first of these or None, and `confirmed`
+        (`views.confirmed`).
     """
     with reading(study.name):
         found: dict[str, Any] = clean(_overview(study))
@@ -120,7 +122,9 @@ def _stretches(study: StudyStore, trial: FrozenTrial) -> list[dict[str, Any]]:
 def _bounds(dist: Any) -> dict[str, Any]:
     if dist.kind == "choice":
         return {"choices": list(dist.choices)}
-    return {"low": dist.low, "high": dist.high, "log": dist.log}
+    least, most = limits(dist.path)
+    wider = [end for end, limit in (("low", least), ("high", most)) if limit is None or getattr(dist, end) != limit]
+    return {"low": dist.low, "high": dist.high, "log": dist.log, "wider": wider}
 
 
 def _finite(value: float) -> float | None:

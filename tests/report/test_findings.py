@@ -59,6 +59,10 @@ def test_a_choice_has_no_edge():
     overview = make_overview(4, states=("complete",))
     overview["best"] = overview["best"] | {"params": {"loss.objective": "sft", "loss.entropy_weight": 0.0}}
     assert edges(overview) == ["loss.entropy_weight"]
+    overview["space"]["loss.entropy_weight"]["wider"] = ["high"]
+    assert edges(overview) == [], "no weight is below zero: there is nothing to widen"
+    overview["best"]["params"]["loss.entropy_weight"] = 2.0
+    assert edges(overview) == ["loss.entropy_weight"]
 
 
 def test_references_are_complete_baselines_and_the_untrained_model():

@@ -27,12 +27,30 @@ def test_it_says_what_the_views_say_and_has_every_curve(tmp_path):
         assert row["curve"] == [[step["step"], step["metrics"]["eval/nll"]] for step in shown["steps"]]
         assert len(row["stretches"]) == 1
         assert row["stretches"][0]["started"] <= row["stretches"][0]["ended"]
-    assert found["space"]["train.learning_rate"] == {"low": 1e-6, "high": 1e-3, "log": True}
+    assert found["space"]["train.learning_rate"] == {"low": 1e-6, "high": 1e-3, "log": True, "wider": ["low", "high"]}
     assert found["space"]["loss.objective"] == {"choices": ["sft", "rri"]}
     assert found["provenance"] == {"file": "f.yaml"}
     assert found["importance"]["why"] == "it takes 16 finished trials, and there are 6"
     assert "store" not in found["config"]
     json.dumps(found, allow_nan=False)
+
+
+def test_an_end_of_a_range_that_is_the_fields_own_cannot_be_wider(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    ranges = {
+        "loss.entropy_weight": {"float": [0.0, 2.0]},
+        "train.warmup_ratio": {"float": [0.0, 1.0]},
+        "train.batch_size": {"int": [1, 8]},
+        "loss.temperature": {"float": [0.25, 4.0], "log": True},
+    }
+    open_study(url, make_config(space=ranges, loss={"objective": "rri"}))
+    space = overview(attach(url, "s"))["space"]
+    assert {path: space[path]["wider"] for path in ranges} == {
+        "loss.entropy_weight": ["high"],
+        "train.warmup_ratio": [],
+        "train.batch_size": ["high"],
+        "loss.temperature": ["low", "high"],
+    }
 
 
 def test_a_trial_that_was_given_back_has_a_stretch_per_owner(tmp_path):
