@@ -18,7 +18,7 @@ from rankray.report.charts import (
     reference_lines,
     thinned,
 )  # fmt: skip
-from rankray.report.findings import FINISHED, better, standings
+from rankray.report.findings import FINISHED, better, front, objective_of, standings
 
 Row = Mapping[str, Any]
 TEMPERATURE, ENTROPY = "loss.temperature", "loss.entropy_weight"
@@ -48,6 +48,51 @@ def leaderboard(overview: Row) -> Chart:
     layout = {"yaxis": {"title": {"text": plotly_text(metric)}}, "xaxis": {"type": "category"}, "showlegend": False}
     note = f"{metric} of each objective's best complete trial, at that trial's own learning rate. Dotted: references."
     return Chart("leaderboard", title, note, [bars], layout | reference_lines(overview), height=340)
+
+
+def trade_off(overview: Row) -> Chart:
+    """Return the first two of a study's several metrics over each other, and a line through the front."""
+    (first, second, *others), rows = front(overview)
+    there = [
+        trial
+        for trial in overview["trials"]
+        if trial["state"] == "complete" and None not in (trial["metrics"].get(first), trial["metrics"].get(second))
+    ]
+    shown = thinned(overview, there, MOST_POINTS)
+    traces: list[dict[str, Any]] = []
+    for objective in sorted({objective_of(overview, trial) for trial in shown}):
+        of_it = [trial for trial in shown if objective_of(overview, trial) == objective]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": plotly_text(objective),
+                "x": [trial["metrics"][first] for trial in of_it],
+                "y": [trial["metrics"][second] for trial in of_it],
+                "hovertext": [hover(trial) for trial in of_it],
+                "hovertemplate": "%{hovertext}<extra></extra>",
+                "marker": {"size": 8, "color": colour_of(overview, objective)},
+            }
+        )
+    unbeaten = [(row["metrics"].get(first), row["metrics"].get(second)) for row in rows]
+    line = sorted(pair for pair in unbeaten if None not in pair)
+    traces.append(
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": "no trial beats these",
+            "x": [each for each, _ in line],
+            "y": [each for _, each in line],
+            "hoverinfo": "skip",
+            "line": {"dash": "dot", "color": "#8a8f98"},
+            "marker": {"size": 14, "symbol": "circle-open", "color": "#8a8f98"},
+        }
+    )
+    axes = [{"title": {"text": plotly_text(metric)}} for metric in (first, second)]
+    more = f" Not drawn: {', '.join(others)}." if others else ""
+    note = f"{first} and {second} of each complete trial. Rings: trials that no other one beats in all metrics.{more}"
+    layout = {"xaxis": axes[0], "yaxis": axes[1]}
+    return Chart("front", "What one metric costs in another", note + of_them(shown, there), traces, layout)
 
 
 def weight_map(overview: Row) -> Chart:

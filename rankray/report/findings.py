@@ -147,6 +147,12 @@ def edges(overview: Row) -> list[str]:
     return [] if found is None else [p for p, v in found["params"].items() if at_edge(overview["space"].get(p), v)]
 
 
+def front(overview: Row) -> tuple[list[str], list[Row]]:
+    """Return the metrics of a study of several, and the trials that no other one beats in all of them; else nothing."""
+    best = overview["best"] or {}
+    return list(best.get("metrics_compared") or ()), list(best.get("front") or ())
+
+
 def references(overview: Row) -> list[tuple[str, float]]:
     """Return what to compare with, as (label, value): plain SFT, the paper's setting, the untrained model."""
     found = []

@@ -7,7 +7,18 @@ from typing import Any
 
 from rankray.report.board import short_params
 from rankray.report.findings import cost, edges, failures, recommended, references, standings
-from rankray.report.sections import commands, cost_lines, figure, lineage_lines, not_the_best, ranked, said, verdict
+from rankray.report.sections import (
+    commands,
+    cost_lines,
+    figure,
+    front_rows,
+    lineage_lines,
+    not_the_best,
+    ranked,
+    said,
+    selected_by,
+    verdict,
+)
 
 Row = Mapping[str, Any]
 MOST_ROWS = 20
@@ -23,7 +34,7 @@ def markdown(overview: Row, written: str) -> str:
         f"# {plain(status['study'])}",
         "",
         f"{status['state']}: {budget['finished']} of {budget['trials']} trials finished ({counts}); "
-        f"{status['direction']} {plain(metric)}. Read {written}.",
+        f"{plain(selected_by(overview))}. Read {written}.",
         "",
         f"**{plain(word)}**: {plain(sentence)}",
         "",
@@ -48,6 +59,8 @@ def markdown(overview: Row, written: str) -> str:
     ]  # fmt: skip
     rows += [(label, figure(value), "", "", "", "") for label, value in references(overview)]
     lines += _table(("objective", metric, "at equal budget", "learning rate", "trials", "settings"), rows)
+    titles, unbeaten = front_rows(overview)
+    lines += ["## No trial beats these", "", *_table(titles, unbeaten)] if unbeaten else []
     found = overview["importance"]
     lines += ["## What mattered", ""]
     if found["values"]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from rankray.report import charts, charts_space, charts_time, sections
 from rankray.report.charts import Chart
+from rankray.report.findings import front
 
 Row = Mapping[str, Any]
 CHARTS: tuple[Callable[[Row], Chart], ...] = (
@@ -44,7 +45,8 @@ def page(overview: Row, written: str, refresh_seconds: int | None = None) -> str
         written: when the study was read, for people.
         refresh_seconds: reload the page that often, for a file that is written again and again; None never does.
     """
-    made = [make(overview) for make in CHARTS]
+    several, _ = front(overview)
+    made = [make(overview) for make in (*CHARTS[:1], *([charts_space.trade_off] if several else []), *CHARTS[1:])]
     scripts = [asset("plotly.min.js"), asset("page.js")]
     policy = f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; style-src 'unsafe-inline'; img-src data:"
     name = escape(str(overview["status"]["study"]))
@@ -58,6 +60,7 @@ def page(overview: Row, written: str, refresh_seconds: int | None = None) -> str
         sections.head(overview, written),
         sections.cards(overview),
         sections.board(overview),
+        sections.front_table(overview),
         f'<div class="figures">{"".join(map(_figure, made))}</div>',
         sections.cost_and_failures(overview),
         sections.trials(overview),

@@ -11,7 +11,7 @@ import yaml
 
 from rankray.report.board import short_params, short_value
 from rankray.report.figures import metrics_among, with_error
-from rankray.report.findings import Cost, better, cost, edges, failures, recommended, references, standings
+from rankray.report.findings import Cost, better, cost, edges, failures, front, recommended, references, standings
 from rankray.report.tables import plain_sft, retrain_command, store_option
 
 Row = Mapping[str, Any]
@@ -114,7 +114,7 @@ def head(overview: Row, written: str) -> str:
         '<a class="skip" href="#best">Skip to the result</a>'
         f"<header><h1>{text(status['study'])}</h1>"
         f"<p>{text(status['state'])}: {budget['finished']} of {budget['trials']} trials finished ({text(state)}); "
-        f"{text(status['direction'])} {text(status['metric'])}</p>"
+        f"{text(selected_by(overview))}</p>"
         f'<p class="dim">rankray report, read {text(written)}</p></header>'
         f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main>\n'
     )
@@ -166,6 +166,13 @@ def cards(overview: Row) -> str:
     return f'<section id="best" aria-label="Result"><div class="cards">{first}{second}</div>{typed}</section>\n'
 
 
+def selected_by(overview: Row) -> str:
+    """Return by what trials are selected: the metric with its direction, and the others of a study of several."""
+    status, others = overview["status"], front(overview)[0][1:]
+    also = f", and selected by {' and '.join(others)}" if others else ""
+    return f"{status['direction']} {status['metric']}{also}"
+
+
 def board(overview: Row) -> str:
     """Return the leaderboard by objective as a table, with the references below it."""
     found = standings(overview)
@@ -195,6 +202,25 @@ def board(overview: Row) -> str:
         f"so the third column compares at equal budget: the best that each had found within its first {given} steps."
     )
     return f'<section id="board"><h2>Leaderboard</h2><p>{note}</p>{_table("Leaderboard", titles, rows)}</section>\n'
+
+
+def front_rows(overview: Row) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return the titles and the rows of the trials that no other one beats in all metrics; none of a study of one."""
+    metrics, rows = front(overview)
+    shown = [
+        (str(row["number"]), *(figure(row["metrics"].get(name)) for name in metrics), short_params(row["params"]))
+        for row in rows
+    ]
+    return ["trial", *metrics, "settings"], shown if metrics else []
+
+
+def front_table(overview: Row) -> str:
+    """Return the table of `front_rows`, or nothing in a study of one metric."""
+    titles, rows = front_rows(overview)
+    if not rows:
+        return ""
+    shown = _table("No trial beats these", [text(each) for each in titles], [[*map(text, row)] for row in rows])
+    return f'<section id="unbeaten"><h2>No trial beats these</h2>{shown}</section>\n'
 
 
 def cost_and_failures(overview: Row) -> str:

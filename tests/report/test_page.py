@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from fixtures.overviews import NASTY, add_verdict, make_overview
+from fixtures.overviews import NASTY, add_metrics, add_verdict, make_overview
 
 from rankray.report.findings import complete
 from rankray.report.markdown import markdown
@@ -154,9 +154,39 @@ def test_the_data_of_the_charts_can_end_no_script():
     assert "window.hurt" in data
 
 
+def charts_in(text):
+    return json.loads(text.split('id="charts">')[1].split("</script>")[0])
+
+
+def test_a_study_of_several_metrics_shows_what_one_costs_in_another():
+    overview = make_overview(40)
+    assert "No trial beats these" not in read(overview).text
+    assert "front" not in [chart["key"] for chart in charts_in(page(overview, "now"))]
+    add_metrics(overview, "eval/accuracy", "eval/nll", "eval/arc/accuracy")
+    text = read(overview).text
+    assert "maximize eval/accuracy, and selected by eval/nll and eval/arc/accuracy" in text
+    assert "No trial beats these" in text
+    assert "Not drawn: eval/arc/accuracy." in text
+    [chart] = [chart for chart in charts_in(page(overview, "now")) if chart["key"] == "front"]
+    *of_objectives, line = chart["traces"]
+    points = [point for trace in of_objectives for point in zip(trace["x"], trace["y"], strict=True)]
+    assert len(points) == sum(trial["state"] == "complete" for trial in overview["trials"])
+    rows = overview["best"]["front"]
+    expected = sorted((row["metrics"]["eval/accuracy"], row["metrics"]["eval/nll"]) for row in rows)
+    assert list(zip(line["x"], line["y"], strict=True)) == expected
+    for row in rows:
+        assert f"| {row['number']} | {row['value']:.5g} | {row['metrics']['eval/nll']:.5g} |" in markdown(overview, "")
+    rows[0]["metrics"]["eval/nll"] = None
+    assert "No trial beats these" in read(overview).text
+
+
 def test_plotly_gets_no_tag_to_read():
-    text = page(make_overview(40, nasty=NASTY), "now")
-    charts = json.loads(text.split('id="charts">')[1].split("</script>")[0])
+    overview = make_overview(40, nasty=NASTY)
+    add_metrics(overview, f"eval/accuracy{NASTY}", f"eval/nll{NASTY}")
+    for trial in overview["trials"]:
+        trial["metrics"] = {f"{name}{NASTY}": value for name, value in trial["metrics"].items()}
+    charts = charts_in(page(overview, "now"))
+    assert len(charts) == 10
     for chart in charts:
         assert not re.search(r"<(?!br>|extra></extra>|/extra>)", json.dumps(chart))
 
