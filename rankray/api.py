@@ -200,8 +200,9 @@ def rehearse(
     from rankray.rehearse.summary import compare
     from rankray.rehearse.table import read_table
     from rankray.rehearse.worlds import synthetic_world, worlds_of
+    from rankray.store.warm import rehearsed
 
-    checked = _loaded(config).config
+    checked, _ = rehearsed(_loaded(config).config)
     worlds = (
         [synthetic_world(checked, seed) for seed in range(SYNTHETIC_WORLDS)]
         if table is None

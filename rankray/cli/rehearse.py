@@ -71,12 +71,13 @@ def rehearse(
     from rankray.rehearse.cost import gpus_of_trial, hours, run_hours
     from rankray.rehearse.summary import compare, finite, random_median
     from rankray.report.rehearsals import reached_plot, rehearsal_view
+    from rankray.store.warm import rehearsed
 
     logs.configure(verbose)
-    config = load(file, sets, store, name).config
+    config, left_out = rehearsed(load(file, sets, store, name).config)
     names = [each for each in (part.strip() for part in strategies.split(",")) if each]
     worlds, notes = _worlds(config, table, recorded, store, seed, reports, made_up)
-    for note in notes:
+    for note in (*left_out, *notes):
         say(note, as_json)
     with _place(on) as opened:
         done = compare(

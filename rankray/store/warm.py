@@ -17,7 +17,8 @@ from rankray.config import Distribution, distributions
 from rankray.config.params import get_path
 from rankray.config.schema import Config
 from rankray.config.study import PUBLISHED
-from rankray.errors import StoreError, nearest
+from rankray.errors import StoreError, StoreUnavailable, nearest
+from rankray.store.backend import connect
 from rankray.store.claims import Claims
 from rankray.store.identity import restore
 from rankray.store.migrate import CONFIG, migrated_config
@@ -61,6 +62,29 @@ def check_earlier(storage: BaseStorage, config: Config) -> None:
     """
     for name in _earlier_names(config):
         good_points(storage, name, config)
+
+
+def rehearsed(config: Config) -> tuple[Config, list[str]]:
+    """Return a configuration for a rehearsal, with points in place of the earlier studies that would give them.
+
+    A rehearsal's study is not in the store of those. What cannot be read there is left out.
+
+    Returns:
+        the configuration, and a line for each study that was left out.
+    """
+    names, said = _earlier_names(config), []
+    points: dict[str, list[dict[str, Any]]] = {}
+    for name in names:
+        try:
+            points[name] = good_points(connect(config.store, create=False), name, config)
+        except (StoreError, StoreUnavailable) as error:
+            said.append(f"left out of the rehearsal: {error}")
+    if not names:
+        return config, said
+    kept: list[str | dict[str, Any]] = []
+    for each in config.study.warm_start:
+        kept += points.pop(each, []) if isinstance(each, str) and each in names else [each]
+    return config.model_copy(update={"study": config.study.model_copy(update={"warm_start": kept})}), said
 
 
 def _earlier_names(config: Config) -> list[str]:

@@ -47,6 +47,13 @@ def test_a_table_gives_figures_per_strategy_as_json(search_file: Path, tmp_path:
     assert "60 settings, steps 10, 20, 30" in done.stderr
 
 
+def test_an_earlier_study_that_is_not_there_is_left_out(search_file: Path, tmp_path: Path) -> None:
+    words = ("--set", "study.warm_start=[earlier]", "--store", f"sqlite:///{tmp_path}/none.db", "--worlds", 1)
+    done = rehearse(search_file, "--seeds", 1, "--strategies", "file", *words)
+    assert done.returncode == 0, done.stderr
+    assert "left out of the rehearsal: store: sqlite:///" in done.stdout
+
+
 def test_made_up_figures_are_called_synthetic_everywhere(search_file: Path, tmp_path: Path) -> None:
     plot = tmp_path / "plot.svg"
     done = rehearse(search_file, "--seeds", 1, "--strategies", "auto", "--plot", plot, "--worlds", 2)

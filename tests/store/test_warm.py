@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from rankray.errors import StoreError
-from rankray.store import list_studies, open_study
+from rankray.store import list_studies, open_rehearsal, open_study
 from rankray.store.backend import RetryingStorage
 from rankray.store.move import copy_study
 from rankray.store.records import ORIGIN
-from rankray.store.warm import WARM, earlier_points
+from rankray.store.warm import WARM, earlier_points, rehearsed
 from store.helpers import begin, drive, make_config, nll
 
 RATES = {"train.learning_rate": {"float": [1e-6, 1e-3], "log": True}}
@@ -37,6 +37,27 @@ def test_the_best_quarter_of_an_earlier_study_is_tried_first_and_once(url: str) 
         params = [trial.params for trial in store.trials()]
     assert origins == ["baseline:sft", "warm_start", *["warm_start:old"] * 3]
     assert params[2:] == [trial.params for trial in best]
+
+
+def test_a_rehearsal_starts_with_what_the_earlier_study_would_give(url: str) -> None:
+    best = earlier(url)[:3]
+    points: list[Any] = ["old", {"loss.objective": "sft"}, "nowhere"]
+    config = make_config(store=url, study={"trials": 5, "known": [], "warm_start": points})
+    found, said = rehearsed(config)
+    assert found.study.warm_start == [*(trial.params for trial in best), {"loss.objective": "sft"}]
+    [line] = said
+    assert line.startswith("left out of the rehearsal: study.warm_start: nowhere: there is no other study")
+    with open_rehearsal(found) as study:
+        tried = [begin(study).params for _ in range(4)]
+    assert tried[:3] == [trial.params for trial in best]
+
+
+def test_a_rehearsal_needs_no_store(tmp_path: Any) -> None:
+    url = f"sqlite:///{tmp_path}/none.db"
+    found, said = rehearsed(make_config(store=url, study={"warm_start": ["old"]}))
+    assert found.study.warm_start == []
+    assert "there is no such file" in said[0]
+    assert not (tmp_path / "none.db").exists()
 
 
 def test_what_an_earlier_study_gives_is_decided_once(url: str) -> None:
