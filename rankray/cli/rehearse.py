@@ -151,7 +151,7 @@ def _worlds(
     if (metric := config.study.prune_on) not in found.metrics:
         notes.append(f"{metric} (study.prune_on) is not in the table: pruners compare {config.study.metric} instead")
     if not found.pairs():
-        notes.append("there is one seed per setting: the runs have no noise, and the target is the very best setting")
+        notes.append("there is one seed per setting: runs have no noise, and the target is half a percent of the space")
     return worlds_of(found, config), notes
 
 

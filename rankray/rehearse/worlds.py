@@ -29,6 +29,10 @@ BEST_PART, LEAST_PAIRS = 0.1, 30
 """The part of the settings, the best ones, whose pairs of seeds say what one seed sd is; so many pairs at least."""
 
 
+NOISELESS_SHARE = 0.005
+"""The share of the space that the target is where the noise is unknown; else that share is about as large."""
+
+
 class World:
     """A world to search in.
 
@@ -46,7 +50,8 @@ class World:
         best: the study's metric of the best setting, without noise, at the last step.
         seed_sd: the standard deviation of the metric between seeds near the best setting: over the pairs of the best
             tenth of the settings. Settings far from it differ more between seeds, up to those that diverge.
-        target: what a setting must reach without noise: the best, less one `seed_sd`.
+        target: what a setting must reach without noise: the best, less one `seed_sd`; or what NOISELESS_SHARE of the
+            space reaches.
         share: how much of the space reaches it.
     """
 
@@ -75,6 +80,8 @@ class World:
         self._drawn = self.sign * drawn
         self.target = self.best - self.sign * self.seed_sd
         self.share = float((self._drawn >= self.sign * self.target).mean())
+        if not len(noise):
+            self.aim_at(NOISELESS_SHARE)
 
     def aim_at(self, share: float) -> None:
         """Make the target what this share of the space reaches, whatever the noise is."""

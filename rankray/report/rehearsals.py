@@ -25,10 +25,11 @@ def rehearsal_view(summaries: Sequence[Any], worlds: Sequence[Any], slots: int, 
     """
     parts: list[RenderableType] = []
     for world in worlds:
+        how = f"one seed sd, {world.seed_sd:.3g}, from it" if world.seed_sd else "the noise is unknown"
         parts.append(
             Text(
-                f"{world.name}: best {world.best:.5g}, target {world.target:.5g} (one seed sd, {world.seed_sd:.3g}, "
-                f"from it), reached by {100 * world.share:.2g} % of the space"
+                f"{world.name}: best {world.best:.5g}, target {world.target:.5g} ({how}), reached by "
+                f"{100 * world.share:.2g} % of the space"
             )
         )
     table = Table(box=None, padding=(0, 1), header_style="dim")
