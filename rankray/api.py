@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankray.config import Config, LoadedConfig, config_from, default_store, load_config
 from rankray.config.params import set_path
-from rankray.config.space import space_problems
+from rankray.config.space import problem_text, space_problems
 from rankray.config.where import resolve_tree
 from rankray.contracts import Outcome, TrialSpec
 from rankray.errors import ConfigError, UserError
@@ -389,6 +389,6 @@ def _loaded(given: Given, overrides: Mapping[str, Any] | None = None) -> LoadedC
         resolve_tree(tree, Path.cwd(), lambda path: "mapping")
         config = config_from({"name": "study", **tree})
         if problems := space_problems(config):
-            raise ConfigError("\n".join(f"space.{path}: {text}" for path, text in problems))
+            raise ConfigError("\n".join(problem_text(*each) for each in problems))
         return LoadedConfig(config, config.name)
     return load_config(given, overrides or {})

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from rankray.config.params import set_path
 from rankray.config.problems import Key, problems_of
 from rankray.config.schema import DEFAULT_STORAGE, Config, default_store
-from rankray.config.space import space_problems
+from rankray.config.space import key_of, problem_text, space_problems
 from rankray.config.where import resolve_tree
 from rankray.config.yaml_text import parse_value, read_yaml
 from rankray.errors import ConfigError, nearest, shown
@@ -98,7 +98,8 @@ def load_config(
         problems = [f"{_place(places, key, label)}: {text}" for key, text in problems_of(error)]
         raise ConfigError(_list(problems)) from error
     problems = [
-        f"{_place(places, ('space', path), label)}: space.{path}: {message}" for path, message in space_problems(config)
+        f"{_place(places, key_of(path), label)}: {problem_text(path, message)}"
+        for path, message in space_problems(config)
     ]
     if problems:
         raise ConfigError(_list(problems))

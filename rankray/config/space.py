@@ -22,7 +22,7 @@ from rankray.config.params import get_path
 from rankray.config.points import DRAWS, refusal, some_draw_allows, when_all_refused
 from rankray.config.schema import SEARCHABLE_SECTIONS, Config
 from rankray.config.study import BASELINES, LADDER, PUBLISHED, PUBLISHED_RATES
-from rankray.errors import ConfigError, nearest, shown
+from rankray.errors import ConfigError, listed, nearest, shown
 
 RATE = "train.learning_rate"
 
@@ -57,7 +57,10 @@ def distributions(config: Config) -> dict[str, Distribution]:
 
 
 def space_problems(config: Config) -> list[tuple[str, str]]:
-    """Return what is wrong with the space, as (path, message) pairs; an empty list if nothing is."""
+    """Return what is wrong with the space, as (path, message) pairs; an empty list if nothing is.
+
+    The path is that of a parameter, or of a point to try first (`study.known[0]`); see `key_of` and `problem_text`.
+    """
     return [*config.search_space.problems, *config.search_space.refused]
 
 
@@ -299,17 +302,44 @@ def _ordered(space: dict[str, Distribution]) -> tuple[dict[str, Distribution], l
 
 
 def _point_problems(config: Config, space: dict[str, Distribution]) -> list[tuple[str, str]]:
-    problems = []
+    problems: list[tuple[str, str]] = []
     for field in ("known", "warm_start"):
         for index, point in enumerate(getattr(config.study, field)):
             if isinstance(point, str):
                 continue
-            where = f"study.{field}[{index}]"
+            where, found = f"study.{field}[{index}]", list[str]()
+            if not point:
+                found.append(f"is empty; allowed: values of {listed(space)}; give one, or leave it out")
             for path, value in point.items():
                 if path not in space:
-                    problems.append((path, f"{where} names {path}, which the space does not{nearest(path, space)}"))
+                    found.append(
+                        f"{path} is not searched{nearest(path, space)}; allowed: {listed(space)}; correct the path, or "
+                        "search it too"
+                    )
                 elif not space[path].contains(value):
-                    problems.append((path, f"{where} has {shown(value)}, which lies outside the distribution"))
-            if not problems and (why := refusal(config, point)):
-                problems.append((next(iter(point), ""), f"{where}: {why}"))
+                    found.append(
+                        f"{path} is {shown(value)}; allowed: {_range(space[path])}, what space: has; correct the "
+                        "value, or widen the range"
+                    )
+            if not found and not problems and (why := refusal(config, point)):
+                found.append(why)
+            problems += [(where, text) for text in found]
     return problems
+
+
+def _range(dist: Distribution) -> str:
+    """Return what a distribution may propose, in words."""
+    if dist.kind == "choice":
+        return listed(dist.choices)
+    step = f" in steps of {dist.step:g}" if dist.step else ""
+    return f"{'whole numbers, ' if dist.kind == 'int' else ''}{dist.low:g} to {dist.high:g}{step}"
+
+
+def key_of(path: str) -> tuple[str, ...]:
+    """Return where a problem of `space_problems` lies in the file: the keys of its path."""
+    return ("study", path.split(".")[1].split("[")[0]) if path.startswith("study.") else ("space", path)
+
+
+def problem_text(path: str, message: str) -> str:
+    """Return a problem of `space_problems` as people read it."""
+    return f"{path}: {message}" if path.startswith("study.") else f"space.{path}: {message}"

@@ -1,5 +1,6 @@
 """The search space: what it may contain, and what follows from it."""
 
+import json
 import pickle
 import re
 from collections import Counter
@@ -169,7 +170,10 @@ def test_baselines_stay_out_where_the_space_excludes_them():
 def test_warm_starts_must_lie_in_the_space():
     space = {"loss.temperature": {"float": [0.5, 4.0]}}
     study = {"warm_start": [{"loss.temperature": 9.0}, {"loss.alpha": 1.0}], "known": []}
-    assert [path for path, _ in space_problems(config(space, study=study))] == ["loss.temperature", "loss.alpha"]
+    assert [path for path, _ in space_problems(config(space, study=study))] == [
+        "study.warm_start[0]",
+        "study.warm_start[1]",
+    ]
     study = {"warm_start": [{"loss.temperature": 3.0}], "known": []}
     assert baseline_points(config(space, study=study)) == [("warm_start", {"loss.temperature": 3.0})]
 
@@ -232,7 +236,39 @@ def test_the_earlier_name_of_known_is_still_read():
 def test_known_points_must_lie_in_the_space():
     space = {"loss.temperature": {"float": [0.5, 4.0]}}
     problems = space_problems(config(space, study={"known": [{"loss.temperature": 9.0}], "warm_start": ["earlier"]}))
-    assert problems == [("loss.temperature", "study.known[0] has 9.0, which lies outside the distribution")]
+    said = "loss.temperature is 9.0; allowed: 0.5 to 4, what space: has; correct the value, or widen the range"
+    assert problems == [("study.known[0]", said)]
+
+
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        ({}, "study.known[1]: is empty; allowed: values of loss.objective, loss.temperature, train.batch_size; give"),
+        ({"loss.temprature": 1.0}, "loss.temprature is not searched (did you mean 'loss.temperature'?); allowed: loss"),
+        ({"train.batch_size": 3}, "train.batch_size is 3; allowed: whole numbers, 2 to 8 in steps of 2, what space: "),
+        ({"loss.objective": "dft"}, "loss.objective is 'dft'; allowed: sft, rri, what space: has; correct the value"),
+    ],
+)
+@pytest.mark.parametrize("field", ["known", "warm_start"])
+def test_a_point_that_the_space_does_not_contain_is_named_where_it_stands(tmp_path, field, point, said):
+    space = {
+        "loss.temperature": {"float": [0.5, 4.0]},
+        "train.batch_size": {"int": [2, 8], "step": 2},
+        "loss.objective": {"choice": ["sft", "rri"]},
+    }
+    tree = config(space).model_dump(mode="json", include={"name", "model", "data", "loss", "space"})
+    lines = yaml.safe_dump(tree).splitlines()
+    file = tmp_path / "a.yaml"
+    points = [{"loss.temperature": 1.0}, point]
+    file.write_text("\n".join([*lines, "study:", "  trials: 3", f"  {field}: {json.dumps(points)}"]))
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert str(caught.value).startswith(f"{file}:{len(lines) + 3}: study.{field}[1]: ")
+    assert said.replace("known", field) in str(caught.value)
+
+
+def test_a_single_name_is_a_list_of_one():
+    assert config(study={"known": "sft"}).study.known == ["sft"]
 
 
 @pytest.mark.parametrize(
@@ -285,8 +321,8 @@ def test_a_value_is_judged_with_the_values_that_the_others_may_have():
 def test_a_warm_start_that_is_refused_as_a_whole_is_found():
     space = {"train.batch_size": {"choice": [4, 8]}, "train.micro_batch_size": {"choice": [4, 8]}}
     point = {"train.batch_size": 4, "train.micro_batch_size": 8}
-    [(_, message)] = space_problems(config(space, study={"warm_start": [point]}))
-    assert message.startswith("study.warm_start[0]: ")
+    [(path, message)] = space_problems(config(space, study={"warm_start": [point]}))
+    assert path == "study.warm_start[0]"
     assert "a divisor of batch_size 4" in message
 
 
