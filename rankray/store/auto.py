@@ -63,8 +63,9 @@ STALE, CROWD, CLOSE = 8, 5, 0.8
 best one, itself counted: each of these may be the best by a hair for a while."""
 ELSEWHERE, UNLIKE = 2, 0.5
 """Where it is stuck, each second setting correlates less than this with the best run."""
-SPREAD = 8
-"""Random settings of which each of the first ones is chosen, so that they lie apart."""
+SPREAD, MIDDLE = 8, 0.2
+"""Random settings of which each of the first ones is chosen, so that they lie apart; and the part of a range, in its
+middle, from which the first one of a branch takes its numbers."""
 EXPLORED = 1 / 4
 """The part of the budget that may be spent on branches that nobody has tried."""
 WORSE_PART = 0.5
@@ -326,13 +327,13 @@ def branch_counts(encoding: Encoding, rows: Sequence[Array]) -> list[int]:
 def _far_away(encoding: Encoding, taken: Sequence[Array], counts: Sequence[int], draws: np.random.Generator) -> Array:
     """Return a setting of the branch that has the fewest: of a few random ones the farthest from all that are taken.
 
-    The first one of a branch has its numbers in the middle half of their ranges: a range is given around what may be
-    good, and of random settings the farthest from others lies at the ends.
+    The first one of a branch has its numbers in the middle of their ranges (MIDDLE): a range is given around what may
+    be good, and of random settings the farthest from others lies at the ends.
     """
     rows = encoding.draw(SPREAD if taken else 1, draws, encoding.branches[int(np.argmin(counts))])
     if not min(counts):
         numbers = [index for index, field in enumerate(encoding.fields) if field.kind != "choice"]
-        rows[:, numbers] = 0.25 + 0.5 * rows[:, numbers]
+        rows[:, numbers] = 0.5 + MIDDLE * (rows[:, numbers] - 0.5)
         rows = encoding.settled(rows)
     if not taken:
         return np.asarray(rows[0])
