@@ -25,6 +25,7 @@ from, so nothing of it could be tried.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -93,15 +94,10 @@ def right_settings(config: Config, world: World, seed: int, *, short: bool = Fal
     return [near[index] for index in draws.permutation(len(near))[:KNOWN]]
 
 
-def short_settings(config: Config, world: World, seed: int) -> list[dict[str, Any]]:
-    """Return settings of the best tenth of the space that do not reach the target."""
-    return right_settings(config, world, seed, short=True)
-
-
 KNOWN_SETTINGS: dict[str, Callable[[Config, World, int], list[dict[str, Any]]]] = {
     "none": lambda config, world, seed: [],
     "right": right_settings,
-    "short": short_settings,
+    "short": functools.partial(right_settings, short=True),
     "wrong": wrong_settings,
 }
 

@@ -12,6 +12,7 @@ A configuration is what `load` returns; each function also takes a path or a map
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -27,6 +28,8 @@ from rankray.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from rankray.contracts import Observer
     from rankray.store import StudyStore
+
+logger = logging.getLogger(__name__)
 
 Given = Config | LoadedConfig | str | Path | Mapping[str, Any]
 """A configuration: what `load` returns, the path of a YAML file, or a mapping with its content."""
@@ -202,7 +205,9 @@ def rehearse(
     from rankray.rehearse.worlds import synthetic_world, worlds_of
     from rankray.store.warm import rehearsed
 
-    checked, _ = rehearsed(_loaded(config).config)
+    checked, left_out = rehearsed(_loaded(config).config)
+    for line in left_out:
+        logger.warning(line)
     worlds = (
         [synthetic_world(checked, seed) for seed in range(SYNTHETIC_WORLDS)]
         if table is None

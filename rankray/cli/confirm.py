@@ -39,6 +39,7 @@ def confirm(
     """Compare a search's winner with plain SFT at its own best rate, on new seeds. Run again to resume."""
     from rankray import logs
     from rankray.config import LoadedConfig
+    from rankray.config.load import parsed_overrides
     from rankray.report.confirmation import plan_view, verdict_view
     from rankray.report.tables import store_option
     from rankray.search.confirm import confirmed_config, make_plan, plan_figures, run_confirmation, stored_plan
@@ -47,9 +48,10 @@ def confirm(
 
     logs.configure(verbose)
     options = Options(finalists, choose_seeds, seeds, _numbers(looks), spending).checked()
+    overrides = {path: value for path, value, _ in parsed_overrides(sets)}
     url = store_url(store)
     search = attach(url, study)
-    config, confirmation = confirmed_config(search, url, _overrides(sets), label, metric)
+    config, confirmation = confirmed_config(search, url, overrides, label, metric)
     planned = stored_plan(url, confirmation) or make_plan(search, config, confirmation, options)
     if plan:
         figures = plan_figures(search, confirmation, planned)
@@ -87,19 +89,6 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise ConfigError(f"confirm: --looks {text}; allowed: numbers of seeds, as in 4,8,12,16; correct it") from None
 
 
-def _overrides(sets: list[str]) -> dict[str, Any]:
-    from rankray.config.yaml_text import parse_value
-    from rankray.errors import ConfigError
-
-    found = {}
-    for each in sets:
-        path, equals, text = each.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {each}: no value; write --set path=value, as in --set data.test=test.jsonl")
-        found[path.strip()] = parse_value(text)
-    return found
-
-
 def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tuple[Config, dict[str, Any]]:
     """Check data and model as a search does, and that they are those of the search.
 
@@ -134,7 +123,7 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tupl
     loaded, asked = pin(LoadedConfig(confirmation, file))
     findings = preflight(loaded, again=False)
     loaded = fitted(loaded, findings)
-    return loaded.config, findings.fingerprints | asked | {"file": file, "confirms": search.name}
+    return loaded.config, findings.fingerprints | asked | {"file": file}
 
 
 @contextmanager

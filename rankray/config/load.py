@@ -81,7 +81,7 @@ def load_config(
         return _place(places, tuple(path.split(".")), label)
 
     written = resolve_tree(tree, file.parent, where)
-    for path, value, text in _overrides(overrides):
+    for path, value, text in parsed_overrides(overrides):
         written |= _apply_override(tree, places, path, value, text)
     if name is not None:
         tree["name"], places[("name",)] = name, "--name"
@@ -119,7 +119,7 @@ def _name_of(file: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", plain).lstrip("._-")[:100] or "study"
 
 
-def _overrides(given: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+def parsed_overrides(given: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     """Yield (dotted path, value, how it is called in errors) of each override."""
     if isinstance(given, Mapping):
         for path, value in given.items():
@@ -147,7 +147,7 @@ def override(tree: dict[str, Any], given: Sequence[str] | Mapping[str, Any]) -> 
     Raises:
         ConfigError: one of them is not `path=value`, or names a path that cannot be.
     """
-    for path, value, place in _overrides(given):
+    for path, value, place in parsed_overrides(given):
         _apply_override(tree, {}, path, value, place)
 
 

@@ -86,7 +86,9 @@ def commands(overview: Row) -> list[tuple[str, str]]:
     if best is None:
         resume = [("start or resume the search", f"rankray search {shlex.quote(file)}")]
         return [*resume, ("see how far it is", f"rankray status {study} {store}")]
-    found = [] if overview["verdicts"] else [("confirm it on fresh seeds", f"rankray confirm {study} {store}")]
+    found = []
+    if not overview["verdicts"] and "confirms" not in overview["provenance"]:
+        found.append(("confirm it on fresh seeds", f"rankray confirm {study} {store}"))
     if since(overview) and not_the_best(overview):
         label = f"after-{status['budget']['finished']}"
         found.append(("confirm what was found since", f"rankray confirm {study} --label {label} {store}"))

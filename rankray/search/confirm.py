@@ -24,7 +24,7 @@ from rankray.search.candidates import baselines, confirmation_config, decided_on
 from rankray.search.confirmation import Confirmation, Options, Plan, Points
 from rankray.store import StudyStore, open_study, views
 from rankray.store.claims import Claims
-from rankray.store.confirmation import PLAN, decisions, record_verdict, runs_of
+from rankray.store.confirmation import CONFIRMS, PLAN, decisions, record_verdict, runs_of
 from rankray.store.pareto import metrics_of
 from rankray.store.stored import number as as_number
 
@@ -61,10 +61,10 @@ def confirmed_config(
             f"--label {shown(label)}: it becomes a part of a study's name; allowed: letters, digits, dot, dash and "
             "underscore, 50 at most; correct it"
         )
-    if stored_plan(url, search.config) is not None:
+    if of := search.provenance.get(CONFIRMS):
         raise UserError(
-            f"confirm: {search.name} is a confirmation itself, of seeds of two settings; allowed: a search; name the "
-            "search, with --label NAME for a further confirmation"
+            f"confirm: {search.name} is a confirmation itself, of {of}; allowed: a search; name the search, with "
+            "--label NAME for a further confirmation"
         )
     names = search.config.study.metrics or [search.config.study.metric]
     if metric and metric not in names:
@@ -206,7 +206,7 @@ def run_confirmation(
 
     section = confirmation.study.model_copy(update={"trials": plan.total})
     confirmation = confirmation.model_copy(update={"study": section})
-    study = open_study(url, confirmation, provenance=provenance, plan=due)
+    study = open_study(url, confirmation, provenance={**(provenance or {}), CONFIRMS: search.name}, plan=due)
     if not study.done:
         from rankray.search.experiment import run_search
 

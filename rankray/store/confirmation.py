@@ -25,6 +25,8 @@ from rankray.store.trials import StudyStore
 
 VERDICT = "rankray:verdict"
 PLAN, CHOICE = "confirm:plan", "confirm:choice"
+CONFIRMS = "confirms"
+"""The key in the provenance of a confirmation's study: the name of the search."""
 
 
 @dataclass(frozen=True)

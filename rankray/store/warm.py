@@ -72,15 +72,19 @@ def rehearsed(config: Config) -> tuple[Config, list[str]]:
     Returns:
         the configuration, and a line for each study that was left out.
     """
-    names, said = _earlier_names(config), []
-    points: dict[str, list[dict[str, Any]]] = {}
-    for name in names:
-        try:
-            points[name] = good_points(connect(config.store, create=False), name, config)
-        except (StoreError, StoreUnavailable) as error:
-            said.append(f"left out of the rehearsal: {error}")
+    names, said = _earlier_names(config), list[str]()
     if not names:
         return config, said
+    points: dict[str, list[dict[str, Any]]] = {}
+    try:
+        storage = connect(config.store, create=False)
+        for name in names:
+            try:
+                points[name] = good_points(storage, name, config)
+            except StoreError as error:
+                said.append(f"left out of the rehearsal: {error}")
+    except (StoreError, StoreUnavailable) as error:
+        said.append(f"left out of the rehearsal: {', '.join(names)}: {error}")
     kept: list[str | dict[str, Any]] = []
     for each in config.study.warm_start:
         kept += points.pop(each, []) if isinstance(each, str) and each in names else [each]

@@ -51,7 +51,7 @@ def test_an_earlier_study_that_is_not_there_is_left_out(search_file: Path, tmp_p
     words = ("--set", "study.warm_start=[earlier]", "--store", f"sqlite:///{tmp_path}/none.db", "--worlds", 1)
     done = rehearse(search_file, "--seeds", 1, "--strategies", "file", *words)
     assert done.returncode == 0, done.stderr
-    assert "left out of the rehearsal: store: sqlite:///" in done.stdout
+    assert "left out of the rehearsal: earlier: store: sqlite:///" in done.stdout
 
 
 def test_made_up_figures_are_called_synthetic_everywhere(search_file: Path, tmp_path: Path) -> None:

@@ -82,6 +82,12 @@ def test_the_verdict_is_the_one_of_confirm_where_there_is_one():
     assert f"Confirmed setting: trial {overview['best']['number']}" in text
 
 
+def test_a_confirmation_is_not_asked_to_be_confirmed():
+    overview = make_overview(20)
+    overview["provenance"]["confirms"] = "made"
+    assert "rankray confirm" not in read(overview).text
+
+
 def of_another_trial(word="better", **more):
     """The overview of a search whose second best trial was confirmed, that trial, and the best one."""
     overview = make_overview(40, **more)

@@ -332,7 +332,7 @@ def test_each_of_several_metrics_is_confirmed_by_itself(of_two_metrics: str) -> 
 
 def test_a_confirmation_is_not_confirmed(searched: str) -> None:
     confirm(searched)
-    with pytest.raises(UserError, match=r"s\.confirm is a confirmation itself.*name the search"):
+    with pytest.raises(UserError, match=r"s\.confirm is a confirmation itself, of s;.*name the search"):
         confirmed_config(attach(searched, "s.confirm"), searched, {})
 
 

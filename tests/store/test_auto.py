@@ -207,7 +207,7 @@ def test_the_first_setting_of_a_branch_lies_in_the_middle_and_more_of_them_every
         places = [encoding.place(begin(store).params) for _ in range(40)]
     numbers = [index for index, field in enumerate(encoding.fields) if field.kind != "choice"]
     first, later = np.stack(places[:3])[:, numbers], np.stack(places[3:])[:, numbers]
-    assert np.nanmax(np.abs(first - 0.5)) <= auto.MIDDLE / 2
+    assert np.nanmax(np.abs(first - 0.5)) <= 0.1
     assert np.nanmin(later) < 0.1
     assert np.nanmax(later) > 0.9
 
