@@ -193,6 +193,7 @@ def print_summary(study: StudyStore, file: str) -> None:
         objectives=views.objectives(study),
         status=views.status(study),
         confirmed=views.confirmed(study),
+        recommended=views.recommended(study),
         is_search="confirms" not in study.provenance,
     )
 

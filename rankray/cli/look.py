@@ -107,8 +107,7 @@ def best(
         _refuse_code(held.config.model.trust_remote_code and not code)
         from rankray.report.explain import best_yaml
 
-        chosen = views.recommended(held) or found
-        print(best_yaml(held.config, chosen["params"]), end="")
+        print(best_yaml(held.config, (views.recommended(held) or found)["params"]), end="")
         return
     print_summary(held, printable(str(held.provenance.get("file", "FILE"))))
 

@@ -134,16 +134,9 @@ def at_edge(bounds: Row | None, value: Any) -> bool:
     return end is not None and end in bounds.get("wider", ("low", "high"))
 
 
-def recommended(overview: Row) -> Row | None:
-    """Return the trial to use: the one that `confirm` found better than plain SFT, else the best one, else None."""
-    is_better = any(each["verdict"]["word"] == "better" for each in overview["verdicts"][:1])
-    found: Row | None = (overview["confirmed"] if is_better else None) or overview["best"]
-    return found
-
-
 def edges(overview: Row) -> list[str]:
     """Return the searched fields whose value in the trial to use lies at an end of its range."""
-    found = recommended(overview)
+    found = overview["recommended"]
     return [] if found is None else [p for p, v in found["params"].items() if at_edge(overview["space"].get(p), v)]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankray.report.board import short_params
-from rankray.report.findings import cost, edges, failures, recommended, references, standings
+from rankray.report.findings import cost, edges, failures, references, standings
 from rankray.report.sections import (
     commands,
     cost_lines,
@@ -26,7 +26,7 @@ MOST_ROWS = 20
 
 def markdown(overview: Row, written: str) -> str:
     """Return the report; see `rankray.report.page.page` for the arguments."""
-    status, best, noted = overview["status"], recommended(overview), not_the_best(overview)
+    status, best, noted = overview["status"], overview["recommended"], not_the_best(overview)
     metric, budget = status["metric"], status["budget"]
     counts = ", ".join(f"{count} {name}" for name, count in status["trials"].items() if count) or "no trial yet"
     word, sentence = verdict(overview)
@@ -43,7 +43,7 @@ def markdown(overview: Row, written: str) -> str:
         other, why = said(found)
         lines += [f"**{plain(other)}** ({plain(found['confirmation'])}): {plain(why)}", ""]
     if best is not None:
-        title = "Best" if best is overview["best"] else "Confirmed"
+        title = "Confirmed" if "verdicts" in best else "Best"
         lines += [f"## {title}: trial {best['number']}, {plain(metric)} = {figure(best['value'])}", ""]
         lines += [plain(noted), ""] if noted else []
         lines += _table(("setting", "value"), [(path, str(value)) for path, value in best["params"].items()])

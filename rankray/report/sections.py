@@ -11,7 +11,7 @@ import yaml
 
 from rankray.report.board import short_params, short_value
 from rankray.report.figures import metrics_among, with_error
-from rankray.report.findings import Cost, better, cost, edges, failures, front, recommended, references, standings
+from rankray.report.findings import Cost, better, cost, edges, failures, front, references, standings
 from rankray.report.tables import plain_sft, retrain_command, store_option
 
 Row = Mapping[str, Any]
@@ -57,7 +57,7 @@ def not_the_best(overview: Row) -> str:
     best, confirmed = overview["best"], overview["confirmed"]
     if best is None or confirmed is None or best["number"] == confirmed["number"]:
         return ""
-    used, more = recommended(overview), since(overview)
+    used, more = overview["recommended"], since(overview)
     after = f" {more} trials have finished since then, and were not compared." if more else ""
     if used is None or used["number"] == best["number"]:
         return (
@@ -80,7 +80,7 @@ def since(overview: Row) -> int:
 
 def commands(overview: Row) -> list[tuple[str, str]]:
     """Return what to type next, as (what for, command)."""
-    status, best = overview["status"], recommended(overview)
+    status, best = overview["status"], overview["recommended"]
     study, store = shlex.quote(status["study"]), store_option(status["store"])
     file = str(overview["provenance"].get("file", "FILE"))
     if best is None:
@@ -141,7 +141,7 @@ def cards(overview: Row) -> str:
         extra += f"<p><b>{text(other)}</b> ({text(found['confirmation'])}): {text(why)}</p>"
     shown = f'<p class="figure {style}">{text(word)}</p><p>{text(sentence)}</p>{extra}'
     first = f'<div class="card"><h2>Verdict</h2>{shown}</div>'
-    best, noted = recommended(overview), not_the_best(overview)
+    best, noted = overview["recommended"], not_the_best(overview)
     if best is None:
         second = ""
     else:
@@ -152,7 +152,7 @@ def cards(overview: Row) -> str:
             for path in edges(overview)
         )
         about = (f"<p>{text(noted)}</p>" if noted else "") + edge
-        title = "Best" if best is overview["best"] else "Confirmed"
+        title = "Confirmed" if "verdicts" in best else "Best"
         second = (
             f'<div class="card"><h2>{title} setting: trial {best["number"]}</h2>'
             f'<p class="figure">{text(overview["status"]["metric"])} = {figure(best["value"])}</p>'

@@ -90,11 +90,12 @@ def summary(
     objectives: Sequence[Row],
     status: Row,
     confirmed: Row | None = None,
+    recommended: Row | None = None,
     is_search: bool = True,
 ) -> None:
     """Print what a finished search found: the best of each objective, and how to train again what is to be used.
 
-    That is the trial that `rankray confirm` found better (`confirmed`, of `views.confirmed`), else the best one. A
+    That is `recommended`, as `confirmed` one of `rankray.store.views`. A
     search (`is_search`: not a confirmation) that was not confirmed ends with the command that does it.
     """
     if best is None:
@@ -121,8 +122,8 @@ def summary(
     if confirmed is not None:
         for each in confirmed["verdicts"]:
             console.print(f"verdict ({each['confirmation']}): {each['verdict']['text']}", **_PLAIN)
-        if confirmed["verdicts"][0]["verdict"]["word"] == "better" and confirmed["number"] != best["number"]:
-            best = confirmed
+        if recommended is not None and recommended["number"] != best["number"]:
+            best = recommended
             console.print(f"on new seeds trial {best['number']} was chosen; what follows is of that one", **_PLAIN)
             _model_line(console, best)
     study, store = shlex.quote(status["study"]), store_option(status["store"])

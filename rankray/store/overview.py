@@ -37,8 +37,8 @@ def overview(study: StudyStore) -> dict[str, Any]:
         (the latest histogram of S: `step`, `first`, `shares`; or None), `lost` and `stretches` (who ran it, when, on
         which node, and the work lost at its end); `space` (of a range also `wider`, the ends that its field
         allows to lie further out), `importance`, `steps` of a whole trial, `config`, `provenance`, `versions`,
-        `verdicts` (`rankray.store.confirmation.verdicts`), `verdict`, the first of these or None, and `confirmed`
-        (`views.confirmed`).
+        `verdicts` (`rankray.store.confirmation.verdicts`), `verdict`, the first of these or None, `confirmed` and
+        `recommended` (`views`).
     """
     with reading(study.name):
         found: dict[str, Any] = clean(_overview(study))
@@ -65,6 +65,7 @@ def _overview(study: StudyStore) -> dict[str, Any]:
         "verdicts": found,
         "verdict": found[0] if found else None,
         "confirmed": views.confirmed(study),
+        "recommended": views.recommended(study),
     }
 
 

@@ -179,7 +179,10 @@ def confirmed(study: StudyStore) -> dict[str, Any] | None:
 
 
 def recommended(study: StudyStore) -> dict[str, Any] | None:
-    """Return the trial to use: the one that `rankray confirm` found better, else the best one, else None."""
+    """Return the trial to use: the one that `rankray confirm` found better than plain SFT, else the best one, or None.
+
+    The first has `verdicts`, as `confirmed` returns it.
+    """
     found = confirmed(study)
     return found if found and found["verdicts"][0]["verdict"]["word"] == "better" else best(study)
 

@@ -57,11 +57,11 @@ def test_a_choice_has_no_edge():
     assert not at_edge({"choices": [1, 2]}, 1)
     assert not at_edge(None, 1.0)
     overview = make_overview(4, states=("complete",))
-    overview["best"] = overview["best"] | {"params": {"loss.objective": "sft", "loss.entropy_weight": 0.0}}
+    overview["recommended"] = overview["best"] | {"params": {"loss.objective": "sft", "loss.entropy_weight": 0.0}}
     assert edges(overview) == ["loss.entropy_weight"]
     overview["space"]["loss.entropy_weight"]["wider"] = ["high"]
     assert edges(overview) == [], "no weight is below zero: there is nothing to widen"
-    overview["best"]["params"]["loss.entropy_weight"] = 2.0
+    overview["recommended"]["params"]["loss.entropy_weight"] = 2.0
     assert edges(overview) == ["loss.entropy_weight"]
 
 

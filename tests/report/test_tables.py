@@ -62,7 +62,8 @@ def test_the_summary_ends_with_what_was_confirmed(number, rate, word):
         best=trials[5],
         objectives=[],
         status={"study": "s", "trials": {"complete": 3, "pruned": 2, "failed": 0}, "store": "sqlite:///s.db"},
-        confirmed=trials[number] | {"verdicts": [said], "checkpoint": "runs/kept"},
+        confirmed=(confirmed := trials[number] | {"verdicts": [said], "checkpoint": "runs/kept"}),
+        recommended=confirmed if word == "better" else trials[5],
     )
     text = out.getvalue()
     assert "rankray confirm" not in text
