@@ -101,6 +101,7 @@ def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
         SearchFailed: the search ran, and ended without doing what was asked.
     """
     from rankray.cli.common import board_of, fitted, preflight
+    from rankray.cli.lineage import lineage
     from rankray.cli.pins import pin
     from rankray.cli.tracking import check_trackers, tracking
     from rankray.finetune.epochs import with_steps
@@ -112,11 +113,10 @@ def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
     loaded, asked = pin(_loaded(config))
     loaded = with_steps(loaded, download=True)
     check_trackers(loaded)
-    known = Path(loaded.file)
     findings = preflight(loaded, again=False)
     loaded = fitted(loaded, findings)
-    provenance = findings.fingerprints | asked | {"file": str(known.absolute() if known.is_file() else known)}
-    opened = open_study(loaded.config.store, loaded.config, provenance=provenance)
+    made = lineage(loaded) if Path(loaded.file).is_file() else {}
+    opened = open_study(loaded.config.store, loaded.config, provenance=findings.fingerprints | asked | made)
     shown: AbstractContextManager[Observer] = watching_python(board_of(opened)) if show else nullcontext(_Silent())
     with shown as view, tracking(opened, loaded.config) as trackers:
         done = run_search(opened, News(view, *trackers), verbose=verbose)

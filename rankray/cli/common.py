@@ -180,21 +180,22 @@ def from_environment(given: str) -> str:
     return found
 
 
-def print_summary(study: StudyStore, file: str) -> None:
-    """Print what a study has found, and how to train the best again."""
+def print_summary(study: StudyStore, file: str = "") -> None:
+    """Print what a study has found, and how to train the best again: from a file that is named here, or the stored."""
     from rankray.report.tables import summary
     from rankray.store import views
+    from rankray.store.origin import origin
 
+    made = origin(study)
     summary(
         console(),
-        file=file,
+        origin={**made, "file": file or made["file"]},
         metric=study.config.study.metric,
         best=views.best(study),
         objectives=views.objectives(study),
         status=views.status(study),
         confirmed=views.confirmed(study),
         recommended=views.recommended(study),
-        is_search="confirms" not in study.provenance,
     )
 
 

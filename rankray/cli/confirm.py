@@ -40,8 +40,8 @@ def confirm(
     from rankray import logs
     from rankray.config import LoadedConfig
     from rankray.config.load import parsed_overrides
+    from rankray.report.commands import store_option
     from rankray.report.confirmation import plan_view, verdict_view
-    from rankray.report.tables import store_option
     from rankray.search.confirm import confirmed_config, make_plan, plan_figures, run_confirmation, stored_plan
     from rankray.search.confirmation import Options
     from rankray.store import attach, views
@@ -70,7 +70,7 @@ def confirm(
         verbose=verbose,
     )
     if verdict is None:
-        say(f"interrupted; run the same command again to resume: rankray confirm {study}", to_stderr=True)
+        say("interrupted; nothing is lost: run the same command again to resume", to_stderr=True)
         raise typer.Exit(130)
     if as_json:
         print(json.dumps(verdict))
@@ -123,7 +123,8 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tupl
     loaded, asked = pin(LoadedConfig(confirmation, file))
     findings = preflight(loaded, again=False)
     loaded = fitted(loaded, findings)
-    return loaded.config, findings.fingerprints | asked | {"file": file}
+    origin = {key: search.provenance[key] for key in ("file", "places") if key in search.provenance}
+    return loaded.config, findings.fingerprints | asked | origin
 
 
 @contextmanager

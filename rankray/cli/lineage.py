@@ -15,24 +15,30 @@ logger = logging.getLogger(__name__)
 GIT_SECONDS = 5.0
 """How long git may take: a working tree on a slow disk must not keep a search from starting."""
 OWN_PLACE = ("name", "store", "storage")
-"""Fields that say where a study is kept, not what it does; a store's URL may hold a password."""
+"""Fields of the file that say where a study is kept, not what it does."""
 
 
 def lineage(loaded: LoadedConfig) -> dict[str, Any]:
     """Return what is stored of a study's origin beside the fingerprints of its data and model.
 
     Returns:
-        `file`; `places`, dotted path to `file:line` or `--set path` of every fixed value that was given; and `git`, the
-        commit of the directory of the file, where it is in a repository: `<hash>`, or `<hash> with changes`.
+        `file`; `places`, dotted path to `file:line` of every fixed value that stands in the file, and to `--set path`
+        or the like (GIVEN) of all that was given elsewhere; and `git`, the commit of the directory of the file, where
+        it is in a repository, as `<hash>` or `<hash> with changes`.
     """
     from rankray.config import all_fields
+    from rankray.config.load import GIVEN
 
-    fields = all_fields()
-    given = [path for path in (".".join(map(str, key)) for key in loaded.places) if path in fields]
+    fields = set(all_fields()) - set(OWN_PLACE)
+    places = {".".join(map(str, key)): place for key, place in loaded.places.items()}
     file = Path(loaded.file).absolute()
     found: dict[str, Any] = {
         "file": str(file),
-        "places": {path: loaded.where(path) for path in given if path.split(".")[0] not in (*OWN_PLACE, "space")},
+        "places": {
+            path: place
+            for path, place in places.items()
+            if place.startswith(GIVEN) or (path in fields and path.split(".")[0] != "space")
+        },
     }
     commit = _git(file.parent)
     return found | ({"git": commit} if commit else {})

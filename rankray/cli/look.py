@@ -95,7 +95,6 @@ def best(
     code: Annotated[bool, typer.Option("--code", help="With --yaml: pass on model.trust_remote_code.")] = False,
 ) -> None:
     """Show the best settings found, what `confirm` said of them, and the command that trains them again."""
-    from rankray.errors import printable
     from rankray.store import views
 
     held = attached(store, study)
@@ -109,7 +108,7 @@ def best(
 
         print(best_yaml(held.config, (views.recommended(held) or found)["params"]), end="")
         return
-    print_summary(held, printable(str(held.provenance.get("file", "FILE"))))
+    print_summary(held)
 
 
 def _refuse_code(asked: bool) -> None:

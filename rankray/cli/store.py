@@ -63,7 +63,7 @@ def copy(
     name: Name,
 ) -> None:
     """Copy a study to another store, with its history, verdicts and the places of its checkpoints."""
-    from rankray.report.tables import store_option
+    from rankray.report.commands import store_option
     from rankray.store.move import copy_study
     from rankray.store.urls import masked
 

@@ -29,6 +29,8 @@ from rankray.errors import ConfigError, nearest, shown
 from rankray.paths import resolved
 
 MAX_PROBLEMS = 12
+GIVEN = ("--set ", "--name", "overrides: ")
+"""How the place of a value starts that stands in no file."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from rankray.report.board import short_params, short_value
+from rankray.report.commands import resume_command, retrain_command, store_option
 from rankray.report.figures import metrics_among, with_error
 from rankray.report.findings import Cost, better, cost, edges, failures, front, references, standings
-from rankray.report.tables import plain_sft, retrain_command, store_option
+from rankray.report.tables import plain_sft
 
 Row = Mapping[str, Any]
 MOST_ROWS = 1000
@@ -80,21 +81,20 @@ def since(overview: Row) -> int:
 
 def commands(overview: Row) -> list[tuple[str, str]]:
     """Return what to type next, as (what for, command)."""
-    status, best = overview["status"], overview["recommended"]
+    status, best, origin = overview["status"], overview["recommended"], overview["origin"]
     study, store = shlex.quote(status["study"]), store_option(status["store"])
-    file = str(overview["provenance"].get("file", "FILE"))
     if best is None:
-        resume = [("start or resume the search", f"rankray search {shlex.quote(file)}")]
+        resume = [("start or resume the search", resume_command(origin))]
         return [*resume, ("see how far it is", f"rankray status {study} {store}")]
-    found = []
-    if not overview["verdicts"] and "confirms" not in overview["provenance"]:
+    found = [("resume the search", resume_command(origin))] if status["state"] == "interrupted" else []
+    if not overview["verdicts"] and not origin["confirms"]:
         found.append(("confirm it on fresh seeds", f"rankray confirm {study} {store}"))
     if since(overview) and not_the_best(overview):
         label = f"after-{status['budget']['finished']}"
         found.append(("confirm what was found since", f"rankray confirm {study} --label {label} {store}"))
-    found.append(("train it again", retrain_command(file, best["params"])))
+    found.append(("train it again", retrain_command(origin, best["params"])))
     if instead := plain_sft(overview["verdicts"]):
-        found.append(("train plain SFT at its best rate instead", retrain_command(file, instead)))
+        found.append(("train plain SFT at its best rate instead", retrain_command(origin, instead)))
     if best.get("checkpoint_exists") is not False:
         found.append(("take the model away", f"rankray export {study} {best['number']} DIR {store}"))
     return [*found, ("look at the trial", f"rankray show {study} {best['number']} {store}")]

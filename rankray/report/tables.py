@@ -11,29 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rankray.report.board import short_params, short_value
+from rankray.report.commands import retrain_command, store_option
 
 Row = Mapping[str, Any]
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 _LABELS = {"baseline:sft": "plain SFT, fixed", "baseline:paper": "the paper's setting"}
-
-
-def store_option(shown: str) -> str:
-    """Return the option of a command that names a store, as a shell reads it.
-
-    A password is never shown, and a command with `***` in its place would not work: such a store comes from a variable.
-    """
-    return "--store env:RANKRAY_STORE" if "***" in shown else f"--store {shlex.quote(shown)}"
-
-
-def retrain_command(file: str, params: Mapping[str, Any]) -> str:
-    """Return the command that trains with a trial's settings."""
-    import json
-
-    sets = [
-        f"--set {shlex.quote(f'{path}={value if isinstance(value, str) else json.dumps(value)}')}"
-        for path, value in params.items()
-    ]
-    return " ".join(["rankray train", shlex.quote(file), *sets])
 
 
 def plain_sft(verdicts: Sequence[Row]) -> Mapping[str, Any] | None:
@@ -84,19 +66,18 @@ def front_view(rows: Sequence[Row], metrics: Sequence[str]) -> RenderableType:
 def summary(
     console: Console,
     *,
-    file: str,
+    origin: Row,
     metric: str,
     best: Row | None,
     objectives: Sequence[Row],
     status: Row,
     confirmed: Row | None = None,
     recommended: Row | None = None,
-    is_search: bool = True,
 ) -> None:
     """Print what a finished search found: the best of each objective, and how to train again what is to be used.
 
-    That is `recommended`, as `confirmed` one of `rankray.store.views`. A
-    search (`is_search`: not a confirmation) that was not confirmed ends with the command that does it.
+    That is `recommended`, as `confirmed` one of `rankray.store.views`; `origin` is that of `rankray.store.origin`. A
+    search (not a confirmation) that was not confirmed ends with the command that does it.
     """
     if best is None:
         console.print(f"{status['study']}: no trial is complete yet")
@@ -129,12 +110,12 @@ def summary(
     study, store = shlex.quote(status["study"]), store_option(status["store"])
     console.print(f"look closer: rankray show {study} {best['number']} {store}", **_PLAIN)
     console.print("train it again:", highlight=False)
-    console.print(f"  {retrain_command(file, best['params'])}", **_PLAIN)
-    if is_search and confirmed is None and counts["complete"] > 1:
+    console.print(f"  {retrain_command(origin, best['params'])}", **_PLAIN)
+    if not origin["confirms"] and confirmed is None and counts["complete"] > 1:
         console.print(f"is it really better than plain SFT? rankray confirm {study} --plan {store}", **_PLAIN)
     if instead := plain_sft(confirmed["verdicts"] if confirmed else []):
         console.print("or plain SFT at its best rate:", highlight=False)
-        console.print(f"  {retrain_command(file, instead)}", **_PLAIN)
+        console.print(f"  {retrain_command(origin, instead)}", **_PLAIN)
 
 
 def _model_line(console: Console, trial: Row) -> None:

@@ -17,6 +17,7 @@ from rankray.store import views
 from rankray.store.confirmation import verdicts
 from rankray.store.identity import snapshot
 from rankray.store.importance import importance
+from rankray.store.origin import origin
 from rankray.store.records import PROVENANCE, StepRecord, end_of, failures_of, losses_of, nodes_of, steps_of
 from rankray.store.stored import clean, figures, mapping, number, reading, whole
 from rankray.store.trials import StudyStore
@@ -37,8 +38,8 @@ def overview(study: StudyStore) -> dict[str, Any]:
         (the latest histogram of S: `step`, `first`, `shares`; or None), `lost` and `stretches` (who ran it, when, on
         which node, and the work lost at its end); `space` (of a range also `wider`, the ends that its field
         allows to lie further out), `importance`, `steps` of a whole trial, `config`, `provenance`, `versions`,
-        `verdicts` (`rankray.store.confirmation.verdicts`), `verdict`, the first of these or None, `confirmed` and
-        `recommended` (`views`).
+        `origin` (`rankray.store.origin`), `verdicts` (`rankray.store.confirmation.verdicts`), `verdict`, the first of
+        these or None, `confirmed` and `recommended` (`views`).
     """
     with reading(study.name):
         found: dict[str, Any] = clean(_overview(study))
@@ -60,6 +61,7 @@ def _overview(study: StudyStore) -> dict[str, Any]:
         "steps": study.config.full_steps,
         "config": snapshot(study.config),
         "provenance": mapping(attributes.get(PROVENANCE)),
+        "origin": origin(study),
         "versions": mapping(attributes.get(VERSIONS)),
         "identity": study.identity,
         "verdicts": found,

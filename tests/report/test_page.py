@@ -84,8 +84,20 @@ def test_the_verdict_is_the_one_of_confirm_where_there_is_one():
 
 def test_a_confirmation_is_not_asked_to_be_confirmed():
     overview = make_overview(20)
-    overview["provenance"]["confirms"] = "made"
+    overview["origin"]["confirms"] = "made"
     assert "rankray confirm" not in read(overview).text
+
+
+def test_an_interrupted_search_is_resumed_by_the_command_that_began_it():
+    overview = make_overview(20)
+    assert "rankray search" not in read(overview).text
+    overview["status"]["state"] = "interrupted"
+    overview["origin"]["overrides"] = {"study.trials": 96, "space.train.learning_rate": {"float": [0.1, 1]}}
+    text = read(overview).text
+    assert "rankray search made.yaml --set study.trials=96 --set 'space.train.learning_rate={" in text
+    assert "study.trials=96 --set train" not in text, "training takes none of the search's"
+    overview["origin"]["confirms"] = "earlier"
+    assert "rankray confirm earlier --store sqlite:///made.db" in read(overview).text
 
 
 def of_another_trial(word="better", **more):

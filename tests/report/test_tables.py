@@ -1,27 +1,13 @@
 """What is shown of a study at the end."""
 
 import io
-import shlex
 
 import pytest
 from rich.console import Console
 
-from rankray.config.load import parse_value
-from rankray.report.tables import retrain_command, store_option, summary
+from rankray.report.tables import summary
 
-
-def test_a_store_with_a_password_is_named_by_its_variable():
-    """What is printed can be copied: `***` in place of a password would not work."""
-    assert store_option("postgresql://u:***@h/d") == "--store env:RANKRAY_STORE"
-    assert shlex.split(store_option("sqlite:////my place/r.db")) == ["--store", "sqlite:////my place/r.db"]
-
-
-def test_the_retrain_command_survives_a_shell_and_yaml():
-    params = {"loss.temperature": 1.25, "loss.form": "bound", "train.sft.x": None, "a.b": True, "c": "it's"}
-    words = shlex.split(retrain_command("my file.yaml", params))
-    assert words[:3] == ["rankray", "train", "my file.yaml"]
-    pairs = [word.split("=", 1) for word in words[4::2]]
-    assert {path: parse_value(value) for path, value in pairs} == params
+ORIGIN = {"study": "s", "store": "sqlite:///s.db", "file": "f.yaml", "overrides": {}, "confirms": None}
 
 
 def test_the_summary_shows_the_best_beside_the_baselines():
@@ -34,7 +20,7 @@ def test_the_summary_shows_the_best_beside_the_baselines():
     counts = {"complete": 3, "pruned": 2, "failed": 0}
     summary(
         Console(file=out, width=120),
-        file="f.yaml",
+        origin=ORIGIN,
         metric="eval/accuracy",
         best=best,
         objectives=rows,
@@ -57,7 +43,7 @@ def test_the_summary_ends_with_what_was_confirmed(number, rate, word):
     said["baseline"] = {"params": {"loss.objective": "sft"}}
     summary(
         Console(file=out, width=120),
-        file="f.yaml",
+        origin=ORIGIN,
         metric="m",
         best=trials[5],
         objectives=[],
@@ -81,5 +67,5 @@ def test_the_summary_ends_with_what_was_confirmed(number, rate, word):
 
 def test_the_summary_of_nothing_says_so():
     out = io.StringIO()
-    summary(Console(file=out), file="f", metric="m", best=None, objectives=[], status={"study": "s"})
+    summary(Console(file=out), origin=ORIGIN, metric="m", best=None, objectives=[], status={"study": "s"})
     assert "no trial is complete yet" in out.getvalue()

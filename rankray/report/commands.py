@@ -1,0 +1,80 @@
+"""The commands that rankray prints: each can be copied into a shell and does what is said of it.
+
+What a study was made with need not be what its file says: `--set` changed it, or there is no file (`rankray.search` of
+a mapping). `origin` here is what `rankray.store.origin` returns of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rankray.config.yaml_text import parse_value
+from rankray.errors import ConfigError
+
+ELSEWHERE = ("study", "space", "resources", "name", "store")
+"""What a search has and one training does not."""
+RUNS_CODE = ("model.trust_remote_code", "evaluate.allow_code_execution", "evaluate.functions")
+"""What lets a model or a data set run code. A store is input: no command that it fills in grants that."""
+
+
+def store_option(shown: str) -> str:
+    """Return the option of a command that names a store, as a shell reads it.
+
+    A password is never shown, and a command with `***` in its place would not work: such a store comes from a variable.
+    """
+    return "--store env:RANKRAY_STORE" if "***" in shown else f"--store {shlex.quote(shown)}"
+
+
+def retrain_command(origin: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+    """Return the command that trains with a trial's settings what its study trained.
+
+    With a file this is `rankray train FILE --set ...`: what the search's own options changed, then the trial's
+    settings. Without one, the whole configuration comes from the store.
+    """
+    if not origin["file"]:
+        study, file = shlex.quote(origin["study"]), shlex.quote(f"{origin['study']}.yaml")
+        stored = f"rankray best {study} --yaml {store_option(origin['store'])} > {file}"
+        return " ".join([f"{stored} && rankray train {file}", *map(_set, params.items())])
+    changed = [
+        (path, value)
+        for path, value in _harmless(origin["overrides"])
+        if path.split(".")[0] not in ELSEWHERE and path not in params
+    ]
+    return " ".join(["rankray train", shlex.quote(origin["file"]), *map(_set, [*changed, *params.items()])])
+
+
+def resume_command(origin: Mapping[str, Any]) -> str:
+    """Return the command that starts or resumes a search as it was begun."""
+    if origin["confirms"]:
+        return f"rankray confirm {shlex.quote(origin['confirms'])} {store_option(origin['store'])}"
+    named = [f"--name {shlex.quote(origin['study'])}"] if "name" in origin["overrides"] else []
+    changed = [(path, value) for path, value in _harmless(origin["overrides"]) if path not in ("name", "store")]
+    words = ["rankray search", shlex.quote(origin["file"] or "FILE"), *named, *map(_set, changed)]
+    return " ".join([*words, store_option(origin["store"])])
+
+
+def _harmless(overrides: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the overrides but for RUNS_CODE, also within sections."""
+    for path, value in overrides.items():
+        if path in RUNS_CODE:
+            continue
+        inside = {each.removeprefix(f"{path}.") for each in RUNS_CODE if each.startswith(f"{path}.")}
+        kept = {key: each for key, each in value.items() if key not in inside} if isinstance(value, Mapping) else value
+        yield path, kept
+
+
+def _set(override: tuple[str, Any]) -> str:
+    """Return one override as `--set path=value`, its value as YAML reads it back."""
+    path, value = override
+    text = value if isinstance(value, str) and _is_read_as_itself(value) else json.dumps(value, ensure_ascii=False)
+    return f"--set {shlex.quote(f'{path}={text}')}"
+
+
+def _is_read_as_itself(text: str) -> bool:
+    try:
+        return bool(parse_value(text) == text)
+    except ConfigError:
+        return False

@@ -1,0 +1,54 @@
+"""What a study was made from, as a command needs it that is to do the same."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from rankray.config.load import GIVEN
+from rankray.config.params import get_path, plain
+from rankray.store.confirmation import CONFIRMS
+from rankray.store.identity import snapshot
+from rankray.store.migrate import CONFIG
+from rankray.store.stored import clean, mapping, reading
+from rankray.store.trials import StudyStore
+
+
+def origin(study: StudyStore) -> dict[str, Any]:
+    """Return where a study's configuration came from.
+
+    Returns:
+        `study` and `store` (its URL without a password); `file`, or None where the study was made without one;
+        `overrides`, path to value of all that the command line or a call gave in place of the file (`--set`, `--name`),
+        of which a path may be a section, or one of `space`; and `confirms`, the search that it confirms, or None.
+    """
+    with reading(study.name):
+        found: dict[str, Any] = clean(_origin(study))
+        return found
+
+
+def _origin(study: StudyStore) -> dict[str, Any]:
+    provenance, overrides = study.provenance, dict[str, Any]()
+    for path, place in mapping(provenance.get("places")).items():
+        if str(place).startswith(GIVEN) and path != "store":
+            with suppress(KeyError):
+                overrides[path] = _value(study, path)
+    first = mapping(study.storage.get_study_user_attrs(study.study_id).get(CONFIG))
+    if mapping(first.get("study")).get("trials") != study.config.study.trials:  # extended, or made shorter, since
+        overrides["study.trials"] = study.config.study.trials
+    file, confirms = provenance.get("file"), provenance.get(CONFIRMS)
+    return {
+        "study": study.name,
+        "store": study.url,
+        "file": str(file) if file else None,
+        "overrides": overrides,
+        "confirms": str(confirms) if confirms else None,
+    }
+
+
+def _value(study: StudyStore, path: str) -> Any:
+    section, _, rest = path.partition(".")
+    if section != "space":
+        return plain(get_path(study.config, path))
+    space = snapshot(study.config)["space"]
+    return space[rest] if rest else space

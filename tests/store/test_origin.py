@@ -1,0 +1,71 @@
+"""Where a study's configuration came from, as commands need it."""
+
+import pytest
+
+from rankray.cli.lineage import lineage
+from rankray.config import load_config
+from rankray.store import attach, open_study
+from rankray.store.confirmation import CONFIRMS
+from rankray.store.origin import origin
+from store.helpers import make_config
+
+FILE = """
+model: {path: m}
+data: {train: t.jsonl, eval: e.jsonl, prompt: "{q}", completion: "{a}"}
+loss: {objective: rri}
+space: {train.learning_rate: {float: [1.0e-5, 1.0e-2], log: true}}
+study: {trials: 2}
+"""
+NARROW = {"float": [1e-4, 1e-3], "log": True}
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "f.yaml"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.mark.parametrize("given", ["options", "mapping"])
+def test_all_that_was_given_in_place_of_the_file(file, sqlite_url, given):
+    overrides = {"train.max_steps": 20, "train.sft": {"optim": "sgd"}, "space.train.learning_rate": NARROW}
+    overrides |= {"loss": {"objective": "dft"}, "store": sqlite_url}
+    texts = ["train.max_steps=20", "train.sft={optim: sgd}", f"store={sqlite_url}", "loss={objective: dft}"]
+    texts.append("space.train.learning_rate={float: [1e-4, 1e-3], log: true}")
+    loaded = load_config(file, texts if given == "options" else overrides, name="mine")
+    found = origin(open_study(sqlite_url, loaded.config, provenance=lineage(loaded)))
+    assert found["study"] == "mine"
+    assert found["file"] == str(file)
+    assert found["confirms"] is None
+    wanted = {path: value for path, value in overrides.items() if path != "store"} | {"name": "mine"}
+    assert {path: found["overrides"][path] for path in wanted if "space" not in path} == {
+        path: value for path, value in wanted.items() if "space" not in path
+    }
+    space = found["overrides"]["space.train.learning_rate"]
+    again = load_config(file, {"space.train.learning_rate": space}).config
+    assert again.space == loaded.config.space
+    assert found["overrides"].keys() == wanted.keys()
+
+
+def test_a_budget_that_was_raised_since(file, sqlite_url):
+    for number in (2, 4):
+        loaded = load_config(file, {"study.trials": number})
+        open_study(sqlite_url, loaded.config, provenance=lineage(loaded))
+    assert origin(attach(sqlite_url, loaded.config.name))["overrides"] == {"study.trials": 4}
+    loaded = load_config(file, {"study.trials": 6})
+    assert origin(open_study(sqlite_url, loaded.config, provenance={}))["overrides"] == {"study.trials": 6}
+
+
+def test_a_study_without_a_file(sqlite_url):
+    found = origin(open_study(sqlite_url, make_config(), provenance={CONFIRMS: "first"}))
+    assert (found["file"], found["confirms"], found["overrides"]) == (None, "first", {})
+
+
+def test_what_is_malformed_in_the_store_is_left_out(sqlite_url):
+    places = {"no.such": "--set no.such", "train.max_steps": 3, "study": ["x"], "loss.form": "f.yaml:3"}
+    study = open_study(sqlite_url, make_config(), provenance={"file": "\x1b[2Jx", "places": places})
+    found = origin(study)
+    assert found["overrides"] == {}
+    assert "\x1b" not in found["file"]
+    other = open_study(sqlite_url, make_config(name="other"), provenance={"places": "text"})
+    assert origin(other)["overrides"] == {}
