@@ -14,12 +14,12 @@ from itertools import islice
 from typing import Any
 
 from rankray.config import LoadedConfig, config_from
-from rankray.config.schema import Config
 from rankray.data.encode import measure
+from rankray.data.examples import Places
 from rankray.data.parse import ROWS_AT_A_TIME
 from rankray.data.sources import Source, is_local
 from rankray.errors import ConfigError
-from rankray.finetune.preview import local_tokenizer, token_limit
+from rankray.finetune.preview import tokenizer_and_limit
 from rankray.model.files import local_model
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def with_steps(loaded: LoadedConfig, download: bool = False) -> LoadedConfig:
     if not download and not (is_local(config.data.train) and local_model(config.model.path)):
         logger.debug("steps of %g epochs are counted when the data are loaded", config.train.epochs)
         return loaded
-    steps = steps_of(config.train.epochs, trained_examples(config), config.train.batch_size)
+    steps = steps_of(config.train.epochs, trained_examples(loaded), config.train.batch_size)
     tree = config.model_dump(mode="json")
     tree["train"]["max_steps"] = steps
     tree["store"] = config.store
@@ -66,16 +66,18 @@ def steps_of(epochs: float, examples: int, batch_size: int) -> int:
     return max(1, math.ceil(epochs * math.ceil(examples / batch_size)))
 
 
-def trained_examples(config: Config) -> int:
+def trained_examples(loaded: LoadedConfig) -> int:
     """Return how many training examples keep a supervised token."""
-    tokenizer = local_tokenizer(config)
+    config = loaded.config
+    tokenizer, limit = tokenizer_and_limit(loaded)
     hub: Any = None
     if not is_local(config.data.train):
         from rankray.data.hub import HubOrigin
 
         hub = partial(HubOrigin, streaming=config.data.streaming)
-    placed, count = Source("train", config.data, hub=hub, tokenizer=tokenizer).placed(), 0
+    named = Places.at(loaded.where, "train")
+    placed, count = Source("train", config.data, hub=hub, places=named, tokenizer=tokenizer).placed(), 0
     while part := list(islice(placed, ROWS_AT_A_TIME)):
         examples, places = [p.example for p in part], [p.place for p in part]
-        count += sum(n.kept > 0 for n in measure(examples, tokenizer, config.data, token_limit(config), places))
+        count += sum(n.kept > 0 for n in measure(examples, tokenizer, config.data, limit, places))
     return count

@@ -20,6 +20,7 @@ from rankray.data.examples import Places
 from rankray.data.left_out import LeftOut
 from rankray.data.lengths import Length, LengthTable, length_table
 from rankray.data.sources import Source, entries_of, is_local
+from rankray.errors import ModelError
 from rankray.finetune.preflight import STREAMED_ROWS
 from rankray.loss.tokens import IGNORED
 from rankray.model.files import context_of, local_model
@@ -122,7 +123,7 @@ def preview(loaded: LoadedConfig, split: str = "train", count: int = 3) -> Previ
     """
     config = loaded.config
     given = getattr(config.data, split)
-    tokenizer, limit = local_tokenizer(config), token_limit(config)
+    tokenizer, limit = tokenizer_and_limit(loaded)
     source = Source(
         split,
         config.data,
@@ -197,26 +198,27 @@ def _stop_ids(config: Config, tokenizer: PreTrainedTokenizerBase) -> frozenset[i
     return frozenset(stop for stop in found if isinstance(stop, int))
 
 
-def token_limit(config: Config) -> int:
-    """Return the most tokens an example may have: `data.max_length`, or the context of a local model."""
-    directory = local_model(config.model.path)
-    context = None if directory is None else context_of(directory)
-    return min(config.data.max_length, context or config.data.max_length)
+def tokenizer_and_limit(loaded: LoadedConfig) -> tuple[PreTrainedTokenizerBase, int]:
+    """Return the model's tokenizer, without torch where that can be, and the most tokens an example may have.
 
-
-def local_tokenizer(config: Config) -> PreTrainedTokenizerBase:
-    """Return the model's tokenizer: of a local model without torch where that can be.
+    That is `data.max_length`, or the context of a local model where it is shorter.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: the tokenizer or the model's configuration cannot be read; says where the model is named.
     """
-    directory = local_model(config.model.path)
-    light = None if directory is None else light_tokenizer(Path(directory))
-    if light is not None:
-        return light
-    from rankray.model.resident import tokenizer_of
+    config = loaded.config
+    try:
+        directory = local_model(config.model.path)
+        light = None if directory is None else light_tokenizer(Path(directory))
+        context = None if directory is None else context_of(directory)
+        limit = min(config.data.max_length, context or config.data.max_length)
+        if light is not None:
+            return light, limit
+        from rankray.model.resident import tokenizer_of
 
-    return tokenizer_of(config)
+        return tokenizer_of(config), limit
+    except ModelError as error:
+        raise ModelError(f"{loaded.where('model.path')}: {error}") from error
 
 
 def _hub(streaming: bool) -> Any:

@@ -7,7 +7,7 @@ gets a note that says why it is left out; none is dropped without one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ LOGS = {
     "trackio_space_id", "mlflow_tracking_uri", "use_wandb",
 }  # fmt: skip
 """Keys that only say how another tool prints, logs and saves: rankray does that in its own way, and no note is due."""
+
+SHAPE = ("format", "prompt", "completion", "messages", "chat")
+"""What says how the rows of a source are read."""
 
 
 @dataclass
@@ -243,7 +246,7 @@ def _finish(draft: Draft, file: Path, eval_source: str) -> None:
         draft.notes.append("this machine has no GPU: set resources.gpus_per_worker to 1 where trials get one each")
     data = draft.tree.setdefault("data", {})
     if eval_source:
-        data["eval"] = eval_source
+        data["eval"] = _read_as_training_data(data, eval_source)
     if "eval" not in data and "train" in data:
         _hold_out(draft, data)
     rate = float(draft.tree.get("train", {}).get("learning_rate", 5e-5))
@@ -265,6 +268,14 @@ def _note_trackers(draft: Draft) -> None:
         draft.notes.append(f"report_to: {name}: add logging: [{name}], which gives each trial a run")
 
 
+def _read_as_training_data(data: Mapping[str, Any], path: str) -> Any:
+    """Return a held-out source that is read as the training data are, where these are all read in one way."""
+    train = data.get("train")
+    ways = [] if train is None or isinstance(train, str) else train
+    ways = [{key: entry[key] for key in SHAPE if key in entry} for entry in ways]
+    return [{"path": path, **ways[0]}] if ways and ways[0] and all(way == ways[0] for way in ways) else path
+
+
 def _hold_out(draft: Draft, data: dict[str, Any]) -> None:
     """Set data aside where that needs no reading: a slice of each hub dataset; else say what is missing."""
     from rankray.data.files import is_file_source
@@ -282,7 +293,7 @@ def _hold_out(draft: Draft, data: dict[str, Any]) -> None:
         data["train"] = entries[0]["path"] if isinstance(data["train"], str) else entries
         draft.notes.append(f"no held-out data were named{share}: the last 5 % of each dataset of the hub are held out")
     else:
-        data["eval"] = entries[0]["path"]
+        data["eval"] = _read_as_training_data(data, entries[0]["path"])
         draft.notes.append(
             f"no held-out data were named{share}: data.eval is the training data; name others before a search (--eval; "
             "`rankray init --data FILE` sets a tenth aside)"

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from rankray.config import LoadedConfig, config_from
-from rankray.errors import ConfigError
+from rankray.config import LoadedConfig, config_from, load_config
+from rankray.errors import ConfigError, DataError, ModelError
 from rankray.finetune.epochs import steps_of, with_steps
 
 
@@ -48,6 +48,22 @@ def test_what_would_differ_between_trials_is_refused(tree):
         counted(searched)
     with pytest.raises(ConfigError, match="with packing"):
         counted(tree(train__epochs=1, train__sft={"packing": True}))
+
+
+def test_what_cannot_be_counted_says_where_it_is_written(tree, tmp_path):
+    """Counting comes before all other checks, and reads data and tokenizer as they do."""
+
+    def counted_from(**changes):
+        file = tmp_path / "f.yaml"
+        file.write_text(json.dumps(tree(train__epochs=1, **changes), indent=1))
+        return with_steps(load_config(file))
+
+    (tmp_path / "broken.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question"')
+    for data, said in (("nowhere.jsonl", "no file"), ("broken.jsonl", r".*broken\.jsonl:2")):
+        with pytest.raises(DataError, match=rf"f\.yaml:\d+: data\.train: {said}"):
+            counted_from(data__train=str(tmp_path / data))
+    with pytest.raises(ModelError, match=r"f\.yaml:\d+: model\.path: no directory"):
+        counted_from(model__path=str(tmp_path / "nothing"))
 
 
 def test_data_of_the_hub_are_counted_when_they_are_loaded(tree):

@@ -1,3 +1,4 @@
+import pytest
 import yaml
 
 from rankray.setup.foreign import convert
@@ -66,6 +67,20 @@ def test_held_out_data_of_its_own(tmp_path):
     config, notes, _ = converted(tmp_path, test_datasets=[{"path": "a/b", "split": "test", "type": "alpaca"}])
     assert [entry.path for entry in config.data.eval] == ["a/b:test"]
     assert not any("held out" in note or "held-out" in note for note in notes)
+
+
+@pytest.mark.parametrize("held_out", ["", "b.jsonl"])
+def test_held_out_data_are_read_as_the_training_data(tmp_path, held_out):
+    """Templates stand with the sources of an imported file; without them nothing could read the held-out one."""
+    own = {"type": {"field_instruction": "q", "field_output": "a", "format": "{instruction}"}}
+    (tmp_path / "ax.yml").write_text(yaml.safe_dump(GIVEN | {"datasets": [{"path": "a.jsonl", **own}]}))
+    config, _, _ = convert(tmp_path / "ax.yml", held_out)
+    (found,) = config.data.eval
+    assert found.path == str(tmp_path / (held_out or "a.jsonl"))
+    assert (found.format, found.prompt, found.completion) == ("columns", "{q}", "{a}")
+    mixed = [{"path": "a.jsonl", **own}, {"path": "c.jsonl", "type": "alpaca"}]
+    (tmp_path / "ax.yml").write_text(yaml.safe_dump(GIVEN | {"datasets": mixed}))
+    assert convert(tmp_path / "ax.yml", "b.jsonl")[0].data.eval == str(tmp_path / "b.jsonl"), "nobody knows which"
 
 
 def test_what_a_data_set_says_is_taken_over_or_noted(tmp_path):
