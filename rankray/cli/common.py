@@ -196,6 +196,7 @@ def print_summary(study: StudyStore, file: str = "") -> None:
         status=views.status(study),
         confirmed=views.confirmed(study),
         recommended=views.recommended(study),
+        alike=views.alike(study),
     )
 
 
@@ -216,6 +217,8 @@ def board_of(study: StudyStore) -> Board:
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
+    if found := views.alike(study):
+        board.alike = (found["trials"], found["value"])
     board.untrained = (views.untrained(study) or {}).get("value")
     return board
 

@@ -40,6 +40,7 @@ def confirm(
     from rankray import logs
     from rankray.config import LoadedConfig
     from rankray.config.load import parsed_overrides
+    from rankray.report.board import alike_line
     from rankray.report.commands import store_option
     from rankray.report.confirmation import plan_view, verdict_view
     from rankray.search.confirm import confirmed_config, make_plan, plan_figures, run_confirmation, stored_plan
@@ -52,6 +53,10 @@ def confirm(
     url = store_url(store)
     search = attach(url, study)
     config, confirmation = confirmed_config(search, url, overrides, label, metric)
+    if (same := views.alike(search)) and (
+        line := alike_line(search.config.study.metric, same["trials"], same["value"])
+    ):
+        say(f"warning: {line}", to_stderr=True)
     planned = stored_plan(url, confirmation) or make_plan(search, config, confirmation, options)
     if plan:
         figures = plan_figures(search, confirmation, planned)

@@ -18,6 +18,8 @@ from rankray.report.remaining import Lengths, steps_left
 SURE = 3
 """Finished trials of a launch from which the time left is estimated: fewer say nothing about how long trials are."""
 KEPT_EVENTS = 40
+ALIKE = 5
+"""Complete trials of the same value from which it is said that the metric does not tell settings apart."""
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Board:
         self.running: dict[int, Running] = {}
         self.best: tuple[int, float, dict[str, Any]] | None = None
         self.untrained: float | None = None
+        self.alike: tuple[int, float] | None = None
         self.doing = ""
         self.last = ""
         self.events: deque[str] = deque(maxlen=KEPT_EVENTS)
@@ -109,12 +112,19 @@ class Board:
             self._lengths.append(self.max_steps if state == "complete" or trial is None else trial.step)
         if state == "complete" and value is not None:
             better = self.best is None or (value > self.best[1] if self.maximize else value < self.best[1])
+            of_before = (self.alike or (0, value)) if self.alike or self.counts["complete"] == 1 else None
+            self.alike = (of_before[0] + 1, value) if of_before and of_before[1] == value else None
             if better:
                 self.best = (number, value, trial.params if trial else {})
         verb = {"complete": "is complete", "pruned": "was pruned", "failed": "failed"}.get(state, "was interrupted")
         figure = f" with {self.metric} {value:.4g}" if state == "complete" and value is not None else ""
         self.last = f"trial {number} {verb}{figure}" + (f": {reason}" if reason else "")
         self.events.append(self.last)
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with the search as a whole, as far as its results say; else an empty string."""
+        return alike_line(self.metric, *self.alike) if self.alike else ""
 
     def age(self, trial: Running) -> float:
         """Return how many seconds a trial has been running in this launch."""
@@ -135,6 +145,19 @@ class Board:
             self._foreseen = now, steps_left(lengths, places, to_come, slots) * per_step
         at, seconds = self._foreseen
         return max(0.0, seconds - (now - at))
+
+
+def alike_line(metric: str, trials: int, value: float) -> str:
+    """Return what to do about a search of which all complete trials have one value; empty while they are few.
+
+    Which of them is called the best is then chance, and so is what is proposed by them.
+    """
+    if trials < ALIKE:
+        return ""
+    return (
+        f"all {trials} complete trials have {metric} {value:.4g}: it does not tell settings apart; select by a finer "
+        "metric (study.metric), train longer (train.max_steps), or widen the space"
+    )
 
 
 def short_params(params: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from rankray.contracts import Report
 from rankray.errors import printable
-from rankray.report.board import Board, Running, duration, short_params, short_value
+from rankray.report.board import ALIKE, Board, Running, duration, short_params, short_value
 from rankray.report.figures import metrics_among
 
 _COLOURS = {"complete": "green", "pruned": "yellow", "failed": "red"}
@@ -81,7 +81,10 @@ class PlainLines(Board):
         super().ended(number, state, value, reason)
         figure = f" {self.metric}={value:.4g}" if value is not None else ""
         why = f" ({reason})" if reason else ""
-        self._print(f"trial {number} {state}{figure}{why} [{progress(self)}]")
+        word = "interrupted" if state == "lost" else state
+        self._print(f"trial {number} {word}{figure}{why} [{progress(self)}]")
+        if state == "complete" and self.alike and self.alike[0] == ALIKE:
+            self._print(f"warning: {self.warning}")
 
     def heartbeat(self) -> None:
         """Print what runs."""
@@ -148,6 +151,8 @@ def view_lines(board: Board, width: int, height: int) -> list[Text]:
     lines = [_head(board, width), _counts(board), _best(board)]
     if board.untrained is not None:
         lines.append(Text(f"the untrained model: {board.metric} {board.untrained:.4g}", style="dim"))
+    if board.warning:
+        lines.append(Text(board.warning, style="yellow"))
     if board.doing:
         lines.append(Text(f"... {board.doing}", style="dim"))
     room = max(1, height - 1 - len(lines) - 2)

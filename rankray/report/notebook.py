@@ -100,7 +100,7 @@ def table(board: Board) -> str:
         lines.append(f"best {board.metric} {value:.4g}, trial {number}: {short_params(params)}")
     if board.untrained is not None:
         lines.append(f"the untrained model: {board.metric} {board.untrained:.4g}")
-    lines += [board.doing] * bool(board.doing)
+    lines += [line for line in (board.warning, board.doing) if line]
     lines += list(board.events)[: -MOST_EVENTS - 1 : -1]
     cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     head = f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in heads)}</tr>" if rows else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rankray.report.board import short_params, short_value
+from rankray.report.board import alike_line, short_params, short_value
 from rankray.report.commands import resume_command, retrain_command, store_option
 from rankray.report.figures import metrics_among, with_error
 from rankray.report.findings import Cost, better, cost, edges, failures, front, references, standings
@@ -38,13 +38,23 @@ def verdict(overview: Row) -> tuple[str, str]:
     if overview["best"] is not None:
         return (
             "not confirmed",
-            f"Best of {counts['complete'] + counts['pruned']} finished trials, on the data they were chosen by: expect "
-            "less on other data and other seeds.",
+            alike(overview)
+            or f"Best of {counts['complete'] + counts['pruned']} finished trials, on the data they were chosen by: "
+            "expect less on other data and other seeds.",
         )
     if counts["failed"] and not counts["pruned"] and not counts["running"]:
         return "failed", f"Every trial failed, {counts['failed']} of them. The reasons are below."
     running = f"; {counts['running']} running" if counts["running"] else ""
     return "nothing yet", f"No trial is complete: {counts['pruned']} pruned, {counts['failed']} failed{running}."
+
+
+def alike(overview: Row) -> str:
+    """Return what to do where all complete trials have one value, which makes the best of them chance; else ""."""
+    values = [trial["value"] for trial in overview["trials"] if trial["state"] == "complete"]
+    if not values or len(set(values)) > 1 or values[0] is None:
+        return ""
+    line = alike_line(str(overview["status"]["metric"]), len(values), values[0])
+    return f"{line[:1].upper()}{line[1:]}." if line else ""
 
 
 def said(found: Row) -> tuple[str, str]:

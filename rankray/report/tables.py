@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rankray.report.board import short_params, short_value
+from rankray.report.board import alike_line, short_params, short_value
 from rankray.report.commands import retrain_command, store_option
 
 Row = Mapping[str, Any]
@@ -73,11 +73,12 @@ def summary(
     status: Row,
     confirmed: Row | None = None,
     recommended: Row | None = None,
+    alike: Row | None = None,
 ) -> None:
     """Print what a finished search found: the best of each objective, and how to train again what is to be used.
 
-    That is `recommended`, as `confirmed` one of `rankray.store.views`; `origin` is that of `rankray.store.origin`. A
-    search (not a confirmation) that was not confirmed ends with the command that does it.
+    That is `recommended`, as `confirmed` and `alike` one of `rankray.store.views`; `origin` is that of
+    `rankray.store.origin`. A search (not a confirmation) that was not confirmed ends with the command that does it.
     """
     if best is None:
         console.print(f"{status['study']}: no trial is complete yet")
@@ -99,6 +100,8 @@ def summary(
     )
     for path, value in best["params"].items():
         console.print(f"  {path}: {short_value(value)}", **_PLAIN)
+    if alike and (said := alike_line(metric, alike["trials"], alike["value"])):
+        console.print(Text(f"warning: {said}", style="yellow"), **_PLAIN)
     _model_line(console, best)
     if confirmed is not None:
         for each in confirmed["verdicts"]:

@@ -274,7 +274,8 @@ def run_values(seen: Sequence[FrozenTrial], metric: str, sign: float, *, with_nl
     )
     nlls = np.array([_end_nll(trial) if there else np.nan for trial, there in zip(seen, whole, strict=True)])
     values = scores(metrics)
-    if with_nll and not np.isnan(nlls[whole]).any():
+    tells = len(set(metrics[whole])) > 1  # an accuracy may be 0 for all: then NLL alone says which run was better
+    if (with_nll or not tells) and not np.isnan(nlls[whole]).any():
         values = METRIC_SHARE * values + (1 - METRIC_SHARE) * scores(-nlls)
     values[~whole] = np.nanmin(values)
     return values

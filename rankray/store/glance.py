@@ -57,6 +57,11 @@ class Glance:
         """Return the best complete trial; none where no trial is complete."""
         return self._read(row[0] for row in self._ended(TrialState.COMPLETE)[:1])
 
+    def alike(self) -> dict[str, Any] | None:
+        """Return `trials` and `value` where all complete trials have the same value; else None."""
+        values = [row[1] for row in self._ended(TrialState.COMPLETE)]
+        return {"trials": len(values), "value": values[0]} if values and values[0] == values[-1] else None
+
     def leaders(self) -> list[FrozenTrial]:
         """Return, of each objective, the best complete and the best pruned trial; and the baselines."""
         from sqlalchemy import select

@@ -164,6 +164,16 @@ def best(study: StudyStore) -> dict[str, Any] | None:
 
 
 @_shown
+def alike(study: StudyStore) -> dict[str, Any] | None:
+    """Return `trials` and `value` where all complete trials, one at least, have the same value; else None."""
+    if study.glance is None:
+        values = {_value(study, each) for each in study.trials() if each.state == TrialState.COMPLETE}
+        same = len(values) == 1 and None not in values
+        return {"trials": study.counts().complete, "value": values.pop()} if same else None
+    return study.glance.alike()
+
+
+@_shown
 def confirmed(study: StudyStore) -> dict[str, Any] | None:
     """Return the trial whose setting `rankray confirm` chose, as `best` returns one, with `verdicts`; None without one.
 

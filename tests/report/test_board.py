@@ -88,6 +88,20 @@ def test_the_best_follows_the_direction_and_is_complete():
         assert board.finished == 4
 
 
+def test_a_metric_that_tells_nothing_is_said_once_there_are_enough_trials():
+    board = Board("s", "eval/accuracy", maximize=True, budget=9, max_steps=1)
+    for number in range(4):
+        board.ended(number, "complete", 0.0, "")
+        board.ended(number + 10, "pruned", 0.5, "behind")
+    assert board.warning == ""
+    board.ended(4, "complete", 0.0, "")
+    assert board.warning.startswith("all 5 complete trials have eval/accuracy 0: it does not tell settings apart")
+    board.ended(5, "complete", 0.25, "")
+    for number in range(6, 12):
+        board.ended(number, "complete", 0.25, "")
+        assert board.warning == "", "one was different"
+
+
 def test_lost_and_failed_trials_are_not_finished():
     board = Board("s", "m", maximize=True, budget=9, max_steps=1)
     board.ended(1, "lost", None, "its process died")

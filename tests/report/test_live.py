@@ -17,6 +17,7 @@ from rich.console import Console
 from rankray.contracts import Report
 from rankray.report.board import Board
 from rankray.report.live import PlainLines, view_lines, watching
+from rankray.report.notebook import table
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = {
@@ -78,6 +79,19 @@ def test_plain_lines_where_there_is_no_terminal():
     assert lines[2][1] == "trial 1 started (resumes from step 10): temperature=0.5"
     assert lines[3][1].startswith("trial 0 pruned eval/nll=3.25 (median at step 10) [1/4")
     assert board.finished == 1, "the lines and the board are one"
+
+
+def test_a_metric_that_tells_nothing_is_said_once():
+    out = io.StringIO()
+    board = Board("demo", "eval/accuracy", maximize=True, budget=9, max_steps=30)
+    with watching(board, Console(file=out, width=120)) as observer:
+        for number in range(7):
+            observer.ended(number, "complete", 0.0, "")
+        observer.ended(7, "lost", None, "given back")
+    assert out.getvalue().count("warning: all 5 complete trials have eval/accuracy 0") == 1
+    assert "trial 7 interrupted (given back)" in out.getvalue()
+    assert any("all 7 complete trials" in line.plain for line in view_lines(board, 300, 24))
+    assert "all 7 complete trials" in table(board)
 
 
 def test_a_dumb_terminal_gets_lines_without_an_escape(monkeypatch):

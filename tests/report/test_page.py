@@ -82,6 +82,14 @@ def test_the_verdict_is_the_one_of_confirm_where_there_is_one():
     assert f"Confirmed setting: trial {overview['best']['number']}" in text
 
 
+def test_a_metric_that_tells_nothing_is_said():
+    overview = make_overview(60)
+    assert "does not tell settings apart" not in read(overview).text
+    for trial in overview["trials"]:
+        trial["value"] = None if trial["value"] is None else 0.0
+    assert "complete trials have eval/accuracy 0: it does not tell settings apart" in read(overview).text
+
+
 def test_a_confirmation_is_not_asked_to_be_confirmed():
     overview = make_overview(20)
     overview["origin"]["confirms"] = "made"

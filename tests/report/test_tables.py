@@ -34,6 +34,21 @@ def test_the_summary_shows_the_best_beside_the_baselines():
     assert "rankray confirm s --plan --store sqlite:///s.db" in text
 
 
+@pytest.mark.parametrize(("trials", "said"), [(4, False), (5, True)])
+def test_the_summary_says_where_the_metric_tells_nothing(trials, said):
+    out = io.StringIO()
+    summary(
+        Console(file=out, width=120),
+        origin=ORIGIN,
+        metric="eval/accuracy",
+        best={"number": 0, "value": 0.0, "params": {}},
+        objectives=[],
+        status={"study": "s", "trials": {"complete": trials, "pruned": 0, "failed": 0}, "store": "sqlite:///s.db"},
+        alike={"trials": trials, "value": 0.0},
+    )
+    assert (f"warning: all {trials} complete trials have eval/accuracy 0: it does not" in out.getvalue()) == said
+
+
 @pytest.mark.parametrize("word", ["better", "worse"])
 @pytest.mark.parametrize(("number", "rate"), [(5, 0.25), (3, 0.125)])
 def test_the_summary_ends_with_what_was_confirmed(number, rate, word):

@@ -138,6 +138,25 @@ def test_a_run_is_worth_its_metric_and_its_nll() -> None:
     np.testing.assert_allclose(alone, auto.scores(np.array([0.2, 0.4, 0.6])), rtol=1e-12)
 
 
+def test_nll_decides_where_the_metric_is_the_same_for_all() -> None:
+    """An accuracy of 0 everywhere tells nothing: the metric alone would make all settings alike."""
+    made = make_config(
+        space=SPACE,
+        study={"sampler": "auto", "metric": "eval/accuracy", "trials": 9},
+        evaluate={"every_steps": 10, "metrics": ["accuracy"]},
+    )
+    with open_rehearsal(made) as store:
+        for nll in (3.0, 1.0, 2.0):
+            metrics = {"eval/accuracy": 0.0, "eval/nll": nll}
+            ticket = begin(store)
+            store.report(ticket.number, Report(FULL, metrics))
+            store.complete(ticket.number, metrics)
+        trials = store.trials()
+    for with_nll in (True, False):
+        values = auto.run_values(trials, "eval/accuracy", 1.0, with_nll=with_nll)
+        assert np.argsort(values).tolist() == [0, 2, 1]
+
+
 def test_two_proposals_count_nll_and_the_next_two_the_metric_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The best accuracy and the best NLL are of different objectives: counting both always, one would be given up."""
     objectives, rates = ["sft", "dft"], (3e-4, 1e-3, 3e-3)

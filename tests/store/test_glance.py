@@ -38,6 +38,7 @@ def shown(study: Any) -> dict[str, Any]:
         "rows": rows,
         "first": views.trials(study, 3),
         "best": views.best(study),
+        "alike": views.alike(study),
         "objectives": views.objectives(study),
         "each": [views.trial(study, row["number"]) for row in rows],
     }
@@ -61,11 +62,24 @@ def test_a_glance_shows_what_reading_everything_shows(
     assert seen["status"]["first_failure"]["reason"] == "broken"
 
 
+@pytest.mark.parametrize("values", [(), (0.5,), (0.5, 0.5, 0.5), (0.5, 0.25, 0.5)])
+def test_whether_all_trials_have_one_value(sqlite_url: str, values: tuple[float, ...]) -> None:
+    with open_study(sqlite_url, make_config(name="s")) as store:
+        for value in values:
+            store.complete(begin(store).number, {"eval/nll": value})
+        begin(store)
+    at_a_glance, whole = attach(sqlite_url, "s"), attach(sqlite_url, "s")
+    whole.glance = None
+    wanted = {"trials": len(values), "value": values[0]} if len(set(values)) == 1 else None
+    assert views.alike(at_a_glance) == views.alike(whole) == wanted
+
+
 def test_what_is_shown_is_all_that_is_read(sqlite_url: str) -> None:
     mixed(sqlite_url, "minimize")
     study = attach(sqlite_url, "s")
     views.status(study)
     views.best(study)
+    views.alike(study)
     views.objectives(study)
     views.trial(study, 0)
     views.trials(study, 3)
