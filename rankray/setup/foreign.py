@@ -37,6 +37,7 @@ LOGS = {
 }  # fmt: skip
 """Keys that only say how another tool prints, logs and saves: rankray does that in its own way, and no note is due."""
 
+SHARDED = "a model is sharded over GPUs with train.parallelism: fsdp here, and resources.workers"
 SHAPE = ("format", "prompt", "completion", "messages", "chat")
 """What says how the rows of a source are read."""
 
@@ -119,7 +120,7 @@ def convert(file: Path, eval_source: str = "") -> tuple[Config, list[str], str]:
         config = config_from(draft.tree)
     except ConfigError as error:
         raise ConfigError(f"{file}: cannot be taken over:\n{error}") from None
-    return config, draft.notes, tool
+    return config, list(dict.fromkeys(draft.notes)), tool
 
 
 def common(draft: Draft) -> None:
@@ -235,6 +236,7 @@ def _finish(draft: Draft, file: Path, eval_source: str) -> None:
     for name in list(draft.given):
         if name in LOGS:
             draft.given.pop(name)
+    draft.leave(SHARDED, *(name for name in ("deepspeed", "fsdp", "fsdp_config") if name in draft.given))
     draft.leave("has no counterpart here", *draft.given)
     train = draft.tree.setdefault("train", {})
     if train.get("sft", {}).get("packing") and "epochs" in train:

@@ -92,7 +92,9 @@ def test_prompts_that_are_trained_on(file):
 
 def test_what_a_data_set_says_is_taken_over_or_noted(file, tmp_path):
     given = {"dataset": ["told", "open", "own"], "interleave_probs": None, "eval_dataset": "mine, chats", "val_size": 0}
-    config, notes, _ = convert(file(**given, report_to="wandb", streaming=True, template="qwen"))
+    config, notes, _ = convert(file(**given, report_to="wandb", streaming=True, template="qwen", deepspeed="z3.json"))
+    assert len(notes) == len(set(notes)), "a data set that is named twice is noted once"
+    assert "deepspeed: 'z3.json': a model is sharded over GPUs with train.parallelism: fsdp here" in "\n".join(notes)
     told, turns, own = config.data.train
     assert (told.format, told.max_examples, turns.max_examples) == ("alpaca", 10, 1000)
     assert (turns.format, turns.messages) == ("sharegpt", "messages")
