@@ -63,15 +63,19 @@ def copy(
     name: Name,
 ) -> None:
     """Copy a study to another store, with its history, verdicts and the places of its checkpoints."""
-    from rankray.report.commands import store_option
+    from rankray.report.commands import resume_command
+    from rankray.store import looking
     from rankray.store.move import copy_study
+    from rankray.store.origin import origin
     from rankray.store.urls import masked
 
     given, target = target, from_environment(target)
     trials = copy_study(from_environment(source), target, name, notice=lambda line: say(line, to_stderr=True))
     print(f"copied {name}, {trials} trials, to {masked(target)}; checkpoints stay where they are")
-    there = f"--store {given}" if given.startswith("env:") else store_option(masked(target))
-    print(f"continue there with: rankray search FILE {there}; the original was not changed")
+    with looking(target, name) as copied:
+        made = origin(copied)
+    resume = resume_command({**made, "store": given if given.startswith("env:") else made["store"]})
+    print(f"the original was not changed; to continue there: {resume}")
 
 
 @app.command()

@@ -22,7 +22,9 @@ def store(rankray):
 def test_a_study_s_life(store, url, tmp_path):
     other = f"journal:///{tmp_path}/other.log"
     assert re.match(r"s: complete, 3 of 3 trials, best [\d.]+\n", store("list", "--store", url))
-    assert "copied s, 3 trials" in store("copy", url, other, "--name", "s")
+    said = store("copy", url, other, "--name", "s")
+    assert "copied s, 3 trials" in said
+    assert re.search(rf"to continue there: rankray search \S+ .*--store {re.escape(other)}\n", said)
     assert "nothing is overwritten" in store("copy", url, other, "--name", "s", expect=2)
     table = tmp_path / "t.csv"
     assert "wrote 3 rows" in store("export", "s", "--store", other, "--csv", str(table))
