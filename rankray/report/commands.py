@@ -28,16 +28,18 @@ def store_option(shown: str) -> str:
     return "--store env:RANKRAY_STORE" if "***" in shown else f"--store {shlex.quote(shown)}"
 
 
-def retrain_command(origin: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+def retrain_command(origin: Mapping[str, Any], params: Mapping[str, Any], *, recommended: bool = False) -> str:
     """Return the command that trains with a trial's settings what its study trained.
 
     With a file this is `rankray train FILE --set ...`: what the search's own options changed, then the trial's
-    settings. Without one, the whole configuration comes from the store.
+    settings. Without one, the whole configuration comes from the store, with the settings that are recommended; where
+    these are not the given ones, they are set.
     """
     if not origin["file"]:
         study, file = shlex.quote(origin["study"]), shlex.quote(f"{origin['study']}.yaml")
         stored = f"rankray best {study} --yaml {store_option(origin['store'])} > {file}"
-        return " ".join([f"{stored} && rankray train {file}", *map(_set, params.items())])
+        other = {} if recommended else params
+        return " ".join([f"{stored} && rankray train {file}", *map(_set, other.items())])
     changed = [
         (path, value)
         for path, value in _harmless(origin["overrides"])

@@ -102,7 +102,7 @@ def commands(overview: Row) -> list[tuple[str, str]]:
     if since(overview) and not_the_best(overview):
         label = f"after-{status['budget']['finished']}"
         found.append(("confirm what was found since", f"rankray confirm {study} --label {label} {store}"))
-    found.append(("train it again", retrain_command(origin, best["params"])))
+    found.append(("train it again", retrain_command(origin, best["params"], recommended=True)))
     if instead := plain_sft(overview["verdicts"]):
         found.append(("train plain SFT at its best rate instead", retrain_command(origin, instead)))
     if best.get("checkpoint_exists") is not False:

@@ -113,7 +113,7 @@ def summary(
     study, store = shlex.quote(status["study"]), store_option(status["store"])
     console.print(f"look closer: rankray show {study} {best['number']} {store}", **_PLAIN)
     console.print("train it again:", highlight=False)
-    console.print(f"  {retrain_command(origin, best['params'])}", **_PLAIN)
+    console.print(f"  {retrain_command(origin, best['params'], recommended=True)}", **_PLAIN)
     if not origin["confirms"] and confirmed is None and counts["complete"] > 1:
         console.print(f"is it really better than plain SFT? rankray confirm {study} --plan {store}", **_PLAIN)
     if instead := plain_sft(confirmed["verdicts"] if confirmed else []):

@@ -85,6 +85,9 @@ def test_without_a_file_the_configuration_comes_from_the_store():
     stored, train = command.split(" && ")
     assert stored == "rankray best 'my study' --yaml --store sqlite:///s.db > 'my study.yaml'"
     assert train == "rankray train 'my study.yaml' --set loss.objective=sft"
+    command = retrain_command(origin(file=None), {"loss.objective": "rri"}, recommended=True)
+    assert command.endswith(" > s.yaml && rankray train s.yaml"), "`best --yaml` has these settings"
+    assert "--set loss.objective=rri" in retrain_command(origin(), {"loss.objective": "rri"}, recommended=True)
 
 
 def test_a_search_is_resumed_as_it_was_begun():
