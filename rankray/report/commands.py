@@ -49,9 +49,11 @@ def retrain_command(origin: Mapping[str, Any], params: Mapping[str, Any], *, rec
 
 
 def resume_command(origin: Mapping[str, Any]) -> str:
-    """Return the command that starts or resumes a search as it was begun."""
-    if origin["confirms"]:
-        return f"rankray confirm {shlex.quote(origin['confirms'])} {store_option(origin['store'])}"
+    """Return the command that starts or resumes a search as it was begun; of a confirmation, without its options."""
+    if of := origin["confirms"]:
+        label = origin["study"].removeprefix(f"{of}.confirm").removeprefix("-")
+        labelled = f" --label {shlex.quote(label)}" if label != origin["study"] and label else ""
+        return f"rankray confirm {shlex.quote(of)}{labelled} {store_option(origin['store'])}"
     named = [f"--name {shlex.quote(origin['study'])}"] if "name" in origin["overrides"] else []
     changed = [(path, value) for path, value in _harmless(origin["overrides"]) if path not in ("name", "store")]
     words = ["rankray search", shlex.quote(origin["file"] or "FILE"), *named, *map(_set, changed)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import Any
 
@@ -40,7 +41,9 @@ def _origin(study: StudyStore) -> dict[str, Any]:
     return {
         "study": study.name,
         "store": study.url,
-        "file": str(file) if file else None,
+        "file": str(file)
+        if file and os.path.isabs(str(file))
+        else None,  # earlier, a study's name where it had no file
         "overrides": overrides,
         "confirms": str(confirms) if confirms else None,
     }

@@ -96,7 +96,9 @@ def test_a_search_is_resumed_as_it_was_begun():
     assert shlex.split(command)[:5] == ["rankray", "search", "f.yaml", "--name", "s"]
     assert shlex.split(command)[-2:] == ["--store", "sqlite:///s.db"]
     assert pairs(command) == {path: value for path, value in given.items() if path != "name"}
-    assert resume_command(origin(confirms="first")) == "rankray confirm first --store sqlite:///s.db"
+    for study, label in (("s.confirm", ""), ("s.confirm-two", " --label two"), ("other", "")):
+        found = resume_command(origin(study=study, confirms="s"))
+        assert found == f"rankray confirm s{label} --store sqlite:///s.db"
     assert resume_command(origin(file=None)).startswith("rankray search FILE ")
 
 

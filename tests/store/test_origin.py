@@ -61,9 +61,14 @@ def test_a_study_without_a_file(sqlite_url):
     assert (found["file"], found["confirms"], found["overrides"]) == (None, "first", {})
 
 
+def test_a_name_in_place_of_a_file_is_none(sqlite_url):
+    """An earlier version stored the name of a study that was made without a file."""
+    assert origin(open_study(sqlite_url, make_config(), provenance={"file": "s"}))["file"] is None
+
+
 def test_what_is_malformed_in_the_store_is_left_out(sqlite_url):
     places = {"no.such": "--set no.such", "train.max_steps": 3, "study": ["x"], "loss.form": "f.yaml:3"}
-    study = open_study(sqlite_url, make_config(), provenance={"file": "\x1b[2Jx", "places": places})
+    study = open_study(sqlite_url, make_config(), provenance={"file": "/\x1b[2Jx", "places": places})
     found = origin(study)
     assert found["overrides"] == {}
     assert "\x1b" not in found["file"]
