@@ -332,15 +332,24 @@ class Confirmation:
         }
 
     def _optimism(self, index: int, runs: Sequence[Run], look: int) -> float | None:
-        """Return by how much the search's figure for the setting was too good, on the data that the search saw."""
-        claimed = self._plan.finalists[index].value
-        fresh = self.values(runs, f"confirm:choose:setting:{index}")
-        if not self._data["is_test"]:
-            fresh = self.values(runs, "confirm:decide:setting", look)
-        if claimed is None or not fresh:
+        """Return by how much the search's figures were too good, on the data that the search saw.
+
+        Where the deciding runs are on other data, only those that chose can say it, and the chosen setting's own are
+        the best of several: it would look better than it is. So then it is the mean over all finalists.
+        """
+        fresh = {index: self.values(runs, "confirm:decide:setting", look)}
+        if self._data["is_test"]:
+            finalists = range(len(self._plan.finalists))
+            fresh = {each: self.values(runs, f"confirm:choose:setting:{each}") for each in finalists}
+        claimed = {each: self._plan.finalists[each].value for each in fresh}
+        over = [
+            value - statistics.fmean(fresh[each])
+            for each, value in claimed.items()
+            if value is not None and fresh[each]
+        ]
+        if not over:
             return None
-        over = claimed - statistics.fmean(fresh)
-        return over if self._maximize else -over
+        return statistics.fmean(over) if self._maximize else -statistics.fmean(over)
 
     def _text(
         self,
@@ -361,10 +370,11 @@ class Confirmation:
             judged.why,
         ]
         if optimism is not None:
-            lines.append(
-                f"the search's own figure for it, {setting['search_value']:.4g}, was "
-                f"{'optimistic' if optimism > 0 else 'pessimistic'} by about {abs(optimism):.3g}"
-            )
+            which = f"figure for it, {setting['search_value']:.4g}, was"
+            if self._data["is_test"]:
+                which = f"figures for the {len(self._plan.finalists)} finalists were on average"
+            word = "optimistic" if optimism > 0 else "pessimistic"
+            lines.append(f"the search's own {which} {word} by about {abs(optimism):.3g}")
         if setting["example_stderr"] is not None:
             lines.append(
                 f"standard deviation over seeds {judged.compared.seed_sd:.3g}, standard error over examples of one run "

@@ -37,13 +37,15 @@ def _origin(study: StudyStore) -> dict[str, Any]:
     first = mapping(study.storage.get_study_user_attrs(study.study_id).get(CONFIG))
     if mapping(first.get("study")).get("trials") != study.config.study.trials:  # extended, or made shorter, since
         overrides["study.trials"] = study.config.study.trials
-    file, confirms = provenance.get("file"), provenance.get(CONFIRMS)
+    file, confirms = (
+        provenance.get("file"),
+        provenance.get(CONFIRMS),
+    )  # earlier, a name stood for a file that is not there
     return {
         "study": study.name,
         "store": study.url,
-        "file": str(file)
-        if file and os.path.isabs(str(file))
-        else None,  # earlier, a study's name where it had no file
+        # where there is no file, an earlier version stored the study's name
+        "file": file if isinstance(file, str) and os.path.isabs(file) else None,
         "overrides": overrides,
         "confirms": str(confirms) if confirms else None,
     }
