@@ -43,7 +43,7 @@ def evaluate(
         from rankray.evaluate.harness import require_harness
 
         require_harness()
-    config, checkpoint = _target(target, file, sets, store)
+    config, checkpoint, label, seen = _target(target, file, sets, store)
     from rankray.finetune.quiet import quiet
 
     with quiet():
@@ -67,13 +67,23 @@ def evaluate(
     if as_json:
         print(json.dumps({"metrics": found}))
         return
+    from rankray.errors import printable
+    from rankray.finetune.preview import sources_of
     from rankray.report.figures import figures_view
 
+    data = f"data.{split}: {', '.join(sources_of(config, split))}"
+    if split == "eval" and sources_of(config, "eval") == seen:
+        data += ", which the search has seen: expect less on others" + " (--split test)" * bool(config.data.test)
+    say(printable(f"{label}, on {f'tasks of lm-eval: {tasks}' if tasks else data}"))
     console().print(figures_view(found))
 
 
-def _target(target: str, file: Path | None, sets: list[str], store: str) -> tuple[Config, Path | None]:
-    """Return the configuration to evaluate with, and the checkpoint; None is the model of `model.path`.
+def _target(target: str, file: Path | None, sets: list[str], store: str) -> tuple[Config, Path | None, str, list[str]]:
+    """Find what is to be evaluated.
+
+    Returns:
+        the configuration to evaluate with; the checkpoint, None being the model of `model.path`; what it is called; and
+        the held-out data that chose it, where a search did.
 
     Raises:
         UserError: it is neither a directory nor a study, or there is nothing to evaluate.
@@ -92,12 +102,13 @@ def _target(target: str, file: Path | None, sets: list[str], store: str) -> tupl
 
             config = _with_sets(config_of(place), sets)
         is_model = config.model.path and Path(config.model.path).expanduser().resolve() == place.resolve()
-        return config, None if is_model else place
+        return config, None if is_model else place, target, []
     if "/" in target or target.startswith("."):
         raise ConfigError(
             f"evaluate: no directory {target!r}; allowed is a checkpoint, a model directory or the name of a study; "
             "fix the path"
         )
+    from rankray.finetune.preview import sources_of
     from rankray.store import attach, views
 
     study = attach(store_url(store), target)
@@ -115,7 +126,8 @@ def _target(target: str, file: Path | None, sets: list[str], store: str) -> tupl
         config = pinned_as(load(file, sets, store).config, study.config)
     else:
         config = _with_sets(study.config, sets)
-    return apply_params(config, best["params"]), Path(best["checkpoint"])
+    label, seen = f"trial {best['number']} of study {target}", sources_of(study.config, "eval")
+    return apply_params(config, best["params"]), Path(best["checkpoint"]), label, seen
 
 
 def _pinned_by(checkpoint: Path, config: Config) -> Config:

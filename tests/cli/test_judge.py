@@ -7,9 +7,11 @@ import pytest
 import yaml
 
 from rankray.config import load_config
+from rankray.contracts import Report
 from rankray.loss import WEIGHTS
 from rankray.model.export import export_model
 from rankray.report.explain import best_yaml
+from rankray.store import open_study
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def last(printed):
     return json.loads([line for line in printed.splitlines() if line.startswith("{")][-1])
 
 
-def test_a_checkpoint_has_the_metrics_that_training_reported(rankray, file, tmp_path):
+def test_a_checkpoint_has_the_metrics_that_training_reported(rankray, file, data_file, tmp_path):
     trained = last(rankray("train", str(file), "--json"))
     found = last(rankray("evaluate", trained["checkpoint"], "--json"))["metrics"]
     assert found.keys() == {"eval/nll", "eval/accuracy", "eval/avg@2"}
@@ -43,7 +45,9 @@ def test_a_checkpoint_has_the_metrics_that_training_reported(rankray, file, tmp_
         ]["eval/accuracy"]["n"]
         == 3
     )
-    assert "± standard error" in rankray("evaluate", trained["checkpoint"])
+    shown = rankray("evaluate", trained["checkpoint"])
+    assert "± standard error" in shown
+    assert shown.startswith(f"{trained['checkpoint']}, on data.eval: {data_file}\n")
     exported = tmp_path / "exported"
     config = load_config(file).config
     export_model(Path(trained["checkpoint"]), exported, config)
@@ -53,6 +57,30 @@ def test_a_checkpoint_has_the_metrics_that_training_reported(rankray, file, tmp_
     assert last(rankray("evaluate", str(exported), *words))["metrics"]["eval/nll"]["n"] == 24
     (exported / "rankray.yaml").write_text(best_yaml(config, {"model.trust_remote_code": True}))
     assert "read that code, then give the file" in rankray("evaluate", str(exported), expect=2)
+
+
+def test_the_best_of_a_study_is_said_with_the_data_that_chose_it(rankray, file, data_file, tmp_path):
+    tree = yaml.safe_load(file.read_text()) | {"space": {"loss.temperature": {"float": [0.5, 2.0]}}}
+    file.write_text(yaml.safe_dump(tree))
+    config = load_config(file).config
+    trained = last(rankray("train", str(file), "--json"))
+    with open_study(config.store, config) as study:
+        ticket = study.next_trial()
+        study.report(ticket.number, Report(config.full_steps, trained["metrics"], trained["checkpoint"]))
+        study.complete(ticket.number, trained["metrics"])
+    words = ("evaluate", "judged", "--store", config.store)
+    shown = rankray(*words)
+    assert (
+        f"trial {ticket.number} of study judged, on data.eval: {config.data.eval}, which the search has seen" in shown
+    )
+    assert "on others (--split test)\n" in shown
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(data_file.read_bytes())
+    for more in (("--split", "test"), ("--set", f"data.eval={other}")):
+        assert "has seen" not in rankray(*words, *more)
+    assert last(rankray(*words, "--json"))["metrics"]["eval/nll"]["value"] == pytest.approx(
+        trained["metrics"]["eval/nll"]
+    )
 
 
 def test_the_untrained_model_is_evaluated_with_a_file(rankray, file, model_dir):
