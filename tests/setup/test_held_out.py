@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -26,6 +27,10 @@ def test_what_cannot_be_set_aside(tmp_path):
     with pytest.raises(DataError, match=r"y.train.jsonl' exists"):
         set_aside([tmp_path / "y.jsonl"], tmp_path, "y")
     assert (tmp_path / "y.train.jsonl").read_text() == "mine"
+    (tmp_path / "y.eval.jsonl").write_text("mine")
+    again = f"with --data {tmp_path}/y.train.jsonl --eval {tmp_path}/y.eval.jsonl"
+    with pytest.raises(DataError, match=rf"train on what an earlier init set aside {re.escape(again)}"):
+        set_aside([tmp_path / "y.jsonl"], tmp_path, "y")
 
 
 def test_names_say_what_is_held_out(tmp_path):
