@@ -12,7 +12,7 @@ from html import escape
 from typing import Any
 
 from rankray.report.board import short_params, short_value
-from rankray.report.findings import FINISHED, RATE, better, complete, objective_of, references
+from rankray.report.findings import FINISHED, RATE, better, complete, few_trials, objective_of, references
 
 Row = Mapping[str, Any]
 Trace = dict[str, Any]
@@ -175,7 +175,7 @@ def _points(overview: Row, objective: str, state: str, trials: Sequence[Row]) ->
 
 
 def importances(overview: Row) -> Chart:
-    """Return how much each searched field mattered for reaching the best tenth of the trials."""
+    """Return how much each searched field matters."""
     title, found = "What mattered", overview["importance"]
     if not found["values"]:
         return Chart("importance", title, f"Nothing is said about importance: {found['why']}.")
@@ -187,8 +187,10 @@ def importances(overview: Row) -> Chart:
         "hovertemplate": "%{y}: %{x}<extra></extra>",
     }  # fmt: skip
     note = (
-        f"Share of each searched field in whether a trial is among the best tenth (PED-ANOVA over {found['trials']} "
-        "finished trials). Low is not harmless: it says that the trials tried do not tell its values apart."
+        "How much of the differences between settings each searched field explains by itself: functional ANOVA of a "
+        f"Gaussian process through the ranks of {found['trials']} finished trials, in which what is worse than the median "
+        "counts as the median. Low is not harmless: it says that the trials tried do not tell its values apart."
+        f"{few_trials(found)}"
     )
     layout = {"xaxis": {"title": {"text": "importance"}, "tickformat": ".0%"}, "yaxis": {"automargin": True}}
     return Chart("importance", title, note, [bars], layout, height=140 + 34 * len(paths))

@@ -11,6 +11,8 @@ from typing import Any
 Row = Mapping[str, Any]
 FINISHED = ("complete", "pruned")
 RATE = "train.learning_rate"
+SURE = 32
+"""Trials from which importance names the right field first in most searches (`benchmarks/importance.py`)."""
 EDGE_SHARE = 0.05
 """How close to an end of its range a value counts as at its edge, as a share of the range."""
 
@@ -144,6 +146,15 @@ def front(overview: Row) -> tuple[list[str], list[Row]]:
     """Return the metrics of a study of several, and the trials that no other one beats in all of them; else nothing."""
     best = overview["best"] or {}
     return list(best.get("metrics_compared") or ()), list(best.get("front") or ())
+
+
+def few_trials(importance: Row) -> str:
+    """Return what has to be said where few trials speak of importance, else ""."""
+    return (
+        " Of so few trials it is a hint: the first one is often not the right one."
+        if importance["trials"] < SURE
+        else ""
+    )
 
 
 def references(overview: Row) -> list[tuple[str, float]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankray.report.board import short_params
-from rankray.report.findings import cost, edges, failures, references, standings
+from rankray.report.findings import cost, edges, failures, few_trials, references, standings
 from rankray.report.sections import (
     commands,
     cost_lines,
@@ -65,6 +65,7 @@ def markdown(overview: Row, written: str) -> str:
     lines += ["## What mattered", ""]
     if found["values"]:
         lines += _table(("field", "importance"), [(path, f"{share:.0%}") for path, share in found["values"].items()])
+        lines += [few_trials(found).strip(), ""] if few_trials(found) else []
     else:
         lines += [f"Nothing is said about importance: {plain(found['why'])}.", ""]
     lines += ["## Cost", "", *_table(("what", "how much"), cost_lines(cost(overview)))]

@@ -82,6 +82,14 @@ def test_the_verdict_is_the_one_of_confirm_where_there_is_one():
     assert f"Confirmed setting: trial {overview['best']['number']}" in text
 
 
+@pytest.mark.parametrize(("trials", "said"), [(31, True), (32, False)])
+def test_of_few_trials_importance_is_a_hint(trials, said):
+    overview = make_overview(60)
+    overview["importance"]["trials"] = trials
+    for shown in (page(overview, "now"), markdown(overview, "now")):
+        assert ("Of so few trials it is a hint" in shown) == said
+
+
 def test_a_metric_that_tells_nothing_is_said():
     overview = make_overview(60)
     assert "does not tell settings apart" not in read(overview).text
