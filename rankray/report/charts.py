@@ -188,8 +188,8 @@ def importances(overview: Row) -> Chart:
     }  # fmt: skip
     note = (
         "How much of the differences between settings each searched field explains by itself: functional ANOVA of a "
-        f"Gaussian process through the ranks of {found['trials']} finished trials, in which what is worse than the median "
-        "counts as the median. Low is not harmless: it says that the trials tried do not tell its values apart."
+        f"Gaussian process through the ranks of {found['trials']} finished trials, in which what is worse than the "
+        "median counts as the median. Low is not harmless: it says that the trials tried do not tell its values apart."
         f"{few_trials(found)}"
     )
     layout = {"xaxis": {"title": {"text": "importance"}, "tickformat": ".0%"}, "yaxis": {"automargin": True}}
