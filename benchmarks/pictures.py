@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from rankray.cli.common import load, preflight
+from rankray.cli.lineage import lineage
 from rankray.quickstart.build import build_world
 from rankray.report.board import Board
 from rankray.report.browser import Browser
@@ -30,7 +31,7 @@ from rankray.store.overview import overview
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 LARGEST_BYTES = 300_000
 COLUMNS, LINES = 100, 16
-WINDOW = 1180, 1560
+WINDOW = 1180, 1660
 """Of the report: from the verdict to the first curves; in CSS pixels."""
 
 
@@ -55,7 +56,7 @@ def searched(directory: Path, trials: int) -> tuple[Any, Photographer]:
     """Search the world; return the study and the board that watched it."""
     file = build_world(directory, progress=print)
     loaded = load(file, [f"study.trials={trials}"], name="pictures")
-    study = open_study(loaded.config.store, loaded.config, provenance=preflight(loaded) | {"file": file.name})
+    study = open_study(loaded.config.store, loaded.config, provenance=preflight(loaded).fingerprints | lineage(loaded))
     config = study.config
     board = Photographer(
         config.name,
@@ -94,6 +95,7 @@ def main() -> None:
         write("live.svg", board.taken[middle].encode())
     found = overview(study)
     found["status"]["store"] = "sqlite:///rankray.db"  # as in a working directory, wherever DIR is
+    found["origin"]["file"] = "quickstart.yaml"
     file = options.directory / "report.html"
     file.write_text(page(found, "at the end of the search"), encoding="utf-8")
     with Browser() as browser:
