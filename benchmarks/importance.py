@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from search import OURS, TABLES, table_config
 
 from rankray.config import Config
@@ -28,6 +28,7 @@ from rankray.rehearse.worlds import World, worlds_of
 from rankray.store import open_rehearsal
 from rankray.store.encoding import Encoding
 from rankray.store.importance import SETTINGS, importance, main_effects
+from rankray.store.records import steps_of
 
 Shares = dict[str, float]
 
@@ -48,10 +49,12 @@ def shares_of(found: Shares) -> Shares:
 def ped_anova(study: Any, sign: float) -> Shares:
     """Return Optuna's answer from a study's finished trials: complete ones, then pruned ones, more steps first."""
     found = [each for each in study.trials() if each.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    found = [each for each in found if each.value is not None]
-    ranked = sorted(
-        found, key=lambda each: (each.state == TrialState.PRUNED, -len(each.user_attrs), -sign * each.value)
-    )
+
+    def merit(trial: FrozenTrial) -> tuple[bool, int, float]:
+        pruned = trial.state == TrialState.PRUNED
+        return pruned, -max(steps_of(trial), default=0) if pruned else 0, -sign * float(trial.value or 0.0)
+
+    ranked = sorted((each for each in found if each.value is not None), key=merit)
     held = optuna.create_study()
     held.add_trials(
         create_trial(params=each.params, distributions=each.distributions, value=float(place))

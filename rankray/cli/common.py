@@ -186,16 +186,16 @@ def print_summary(study: StudyStore, file: str = "") -> None:
     from rankray.store import views
     from rankray.store.origin import origin
 
-    made = origin(study)
+    made, best, confirmed = origin(study), views.best(study), views.confirmed(study)
     summary(
         console(),
         origin={**made, "file": file or made["file"]},
         metric=study.config.study.metric,
-        best=views.best(study),
+        best=best,
         objectives=views.objectives(study),
         status=views.status(study),
-        confirmed=views.confirmed(study),
-        recommended=views.recommended(study),
+        confirmed=confirmed,
+        recommended=views.to_use(best, confirmed),
         alike=views.alike(study),
     )
 
@@ -217,8 +217,7 @@ def board_of(study: StudyStore) -> Board:
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
-    if found := views.alike(study):
-        board.alike = (found["trials"], found["value"])
+    board.alike = views.alike(study)
     board.untrained = (views.untrained(study) or {}).get("value")
     return board
 

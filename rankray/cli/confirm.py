@@ -53,9 +53,7 @@ def confirm(
     url = store_url(store)
     search = attach(url, study)
     config, confirmation = confirmed_config(search, url, overrides, label, metric)
-    if (same := views.alike(search)) and (
-        line := alike_line(search.config.study.metric, same["trials"], same["value"])
-    ):
+    if line := alike_line(search.config.study.metric, views.alike(search)):
         say(f"warning: {line}", to_stderr=True)
     planned = stored_plan(url, confirmation) or make_plan(search, config, confirmation, options)
     if plan:

@@ -92,7 +92,7 @@ def best(
     store: Store = "",
     as_json: Json = False,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the settings to use as a file for `train`.")] = False,
-    code: Annotated[bool, typer.Option("--code", help="With --yaml: pass on model.trust_remote_code.")] = False,
+    code: Annotated[bool, typer.Option("--code", help="With --yaml: pass on what can run code.")] = False,
 ) -> None:
     """Show the best settings found, what `confirm` said of them, and the command that trains them again."""
     from rankray.store import views
@@ -103,19 +103,23 @@ def best(
         print(json.dumps(found and {**found, "confirmed": views.confirmed(held)}))
         return
     if found is not None and as_yaml:
-        _refuse_code(held.config.model.trust_remote_code and not code)
+        from rankray.config.params import get_path
+        from rankray.report.commands import RUNS_CODE
         from rankray.report.explain import best_yaml
+
+        if not code:
+            _refuse_code([path for path in RUNS_CODE if get_path(held.config, path)])
 
         print(best_yaml(held.config, (views.recommended(held) or found)["params"]), end="")
         return
     print_summary(held)
 
 
-def _refuse_code(asked: bool) -> None:
+def _refuse_code(asked: list[str]) -> None:
     if asked:
         from rankray.errors import StoreError
 
         raise StoreError(
-            "best: model.trust_remote_code is true in the store: training from this file would run the code that comes "
-            "with the model; allowed: to pass it on knowingly; read that code, then add --code"
+            f"best: {', '.join(asked)} in the store: training from this file would run code that the store names; "
+            "allowed: to pass it on knowingly; read that code, then add --code"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +38,8 @@ def quickstart(
     from rankray.quickstart.build import build_world
 
     file = build_world(directory, progress=say)
-    say(f"searching {file} (the same as: rankray search {file})")
+    given = [word for each in sets for word in ("--set", each)]
+    say(f"searching {file} (the same as: {shlex.join(['rankray', 'search', str(file), *given])})")
     _search(load(file, sets), verbose)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,7 +107,8 @@ def init(
         trials=trials,
     )
     start(answers, output, say)
-    say(f"look at the data: rankray preview {output}\nsearch: rankray search {output}")
+    file = shlex.quote(str(output))
+    say(f"look at the data: rankray preview {file}\nsearch: rankray search {file}")
 
 
 def import_file(
@@ -130,7 +132,7 @@ def import_file(
         print(text, end="")
         return
     output.write_text(text, encoding="utf-8")
-    say(f"{tool}: wrote {output}; look: rankray check {output}")
+    say(f"{tool}: wrote {output}; look: rankray check {shlex.quote(str(output))}")
 
 
 def _times(weight: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +39,7 @@ def gaussian_process(encoding: Encoding, rows: Array, curves: Array) -> Predicto
 
     taken = np.linspace(0, len(rows) - 1, min(len(rows), MOST_FITTED)).astype(int)
     rows, curves = rows[taken], curves[taken]
-    ranked = [_normal_scores(column) for column in curves.T]
+    ranked = [gp.normal_scores(column) for column in curves.T]
     values = np.stack([scores[there] for _, scores, there in ranked], axis=1)
     scales, noise = gp.drawn_scales(encoding.fields, np.random.default_rng(1))
     among = encoding.distances(rows, rows)
@@ -58,13 +57,6 @@ def gaussian_process(encoding: Encoding, rows: Array, curves: Array) -> Predicto
         return np.stack([np.interp(column, scores, figures) for column, (figures, scores, _) in outputs], axis=1)
 
     return _in_chunks(predict)
-
-
-def _normal_scores(column: Array) -> tuple[Array, Array, NDArray[np.intp]]:
-    """Return a column's distinct figures, the normal score of each one's middle rank, and which each row has."""
-    figures, there, counts = np.unique(column, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - counts / 2) / len(column)
-    return figures, np.array([NormalDist().inv_cdf(rank) for rank in ranks]), there
 
 
 def nearest_neighbours(encoding: Encoding, rows: Array, curves: Array) -> Predictor:

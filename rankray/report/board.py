@@ -64,7 +64,7 @@ class Board:
         self.running: dict[int, Running] = {}
         self.best: tuple[int, float, dict[str, Any]] | None = None
         self.untrained: float | None = None
-        self.alike: tuple[int, float] | None = None
+        self.alike: dict[str, Any] | None = None
         self.doing = ""
         self.last = ""
         self.events: deque[str] = deque(maxlen=KEPT_EVENTS)
@@ -112,8 +112,8 @@ class Board:
             self._lengths.append(self.max_steps if state == "complete" or trial is None else trial.step)
         if state == "complete" and value is not None:
             better = self.best is None or (value > self.best[1] if self.maximize else value < self.best[1])
-            of_before = (self.alike or (0, value)) if self.alike or self.counts["complete"] == 1 else None
-            self.alike = (of_before[0] + 1, value) if of_before and of_before[1] == value else None
+            same = self.counts["complete"] == 1 or (self.alike is not None and self.alike["value"] == value)
+            self.alike = {"trials": self.counts["complete"], "value": value} if same else None
             if better:
                 self.best = (number, value, trial.params if trial else {})
         verb = {"complete": "is complete", "pruned": "was pruned", "failed": "failed"}.get(state, "was interrupted")
@@ -124,7 +124,7 @@ class Board:
     @property
     def warning(self) -> str:
         """What is wrong with the search as a whole, as far as its results say; else an empty string."""
-        return alike_line(self.metric, *self.alike) if self.alike else ""
+        return alike_line(self.metric, self.alike)
 
     def age(self, trial: Running) -> float:
         """Return how many seconds a trial has been running in this launch."""
@@ -147,16 +147,16 @@ class Board:
         return max(0.0, seconds - (now - at))
 
 
-def alike_line(metric: str, trials: int, value: float) -> str:
+def alike_line(metric: str, alike: Mapping[str, Any] | None) -> str:
     """Return what to do about a search of which all complete trials have one value; empty while they are few.
 
-    Which of them is called the best is then chance, and so is what is proposed by them.
+    Which of them is called the best is then chance. `alike` is what `rankray.store.views.alike` returns.
     """
-    if trials < ALIKE:
+    if alike is None or alike["trials"] < ALIKE:
         return ""
     return (
-        f"all {trials} complete trials have {metric} {value:.4g}: it does not tell settings apart; select by a finer "
-        "metric (study.metric), train longer (train.max_steps), or widen the space"
+        f"all {alike['trials']} complete trials have {metric} {alike['value']:.4g}: it does not tell settings apart; "
+        "select by a finer metric (study.metric), train longer (train.max_steps), or widen the space"
     )
 
 

@@ -83,7 +83,7 @@ class PlainLines(Board):
         why = f" ({reason})" if reason else ""
         word = "interrupted" if state == "lost" else state
         self._print(f"trial {number} {word}{figure}{why} [{progress(self)}]")
-        if state == "complete" and self.alike and self.alike[0] == ALIKE:
+        if state == "complete" and self.alike and self.alike["trials"] == ALIKE:
             self._print(f"warning: {self.warning}")
 
     def heartbeat(self) -> None:

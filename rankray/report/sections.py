@@ -36,25 +36,17 @@ def verdict(overview: Row) -> tuple[str, str]:
     for found in overview["verdicts"]:
         return said(found)
     if overview["best"] is not None:
+        if line := alike_line(str(overview["status"]["metric"]), overview["alike"]):
+            return "not confirmed", f"{line[:1].upper()}{line[1:]}."
         return (
             "not confirmed",
-            alike(overview)
-            or f"Best of {counts['complete'] + counts['pruned']} finished trials, on the data they were chosen by: "
-            "expect less on other data and other seeds.",
+            f"Best of {counts['complete'] + counts['pruned']} finished trials, on the data they were chosen by: expect "
+            "less on other data and other seeds.",
         )
     if counts["failed"] and not counts["pruned"] and not counts["running"]:
         return "failed", f"Every trial failed, {counts['failed']} of them. The reasons are below."
     running = f"; {counts['running']} running" if counts["running"] else ""
     return "nothing yet", f"No trial is complete: {counts['pruned']} pruned, {counts['failed']} failed{running}."
-
-
-def alike(overview: Row) -> str:
-    """Return what to do where all complete trials have one value, which makes the best of them chance; else ""."""
-    values = [trial["value"] for trial in overview["trials"] if trial["state"] == "complete"]
-    if not values or len(set(values)) > 1 or values[0] is None:
-        return ""
-    line = alike_line(str(overview["status"]["metric"]), len(values), values[0])
-    return f"{line[:1].upper()}{line[1:]}." if line else ""
 
 
 def said(found: Row) -> tuple[str, str]:

@@ -100,7 +100,7 @@ def summary(
     )
     for path, value in best["params"].items():
         console.print(f"  {path}: {short_value(value)}", **_PLAIN)
-    if alike and (said := alike_line(metric, alike["trials"], alike["value"])):
+    if said := alike_line(metric, alike):
         console.print(Text(f"warning: {said}", style="yellow"), **_PLAIN)
     _model_line(console, best)
     if confirmed is not None:

@@ -54,12 +54,10 @@ def set_aside(
     places = directory / f"{stem}.train.jsonl", directory / f"{stem}.eval.jsonl"
     for place in places:
         if place.exists():
-            both = all(each.is_file() for each in places)
             again = shlex.join(["--data", str(places[0]), "--eval", str(places[1])])
-            raise DataError(
-                f"init: {str(place)!r} exists; allowed is a new file; "
-                + (f"train on what an earlier init set aside with {again}, or remove both" if both else "remove it")
-            )
+            both = f"train on what an earlier init set aside with {again}, or remove both"
+            way = both if all(each.is_file() for each in places) else "remove it, or give --eval"
+            raise DataError(f"init: {str(place)!r} exists; allowed is a new file; {way}")
     count = sum(len(part) for file in files for part in row_parts(str(file), "init", ROWS_AT_A_TIME))
     usable = [number for number in range(count) if number not in unusable] if unusable else range(count)
     if len(usable) < 2:

@@ -18,6 +18,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,13 @@ def selected(values: Array, most: int) -> NDArray[np.intp]:
     others = np.setdiff1d(np.arange(len(values)), best)
     evenly = np.linspace(0, len(others) - 1, most - len(best)).astype(int)
     return np.sort(np.concatenate([best, others[evenly]]))
+
+
+def normal_scores(values: Array) -> tuple[Array, Array, NDArray[np.intp]]:
+    """Return the distinct values, the normal score of each one's middle rank, and which of them each value is."""
+    figures, there, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - counts / 2) / len(values)
+    return figures, np.array([NormalDist().inv_cdf(rank) for rank in ranks]), there
 
 
 class Posterior:

@@ -14,7 +14,6 @@ the best tenth with all, is further from the truth than this from 32 trials on, 
 from __future__ import annotations
 
 import logging
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ def importance(study: StudyStore) -> dict[str, Any]:
     finished = [each for each in study.trials() if each.state in _RANKED and each.value is not None]
     if len(finished) < FEWEST:
         return _none(len(finished), f"it takes {FEWEST} finished trials, and there are {len(finished)}")
-    scores = normal_scores([_merit(each, sign) for each in finished])
+    scores = merit_scores([_merit(each, sign) for each in finished])
     picked = gp.selected(scores, MOST)
     encoding = Encoding(study.config)
     try:
@@ -66,13 +65,11 @@ def importance(study: StudyStore) -> dict[str, Any]:
     return {"values": {path: share / total for path, share in ordered}, "trials": len(picked), "why": ""}
 
 
-def normal_scores(merits: list[Any]) -> Array:
+def merit_scores(merits: list[Any]) -> Array:
     """Return the normal score of each one's rank, the best largest, in standard deviations; equal ones share theirs."""
     order = {merit: place for place, merit in enumerate(sorted(set(merits)))}
-    at = np.array([order[merit] for merit in merits])
-    counts = np.bincount(at)
-    middle = (np.cumsum(counts) - counts / 2) / len(merits)
-    scores = -np.array([NormalDist().inv_cdf(each) for each in middle])[at]
+    _, each, there = gp.normal_scores(np.array([-order[merit] for merit in merits], dtype=float))
+    scores = each[there]
     return np.asarray((scores - scores.mean()) / (scores.std() or 1.0))
 
 

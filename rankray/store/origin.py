@@ -11,6 +11,7 @@ from rankray.config.params import get_path, plain
 from rankray.store.confirmation import CONFIRMS
 from rankray.store.identity import snapshot
 from rankray.store.migrate import CONFIG
+from rankray.store.records import PROVENANCE
 from rankray.store.stored import clean, mapping, reading
 from rankray.store.trials import StudyStore
 
@@ -29,18 +30,16 @@ def origin(study: StudyStore) -> dict[str, Any]:
 
 
 def _origin(study: StudyStore) -> dict[str, Any]:
-    provenance, overrides = study.provenance, dict[str, Any]()
+    attributes = study.storage.get_study_user_attrs(study.study_id)
+    provenance, first = mapping(attributes.get(PROVENANCE)), mapping(attributes.get(CONFIG))
+    overrides = dict[str, Any]()
     for path, place in mapping(provenance.get("places")).items():
         if str(place).startswith(GIVEN) and path != "store":
             with suppress(KeyError):
                 overrides[path] = _value(study, path)
-    first = mapping(study.storage.get_study_user_attrs(study.study_id).get(CONFIG))
     if mapping(first.get("study")).get("trials") != study.config.study.trials:  # extended, or made shorter, since
         overrides["study.trials"] = study.config.study.trials
-    file, confirms = (
-        provenance.get("file"),
-        provenance.get(CONFIRMS),
-    )  # earlier, a name stood for a file that is not there
+    file, confirms = provenance.get("file"), provenance.get(CONFIRMS)
     return {
         "study": study.name,
         "store": study.url,

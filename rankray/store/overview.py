@@ -33,11 +33,11 @@ def overview(study: StudyStore) -> dict[str, Any]:
     """Return everything a report shows of a study.
 
     Returns:
-        `status`, `best` and `objectives` as `views` has them; `trials`, one row each as `views.trials` has them, with
-        `metrics` (final), `curve` ([step, value] of the study's metric), `scale` ([step, p05, p50, p95] of S), `spread`
-        (the latest histogram of S: `step`, `first`, `shares`; or None), `lost` and `stretches` (who ran it, when, on
-        which node, and the work lost at its end); `space` (of a range also `wider`, the ends that its field
-        allows to lie further out), `importance`, `steps` of a whole trial, `config`, `provenance`, `versions`,
+        `status`, `best`, `alike` and `objectives` as `views` has them; `trials`, one row each as `views.trials` has
+        them, with `metrics` (final), `curve` ([step, value] of the study's metric), `scale` ([step, p05, p50, p95] of
+        S), `spread` (the latest histogram of S: `step`, `first`, `shares`; or None), `lost` and `stretches` (who ran
+        it, when, on which node, and the work lost at its end); `space` (of a range also `wider`, the ends that its
+        field allows to lie further out), `importance`, `steps` of a whole trial, `config`, `provenance`, `versions`,
         `origin` (`rankray.store.origin`), `verdicts` (`rankray.store.confirmation.verdicts`), `verdict`, the first of
         these or None, `confirmed` and `recommended` (`views`).
     """
@@ -51,9 +51,11 @@ def _overview(study: StudyStore) -> dict[str, Any]:
     by_number = {each.number: each for each in study.trials()}
     attributes = study.storage.get_study_user_attrs(study.study_id)
     metric, found = study.config.study.metric, verdicts(study)
+    best, confirmed = views.best(study), views.confirmed(study)
     return {
         "status": views.status(study),
-        "best": views.best(study),
+        "best": best,
+        "alike": views.alike(study),
         "objectives": views.objectives(study),
         "trials": [row | _more(study, by_number[row["number"]], metric) for row in rows],
         "space": {path: _bounds(dist) for path, dist in distributions(study.config).items()},
@@ -66,8 +68,8 @@ def _overview(study: StudyStore) -> dict[str, Any]:
         "identity": study.identity,
         "verdicts": found,
         "verdict": found[0] if found else None,
-        "confirmed": views.confirmed(study),
-        "recommended": views.recommended(study),
+        "confirmed": confirmed,
+        "recommended": views.to_use(best, confirmed),
     }
 
 

@@ -193,8 +193,12 @@ def recommended(study: StudyStore) -> dict[str, Any] | None:
 
     The first has `verdicts`, as `confirmed` returns it.
     """
-    found = confirmed(study)
-    return found if found and found["verdicts"][0]["verdict"]["word"] == "better" else best(study)
+    return to_use(best(study), confirmed(study))
+
+
+def to_use(best: dict[str, Any] | None, confirmed: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return which of the best and the confirmed trial is to be used, as `recommended` does."""
+    return confirmed if confirmed and confirmed["verdicts"][0]["verdict"]["word"] == "better" else best
 
 
 @_shown

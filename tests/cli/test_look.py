@@ -3,10 +3,26 @@
 import json
 import math
 
+import pytest
 import yaml
 from store.helpers import drive, make_config
 
 from rankray.store import open_study
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"model": {"path": "m", "trust_remote_code": True}}, "model.trust_remote_code"),
+        ({"evaluate": {"every_steps": 10, "functions": ["a:b"]}}, "evaluate.functions"),
+        ({"evaluate": {"every_steps": 10, "allow_code_execution": True}}, "evaluate.allow_code_execution"),
+    ],
+)
+def test_no_file_from_a_store_runs_code_unasked(rankray, tmp_path, changed, named):
+    url = f"sqlite:///{tmp_path}/code.db"
+    drive(open_study(url, make_config(study={"trials": 1}, **changed)))
+    assert f"best: {named} in the store" in rankray("best", "s", "--yaml", "--store", url, expect=2)
+    assert named.split(".")[-1] in rankray("best", "s", "--yaml", "--code", "--store", url)
 
 
 def test_status(rankray, url):

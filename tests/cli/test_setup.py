@@ -55,6 +55,12 @@ def test_init_by_flags_then_check(rankray, file, tmp_path, model_dir, monkeypatc
     )
 
 
+def test_what_is_printed_to_be_typed_is_quoted(rankray, file, tmp_path, model_dir, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = rankray("init", "--model", str(model_dir), "--data", "chat.jsonl", "-o", "my file.yaml")
+    assert "rankray preview 'my file.yaml'\nsearch: rankray search 'my file.yaml'" in said
+
+
 def test_init_without_a_terminal_says_what_is_missing(rankray, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "--model and --data missing" in rankray("init", expect=2)

@@ -9,7 +9,7 @@ from rankray.contracts import Report
 from rankray.store import attach, open_study
 from rankray.store import importance as importance_file
 from rankray.store.encoding import Encoding
-from rankray.store.importance import importance, main_effects, normal_scores
+from rankray.store.importance import importance, main_effects, merit_scores
 from store.helpers import make_config
 
 SPACE = {
@@ -97,9 +97,9 @@ def test_the_shares_are_those_of_functional_anova():
 
 
 def test_equal_merits_share_a_score():
-    scores = normal_scores([3, 1, 1, 2])
+    scores = merit_scores([3, 1, 1, 2])
     assert scores[1] == scores[2] > scores[3] > scores[0]
-    assert normal_scores([0, 0, 0]).tolist() == [0, 0, 0]
+    assert merit_scores([0, 0, 0]).tolist() == [0, 0, 0]
     assert scores.mean() == pytest.approx(0, abs=1e-12)
     assert scores.std() == pytest.approx(1)
 
