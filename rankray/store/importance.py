@@ -6,9 +6,8 @@ other fields, as in functional ANOVA (Hutter, Hoos, Leyton-Brown 2014); a field 
 often as it exists. What is worse than the median counts as the median: how bad a bad learning rate is matters little.
 
 The trials themselves would not do. A search tries most where it is good, so among its trials the field that decided has
-hardly any variance left, and what distinguishes the best of them is mostly chance: Optuna's PED-ANOVA, which compares
-the best tenth with all, is further from the truth than this from 32 trials on, whatever the sampler
-(`benchmarks/importance.py`).
+hardly any variance left, and what distinguishes the best of them is mostly chance: the shares of Optuna's PED-ANOVA,
+which compares the best tenth with all, are farther from the true ones (`benchmarks/importance.py`).
 """
 
 from __future__ import annotations
