@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 FINISHED = ("complete", "pruned")
 RATE = "train.learning_rate"
 SURE = 32
-"""Trials from which importance names the right field first in most searches (`benchmarks/importance.py`)."""
+"""Trials of `auto` from which importance names the right field first in most searches (`benchmarks/importance.py`)."""
 EDGE_SHARE = 0.05
 """How close to an end of its range a value counts as at its edge, as a share of the range."""
 
