@@ -101,11 +101,13 @@ def wandb_records(file):
 
 
 def test_wandb(twice, monkeypatch):
-    pytest.importorskip("wandb", reason="no wandb")
+    library = pytest.importorskip("wandb", reason="no wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_DIR", raising=False)
     runs, history = [], {}
-    for file in sorted(twice("wandb").glob("wandb/offline-run-*/*.wandb")):
+    directory = twice("wandb")
+    library.teardown()  # waits, like a process's end; after `finish` W&B's service may not have written the file yet
+    for file in sorted(directory.glob("wandb/offline-run-*/*.wandb")):
         for record in wandb_records(file):
             if record.WhichOneof("record_type") == "run":
                 runs.append((record.run.run_id, record.run.run_group, record.run.display_name))
