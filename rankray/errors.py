@@ -188,6 +188,27 @@ def shown(value: object, most: int = LONGEST_NAME) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+PLAIN = {
+    "bool": "true or false",
+    "dict": "a mapping of names to values",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list",
+    "model": "a mapping of names to values",
+    "string": "text",
+}
+"""What pydantic's kinds of values are called, by how the types of its errors begin (`int_type`, `int_parsing`)."""
+
+
+def _allowed(error: Mapping[str, Any]) -> str:
+    """Return what one item of `ValidationError.errors()` says is allowed."""
+    kind, _, what = str(error["type"]).partition("_")
+    if kind in PLAIN and what in ("type", "parsing", "from_float", "attributes_type"):
+        return PLAIN[kind]
+    rule = re.sub(r"^Input should be |, (got|unable to) .*", "", str(error["msg"]))
+    return rule[:1].lower() + rule[1:]
+
+
 def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = ()) -> str:
     """Return what pydantic found wrong with one field as `what was given; what is allowed; what to do`.
 
@@ -212,6 +233,7 @@ def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = 
         for name in re.findall(r"'(.*?)'", error["ctx"]["expected"])
     ]
     near = nearest(given, literals) if isinstance(given, str) and literals else ""
-    rules = [re.sub(r"^Input should be |, (got|unable to) .*", "", str(error["msg"])) for error in errors]
-    allowed = " or ".join(dict.fromkeys(rule[:1].lower() + rule[1:] for rule in rules))
-    return f"got {shown(given)}{near}; allowed: {allowed}; correct the value"
+    allowed = " or ".join(dict.fromkeys(map(_allowed, errors)))
+    lacks_list = "list_type" in kinds and "string_type" not in kinds and isinstance(given, int | float)
+    todo = f"write [{given}]" if lacks_list else "correct the value"
+    return f"got {shown(given)}{near}; allowed: {allowed}; {todo}"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from rankray.config.params import get_path
+from rankray.config.problems import space_entry_form
 from rankray.config.schema import Config
 from rankray.errors import ConfigError, listed, nearest, shown
 
@@ -78,7 +79,8 @@ def parse_distribution(path: str, raw: dict[str, Any]) -> Distribution:
     """
     kinds = [kind for kind in _KINDS if kind in raw]
     if len(kinds) != 1:
-        raise ConfigError(f"needs exactly one of float, int or choice, got {listed(raw) or 'nothing'}")
+        got = f"needs exactly one of float, int or choice, got {listed(raw) or 'nothing'}"
+        raise ConfigError(got if kinds else f"{got}; {space_entry_form(raw)}")
     kind = kinds[0]
     for key in raw:
         if key != kind and key not in _OPTIONS[kind]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,15 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 class Section(Fields):
     """What all sections share: see `Fields`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, given: Any) -> Any:
+        """Take a single name for a list of one, as in `logging: wandb`."""
+        if not isinstance(given, dict):
+            return given
+        lists = {name for name, field in cls.model_fields.items() if typing.get_origin(field.annotation) is list}
+        return {key: [value] if key in lists and isinstance(value, str) else value for key, value in given.items()}
 
 
 class LoraSection(Section):

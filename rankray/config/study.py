@@ -110,12 +110,6 @@ class StudySection(Section):
     sweeps of adapters (LoRA) were best; or mappings of dotted paths to values. What an earlier study gives is decided
     once, when this study begins."""
 
-    @field_validator("known", "warm_start", mode="before")
-    @classmethod
-    def _one_name(cls, given: Any) -> Any:
-        """Take a single name for a list of one."""
-        return [given] if isinstance(given, str) else given
-
     @model_validator(mode="before")
     @classmethod
     def _first_metric(cls, given: Any) -> Any:

@@ -37,7 +37,7 @@ def test_the_configuration_uses_this_model():
         ("rri", {"max_scale": 0.0}, "loss.max_scale"),
         ("rri", {"temprature": 1.0}, "unknown key.*did you mean 'temperature'"),
         ("talr", {"min_weight": 1.5}, "loss.min_weight: got 1.5; allowed: less than or equal to 1"),
-        ("talr", {"talr_temperature": "aut"}, "did you mean 'auto'.*a valid number or 'auto'"),
+        ("talr", {"talr_temperature": "aut"}, "did you mean 'auto'.*a number or 'auto'"),
         ("eaft", {"alpha": -1.0}, "loss.alpha"),
         ("sft", {"alpha": -1.0}, "loss.alpha"),
     ],
