@@ -197,6 +197,7 @@ def print_summary(study: StudyStore, file: str = "") -> None:
         confirmed=confirmed,
         recommended=views.to_use(best, confirmed),
         alike=views.alike(study),
+        untried=views.untried(study),
     )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rankray.contracts import Report
+from rankray.errors import listed
 from rankray.report.remaining import Lengths, steps_left
 
 SURE = 3
@@ -158,6 +159,17 @@ def alike_line(metric: str, alike: Mapping[str, Any] | None) -> str:
         f"all {alike['trials']} complete trials have {metric} {alike['value']:.4g}: it does not tell settings apart; "
         "select by a finer metric (study.metric), train longer (train.max_steps), or widen the space"
     )
+
+
+def untried_line(untried: Mapping[str, Sequence[Any]]) -> str:
+    """Return which choices no trial has had, and how to try them; empty if there are none.
+
+    `untried` is what `rankray.store.views.untried` returns.
+    """
+    if not untried:
+        return ""
+    each = "; ".join(f"{path.split('.')[-1]} {listed(values)}" for path, values in untried.items())
+    return f"not tried: {each}; raise study.trials and search again to try more"
 
 
 def short_params(params: Mapping[str, Any]) -> str:

@@ -62,9 +62,10 @@ def explain_json(key: str = "") -> dict[str, dict[str, Any]]:
 def check_lines(loaded: LoadedConfig) -> list[str]:
     """Return what a checked configuration would do, a line each."""
     config = loaded.config
+    aims = " and ".join(f"{config.direction_of(name)} {name}" for name in config.study.metrics or [config.study.metric])
     lines = [
         f"{loaded.file}: ok",
-        f"study {config.name}: {config.study.trials} trials, {config.direction} {config.study.metric}",
+        f"study {config.name}: {config.study.trials} trials, {aims}",
     ]
     for path, dist in distributions(config).items():
         values = ", ".join(map(str, dist.choices)) if dist.kind == "choice" else f"{dist.low:g} to {dist.high:g}"
@@ -75,8 +76,15 @@ def check_lines(loaded: LoadedConfig) -> list[str]:
         lines.append(f"  the space is finite: the search ends after its {len(points)} points")
     if not config.space:
         lines.append("  searches nothing: the space is empty; `rankray train` is enough")
-    for origin, params in baseline_points(config):
-        lines.append(f"  starts with {origin}: {short_params(params)}")
+    known = baseline_points(config)
+    lines += [f"  starts with {origin}: {short_params(params)}" for origin, params in known]
+    if config.space and known and points is None:
+        rest, given = config.study.trials - len(known), config.study.sampler
+        sampler = given if isinstance(given, str) else given.get("name")
+        none = (
+            f"nothing is searched: study.trials is {config.study.trials}, and {len(known)} settings are known; raise it"
+        )
+        lines.append(f"  then {rest} that study.sampler {sampler} proposes" if rest > 0 else f"  {none}")
     trial = f"{config.full_steps} steps of {config.train.batch_size} examples"
     lines.append(f"a trial: {trial}, a report every {config.evaluate.every_steps}")
     if config.study.metric == "eval/nll" and _weights_tokens(config):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rankray.report.board import short_params
+from rankray.report.board import short_params, untried_line
 from rankray.report.findings import cost, edges, failures, few_trials, references, standings
 from rankray.report.sections import (
     commands,
@@ -59,6 +59,7 @@ def markdown(overview: Row, written: str) -> str:
     ]  # fmt: skip
     rows += [(label, figure(value), "", "", "", "") for label, value in references(overview)]
     lines += _table(("objective", metric, "at equal budget", "learning rate", "trials", "settings"), rows)
+    lines += [f"{plain(line)}.\n"] if (line := untried_line(overview["untried"])) else []
     titles, unbeaten = front_rows(overview)
     lines += ["## No trial beats these", "", *_table(titles, unbeaten)] if unbeaten else []
     found = overview["importance"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rankray.report.board import alike_line, short_params, short_value
+from rankray.report.board import alike_line, short_params, short_value, untried_line
 from rankray.report.commands import resume_command, retrain_command, store_option
 from rankray.report.figures import metrics_among, with_error
 from rankray.report.findings import Cost, better, cost, edges, failures, front, references, standings
@@ -37,7 +37,7 @@ def verdict(overview: Row) -> tuple[str, str]:
         return said(found)
     if overview["best"] is not None:
         if line := alike_line(str(overview["status"]["metric"]), overview["alike"]):
-            return "not confirmed", f"{line[:1].upper()}{line[1:]}."
+            return "not confirmed", _sentence(line)
         return (
             "not confirmed",
             f"Best of {counts['complete'] + counts['pruned']} finished trials, on the data they were chosen by: expect "
@@ -47,6 +47,10 @@ def verdict(overview: Row) -> tuple[str, str]:
         return "failed", f"Every trial failed, {counts['failed']} of them. The reasons are below."
     running = f"; {counts['running']} running" if counts["running"] else ""
     return "nothing yet", f"No trial is complete: {counts['pruned']} pruned, {counts['failed']} failed{running}."
+
+
+def _sentence(line: str) -> str:
+    return f"{line[:1].upper()}{line[1:]}."
 
 
 def said(found: Row) -> tuple[str, str]:
@@ -205,7 +209,9 @@ def board(overview: Row) -> str:
         "Each objective at the learning rate of its own best complete trial. A search spends more on what looks good, "
         f"so the third column compares at equal budget: the best that each had found within its first {given} steps."
     )
-    return f'<section id="board"><h2>Leaderboard</h2><p>{note}</p>{_table("Leaderboard", titles, rows)}</section>\n'
+    missing = f"<p>{text(_sentence(line))}</p>" if (line := untried_line(overview["untried"])) else ""
+    shown = _table("Leaderboard", titles, rows)
+    return f'<section id="board"><h2>Leaderboard</h2><p>{note}</p>{shown}{missing}</section>\n'
 
 
 def front_rows(overview: Row) -> tuple[list[str], list[tuple[str, ...]]]:

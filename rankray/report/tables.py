@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rankray.report.board import alike_line, short_params, short_value
+from rankray.report.board import alike_line, short_params, short_value, untried_line
 from rankray.report.commands import retrain_command, store_option
 
 Row = Mapping[str, Any]
@@ -74,10 +74,11 @@ def summary(
     confirmed: Row | None = None,
     recommended: Row | None = None,
     alike: Row | None = None,
+    untried: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
     """Print what a finished search found: the best of each objective, and how to train again what is to be used.
 
-    That is `recommended`, as `confirmed` and `alike` one of `rankray.store.views`; `origin` is that of
+    That is `recommended`, as `confirmed`, `alike` and `untried` one of `rankray.store.views`; `origin` is that of
     `rankray.store.origin`. A search (not a confirmation) that was not confirmed ends with the command that does it.
     """
     if best is None:
@@ -87,6 +88,9 @@ def summary(
         console.print(objectives_view(objectives, metric))
         for line in untrained_line(status, metric):
             console.print(line, **_PLAIN)
+    if said := untried_line(untried or {}):
+        console.print(Text(said, style="dim"), **_PLAIN)
+    if objectives or said:
         console.print()
     if best.get("front"):
         console.print(front_view(best["front"], best.get("metrics_compared") or []))

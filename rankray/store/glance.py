@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from optuna.distributions import json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -87,6 +88,21 @@ class Glance:
             )
         )
         return self._read({*first.values(), *(row[0] for row in self._ask(origins))})
+
+    def tried(self, paths: Iterable[str]) -> list[tuple[str, Any]]:
+        """Return each value, as (path, value), that some trial has of one of these parameters."""
+        from sqlalchemy import select
+
+        tables = optuna_private.tables()
+        params = tables.params
+        asked = (
+            select(params.param_name, params.param_value, params.distribution_json)
+            .join(tables.trials, tables.trials.trial_id == params.trial_id)
+            .where(tables.trials.study_id == self._study_id, params.param_name.in_([*paths]))
+            .where(tables.trials.trial_id.not_in(self._void_ids()))
+            .distinct()
+        )
+        return [(path, json_to_distribution(kind).to_external_repr(value)) for path, value, kind in self._ask(asked)]
 
     def first_failed(self) -> list[FrozenTrial]:
         """Return the failed trial of the lowest number; none where none failed."""

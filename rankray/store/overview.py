@@ -33,7 +33,7 @@ def overview(study: StudyStore) -> dict[str, Any]:
     """Return everything a report shows of a study.
 
     Returns:
-        `status`, `best`, `alike` and `objectives` as `views` has them; `trials`, one row each as `views.trials` has
+        `status`, `best`, `alike`, `untried` and `objectives` as `views` has them; `trials`, a row each as `views` has
         them, with `metrics` (final), `curve` ([step, value] of the study's metric), `scale` ([step, p05, p50, p95] of
         S), `spread` (the latest histogram of S: `step`, `first`, `shares`; or None), `lost` and `stretches` (who ran
         it, when, on which node, and the work lost at its end); `space` (of a range also `wider`, the ends that its
@@ -57,6 +57,7 @@ def _overview(study: StudyStore) -> dict[str, Any]:
         "best": best,
         "alike": views.alike(study),
         "objectives": views.objectives(study),
+        "untried": views.untried(study),
         "trials": [row | _more(study, by_number[row["number"]], metric) for row in rows],
         "space": {path: _bounds(dist) for path, dist in distributions(study.config).items()},
         "importance": importance(study),

@@ -15,11 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 from rankray.checkpoints.places import is_remote
 from rankray.config.params import get_path
 from rankray.errors import StoreError
-from rankray.store.confirmation import verdicts
+from rankray.store.confirmation import CONFIRMS, verdicts
 from rankray.store.leases import number_in
 from rankray.store.pareto import front, metrics_of
-from rankray.store.records import damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
-from rankray.store.stored import clean, figures, reading
+from rankray.store.records import PROVENANCE, damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
+from rankray.store.stored import clean, figures, mapping, reading
 from rankray.store.stored import number as as_number
 from rankray.store.trials import StudyStore
 
@@ -171,6 +171,25 @@ def alike(study: StudyStore) -> dict[str, Any] | None:
         same = len(values) == 1 and None not in values
         return {"trials": study.counts().complete, "value": values.pop()} if same else None
     return study.glance.alike()
+
+
+@_shown
+def untried(study: StudyStore) -> dict[str, list[Any]]:
+    """Return the choices of the space that no trial has had, by path; a few trials cannot have them all.
+
+    A confirmation trains what a search has chosen, and is not asked to try more.
+    """
+    attributes = study.storage.get_study_user_attrs(study.study_id)
+    if mapping(attributes.get(PROVENANCE)).get(CONFIRMS):
+        return {}
+    found = study.config.search_space.distributions
+    choices = {path: dist.choices for path, dist in found.items() if dist.kind == "choice"}
+    if study.glance is None:
+        tried = {(path, repr(each.params[path])) for each in study.trials() for path in choices if path in each.params}
+    else:
+        tried = {(path, repr(value)) for path, value in study.glance.tried(choices)}
+    left = {path: [value for value in values if (path, repr(value)) not in tried] for path, values in choices.items()}
+    return {path: values for path, values in left.items() if values}
 
 
 @_shown

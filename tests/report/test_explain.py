@@ -63,6 +63,35 @@ def test_check_says_that_nll_favours_plain_sft(metric, objective, space, noted):
     assert any("favours plain SFT" in line for line in check_lines(LoadedConfig(config, "f.yaml"))) == noted
 
 
+@pytest.mark.parametrize(
+    ("trials", "sampler", "says"),
+    [
+        (8, "auto", "  then 2 that study.sampler auto proposes"),
+        (8, {"name": "tpe", "n_startup_trials": 2}, "  then 2 that study.sampler tpe proposes"),
+        (6, "auto", "  nothing is searched: study.trials is 6, and 6 settings are known; raise it"),
+    ],
+)
+def test_check_says_how_much_is_searched_and_for_what(trials, sampler, says):
+    config = config_from(
+        {
+            "name": "s",
+            "model": {"path": "m"},
+            "data": {"train": "a.jsonl", "eval": "b.jsonl"},
+            "loss": {"objective": "rri"},
+            "train": {"learning_rate": 1e-3},
+            "evaluate": {"metrics": ["nll", "accuracy"]},
+            "space": {
+                "loss.objective": {"choice": ["sft", "rri"]},
+                "train.learning_rate": {"float": [1e-4, 1e-2], "log": True},
+            },
+            "study": {"trials": trials, "metrics": ["eval/accuracy", "eval/nll"], "sampler": sampler},
+        }
+    )
+    lines = check_lines(LoadedConfig(config, "f.yaml"))
+    assert lines[1] == f"study s: {trials} trials, maximize eval/accuracy and minimize eval/nll"
+    assert says in lines
+
+
 def test_fields_for_programs():
     assert json.loads(json.dumps(explain_json())).keys() == all_fields().keys()
     found = explain_json("loss.temperature")["loss.temperature"]

@@ -97,6 +97,15 @@ def test_a_metric_that_tells_nothing_is_said():
     assert "All 9 complete trials have eval/accuracy 0: it does not tell settings apart" in read(overview).text
 
 
+def test_choices_that_no_trial_has_had_are_said():
+    overview = make_overview(60)
+    for shown in (page(overview, "now"), markdown(overview, "now")):
+        assert "ot tried: " not in shown
+    overview["untried"] = {"loss.objective": ["dft"]}
+    for shown in (page(overview, "now"), markdown(overview, "now")):
+        assert "ot tried: objective dft; raise study.trials and search again to try more." in shown
+
+
 def test_a_confirmation_is_not_asked_to_be_confirmed():
     overview = make_overview(20)
     overview["origin"]["confirms"] = "made"

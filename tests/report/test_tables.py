@@ -49,6 +49,23 @@ def test_the_summary_says_where_the_metric_tells_nothing(trials, said):
     assert (f"warning: all {trials} complete trials have eval/accuracy 0: it does not" in out.getvalue()) == said
 
 
+@pytest.mark.parametrize("untried", [{}, {"loss.objective": ["dft", "talr"], "loss.base": ["prob"]}])
+def test_the_summary_says_which_choices_no_trial_has_had(untried):
+    out = io.StringIO()
+    summary(
+        Console(file=out, width=120),
+        origin=ORIGIN,
+        metric="eval/accuracy",
+        best={"number": 0, "value": 0.5, "params": {}},
+        objectives=[],
+        status={"study": "s", "trials": {"complete": 8, "pruned": 0, "failed": 0}, "store": "sqlite:///s.db"},
+        untried=untried,
+    )
+    said = "not tried: objective dft, talr; base prob; raise study.trials and search again to try more\n\n"
+    assert out.getvalue().startswith(said) == bool(untried)
+    assert ("not tried" in out.getvalue()) == bool(untried)
+
+
 @pytest.mark.parametrize("word", ["better", "worse"])
 @pytest.mark.parametrize(("number", "rate"), [(5, 0.25), (3, 0.125)])
 def test_the_summary_ends_with_what_was_confirmed(number, rate, word):

@@ -39,6 +39,7 @@ def shown(study: Any) -> dict[str, Any]:
         "first": views.trials(study, 3),
         "best": views.best(study),
         "alike": views.alike(study),
+        "untried": views.untried(study),
         "objectives": views.objectives(study),
         "each": [views.trial(study, row["number"]) for row in rows],
     }
@@ -74,12 +75,36 @@ def test_whether_all_trials_have_one_value(sqlite_url: str, values: tuple[float,
     assert views.alike(at_a_glance) == views.alike(whole) == wanted
 
 
+@pytest.mark.parametrize("tried", [(), ("rri",), ("rri", "sft")])
+def test_which_choices_no_trial_has_had(sqlite_url: str, tried: tuple[str, ...]) -> None:
+    """A trial that failed, or still runs, has tried its choice; one that never was, a void one, has not."""
+    space = {
+        "loss.objective": {"choice": ["sft", "rri", "dft"]},
+        "loss.base": {"choice": ["one", "prob"], "when": {"loss.objective": "rri"}},
+        "train.learning_rate": {"float": [1e-4, 1e-2], "log": True},
+    }
+    base = {"rri": {"loss.base": "one"}}
+    known = [{"loss.objective": name, "train.learning_rate": 1e-3, **base.get(name, {})} for name in tried]
+    config = make_config(name="s", space=space, study={"known": known})
+    with open_study(sqlite_url, config) as store:
+        for _ in known[:1]:
+            store.fail(begin(store).number, "broken", "Traceback", retry=False)
+        for _ in known[1:]:
+            begin(store)
+    at_a_glance, whole = attach(sqlite_url, "s"), attach(sqlite_url, "s")
+    whole.glance = None
+    left = [name for name in ("sft", "rri", "dft") if name not in tried]
+    wanted = {"loss.objective": left, "loss.base": ["prob"] if tried else ["one", "prob"]}
+    assert views.untried(at_a_glance) == views.untried(whole) == wanted
+
+
 def test_what_is_shown_is_all_that_is_read(sqlite_url: str) -> None:
     mixed(sqlite_url, "minimize")
     study = attach(sqlite_url, "s")
     views.status(study)
     views.best(study)
     views.alike(study)
+    views.untried(study)
     views.objectives(study)
     views.trial(study, 0)
     views.trials(study, 3)
