@@ -17,7 +17,7 @@ def test_steps_are_those_of_whole_passes(tree, epochs, batch, steps):
     assert counted(tree(train__epochs=epochs, train__batch_size=batch)) == steps
 
 
-def test_transformers_counts_the_same(tree, train):
+def test_transformers_counts_the_same(tree, train, tmp_path):
     """A pass of the trainer's own ends where the next begins: three epochs of 24 examples in batches of 7."""
     from rankray.finetune.arguments import sft_arguments
     from rankray.finetune.trainer import RankrayTrainer
@@ -25,7 +25,7 @@ def test_transformers_counts_the_same(tree, train):
 
     config = config_from(tree(train__batch_size=7))
     tokenizer = tokenizer_of(config)
-    arguments = sft_arguments(config, 0, "unused")
+    arguments = sft_arguments(config, 0, str(tmp_path))
     arguments.max_steps, arguments.num_train_epochs = -1, 3
     trainer = RankrayTrainer(
         model=fresh_model(config), args=arguments, train_dataset=split_of("train", config, tokenizer).dataset,

@@ -181,13 +181,13 @@ def test_a_trial_has_the_rates_of_transformers(tree, train, name, settings):
     assert max(found.values()) == 5e-3
 
 
-def test_the_rates_that_the_check_looks_at_are_these(tree):
+def test_the_rates_that_the_check_looks_at_are_these(tree, tmp_path):
     from rankray.finetune.arguments import sft_arguments
 
     sft = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-3}}
     config = config_from(tree(train__sft=sft, train__max_steps=5000, train__warmup_ratio=0.1))
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    rates = rates_of(config, sft_arguments(config, 0, "unused", cpu=True), optimizer, 5e-3)
+    rates = rates_of(config, sft_arguments(config, 0, str(tmp_path), cpu=True), optimizer, 5e-3)
     assert len(rates) == 1000
     assert rates[0] == 0
     assert max(rates.values()) == rates[500] == 5e-3
