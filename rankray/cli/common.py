@@ -214,6 +214,7 @@ def board_of(study: StudyStore) -> Board:
         budget=config.study.trials,
         max_steps=config.full_steps,
         finished=study.finished,
+        also=config.study.metrics[1:],
     )
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
     if found := views.best(study):

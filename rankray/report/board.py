@@ -45,6 +45,7 @@ class Board:
         budget: how many finished trials complete the study.
         max_steps: steps of a whole trial.
         finished: trials that were finished before this launch.
+        also: the other metrics of a study of several.
         clock: a monotonic clock, in seconds.
     """
 
@@ -57,10 +58,12 @@ class Board:
         budget: int,
         max_steps: int,
         finished: int = 0,
+        also: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name, self.metric, self.maximize = name, metric, maximize
         self.budget, self.max_steps, self.finished = budget, max_steps, finished
+        self.also = tuple(also)
         self.counts = {"complete": 0, "pruned": 0, "failed": 0}
         self.running: dict[int, Running] = {}
         self.best: tuple[int, float, dict[str, Any]] | None = None
@@ -175,6 +178,11 @@ def untried_line(untried: Mapping[str, Sequence[Any]]) -> str:
 def short_params(params: Mapping[str, Any]) -> str:
     """Return parameters on one line: the last part of each path, and numbers with three significant digits."""
     return " ".join(f"{path.split('.')[-1]}={short_value(value)}" for path, value in params.items())
+
+
+def figure(value: Any) -> str:
+    """Return a number with five digits, or a dash."""
+    return "-" if value is None else f"{value:.5g}"
 
 
 def short_value(value: Any) -> str:

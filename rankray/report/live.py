@@ -78,8 +78,10 @@ class PlainLines(Board):
 
     def ended(self, number: int, state: str, value: float | None, reason: str) -> None:
         """Print an end, with progress and the best so far."""
+        last = self.running[number].metrics if number in self.running else {}
         super().ended(number, state, value, reason)
-        figure = f" {self.metric}={value:.4g}" if value is not None else ""
+        others = "".join(f" {name}={last[name]:.4g}" for name in self.also if name in last)
+        figure = f" {self.metric}={value:.4g}{others}" if value is not None else ""
         why = f" ({reason})" if reason else ""
         word = "interrupted" if state == "lost" else state
         self._print(f"trial {number} {word}{figure}{why} [{progress(self)}]")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rankray.report.board import short_params, untried_line
+from rankray.report.board import figure, short_params, untried_line
 from rankray.report.findings import cost, edges, failures, few_trials, references, standings
 from rankray.report.sections import (
     commands,
     cost_lines,
-    figure,
     front_rows,
     lineage_lines,
     not_the_best,

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rankray.report.board import alike_line, short_params, short_value, untried_line
+from rankray.report.board import alike_line, figure, short_params, short_value, untried_line
 from rankray.report.commands import resume_command, retrain_command, store_option
 from rankray.report.figures import metrics_among, with_error
 from rankray.report.findings import Cost, better, cost, edges, failures, front, references, standings
@@ -23,11 +23,6 @@ MOST_ROWS = 1000
 def text(value: object) -> str:
     """Return a value as HTML that shows it as it is."""
     return escape(str(value))
-
-
-def figure(value: Any) -> str:
-    """Return a number with five digits, or a dash."""
-    return "-" if value is None else f"{value:.5g}"
 
 
 def verdict(overview: Row) -> tuple[str, str]:

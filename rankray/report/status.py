@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from rankray.report.board import duration, short_params
+from rankray.report.board import duration, figure, short_params
 from rankray.report.tables import shown_value, untrained_line
 
 Row = Mapping[str, Any]
@@ -52,7 +52,7 @@ def status_lines(status: Row, rows: Sequence[Row], width: int, limit: int = 20) 
     lines += [Text(line, style="dim") for line in budget_lines(status)]
     ranked = sorted(rows, key=lambda row: _order(row, status.get("direction") == "maximize"))
     if ranked:
-        lines += [Text(""), *_table(ranked[:limit], metric, width)]
+        lines += [Text(""), *_table(ranked[:limit], [metric, *(status.get("metrics") or [])[1:]], width)]
     more = sum(status["trials"].values()) - min(len(rows), limit)
     if more > 0:
         lines.append(Text(f"... and {more} more; all of them with rankray report", style="dim"))
@@ -89,14 +89,15 @@ def _order(row: Row, maximize: bool) -> tuple[int, float, int]:
     return _FIRST.index(row["state"]), -value if maximize else value, row["number"]
 
 
-def _table(rows: Sequence[Row], metric: str, width: int) -> list[Text]:
-    titles = ["trial", "state", "step", metric if len(metric) <= 18 else f"...{metric[-15:]}"]
+def _table(rows: Sequence[Row], metrics: Sequence[str], width: int) -> list[Text]:
+    titles = ["trial", "state", "step", *(name if len(name) <= 18 else f"...{name[-15:]}" for name in metrics)]
     cells = [
         [
             str(row["number"]),
             str(row["state"]),
             str(row.get("step") or 0),
             shown_value(row),
+            *(figure((row.get("metrics") or {}).get(name)) for name in metrics[1:]),
         ]
         for row in rows
     ]

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rankray.report.board import alike_line, short_params, short_value, untried_line
+from rankray.report.board import alike_line, figure, short_params, short_value, untried_line
 from rankray.report.commands import retrain_command, store_option
 
 Row = Mapping[str, Any]
@@ -35,7 +35,7 @@ def untrained_line(status: Row, metric: str) -> list[Text]:
 
 def shown_value(row: Row) -> str:
     """Return a trial's value, marked where it is worse than the untrained model's."""
-    return _figure(row.get("value")) + (" (worse)" if row.get("worse_than_untrained") else "")
+    return figure(row.get("value")) + (" (worse)" if row.get("worse_than_untrained") else "")
 
 
 def objectives_view(rows: Sequence[Row], metric: str) -> RenderableType:
@@ -58,7 +58,7 @@ def front_view(rows: Sequence[Row], metrics: Sequence[str]) -> RenderableType:
     for title in ("trial", *metrics, "settings"):
         table.add_column(title, overflow="fold")
     for row in rows:
-        figures = [_figure(row["metrics"].get(name)) for name in metrics]
+        figures = [figure(row["metrics"].get(name)) for name in metrics]
         table.add_row(str(row["number"]), *figures, short_params(row.get("params") or {}))
     return table
 
@@ -128,7 +128,3 @@ def summary(
 def _model_line(console: Console, trial: Row) -> None:
     if trial.get("checkpoint") and trial.get("checkpoint_exists") is not False:
         console.print(f"its model: {trial['checkpoint']}", **_PLAIN)
-
-
-def _figure(value: Any) -> str:
-    return "-" if value is None else f"{value:.5g}"

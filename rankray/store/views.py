@@ -44,9 +44,9 @@ def status(study: StudyStore) -> dict[str, Any]:
     """Return how far a study has come.
 
     `state` is `complete` when the budget or a finite space is used up, `running` while a driver is not known to be
-    dead, else `interrupted`. `best` is the best complete trial, or None. `ended` says which limit has ended the search
-    and why, or is None; `spent` what all its drivers have spent. A driver's `renewed_seconds_ago` compares two clocks:
-    it is for people, and decides nothing.
+    dead, else `interrupted`. `metrics` are those of a study of several, else []. `best` is the best complete trial, or
+    None. `ended` says which limit has ended the search and why, or is None; `spent` what all its drivers have spent. A
+    driver's `renewed_seconds_ago` compares two clocks: it is for people, and decides nothing.
     """
     counts = study.counts()
     drivers = study.drivers()
@@ -68,6 +68,7 @@ def status(study: StudyStore) -> dict[str, Any]:
         "ended": None if ended is None else ended.to_json(),
         "best": None if top is None else {key: top[key] for key in ("number", "value", "params")},
         "metric": study.config.study.metric,
+        "metrics": list(study.config.study.metrics),
         "direction": study.config.direction,
         "untrained": untrained(study),
         "store": study.url,
@@ -264,12 +265,13 @@ def retention(study: StudyStore) -> tuple[set[int], set[int]]:
 
 
 def _row(study: StudyStore, found: FrozenTrial, before: dict[str, Any] | None) -> dict[str, Any]:
-    value = _value(study, found)
+    value, last = _value(study, found), _plain(metrics_of(found)) if study.config.study.metrics else {}
     return {
         "number": found.number,
         "state": study.state(found),
         "value": value,
         "worse_than_untrained": _is_worse(study, value, before),
+        "metrics": {name: last[name] for name in study.config.study.metrics if name in last},
         "step": max(steps_of(found), default=0),
         "params": dict(found.params),
         "origin": origin_of(found),

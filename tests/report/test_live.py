@@ -81,6 +81,16 @@ def test_plain_lines_where_there_is_no_terminal():
     assert board.finished == 1, "the lines and the board are one"
 
 
+def test_the_end_of_a_trial_shows_every_metric_of_the_study():
+    out = io.StringIO()
+    board = Board("demo", "eval/accuracy", maximize=True, budget=9, max_steps=30, also=["eval/nll", "eval/never"])
+    with watching(board, Console(file=out, width=120)) as observer:
+        observer.started(0, PARAMS, "sampler", 0)
+        observer.reported(0, Report(30, {"eval/accuracy": 0.5, "eval/nll": 2.0, "eval/other": 1.0}))
+        observer.ended(0, "complete", 0.5, "")
+    assert "trial 0 complete eval/accuracy=0.5 eval/nll=2 [1/9, best 0.5 (trial 0)" in out.getvalue()
+
+
 def test_a_metric_that_tells_nothing_is_said_once():
     out = io.StringIO()
     board = Board("demo", "eval/accuracy", maximize=True, budget=9, max_steps=30)

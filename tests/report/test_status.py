@@ -35,5 +35,16 @@ def test_running_trials_come_first_and_pruned_ones_are_marked():
     assert any("OutOfMemoryError: no room" in line for line in shown(overview, 160))
 
 
+def test_a_study_of_several_metrics_shows_them_all():
+    overview = make_overview(6)
+    names = ["eval/accuracy", "eval/nll", "eval/arc/accuracy"]
+    overview["status"]["metrics"] = names
+    for row in overview["trials"]:
+        row["metrics"] = {"eval/nll": 1.25 + row["number"]}
+    title, first, *_ = (line.split() for line in shown(overview, 200)[3:])
+    assert title[:7] == ["trial", "state", "step", *names, "settings"]
+    assert first[4:6] == [f"{1.25 + int(first[0]):.5g}", "-"]
+
+
 def test_an_empty_study():
     assert shown(make_overview(0), 80) == ["made  interrupted  0/1 finished", "no trial yet"]
