@@ -61,8 +61,10 @@ def init(
     ] = NONE,
     metric: Annotated[str, typer.Option(help="nll, or accuracy of generated answers. Asked for if not given.")] = "",
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("search.yaml"),
-    prompt: Annotated[str, typer.Option(help="Template over columns, where they are not recognised.")] = "",
-    completion: Annotated[str, typer.Option(help="Template over columns, where they are not recognised.")] = "",
+    prompt: Annotated[str | None, typer.Option(help="Template over columns, where they are not recognised.")] = None,
+    completion: Annotated[
+        str | None, typer.Option(help="Template over columns, where they are not recognised.")
+    ] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train adapters instead of all weights.")] = False,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs per trial; else one where there is one.")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Finished trials of the search.")] = 32,
@@ -100,8 +102,8 @@ def init(
         train=data,
         eval=held_out,
         metric=metric or "nll",
-        prompt=prompt or None,
-        completion=completion or None,
+        prompt=prompt,
+        completion=completion,
         lora=lora,
         gpus=gpus,
         trials=trials,

@@ -25,6 +25,8 @@ ANSWERS = (
 BEFORE = ("system", "system_prompt", "context")
 """What stands before the question where there is such a column, too."""
 AFTER = ("input",)
+LABELS = ("label", "labels", "class", "category", "sentiment", "topic", "intent", "emotion")
+"""What a text may be classified as; such a column has few values."""
 TEXTS = ("content", "body", "document", "passage", "article", "story", "code")
 """Columns that are trained on as a whole where nothing is asked."""
 LOOKED_AT = 1000
@@ -51,6 +53,18 @@ def templates_of(rows: Sequence[Row]) -> dict[str, str] | None:
         _field(rows, named[name]) + "\n" for name in AFTER if name in named and named[name] not in (question, answer)
     ]
     return {"prompt": "".join([*before, f"{{{question}}}\n", *after]), "completion": f"{{{answer}}}"}
+
+
+def answer_to_text(rows: Sequence[Row]) -> dict[str, str] | None:
+    """Return templates over `text` and a column that answers it, such as one of a few labels; None without one."""
+    named = {name.lower(): name for name in columns_of(rows) if is_text(rows, name)}
+    answer = next((named[name] for name in (*LABELS, *ANSWERS) if name in named), None)
+    if "text" not in named or answer is None:
+        return None
+    values = [row.get(answer) for row in rows[:LOOKED_AT]]
+    if answer.lower() in LABELS and len(set(values)) > max(2, len(values) // 3):
+        return None
+    return {"prompt": f"{{{named['text']}}}\n", "completion": f"{{{answer}}}"}
 
 
 def turn_columns(rows: Sequence[Row]) -> list[str]:

@@ -221,7 +221,7 @@ class _Check:
         where = self._loaded.where("train.micro_batch_size")
         batch = self.batch_of(config)
         return (
-            f"{where}: memory: {_rows(batch)} at a time take about {_parts(memory)}, and {self.beside(memory)}; "
+            f"{where}: memory: {_taken_by(batch)} about {_parts(memory)}, and {self.beside(memory)}; "
             f"allowed is what fits into {self.room.what}; {self.advice(config)}"
         )
 
@@ -307,11 +307,12 @@ def _ends(distribution: Distribution) -> Iterator[Any]:
 
 def _line(memory: Memory, room: Room, batch: Batch) -> str:
     of = f" of {room.what}" if room.size is not None else ""
-    return f"memory: {_rows(batch)} at a time take about {_parts(memory)}{of}"
+    return f"memory: {_taken_by(batch)} about {_parts(memory)}{of}"
 
 
-def _rows(batch: Batch) -> str:
-    return f"{batch.rows} example{'s' if batch.rows > 1 else ''} of {batch.tokens:,} tokens"
+def _taken_by(batch: Batch) -> str:
+    many = batch.rows > 1
+    return f"{batch.rows} example{'s' * many} of {batch.tokens:,} tokens at a time take{'s' * (not many)}"
 
 
 def _parts(memory: Memory) -> str:

@@ -142,7 +142,7 @@ def _split_files(
         unusable = set(sum((part.left_out for part in group), LeftOut()).indices)
         one, other, count = set_aside(own, directory, _stem(source, own, len(groups) > 1), unusable)
         made += [one, other]
-        say(f"set {count} examples aside: {other} is held out, {one} is the rest")
+        say(f"set {count} example{'s' if count > 1 else ''} aside: {other} is held out, {one} is the rest")
         part = _part(one, templates, say)
         found += Chosen([part], [replace(part, path=str(other))])
     return found
@@ -187,7 +187,10 @@ def _part(file: Path, given: Templates, say: Say, tokenizer: PreTrainedTokenizer
     count = sum(1 for _ in source.placed())
     unused = unused_columns(part.form, rows, part.section())
     more = "".join(f", {name}: {text!r}" for name, text in part.templates.items())
-    say(f"{file}: {count} rows, format {part.form}{more}" + (f"; columns not used: {listed(unused)}" if unused else ""))
+    more += f"; columns not used: {listed(unused)}" if unused else ""
+    if not given and part.templates.get("prompt") == "{text}\n":
+        more += "; to learn the text itself: --prompt '' --completion '{text}'"
+    say(f"{file}: {count} rows, format {part.form}{more}")
     return replace(part, left_out=source.left_out)
 
 
@@ -207,6 +210,8 @@ def _described(file: str, rows: Rows, given: Templates) -> Part:
                 f"init: {file!r} has the columns {listed(columns)}, and which is asked and which answered is not "
                 "plain; allowed are templates over them; give --prompt '{COLUMN}\\n' --completion '{COLUMN}'"
             ) from None
+        return Part(file, "columns", templates)
+    if form == "text" and (templates := guess.answer_to_text(rows)):
         return Part(file, "columns", templates)
     turns = [] if any(column in columns for column in CHAT_COLUMNS) else guess.turn_columns(rows)
     return Part(file, form, {"messages": turns[0]} if form in ("messages", "sharegpt") and turns else {})

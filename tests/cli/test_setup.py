@@ -47,12 +47,24 @@ def test_preview_in_a_pipe_has_no_colour_and_needs_no_torch(file):
 def test_init_by_flags_then_check(rankray, file, tmp_path, model_dir, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = rankray("init", "--model", str(model_dir), "--data", "chat.jsonl", "-o", "mine.yaml", "--trials", "3")
-    assert "set 1 examples aside" in said
+    assert "set 1 example aside" in said
     assert "chat.train.jsonl: 2 rows, format sharegpt" in said
     assert "mine.yaml: ok" in rankray("check", "mine.yaml")
     assert "mine.yaml' exists" in rankray(
         "init", "--model", str(model_dir), "--data", "chat.jsonl", "-o", "mine.yaml", expect=2
     )
+
+
+def test_init_learns_a_text_itself_where_the_prompt_is_empty(rankray, file, tmp_path, model_dir, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reviews.csv").write_text("text,label\n" + "a good one,good\na bad one,bad\n" * 8)
+    words = ("--model", str(model_dir), "--data", "reviews.csv")
+    assert "completion: '{label}'" in rankray("init", *words, "-o", "label.yaml")
+    for name in ("reviews.train.jsonl", "reviews.eval.jsonl"):
+        (tmp_path / name).unlink()
+    said = rankray("init", *words, "--prompt", "", "--completion", "{text}", "-o", "text.yaml")
+    assert "format columns, prompt: '', completion: '{text}'; columns not used: label" in said
+    assert "text.yaml: ok" in rankray("check", "text.yaml")
 
 
 def test_what_is_printed_to_be_typed_is_quoted(rankray, file, tmp_path, model_dir, monkeypatch):

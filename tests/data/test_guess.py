@@ -1,6 +1,6 @@
 import pytest
 
-from rankray.data.guess import nested_column, templates_of, turn_columns
+from rankray.data.guess import answer_to_text, nested_column, templates_of, turn_columns
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 
@@ -39,6 +39,25 @@ def test_what_some_rows_lack_may_be_empty():
 )
 def test_names_that_say_nothing(row):
     assert templates_of([row]) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "completion"),
+    [
+        ([{"text": "t", "label": name} for name in "abab"], "{label}"),
+        ([{"Text": "t", "Label": number % 3} for number in range(20)], "{Label}"),
+        ([{"text": f"t{number}", "summary": f"s{number}"} for number in range(9)], "{summary}"),
+        ([{"text": "t", "label": f"{number}"} for number in range(9)], None),
+        ([{"text": "t", "topic": ["a"]}], None),
+        ([{"text": "t", "url": "u", "score": 3}], None),
+        ([{"content": "t", "label": "a"}], None),
+    ],
+)
+def test_what_a_text_is_answered_with(rows, completion):
+    """A label has few values; one that is different in each row is a name or an id."""
+    text = next(iter(rows[0]))
+    wanted = completion and {"prompt": f"{{{text}}}\n", "completion": completion}
+    assert answer_to_text(rows) == wanted
 
 
 def test_columns_of_turns_and_of_other_things():

@@ -64,6 +64,16 @@ def test_a_column_of_turns_is_named(chosen, tmp_path):
     assert "format sharegpt, messages: 'dialogue'; columns not used: id" in said
 
 
+def test_a_text_with_a_label_is_asked_for_the_label(chosen, tmp_path):
+    train, held_out, _, said = chosen({"a.jsonl": {"text": "t", "label": "good"}}, "a.jsonl")
+    assert (train, held_out) == ([("a.train.jsonl", "columns")], [("a.eval.jsonl", "columns")])
+    assert "format columns, prompt: '{text}\\n', completion: '{label}'; to learn the text itself: --prompt ''" in said
+    (tmp_path / "a.train.jsonl").unlink()
+    (tmp_path / "a.eval.jsonl").unlink()
+    said = chosen({}, "a.jsonl", templates={"prompt": "", "completion": "{text}"})[3]
+    assert "format columns, prompt: '', completion: '{text}'; columns not used: label" in said
+
+
 def test_an_error_names_the_users_own_file(chosen, tmp_path):
     with pytest.raises(DataError, match=r"^init: .*/data/a.jsonl:1 has a history whose entry 1"):
         chosen({"a.jsonl": {**ALPACA, "history": [["q"]]}}, "a.jsonl")
