@@ -12,7 +12,8 @@ from pydantic.fields import FieldInfo
 
 from rankray.config import Config, LoadedConfig, all_fields, apply_params, baseline_points, distributions
 from rankray.config.points import all_points
-from rankray.errors import ConfigError, nearest
+from rankray.config.study import PUBLISHED
+from rankray.errors import ConfigError, listed, nearest
 from rankray.report.board import short_params
 
 
@@ -78,13 +79,8 @@ def check_lines(loaded: LoadedConfig) -> list[str]:
         lines.append("  searches nothing: the space is empty; `rankray train` is enough")
     known = baseline_points(config)
     lines += [f"  starts with {origin}: {short_params(params)}" for origin, params in known]
-    if config.space and known and points is None:
-        rest, given = config.study.trials - len(known), config.study.sampler
-        sampler = given if isinstance(given, str) else given.get("name")
-        none = (
-            f"nothing is searched: study.trials is {config.study.trials}, and {len(known)} settings are known; raise it"
-        )
-        lines.append(f"  then {rest} that study.sampler {sampler} proposes" if rest > 0 else f"  {none}")
+    if config.space and points is None:
+        lines += _proposed(config, len({repr(params) for _, params in known}))
     trial = f"{config.full_steps} steps of {config.train.batch_size} examples"
     lines.append(f"a trial: {trial}, a report every {config.evaluate.every_steps}")
     if config.study.metric == "eval/nll" and _weights_tokens(config):
@@ -93,6 +89,18 @@ def check_lines(loaded: LoadedConfig) -> list[str]:
             "there are right answers, set study.metric: eval/accuracy (docs/metrics.md)"
         )
     return lines
+
+
+def _proposed(config: Config, known: int) -> list[str]:
+    """Return how many trials are left for the sampler after so many known settings."""
+    trials, given = config.study.trials, config.study.sampler
+    sampler = f"study.sampler {given if isinstance(given, str) else given.get('name')}"
+    earlier = [name for name in config.study.warm_start if isinstance(name, str) and name != PUBLISHED]
+    if earlier:
+        return [f"  then the best of {listed(earlier)}; what is left of {trials} trials, {sampler} proposes"]
+    if known >= trials:
+        return [f"  nothing is searched: study.trials is {trials}, and {known} settings are known; raise it"]
+    return [f"  then {trials - known} that {sampler} proposes"] if known else []
 
 
 def _weights_tokens(config: Config) -> bool:

@@ -68,7 +68,8 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
         raise StudyMismatch(
             f"study {name}: a study of this name exists and was made from something else:\n"
             + "\n".join(lines)
-            + "\nstart another study with --name other, or set these back to resume this one"
+            + "\nstart another study with --name other (study.warm_start: "
+            + f"{name} begins it with the best of this one), or set these back to resume this one"
         )
 
 

@@ -64,14 +64,16 @@ def test_check_says_that_nll_favours_plain_sft(metric, objective, space, noted):
 
 
 @pytest.mark.parametrize(
-    ("trials", "sampler", "says"),
+    ("trials", "study", "says"),
     [
-        (8, "auto", "  then 2 that study.sampler auto proposes"),
-        (8, {"name": "tpe", "n_startup_trials": 2}, "  then 2 that study.sampler tpe proposes"),
-        (6, "auto", "  nothing is searched: study.trials is 6, and 6 settings are known; raise it"),
+        (8, {}, "  then 2 that study.sampler auto proposes"),
+        (8, {"sampler": {"name": "tpe", "n_startup_trials": 2}}, "  then 2 that study.sampler tpe proposes"),
+        (6, {}, "  nothing is searched: study.trials is 6, and 6 settings are known; raise it"),
+        (6, {"warm_start": "s0"}, "  then the best of s0; what is left of 6 trials, study.sampler auto proposes"),
+        (6, {"known": ["sft", "sft"]}, "  then 5 that study.sampler auto proposes"),
     ],
 )
-def test_check_says_how_much_is_searched_and_for_what(trials, sampler, says):
+def test_check_says_how_much_is_searched_and_for_what(trials, study, says):
     config = config_from(
         {
             "name": "s",
@@ -84,7 +86,7 @@ def test_check_says_how_much_is_searched_and_for_what(trials, sampler, says):
                 "loss.objective": {"choice": ["sft", "rri"]},
                 "train.learning_rate": {"float": [1e-4, 1e-2], "log": True},
             },
-            "study": {"trials": trials, "metrics": ["eval/accuracy", "eval/nll"], "sampler": sampler},
+            "study": {"trials": trials, "metrics": ["eval/accuracy", "eval/nll"], **study},
         }
     )
     lines = check_lines(LoadedConfig(config, "f.yaml"))
