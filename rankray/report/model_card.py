@@ -53,8 +53,10 @@ def _body(overview: Row, trial: Row, metrics: Row, base: str, name: str, adapter
     study, config, provenance = overview["status"], overview["config"], overview["provenance"]
     confirmed, (word, sentence) = overview["confirmed"], verdict(overview)
     about = f"**{plain(word)}**: {plain(sentence)}"
-    if trial["number"] != (confirmed or overview["best"] or {"number": None})["number"]:
-        about = f"This is not the {'trial that was confirmed' if confirmed else 'best trial of its search'}."
+    if confirmed and trial["number"] != confirmed["number"]:
+        about = f"The verdict of `rankray confirm`, {plain(word)}, is on trial {confirmed['number']}, not on this one."
+    elif not confirmed and trial["number"] != (overview["best"] or {"number": None})["number"]:
+        about = "This is not the best trial of its search."
     state = "ran to its end" if trial["state"] == "complete" else f"was {trial['state']} at step {trial['step']}"
     seeds = int(config["study"]["seeds"]) if "seeds" in config["study"] else 1
     lines = [

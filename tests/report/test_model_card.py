@@ -63,14 +63,15 @@ def test_another_trial_than_the_best_says_so():
     assert "This is not the best trial of its search." in model_card(overview, other, adapter=False, name="m")
 
 
-def test_the_verdict_stands_in_the_card_of_the_trial_that_it_is_about():
+@pytest.mark.parametrize("word", ["better", "under-powered"])
+def test_the_verdict_stands_in_the_card_of_the_trial_that_it_is_about(word):
     overview, best = make()
     other = next(each for each in overview["trials"] if each["number"] != best["number"])
-    add_verdict(overview, other)
-    assert "**better**: eval/accuracy 0.7" in model_card(overview, other, adapter=False, name="m")
+    add_verdict(overview, other, word)
+    assert f"**{word}**: eval/accuracy 0.7" in model_card(overview, other, adapter=False, name="m")
     text = model_card(overview, best, adapter=False, name="m")
-    assert "This is not the trial that was confirmed." in text
-    assert "**better**" not in text
+    assert f"The verdict of `rankray confirm`, {word}, is on trial {other['number']}, not on this one." in text
+    assert "eval/accuracy 0.7" not in text
 
 
 @pytest.mark.parametrize("path", ["/models/base", "./base", "base"])
