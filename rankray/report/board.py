@@ -172,7 +172,7 @@ def untried_line(untried: Mapping[str, Sequence[Any]]) -> str:
     if not untried:
         return ""
     each = "; ".join(f"{path.split('.')[-1]} {listed(values)}" for path, values in untried.items())
-    return f"not tried: {each}; raise study.trials and search again to try more"
+    return f"not tried: {each}; a larger budget (study.trials) and the same command try more"
 
 
 def short_params(params: Mapping[str, Any]) -> str:

@@ -178,10 +178,11 @@ def alike(study: StudyStore) -> dict[str, Any] | None:
 def untried(study: StudyStore) -> dict[str, list[Any]]:
     """Return the choices of the space that no trial has had, by path; a few trials cannot have them all.
 
-    A confirmation trains what a search has chosen, and is not asked to try more.
+    A confirmation trains what a search has chosen, and is not asked to try more. Where a finite space has been used up,
+    the configuration allows no other point.
     """
     attributes = study.storage.get_study_user_attrs(study.study_id)
-    if mapping(attributes.get(PROVENANCE)).get(CONFIRMS):
+    if mapping(attributes.get(PROVENANCE)).get(CONFIRMS) or study.exhausted:
         return {}
     found = study.config.search_space.distributions
     choices = {path: dist.choices for path, dist in found.items() if dist.kind == "choice"}

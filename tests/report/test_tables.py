@@ -61,7 +61,7 @@ def test_the_summary_says_which_choices_no_trial_has_had(untried):
         status={"study": "s", "trials": {"complete": 8, "pruned": 0, "failed": 0}, "store": "sqlite:///s.db"},
         untried=untried,
     )
-    said = "not tried: objective dft, talr; base prob; raise study.trials and search again to try more\n\n"
+    said = "not tried: objective dft, talr; base prob; a larger budget (study.trials) and the same command try more\n\n"
     assert out.getvalue().startswith(said) == bool(untried)
     assert ("not tried" in out.getvalue()) == bool(untried)
 

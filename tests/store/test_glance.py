@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rankray.store import attach, open_study, views
+from rankray.store.trials import StudyStore
 from store.conftest import on_server, url_of
 from store.helpers import begin, begin_and_die, make_config, said
 
@@ -76,7 +77,9 @@ def test_whether_all_trials_have_one_value(sqlite_url: str, values: tuple[float,
 
 
 @pytest.mark.parametrize("tried", [(), ("rri",), ("rri", "sft")])
-def test_which_choices_no_trial_has_had(sqlite_url: str, tried: tuple[str, ...]) -> None:
+def test_which_choices_no_trial_has_had(
+    sqlite_url: str, tried: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A trial that failed, or still runs, has tried its choice; one that never was, a void one, has not."""
     space = {
         "loss.objective": {"choice": ["sft", "rri", "dft"]},
@@ -96,6 +99,8 @@ def test_which_choices_no_trial_has_had(sqlite_url: str, tried: tuple[str, ...])
     left = [name for name in ("sft", "rri", "dft") if name not in tried]
     wanted = {"loss.objective": left, "loss.base": ["prob"] if tried else ["one", "prob"]}
     assert views.untried(at_a_glance) == views.untried(whole) == wanted
+    monkeypatch.setattr(StudyStore, "exhausted", True)
+    assert views.untried(whole) == {}, "a finite space has no other point that the configuration allows"
 
 
 def test_what_is_shown_is_all_that_is_read(sqlite_url: str) -> None:
