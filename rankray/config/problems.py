@@ -80,11 +80,17 @@ def space_entry_form(given: Any) -> str:
         fixed = "; a fixed value stands in its own section" if isinstance(given, str | int | float) else ""
         return f"{allowed}{fixed}; correct the entry"
     whole, numbers = ({type(value) for value in given} <= kinds for kinds in ({int}, {int, float}))
-    inside = listed([value if isinstance(value, str) else json.dumps(value, default=str) for value in given])
+    inside = listed([_as_yaml(value) for value in given])
     if len(given) == 2 and numbers:
         values = f", or {{choice: [{inside}]}} for these two alone" if bare else ""
         return f"{allowed}; write {{{'int' if whole else 'float'}: [{inside}]{log}}}{values}"
     return f"{allowed}; write {{choice: [{inside}]}}"
+
+
+def _as_yaml(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return value if isinstance(value, str) else shown(value)
 
 
 def _as_section(path: str, given: Any) -> str:

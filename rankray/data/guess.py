@@ -61,7 +61,7 @@ def answer_to_text(rows: Sequence[Row]) -> dict[str, str] | None:
     answer = next((named[name] for name in (*LABELS, *ANSWERS) if name in named), None)
     if "text" not in named or answer is None:
         return None
-    values = [row.get(answer) for row in rows[:LOOKED_AT]]
+    values = [repr(row.get(answer)) for row in rows[:LOOKED_AT]]
     if answer.lower() in LABELS and len(set(values)) > max(2, len(values) // 3):
         return None
     return {"prompt": f"{{{named['text']}}}\n", "completion": f"{{{answer}}}"}

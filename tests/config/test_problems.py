@@ -5,6 +5,7 @@ import re
 import pytest
 
 from rankray.config import config_from, distributions
+from rankray.config.problems import space_entry_form
 from rankray.errors import ConfigError
 
 DATA = {"train": "train.jsonl", "eval": "eval.jsonl"}
@@ -28,6 +29,7 @@ def refused(**sections):
         ),
         ([4, 16], "got [4, 16]", "write {int: [4, 16]}, or {choice: [4, 16]} for these two alone"),
         ([True, False], "got [True, False]", "write {choice: [true, false]}"),
+        ([None, 4.0, 16.0], "got [None, 4.0, 16.0]", "write {choice: [null, 4.0, 16.0]}"),
         ([1, 2, 4], "got [1, 2, 4]", "write {choice: [1, 2, 4]}"),
         (
             {"low": 1e-4, "high": 0.01, "log": True},
@@ -48,6 +50,13 @@ def test_an_entry_of_the_space_that_is_of_another_tool(given, got, advice):
     said = refused(space={"train.learning_rate": given})
     assert said.startswith(f"space.train.learning_rate: {got}; allowed: {{float: [low, high]}}")
     assert advice in said
+
+
+def test_what_is_nested_too_deep_is_answered_too():
+    deep = [1]
+    for _ in range(2000):
+        deep = [deep]
+    assert "write {choice: [1, a list (" in space_entry_form([1, deep])
 
 
 def test_two_kinds_at_once_are_told_nothing_to_write():

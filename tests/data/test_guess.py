@@ -49,6 +49,7 @@ def test_names_that_say_nothing(row):
         ([{"text": f"t{number}", "summary": f"s{number}"} for number in range(9)], "{summary}"),
         ([{"text": "t", "label": f"{number}"} for number in range(9)], None),
         ([{"text": "t", "topic": ["a"]}], None),
+        ([{"text": "t", "topic": topic} for topic in ("a", ["a"], {"a": 1}, None)], None),
         ([{"text": "t", "url": "u", "score": 3}], None),
         ([{"content": "t", "label": "a"}], None),
     ],

@@ -90,6 +90,7 @@ def use(url: str) -> str:
                 study = attach(url, name)
                 status, rows = views.status(study), views.trials(study)
                 shown += [name, study.storage.left_out, status, rows, views.best(study), views.objectives(study)]
+                shown.append(views.untried(study))
                 out.print(StatusView(status, rows), objectives_view(views.objectives(study), "eval/nll"))
                 for row in rows:
                     trial = views.trial(study, row["number"])
