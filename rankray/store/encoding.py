@@ -21,6 +21,8 @@ from rankray.config.params import get_path
 from rankray.config.schema import Config
 
 Array = NDArray[np.float64]
+RESOLUTION = 1e-4
+"""The part of a field's range, on its own scale, below which two numbers are not told apart."""
 MOST_BRANCHES = 24
 """How many branches of a conditional space are told apart at most."""
 FEW_COMBINATIONS = 12
@@ -112,7 +114,11 @@ class Encoding:
         return out
 
     def params(self, row: Array) -> dict[str, Any]:
-        """Return a row's setting: dotted path to value, without the fields that do not exist."""
+        """Return a row's setting: dotted path to value, without the fields that do not exist.
+
+        Numbers have as few digits as tell apart ten thousand values of their range (RESOLUTION): people read and type
+        them.
+        """
         found: dict[str, Any] = {}
         for index, field in enumerate(self.fields):
             if np.isnan(row[index]):
@@ -121,7 +127,7 @@ class Encoding:
                 found[field.path] = field.choices[min(int(row[index] * len(field.choices)), len(field.choices) - 1)]
                 continue
             value = float(_down(field, row[[index]])[0])
-            found[field.path] = round(value) if field.kind == "int" else value
+            found[field.path] = round(value) if field.kind == "int" else _short(field, value)
         return found
 
     def place(self, params: Mapping[str, Any]) -> Array:
@@ -165,6 +171,18 @@ def _middle(column: Array) -> Array:
 
 def _same(choice: Any, value: Any) -> bool:
     return bool(choice == value and isinstance(choice, bool) == isinstance(value, bool))
+
+
+def _short(field: Distribution, value: float) -> float:
+    """Return a number with the digits that RESOLUTION asks for; that of a field with steps has those of its step."""
+    width = value * math.log(field.high / field.low) if field.log else field.high - field.low
+    digits = 12 - _magnitude(value) if field.step is not None else -_magnitude(RESOLUTION * width)
+    return min(max(round(value, digits), field.low), field.high)
+
+
+def _magnitude(value: float) -> int:
+    """Return the power of ten that a number begins with; 0 for 0."""
+    return math.floor(math.log10(abs(value))) if value else 0
 
 
 def _down(field: Distribution, column: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rankray.store.encoding import Encoding
+from rankray.store.encoding import RESOLUTION, Encoding
 from store.helpers import make_config
 
 SPACE: dict[str, Any] = {
@@ -42,8 +42,29 @@ def test_every_drawn_setting_is_one_the_space_proposes_and_comes_back(encoding: 
         for field in encoding.fields:
             assert (field.path in params) == field.active(params, make_config(space=SPACE))
             assert field.path not in params or field.contains(params[field.path])
-        np.testing.assert_allclose(encoding.place(params), row, atol=1e-12)
+        np.testing.assert_allclose(encoding.place(params), row, atol=RESOLUTION / 2)
+        np.testing.assert_allclose(encoding.place(encoding.params(encoding.place(params))), encoding.place(params))
     assert {type(encoding.params(row)["train.batch_size"]) for row in rows} == {int}
+
+
+@pytest.mark.parametrize(
+    ("field", "place", "value"),
+    [
+        ({"float": [1e-4, 1e-2], "log": True}, 1 / 3, 0.0004642),
+        ({"float": [1e-6, 1e-3], "log": True}, 0.51, 3.388e-05),
+        ({"float": [1e-4, 1e-2], "log": True}, 1.0, 1e-2),
+        ({"float": [0.0, 2.0]}, 1 / 3, 0.6667),
+        ({"float": [0.0, 2.0]}, 0.0, 0.0),
+        ({"float": [0.9999, 0.99999]}, 1 / 3, 0.99993),
+        ({"float": [0.123454, 0.9]}, 0.0, 0.123454),
+        ({"float": [0.0, 1.0], "step": 0.1}, 0.31, 0.3),
+        ({"float": [0.05, 0.95], "step": 0.3}, 0.68, 0.65),
+        ({"int": [8, 64]}, 1 / 3, 27),
+    ],
+)
+def test_numbers_have_the_digits_that_their_range_needs(field: dict[str, Any], place: float, value: float) -> None:
+    encoding = Encoding(make_config(space={"train.weight_decay" if "float" in field else "train.batch_size": field}))
+    assert list(encoding.params(np.array([place])).values()) == [value]
 
 
 def branches_of(encoding: Encoding) -> list[dict[str, Any]]:
