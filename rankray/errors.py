@@ -25,6 +25,7 @@ Messages read `where: what was given; what is allowed; what to do`.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -188,6 +189,11 @@ def shown(value: object, most: int = LONGEST_NAME) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def in_yaml(text: str) -> str:
+    """Return a text as YAML has it in double quotes, in which `\\n` is a new line; in single ones it is not."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 PLAIN = {
     "bool": "true or false",
     "dict": "a mapping of names to values",
@@ -236,4 +242,6 @@ def describe_invalid(errors: Sequence[Mapping[str, Any]], keys: Iterable[str] = 
     allowed = " or ".join(dict.fromkeys(map(_allowed, errors)))
     lacks_list = "list_type" in kinds and "string_type" not in kinds and isinstance(given, int | float)
     todo = f"write [{given}]" if lacks_list else "correct the value"
+    if "string_type" in kinds and isinstance(given, dict) and given and all(v is None for v in given.values()):
+        todo = f"braces are a mapping in YAML; put it in quotes, {in_yaml('{' + ', '.join(map(str, given)) + '}')}"
     return f"got {shown(given)}{near}; allowed: {allowed}; {todo}"

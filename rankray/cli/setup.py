@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OPENS, CLOSES = "«", "»"
 """Around what is trained on, where there is no colour."""
+TEMPLATE = r"Template over columns, where they are not recognised; \n is a new line."
 
 
 def preview(
@@ -61,10 +62,8 @@ def init(
     ] = NONE,
     metric: Annotated[str, typer.Option(help="nll, or accuracy of generated answers. Asked for if not given.")] = "",
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("search.yaml"),
-    prompt: Annotated[str | None, typer.Option(help="Template over columns, where they are not recognised.")] = None,
-    completion: Annotated[
-        str | None, typer.Option(help="Template over columns, where they are not recognised.")
-    ] = None,
+    prompt: Annotated[str | None, typer.Option(help=TEMPLATE)] = None,
+    completion: Annotated[str | None, typer.Option(help=TEMPLATE)] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train adapters instead of all weights.")] = False,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs per trial; else one where there is one.")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Finished trials of the search.")] = 32,
@@ -102,8 +101,8 @@ def init(
         train=data,
         eval=held_out,
         metric=metric or "nll",
-        prompt=prompt,
-        completion=completion,
+        prompt=_typed(prompt),
+        completion=_typed(completion),
         lora=lora,
         gpus=gpus,
         trials=trials,
@@ -147,6 +146,11 @@ def _coloured(pieces: list[tuple[str, float]]) -> Iterator[tuple[str, str]]:
         yield text, "bold green" if weight else "dim"
         if weight and _times(weight):
             yield _times(weight), "yellow"
+
+
+def _typed(template: str | None) -> str | None:
+    """Return a template as it was meant: a shell leaves the backslash and the n of a new line as they are."""
+    return None if template is None else template.replace("\\n", "\n")
 
 
 def _print(found: Preview) -> None:

@@ -50,8 +50,12 @@ class LoadedConfig:
     written: dict[str, str] = field(default_factory=dict)
 
     def where(self, path: str) -> str:
-        """Return where the value at a dotted path was written, or the nearest enclosing key, or the file."""
-        return _place(self.places, tuple(path.split(".")), self.file)
+        """Return where the value at a dotted path was written, or the nearest enclosing key, or the file.
+
+        A number in the path is the index of an entry of a list.
+        """
+        key = tuple(int(part) if part.isdecimal() and len(part) < 10 else part for part in path.split("."))
+        return _place(self.places, key, self.file)
 
 
 def load_config(

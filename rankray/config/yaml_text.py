@@ -21,6 +21,8 @@ from rankray.errors import ConfigError, nearest, shown
 MAX_BYTES = 1 << 19
 MAX_DEPTH = 40
 MAX_VALUES = 50_000
+BRACES = re.compile(r"(?:^|:\s|-\s)\s*[{\[][^{}\[\]]*[}\]]\s*[^\s,}\]#:]")
+"""A line with more text after a value in braces or brackets, such as a template that is not in quotes."""
 _FLOAT = re.compile(
     r"^[-+]?(?:\d[\d_]*(?:\.[\d_]*)?|\.\d[\d_]*)(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
 )
@@ -150,7 +152,9 @@ def _problem(error: yaml.YAMLError, text: str) -> str:
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        return f"{line}: not valid YAML: {error.problem or error.context}"
+        near = text.split("\n")[line - 1 : line]
+        quotes = "; text that begins with { or [ needs quotes" if near and BRACES.search(near[0]) else ""
+        return f"{line}: not valid YAML: {error.problem or error.context}{quotes}"
     position = getattr(error, "position", 0)
     sign = getattr(error, "character", None)
     line = text.count("\n", 0, position) + 1

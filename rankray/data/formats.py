@@ -25,7 +25,7 @@ from rankray.data.chat import Example, Turn, conversation, from_json, short
 from rankray.data.left_out import Unusable, is_missing
 from rankray.data.other_sets import refuse_other_sets
 from rankray.data.parse import TEXTUAL, Row
-from rankray.errors import DataError, listed
+from rankray.errors import DataError, in_yaml, listed
 
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -113,7 +113,7 @@ def _unknown(rows: Sequence[Row], columns: list[str], turns: list[str]) -> str:
             "with data.messages, or those of text with data.prompt and data.completion"
         )
     templates = found or {"prompt": "{COLUMN}\n", "completion": "{COLUMN}"}
-    hint = " and ".join(f"data.{name}: {text!r}" for name, text in templates.items())
+    hint = " and ".join(f"data.{name}: {in_yaml(text)}" for name, text in templates.items())
     return (
         f"no known format has the columns {listed(columns) or 'of an empty row'}; recognised are prompt and "
         f"completion, messages, conversations, instruction and output, text; write {hint}"

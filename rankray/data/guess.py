@@ -67,6 +67,17 @@ def answer_to_text(rows: Sequence[Row]) -> dict[str, str] | None:
     return {"prompt": f"{{{named['text']}}}\n", "completion": f"{{{answer}}}"}
 
 
+def text_alone(unused: Sequence[str]) -> str:
+    """Return what to write where rows of the form text have an answer that is not used, as a note; else ""."""
+    answer = next((name for name in unused if name.lower() in (*LABELS, *ANSWERS)), None)
+    if answer is None:
+        return ""
+    return (
+        f"format text learns the column text alone, and not {answer}; where that is the answer, write "
+        f'data.prompt: "{{text}}\\n" and data.completion: "{{{answer}}}", else data.format: text'
+    )
+
+
 def turn_columns(rows: Sequence[Row]) -> list[str]:
     """Return the columns that hold chat turns: lists of mappings with `role` or `from`, or such lists as JSON."""
     return [name for name in columns_of(rows) if first_turn(rows, name) is not None]

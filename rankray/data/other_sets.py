@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rankray.data import guess
 from rankray.data.files import place_of
 from rankray.data.parse import Row
-from rankray.errors import DataError, listed
+from rankray.errors import DataError, in_yaml, listed
 
 MARKS = ("label", "kto_tag")
 """Columns that mark an answer as good or bad: TRL's name, and LLaMA-Factory's."""
@@ -63,7 +63,7 @@ def _better_answer(rows: Sequence[Row], columns: Sequence[str]) -> str:
     if turn is None and guess.is_text(rows, "chosen"):
         templates = guess.templates_of([{**row, "completion": row.get("chosen")} for row in rows])
         prompt = templates["prompt"] if asked and templates else ""
-        return f"name the better answer with data.prompt: {prompt!r} and data.completion: '{{chosen}}'"
+        return f'name the better answer with data.prompt: {in_yaml(prompt)} and data.completion: "{{chosen}}"'
     before = asked or next(iter(guess.turn_columns(rows)), "the question")
     return f"write prompt ({before}) and completion (chosen) as the two columns"
 

@@ -22,6 +22,7 @@ from rankray.config.space import distributions, known_left_out, never_drawn
 from rankray.data.encode import light_tokenizer, measure
 from rankray.data.examples import Places
 from rankray.data.files import file_fingerprint, files_of, hub_parts, is_file_source
+from rankray.data.guess import text_alone
 from rankray.data.leaks import leaks_line, leaks_of
 from rankray.data.left_out import LeftOut
 from rankray.data.lengths import LengthTable, length_table, table_lines
@@ -30,7 +31,7 @@ from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
 from rankray.evaluate.answers import load_function
 from rankray.evaluate.sets import check_sets
 from rankray.finetune.base_model import check_base_model
-from rankray.finetune.rows_check import answer_warnings, warnings_of_names
+from rankray.finetune.rows_check import answer_warnings, template_warnings, warnings_of_names
 from rankray.finetune.schedules import check_one_schedule, check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.finetune.variants import as_drawn, check_kept_processes, searched_variants
@@ -113,7 +114,7 @@ def preflight(loaded: LoadedConfig) -> Findings:
         ModelError: a local model directory is incomplete.
         ConfigError: `train.sft` holds a field that does not exist or is set elsewhere.
     """
-    findings = Findings(warnings=_space_warnings(loaded))
+    findings = Findings(warnings=[*_space_warnings(loaded), *template_warnings(loaded)])
     check_one_schedule(loaded)
     check_kept_processes(loaded)
     for variant in searched_variants(loaded):
@@ -279,6 +280,10 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, tokenizer
         findings.unseen.append("data.streaming: held-out prompts that also stand in data.train")
     findings.left_out[f"data.{split}"] = source.left_out
     findings.warnings += answer_warnings(split, examples, loaded, where)
+    for entry in entries_of(given) if split == "train" else ():
+        if (entry.format or data.format) == "auto" and source.forms.get(entry.path) == "text":
+            said = text_alone(source.unused[entry.path])
+            findings.notes += [f"note: {where}: {entry.path}: {said}"] if said else []
     if model is not None:
         chats = [placed.example for placed in examples if placed.example.is_chat]
         if any(example.template is None for example in chats):

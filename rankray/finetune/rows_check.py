@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rankray.config.evaluation import is_sampled
 from rankray.data.chat import Example
 from rankray.data.files import HELD_OUT, TEST
 from rankray.data.sources import Placed
-from rankray.errors import ConfigError, DataError, listed
+from rankray.errors import ConfigError, DataError, in_yaml, listed
 from rankray.evaluate.answers import check_answer, is_function
 
 
@@ -37,6 +37,29 @@ def warnings_of_names(split: str, name: str, files: Sequence[Path], where: str) 
             "train on alone"
         ]
     return []
+
+
+def template_warnings(loaded: LoadedConfig) -> list[str]:
+    """Return a line for each template that holds a backslash and an n where a new line will be meant."""
+    found = []
+    for path, text in _templates(loaded.config.model_dump(include={"data": True, "evaluate": {"also"}})):
+        if r"\n" in text:
+            meant = in_yaml(text.replace(r"\n", "\n"))
+            found.append(
+                f"{loaded.where(path)}: {path}: {text} has a backslash and an n where it is no new line; where one is "
+                f"meant, write {meant}, in double quotes"
+            )
+    return found
+
+
+def _templates(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the templates, `prompt` and `completion`, of a part of a configuration, with their dotted paths."""
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in pairs:
+        place = f"{path}.{key}" if path else str(key)
+        if key in ("prompt", "completion") and isinstance(value, str):
+            yield place, value
+        yield from _templates(value, place)
 
 
 def _answers(config: Config) -> bool:

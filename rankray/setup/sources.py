@@ -20,7 +20,7 @@ from rankray.data.formats import CHAT_COLUMNS, recognise, unused_columns
 from rankray.data.left_out import LeftOut
 from rankray.data.other_sets import MARKS, is_preference
 from rankray.data.sources import Source
-from rankray.errors import DataError, listed
+from rankray.errors import DataError, in_yaml, listed
 from rankray.setup.held_out import halves_of_hub, set_aside, sorted_out
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _part(file: Path, given: Templates, say: Say, tokenizer: PreTrainedTokenizer
     source = Source("train", data, places=Places(source="init"), tokenizer=tokenizer)
     count = sum(1 for _ in source.placed())
     unused = unused_columns(part.form, rows, part.section())
-    more = "".join(f", {name}: {text!r}" for name, text in part.templates.items())
+    more = "".join(f", {name}: {in_yaml(text)}" for name, text in part.templates.items())
     more += f"; columns not used: {listed(unused)}" if unused else ""
     if not given and part.templates.get("prompt") == "{text}\n":
         more += "; to learn the text itself: --prompt '' --completion '{text}'"

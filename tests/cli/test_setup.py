@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from rankray.config import load_config
+
 ROWS = [{"conversations": [{"from": "human", "value": "1"}, {"from": "gpt", "value": "2"}]}] * 3
 
 
@@ -59,12 +61,17 @@ def test_init_learns_a_text_itself_where_the_prompt_is_empty(rankray, file, tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reviews.csv").write_text("text,label\n" + "a good one,good\na bad one,bad\n" * 8)
     words = ("--model", str(model_dir), "--data", "reviews.csv")
-    assert "completion: '{label}'" in rankray("init", *words, "-o", "label.yaml")
+    assert 'completion: "{label}"' in rankray("init", *words, "-o", "label.yaml")
     for name in ("reviews.train.jsonl", "reviews.eval.jsonl"):
         (tmp_path / name).unlink()
     said = rankray("init", *words, "--prompt", "", "--completion", "{text}", "-o", "text.yaml")
-    assert "format columns, prompt: '', completion: '{text}'; columns not used: label" in said
+    assert 'format columns, prompt: "", completion: "{text}"; columns not used: label' in said
     assert "text.yaml: ok" in rankray("check", "text.yaml")
+    asked = ("--prompt", r"Review: {text}\nVerdict:", "--completion", "{label}")
+    for name in ("reviews.train.jsonl", "reviews.eval.jsonl"):
+        (tmp_path / name).unlink()
+    assert r'prompt: "Review: {text}\nVerdict:"' in rankray("init", *words, *asked, "-o", "asked.yaml")
+    assert load_config(tmp_path / "asked.yaml").config.data.prompt == "Review: {text}\nVerdict:"
 
 
 def test_what_is_printed_to_be_typed_is_quoted(rankray, file, tmp_path, model_dir, monkeypatch):

@@ -52,7 +52,7 @@ def test_unknown_columns_say_what_to_write():
     with pytest.raises(DataError) as raised:
         recognise([{"Question": "a", "answer": "b"}], section())
     assert "columns Question, answer" in str(raised.value)
-    assert "data.prompt: '{Question}\\n' and data.completion: '{answer}'" in str(raised.value)
+    assert 'data.prompt: "{Question}\\n" and data.completion: "{answer}"' in str(raised.value)
     with pytest.raises(DataError, match="a preference set"):
         recognise([{"chosen": "a", "rejected": "b"}], section())
 
@@ -60,7 +60,7 @@ def test_unknown_columns_say_what_to_write():
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{"prompt": "a", "response": "b"}], r"data.prompt: '{prompt}\\n' and data.completion: '{response}'"),
+        ([{"prompt": "a", "response": "b"}], r'data.prompt: "{prompt}\\n" and data.completion: "{response}"'),
         ([{"prompt": TURNS[:1], "data_source": "x"}], r"a column of turns without answers \(prompt\)"),
         ([{"one": TURNS, "other": TURNS}], r"columns of turns \(one, other\).*data.messages"),
         ([{"data": ["a", "b"], "id": 1}], "'data' holds a list of str; .*data.messages"),

@@ -1,6 +1,6 @@
 import pytest
 
-from rankray.data.guess import answer_to_text, nested_column, templates_of, turn_columns
+from rankray.data.guess import answer_to_text, nested_column, templates_of, text_alone, turn_columns
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 
@@ -59,6 +59,15 @@ def test_what_a_text_is_answered_with(rows, completion):
     text = next(iter(rows[0]))
     wanted = completion and {"prompt": f"{{{text}}}\n", "completion": completion}
     assert answer_to_text(rows) == wanted
+
+
+@pytest.mark.parametrize(
+    ("unused", "answer"), [(["id", "Label"], "Label"), (["summary"], "summary"), (["id"], ""), ([], "")]
+)
+def test_a_text_that_has_an_answer_beside_it(unused, answer):
+    said = text_alone(unused)
+    assert (f'write data.prompt: "{{text}}\\n" and data.completion: "{{{answer}}}"' in said) == bool(answer)
+    assert bool(said) == bool(answer)
 
 
 def test_columns_of_turns_and_of_other_things():

@@ -16,12 +16,12 @@ def section(**fields):
     [
         (
             {"prompt": "a", "chosen": "b", "rejected": "c"},
-            r"data.prompt: '{prompt}\\n' and data.completion: '{chosen}'",
+            r'data.prompt: "{prompt}\\n" and data.completion: "{chosen}"',
         ),
-        ({"chosen": "\n\nHuman: a", "rejected": "c"}, "data.prompt: '' and data.completion: '{chosen}'"),
+        ({"chosen": "\n\nHuman: a", "rejected": "c"}, 'data.prompt: "" and data.completion: "{chosen}"'),
         (
             {"instruction": "a", "input": "x", "chosen": "b", "rejected": "c"},
-            r"data.prompt: '{instruction}\\n{input}\\n' and data.completion: '{chosen}'",
+            r'data.prompt: "{instruction}\\n{input}\\n" and data.completion: "{chosen}"',
         ),
         ({"chosen": [ASKED, SAID], "rejected": [ASKED, SAID]}, "data.messages: chosen"),
         (

@@ -99,6 +99,23 @@ def test_an_unknown_column(check):
     fails(check, DataError, "messages", "no column 'chat'", data__messages="chat")
 
 
+@pytest.mark.parametrize(
+    ("changes", "noted"),
+    [({}, True), ({"data__format": "text"}, False), ({"data__prompt": "{text}", "data__completion": "{label}"}, False)],
+)
+def test_a_label_that_is_not_learnt_is_noted(tmp_path, tree, changes, noted):
+    rows = tmp_path / "labelled.jsonl"
+    rows.write_text(json.dumps({"text": "a good film", "label": "good"}) + "\n")
+    given = tree(data__train=str(rows), data__eval=str(rows), **changes)
+    for name in ("prompt", "completion"):
+        if f"data__{name}" not in changes:
+            given["data"].pop(name, None)
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(given))
+    notes = [line for line in preflight(load_config(tmp_path / "search.yaml")).notes if "format text" in line]
+    assert len(notes) == noted
+    assert all("labelled.jsonl: format text learns the column text alone, and not label; " in line for line in notes)
+
+
 def test_an_empty_file(check, tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     fails(check, DataError, "eval", "holds no rows", data__eval=str(tmp_path / "empty.jsonl"))

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from rankray.finetune.rows_check import warnings_of_names
+from rankray.config import load_config
+from rankray.finetune.rows_check import template_warnings, warnings_of_names
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,31 @@ from rankray.finetune.rows_check import warnings_of_names
 def test_names_that_say_something_else_are_warned_of(split, files, said):
     found = warnings_of_names(split, Path(files[0]).name if files else "", [Path(file) for file in files], "w")
     assert (said in found[0]) if said else (found == [])
+
+
+FILE = r"""
+model: {path: m}
+data:
+  train:
+  - {path: a/b:c:train, prompt: 'Q: {q}\n', completion: "{a}\n"}
+  - {path: d/e:f:train, prompt: "Q: {q}\n"}
+  eval: a/b:c:test
+  prompt: "{q}\n"
+  completion: '{a}'
+evaluate:
+  answer: '####\n(.*)'
+  also: {arc: {data: g/h:i:test, prompt: '{q}\n\n', completion: "{a}"}}
+"""
+
+
+def test_a_new_line_that_is_none_is_warned_of(tmp_path):
+    """In single quotes YAML leaves the backslash and the n; of a pattern for answers both are one new line."""
+    file = tmp_path / "f.yaml"
+    file.write_text(FILE)
+    first, second = template_warnings(load_config(file))
+    assert first.startswith(
+        rf"{file}:5: data.train.0.prompt: Q: {{q}}\n has a backslash and an n where it is no new line"
+    )
+    assert first.endswith(r'write "Q: {q}\n", in double quotes')
+    assert second.startswith(f"{file}:12: evaluate.also.arc.prompt: ")
+    assert second.endswith(r'write "{q}\n\n", in double quotes')

@@ -34,7 +34,7 @@ def test_shards_are_one_set_of_which_a_part_is_held_out(chosen):
     train, held_out, test, said = chosen(files, "")
     assert (train, held_out, test) == ([("data.train.jsonl", "columns")], [("data.eval.jsonl", "columns")], [])
     assert "set 6 examples aside" in said
-    assert "54 rows, format columns, prompt: '{question}\\n', completion: '{answer}'" in said
+    assert '54 rows, format columns, prompt: "{question}\\n", completion: "{answer}"' in said
     assert chosen(files, "part-0*.jsonl", held_out=["part-2.jsonl"])[1] == [("data/part-2.jsonl", "columns")]
 
 
@@ -61,17 +61,17 @@ def test_a_test_set_alone_is_for_the_last_word(chosen):
 def test_a_column_of_turns_is_named(chosen, tmp_path):
     chosen({"a.jsonl": {"dialogue": SAID}}, "a.jsonl")
     said = chosen({"b.jsonl": {"dialogue": SAID, "id": 1}}, "b.jsonl")[3]
-    assert "format sharegpt, messages: 'dialogue'; columns not used: id" in said
+    assert 'format sharegpt, messages: "dialogue"; columns not used: id' in said
 
 
 def test_a_text_with_a_label_is_asked_for_the_label(chosen, tmp_path):
     train, held_out, _, said = chosen({"a.jsonl": {"text": "t", "label": "good"}}, "a.jsonl")
     assert (train, held_out) == ([("a.train.jsonl", "columns")], [("a.eval.jsonl", "columns")])
-    assert "format columns, prompt: '{text}\\n', completion: '{label}'; to learn the text itself: --prompt ''" in said
+    assert 'format columns, prompt: "{text}\\n", completion: "{label}"; to learn the text itself: --prompt \'\'' in said
     (tmp_path / "a.train.jsonl").unlink()
     (tmp_path / "a.eval.jsonl").unlink()
     said = chosen({}, "a.jsonl", templates={"prompt": "", "completion": "{text}"})[3]
-    assert "format columns, prompt: '', completion: '{text}'; columns not used: label" in said
+    assert 'format columns, prompt: "", completion: "{text}"; columns not used: label' in said
 
 
 def test_an_error_names_the_users_own_file(chosen, tmp_path):
