@@ -166,10 +166,15 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode("ascii"), text)
 
 
+def closest(given: object, allowed: Iterable[object]) -> list[str]:
+    """Return the allowed name that is closest to what was given, as a list of one; [] if none is close."""
+    names = [name for name in map(str, allowed) if len(name) <= LONGEST_NAME]
+    return difflib.get_close_matches(str(given)[:LONGEST_NAME], names, n=1, cutoff=0.5)
+
+
 def nearest(given: object, allowed: Iterable[object]) -> str:
     """Return ` (did you mean 'x'?)` for the closest allowed name, or an empty string."""
-    names = [name for name in map(str, allowed) if len(name) <= LONGEST_NAME]
-    matches = difflib.get_close_matches(str(given)[:LONGEST_NAME], names, n=1, cutoff=0.5)
+    matches = closest(given, allowed)
     return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rankray.config.fields import all_fields, keys_of
+from rankray.config.other_names import did_you_mean
 from rankray.errors import describe_invalid, listed, shown
 
 SECTION_TYPES = {"model_type", "model_attributes_type", "dict_type"}
@@ -56,7 +57,11 @@ def _problem(key: Key, items: list[Any]) -> tuple[Key, str]:
         return key, f"{path}: got {shown(given)}; {space_entry_form(given)}"
     if kinds & SECTION_TYPES and (names := keys_of(path)):
         return key, f"{path}: got {shown(given)}; allowed: a section with {listed(names)}; {_as_section(path, given)}"
-    text = describe_invalid(items, keys_of(".".join(map(str, key[:-1]))))
+    siblings = keys_of(".".join(map(str, key[:-1])))
+    if "extra_forbidden" in kinds and key:
+        hint = did_you_mean(str(key[-1]), siblings)
+        return key, f"{path}: unknown key{hint}; allowed: {', '.join(sorted(siblings))}; correct the key"
+    text = describe_invalid(items, siblings)
     named = text.split(":")[0]
     if not key and named in all_fields():  # a rule about several sections names the field itself
         return tuple(named.split(".")), text

@@ -18,6 +18,7 @@ from typing import Any
 
 from rankray.config.distribution import Distribution, parse_distribution
 from rankray.config.fields import searchable_paths
+from rankray.config.other_names import OTHER_NAMES, did_you_mean
 from rankray.config.params import get_path
 from rankray.config.points import DRAWS, refusal, some_draw_allows, when_all_refused
 from rankray.config.schema import SEARCHABLE_SECTIONS, Config
@@ -198,8 +199,9 @@ def _check_path(path: str, config: Config) -> None:
             "set it outside space:"
         )
     same = [name for name in known if name.startswith(f"{section}.")] or known
-    hint = nearest(path, known)
-    raise ConfigError(f"names no configuration field{hint}; allowed: {', '.join(same)}; correct the path")
+    name = path.split(".")[-1]
+    hint = did_you_mean(name, known) if name in OTHER_NAMES else nearest(path, known)
+    raise ConfigError(f"names no configuration field{hint}; allowed: {listed(same)}; correct the path")
 
 
 def _check_values(dist: Distribution, config: Config, space: Mapping[str, Distribution]) -> None:

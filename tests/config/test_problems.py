@@ -74,6 +74,12 @@ def test_two_kinds_at_once_are_told_nothing_to_write():
         ({"study": {"budget": 5}}, "a section with wall_hours, .*; write its fields under study.budget:"),
         ({"model": {"path": "m", "lora": True}}, "a section with rank, alpha, .*; write its fields under model.lora:"),
         ({"evaluate": {"also": {"arc": 1}}}, "a section with data, .*; write its fields under evaluate.also.arc:"),
+        (
+            {"train": {"lr": 1e-3}},
+            "train.lr: unknown key \\(did you mean 'train.learning_rate'\\?\\); allowed: batch_size",
+        ),
+        ({"learning_rate": 1e-3}, "unknown key \\(did you mean 'train.learning_rate'\\?\\); allowed: data, evaluate, "),
+        ({"space": {"lr": {"float": [1, 2]}}}, "names no configuration field \\(did you mean 'train.learning_rate'"),
         ({"train": {"sft": 1}}, "train.sft: got 1; allowed: a mapping of names to values"),
         ({"space": ["train.learning_rate"]}, "allowed: a mapping of names to values"),
         ({"train": {"max_steps": "ten"}}, "got 'ten'; allowed: a whole number"),
