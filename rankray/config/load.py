@@ -52,8 +52,10 @@ class LoadedConfig:
     def where(self, path: str) -> str:
         """Return where the value at a dotted path was written, or the nearest enclosing key, or the file.
 
-        A number in the path is the index of an entry of a list.
+        A number in the path is the index of an entry of a list; below `space` a whole path is one key.
         """
+        if path.startswith("space."):
+            return _place(self.places, ("space", path.removeprefix("space.")), self.file)
         key = tuple(int(part) if part.isdecimal() and len(part) < 10 else part for part in path.split("."))
         return _place(self.places, key, self.file)
 

@@ -77,16 +77,16 @@ SEVERAL = 2
 def did_you_mean(name: str, siblings: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for a key that does not exist where it stands, or an empty string.
 
-    What another tool calls so comes first. Else it is the closest of the keys that may stand there, or the field of
-    this very name in another section, or either.
+    That is what another tool calls so, or the field of this very name in another section. Where it does not stand among
+    the siblings, the closest of them comes first: `evaluate.steps` may be meant for either.
 
     Args:
         name: the key, or the last part of a path.
         siblings: the keys, or paths, that are allowed in its place.
     """
     known = [*siblings]
-    if name in OTHER_NAMES and name not in known:
-        return f" (did you mean '{OTHER_NAMES[name]}'?)"
     same = [path for path in all_fields() if path.split(".")[-1] == name and "*" not in path]
-    options = dict.fromkeys([*closest(name, known), *(same if len(same) <= SEVERAL else [])])
+    meant = [OTHER_NAMES[name]] if name in OTHER_NAMES else same if len(same) <= SEVERAL else []
+    here = [each for path in meant for each in (path, path.split(".")[-1]) if each in known]
+    options = here[:1] or dict.fromkeys([*closest(name, known), *meant])
     return f" (did you mean {' or '.join(map(repr, options))}?)" if options else ""

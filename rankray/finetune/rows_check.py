@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankray.config import Config, LoadedConfig
+from rankray.config import Config, LoadedConfig, distributions
 from rankray.config.evaluation import is_sampled
 from rankray.data.chat import Example
 from rankray.data.files import HELD_OUT, TEST
@@ -41,8 +41,9 @@ def warnings_of_names(split: str, name: str, files: Sequence[Path], where: str) 
 
 def template_warnings(loaded: LoadedConfig) -> list[str]:
     """Return a line for each template that holds a backslash and an n where a new line will be meant."""
-    found = []
-    for path, text in _templates(loaded.config.model_dump(include={"data": True, "evaluate": {"also"}})):
+    found, written = [], loaded.config.model_dump(include={"data": True, "evaluate": {"also"}})
+    searched = {path: list(dist.choices) for path, dist in distributions(loaded.config).items()}
+    for path, text in (*_templates(written), *_templates({"space": searched})):
         if r"\n" in text:
             meant = in_yaml(text.replace(r"\n", "\n"))
             found.append(
@@ -57,8 +58,10 @@ def _templates(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in pairs:
         place = f"{path}.{key}" if path else str(key)
-        if key in ("prompt", "completion") and isinstance(value, str):
-            yield place, value
+        if str(key).split(".")[-1] in ("prompt", "completion"):
+            yield from (
+                (place, text) for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
+            )
         yield from _templates(value, place)
 
 

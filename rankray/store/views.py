@@ -18,8 +18,8 @@ from rankray.errors import StoreError
 from rankray.store.confirmation import CONFIRMS, verdicts
 from rankray.store.leases import number_in
 from rankray.store.pareto import front, metrics_of
-from rankray.store.records import PROVENANCE, damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
-from rankray.store.stored import clean, figures, mapping, reading
+from rankray.store.records import damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
+from rankray.store.stored import clean, figures, reading
 from rankray.store.stored import number as as_number
 from rankray.store.trials import StudyStore
 
@@ -181,11 +181,10 @@ def untried(study: StudyStore) -> dict[str, list[Any]]:
     A confirmation trains what a search has chosen, and is not asked to try more. Where a finite space has been used up,
     the configuration allows no other point.
     """
-    attributes = study.storage.get_study_user_attrs(study.study_id)
-    if mapping(attributes.get(PROVENANCE)).get(CONFIRMS) or study.exhausted:
-        return {}
     found = study.config.search_space.distributions
     choices = {path: dist.choices for path, dist in found.items() if dist.kind == "choice"}
+    if not choices or study.provenance.get(CONFIRMS) or study.exhausted:
+        return {}
     if study.glance is None:
         tried = {(path, repr(each.params[path])) for each in study.trials() for path in choices if path in each.params}
     else:

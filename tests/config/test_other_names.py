@@ -14,10 +14,13 @@ def test_every_name_of_another_tool_stands_for_a_field_or_a_section():
 @pytest.mark.parametrize(
     ("section", "name", "said"),
     [
-        ("train", "lr", " (did you mean 'train.learning_rate'?)"),
+        ("train", "lr", " (did you mean 'learning_rate'?)"),
+        ("evaluate", "batch", " (did you mean 'batch_size'?)"),
+        ("evaluate", "steps", " (did you mean 'every_steps' or 'train.max_steps'?)"),
+        ("train", "scheduler", " (did you mean 'schedule' or 'study.pruner'?)"),
         ("", "lr", " (did you mean 'train.learning_rate'?)"),
         ("", "learning_rate", " (did you mean 'train.learning_rate'?)"),
-        ("train", "per_device_train_batch_size", " (did you mean 'train.micro_batch_size'?)"),
+        ("train", "per_device_train_batch_size", " (did you mean 'micro_batch_size'?)"),
         ("train", "max_length", " (did you mean 'max_steps' or 'data.max_length'?)"),
         ("evaluate", "metric", " (did you mean 'metrics' or 'study.metric'?)"),
         ("loss", "temprature", " (did you mean 'temperature'?)"),

@@ -76,7 +76,7 @@ def test_two_kinds_at_once_are_told_nothing_to_write():
         ({"evaluate": {"also": {"arc": 1}}}, "a section with data, .*; write its fields under evaluate.also.arc:"),
         (
             {"train": {"lr": 1e-3}},
-            "train.lr: unknown key \\(did you mean 'train.learning_rate'\\?\\); allowed: batch_size",
+            "train.lr: unknown key \\(did you mean 'learning_rate'\\?\\); allowed: batch_size",
         ),
         ({"learning_rate": 1e-3}, "unknown key \\(did you mean 'train.learning_rate'\\?\\); allowed: data, evaluate, "),
         ({"space": {"lr": {"float": [1, 2]}}}, "names no configuration field \\(did you mean 'train.learning_rate'"),

@@ -36,6 +36,8 @@ data:
 evaluate:
   answer: '####\n(.*)'
   also: {arc: {data: g/h:i:test, prompt: '{q}\n\n', completion: "{a}"}}
+space:
+  data.prompt: {choice: ["{q}\n", 'Q: {q}\nA: ']}
 """
 
 
@@ -43,10 +45,12 @@ def test_a_new_line_that_is_none_is_warned_of(tmp_path):
     """In single quotes YAML leaves the backslash and the n; of a pattern for answers both are one new line."""
     file = tmp_path / "f.yaml"
     file.write_text(FILE)
-    first, second = template_warnings(load_config(file))
+    first, second, third = template_warnings(load_config(file))
     assert first.startswith(
         rf"{file}:5: data.train.0.prompt: Q: {{q}}\n has a backslash and an n where it is no new line"
     )
     assert first.endswith(r'write "Q: {q}\n", in double quotes')
     assert second.startswith(f"{file}:12: evaluate.also.arc.prompt: ")
     assert second.endswith(r'write "{q}\n\n", in double quotes')
+    assert third.startswith(rf"{file}:14: space.data.prompt: Q: {{q}}\nA:  has a backslash")
+    assert third.endswith(r'write "Q: {q}\nA: ", in double quotes')

@@ -34,36 +34,33 @@ def test_the_summary_shows_the_best_beside_the_baselines():
     assert "rankray confirm s --plan --store sqlite:///s.db" in text
 
 
-@pytest.mark.parametrize(("trials", "said"), [(4, False), (5, True)])
-def test_the_summary_says_where_the_metric_tells_nothing(trials, said):
+def summed_up(trials, value=0.5, **views):
+    """Return the summary of a search with so many complete trials, the first of them the best."""
     out = io.StringIO()
     summary(
         Console(file=out, width=120),
         origin=ORIGIN,
         metric="eval/accuracy",
-        best={"number": 0, "value": 0.0, "params": {}},
+        best={"number": 0, "value": value, "params": {}},
         objectives=[],
         status={"study": "s", "trials": {"complete": trials, "pruned": 0, "failed": 0}, "store": "sqlite:///s.db"},
-        alike={"trials": trials, "value": 0.0},
+        **views,
     )
-    assert (f"warning: all {trials} complete trials have eval/accuracy 0: it does not" in out.getvalue()) == said
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("trials", "said"), [(4, False), (5, True)])
+def test_the_summary_says_where_the_metric_tells_nothing(trials, said):
+    text = summed_up(trials, 0.0, alike={"trials": trials, "value": 0.0})
+    assert (f"warning: all {trials} complete trials have eval/accuracy 0: it does not" in text) == said
 
 
 @pytest.mark.parametrize("untried", [{}, {"loss.objective": ["dft", "talr"], "loss.base": ["prob"]}])
 def test_the_summary_says_which_choices_no_trial_has_had(untried):
-    out = io.StringIO()
-    summary(
-        Console(file=out, width=120),
-        origin=ORIGIN,
-        metric="eval/accuracy",
-        best={"number": 0, "value": 0.5, "params": {}},
-        objectives=[],
-        status={"study": "s", "trials": {"complete": 8, "pruned": 0, "failed": 0}, "store": "sqlite:///s.db"},
-        untried=untried,
-    )
+    text = summed_up(8, untried=untried)
     said = "not tried: objective dft, talr; base prob; a larger budget (study.trials) and the same command try more\n\n"
-    assert out.getvalue().startswith(said) == bool(untried)
-    assert ("not tried" in out.getvalue()) == bool(untried)
+    assert text.startswith(said) == bool(untried)
+    assert ("not tried" in text) == bool(untried)
 
 
 @pytest.mark.parametrize("word", ["better", "worse"])
