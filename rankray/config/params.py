@@ -49,6 +49,12 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     tree[last] = value
 
 
+def is_plain_sft(config: Config, params: Mapping[str, Any]) -> bool:
+    """Return whether a trial with these values is plain SFT: every token weighted alike, and no KL anchor."""
+    objective = params.get("loss.objective", config.loss.objective)
+    return bool(objective == "sft" and not params.get("loss.kl_weight", config.loss.kl_weight))
+
+
 def trial_tree(config: Config, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of one trial as JSON types: `params` set at their paths, and no space.
 

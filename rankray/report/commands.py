@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rankray.config.yaml_text import parse_value
@@ -46,6 +46,32 @@ def retrain_command(origin: Mapping[str, Any], params: Mapping[str, Any], *, rec
         if path.split(".")[0] not in ELSEWHERE and path not in params
     ]
     return " ".join(["rankray train", shlex.quote(origin["file"]), *map(_set, [*changed, *params.items()])])
+
+
+def training_commands(
+    origin: Mapping[str, Any], best: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """Return what to train after a search, as (what for, command), the better one first.
+
+    That is the trial that is recommended, and where `rankray confirm` found nothing better than plain SFT at its own
+    best rate, that too: first where the setting was found worse. A recommended trial that is plain SFT at this very
+    rate is said once.
+
+    Args:
+        origin: see `rankray.store.origin`.
+        best: the trial that is recommended.
+        verdicts: those of `rankray confirm`, the one that counts first.
+    """
+    again = retrain_command(origin, best["params"], recommended=True)
+    for first in verdicts[:1]:
+        word, baseline = first["verdict"]["word"], first["baseline"]["params"]
+        if word not in ("worse", "indistinguishable") or not baseline or best["params"].items() <= baseline.items():
+            break
+        plain = retrain_command(origin, baseline)
+        if word == "worse" and not best.get("plain_sft"):
+            return [("train plain SFT at its best rate, which is better", plain), ("train the search's best", again)]
+        return [("train it again", again), ("train plain SFT at its best rate instead", plain)]
+    return [("train it again", again)]
 
 
 def resume_command(origin: Mapping[str, Any]) -> str:

@@ -24,6 +24,8 @@ def plan_view(plan: Tree) -> RenderableType:
     lines = [f"confirm {plan['study']}: {metric}, on {_where(plan['data'])}"]
     if plan["search_interrupted"]:
         lines.append(f"the search is not finished: its best so far is confirmed; rankray status {plan['study']}")
+    if line := _sft_leads(plan):
+        lines.append(line)
     took = plan["run_seconds"]
     cost = "" if took is None else f", about {duration(took)} each as in the search: {duration(plan['seconds'])} in all"
     lines.append(
@@ -47,6 +49,25 @@ def plan_view(plan: Tree) -> RenderableType:
             looks.add_row(f"{row['seeds']} seeds", f"{100 * row['level']:.2g} %", f"{row['half_width_sd']:.2f} seed sd")
         parts += [_plain(""), looks]
     return Group(*parts)
+
+
+def _sft_leads(plan: Tree) -> str:
+    """Return a line where plain SFT has the search's best figure, for the finalists are then not its best trials."""
+    sign = -1.0 if plan["direction"] == "maximize" else 1.0
+    first, sft = (
+        min(
+            (each for each in plan[side] if each["value"] is not None),
+            key=lambda each: sign * each["value"],
+            default=None,
+        )
+        for side in ("finalists", "baselines")
+    )
+    if first is None or sft is None or sign * sft["value"] > sign * first["value"]:
+        return ""
+    return (
+        f"plain SFT has the best figure of the search ({sft['value']:.4g}, trial {sft['number']}): this asks whether "
+        "the best other settings do better on new seeds"
+    )
 
 
 def verdict_view(verdict: Tree) -> RenderableType:

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from rankray.report.board import alike_line, figure, short_params, short_value, untried_line
-from rankray.report.commands import resume_command, retrain_command, store_option
+from rankray.report.commands import resume_command, store_option, training_commands
 from rankray.report.figures import metrics_among, with_error
 from rankray.report.findings import Cost, better, cost, edges, failures, front, references, standings
-from rankray.report.tables import plain_sft
+from rankray.report.tables import question
 
 Row = Mapping[str, Any]
 MOST_ROWS = 1000
@@ -33,10 +33,11 @@ def verdict(overview: Row) -> tuple[str, str]:
     if overview["best"] is not None:
         if line := alike_line(str(overview["status"]["metric"]), overview["alike"]):
             return "not confirmed", _sentence(line)
+        plain = " It is plain SFT: no other setting did better." if overview["best"].get("plain_sft") else ""
         return (
             "not confirmed",
             f"Best of {counts['complete'] + counts['pruned']} finished trials, on the data they were chosen by: expect "
-            "less on other data and other seeds.",
+            f"less on other data and other seeds.{plain}",
         )
     if counts["failed"] and not counts["pruned"] and not counts["running"]:
         return "failed", f"Every trial failed, {counts['failed']} of them. The reasons are below."
@@ -62,6 +63,11 @@ def not_the_best(overview: Row) -> str:
     used, more = overview["recommended"], since(overview)
     after = f" {more} trials have finished since then, and were not compared." if more else ""
     if used is None or used["number"] == best["number"]:
+        if best.get("plain_sft"):
+            return (
+                f"Trial {best['number']}, which has the best figure of the search, is plain SFT. The verdict is on "
+                f"trial {confirmed['number']}, the best of all other settings on new seeds.{after}"
+            )
         return (
             f"The verdict is on trial {confirmed['number']}; trial {best['number']} has the best figure of the search."
             f"{after}"
@@ -88,14 +94,12 @@ def commands(overview: Row) -> list[tuple[str, str]]:
         resume = [("start or resume the search", resume_command(origin))]
         return [*resume, ("see how far it is", f"rankray status {study} {store}")]
     found = [("resume the search", resume_command(origin))] if status["state"] == "interrupted" else []
-    if not overview["verdicts"] and not origin["confirms"]:
+    if not overview["verdicts"] and not origin["confirms"] and question(best, overview["objectives"]):
         found.append(("confirm it on fresh seeds", f"rankray confirm {study} {store}"))
     if since(overview) and not_the_best(overview):
         label = f"after-{status['budget']['finished']}"
         found.append(("confirm what was found since", f"rankray confirm {study} --label {label} {store}"))
-    found.append(("train it again", retrain_command(origin, best["params"], recommended=True)))
-    if instead := plain_sft(overview["verdicts"]):
-        found.append(("train plain SFT at its best rate instead", retrain_command(origin, instead)))
+    found += training_commands(origin, best, overview["verdicts"])
     if best.get("checkpoint_exists") is not False:
         found.append(("take the model away", f"rankray export {study} {best['number']} DIR {store}"))
     return [*found, ("look at the trial", f"rankray show {study} {best['number']} {store}")]

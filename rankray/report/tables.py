@@ -11,20 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rankray.report.board import alike_line, figure, short_params, short_value, untried_line
-from rankray.report.commands import retrain_command, store_option
+from rankray.report.commands import store_option, training_commands
 
 Row = Mapping[str, Any]
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 _LABELS = {"baseline:sft": "plain SFT, fixed", "baseline:paper": "the paper's setting"}
-
-
-def plain_sft(verdicts: Sequence[Row]) -> Mapping[str, Any] | None:
-    """Return plain SFT's settings at its best rate, where the first verdict is that nothing better was found."""
-    for first in verdicts[:1]:
-        if first["verdict"]["word"] in ("worse", "indistinguishable"):
-            found: Mapping[str, Any] | None = first["baseline"]["params"] or None
-            return found
-    return None
 
 
 def untrained_line(status: Row, metric: str) -> list[Text]:
@@ -116,13 +107,24 @@ def summary(
             _model_line(console, best)
     study, store = shlex.quote(status["study"]), store_option(status["store"])
     console.print(f"look closer: rankray show {study} {best['number']} {store}", **_PLAIN)
-    console.print("train it again:", highlight=False)
-    console.print(f"  {retrain_command(origin, best['params'], recommended=True)}", **_PLAIN)
-    if not origin["confirms"] and confirmed is None and counts["complete"] > 1:
-        console.print(f"is it really better than plain SFT? rankray confirm {study} --plan {store}", **_PLAIN)
-    if instead := plain_sft(confirmed["verdicts"] if confirmed else []):
-        console.print("or plain SFT at its best rate:", highlight=False)
-        console.print(f"  {retrain_command(origin, instead)}", **_PLAIN)
+    for what, command in training_commands(origin, best, confirmed["verdicts"] if confirmed else []):
+        console.print(f"{what}:", highlight=False)
+        console.print(f"  {command}", **_PLAIN)
+    if not origin["confirms"] and confirmed is None and counts["complete"] > 1 and (asks := question(best, objectives)):
+        console.print(f"{asks} rankray confirm {study} --plan {store}", **_PLAIN)
+
+
+def question(best: Row, objectives: Sequence[Row]) -> str:
+    """Return what `rankray confirm` would answer about a search; "" where there is nothing to compare with plain SFT.
+
+    Args:
+        best: its best trial.
+        objectives: the best trial of each objective.
+    """
+    if not best.get("plain_sft"):
+        return "is it really better than plain SFT?"
+    others = [row for row in objectives if not row.get("plain_sft") and row.get("state", "complete") == "complete"]
+    return "it is plain SFT; is any other setting better on new seeds?" if others else ""
 
 
 def _model_line(console: Console, trial: Row) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rankray.config import Config, Distribution, config_from, distributions
-from rankray.config.params import get_path
+from rankray.config.params import get_path, is_plain_sft
 from rankray.config.sections import source_text
 from rankray.config.space import RATE
 from rankray.errors import UserError
@@ -117,7 +117,7 @@ def finalists(rows: Sequence[Row], config: Config, confirmation: Config, most: i
         UserError: there is none.
     """
     ranked = _ranked(rows, config)
-    chosen = [row for row in ranked if not is_plain(row, config)]
+    chosen = [row for row in ranked if not is_plain_sft(config, row["params"])]
     if not chosen:
         what = "every complete trial is plain SFT" if ranked else "no trial is complete"
         raise UserError(
@@ -136,12 +136,12 @@ def baselines(rows: Sequence[Row], config: Config, confirmation: Config, count: 
         confirmation: the confirmation's.
         count: how many; fewer only where the range holds no more rungs.
     """
-    plain = [row for row in _ranked(rows, config) if is_plain(row, config)]
+    plain = [row for row in _ranked(rows, config) if is_plain_sft(config, row["params"])]
     known = _distinct([_candidate(row, config, confirmation) for row in plain])
     tried = [
         float(row["params"].get(RATE, config.train.learning_rate))
         for row in rows
-        if is_plain(row, config) and row["state"] in ("complete", "pruned")
+        if is_plain_sft(config, row["params"]) and row["state"] in ("complete", "pruned")
     ]
     start = known[0] if known else _plain_start(rows, config, confirmation)
     chosen = [start]
@@ -169,13 +169,6 @@ def edge_of(rate: float, dist: Distribution) -> str:
     if rate >= high or (share is not None and share > 1 - EDGE_SHARE):
         return f"the upper end of its range ({low:g} to {high:g})"
     return ""
-
-
-def is_plain(row: Row, config: Config) -> bool:
-    """Return whether a trial of the search was plain SFT: every token weighted alike, and no KL anchor."""
-    params = row["params"]
-    objective = params.get(OBJECTIVE, config.loss.objective)
-    return bool(objective == "sft" and not params.get(ANCHOR, config.loss.kl_weight))
 
 
 def fresh_seed(salt: str, what: str, index: int, used: set[int]) -> int:
@@ -223,7 +216,7 @@ def _completed(given: Mapping[str, Any], confirmation: Config) -> dict[str, Any]
 
 def _plain_start(rows: Sequence[Row], config: Config, confirmation: Config) -> Candidate:
     """Return plain SFT where no trial of it is complete: as the best of what was stopped, or as the search's best."""
-    stopped = [row for row in rows if is_plain(row, config) and row["state"] == "pruned"]
+    stopped = [row for row in rows if is_plain_sft(config, row["params"]) and row["state"] == "pruned"]
     sign = -1.0 if config.direction == "maximize" else 1.0
     stopped.sort(key=lambda row: (-row["step"], sign * (row["value"] or 0.0)))
     like = (stopped or _ranked(rows, config))[0]

@@ -250,6 +250,7 @@ def plan_figures(search: StudyStore, confirmation: Config, plan: Plan) -> dict[s
         "study": search.name,
         "confirmation": confirmation.name,
         "metric": confirmation.study.metric,
+        "direction": confirmation.direction,
         "data": decided_on(confirmation, (plan.choose_on, plan.decide_on)),
         "finalists": [each.to_json() for each in plan.finalists],
         "baselines": [each.to_json() for each in plan.baselines],

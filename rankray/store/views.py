@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.checkpoints.places import is_remote
-from rankray.config.params import get_path
+from rankray.config.params import get_path, is_plain_sft
 from rankray.errors import StoreError
 from rankray.store.confirmation import CONFIRMS, verdicts
 from rankray.store.leases import number_in
@@ -294,6 +294,7 @@ def _result(study: StudyStore, found: FrozenTrial, before: dict[str, Any] | None
         "checkpoint": checkpoint,
         "checkpoint_exists": _exists(checkpoint),
         "objective": _objective(study, found),
+        "plain_sft": is_plain_sft(study.config, found.params),
         "origin": origin_of(found),
         "state": study.state(found),
         "step": max(steps_of(found), default=0),

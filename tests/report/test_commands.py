@@ -6,7 +6,7 @@ import pytest
 
 from rankray.config import load_config
 from rankray.config.load import parse_value
-from rankray.report.commands import resume_command, retrain_command, store_option
+from rankray.report.commands import resume_command, retrain_command, store_option, training_commands
 
 FILE = """
 model: {path: m}
@@ -113,3 +113,28 @@ def test_no_command_grants_what_the_store_says():
     }
     for command in (retrain_command(origin(overrides=overrides), {}), resume_command(origin(overrides=overrides))):
         assert pairs(command) == {"model": {"path": "m"}, "evaluate.every_steps": 5}
+
+
+RRI = {"params": {"loss.objective": "rri", "train.learning_rate": 0.01}}
+SFT = {"params": {"loss.objective": "sft", "train.learning_rate": 0.002}, "plain_sft": True}
+
+
+@pytest.mark.parametrize(
+    ("best", "word", "order"),
+    [
+        (RRI, None, ["rri"]),
+        (RRI, "better", ["rri"]),
+        (RRI, "under-powered", ["rri"]),
+        (RRI, "indistinguishable", ["rri", "sft"]),
+        (RRI, "worse", ["sft", "rri"]),
+        (SFT, "worse", ["sft"]),
+        ({**SFT, "params": {**SFT["params"], "train.learning_rate": 0.02}}, "worse", ["sft", "sft"]),
+    ],
+)
+def test_what_is_to_be_trained_comes_the_better_first_and_plain_sft_at_one_rate_once(best, word, order):
+    baseline = {"params": {**SFT["params"], "loss.kl_weight": 0.0}}
+    verdicts = [] if word is None else [{"verdict": {"word": word}, "baseline": baseline}]
+    found = training_commands(origin(), best, verdicts)
+    assert [pairs(command)["loss.objective"] for _, command in found] == order
+    assert len({what for what, _ in found}) == len(order)
+    assert ("which is better" in found[0][0]) == (order == ["sft", "rri"])

@@ -157,6 +157,23 @@ def test_where_the_setting_is_no_better_the_best_trial_and_plain_sft_are_offered
     assert ("The verdict is on trial" in text) == (used is best)
 
 
+@pytest.mark.parametrize("show", [lambda overview: read(overview).text, lambda overview: markdown(overview, "now")])
+def test_a_best_trial_that_is_plain_sft_is_called_so(show):
+    overview = make_overview(40)
+    overview["best"]["plain_sft"] = True
+    overview["objectives"] = [{"what": "rri", "plain_sft": False}, {"what": "sft", "plain_sft": True}]
+    text = show(overview)
+    assert "It is plain SFT: no other setting did better." in text
+    assert "rankray confirm made" in text
+    del overview["objectives"][0]
+    assert "rankray confirm" not in show(overview), "nothing to compare plain SFT with"
+    best, second = complete(overview)[:2]
+    add_verdict(overview, second, "worse")
+    text = show(overview)
+    assert f"Trial {best['number']}, which has the best figure of the search, is plain SFT." in text
+    assert f"The verdict is on trial {second['number']}" in text
+
+
 def test_trials_that_finished_since_a_confirmation_are_said():
     overview, _, best = of_another_trial()
     assert "since then" not in read(overview).text

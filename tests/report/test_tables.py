@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from rankray.report.tables import summary
+from rankray.report.tables import question, summary
 
 ORIGIN = {"study": "s", "store": "sqlite:///s.db", "file": "f.yaml", "overrides": {}, "confirms": None}
 
@@ -49,6 +49,23 @@ def summed_up(trials, value=0.5, **views):
     return out.getvalue()
 
 
+SFT, RRI = {"what": "sft", "number": 1, "plain_sft": True}, {"what": "rri", "number": 2, "plain_sft": False}
+
+
+@pytest.mark.parametrize(
+    ("best", "rows", "asked"),
+    [
+        (RRI, [RRI, SFT], "is it really better than plain SFT?"),
+        (RRI, [RRI], "is it really better than plain SFT?"),
+        (SFT, [RRI, SFT], "it is plain SFT; is any other setting better on new seeds?"),
+        (SFT, [{**RRI, "state": "pruned"}, SFT], ""),
+        (SFT, [SFT], ""),
+    ],
+)
+def test_what_confirm_would_answer_depends_on_whether_the_best_is_plain_sft(best, rows, asked):
+    assert question(best, rows) == asked
+
+
 @pytest.mark.parametrize(("trials", "said"), [(4, False), (5, True)])
 def test_the_summary_says_where_the_metric_tells_nothing(trials, said):
     text = summed_up(trials, 0.0, alike={"trials": trials, "value": 0.0})
@@ -86,8 +103,8 @@ def test_the_summary_ends_with_what_was_confirmed(number, rate, word):
     assert f"verdict (s.confirm): {word}: 0.7 [b]against[/b] 0.6" in text
     if word == "worse":
         assert "rankray show s 5 --store" in text
-        assert "rankray train f.yaml --set r=0.25\nor plain SFT at its best rate:" in text
-        assert text.endswith("rankray train f.yaml --set loss.objective=sft\n")
+        better = "train plain SFT at its best rate, which is better:\n  rankray train f.yaml --set loss.objective=sft\n"
+        assert text.endswith(f"{better}train the search's best:\n  rankray train f.yaml --set r=0.25\n")
         return
     assert f"rankray show s {number} --store" in text
     assert text.endswith(f"rankray train f.yaml --set r={rate}\n")

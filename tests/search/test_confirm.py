@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 import shutil
@@ -10,12 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from rankray.config import Config
 from rankray.config.space import RATE
 from rankray.config.study import BudgetSection
 from rankray.contracts import Report
 from rankray.errors import ConfigError, SearchFailed, UserError
+from rankray.report.confirmation import plan_view
 from rankray.search.candidates import SEED
 from rankray.search.confirm import (
     confirmed_config,
@@ -127,6 +130,30 @@ def test_what_is_planned_is_what_is_run(searched: str) -> None:
     assert stored_plan(searched, confirmation) is None
     confirm(searched)
     assert stored_plan(searched, confirmation) == plan
+
+
+@pytest.mark.parametrize(
+    ("rri", "sft", "direction", "said"),
+    [
+        (0.7, 0.8, "maximize", True),
+        (0.8, 0.7, "maximize", False),
+        (2.0, 1.9, "minimize", True),
+        (1.9, 2.0, "minimize", False),
+        (0.7, None, "maximize", False),
+    ],
+)
+def test_a_plan_says_where_plain_sft_leads(
+    searched: str, rri: float, sft: float | None, direction: str, said: bool
+) -> None:
+    """The finalists are then not the search's best trials, which reads like a mistake."""
+    search = attach(searched, "s")
+    config, confirmation = confirmed_config(search, searched, {})
+    figures = plan_figures(search, confirmation, make_plan(search, config, confirmation, SMALL))
+    figures |= {"direction": direction, "finalists": [{"number": 4, "value": rri, "params": {}}]}
+    figures["baselines"] = [{"number": None, "value": None, "params": {}}, {"number": 2, "value": sft, "params": {}}]
+    out = io.StringIO()
+    Console(file=out, width=200).print(plan_view(figures))
+    assert ("plain SFT has the best figure of the search" in out.getvalue()) == said
 
 
 def test_a_plan_stays_whatever_becomes_of_the_search(searched: str) -> None:
