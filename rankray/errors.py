@@ -217,6 +217,8 @@ def _allowed(error: Mapping[str, Any]) -> str:
     if kind in PLAIN and what in ("type", "parsing", "from_float", "attributes_type"):
         return PLAIN[kind]
     rule = re.sub(r"^Input should be |, (got|unable to) .*", "", str(error["msg"]))
+    if error["loc"][-1:] == ("[key]",):
+        return f"a mapping with {rule}"
     return rule[:1].lower() + rule[1:]
 
 

@@ -53,10 +53,16 @@ class BudgetSection(Section):
     """What the nodes of the cluster cost while the search runs, in the unit of `price`, idle ones included."""
     price: dict[str, Positive | dict[Literal["on_demand", "spot"], Positive]] = Field(default_factory=dict)
     """Price of a node for an hour, by its type as the cluster names it; `default` is that of every other node. A
-    number, or `{on_demand: 1.2, spot: 0.4}`."""
+    number, or `{on_demand: 1.2, spot: 0.4}`. A number alone is the price of every node."""
     plateau: PositiveInt | None = None
     """Finished trials in a row after which the search ends, if none was better than the best one before by more than
     its metric's standard error over examples (where the metric has none, by anything)."""
+
+    @field_validator("price", mode="before")
+    @classmethod
+    def _of_every_node(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return {"default": value} if is_number else value
 
     @property
     def is_limited(self) -> bool:

@@ -164,15 +164,18 @@ def alike_line(metric: str, alike: Mapping[str, Any] | None) -> str:
     )
 
 
-def untried_line(untried: Mapping[str, Sequence[Any]]) -> str:
+def untried_line(untried: Mapping[str, Sequence[Any]], status: Mapping[str, Any]) -> str:
     """Return which choices no trial has had, and how to try them; empty if there are none.
 
-    `untried` is what `rankray.store.views.untried` returns.
+    `untried` and `status` are what these of `rankray.store.views` return.
     """
     if not untried:
         return ""
+    ended = (status.get("ended") or {}).get("by")
+    limit = "study.trials" if ended == "trials" else f"study.budget.{ended}"
+    how = f"a larger {limit} and the same command try more" if ended else "the search has not ended"
     each = "; ".join(f"{path.split('.')[-1]} {listed(values)}" for path, values in untried.items())
-    return f"not tried: {each}; a larger budget (study.trials) and the same command try more"
+    return f"not tried: {each}; {how}"
 
 
 def short_params(params: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ def markdown(overview: Row, written: str) -> str:
     ]  # fmt: skip
     rows += [(label, figure(value), "", "", "", "") for label, value in references(overview)]
     lines += _table(("objective", metric, "at equal budget", "learning rate", "trials", "settings"), rows)
-    lines += [f"{plain(line)}.\n"] if (line := untried_line(overview["untried"])) else []
+    lines += [f"{plain(line)}.\n"] if (line := untried_line(overview["untried"], status)) else []
     titles, unbeaten = front_rows(overview)
     lines += ["## No trial beats these", "", *_table(titles, unbeaten)] if unbeaten else []
     found = overview["importance"]

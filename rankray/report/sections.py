@@ -208,7 +208,9 @@ def board(overview: Row) -> str:
         "Each objective at the learning rate of its own best complete trial. A search spends more on what looks good, "
         f"so the third column compares at equal budget: the best that each had found within its first {given} steps."
     )
-    missing = f"<p>{text(_sentence(line))}</p>" if (line := untried_line(overview["untried"])) else ""
+    missing = (
+        f"<p>{text(_sentence(line))}</p>" if (line := untried_line(overview["untried"], overview["status"])) else ""
+    )
     shown = _table("Leaderboard", titles, rows)
     return f'<section id="board"><h2>Leaderboard</h2><p>{note}</p>{shown}{missing}</section>\n'
 

@@ -79,7 +79,7 @@ def summary(
         console.print(objectives_view(objectives, metric))
         for line in untrained_line(status, metric):
             console.print(line, **_PLAIN)
-    if said := untried_line(untried or {}):
+    if said := untried_line(untried or {}, status):
         console.print(Text(said, style="dim"), **_PLAIN)
     if objectives or said:
         console.print()

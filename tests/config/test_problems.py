@@ -112,3 +112,26 @@ def test_a_single_name_is_a_list_of_one():
     )
     assert (config.logging, config.evaluate.metrics) == (["tensorboard"], ["nll"])
     assert (config.study.known, config.study.warm_start) == (["paper"], ["earlier"])
+
+
+@pytest.mark.parametrize(
+    ("price", "says"),
+    [
+        (
+            {"g5": {"on-demand": 1.2}},
+            "g5: got {'on-demand': 1.2}; allowed: a number or a mapping with 'on_demand' or 'spot'",
+        ),
+        ({"g5": 0}, "g5: got 0; allowed: greater than 0"),
+        (0, "default: got 0; allowed: greater than 0"),
+        (True, ": got True; allowed: a number, not true or false"),
+    ],
+)
+def test_a_price_that_is_none(price, says):
+    assert f"study.budget.price{'' if says[0] == ':' else '.'}{says}" in refused(study={"budget": {"price": price}})
+
+
+def test_a_price_alone_is_that_of_every_node():
+    for given in (3, 1.5):
+        assert config_from(
+            {"name": "x", "model": {"path": "m"}, "data": DATA, "study": {"budget": {"price": given}}}
+        ).study.budget.price == {"default": given}

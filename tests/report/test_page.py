@@ -103,7 +103,7 @@ def test_choices_that_no_trial_has_had_are_said():
         assert "ot tried: " not in shown
     overview["untried"] = {"loss.objective": ["dft"]}
     for shown in (page(overview, "now"), markdown(overview, "now")):
-        assert "ot tried: objective dft; a larger budget (study.trials) and the same command try more." in shown
+        assert "ot tried: objective dft; a larger study.trials and the same command try more." in shown
 
 
 def test_a_confirmation_is_not_asked_to_be_confirmed():

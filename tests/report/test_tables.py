@@ -34,7 +34,7 @@ def test_the_summary_shows_the_best_beside_the_baselines():
     assert "rankray confirm s --plan --store sqlite:///s.db" in text
 
 
-def summed_up(trials, value=0.5, **views):
+def summed_up(trials, by="trials", value=0.5, **views):
     """Return the summary of a search with so many complete trials, the first of them the best."""
     out = io.StringIO()
     summary(
@@ -43,7 +43,12 @@ def summed_up(trials, value=0.5, **views):
         metric="eval/accuracy",
         best={"number": 0, "value": value, "params": {}},
         objectives=[],
-        status={"study": "s", "trials": {"complete": trials, "pruned": 0, "failed": 0}, "store": "sqlite:///s.db"},
+        status={
+            "study": "s",
+            "trials": {"complete": trials, "pruned": 0, "failed": 0},
+            "store": "sqlite:///s.db",
+            "ended": by and {"by": by},
+        },
         **views,
     )
     return out.getvalue()
@@ -68,14 +73,22 @@ def test_what_confirm_would_answer_depends_on_whether_the_best_is_plain_sft(best
 
 @pytest.mark.parametrize(("trials", "said"), [(4, False), (5, True)])
 def test_the_summary_says_where_the_metric_tells_nothing(trials, said):
-    text = summed_up(trials, 0.0, alike={"trials": trials, "value": 0.0})
+    text = summed_up(trials, value=0.0, alike={"trials": trials, "value": 0.0})
     assert (f"warning: all {trials} complete trials have eval/accuracy 0: it does not" in text) == said
 
 
 @pytest.mark.parametrize("untried", [{}, {"loss.objective": ["dft", "talr"], "loss.base": ["prob"]}])
-def test_the_summary_says_which_choices_no_trial_has_had(untried):
-    text = summed_up(8, untried=untried)
-    said = "not tried: objective dft, talr; base prob; a larger budget (study.trials) and the same command try more\n\n"
+@pytest.mark.parametrize(
+    ("by", "how"),
+    [
+        ("trials", "a larger study.trials and the same command try more"),
+        ("money", "a larger study.budget.money and the same command try more"),
+        (None, "the search has not ended"),
+    ],
+)
+def test_the_summary_says_which_choices_no_trial_has_had(untried, by, how):
+    text = summed_up(8, by, untried=untried)
+    said = f"not tried: objective dft, talr; base prob; {how}\n\n"
     assert text.startswith(said) == bool(untried)
     assert ("not tried" in text) == bool(untried)
 
