@@ -36,7 +36,7 @@ OURS = {
     "loss_type": "loss.objective",
     "trust_remote_code": "model.trust_remote_code",
     "completion_only_loss": "data.prompt and data.completion (only the completion is trained on)",
-    "assistant_only_loss": "data.messages (only the last assistant turn is trained on)",
+    "assistant_only_loss": "data.messages and data.train_on (assistant turns alone are trained on)",
     "model_init_kwargs": "model.path and model.dtype",
     "report_to": "logging: [wandb, mlflow, tensorboard, trackio], which keeps one run per trial",
     "run_name": "logging: the runs are named by study and trial",

@@ -281,19 +281,23 @@ def _read_as_training_data(data: Mapping[str, Any], path: str) -> Any:
 def _hold_out(draft: Draft, data: dict[str, Any]) -> None:
     """Set data aside where that needs no reading: a slice of each hub dataset; else say what is missing."""
     from rankray.data.files import is_file_source
-    from rankray.setup.held_out import halves_of_hub
+    from rankray.setup.held_out import PERCENT, halves_of_hub
 
     entries = [{"path": data["train"]}] if isinstance(data["train"], str) else data["train"]
     share = f"; {draft.share} of the rows were to be" if draft.share else ""
+    is_part = isinstance(draft.share, float) and 0 < draft.share < 1
+    percent = min(max(1, round(100 * draft.share)), 99) if is_part else PERCENT
     held_out = []
     for entry in entries:
         if not is_file_source(entry["path"]) and not entry["path"].endswith("]"):
-            entry["path"], rest = halves_of_hub(entry["path"])
+            entry["path"], rest = halves_of_hub(entry["path"], percent)
             held_out.append({**entry, "path": rest})
     if held_out:
         data["eval"] = held_out[0]["path"] if len(held_out) == 1 else held_out
         data["train"] = entries[0]["path"] if isinstance(data["train"], str) else entries
-        draft.notes.append(f"no held-out data were named{share}: the last 5 % of each dataset of the hub are held out")
+        draft.notes.append(
+            f"no held-out data were named{share}: the last {percent} % of each dataset of the hub are held out"
+        )
     else:
         data["eval"] = _read_as_training_data(data, entries[0]["path"])
         draft.notes.append(

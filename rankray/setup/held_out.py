@@ -15,6 +15,8 @@ from rankray.errors import DataError
 SHARE = 0.1
 MOST = 1000
 """The most examples that are set aside."""
+PERCENT = 5
+"""How much of a hub dataset is held out where nothing else is asked for."""
 SEED = 0
 
 
@@ -77,12 +79,12 @@ def set_aside(
     return places[0], places[1], len(held)
 
 
-def halves_of_hub(source: str) -> tuple[str, str]:
-    """Return two slices of one split of a hub dataset: its first 95 %, and the rest.
+def halves_of_hub(source: str, percent: int = PERCENT) -> tuple[str, str]:
+    """Return two slices of one split of a hub dataset: its last so many percent are the second, the rest the first.
 
     Raises:
         DataError: the split is already sliced.
     """
     if source.endswith("]"):
         raise DataError(f"init: {source!r} is a slice; allowed is a whole split; give --eval. Sources are {FORMS}")
-    return f"{source}[:95%]", f"{source}[95%:]"
+    return f"{source}[:{100 - percent}%]", f"{source}[{100 - percent}%:]"

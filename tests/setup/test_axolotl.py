@@ -32,7 +32,7 @@ def test_an_example(tmp_path):
     lora = config.model.lora
     assert (lora.rank, lora.alpha, lora.dropout, lora.target_modules) == (32, 16.0, 0.05, "all-linear")
     alpaca, chat, mine, own = config.data.train
-    assert (alpaca.path, alpaca.format) == ("teknium/GPT4-LLM-Cleaned:train[:95%]", "alpaca")
+    assert (alpaca.path, alpaca.format) == ("teknium/GPT4-LLM-Cleaned:train[:90%]", "alpaca")
     assert (chat.path, chat.messages) == ("mlabonne/FineTome-100k:train[:20%]", "conversations")
     assert (mine.path, mine.format) == (str(tmp_path / "mine.jsonl"), "text")
     assert (own.format, own.prompt, own.completion) == ("columns", "x{instruction} {input?}", "{output}")

@@ -30,6 +30,18 @@ def test_what_is_written_is_read_again(tmp_path):
     assert again.space["train.learning_rate"] == {"float": [2e-6, 2e-4], "log": True}
 
 
+@pytest.mark.parametrize(
+    ("share", "cut"), [(0.1, 90), (0.02, 98), (0.001, 99), (0.5, 50), (0.999, 1), (500, 95), (0, 95), ("0.1", 95)]
+)
+def test_as_much_is_held_out_as_the_other_tool_set_aside(tmp_path, share, cut):
+    """A number of rows is no share of a dataset whose length is unknown here."""
+    given = {"base_model": "m/n", "datasets": [{"path": "a/b", "type": "alpaca"}], "val_set_size": share}
+    config, notes, _ = convert(write(tmp_path / "x.yaml", given))
+    assert config.data.train[0].path == f"a/b:train[:{cut}%]"
+    assert config.data.eval == f"a/b:train[{cut}%:]"
+    assert any(f"the last {100 - cut} % of each" in note for note in notes)
+
+
 def test_the_last_part_of_hub_datasets_is_held_out(tmp_path):
     both = [{"path": "a/b"}, {"path": "c/d", "split": "train[:20%]"}, {"path": "e/f", "name": "main"}]
     config, notes, _ = convert(write(tmp_path / "x.yaml", {"model_name_or_path": "m/n", "datasets": both}))
