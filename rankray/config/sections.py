@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from rankray.errors import describe_invalid
+from rankray.errors import describe_invalid, nearest, shown
 from rankray.loss.knobs import Fields, NonNegative, Positive
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -113,6 +113,15 @@ Sources = Annotated[str, Field(min_length=1)] | Annotated[list[SourceSection], F
 """One source, or several."""
 
 
+PLAIN_TEMPLATE = "plain"
+"""The chat template that rankray brings along, by its name."""
+
+
+def is_jinja(text: str) -> bool:
+    """Return whether a text is a Jinja template, and not the name or the path of one."""
+    return "{{" in text or "{%" in text
+
+
 class DataSection(Section):
     """What the model learns from, and what it is measured on."""
 
@@ -147,6 +156,10 @@ class DataSection(Section):
     chat: bool = False
     """Make turns of prompts and completions that are texts, and render them with the model's chat template: for the
     templates above, `prompt_completion` and `alpaca`. Conversations are rendered with it anyway."""
+    chat_template: str | None = None
+    """Chat template of conversations in place of the model's, and of a model that has none: the path of a Jinja file,
+    whose text is then kept with the study, or `plain` (each turn below its role, answers ended by the EOS token). It is
+    saved with the model."""
     streaming: bool = False
     """Read and tokenise part by part, for data that do not fit in memory; hub datasets are not downloaded as a whole.
     Training is the same. The form of a file's rows is that of its first rows, and `check --offline` and `preview` look
@@ -165,6 +178,16 @@ class DataSection(Section):
     weight 1)."""
     max_length: Annotated[int, Field(ge=2)] = 2048
     """Tokens per example; longer examples are cut at the end."""
+
+    @field_validator("chat_template")
+    @classmethod
+    def _is_template(cls, given: str | None) -> str | None:
+        if given is None or given == PLAIN_TEMPLATE or is_jinja(given):
+            return given
+        raise ValueError(
+            f"got {shown(given)}{nearest(given, [PLAIN_TEMPLATE])}; allowed: the path of a Jinja file, its text, or "
+            f"{PLAIN_TEMPLATE}; correct the value"
+        )
 
     @field_validator("train", "eval", "test", mode="before")
     @classmethod

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rankray.config.sections import is_jinja
 from rankray.errors import ConfigError
 from rankray.paths import resolved, resolved_url
 
@@ -53,6 +54,7 @@ PATHS: dict[str, Resolve] = {
 """Dotted path of a field that holds a path -> how it is made absolute."""
 
 
+CHAT_TEMPLATE = "data.chat_template"
 ALSO_DATA = "evaluate.also.*.data"
 """The path of the data of any further set, of which a file may have several."""
 
@@ -104,9 +106,34 @@ def resolve_tree(tree: dict[str, Any], base: Path, where: Callable[[str], str]) 
         choices = entry.get("choice") if path in PATHS and isinstance(entry, dict) else None
         for index in range(len(choices) if isinstance(choices, list) else 0):
             change(choices, index, path)
+    _read_chat_template(tree, base, where, written)
     study = tree.get("study")
     points = study.get("warm_start") if isinstance(study, dict) else None
     for point in points if isinstance(points, list) else []:
         for path in PATHS.keys() & (point if isinstance(point, dict) else {}):
             change(point, path, path)
     return written
+
+
+def _read_chat_template(tree: dict[str, Any], base: Path, where: Callable[[str], str], written: dict[str, str]) -> None:
+    """Put the text of a chat template in the place of its path, so that every worker has it, and a study keeps it."""
+    data = tree.get("data")
+    given = data.get("chat_template") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(given, str):
+        return
+    if is_jinja(given) or not ("/" in given or "." in given):  # the text itself, or a name
+        return
+    path = Path(resolved(given, base))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{where(CHAT_TEMPLATE)}: {CHAT_TEMPLATE}: {given!r} cannot be read ({error}); allowed: a Jinja file of "
+            "UTF-8 text; correct the path"
+        ) from None
+    if not is_jinja(text):
+        raise ConfigError(
+            f"{where(CHAT_TEMPLATE)}: {CHAT_TEMPLATE}: {given!r} is no Jinja template: it has no {{{{ }}}} or {{% %}}; "
+            "allowed: what a tokenizer has as its chat_template; give such a file"
+        )
+    data["chat_template"], written[CHAT_TEMPLATE] = text, given

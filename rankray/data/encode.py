@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rankray.config.sections import DataSection
 from rankray.data.chat import Example, trained_turns
+from rankray.data.chat_template import use_template
 from rankray.data.examples import common_prefix
 from rankray.data.lengths import Length
 from rankray.data.turns import rendered, trained_spans
@@ -130,10 +131,14 @@ def measured(whole: Sequence[Tokens], limit: int) -> list[Length]:
     return [Length(len(each.input_ids), each.supervised_tokens, each.cut(limit).supervised_tokens) for each in whole]
 
 
-def light_tokenizer(model: Path) -> PreTrainedTokenizerBase | None:
+def light_tokenizer(model: Path, template: str | None = None) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer of a local model without importing torch (two seconds), or None where that needs more.
 
     It is the class that reads `tokenizer.json`; a model without that file needs `AutoTokenizer`, which imports torch.
+
+    Args:
+        model: its directory.
+        template: `data.chat_template`.
 
     Raises:
         ModelError: its files cannot be read, or do not fit together.
@@ -151,6 +156,7 @@ def light_tokenizer(model: Path) -> PreTrainedTokenizerBase | None:
             f"model.path: the tokenizer of {str(model)!r} cannot be loaded ({shown(first)}); needed is one that "
             "save_pretrained wrote; save the tokenizer again"
         ) from error
+    use_template(tokenizer, template)
     return tokenizer
 
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Span = tuple[int, int]
+NO_TEMPLATE = (
+    "has no chat template; needed is one; set data.chat_template (plain suits any model), take a chat model, or use "
+    "data.prompt and data.completion"
+)
 
 
 def rendered(
@@ -47,10 +51,7 @@ def rendered(
         ModelError: there is no chat template.
     """
     if not (example.template or tokenizer.chat_template):
-        raise ModelError(
-            f"{where}: the model's tokenizer has no chat template; needed is one; take a chat model, or use "
-            "data.prompt and data.completion"
-        )
+        raise ModelError(f"{where}: the model's tokenizer {NO_TEMPLATE}")
     if not turns:
         return ""
     try:

@@ -27,6 +27,7 @@ from rankray.data.leaks import leaks_line, leaks_of
 from rankray.data.left_out import LeftOut
 from rankray.data.lengths import LengthTable, length_table, table_lines
 from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local, refuse_revision
+from rankray.data.turns import NO_TEMPLATE
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
 from rankray.evaluate.answers import load_function
 from rankray.evaluate.sets import check_sets
@@ -155,7 +156,7 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
     has_chats, left_out = check_sets(loaded, tokenizer)
     findings.left_out |= left_out
     if has_chats and directory is not None:
-        _needs_chat_template(directory, loaded.where("evaluate.also"))
+        _needs_chat_template(directory, loaded, loaded.where("evaluate.also"))
     findings.fingerprints = {"data": data, **prints}
 
 
@@ -287,7 +288,7 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, tokenizer
     if model is not None:
         chats = [placed.example for placed in examples if placed.example.is_chat]
         if any(example.template is None for example in chats):
-            _needs_chat_template(model, places.messages)
+            _needs_chat_template(model, loaded, places.messages)
         _check_room(examples, model, tokenizer, split, loaded, findings)
     return fingerprint(given, where)
 
@@ -305,7 +306,7 @@ def leak_warnings(loaded: LoadedConfig) -> list[str]:
 def _light_tokenizer(model: Path, loaded: LoadedConfig) -> Any:
     """Return the tokenizer, or None where it cannot be read without torch."""
     try:
-        return light_tokenizer(model)
+        return light_tokenizer(model, loaded.config.data.chat_template)
     except ModelError as error:
         raise ModelError(f"{loaded.where('model.path')}: {error}") from error
 
@@ -340,9 +341,6 @@ def _check_room(
     findings.warnings += filter(None, [table.warning(split)])
 
 
-def _needs_chat_template(model: Path, where: str) -> None:
-    if not has_chat_template(model):
-        raise ModelError(
-            f"{where}: the tokenizer in {str(model)!r} has no chat template; needed is one; take a chat model, or use "
-            "data.prompt and data.completion"
-        )
+def _needs_chat_template(model: Path, loaded: LoadedConfig, where: str) -> None:
+    if loaded.config.data.chat_template is None and not has_chat_template(model):
+        raise ModelError(f"{where}: the tokenizer in {str(model)!r} {NO_TEMPLATE}")

@@ -209,7 +209,7 @@ def tokenizer_and_limit(loaded: LoadedConfig) -> tuple[PreTrainedTokenizerBase, 
     config = loaded.config
     try:
         directory = local_model(config.model.path)
-        light = None if directory is None else light_tokenizer(Path(directory))
+        light = None if directory is None else light_tokenizer(Path(directory), config.data.chat_template)
         context = None if directory is None else context_of(directory)
         limit = min(config.data.max_length, context or config.data.max_length)
         if light is not None:

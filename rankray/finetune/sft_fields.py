@@ -36,6 +36,7 @@ OURS = {
     "loss_type": "loss.objective",
     "trust_remote_code": "model.trust_remote_code",
     "completion_only_loss": "data.prompt and data.completion (only the completion is trained on)",
+    "chat_template_path": "data.chat_template",
     "assistant_only_loss": "data.messages and data.train_on (assistant turns alone are trained on)",
     "model_init_kwargs": "model.path and model.dtype",
     "report_to": "logging: [wandb, mlflow, tensorboard, trackio], which keeps one run per trial",
@@ -47,7 +48,6 @@ OURS = {
 
 WITHOUT_EFFECT = frozenset(
     {
-        "chat_template_path",
         "dataset_kwargs",
         "dataset_num_proc",
         "dataset_text_field",

@@ -19,6 +19,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rankray.config.schema import Config
+from rankray.data.chat_template import use_template
 from rankray.data.sources import file_stamps
 from rankray.data.tokenize import Split, load_split
 from rankray.errors import ConfigError, ModelError
@@ -62,6 +63,7 @@ def tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
             )
         except Exception as error:
             raise _load_error("tokenizer", path, error) from error
+        use_template(found, config.data.chat_template)
         found.pad_token = found.pad_token or found.eos_token
         if found.pad_token is None:
             raise ModelError(
@@ -70,7 +72,8 @@ def tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
             )
         return found
 
-    return _keep("tokenizer", (_model_key(config), config.model.trust_remote_code), load)
+    key = (_model_key(config), config.model.trust_remote_code, config.data.chat_template)
+    return _keep("tokenizer", key, load)
 
 
 def split_of(split: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> Split:

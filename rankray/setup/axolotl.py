@@ -7,11 +7,10 @@ from typing import Any
 
 from rankray.errors import ConfigError
 from rankray.setup.foreign import Draft, dtype, lora, pass_through, quantization, schedule, warmup
-from rankray.setup.foreign_data import entries, leftovers
+from rankray.setup.foreign_data import TEMPLATE, chat_template, entries, leftovers
 
 FORMS = {"alpaca": "alpaca", "completion": "text", "sharegpt": "sharegpt", "chat_template": "messages"}
 """Axolotl's dataset types -> ours."""
-TEMPLATE = "conversations are rendered by the tokenizer's own chat template"
 MAPPINGS = (("role", "role"), ("content", "content"), ("role", "from"), ("content", "value"))
 """Names of turns' fields that are recognised, as Axolotl maps them."""
 IN_OTHER_WORDS: dict[str, tuple[Any, ...]] = {
@@ -56,11 +55,11 @@ def fill(draft: Draft, base: Path) -> None:
     quantization(draft, 4 if draft.take("load_in_4bit") else 0, "load_in_4bit")
     quantization(draft, 8 if draft.take("load_in_8bit") else 0, "load_in_8bit")
     dtype(draft, draft.take("torch_dtype"))
-    _data(draft)
+    _data(draft, base)
     _training(draft)
 
 
-def _data(draft: Draft) -> None:
+def _data(draft: Draft, base: Path) -> None:
     draft.move("data.max_length", "sequence_len")
     given = draft.take("datasets")
     if not given:
@@ -76,7 +75,10 @@ def _data(draft: Draft) -> None:
     if draft.take("train_on_inputs"):
         draft.set("data.prompt_weight", 1.0)
     template = draft.take("chat_template")
-    if template not in (None, "tokenizer_default"):
+    text = draft.take("chat_template_jinja")
+    if template in (None, "jinja") and text:
+        chat_template(draft, "chat_template_jinja", text, base)
+    elif template not in (None, "tokenizer_default"):
         draft.note("chat_template", template, TEMPLATE)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from rankray.config.sections import is_jinja
 from rankray.data.files import is_file_source
 from rankray.setup.foreign import Draft
 
 LOADERS = ("json", "csv", "parquet", "text", "arrow")
 """Names of the loaders of `datasets`, which stand in the place of a data set's where its files are named."""
+TEMPLATE = "conversations are rendered by the tokenizer's own chat template, or by data.chat_template"
+"""What is said of a chat template that another tool knows by its name."""
 
 
 def source(name: Any, config: Any, split: Any) -> str:
@@ -62,3 +66,24 @@ def leftovers(draft: Draft, item: Mapping[str, Any], known: set[str], where: str
     for name, value in item.items():
         if name not in known and value not in (None, False, "", [], {}):
             draft.note(f"{where}.{name}", value, "has no counterpart here")
+
+
+def chat_template(draft: Draft, name: str, given: Any, base: Path) -> None:
+    """Take over a chat template that is a Jinja text or a file, or lies in a model's directory; else say so.
+
+    Args:
+        draft: the configuration in the making.
+        name: what the other tool calls it.
+        given: what it says; None for nothing.
+        base: what relative paths are relative to.
+    """
+    if given is None:
+        return
+    text = str(given)
+    places = [] if is_jinja(text) else [base / text, base / text / "chat_template.jinja"]
+    if is_jinja(text):
+        draft.set("data.chat_template", text)
+    elif found := next((place for place in places if place.is_file()), None):
+        draft.set("data.chat_template", str(found.absolute()))
+    else:
+        draft.note(name, given, "no file of this name is here; give its text in data.chat_template")

@@ -10,7 +10,7 @@ from typing import Any
 from rankray.errors import ConfigError
 from rankray.model.files import has_chat_template, local_model
 from rankray.setup.foreign import Draft, common, dtype, lora, quantization
-from rankray.setup.foreign_data import leftovers, source
+from rankray.setup.foreign_data import TEMPLATE, leftovers, source
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def fill(draft: Draft, base: Path) -> None:
     dtype(draft, "bfloat16" if draft.take("pure_bf16") else draft.take("infer_dtype"))
     template = draft.take("template")
     if template:
-        draft.note("template", template, "conversations are rendered by the tokenizer's own chat template")
+        draft.note("template", template, TEMPLATE)
     draft.move("data.max_length", "cutoff_len")
     if not draft.take("mask_history"):
         draft.set("data.train_on", "all")

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankray.config import load_config
+from rankray.config.sections import PLAIN_TEMPLATE
+from rankray.data.chat_template import use_template
 from rankray.data.encode import light_tokenizer, measure
 from rankray.data.files import is_file_source
 from rankray.data.lengths import length_table
@@ -99,7 +101,10 @@ def start(answers: Answers, file: Path, say: Callable[[str], None]) -> None:
 
 def _text(answers: Answers, file: Path, found: Chosen, tokenizer: PreTrainedTokenizerBase | None) -> str:
     parts, held_out = found.train, found.held_out
-    rows, tokens = _measured(answers, parts, held_out, tokenizer)
+    is_bare = tokenizer is not None and not tokenizer.chat_template
+    if tokenizer is not None and is_bare:
+        use_template(tokenizer, PLAIN_TEMPLATE)
+    rows, tokens, has_chats = _measured(answers, parts, held_out, tokenizer)
     batch = max(1, min(64, 1 << max(0, (rows // 8).bit_length() - 1))) if rows else 64
     gpus = answers.gpus if answers.gpus is not None else int(Path("/dev/nvidia0").exists())
     rate = (3e-5, 3e-3) if answers.lora else (1e-6, 1e-3)
@@ -114,6 +119,7 @@ def _text(answers: Answers, file: Path, found: Chosen, tokenizer: PreTrainedToke
             *(["  lora: {rank: 16, alpha: 32}   # adapters instead of all weights"] if answers.lora else []),
             "data:",
             *_data_lines(found, file),
+            *([f"  chat_template: {PLAIN_TEMPLATE}   # the model has none"] if is_bare and has_chats else []),
             *(["  train_on: all   # every assistant turn"] if any(p.train_on == "all" for p in parts) else []),
             f"  max_length: {tokens[2] if tokens else 2048}   # tokens; longer examples are cut{measured}",
             "loss: {objective: rri}",
@@ -168,16 +174,20 @@ def _tokenizer(answers: Answers) -> PreTrainedTokenizerBase | None:
 
 def _measured(
     answers: Answers, parts: list[Part], held_out: list[Part], tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[int, tuple[int, int, int] | None]:
-    """Return the training examples, and of all examples' tokens: median, 95 %, and the limit to set; what is known."""
+) -> tuple[int, tuple[int, int, int] | None, bool]:
+    """Return the training examples; of all examples' tokens: median, 95 %, and the limit to set; what is known.
+
+    And whether there are conversations that need the model's chat template.
+    """
     if not all(is_file_source(part.path) for part in parts):
-        return 0, None
+        return 0, None, False
     local = [part for part in (*parts, *held_out) if is_file_source(part.path)]
     found = [(part.section(), Source("train", part.section(), tokenizer=tokenizer).examples()) for part in local]
     count = sum(len(placed) for _, placed in found[: len(parts)])
+    has_chats = any(p.example.is_chat and p.example.template is None for _, placed in found for p in placed)
     directory = local_model(answers.model)
     if directory is None or tokenizer is None:
-        return count, None
+        return count, None, has_chats
     no_limit = 1 << 30
     lengths = [
         length
@@ -187,7 +197,7 @@ def _measured(
     table = length_table(lengths, no_limit)
     context = context_of(directory) or LENGTHS[-1]
     fitting = next((length for length in LENGTHS if length >= table.p95), LENGTHS[-1])
-    return count, (table.median, table.p95, min(fitting, context))
+    return count, (table.median, table.p95, min(fitting, context)), has_chats
 
 
 def _portable(path: str, file: Path, is_local: bool) -> str:

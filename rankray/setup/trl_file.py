@@ -7,7 +7,7 @@ from pathlib import Path
 from rankray.data.files import is_file_source
 from rankray.errors import ConfigError
 from rankray.setup.foreign import Draft, common, dtype, lora, quantization
-from rankray.setup.foreign_data import entries, leftovers, source
+from rankray.setup.foreign_data import chat_template, entries, leftovers, source
 
 
 def fill(draft: Draft, base: Path) -> None:
@@ -33,6 +33,7 @@ def fill(draft: Draft, base: Path) -> None:
         draft.note("bnb_4bit_quant_type", kind, "4 bits are nf4 here")
     draft.take("use_bnb_nested_quant", "bnb_4bit_quant_storage", "bnb_4bit_compute_dtype")
     _data(draft)
+    chat_template(draft, "chat_template_path", draft.take("chat_template_path"), base)
     if draft.take("assistant_only_loss"):
         draft.set("data.train_on", "all")
     if draft.take("completion_only_loss") is False:

@@ -90,3 +90,43 @@ def test_a_model_beside_the_reader_and_not_beside_the_file_is_refused(project):
 def test_a_home_that_nobody_has_is_refused(project, change):
     with pytest.raises(ConfigError, match=r"s.yaml:\d+: \w+: got .*no user 'nobody-here'"):
         load_config(write(project, **change))
+
+
+JINJA = "{% for m in messages %}{{ m.content }}{% endfor %}\n"
+
+
+def chats(project, template):
+    data = {"train": "t.jsonl", "eval": "e.jsonl", "chat_template": template}
+    return load_config(write(project, data=data))
+
+
+@pytest.mark.parametrize("given", ["./chat.jinja", "chat.jinja", "sub/chat"])
+def test_the_text_of_a_chat_template_stands_in_the_place_of_its_path(project, given):
+    (project / "sub").mkdir()
+    (project / given).write_text(JINJA)
+    assert chats(project, given).config.data.chat_template == JINJA
+    (project / given).unlink()
+    assert chats(project, JINJA).config.data.chat_template == JINJA, "a stored study needs no file"
+
+
+@pytest.mark.parametrize("given", [None, "plain", "{{ messages }}"])
+def test_a_name_and_a_text_are_no_paths(project, given):
+    assert chats(project, given).config.data.chat_template == given
+
+
+@pytest.mark.parametrize(
+    ("given", "content", "says"),
+    [
+        ("./no.jinja", None, r"'./no.jinja' cannot be read .*allowed: a Jinja file"),
+        ("./a.jinja", b"user: hi", r"is no Jinja template: it has no \{\{ \}\} or \{% %\}"),
+        ("./a.jinja", b"\xff{{", r"cannot be read .*UTF-8"),
+        ("chatml", None, r"got 'chatml'; allowed: the path of a Jinja file, its text, or plain"),
+        ("plian", None, r"did you mean 'plain'"),
+        (3, None, r"got 3; allowed: text"),
+    ],
+)
+def test_what_is_no_chat_template_is_said_with_its_line(project, given, content, says):
+    if content is not None:
+        (project / given).write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"s.yaml:\d+: data.chat_template: .*{says}"):
+        chats(project, given)

@@ -1,6 +1,7 @@
 import inspect
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -187,6 +188,26 @@ def test_messages_are_trained_on(tree, train, tmp_path):
     made["evaluate"]["max_new_tokens"] = 6
     made["loss"] = {"objective": "sft"}
     assert train(made)[0].metrics["eval/accuracy"] == 1.0
+
+
+def test_a_chat_template_that_is_given_is_trained_with_and_saved(tree, train, tmp_path, model_dir):
+    """In a process that has used the model without it before, too."""
+    from transformers import AutoTokenizer
+
+    file = tmp_path / "chat.jsonl"
+    turns = [{"role": "user", "content": "1 plus 1 is?"}, {"role": "assistant", "content": "2"}]
+    file.write_text((json.dumps({"chat": turns}) + "\n") * 4)
+    bare = shutil.copytree(model_dir, tmp_path / "bare")
+    changes = {"data__messages": "chat", "data__train": str(file), "data__eval": str(file), "model__path": str(bare)}
+    own = train(tree(**changes), directory="own")[0].metrics["eval/nll"]
+    (bare / "chat_template.jinja").unlink()
+    reports = [
+        train(tree(**changes, data__chat_template=template), directory=template[:2])[0]
+        for template in ("plain", "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}")
+    ]
+    assert len({own, *(report.metrics["eval/nll"] for report in reports)}) == 3
+    for report, start in zip(reports, ("{{ bos_token or", "{% for m in"), strict=True):
+        assert str(AutoTokenizer.from_pretrained(report.checkpoint).chat_template).startswith(start)
 
 
 SEAMS = {

@@ -122,3 +122,22 @@ def test_what_is_off_needs_no_note(tmp_path):
     assert set(notes) - set(before) == {"report_to: wandb: add logging: [wandb], which gives each trial a run"}
     assert not {"fsdp", "fsdp_config"} & config.train.sft.keys()
     assert any("held-out data were named; 0.1 of the rows were to be" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "template", "noted"),
+    [
+        (
+            {"chat_template": "jinja", "chat_template_jinja": "{{ messages[0].content }}"},
+            "{{ messages[0].content }}",
+            False,
+        ),
+        ({"chat_template_jinja": "{{ 1 }}"}, "{{ 1 }}", False),
+        ({"chat_template": "chatml"}, None, True),
+        ({"chat_template": "tokenizer_default"}, None, False),
+    ],
+)
+def test_a_chat_template(tmp_path, changes, template, noted):
+    config, notes, _ = converted(tmp_path, **changes)
+    assert config.data.chat_template == template
+    assert any(note.startswith("chat_template") for note in notes) == noted

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from fixtures.training import build_model
@@ -30,12 +31,12 @@ def long_model(tmp_path_factory):
 def begin(tmp_path, long_model):
     """Make a file from answers; return its configuration and what was said."""
 
-    def go(*kinds, rows=20, **given):
+    def go(*kinds, rows=20, model=long_model, **given):
         said = []
         for kind in kinds:
             (tmp_path / f"{kind}.jsonl").write_text((json.dumps(KINDS.get(kind, {"a": 1, "b": 2})) + "\n") * rows)
         sources = [str(tmp_path / f"{kind}.jsonl") for kind in kinds]
-        start(Answers(str(long_model), sources, **given), tmp_path / "s.yaml", said.append)
+        start(Answers(str(model), sources, **given), tmp_path / "s.yaml", said.append)
         return load_config(tmp_path / "s.yaml"), said
 
     return go
@@ -52,6 +53,16 @@ def test_check_accepts_what_is_made_for_any_form(begin, kind):
     assert (loaded.config.train.batch_size, data.max_length) == (2, 256 if kind == "alpaca" else 128)
     if kind == "columns":
         assert (data.prompt, data.completion) == ("{Question}\n", "{Answer}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_without_a_chat_template_gets_the_plain_one_for_conversations(begin, long_model, tmp_path, kind):
+    bare = shutil.copytree(long_model, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    loaded, _ = begin(kind, model=bare)
+    preflight(loaded)
+    is_chat = kind in ("sharegpt", "messages", "prompt_completion")
+    assert loaded.config.data.chat_template == ("plain" if is_chat else None)
 
 
 def test_a_mixture(begin):

@@ -103,3 +103,19 @@ def test_packing_needs_a_number_of_steps(tmp_path):
     assert "packing: True: epochs cannot be counted with packing; set train.max_steps and train.sft.packing" in notes
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(GIVEN | {"packing": True, "max_steps": 10}))
     assert convert(tmp_path / "x.yaml")[0].train.sft["packing"]
+
+
+@pytest.mark.parametrize("where", ["chat.jinja", "model/chat_template.jinja"])
+def test_a_chat_template_is_taken_over(tmp_path, where):
+    (tmp_path / "model").mkdir()
+    (tmp_path / where).write_text("{{ messages[0].content }}")
+    given = GIVEN | {"chat_template_path": where.removesuffix("/chat_template.jinja")}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(given))
+    assert convert(tmp_path / "x.yaml")[0].data.chat_template == "{{ messages[0].content }}"
+
+
+def test_a_chat_template_that_is_not_here_is_noted(tmp_path):
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(GIVEN | {"chat_template_path": "HuggingFaceTB/SmolLM3-3B"}))
+    config, notes, _ = convert(tmp_path / "x.yaml")
+    assert config.data.chat_template is None
+    assert any(note.startswith("chat_template_path: 'HuggingFaceTB/SmolLM3-3B': no file") for note in notes)
