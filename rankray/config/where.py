@@ -101,12 +101,20 @@ def resolve_tree(tree: dict[str, Any], base: Path, where: Callable[[str], str]) 
     for each in also.values() if isinstance(also, dict) else ():
         if isinstance(each, dict) and "data" in each:
             change(each, "data", ALSO_DATA)
+    data = tree.get("data")
+    if isinstance(data, dict) and "chat_template" in data:
+        given = data["chat_template"]
+        data["chat_template"] = _template_text(given, base, where)
+        if data["chat_template"] != given:
+            written[CHAT_TEMPLATE] = given
     space = tree.get("space")
     for path, entry in space.items() if isinstance(space, dict) else ():
-        choices = entry.get("choice") if path in PATHS and isinstance(entry, dict) else None
-        for index in range(len(choices) if isinstance(choices, list) else 0):
-            change(choices, index, path)
-    _read_chat_template(tree, base, where, written)
+        choices = entry.get("choice") if path in {*PATHS, CHAT_TEMPLATE} and isinstance(entry, dict) else None
+        for index, choice in enumerate(choices if isinstance(choices, list) else ()):
+            if path == CHAT_TEMPLATE:
+                entry["choice"][index] = _template_text(choice, base, where)
+            else:
+                change(choices, index, path)
     study = tree.get("study")
     points = study.get("warm_start") if isinstance(study, dict) else None
     for point in points if isinstance(points, list) else []:
@@ -115,25 +123,20 @@ def resolve_tree(tree: dict[str, Any], base: Path, where: Callable[[str], str]) 
     return written
 
 
-def _read_chat_template(tree: dict[str, Any], base: Path, where: Callable[[str], str], written: dict[str, str]) -> None:
-    """Put the text of a chat template in the place of its path, so that every worker has it, and a study keeps it."""
-    data = tree.get("data")
-    given = data.get("chat_template") if isinstance(data, dict) else None
-    if not isinstance(data, dict) or not isinstance(given, str):
-        return
-    if is_jinja(given) or not ("/" in given or "." in given):  # the text itself, or a name
-        return
-    path = Path(resolved(given, base))
+def _template_text(given: Any, base: Path, where: Callable[[str], str]) -> Any:
+    """Return the text of a chat template for its path, so that every worker has it, and a study keeps it."""
+    if not isinstance(given, str) or is_jinja(given) or not ("/" in given or "." in given):
+        return given  # no path: the text itself, or a name
+    place = f"{where(CHAT_TEMPLATE)}: {CHAT_TEMPLATE}: {given!r}"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(resolved(given, base)).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{where(CHAT_TEMPLATE)}: {CHAT_TEMPLATE}: {given!r} cannot be read ({error}); allowed: a Jinja file of "
-            "UTF-8 text; correct the path"
+            f"{place} cannot be read ({error}); allowed: a Jinja file of UTF-8 text; correct the path"
         ) from None
     if not is_jinja(text):
         raise ConfigError(
-            f"{where(CHAT_TEMPLATE)}: {CHAT_TEMPLATE}: {given!r} is no Jinja template: it has no {{{{ }}}} or {{% %}}; "
-            "allowed: what a tokenizer has as its chat_template; give such a file"
+            f"{place} is no Jinja template: it has no {{{{ }}}} or {{% %}}; allowed: what a tokenizer has as its "
+            "chat_template; give such a file"
         )
-    data["chat_template"], written[CHAT_TEMPLATE] = text, given
+    return text

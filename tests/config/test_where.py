@@ -109,6 +109,12 @@ def test_the_text_of_a_chat_template_stands_in_the_place_of_its_path(project, gi
     assert chats(project, JINJA).config.data.chat_template == JINJA, "a stored study needs no file"
 
 
+def test_chat_templates_that_are_searched_are_read_too(project):
+    (project / "a.jinja").write_text(JINJA)
+    space = {"data.chat_template": {"choice": ["plain", "./a.jinja"]}}
+    assert load_config(write(project, space=space)).config.space["data.chat_template"] == {"choice": ["plain", JINJA]}
+
+
 @pytest.mark.parametrize("given", [None, "plain", "{{ messages }}"])
 def test_a_name_and_a_text_are_no_paths(project, given):
     assert chats(project, given).config.data.chat_template == given
