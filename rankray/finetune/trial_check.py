@@ -115,7 +115,10 @@ def _without_stop(config: Config, tokenizer: PreTrainedTokenizerBase, split: Spl
         return []
     named = tokenizer.eos_token
     why = f"the stop token {named!r}" if named else "a stop token, and the tokenizer has none"
-    fix = "let the chat template end an answer with it" if named and config.data.messages else "give the tokenizer one"
+    ended = (
+        "let the chat template end an answer with it, as data.chat_template: plain does"  # a text ends with it anyway
+    )
+    fix = ended if named else "give the tokenizer one"
     return [
         f"model.path: no completion ends with {why}, so the model never learns to stop, and answers run to "
         f"evaluate.max_new_tokens; {fix}"

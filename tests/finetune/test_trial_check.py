@@ -159,6 +159,8 @@ def test_a_chat_template_without_an_end_is_a_warning(check, tmp_path):
     (chat / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     [warning] = check(**changes).warnings
     assert "never learns to stop" in warning
+    assert warning.endswith("let the chat template end an answer with it, as data.chat_template: plain does")
+    assert check(**changes, data__chat_template="plain").warnings == []
     assert "'<eos>'" in warning
 
 
