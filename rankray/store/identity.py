@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from rankray.config.schema import FREE_FIELDS, Config
 from rankray.config.where import PATHS
-from rankray.errors import StudyMismatch
+from rankray.errors import LONGEST_NAME, StudyMismatch, shown
 from rankray.paths import same_path
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,8 @@ FINGERPRINTS = ("data", "model", "model_files")
 generation settings and pickled weights. What a study of an earlier version does not have is not compared."""
 ADDABLE_FIELDS = ("data.test",)
 """Fields that a study may be given later, because nothing of what it holds depends on them."""
+BEFORE = 30
+"""Characters of two long texts that are shown before the first one that differs."""
 _ABSENT = object()
 
 
@@ -52,7 +54,7 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
     old, new = _flat(_with_defaults(stored["config"])), _flat(given["config"])
     before, now = stored.get("provenance", {}), given.get("provenance", {})
     lines = [
-        f"  {path}: stored {_shown(old.get(path, _ABSENT))}, given {_shown(new.get(path, _ABSENT))}"
+        f"  {path}: {_apart(old.get(path, _ABSENT), new.get(path, _ABSENT))}"
         for path in dict.fromkeys([*new, *old])
         if not _free(path)
         and old.get(path, _ABSENT) != new.get(path, _ABSENT)
@@ -60,7 +62,7 @@ def check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -
         and not _same_source(path, old.get(path), new.get(path), before, now)
     ]
     lines += [
-        f"  {key}: stored {_shown(before[key])}, given {_shown(now[key])}"
+        f"  {key}: {_apart(before[key], now[key])}"
         for key in FINGERPRINTS
         if before.get(key) is not None and now.get(key) is not None and _differ(before[key], now[key])
     ]
@@ -147,6 +149,23 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _free(path: str) -> bool:
     return any(path == free or path.startswith(f"{free}.") for free in FREE_FIELDS)
+
+
+def _apart(old: Any, new: Any) -> str:
+    """Return two values as `stored ..., given ...`; of long texts, as chat templates are, where they differ."""
+    texts = [_shown(old), _shown(new)]
+    if any(map(_is_long, texts)):
+        same = next((i for i, (one, two) in enumerate(zip(*texts, strict=False)) if one != two), min(map(len, texts)))
+        begin = max(0, same - BEFORE)
+        if begin:
+            texts = [f"...{shown(text[begin:])}" for text in texts]
+        else:
+            texts = [shown(text) if _is_long(text) else text for text in texts]
+    return f"stored {texts[0]}, given {texts[1]}"
+
+
+def _is_long(text: str) -> bool:
+    return len(text) > LONGEST_NAME or "\n" in text
 
 
 def _shown(value: Any) -> str:

@@ -48,6 +48,25 @@ def test_another_configuration_is_refused_field_by_field(url: str) -> None:
     assert store.storage.get_study_user_attrs(store.study_id)["rankray:config"]["train"]["max_steps"] == 40
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "shown"),
+    [
+        (None, "{{ 1 }}\n", r"stored null, given '{{ 1 }}\n'"),
+        ("{{ 1 }}", "plain", "stored {{ 1 }}, given plain"),
+        ("{{ 1 }}" * 40 + "old", "{{ 1 }}" * 40 + "new", f"stored ...'{('{{ 1 }}' * 5)[-30:]}old', given ...'"),
+        ("{{ 1 }}" * 40, "{{ 1 }}" * 90, "stored ...'}}{{ 1 }}"),
+    ],
+)
+def test_of_two_long_texts_the_part_is_shown_where_they_differ(url: str, old: str | None, new: str, shown: str) -> None:
+    data = {"train": "t.jsonl", "eval": "e.jsonl"}
+    open_study(url, make_config(data={**data, "chat_template": old}))
+    with pytest.raises(StudyMismatch) as caught:
+        open_study(url, make_config(data={**data, "chat_template": new}))
+    [line] = [line for line in str(caught.value).splitlines() if "data.chat_template" in line]
+    assert shown in line
+    assert len(line) < 300
+
+
 def test_free_fields_may_change(url: str) -> None:
     open_study(url, make_config())
     again = open_study(
