@@ -105,6 +105,9 @@ def summary(
             best = recommended
             console.print(f"on new seeds trial {best['number']} was chosen; what follows is of that one", **_PLAIN)
             _model_line(console, best)
+        elif best.get("plain_sft") and confirmed["number"] != best["number"]:
+            other = f"the verdict is on trial {confirmed['number']}, the best of all other settings on new seeds"
+            console.print(f"trial {best['number']} is plain SFT; {other}", **_PLAIN)
     study, store = shlex.quote(status["study"]), store_option(status["store"])
     console.print(f"look closer: rankray show {study} {best['number']} {store}", **_PLAIN)
     for what, command in training_commands(origin, best, confirmed["verdicts"] if confirmed else []):

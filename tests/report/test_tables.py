@@ -124,6 +124,26 @@ def test_the_summary_ends_with_what_was_confirmed(number, rate, word):
     assert ("trial 3 was chosen" in text) == ("runs/kept" in text) == (number == 3)
 
 
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_a_best_trial_that_is_plain_sft_is_not_taken_for_the_one_of_the_verdict(is_plain):
+    said = {"confirmation": "s.confirm", "verdict": {"word": "worse", "text": "worse: 0.4 (trial 1) against 0.6"}}
+    said["baseline"] = {"params": {"loss.objective": "sft"}}
+    best = {"number": 2, "value": 0.5, "params": {"loss.objective": "sft"}, "plain_sft": is_plain}
+    out = io.StringIO()
+    summary(
+        Console(file=out, width=120),
+        origin=ORIGIN,
+        metric="m",
+        best=best,
+        objectives=[],
+        status={"study": "s", "trials": {"complete": 3, "pruned": 2, "failed": 0}, "store": "sqlite:///s.db"},
+        confirmed={"number": 1, "value": 0.4, "params": {}, "verdicts": [said]},
+        recommended=best,
+    )
+    assert ("trial 2 is plain SFT; the verdict is on trial 1" in out.getvalue()) == is_plain
+    assert out.getvalue().count("--set loss.objective=sft") == 1
+
+
 def test_the_summary_of_nothing_says_so():
     out = io.StringIO()
     summary(Console(file=out), origin=ORIGIN, metric="m", best=None, objectives=[], status={"study": "s"})
