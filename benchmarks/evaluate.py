@@ -175,6 +175,7 @@ def work(rounds: int) -> None:
             if number:  # the first round reads files and warms up
                 found[name].append((time.monotonic() - begun[0], time.process_time() - begun[1]))
     print(json.dumps(found))
+    distributed.destroy_process_group()
 
 
 def workers(config: Config, rounds: int) -> None:

@@ -16,7 +16,9 @@ def test_report_writes_one_page(rankray, url, tmp_path, monkeypatch):
     assert said.startswith("wrote report.html: 3 of 3 trials finished")
     text = (tmp_path / "report.html").read_text()
     assert text.startswith("<!doctype html>")
-    assert "rankray confirm s" in text
+    assert "rankray show s" in text
+    assert "rankray confirm s" not in text, "all trials are plain SFT: there is nothing to compare it with"
+    assert "every complete trial is plain SFT" in rankray("confirm", "s", "--plan", "--store", url, expect=2)
 
 
 def test_report_in_another_format(rankray, url, tmp_path):

@@ -45,6 +45,7 @@ def measure(in_step):
     tokenizer = tokenizer_of(config)
     return run.evaluate(model, tokenizer, split_of("eval", config, tokenizer), config), rows[0]
 print(json.dumps([measure(False), measure(True)]))
+distributed.destroy_process_group()
 """
 """With a barrier in each forward, as a sharded model has, workers that are not in step would wait for ever."""
 
