@@ -129,7 +129,10 @@ def _template_text(given: Any, base: Path, where: Callable[[str], str]) -> Any:
         return given  # no path: the text itself, or a name
     place = f"{where(CHAT_TEMPLATE)}: {CHAT_TEMPLATE}: {given!r}"
     try:
-        text = Path(resolved(given, base)).read_text(encoding="utf-8")
+        path = Path(resolved(given, base))
+        if not path.is_file():  # a device or a pipe would be read for ever
+            raise FileNotFoundError("no such file")
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{place} cannot be read ({error}); allowed: a Jinja file of UTF-8 text; correct the path"

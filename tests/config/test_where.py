@@ -123,7 +123,9 @@ def test_a_name_and_a_text_are_no_paths(project, given):
 @pytest.mark.parametrize(
     ("given", "content", "says"),
     [
-        ("./no.jinja", None, r"'./no.jinja' cannot be read .*allowed: a Jinja file"),
+        ("./no.jinja", None, r"'./no.jinja' cannot be read \(no such file\); allowed: a Jinja file"),
+        ("/dev/zero", None, r"'/dev/zero' cannot be read \(no such file\)"),
+        (".", None, r"'\.' cannot be read"),
         ("./a.jinja", b"user: hi", r"is no Jinja template: it has no \{\{ \}\} or \{% %\}"),
         ("./a.jinja", b"\xff{{", r"cannot be read .*UTF-8"),
         ("chatml", None, r"got 'chatml'; allowed: the path of a Jinja file, its text, or plain"),
