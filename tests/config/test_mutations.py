@@ -47,6 +47,24 @@ VALUES = [
     "- a", "a: b: c", "? x", "| x", "> x", "@x", "`", "#", "\t", "s3://u:p@b", "x://", "a.b.c", "loss.temperature",
 ]  # fmt: skip
 """What is put in the place of a value, or anywhere else."""
+OVERRIDES = {
+    "model.path": "org/other",
+    "model.lora": "{rank: 4}",
+    "data.train": "other.jsonl",
+    "loss": "{objective: sft}",
+    "train.learning_rate": "{float: [1e-6, 1e-3], log: true}",
+    "train.sft": "{weight_decay: 0.1}",
+    "space": "{loss.temperature: {float: [0.25, 8.0], log: true}}",
+    "space.train.batch_size": "{int: [4, 8]}",
+    "space.loss.temperature": "{float: [0.25, 8.0], log: true}",
+    "evaluate.metrics": "[nll]",
+    "study": "{trials: 4}",
+    "study.trials": "4",
+    "name": "other",
+    "store": "x.db",
+    "a.b": "1",
+}
+"""What `--set` is tried on, each with a value that the mutations start from; all but the last two are fields."""
 ROWS = {
     "a.jsonl": b'{"question": "1+1", "answer": "2"}\n\n{"question": "2+2", "answer": "4"}\n',
     "a.json": b'[{"question": "1+1", "answer": "2"}, {"question": "2+2", "answer": "4"}]',
@@ -104,30 +122,12 @@ def one_config(place: Path, dice: random.Random) -> bool:
 def one_override(place: Path, dice: random.Random) -> bool:
     file = place / "s.yaml"
     file.write_text(CONFIG)
-    paths = [
-        "model.path",
-        "data.train",
-        "loss",
-        "train.sft",
-        "space.train.batch_size",
-        "space",
-        "study",
-        "store",
-        "a.b",
-    ]
-    paths += [
-        "a.b",
-        "study.trials",
-        "train.learning_rate",
-        "model.lora",
-        "space.loss.temperature",
-        "evaluate.metrics",
-        "name",
-    ]
-    path = dice.choice([dice.choice(paths), str(mutated(dice.choice(paths), [".", "=", " ", "\0", "x" * 300], dice))])
-    value = (
-        dice.choice(VALUES) if dice.random() < 0.6 else str(mutated("{float: [0.25, 8.0], log: true}", VALUES, dice))
-    )
+    (path, allowed), kind = dice.choice(list(OVERRIDES.items())), dice.random()
+    if kind < 0.3:  # a value that is allowed, so that what lies behind the reading of values is tried as well
+        return attempt(lambda: load_config(file, [f"{path}={allowed}"]))
+    if kind < 0.65:
+        path = str(mutated(path, [".", "=", " ", "\0", "x" * 300], dice))
+    value = dice.choice(VALUES) if dice.random() < 0.6 else str(mutated(allowed, VALUES, dice))
     return attempt(lambda: load_config(file, [f"{path}={value}"]))
 
 

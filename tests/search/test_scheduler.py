@@ -29,12 +29,9 @@ class Study:
         self.left = list(range(trials))
         self.told = []
         self.done = False
-        self.away = False
         self.verdict = Verdict(stop=False)
 
     def next_trial(self):
-        if self.away:
-            raise StoreUnavailable("away")
         if not self.left:
             return None
         return SimpleNamespace(number=self.left.pop(0), params={}, history=[], origin="sampler", checkpoint=None)
@@ -69,14 +66,25 @@ class Ends:
         self.seen.append((number, state, value))
 
 
+class Clock:
+    """The searcher's clock: it stands still unless a test moves it, however slow the machine is."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
 @pytest.fixture
 def world(monkeypatch):
-    monkeypatch.setattr(searcher_module, "POLL_SECONDS", 0.0)
+    clock = Clock()
+    monkeypatch.setattr(searcher_module, "time", clock)
     study, control, ends = Study(), Control(), Ends()
     outbox, news = StoreOutbox(study), News(ends)
     searcher = StoreSearcher(study, outbox, control, lambda: 2, lambda ticket: TrialSpec({}, "d", ticket.number), news)
     scheduler = StoreScheduler(outbox, control, news, "eval/nll")
-    return SimpleNamespace(study=study, control=control, ends=ends, searcher=searcher, scheduler=scheduler)
+    return SimpleNamespace(clock=clock, study=study, control=control, ends=ends, searcher=searcher, scheduler=scheduler)
 
 
 def trial(number, holder=""):
@@ -138,14 +146,22 @@ def test_finished_only_when_the_study_is_done(world):
     world.study.left = []
     assert world.searcher.suggest("a") is None, "another driver may fail a trial yet"
     world.study.done = True
+    assert world.searcher.suggest("b") is None, "the store is not asked in every step of Tune's loop"
+    world.clock.now += searcher_module.POLL_SECONDS
     assert world.searcher.suggest("b") == Searcher.FINISHED
 
 
 def test_an_absent_store_is_waited_for(world):
-    world.study.away = True
+    def away_for_three_seconds():
+        world.clock.now += 3.0
+        raise StoreUnavailable("away")
+
+    answers, world.study.next_trial = world.study.next_trial, away_for_three_seconds
     assert world.searcher.suggest("a") is None
-    world.study.away = False
-    world.searcher._ask_again_at = 0.0  # it waits as long as the vain try took
+    world.study.next_trial = answers
+    world.clock.now += 2.9
+    assert world.searcher.suggest("b") is None, "as long as the vain try took"
+    world.clock.now += 0.2
     assert world.searcher.suggest("b")["number"] == 0
 
 
