@@ -21,13 +21,20 @@ if TYPE_CHECKING:
 
 def confirm(
     study: Study,
-    finalists: Annotated[int, typer.Option(help="Settings of the search to try again, and of plain SFT.")] = 5,
-    choose_seeds: Annotated[int, typer.Option(help="New seeds of each of them, to choose one.")] = 2,
-    seeds: Annotated[int, typer.Option(help="Further seeds of the chosen one and of plain SFT, to decide.")] = 8,
+    finalists: Annotated[
+        int | None, typer.Option(help="Settings of the search to try again, and of plain SFT.", show_default="5")
+    ] = None,
+    choose_seeds: Annotated[
+        int | None, typer.Option(help="New seeds of each of them, to choose one.", show_default="2")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Further seeds of the chosen one and of plain SFT, to decide.", show_default="8")
+    ] = None,
     looks: Annotated[str, typer.Option(help="Numbers of seeds after which to decide, as 4,8,12,16.")] = "",
-    spending: Annotated[str, typer.Option(help="How looks share the level: obrien_fleming or pocock.")] = (
-        "obrien_fleming"
-    ),
+    spending: Annotated[
+        str,
+        typer.Option(help="How looks share the level: obrien_fleming or pocock.", show_default="obrien_fleming"),
+    ] = "",
     plan: Annotated[bool, typer.Option("--plan", help="Print what it would run and can tell; run nothing.")] = False,
     metric: Annotated[str, typer.Option(help="Which of the study's metrics decides; its first.")] = "",
     label: Annotated[str, typer.Option(help="Name of a further confirmation of the same search.")] = "",
@@ -36,32 +43,39 @@ def confirm(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare a search's winner with plain SFT at its own best rate, on new seeds. Run again to resume."""
+    """Compare a search's winner with plain SFT at its own best rate, on new seeds. Run again to resume.
+
+    Options that are left out are those that it was begun with.
+    """
     from rankray import logs
     from rankray.config import LoadedConfig
     from rankray.config.load import parsed_overrides
     from rankray.report.board import alike_line
     from rankray.report.commands import store_option
     from rankray.report.confirmation import plan_view, verdict_view
-    from rankray.search.confirm import confirmed_config, make_plan, plan_figures, run_confirmation, stored_plan
+    from rankray.search.confirm import as_begun, plan_figures, planned, run_confirmation
     from rankray.search.confirmation import Options
     from rankray.store import attach, views
 
     logs.configure(verbose)
-    options = Options(finalists, choose_seeds, seeds, _numbers(looks), spending).checked()
+    words = [("finalists", finalists), ("choose_seeds", choose_seeds), ("seeds", seeds), ("looks", _numbers(looks))]
+    given = {key: value for key, value in [*words, ("spending", spending)] if value not in (None, "", ())}
+    Options.of(given, None)  # what is wrong is said before the store is asked
     overrides = {path: value for path, value, _ in parsed_overrides(sets)}
     url = store_url(store)
     search = attach(url, study)
-    config, confirmation = confirmed_config(search, url, overrides, label, metric)
+    config, confirmation, options = as_begun(search, url, overrides, given, label, metric)
     if line := alike_line(search.config.study.metric, views.alike(search)):
         say(f"warning: {line}", to_stderr=True)
-    planned = stored_plan(url, confirmation) or make_plan(search, config, confirmation, options)
+    begun = planned(search, url, config, confirmation, options)
     if plan:
-        figures = plan_figures(search, confirmation, planned)
+        figures = plan_figures(search, confirmation, begun)
         print(json.dumps(figures)) if as_json else console().print(plan_view(figures))
         return
     check_trackers(LoadedConfig(config, f"study {study}"))
     confirmation, provenance = _preflight(search, config, confirmation)
+    given_here = {path: place for path, _, place in parsed_overrides(sets)}
+    provenance["places"] = {**provenance.get("places", {}), **given_here}
     verdict = run_confirmation(
         search,
         url,

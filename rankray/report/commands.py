@@ -11,11 +11,14 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rankray.config.schema import FREE_FIELDS
 from rankray.config.yaml_text import parse_value
 from rankray.errors import ConfigError
 
 ELSEWHERE = ("study", "space", "resources", "name", "store")
 """What a search has and one training does not."""
+RESUMED_WITH = tuple(each for each in FREE_FIELDS if each not in ("study.trials", "study.keep_best", "store"))
+"""What a confirmation may be resumed with that differs from the search."""
 RUNS_CODE = ("model.trust_remote_code", "evaluate.allow_code_execution", "evaluate.functions")
 """What lets a model or a data set run code. A store is input: no command that it fills in grants that."""
 
@@ -75,11 +78,25 @@ def training_commands(
 
 
 def resume_command(origin: Mapping[str, Any]) -> str:
-    """Return the command that starts or resumes a search as it was begun; of a confirmation, without its options."""
+    """Return the command that starts or resumes a search as it was begun.
+
+    Of a confirmation it repeats limits and resources, which may be others with each start; options that are left out
+    are those that it was begun with.
+    """
     if of := origin["confirms"]:
         label = origin["study"].removeprefix(f"{of}.confirm").removeprefix("-")
-        labelled = f" --label {shlex.quote(label)}" if label != origin["study"] and label else ""
-        return f"rankray confirm {shlex.quote(of)}{labelled} {store_option(origin['store'])}"
+        labelled = (
+            f" --metric {shlex.quote(origin['metric'])} --label {shlex.quote(label)}"
+            if label and label != origin["study"]
+            else ""
+        )
+        free = [
+            (path, value)
+            for path, value in _harmless(origin["overrides"])
+            if value is not None and any(f"{path}.".startswith(f"{each}.") for each in RESUMED_WITH)
+        ]
+        words = [f"rankray confirm {shlex.quote(of)}{labelled}", *map(_set, free), store_option(origin["store"])]
+        return " ".join(words)
     named = [f"--name {shlex.quote(origin['study'])}"] if "name" in origin["overrides"] else []
     changed = [(path, value) for path, value in _harmless(origin["overrides"]) if path not in ("name", "store")]
     words = ["rankray search", shlex.quote(origin["file"] or "FILE"), *named, *map(_set, changed)]

@@ -97,6 +97,40 @@ def confirmed_config(
     return config, confirmation_config(config, f"{config.name}{SUFFIX}{label and '-' + label}")
 
 
+def as_begun(
+    search: StudyStore,
+    url: str,
+    overrides: Mapping[str, Any],
+    given: Mapping[str, Any],
+    label: str = "",
+    metric: str = "",
+) -> tuple[Config, Config, Options]:
+    """Return what `confirmed_config` does, and the options; what is not given is as the confirmation was begun.
+
+    Args:
+        search: the search's study, attached.
+        url: the store, with its password.
+        overrides: as for `confirmed_config`.
+        given: the options that are given, by the names of `Options`.
+        label: as for `confirmed_config`.
+        metric: as for `confirmed_config`.
+
+    Raises:
+        ConfigError: an option is wrong; see `confirmed_config`.
+        StoreUnavailable: the store does not answer.
+    """
+    config, confirmation = confirmed_config(search, url, overrides, label, metric)
+    plan = stored_plan(url, confirmation)
+    options = Options.of(given, None if plan is None else plan.options)
+    if plan is not None and not any(path in ("data", "data.test") for path in overrides):
+        tree = config.model_dump(mode="json")
+        if splits(config)[1] != plan.decide_on:
+            tree["data"]["test"] = plan.decide_on
+            config = config_from(tree)
+            confirmation = confirmation_config(config, confirmation.name)
+    return config, confirmation, options
+
+
 def make_plan(search: StudyStore, config: Config, confirmation: Config, options: Options) -> Plan:
     """Return what a confirmation would compare, from the search as it is now. Writes nothing.
 
@@ -141,6 +175,21 @@ def stored_plan(url: str, confirmation: Config) -> Plan | None:
     return None if tree is None else Plan.from_json(tree)
 
 
+def planned(search: StudyStore, url: str, config: Config, confirmation: Config, options: Options) -> Plan:
+    """Return the plan of a confirmation that has begun, or else what it would be now. Writes nothing.
+
+    Raises:
+        ConfigError: it was begun with other options.
+        UserError: see `make_plan`.
+        StoreUnavailable: the store does not answer.
+    """
+    stored = stored_plan(url, confirmation)
+    if stored is None:
+        return make_plan(search, config, confirmation, options)
+    _refuse_others(search.name, stored, options, config)
+    return stored
+
+
 def decided_plan(
     search: StudyStore, url: str, config: Config, confirmation: Config, options: Options
 ) -> tuple[Plan, Claims]:
@@ -157,14 +206,18 @@ def decided_plan(
     assert claims is not None
     if stored is None:
         plan = Plan.from_json(claims.enter(PLAN, plan.to_json()))
+    _refuse_others(search.name, plan, options, config)
+    return plan, claims
+
+
+def _refuse_others(name: str, plan: Plan, options: Options, config: Config) -> None:
     now = (options, splits(config)[1])
     if (plan.options, plan.decide_on) != now:
         raise ConfigError(
-            f"confirm: {search.name}: it was begun with {_described(plan.options, plan.decide_on)}, and is asked for "
-            f"with {_described(*now)}; allowed: the same, because who adds seeds after having looked errs more often; "
-            "give the same, or --label NAME for a further confirmation on seeds of its own"
+            f"confirm: {name}: it was begun with {_described(plan.options, plan.decide_on)}, and is asked for with "
+            f"{_described(*now)}; allowed: the same, because who adds seeds after having looked errs more often; leave "
+            "the options out, or give --label NAME for a further confirmation on seeds of its own"
         )
-    return plan, claims
 
 
 def run_confirmation(

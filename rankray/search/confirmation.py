@@ -58,6 +58,23 @@ class Options:
     looks: tuple[int, ...] = ()
     spending: str = "obrien_fleming"
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any], begun: Options | None) -> Options:
+        """Return the options that are given, others as a confirmation was begun, or else their defaults.
+
+        Raises:
+            ConfigError: a number with which nothing can be said, or two that contradict each other.
+        """
+        looks, seeds = given.get("looks"), given.get("seeds")
+        if looks and seeds not in (None, looks[-1]):
+            raise ConfigError(
+                f"confirm: --seeds {seeds} beside --looks that end with {looks[-1]}; allowed: {looks[-1]}; leave it out"
+            )
+        base = asdict(begun or cls())
+        if seeds is not None and seeds != base["seeds"] and not looks:
+            base["looks"] = ()
+        return cls(**base | dict(given)).checked()
+
     def checked(self) -> Options:
         """Return the options with `seeds` as the last look.
 

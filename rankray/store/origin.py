@@ -22,7 +22,8 @@ def origin(study: StudyStore) -> dict[str, Any]:
     Returns:
         `study` and `store` (its URL without a password); `file`, or None where the study was made without one;
         `overrides`, path to value of all that the command line or a call gave in place of the file (`--set`, `--name`),
-        of which a path may be a section, or one of `space`; and `confirms`, the search that it confirms, or None.
+        of which a path may be a section, or one of `space`; `confirms`, the search that it confirms, or None; and
+        `metric`, the first one that it selects by.
     """
     with reading(study.name):
         found: dict[str, Any] = clean(_origin(study))
@@ -47,6 +48,7 @@ def _origin(study: StudyStore) -> dict[str, Any]:
         "file": file if isinstance(file, str) and os.path.isabs(file) else None,
         "overrides": overrides,
         "confirms": str(confirms) if confirms else None,
+        "metric": study.config.study.metric,
     }
 
 

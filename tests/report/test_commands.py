@@ -18,7 +18,8 @@ space: {train.learning_rate: {float: [1.0e-5, 1.0e-2], log: true}}
 
 
 def origin(**more):
-    made = {"study": "s", "store": "sqlite:///s.db", "file": "f.yaml", "overrides": {}, "confirms": None}
+    made = {"study": "s", "store": "sqlite:///s.db", "file": "f.yaml", "overrides": {}}
+    made |= {"confirms": None, "metric": "eval/nll"}
     return made | more
 
 
@@ -96,9 +97,12 @@ def test_a_search_is_resumed_as_it_was_begun():
     assert shlex.split(command)[:5] == ["rankray", "search", "f.yaml", "--name", "s"]
     assert shlex.split(command)[-2:] == ["--store", "sqlite:///s.db"]
     assert pairs(command) == {path: value for path, value in given.items() if path != "name"}
-    for study, label in (("s.confirm", ""), ("s.confirm-two", " --label two"), ("other", "")):
+    for study, label in (("s.confirm", ""), ("s.confirm-two", " --metric eval/nll --label two"), ("other", "")):
         found = resume_command(origin(study=study, confirms="s"))
         assert found == f"rankray confirm s{label} --store sqlite:///s.db"
+    given = {"study.budget.money": 4.0, "study.budget.gpu_hours": None, "train.max_steps": 20, "study.trials": 9}
+    found = resume_command(origin(study="s.confirm", confirms="s", overrides={**given, "resources": {"gpus": 1}}))
+    assert pairs(found) == {"study.budget.money": 4.0, "resources": {"gpus": 1}}
     assert resume_command(origin(file=None)).startswith("rankray search FILE ")
 
 

@@ -21,9 +21,11 @@ from rankray.errors import ConfigError, SearchFailed, UserError
 from rankray.report.confirmation import plan_view
 from rankray.search.candidates import SEED
 from rankray.search.confirm import (
+    as_begun,
     confirmed_config,
     make_plan,
     plan_figures,
+    planned,
     run_confirmation,
     stored_plan,
 )
@@ -117,6 +119,24 @@ def test_an_early_look_leaves_a_complete_study(searched: str) -> None:
     assert confirm(searched, Options(finalists=1, looks=(4, 12), spending="pocock")) == found
 
 
+@pytest.mark.parametrize("test", [[{"path": "e2.jsonl"}, {"path": "e3.jsonl"}], "e2.jsonl", None])
+def test_what_is_left_out_is_as_it_was_begun(searched: str, test: Any) -> None:
+    """`rankray confirm NAME`, as a page prints it, resumes it whatever options it was begun with."""
+    search = attach(searched, "s")
+    given = {"finalists": 2, "choose_seeds": 1, "looks": (2, 4), "spending": "pocock"}
+    changed = {"data.test": test} if test else {}
+    config, confirmation, options = as_begun(search, searched, changed, given)
+    assert options == Options(2, 1, 4, (2, 4), "pocock")
+    stopped = stop_after(1)
+    assert run_confirmation(search, searched, config, confirmation, options, nobody, run=stopped) is None
+    assert as_begun(search, searched, {}, {}) == (config, confirmation, options)
+    assert as_begun(search, searched, {}, {"looks": (2, 4)})[2] == options
+    assert as_begun(search, searched, {}, {"seeds": 8})[2] == Options(2, 1, 8, (), "pocock")
+    assert as_begun(search, searched, {}, {}, label="again")[2] == Options()
+    with pytest.raises(ConfigError, match="--seeds 3 beside --looks that end with 4; allowed: 4; leave it out"):
+        as_begun(search, searched, {}, {"looks": (2, 4), "seeds": 3})
+
+
 def test_what_is_planned_is_what_is_run(searched: str) -> None:
     search = attach(searched, "s")
     config, confirmation = confirmed_config(search, searched, {})
@@ -176,6 +196,8 @@ def test_seeds_are_not_added_after_having_looked(searched: str) -> None:
         confirm(searched, Options(finalists=2, choose_seeds=1, seeds=5))
     with pytest.raises(ConfigError, match=r"on \S*/e2\.jsonl"):
         confirm(searched, overrides={"data.test": "e2.jsonl"})
+    with pytest.raises(ConfigError, match=r"--seeds 3, on t.jsonl, and is asked for with .*--seeds 5"):
+        planned(attach(searched, "s"), searched, *as_begun(attach(searched, "s"), searched, {}, {"seeds": 5}))
     again = confirm(searched, Options(finalists=2, choose_seeds=1, seeds=5), label="again")
     assert again["confirmation"] == "s.confirm-again"
     first, second = (
