@@ -174,11 +174,14 @@ def _apply_override(tree: dict[str, Any], places: dict[Key, str], path: str, val
         space[path.removeprefix("space.")] = own["space"][path.removeprefix("space.")]
         places[("space", path.removeprefix("space."))] = place
         return written
-    value = own
-    for part in path.split("."):
-        value = value[part]
-    set_path(tree, path, value)
-    places[tuple(path.split("."))] = place
+    value, inside = own, tree
+    *parents, last = key = tuple(path.split("."))
+    for end, part in enumerate(parents, start=1):
+        value, inside = value[part], inside.get(part, {}) if isinstance(inside, dict) else {}
+        if not isinstance(inside, dict):  # a value that a section takes the place of
+            places.pop(key[:end], None)
+    set_path(tree, path, value[last])
+    places[key] = place
     return written
 
 
@@ -214,6 +217,10 @@ def _follow_space(tree: dict[str, Any], places: dict[Key, str], file: Path) -> N
 
 
 def _place(places: dict[Key, str], key: Key, default: str) -> str:
+    if key not in places:  # a section that is only there because an option is in it
+        for inner, place in places.items():
+            if inner[: len(key)] == key and place.startswith(GIVEN):
+                return place
     for end in range(len(key), 0, -1):
         if key[:end] in places:
             return places[key[:end]]

@@ -61,6 +61,18 @@ def test_overrides_win_and_are_named_in_errors(write):
     assert "--set path=value" in fails(file, ["loss.temperature"])
 
 
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("lora.rank", "lora: unknown key (did you mean"),
+        ("a.b.c", "a: unknown key"),
+        ("train.learning_rate.x", "train.learning_rate: got {'x': 8}; allowed: a number"),
+    ],
+)
+def test_an_override_in_a_section_that_is_not_there_names_the_option(write, path, says):
+    assert fails(write(GOOD), [f"{path}=8"]).startswith(f"--set {path}: {says}")
+
+
 def test_an_override_of_the_space_names_the_whole_path(write):
     config = load_config(write(GOOD), ["space.train.learning_rate={float: [1e-5, 1e-3], log: true}"]).config
     assert config.space["train.learning_rate"] == {"float": [1e-5, 1e-3], "log": True}
