@@ -124,6 +124,12 @@ def seed() -> int:
     return drawn
 
 
+@pytest.fixture(autouse=True)
+def no_stores_of_other_tests(monkeypatch):
+    """A process remembers the stores that it named, to hide their passwords in all that it prints."""
+    monkeypatch.setattr("rankray.config.secrets._STORES", {})
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
     """Keep tokenised data of tests, and of the commands they start, out of the user's cache."""

@@ -18,6 +18,7 @@ from rankray.cluster import ray_private
 from rankray.cluster.autoscaler import nodes_startable
 from rankray.cluster.environment import CREDENTIALS
 from rankray.cluster.nodes import Node
+from rankray.config.secrets import store_variables
 from rankray.errors import RankrayError
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def examine(store: str, place: str | None) -> Iterator[Finding]:
         place: the storage, or None if no file was given.
     """
     nodes = cluster_nodes.nodes()
-    answers = cluster_nodes.ask_all(_describe, among=nodes)
+    answers = cluster_nodes.ask_all(_describe, [*CREDENTIALS, *store_variables()], among=nodes)
     yield from _versions(nodes, answers)
     yield from _gpus(nodes, answers)
     yield _cluster(nodes)
@@ -60,11 +61,11 @@ def examine(store: str, place: str | None) -> Iterator[Finding]:
     yield _clocks(nodes)
 
 
-def _describe() -> dict[str, Any]:
-    """Return versions and credentials of the node this runs on."""
+def _describe(names: list[str]) -> dict[str, Any]:
+    """Return versions of the node this runs on, and which of these variables it has."""
     return {
         "versions": _versions_here(),
-        "credentials": [name for name in CREDENTIALS if name in os.environ],
+        "credentials": [name for name in dict.fromkeys(names) if name in os.environ],
     }
 
 

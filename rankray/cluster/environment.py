@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rankray.cluster.scratch import own_token
+from rankray.config.secrets import STORE_VARIABLE, store_variables
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ DEFAULTS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 """Variables of Ray and Ray Tune that are set unless the user has set them."""
-CREDENTIALS = ("RANKRAY_STORE", "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "MYSQL_PWD")
+CREDENTIALS = (STORE_VARIABLE, "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "MYSQL_PWD")
 """Environment variables that may hold the store's password or say where to find it: only the driver may have them."""
 
 
@@ -85,9 +86,11 @@ def own_ray_only() -> Iterator[None]:
 def without_credentials() -> Iterator[None]:
     """Take the store's credentials out of the environment while the block runs: processes started in it lack them.
 
-    A local Ray is started in such a block, and its workers inherit its environment, not the driver's.
+    A local Ray is started in such a block, and its workers inherit its environment, not the driver's. Whatever variable
+    the store's URL came from (`--store env:VARIABLE`) is among them.
     """
-    kept = {name: os.environ.pop(name) for name in CREDENTIALS if name in os.environ}
+    names = {*CREDENTIALS, *store_variables()}
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ in it is everybody's. Only the store's URL may contain one; it is never stored.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -29,6 +30,37 @@ ADVICE = (
     "allowed: none in a configuration, which is kept with its study; give it in the environment (HF_TOKEN, "
     "AWS_PROFILE, ...) of each node"
 )
+
+
+_STORES = dict[str, str]()
+"""The stores that this process has named: their URLs as they may be shown, and whole."""
+STORE_VARIABLE = "RANKRAY_STORE"
+
+
+def note_store(shown: str, url: str) -> None:
+    """Remember a store's URL, so that the environment variables that hold it are known."""
+    _STORES[shown] = url
+
+
+def noted_stores() -> list[str]:
+    """Return the URLs of the stores that this process has named, with their passwords."""
+    return list(_STORES.values())
+
+
+def store_variables() -> list[str]:
+    """Return the environment variables that hold the URL of a store that this process has named."""
+    return [name for name, value in os.environ.items() if value in _STORES.values()]
+
+
+def variable_of_store(shown: str) -> str:
+    """Return the environment variable that holds a store's URL; RANKRAY_STORE where none does.
+
+    Args:
+        shown: the URL without its password.
+    """
+    url = _STORES.get(shown)
+    names = [name for name, value in os.environ.items() if value == url]
+    return STORE_VARIABLE if STORE_VARIABLE in names or not names else names[0]
 
 
 def is_secret_name(name: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rankray.config.schema import FREE_FIELDS
+from rankray.config.secrets import variable_of_store
 from rankray.config.yaml_text import parse_value
 from rankray.errors import ConfigError
 
@@ -26,9 +27,10 @@ RUNS_CODE = ("model.trust_remote_code", "evaluate.allow_code_execution", "evalua
 def store_option(shown: str) -> str:
     """Return the option of a command that names a store, as a shell reads it.
 
-    A password is never shown, and a command with `***` in its place would not work: such a store comes from a variable.
+    A password is never shown, and a command with `***` in its place would not work: such a store comes from a variable,
+    the one that it came from now.
     """
-    return "--store env:RANKRAY_STORE" if "***" in shown else f"--store {shlex.quote(shown)}"
+    return f"--store env:{variable_of_store(shown)}" if "***" in shown else f"--store {shlex.quote(shown)}"
 
 
 def retrain_command(origin: Mapping[str, Any], params: Mapping[str, Any], *, recommended: bool = False) -> str:

@@ -69,6 +69,7 @@ class StoreOutbox:
         self._pending: deque[Callable[[], None]] = deque()
         self._late: dict[int, Verdict] = {}
         self._unreachable_since: float | None = None
+        self._why = ""
         self._again_at = 0.0
         self._gone = ""
 
@@ -82,21 +83,33 @@ class StoreOutbox:
             return ""
         return (
             f"store: did not answer for {self._patience:.0f} s, {len(self._pending)} writes are pending; "
-            "checkpoints are intact; run the same command again once the store is back"
+            f"checkpoints are intact; run the same command again once the store is back; the last error: {self._why}"
         )
 
     def begin(self, number: int) -> None:
         """A trial starts or resumes: verdicts on an earlier attempt no longer count."""
         self._late.pop(number, None)
 
-    def unanswered(self) -> None:
-        """The store did not answer something that is not a write: it counts as unreachable all the same."""
+    def unanswered(self, error: StoreUnavailable, since: float | None = None) -> None:
+        """The store did not answer, a write or anything else: what happens until it does is said once.
+
+        Args:
+            error: why.
+            since: when it was asked, on `time.monotonic`; None for now.
+        """
+        self._why = str(error).partition("; ")[0].removeprefix("store: ")
         if self._unreachable_since is None:
-            self._unreachable_since = time.monotonic()
+            self._unreachable_since = time.monotonic() if since is None else since
+            self._news.phase(
+                f"store: {self._why}; trials keep training; what they report, and how they end, is kept here for up "
+                f"to {self._patience:.0f} s and counts once it is written"
+            )
 
     def answered(self) -> None:
         """The store is reachable."""
-        self._unreachable_since = None
+        since, self._unreachable_since = self._unreachable_since, None
+        if since is not None:
+            self._news.phase(f"the store answers again, after {time.monotonic() - since:.0f} s; nothing was lost")
 
     def flush(self) -> bool:
         """Deliver what is pending, unless that just failed; return whether nothing is pending any more."""
@@ -111,11 +124,10 @@ class StoreOutbox:
             while self._pending:
                 self._pending[0]()
                 self._pending.popleft()
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             now = time.monotonic()
             logger.debug("%d writes stay pending: the store is unreachable", len(self._pending), exc_info=True)
-            if self._unreachable_since is None:
-                self._unreachable_since = begun
+            self.unanswered(error, begun)
             if now - begun > LONG_SECONDS:
                 self._again_at = 2 * now - begun
             return False

@@ -242,9 +242,9 @@ def _is_done(study: StudyStore, outbox: Any, control: Control) -> bool:
     """Return whether the study is done; False where the store does not say, which ends the search after a while."""
     try:
         done = bool(study.done)
-    except StoreUnavailable:
+    except StoreUnavailable as error:
         logger.debug("the store does not say whether the study is done", exc_info=True)
-        outbox.unanswered()
+        outbox.unanswered(error)
         time.sleep(POLL_SECONDS)
         control.error = control.error or outbox.lost
         return False

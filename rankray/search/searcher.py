@@ -73,10 +73,10 @@ class StoreSearcher(Searcher):
             ticket = self._study.next_trial()
             done = ticket is None and self._study.done
             self._outbox.answered()
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             logger.debug("no new trial for now: the store is unreachable", exc_info=True)
             ticket, done = None, False
-            self._outbox.unanswered()
+            self._outbox.unanswered(error)
         except (StudyGone, LeaseFailed) as error:
             logger.debug("no further trial: this driver can work no more", exc_info=True)
             control.error = str(error)

@@ -30,7 +30,7 @@ from rankray.store import optuna_private
 from rankray.store.deadlines import CALL_SECONDS, LOCK_SECONDS, STATEMENT_SECONDS, pool_events, watch_calls
 from rankray.store.delegating import DelegatingStorage
 from rankray.store.failures import REFUSED, TRANSIENT, WORDS, driver_error, kind_of
-from rankray.store.journal import journal_lock
+from rankray.store.journal import is_foreign, journal_lock
 from rankray.store.lines import CheckedJournal
 from rankray.store.postgresql import create_running
 from rankray.store.urls import StoreURL, masked, parse_url, scrub
@@ -103,6 +103,7 @@ def connect(url: str, *, create: bool = True) -> RetryingStorage:
                 "allowed: a file in a directory that you may write; correct --store"
             ) from None
         _make_private(parts.path)
+        refuse_foreign(parts)
     try:
         opened = with_retries(lambda: _open(parts), url, also_transient=_RACE_NAMES)
     except TypeError as error:  # what a database driver says of an option that it does not know
@@ -111,6 +112,24 @@ def connect(url: str, *, create: bool = True) -> RetryingStorage:
         logger.debug("store: %s: an option is refused", masked(url), exc_info=True)
         raise StoreError(f"store: {masked(url)}: {scrub(str(error), url)}; correct the options of the URL") from None
     return RetryingStorage(opened, url)
+
+
+def refuse_foreign(parts: StoreURL) -> None:
+    """Refuse a file that is no journal where a journal is named: it would be written to, and cut.
+
+    Raises:
+        StoreError: it is another file.
+    """
+    try:
+        foreign = parts.scheme == "journal" and parts.path.is_file() and is_foreign(parts.path)
+    except OSError as error:  # it cannot be read, which is said where it is opened
+        logger.debug("store: %s is not looked at: %s", parts.path, error)
+        return
+    if foreign:
+        raise StoreError(
+            f"store: {masked(parts.raw)}: the file is no journal; allowed: one that rankray or Optuna made; correct "
+            "--store (sqlite:///FILE for an SQLite store)"
+        )
 
 
 def _make_private(path: Path) -> None:

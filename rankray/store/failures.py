@@ -32,7 +32,8 @@ WORDS = {
     LOGIN: ("refuses the login", "allowed: a user and a password that it knows; correct the URL or the password file"),
     RIGHTS: (
         "does not let this user in",
-        "allowed: a database that this user may connect to; have the right granted, or give another user or database",
+        "allowed: a database that exists and that this user may use; create it, have the right granted, or give "
+        "another user or database",
     ),
     UNENCRYPTED: (
         "cannot agree with this client on encryption",
@@ -47,8 +48,8 @@ WORDS = {
     FULL: ("has no room left", "what was committed is safe; free some space, then run the same command again"),
     DAMAGED: (
         "is damaged or no store",
-        "what it holds cannot be relied on; restore a backup, or correct the URL; for a journal, try rankray store "
-        "repair",
+        "what it holds cannot be relied on; restore a backup, or correct the URL; for a journal that a crash has "
+        "cut, try rankray store repair",
     ),
     REFUSED: ("refuses what it was asked", "run with RANKRAY_LOG=debug to see what was asked"),
 }
@@ -66,7 +67,7 @@ _POSTGRESQL_SAYS = (
     (UNENCRYPTED, r"SSL was required|certificate (verify failed|file)|does not match host name|invalid \w+ value"),
 )
 _MYSQL = {
-    **dict.fromkeys((1044, 1045, 1698, 1227, 1251, 1524), LOGIN), 1049: MISSING,
+    **dict.fromkeys((1045, 1698, 1251, 1524), LOGIN), 1044: RIGHTS, 1227: RIGHTS, 1049: MISSING,
     2026: UNENCRYPTED, 1290: READ_ONLY, 1836: READ_ONLY,
     1021: FULL, 1114: FULL, 1205: LOCKED, 1213: LOCKED,
     **dict.fromkeys((1040, 1053, 1077, 1079, 1080, 1158, 1159, 1160, 1161, 1203, 1317, 1927, 3024), AWAY),

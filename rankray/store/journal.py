@@ -25,6 +25,13 @@ def journal_lock(path: Path) -> BaseJournalFileLock:
     return JournalFileSymlinkLock(str(path)) if network_file_system(path) else KernelLock(path)
 
 
+def is_foreign(path: Path) -> bool:
+    """Return whether a file has something in it, and that is no journal of Optuna's, however damaged."""
+    with open(path, "rb") as file:
+        beginning = file.read(1 << 16)
+    return bool(beginning) and MARK not in beginning and not MARK.startswith(beginning.lstrip(b"{ "))
+
+
 def _wait_for(descriptor: int) -> None:
     limit, pause = time.monotonic() + LOCK_SECONDS, 0.0005
     while True:
@@ -36,6 +43,10 @@ def _wait_for(descriptor: int) -> None:
                 raise TimeoutError(f"another process has held the journal's lock for {LOCK_SECONDS} s") from None
         time.sleep(pause)
         pause = min(2 * pause, 0.01)
+
+
+MARK = b'"op_code"'
+"""What every line of a journal contains."""
 
 
 class KernelLock(BaseJournalFileLock):
@@ -75,7 +86,7 @@ class KernelLock(BaseJournalFileLock):
     def _cut_torn_line(self) -> None:
         with open(self._journal, "rb+") as file:
             end = file.seek(0, os.SEEK_END)
-            if end == 0:
+            if end == 0 or is_foreign(self._journal):
                 return
             file.seek(end - 1)
             if file.read(1) == b"\n":

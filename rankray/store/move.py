@@ -51,13 +51,16 @@ def copy_study(source: str, target: str, name: str, notice: Notice = lambda line
     """
     held = attach(source, name)
     refuse_drivers(held, "copied", notice)
+    if target == source or masked(target) == masked(source):
+        raise StoreError(f"copy: {masked(source)} is given twice; allowed: another store to copy to; correct TO")
     storage = connect(target)
     claims_id = _id(storage, name + SUFFIX)
     if claims_id is None or storage.get_study_user_attrs(claims_id).get(PART) != COPIED:
         if claims_id is not None or _id(storage, name) is not None:
             raise StoreError(
-                f"copy: {masked(target)} has a study {name} already, and nothing is overwritten; "
-                f"delete it there first (rankray store delete {name}), or choose another store"
+                f"copy: {masked(target)} has a study {name} already, and nothing is overwritten; allowed: a store "
+                f"without one; choose another, or delete the study there, in TO, first (rankray store delete {name} "
+                "--store TO)"
             )
     else:
         _remove(storage, name)

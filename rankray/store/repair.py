@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rankray.errors import StoreError
+from rankray.store.backend import refuse_foreign, with_retries
 from rankray.store.journal import journal_lock
 from rankray.store.study import attach, list_studies, open_study
 from rankray.store.trials import StudyStore
@@ -46,7 +47,8 @@ def repair(url: str, notice: Callable[[str], None] = lambda line: None) -> list[
             raise StoreError(
                 f"store: {masked(url)}: there is no such file; allowed: a journal that exists; correct --store"
             )
-        done += _repair_journal(parts.path, notice)
+        refuse_foreign(parts)
+        with_retries(lambda: done.extend(_repair_journal(parts.path, notice)), url)
     for name in list_studies(url):
         try:
             seen = attach(url, name)

@@ -28,7 +28,7 @@ from typing import Any
 from urllib.parse import unquote, unquote_plus
 
 from rankray import paths
-from rankray.config.secrets import without_secrets
+from rankray.config.secrets import STORE_VARIABLE, note_store, noted_stores, without_secrets
 from rankray.errors import StoreError, nearest, printable
 
 logger = logging.getLogger(__name__)
@@ -107,11 +107,10 @@ def scrub(text: str, url: str) -> str:
 def safe_text(text: str) -> str:
     """Return a text for people: URLs in it without their secrets, control characters visible.
 
-    The password of RANKRAY_STORE is taken out wherever it stands.
+    The passwords of RANKRAY_STORE and of the stores that this process has named are taken out wherever they stand.
     """
     text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+", lambda found: masked(found[0]), text)
-    known = os.environ.get("RANKRAY_STORE", "")
-    for secret in secrets(known) if known else ():
+    for secret in [each for url in (os.environ.get(STORE_VARIABLE, ""), *noted_stores()) for each in secrets(url)]:
         text = text.replace(secret, "***") if len(secret) > 2 else text
     return printable(without_secrets(text))
 
@@ -220,6 +219,7 @@ def parse_url(url: str) -> StoreURL:
     host, port = parts.host or "", parts.port
     if "@" in host:
         raise _malformed(name, url, _QUOTE)
+    note_store(masked(url), url)
     if name == "grpc":
         if not host or port is None:
             raise _malformed(name, url, "host and port are needed")

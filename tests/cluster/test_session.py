@@ -6,6 +6,7 @@ import pytest
 
 from rankray.cluster import environment, scratch, session
 from rankray.errors import ClusterError, SearchFailed
+from rankray.store.urls import validate_url
 
 
 @pytest.fixture
@@ -43,6 +44,27 @@ def test_a_ray_of_its_own_listens_on_loopback_with_a_token_of_its_own(asked, mon
     assert seen["RAY_AUTH_MODE"] == "token"
     assert seen["RAY_AUTH_TOKEN_PATH"] == str(scratch.own_token())
     assert environment.LOOPBACK not in environment.os.environ
+
+
+def test_ray_is_started_without_the_variables_that_hold_the_store(asked, monkeypatch):
+    """`--store env:TEAM_STORE` is how a password is to be given; what Ray starts would inherit it."""
+    import ray
+
+    url = "postgresql://u:word@h/d"
+    validate_url(url)
+    for name, value in (
+        ("TEAM_STORE", url),
+        ("RANKRAY_STORE", "x"),
+        ("PGPASSWORD", "x"),
+        ("OTHER", "postgresql://h/e"),
+    ):
+        monkeypatch.setenv(name, value)
+    seen = {}
+    monkeypatch.setattr(ray, "init", lambda **options: seen.update(environment.os.environ))
+    with session.ray_session(verbose=False):
+        pass
+    assert {"TEAM_STORE", "RANKRAY_STORE", "PGPASSWORD", "OTHER"} & seen.keys() == {"OTHER"}
+    assert environment.os.environ["TEAM_STORE"] == url
 
 
 def test_a_ray_of_its_own_that_does_not_start_is_no_traceback(asked, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 
 from rankray.config import load_config
 from rankray.config.schema import Config
-from rankray.config.secrets import is_secret_name
+from rankray.config.secrets import is_secret_name, note_store, store_variables, variable_of_store
 from rankray.errors import ConfigError
 
 PLANTED = "plantedX9"
@@ -58,3 +58,17 @@ def test_a_store_of_the_wrong_type_is_not_shown(given, tmp_path):
     with pytest.raises(ConfigError, match="store: got a value that is not shown") as refused:
         load_config(file)
     assert PLANTED not in str(refused.value)
+
+
+def test_the_variables_that_hold_a_store_are_known(monkeypatch):
+    """Whatever they are called: their names are printed in commands, and processes of Ray are started without them."""
+    shown, url = "postgresql://u:***@h/d", "postgresql://u:word@h/d"
+    monkeypatch.delenv("RANKRAY_STORE", raising=False)
+    assert variable_of_store(shown) == "RANKRAY_STORE"
+    note_store(shown, url)
+    assert (store_variables(), variable_of_store(shown)) == ([], "RANKRAY_STORE")
+    monkeypatch.setenv("TEAM_STORE", url)
+    assert (store_variables(), variable_of_store(shown)) == (["TEAM_STORE"], "TEAM_STORE")
+    assert variable_of_store("postgresql://u:***@other/d") == "RANKRAY_STORE"
+    monkeypatch.setenv("RANKRAY_STORE", url)
+    assert variable_of_store(shown) == "RANKRAY_STORE"

@@ -43,10 +43,13 @@ class Reports:
     """An observer that remembers reports."""
 
     def __init__(self):
-        self.steps = []
+        self.steps, self.said = [], []
 
     def reported(self, number, report):
         self.steps.append((number, report.step))
+
+    def phase(self, text):
+        self.said.append(text)
 
 
 @pytest.fixture
@@ -121,7 +124,7 @@ def test_patience_ends(study):
 
 def test_patience_ends_even_if_there_is_nothing_to_deliver(study):
     outbox = StoreOutbox(study, patience_seconds=0.0)
-    outbox.unanswered()
+    outbox.unanswered(StoreUnavailable("away"))
     assert outbox.flush()
     assert "0 writes are pending" in outbox.lost
     outbox.answered()
@@ -133,3 +136,24 @@ def test_a_wrong_patience_is_refused(given, monkeypatch):
     monkeypatch.setenv("RANKRAY_STORE_PATIENCE_SECONDS", given)
     with pytest.raises(ConfigError, match="RANKRAY_STORE_PATIENCE_SECONDS"):
         patience_seconds_default()
+
+
+def test_an_outage_is_said_once_with_its_reason_and_its_end(study, monkeypatch):
+    seen = Reports()
+    outbox = StoreOutbox(study, patience_seconds=60.0, news=News(seen))
+
+    def full(*words):
+        raise StoreUnavailable("store: u has no room left (disk full); free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "_hear", full)
+        outbox.report(1, Report(5, {}))
+        outbox.report(1, Report(10, {}))
+        outbox.unanswered(StoreUnavailable("other"))
+    [line] = seen.said
+    assert line.startswith("store: u has no room left (disk full); trials keep training;")
+    assert "for up to 60 s" in line
+    outbox.report(1, Report(15, {}))
+    assert study.told == [("report", 1, 5), ("report", 1, 10), ("report", 1, 15)]
+    assert len(seen.said) == 2
+    assert seen.said[1].startswith("the store answers again")

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.waiting import instead_of_sleep
 
-from rankray.errors import StoreError
-from rankray.store import attach, open_study
+from rankray.errors import StoreError, StoreUnavailable
+from rankray.store import attach, list_studies, open_study
 from rankray.store.records import STEP, steps_of
 from rankray.store.repair import repair
 from store.helpers import Driver, begin, begin_and_die, drive, make_config, said, states, stored, wait_for
@@ -99,3 +101,38 @@ def test_there_must_be_something_to_repair(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such file"):
         repair(f"journal:///{tmp_path}/none.log")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"SQLite format 3\x00" + b"\x10" * 9000, b"notes\nnot finished", b'\x08\x00{"a": 1}', b"{}"],
+    ids=["sqlite", "text", "weights", "json"],
+)
+@pytest.mark.parametrize("act", [repair, list_studies, lambda url: open_study(url, make_config())])
+def test_a_file_that_is_no_journal_is_refused_and_stays_as_it_is(tmp_path: Path, content: bytes, act: Any) -> None:
+    """A torn last line is cut off: of another file, that is its end."""
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match=r"file: the file is no journal; allowed: one that rankray or Optuna made"):
+        act(f"journal:///{file}")
+    assert file.read_bytes() == content
+
+
+def test_a_journal_with_nothing_but_a_torn_line_is_repaired(tmp_path: Path) -> None:
+    for cut in (1, 8, 40):
+        file = tmp_path / f"{cut}.log"
+        file.write_bytes(b'{"op_code":0,"worker_id":"a","study_name":"s"}'[:cut])
+        assert repair(f"journal:///{file}") == [f"journal: cut off a torn last line of {cut} bytes"]
+
+
+def test_a_journal_that_may_not_be_written_is_refused_in_one_line(
+    tmp_path: Path, journal_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive(open_study(journal_url, make_config(study={"trials": 1})))
+
+    def refused(self: Any) -> bool:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("rankray.store.journal.KernelLock.acquire", refused)
+    with pytest.raises(StoreUnavailable, match="may not be written here"):
+        repair(journal_url)
