@@ -9,7 +9,8 @@ trials keep their final one, and all others keep none
 
 A directory belongs to one study. The first study marks it; another study of the same name, from another store or
 created again after the first was deleted, gets a directory beside it. In an object store nothing can be marked
-atomically, so every study's prefix contains its identity. A copy of a study shares its checkpoints with the original.
+atomically, so every study's prefix contains its identity. A copy of a study in another store is a study of its own: it
+resumes from the original's checkpoints, and writes and deletes in its own directory only.
 
 Identities and places of checkpoints come from the store, and nothing that a store says leads out of the study's own
 directory: neither for reading nor for writing, and above all not for deleting. Below the configured storage no link is
@@ -55,12 +56,13 @@ class CheckpointRetention:
         place: the configured storage.
         study: the study's name.
         identity: distinguishes studies of the same name; empty to use the directory unmarked.
+        copied: whether the study is a copy, which may also resume from directories of other studies of its name.
 
     Raises:
         StorageError: the identity is none, or a directory of the study is a link.
     """
 
-    def __init__(self, place: str, study: str, identity: str = "") -> None:
+    def __init__(self, place: str, study: str, identity: str = "", *, copied: bool = False) -> None:
         if identity and not IDENTITY.fullmatch(identity):
             raise StorageError(
                 f"storage: study {study}: its stored identity {identity[:40]!r} is none; allowed: 32 hexadecimal "
@@ -69,7 +71,8 @@ class CheckpointRetention:
         self._storage = places.absolute(place)
         self.root = self._own(places.join(self._storage, study))
         if identity and (places.is_remote(place) or _mark(Path(self.root), identity) != identity):
-            self.root = self._own(places.join(self._storage, f"{study}-{identity[:8]}"))
+            self.root = self._own(places.join(self._storage, beside(study, identity)))
+        self._originals = re.compile(rf"{re.escape(study)}(-[0-9a-f]{{8}})?") if copied else None
         self._launch = uuid.uuid4().hex[:8]
         self._kept: dict[int, list[str]] = {}
         self._background = ThreadPoolExecutor(1, "retention") if places.is_remote(place) else None
@@ -92,11 +95,17 @@ class CheckpointRetention:
     def usable(self, checkpoints: Iterable[str]) -> str | None:
         """Return the first of some stored places of checkpoints that lies in this study's directory, or None.
 
+        One of a copied study may lie in the directory of the original, below the same storage.
         One that was stored when the storage was elsewhere is looked for at the same place below this storage.
         """
         for stored in checkpoints:
             found = places.below(self.root, stored)
             tail = "/".join(stored.partition("?")[0].split("/")[-3:])
+            if found is None and _TAIL.fullmatch(tail) and self._originals:
+                parent = stored.partition("?")[0].split("/")[-4:-3]
+                original = places.join(self._storage, *parent, *tail.split("/"))
+                if parent and self._originals.fullmatch(parent[0]) and places.below(self._storage, stored) == original:
+                    found = original
             if found is None and _TAIL.fullmatch(tail):
                 moved = places.below(self.root, places.join(self.root, *tail.split("/")))
                 found = moved if moved and places.exists(moved) else None
@@ -173,6 +182,31 @@ class CheckpointRetention:
             logger.debug("%s is not below %s, and is not deleted", place, self.root)
         else:
             places.delete(own)
+
+
+def beside(study: str, identity: str) -> str:
+    """Return the name of the directory of a study whose own name another study has taken."""
+    return f"{study}-{identity[:8]}"
+
+
+def directory_of(place: str, study: str, identity: str) -> str | None:
+    """Return where a study's checkpoints lie below a storage, or None where it has no directory; marks nothing.
+
+    An object store is not asked: the place is the one where they would be.
+
+    Args:
+        place: the configured storage.
+        study: the study's name.
+        identity: distinguishes studies of the same name; empty where it has none.
+    """
+    storage = places.absolute(place)
+    root, other = places.join(storage, study), places.join(storage, beside(study, identity))
+    if places.is_remote(place):
+        return other if identity else root
+    mark = Path(root) / MARK
+    if mark.is_file() and mark.read_text(encoding="utf-8") != identity:
+        root = other
+    return root if places.exists(root) else None
 
 
 def step_of(place: str) -> int:

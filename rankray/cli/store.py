@@ -71,7 +71,8 @@ def copy(
 
     given, target = target, from_environment(target)
     trials = copy_study(from_environment(source), target, name, notice=lambda line: say(line, to_stderr=True))
-    print(f"copied {name}, {trials} trials, to {masked(target)}; checkpoints stay where they are")
+    shown = masked(target)
+    print(f"copied {name}, {trials} trials, to {shown}; its checkpoints stay with the original, which may delete them")
     with looking(target, name) as copied:
         made = origin(copied)
     resume = resume_command({**made, "store": given if given.startswith("env:") else made["store"]})
@@ -108,16 +109,21 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without this nothing is deleted.")] = False,
 ) -> None:
     """Delete a study. Its checkpoints stay where they are."""
+    from rankray.checkpoints.retention import directory_of
     from rankray.errors import StoreError
-    from rankray.store.move import delete_study
+    from rankray.store import looking
+    from rankray.store.move import delete_study, is_whole
     from rankray.store.urls import masked
 
+    url, where = store_url(store), None
+    if is_whole(url, study):  # what an interrupted copy or deletion left cannot be looked at
+        with looking(url, study) as held:
+            where = directory_of(held.config.storage, study, held.copied or held.identity)
     if not yes:
-        raise StoreError(
-            f"delete: {study} in {masked(store_url(store))} cannot be brought back; add --yes to delete it"
-        )
-    delete_study(store_url(store), study, notice=lambda line: say(line, to_stderr=True))
-    print(f"deleted {study}; its checkpoints stay where they are, under <storage>/{study}")
+        raise StoreError(f"delete: {study} in {masked(url)} cannot be brought back; add --yes to delete it")
+    delete_study(url, study, notice=lambda line: say(line, to_stderr=True))
+    kept = f"its checkpoints stay where they are, under {where}" if where else "it had no checkpoints of its own"
+    print(f"deleted {study}; {kept}")
 
 
 @app.command()

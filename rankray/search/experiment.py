@@ -218,7 +218,8 @@ def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> 
     news.add(packing)
     meter = Meter(study, control, typed_nodes)
     news.add(meter)
-    with CheckpointRetention(config.storage, config.name, study.identity) as retention, meter:
+    owner, copied = study.copied or study.identity, bool(study.copied)
+    with CheckpointRetention(config.storage, config.name, owner, copied=copied) as retention, meter:
         news.add(CheckpointObserver(study, retention))
         outbox = StoreOutbox(study, patience_seconds_default(), news)
         make_spec = spec_maker(config, retention.directory, retention.usable)

@@ -9,11 +9,12 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from rankray.contracts import Report
+from rankray.store.claims import COPY, IDENTITY
 from rankray.store.ledger import SPENT, Spent, spent_of
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
 from rankray.store.records import KEPT_LOSSES, NODES, UNTRAINED, nodes_of
-from rankray.store.stored import figures
+from rankray.store.stored import figures, mapping, text
 
 LONGEST_NODE = 200
 """Characters of a node's name that are kept."""
@@ -21,6 +22,16 @@ LONGEST_NODE = 200
 
 class StudyAccounts(TrialOwnership):
     """A study's accounts, for `StudyStore`."""
+
+    @property
+    def identity(self) -> str:
+        """An id that distinguishes this study from others of its name; empty if an earlier version made the study."""
+        return text(mapping(self._claims.first(IDENTITY)).get("id"))
+
+    @property
+    def copied(self) -> str:
+        """An id that distinguishes this copy from the study it was copied from; empty where it is no copy."""
+        return text(self._claims.first(COPY))
 
     @property
     def untrained(self) -> dict[str, float]:

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 SUFFIX = "/claims"
 NOBODY = ""
 IDENTITY = "identity"
+COPY = "copy"
+"""The key of the entry that makes a study the copy of another one; its body is an id of the copy alone."""
 _KEY = "rankray:claim"
 _BODY = "rankray:body"
 
@@ -90,7 +92,7 @@ class Claims:
 
     def decisions(self) -> dict[str, Any]:
         """Return what was decided about the study as a whole, as of the last refresh: all but who owns a trial."""
-        return {key: body for key, body in self._first.items() if key != "copy" and not key.startswith("trial:")}
+        return {key: body for key, body in self._first.items() if key != COPY and not key.startswith("trial:")}
 
     def owner(self, trial: FrozenTrial) -> tuple[str, int]:
         """Return (driver, fence) of a trial as of the last refresh; the driver is `NOBODY` after a release."""

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.errors import StoreError
 from rankray.store.backend import connect
-from rankray.store.claims import NOBODY, SUFFIX, Claims, find_or_create
+from rankray.store.claims import COPY, NOBODY, SUFFIX, Claims, find_or_create
 from rankray.store.ledger import SPENT
 from rankray.store.migrate import CONFIG
 from rankray.store.records import DRIVER
@@ -68,7 +68,7 @@ def copy_study(source: str, target: str, name: str, notice: Notice = lambda line
     claims = Claims(storage, find_or_create(storage, name + SUFFIX, direction))
     mine = uuid.uuid4().hex
     storage.set_study_user_attr(claims.study_id, PART, COPIED)
-    if claims.enter("copy", mine) != mine:
+    if claims.enter(COPY, mine) != mine:
         raise StoreError(
             f"copy: another process is copying {name} to {masked(target)}; allowed: one at a time; wait for it"
         )
@@ -90,6 +90,18 @@ def copy_study(source: str, target: str, name: str, notice: Notice = lambda line
         claims.enter(key, body)
     storage.set_study_user_attr(claims.study_id, PART, None)
     return len(held.trials())
+
+
+def is_whole(url: str, name: str) -> bool:
+    """Return whether a study is there, and not what an interrupted copy or deletion left of it.
+
+    Raises:
+        StoreError: there is no such store.
+        StoreUnavailable: the store does not answer.
+    """
+    storage = connect(url, create=False)
+    claims_id = _id(storage, name + SUFFIX)
+    return claims_id is None or not storage.get_study_user_attrs(claims_id).get(PART)
 
 
 def delete_study(url: str, name: str, notice: Notice = lambda line: None) -> None:

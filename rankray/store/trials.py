@@ -26,7 +26,7 @@ from rankray.errors import LeaseLost, StoreError
 from rankray.store.accounts import StudyAccounts
 from rankray.store.ask import Asker, Plan, Points
 from rankray.store.backend import RetryingStorage
-from rankray.store.claims import IDENTITY, Claims
+from rankray.store.claims import Claims
 from rankray.store.dry_run import DryRunStorage
 from rankray.store.ending import STATES
 from rankray.store.glance import Glance
@@ -53,7 +53,7 @@ from rankray.store.records import (
     steps_of,
     ticket_of,
 )
-from rankray.store.stored import mapping, text
+from rankray.store.stored import mapping
 from rankray.store.strategies import prune_direction
 
 
@@ -105,11 +105,6 @@ class StudyStore(StudyAccounts):
     def provenance(self) -> dict[str, Any]:
         """Where the study comes from, as it was given when the study was made."""
         return dict(mapping(self.storage.get_study_user_attrs(self.study_id).get(PROVENANCE)))
-
-    @property
-    def identity(self) -> str:
-        """An id that distinguishes this study from others of its name; empty if an earlier version made the study."""
-        return text(mapping(self._claims.first(IDENTITY)).get("id"))
 
     def next_trial(self) -> Ticket | None:
         """Return a trial to run: an orphan first, then a new one while the budget has room, else None.

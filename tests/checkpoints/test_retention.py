@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rankray.checkpoints.retention import CheckpointRetention
+from rankray.checkpoints.retention import CheckpointRetention, directory_of
 from rankray.errors import StorageError
 
 
@@ -122,6 +122,35 @@ def test_two_studies_of_one_name_never_share_a_directory(tmp_path):
     assert CheckpointRetention(str(tmp_path), "s", "1" * 32).root == first.root == str(tmp_path / "s")
     assert CheckpointRetention(str(tmp_path), "s", "2" * 32).root == second.root == str(tmp_path / "s-22222222")
     assert [path.name for path in Path(first.root).glob("*study*")] == ["study.id"]
+
+
+def test_a_copy_resumes_from_the_original_and_deletes_nothing_of_it(tmp_path):
+    original = CheckpointRetention(str(tmp_path), "s", "1" * 32)
+    there = [str(make(original, number, 10)) for number in range(3)]
+    copied = CheckpointRetention(str(tmp_path), "s", "2" * 32, copied=True)
+    stranger = str(make(CheckpointRetention(str(tmp_path), "other", "3" * 32), 0, 10))
+    assert copied.usable([there[0]]) == there[0]
+    assert copied.usable([stranger, str(tmp_path / "s" / "x"), f"{tmp_path}/s/../other/trial-00000"]) is None
+    copied.begin(0, there[0])
+    own, *later = (str(make(copied, 0, step)) for step in (20, 30, 40))
+    for place in (own, *later):
+        copied.committed(0, place)
+    copied.ended(0, complete=True)
+    copied.tidy({0, 1, 2}, set())
+    assert all(Path(place).is_dir() for place in there)
+    assert not Path(own).exists()
+    assert CheckpointRetention(str(tmp_path), "s", "4" * 32).usable([there[0]]) is None, "another study is no copy"
+
+
+def test_where_a_study_keeps_its_checkpoints_is_known_without_marking_anything(tmp_path):
+    assert directory_of(str(tmp_path), "s", "1" * 32) is None
+    assert list(tmp_path.iterdir()) == []
+    first, second = CheckpointRetention(str(tmp_path), "s", "1" * 32), CheckpointRetention(str(tmp_path), "s", "2" * 32)
+    for identity, root in (("1", first.root), ("2", None), ("3", None)):
+        assert directory_of(str(tmp_path), "s", identity * 32) == root
+    make(second, 0, 10)
+    assert directory_of(str(tmp_path), "s", "2" * 32) == second.root
+    assert directory_of("s3://bucket/x", "s", "1" * 32) == "s3://bucket/x/s-11111111"
 
 
 def test_a_directory_of_an_earlier_version_is_used_as_it_is(tmp_path):

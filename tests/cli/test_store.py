@@ -33,7 +33,10 @@ def test_a_study_s_life(store, url, tmp_path):
     assert "nothing to repair" in store("repair", "--store", other)
     assert "add --yes" in store("delete", "s", "--store", other, expect=2)
     assert list_studies(other) == ["s"]
-    store("delete", "s", "--store", other, "--yes")
+    assert "it had no checkpoints of its own" in store("delete", "s", "--store", other, "--yes"), (
+        "they are the original's"
+    )
+    assert "none of this name" in store("delete", "s", "--store", other, expect=2)
     assert store("list", "--store", other) == "no studies yet\n"
     assert json.loads(store("list", "--store", other, "--json")) == {"studies": []}
     (listed,) = json.loads(store("list", "--store", url, "--json"))["studies"]
