@@ -231,6 +231,33 @@ def console() -> Console:
     return Console(emoji=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120)
 
 
+def check_output(path: Path | None, option: str, *endings: str) -> None:
+    """Refuse a file to write that cannot be written, or is something else, before anything is worked out.
+
+    Args:
+        path: the file; None where none was asked for.
+        option: what names it, as `store export: --csv`.
+        endings: how the name of a file ends that may be overwritten; what is no plain file (`/dev/stdout`) always may.
+
+    Raises:
+        UserError: its directory is not there or may not be written to, or another file is there.
+    """
+    from rankray.errors import UserError
+
+    is_special = path is not None and path.exists() and not path.is_file() and not path.is_dir()
+    if path is None or is_special or path.is_relative_to("/dev"):
+        return
+    where = f"{option} {path}"
+    if path.is_dir():
+        raise UserError(f"{where}: is a directory; allowed: a file; give one in it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        there = "may not be written to" if path.parent.is_dir() else f"there is no directory {path.parent}"
+        raise UserError(f"{where}: {there}; allowed: a file in a directory that you may write; choose another")
+    if path.exists() and path.suffix.lower() not in endings:
+        may = f"a new file, or one that ends with {' or '.join(endings)}" if endings else "a new file"
+        raise UserError(f"{where}: another file is there, and would be overwritten; allowed: {may}; choose another")
+
+
 def say(line: str, to_stderr: bool = False) -> None:
     """Print a line at once."""
     print(line, file=sys.stderr if to_stderr else sys.stdout, flush=True)

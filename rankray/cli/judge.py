@@ -193,10 +193,11 @@ def diagnose(
 ) -> None:
     """Show without training which tokens each objective trusts, and how much noise it would learn."""
     from rankray import logs
+    from rankray.cli.common import check_output, preflight
 
     logs.configure(verbose)
+    check_output(output, "diagnose: -o", ".html", ".htm")
     loaded: LoadedConfig = load(file, sets)
-    from rankray.cli.common import preflight
 
     preflight(loaded)
     from rankray.evaluate.diagnose import diagnose as run_diagnosis

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import attached, say, store_url
+from rankray.cli.common import attached, check_output, say, store_url
 from rankray.cli.options import Store, Study
 
 WATCH_SECONDS = 15
@@ -28,7 +28,7 @@ def report(
 ) -> None:
     """Write one file that says what a study found: what is best, what mattered, what it cost, how to get it."""
     from rankray.errors import UserError
-    from rankray.report.write import format_of, render, write
+    from rankray.report.write import FORMATS, format_of, render, write
     from rankray.store.overview import overview
 
     printed = str(output) == "-"
@@ -36,6 +36,8 @@ def report(
     if printed and (watch or kind == "png"):
         raise UserError("report: -o - prints once, as text; allowed with --watch or png: a file; give one with -o FILE")
     path = output or Path(f"report.{kind}")
+    if not printed:
+        check_output(path, "report: -o", *(f".{each}" for each in (*FORMATS, "htm", "markdown", "txt")))
     while True:
         found = overview(attached(store, study))
         goes_on = watch and found["status"]["state"] == "running"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import console, load, say, store_url
+from rankray.cli.common import check_output, console, load, say, store_url
 from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def rehearse(
     from rankray.store.warm import rehearsed
 
     logs.configure(verbose)
+    check_output(plot, "rehearse: --plot", ".svg")
     config, left_out = rehearsed(load(file, sets, store, name).config)
     names = [each for each in (part.strip() for part in strategies.split(",")) if each]
     worlds, notes = _worlds(config, table, recorded, store, seed, reports, made_up)

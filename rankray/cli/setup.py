@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankray.cli.common import console, load, say
+from rankray.cli.common import check_output, console, load, say
 from rankray.cli.options import NONE, File, Json, Sets, Verbose
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def init(
         metric = typer.prompt("4. What counts: nll, or accuracy of generated answers?", default="nll")
     from rankray.setup.starter import Answers, start
 
+    check_output(None if output.exists() else output, "init: --output")
     answers = Answers(
         model=model,
         train=data,
@@ -125,6 +126,7 @@ def import_file(
 
     if output is not None and output.exists():
         raise ConfigError(f"import: {str(output)!r} exists; allowed is a new file; remove it, or give another")
+    check_output(output, "import: --output")
     config, notes, tool = convert(file, held_out)
     text = text_of(config, notes, tool, file)
     for note in notes:

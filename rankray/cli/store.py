@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rankray.cli.common import from_environment, say, store_url
+from rankray.cli.common import check_output, from_environment, say, store_url
 from rankray.cli.options import Json, Study
 
 app = typer.Typer(
@@ -94,6 +94,8 @@ def export(
 
     if csv is None and parquet is None:
         raise StoreError("export: no file was given; allowed: --csv FILE, --parquet FILE, or both; give one")
+    check_output(csv, "store export: --csv", ".csv", ".txt", ".tsv")
+    check_output(parquet, "store export: --parquet", ".parquet", ".pq")
     held = attach(store_url(store), study)
     rows = step_rows(held) if steps else trial_rows(held)
     for path, write in ((csv, write_csv), (parquet, write_parquet)):
@@ -140,7 +142,7 @@ def repair(store: Store = "") -> None:
 def share(
     store: Store = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 13000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 13000,
 ) -> None:
     """Serve a store to other machines as grpc://HOST:PORT, until it is interrupted."""
     import signal

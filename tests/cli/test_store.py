@@ -60,3 +60,38 @@ def test_sharing_warns_serves_and_stops(url):
     assert attach(shared[1], "s").finished == 3
     process.send_signal(signal.SIGTERM)
     assert ended(process) == 0
+
+
+WRITING = {
+    "store export s --csv FILE": "store export: --csv",
+    "store export s --parquet FILE": "store export: --parquet",
+    "report s -o FILE --format html": "report: -o",
+    "rehearse s.yaml --plot FILE": "rehearse: --plot",
+    "diagnose s.yaml -o FILE": "diagnose: -o",
+}
+
+
+@pytest.mark.parametrize("command", [*WRITING, "import tool.yaml -o FILE", "init --model m --data t.jsonl -o FILE"])
+def test_no_verb_writes_over_another_file_or_fails_after_its_work(rankray, url, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANKRAY_STORE", url)
+    (tmp_path / "s.yaml").write_text("model: {path: m}\ndata: {train: t, eval: e, prompt: x, completion: y}\n")
+    (tmp_path / "tool.yaml").write_text("base_model: m\ndatasets: [{path: t.jsonl, type: alpaca}]\n")
+    before = (tmp_path / "store.db").read_bytes()
+    said = rankray(*command.replace("FILE", "nowhere/x.csv").split(), expect=2)
+    assert f"{WRITING.get(command, '')} nowhere/x.csv: there is no directory nowhere; allowed: a file in a dir" in said
+    said = rankray(*command.replace("FILE", "store.db").split(), expect=2)
+    if command in WRITING:
+        assert (
+            f"{WRITING[command]} store.db: another file is there, and would be overwritten; allowed: a new file" in said
+        )
+    else:
+        assert "'store.db' exists; allowed is a new file" in said
+    assert (tmp_path / "store.db").read_bytes() == before
+
+
+def test_a_table_may_be_written_again_and_to_no_plain_file(store, url, tmp_path):
+    for _ in range(2):
+        assert "wrote 3 rows" in store("export", "s", "--store", url, "--csv", str(tmp_path / "t.csv"))
+    assert "wrote 3 rows to /dev/stdout" in store("export", "s", "--store", url, "--csv", "/dev/stdout")
+    assert "is a directory" in store("export", "s", "--store", url, "--csv", str(tmp_path), expect=2)
