@@ -98,21 +98,30 @@ def _checkpoint(held: StudyStore, trial: dict[str, Any]) -> str:
     """
     from rankray.checkpoints import places
     from rankray.errors import StoreError
+    from rankray.report.commands import retrain_command
+    from rankray.store import views
+    from rankray.store.origin import origin, storages
 
-    checkpoint, storage = trial["checkpoint"], places.absolute(held.config.storage)
+    checkpoint, allowed = trial["checkpoint"], [places.absolute(each) for each in storages(held)]
     where = f"export: trial {trial['number']} of {held.name}"
     if not checkpoint:
         raise StoreError(f"{where} has no checkpoint; allowed: a trial that has one; choose another (rankray status)")
-    place = places.below(storage, checkpoint)
+    place = next(filter(None, (places.below(each, checkpoint) for each in allowed)), None)
     if place is None:
         raise StoreError(
-            f"{where}: its checkpoint {checkpoint} is not in the study's storage, {storage}; allowed: one below it; "
-            "run this in the directory in which the search was started, if its storage is a relative path"
+            f"{where}: its checkpoint {checkpoint} is not in the study's storage, {' or '.join(allowed)}; allowed: one "
+            "below it; run this in the directory in which the search was started, if its storage is a relative path"
         )
     if not places.exists(place):
+        again = f"train it again: {retrain_command(origin(held), trial['params'])}"
+        if trial["number"] in views.retention(held)[1]:
+            raise StoreError(
+                f"{where}: its checkpoint {checkpoint} is not there, and was not deleted by study.keep_best; allowed: "
+                f"where the search wrote it; bring it back, or {again}"
+            )
         raise StoreError(
             f"{where}: its checkpoint {checkpoint} was deleted: study.keep_best keeps those of the best "
-            f"{held.config.study.keep_best} trials; choose one of these, or train it again (rankray show)"
+            f"{held.config.study.keep_best} trials; choose one of these, or {again}"
         )
     return place
 

@@ -72,10 +72,13 @@ def show(
     if as_json:
         print(json.dumps(trial | {"settings": _given(held)}))
         return
+    from rankray.report.commands import retrain_command
     from rankray.report.trial import TrialView
+    from rankray.store.origin import origin
 
     settings = [(path, each["value"], each["from"]) for path, each in _given(held).items()]
-    console().print(TrialView(trial, settings, all_steps=all_steps))
+    again = retrain_command(origin(held), trial["params"])
+    console().print(TrialView(trial, settings, all_steps=all_steps, again=again))
 
 
 def _given(study: StudyStore) -> dict[str, dict[str, Any]]:

@@ -29,6 +29,7 @@ TROUBLES = {  # a fragment of the error -> the heading in docs/troubleshooting.m
     "store: did not answer for ": "the-store-did-not-answer",
     "store: unreachable": "the-store-did-not-answer",
     " was deleted: study.keep_best keeps those of the best ": "its-checkpoint-was-deleted",
+    " is not there, and was not deleted by study.keep_best": "its-checkpoint-was-deleted",
     " is not in the study's storage": "its-checkpoint-is-not-in-the-studys-storage",
     " is damaged: ": "a-checkpoint-is-damaged",
     "the merged model's logits differ by ": "the-merged-models-logits-differ",

@@ -28,10 +28,13 @@ class TrialView:
         settings: values that the configuration gives, as (path, value, where it was written); searched ones are left
             out, because the trial has its own.
         all_steps: show every step, in as many tables as it takes.
+        again: the command that trains with its settings again.
     """
 
-    def __init__(self, trial: Row, settings: Sequence[tuple[str, Any, str]] = (), *, all_steps: bool = False) -> None:
-        self._trial, self._settings, self._all_steps = trial, settings, all_steps
+    def __init__(
+        self, trial: Row, settings: Sequence[tuple[str, Any, str]] = (), *, all_steps: bool = False, again: str = ""
+    ) -> None:
+        self._trial, self._settings, self._all_steps, self._again = trial, settings, all_steps, again
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         trial = self._trial
@@ -47,6 +50,8 @@ class TrialView:
         if trial.get("checkpoint"):
             gone = " (not there)" if trial.get("checkpoint_exists") is False else ""
             yield Text(f"checkpoint: {trial['checkpoint']}{gone}")
+        if self._again and trial["state"] == "complete":
+            yield Text(f"train it again: {self._again}")
         for lost in trial.get("work_lost") or []:
             yield Text(
                 f"lost and trained again: {lost['steps']} reported steps, {lost['wall_seconds']:.0f} s "

@@ -30,6 +30,12 @@ def origin(study: StudyStore) -> dict[str, Any]:
         return found
 
 
+def storages(study: StudyStore) -> list[str]:
+    """Return the places below which a study's checkpoints may lie: its storage now, and the one it was begun with."""
+    first = mapping(study.storage.get_study_user_attrs(study.study_id).get(CONFIG)).get("storage")
+    return list(dict.fromkeys([study.config.storage, *([first] if isinstance(first, str) else [])]))
+
+
 def _origin(study: StudyStore) -> dict[str, Any]:
     attributes = study.storage.get_study_user_attrs(study.study_id)
     provenance, first = mapping(attributes.get(PROVENANCE)), mapping(attributes.get(CONFIG))

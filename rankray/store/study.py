@@ -35,6 +35,8 @@ from rankray.store.warm import check_earlier, earlier_points
 logger = logging.getLogger(__name__)
 
 BUDGET = "rankray:budget"
+STORAGE = "rankray:storage"
+"""Where the study was last told to write: it may be moved (`FREE_FIELDS`)."""
 VERSIONS = "rankray:versions"
 PART = "rankray:part"
 """Attribute of a study that is being copied or deleted and must not be opened: which of the two."""
@@ -168,6 +170,7 @@ def _attached(storage: RetryingStorage, url: str, name: str) -> StudyStore:
     trials = max([whole(attributes.get(TRIALS)) or 0, *asked_trials(storage.get_study_user_attrs(claims_id))])
     latest = {"trials": trials or None, "budget": attributes.get(BUDGET)}
     stored["study"] = {**stored["study"], **{key: value for key, value in latest.items() if value is not None}}
+    stored["storage"] = attributes.get(STORAGE) or stored["storage"]
     try:
         config = restore(stored, masked(url))
     except ValidationError as error:
@@ -273,6 +276,7 @@ def _describe(storage: BaseStorage, study_id: int, stored: Mapping[str, Any], co
         VERSIONS: stored["versions"],
         PROVENANCE: stored["provenance"],
         BUDGET: config.study.budget.model_dump(mode="json"),
+        STORAGE: config.storage,
         CONFIG: stored["config"],
     }
     for key, value in wanted.items():

@@ -83,7 +83,7 @@ def test_adapters_are_merged_on_request(rankray, searched, tmp_path):
     assert list(tmp_path.glob(".kept*")) == []
 
 
-def test_what_cannot_be_exported_is_named(rankray, searched, tmp_path):
+def test_what_cannot_be_exported_is_named(rankray, searched, tmp_path, monkeypatch):
     url, out = searched(), str(tmp_path / "out")
     assert "trial 1 of test has no checkpoint" in rankray("export", "test", "1", out, "--store", url, expect=2)
     assert "there is no trial 7" in rankray("export", "test", "7", out, "--store", url, expect=2)
@@ -95,6 +95,10 @@ def test_what_cannot_be_exported_is_named(rankray, searched, tmp_path):
     assert "is there and not empty" in rankray("export", "test", out, "--store", url, expect=2)
     shutil.rmtree(tmp_path / "runs")
     again = rankray("export", "test", str(tmp_path / "new"), "--store", url, expect=2)
+    assert "is not there, and was not deleted by study.keep_best; allowed: where the search wrote it; bring it" in again
+    assert "rankray train test.yaml" in again
+    monkeypatch.setattr("rankray.store.views.retention", lambda study: ({0, 1}, {1}))
+    again = rankray("export", "test", "0", str(tmp_path / "new"), "--store", url, expect=2)
     assert "was deleted: study.keep_best keeps those of the best 1 trials" in again
 
 

@@ -6,7 +6,7 @@ from rankray.cli.lineage import lineage
 from rankray.config import load_config
 from rankray.store import attach, open_study
 from rankray.store.confirmation import CONFIRMS
-from rankray.store.origin import origin
+from rankray.store.origin import origin, storages
 from store.helpers import make_config
 
 FILE = """
@@ -74,3 +74,13 @@ def test_what_is_malformed_in_the_store_is_left_out(sqlite_url):
     assert "\x1b" not in found["file"]
     other = open_study(sqlite_url, make_config(name="other"), provenance={"places": "text"})
     assert origin(other)["overrides"] == {}
+
+
+def test_a_storage_that_was_moved_is_the_study_s_and_so_is_the_first(sqlite_url, tmp_path):
+    """Checkpoints of trials that ended before lie in the first one."""
+    first, second = str(tmp_path / "one"), str(tmp_path / "two")
+    for place in (first, second):
+        open_study(sqlite_url, make_config(storage=place))
+    study = attach(sqlite_url, make_config().name)
+    assert study.config.storage == second
+    assert storages(study) == [second, first]
