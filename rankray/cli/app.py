@@ -64,10 +64,10 @@ def main() -> None:
         from rankray.store.urls import safe_text
 
         print(f"error: {safe_text(str(error))}", file=sys.stderr)
-        from rankray.report.help import page_of
+        from rankray.report.help import explained_by
 
-        if page := page_of(error):
-            print(f"more: docs/{page}", file=sys.stderr)
+        if more := explained_by(error):
+            print(f"more: {more}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as end:  # all is done: an interruption now changes no exit code
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

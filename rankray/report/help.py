@@ -1,7 +1,7 @@
-"""Which page of the documentation explains an error: the last line that the command line prints with it.
+"""What explains an error: the last line that the command line prints with it.
 
 An error that `TROUBLES` knows has a heading of its own in `docs/troubleshooting.md`. One that names a field of the
-configuration leads to the entry of that field, which is made from the schema. Others lead to the page of their subject.
+configuration leads to `rankray explain`, which is always at hand. Others lead to the page of their subject.
 """
 
 from __future__ import annotations
@@ -71,17 +71,17 @@ def anchor(heading: str) -> str:
     return re.sub(r"[-\s]+", "-", kept)
 
 
-def page_of(error: RankrayError) -> str:
-    """Return the page that explains an error, below `docs/`, or an empty string."""
+def explained_by(error: RankrayError) -> str:
+    """Return what explains an error: a page below `docs/`, `rankray explain FIELD`, or an empty string."""
     text = str(error)
     for fragment, heading in TROUBLES.items():
         if fragment in text:
-            return f"troubleshooting.md#{heading}"
+            return f"docs/troubleshooting.md#{heading}"
     for beginning, page in SUBJECTS.items():
         if text.startswith(beginning):
-            return page
+            return f"docs/{page}"
     fields = all_fields()
     for path in re.findall(r"(?<![\w.])([a-z_]+(?:\.[a-z_]+)*)(?=: )", text):
         if path in fields:
-            return f"configuration.md#{anchor(path)}"
-    return next((page for kind, page in KINDS.items() if isinstance(error, kind)), "")
+            return f"rankray explain {path}"
+    return next((f"docs/{page}" for kind, page in KINDS.items() if isinstance(error, kind)), "")

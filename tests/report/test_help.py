@@ -9,7 +9,7 @@ import pytest
 
 from rankray import errors
 from rankray.config import all_fields
-from rankray.report.help import KINDS, SUBJECTS, TROUBLES, anchor, page_of
+from rankray.report.help import KINDS, SUBJECTS, TROUBLES, anchor, explained_by
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -56,16 +56,16 @@ def test_each_error_of_the_page_is_still_raised():
 @pytest.mark.parametrize(
     ("error", "page"),
     [
-        (errors.ConfigError("f.yaml:3: train.learning_rte: unknown key"), "troubleshooting.md#unknown-key"),
-        (errors.ConfigError("f.yaml:3: train.learning_rate: got 'x'; allowed"), "configuration.md#trainlearning_rate"),
-        (errors.ConfigError("--set study.trials=x: study.trials: got 'x'"), "configuration.md#studytrials"),
-        (errors.ModelError("f.yaml:2: model.path: no directory 'm'"), "configuration.md#modelpath"),
-        (errors.CheckpointDamaged("runs/step-1", "cut"), "troubleshooting.md#a-checkpoint-is-damaged"),
-        (errors.UserError("confirm: s: a search still runs, on h"), "confirm.md"),
-        (errors.DataError("rows.jsonl:3: not JSON"), "data.md"),
-        (errors.StoreUnavailable("no answer"), "store.md"),
+        (errors.ConfigError("f.yaml:3: train.learning_rte: unknown key"), "docs/troubleshooting.md#unknown-key"),
+        (errors.ConfigError("f.yaml:3: train.learning_rate: got 'x'; allowed"), "rankray explain train.learning_rate"),
+        (errors.ConfigError("--set study.trials=x: study.trials: got 'x'"), "rankray explain study.trials"),
+        (errors.ModelError("f.yaml:2: model.path: no directory 'm'"), "rankray explain model.path"),
+        (errors.CheckpointDamaged("runs/step-1", "cut"), "docs/troubleshooting.md#a-checkpoint-is-damaged"),
+        (errors.UserError("confirm: s: a search still runs, on h"), "docs/confirm.md"),
+        (errors.DataError("rows.jsonl:3: not JSON"), "docs/data.md"),
+        (errors.StoreUnavailable("no answer"), "docs/store.md"),
         (errors.ConfigError("no such thing"), ""),
     ],
 )
 def test_an_error_leads_to_its_page(error, page):
-    assert page_of(error) == page
+    assert explained_by(error) == page
