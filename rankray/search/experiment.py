@@ -34,6 +34,8 @@ POLL_SECONDS = 0.5
 """How long a search waits before it asks a store again that did not answer."""
 NEEDED_NEXT = ("rankray.search.actor", "rankray.search.scheduler", "rankray.search.searcher", "rankray.search.stopper")
 """What a search imports once Ray runs, Ray Tune among it: a second of work, done while Ray starts."""
+HEARD_SECONDS = 2.0
+"""How long the thread that hears signals may take to be told of one."""
 STOPPING = "stopping: trials are given back and resume from their last checkpoints; Ctrl-C again stops at once"
 SAVING = (
     "stopping: each running trial saves a checkpoint after its present step, for at most {seconds:.0f} s; one that "
@@ -95,8 +97,16 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
     with study, interruptible(interrupt):
         observer.phase("starting Ray")
         others = servers_here()
-        with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt), watching_own_ray(ray_ended, others):
-            _run_until_done(study, control, observer)
+        try:
+            with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt), watching_own_ray(ray_ended, others):
+                _run_until_done(study, control, observer)
+        except SystemExit:  # while Ray starts, SIGTERM has a handler of Ray's own (docs/traps.md)
+            logger.debug("interrupted while Ray started", exc_info=True)
+            end = time.monotonic() + HEARD_SECONDS
+            while not control.interrupted and time.monotonic() < end:
+                time.sleep(0.05)
+            if not control.interrupted:
+                raise
         if control.error:
             raise SearchFailed(f"study {study.name}: {control.error}")
         study.note_end()
