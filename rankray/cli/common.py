@@ -148,10 +148,19 @@ def _check_workers(loaded: LoadedConfig) -> None:
 
 
 def store_url(given: str) -> str:
-    """Return the store that a verb without a configuration looks at: the one given, RANKRAY_STORE or the default."""
-    from rankray.config import default_store
+    """Return the store that a verb without a configuration looks at: the one given, RANKRAY_STORE or the default.
 
-    return from_environment(given) or default_store()
+    The path of a file is absolute: a command that is printed with it works in any directory.
+    """
+    from rankray.config import default_store
+    from rankray.paths import resolved_url
+
+    url = from_environment(given) or default_store()
+    try:
+        return resolved_url(url)
+    except ValueError:  # it is refused, and said why, where it is opened
+        logger.debug("store: a path that cannot be resolved", exc_info=True)
+        return url
 
 
 def attached(store: str, study: str) -> StudyStore:

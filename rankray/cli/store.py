@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rankray.cli.common import check_output, from_environment, say, store_url
+from rankray.cli.common import check_output, say, store_url
 from rankray.cli.options import Json, Study
 
 app = typer.Typer(
@@ -69,8 +69,8 @@ def copy(
     from rankray.store.origin import origin
     from rankray.store.urls import masked
 
-    given, target = target, from_environment(target)
-    trials = copy_study(from_environment(source), target, name, notice=lambda line: say(line, to_stderr=True))
+    given, target = target, store_url(target)
+    trials = copy_study(store_url(source), target, name, notice=lambda line: say(line, to_stderr=True))
     shown = masked(target)
     print(f"copied {name}, {trials} trials, to {shown}; its checkpoints stay with the original, which may delete them")
     with looking(target, name) as copied:

@@ -17,7 +17,9 @@ from rankray.config.yaml_text import parse_value
 from rankray.errors import ConfigError
 
 ELSEWHERE = ("study", "space", "resources", "name", "store")
-"""What a search has and one training does not."""
+"""What a search has and one training does not, but for SEEDS."""
+SEEDS = "study.seeds"
+"""Over how many seeds a trial's figure is a mean: one training has them as well."""
 RESUMED_WITH = tuple(each for each in FREE_FIELDS if each not in ("study.trials", "study.keep_best", "store"))
 """What a confirmation may be resumed with that differs from the search."""
 RUNS_CODE = ("model.trust_remote_code", "evaluate.allow_code_execution", "evaluate.functions")
@@ -47,8 +49,9 @@ def retrain_command(origin: Mapping[str, Any], params: Mapping[str, Any], *, rec
         return " ".join([f"{stored} && rankray train {file}", *map(_set, other.items())])
     changed = [
         (path, value)
-        for path, value in _harmless(origin["overrides"])
-        if path.split(".")[0] not in ELSEWHERE and path not in params
+        for path, value in _of_training(origin["overrides"])
+        if path.split(".")[0] not in ELSEWHERE or path == SEEDS
+        if path not in params
     ]
     return " ".join(["rankray train", shlex.quote(origin["file"]), *map(_set, [*changed, *params.items()])])
 
@@ -103,6 +106,13 @@ def resume_command(origin: Mapping[str, Any]) -> str:
     changed = [(path, value) for path, value in _harmless(origin["overrides"]) if path not in ("name", "store")]
     words = ["rankray search", shlex.quote(origin["file"] or "FILE"), *named, *map(_set, changed)]
     return " ".join([*words, store_option(origin["store"])])
+
+
+def _of_training(overrides: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the overrides that are no threat (`_harmless`), and of the section `study` what a training has, too."""
+    for path, value in _harmless(overrides):
+        inside = isinstance(value, Mapping) and path == "study" and SEEDS.removeprefix("study.") in value
+        yield (SEEDS, value[SEEDS.removeprefix("study.")]) if inside else (path, value)
 
 
 def _harmless(overrides: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

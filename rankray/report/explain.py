@@ -115,6 +115,8 @@ def best_yaml(config: Config, params: Mapping[str, Any]) -> str:
     for key in ("store", "space", "study", "resources"):
         tree.pop(key, None)
     tree["study"] = {"metric": config.study.metric, "direction": config.direction}
+    if config.study.seeds != 1:  # the figure is a mean over them
+        tree["study"]["seeds"] = config.study.seeds
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 

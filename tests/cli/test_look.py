@@ -99,3 +99,13 @@ def test_a_study_that_is_not_there_is_named_with_those_that_are(rankray, url):
 def test_explain(rankray):
     assert "loss.temperature" in rankray("explain", "loss.temperature")
     assert "did you mean 'loss.temperature'" in rankray("explain", "loss.temprature", expect=2)
+
+
+def test_printed_commands_name_the_store_s_whole_path(rankray, url, monkeypatch, tmp_path):
+    """A report is kept or sent, and a terminal changes its directory."""
+    monkeypatch.chdir(tmp_path)
+    for given in ("sqlite:///store.db", "sqlite:///./store.db", f"sqlite:///{tmp_path}/store.db"):
+        for words in (("best", "s"), ("report", "s", "-o", "-", "--format", "md")):
+            said = rankray(*words, "--store", given)
+            assert f"--store sqlite:///{tmp_path}/store.db" in said
+            assert "sqlite:///store.db" not in said

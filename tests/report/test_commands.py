@@ -91,6 +91,14 @@ def test_without_a_file_the_configuration_comes_from_the_store():
     assert "--set loss.objective=rri" in retrain_command(origin(), {"loss.objective": "rri"}, recommended=True)
 
 
+@pytest.mark.parametrize("given", [{"study.seeds": 2, "study.trials": 3}, {"study": {"seeds": 2, "trials": 3}}])
+def test_a_mean_over_seeds_is_trained_again_as_one(given):
+    assert pairs(retrain_command(origin(overrides=given), {"loss.form": "exact"})) == {
+        "study.seeds": 2,
+        "loss.form": "exact",
+    }
+
+
 def test_a_search_is_resumed_as_it_was_begun():
     given = {"name": "s", "study.trials": 3, "space.loss.temperature": {"float": [0.5, 2.0], "log": True}}
     command = resume_command(origin(overrides=given))
