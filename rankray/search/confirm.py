@@ -10,7 +10,6 @@ import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
 from typing import Any
 
 from rankray.analysis.intervals import LEVEL, half_width_in_sd, smallest_found
@@ -288,7 +287,7 @@ def plan_figures(search: StudyStore, confirmation: Config, plan: Plan) -> dict[s
         plan: what is compared.
     """
     options = plan.options
-    seconds = run_seconds(views.trials(search))
+    seconds = run_seconds(search)
     tells = [
         {
             "seeds": seeds,
@@ -321,14 +320,11 @@ def plan_figures(search: StudyStore, confirmation: Config, plan: Plan) -> dict[s
     }
 
 
-def run_seconds(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return how long a complete trial of a search took, in the median; None where none was begun and ended once."""
-    times = [
-        (datetime.fromisoformat(row["ended"]) - datetime.fromisoformat(row["started"])).total_seconds()
-        for row in rows
-        if row["state"] == "complete" and row["started"] and row["ended"]
-    ]
-    return statistics.median(times) if times else None
+def run_seconds(search: StudyStore) -> float | None:
+    """Return how long drivers worked on a complete trial of a search, in the median; None where there is none."""
+    times = [search.seconds(trial) for trial in search.trials() if trial.state.name == "COMPLETE"]
+    known = [each for each in times if each > 0]
+    return statistics.median(known) if known else None
 
 
 def _described(options: Options, data: str) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -26,6 +27,7 @@ from rankray.config.evaluation import is_over_tokens
 from rankray.config.schema import Config
 from rankray.config.study import BudgetSection
 from rankray.store.pareto import costs_of, dominates, metrics_of
+from rankray.store.stored import number
 
 SPENT = "rankray:spent:"
 ENDED = "rankray:ended"
@@ -102,6 +104,17 @@ def spent_of(attributes: Mapping[str, Any], budget: BudgetSection) -> Spent:
         money=money,
         unpriced=tuple(sorted(unpriced)) if budget.price else (),
     )
+
+
+def worked_until(attributes: Mapping[str, Any]) -> dict[str, datetime]:
+    """Return driver to the local time at which it last wrote what it had spent.
+
+    Args:
+        attributes: those of the claims study.
+    """
+    records = {key.removeprefix(SPENT): record for key, record in attributes.items() if key.startswith(SPENT)}
+    times = {driver: number(record.get("to")) for driver, record in records.items() if isinstance(record, Mapping)}
+    return {driver: datetime.fromtimestamp(time) for driver, time in times.items() if time is not None}
 
 
 def price_of(budget: BudgetSection, kind: str, spot: bool) -> float | None:

@@ -109,10 +109,13 @@ def _stretches(study: StudyStore, trial: FrozenTrial) -> list[dict[str, Any]]:
     """Return who ran a trial, when and where, and the work that was lost when it left; None where it is not stored."""
     nodes, losses = nodes_of(trial), losses_of(trial)
     found = []
-    for driver, start, end in study.stretches(trial):
+    stretches = study.stretches(trial)
+    for index, (driver, start, end) in enumerate(stretches):
         since, until = start.isoformat(), None if end is None else end.isoformat()
-        there = [each["node"] for each in nodes if since <= each["at"] and (until is None or each["at"] <= until)]
-        lost = [each for each in losses if since <= each["at"] and (until is None or each["at"] <= until)]
+        # what a killed driver lost is noted by the next one, when it takes over
+        before = stretches[index + 1][1].isoformat() if index + 1 < len(stretches) else until
+        there = [each["node"] for each in nodes if since <= each["at"] and (before is None or each["at"] <= before)]
+        lost = [each for each in losses if since <= each["at"] and (before is None or each["at"] <= before)]
         found.append(
             {
                 "driver": driver,

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -37,12 +37,16 @@ from rankray.store.leases import (
     lease_seconds_default,
     number_in,
 )
+from rankray.store.ledger import worked_until
 from rankray.store.optuna_private import trial_id
 from rankray.store.records import CREATED, DRIVER, READY, TRIALS, is_void
 from rankray.store.stored import text, whole
 from rankray.store.strategies import direction
 
 logger = logging.getLogger(__name__)
+
+NOTED = timedelta(seconds=15)
+"""A driver that works notes it far more often (`search/meter.py`)."""
 
 
 class TrialOwnership:
@@ -62,6 +66,7 @@ class TrialOwnership:
         self.storage, self.study_id = storage, study_id
         self.driver = uuid.uuid4().hex
         self._claims = claims
+        self._worked: dict[str, datetime] = {}
         self._lock = threading.RLock()
         self._held: set[int] = set()
         prune_on = None if config.study.prune_on == config.study.metric else config.study.prune_on
@@ -156,17 +161,33 @@ class TrialOwnership:
         return self._claims.owner(trial)[0]
 
     def stretches(self, trial: FrozenTrial) -> list[tuple[str, datetime, datetime | None]]:
-        """Return who ran a trial and when, one (driver, start, end) after the other; the end is None while it runs."""
+        """Return who ran a trial and when, one (driver, start, end) after the other; the end is None while it runs.
+
+        A driver that was killed had the trial until another one took it over, and worked on it until its last record
+        of what it had spent.
+        """
         found: list[tuple[str, datetime, datetime | None]] = []
         since = _time(text(trial.user_attrs.get(CREATED))) or trial.datetime_start
         driver = str(trial.user_attrs.get(DRIVER, NOBODY))
         for at, now in self._claims.changes(trial.number):
             if driver and since and at and since <= at:  # else of an earlier version, which kept no first start
-                found.append((driver, since, at))
+                found.append((driver, since, max(since, min(at, self._worked_until(driver, at)))))
             driver, since = now, at
         if driver and since:
             found.append((driver, since, trial.datetime_complete))
         return found
+
+    def _worked_until(self, driver: str, at: datetime) -> datetime:
+        """Return when a driver noted last that it works, if that is well before `at`; else `at`."""
+        known = self._worked.get(driver)
+        if known is None or known < at - NOTED:
+            self._worked = worked_until(self.storage.get_study_user_attrs(self._claims.study_id))
+        known = self._worked.get(driver, at)
+        return known if known < at - NOTED else at
+
+    def seconds(self, trial: FrozenTrial) -> float:
+        """Return how long drivers have worked on a trial; what still runs is not counted."""
+        return sum((end - start).total_seconds() for _, start, end in self.stretches(trial) if end is not None)
 
     def drivers(self) -> dict[str, Record]:
         """Return the drivers that are not known to be dead, by id."""

@@ -2,13 +2,17 @@
 
 import itertools
 import json
+import time
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
 from rankray.contracts import Report, WorkLost
+from rankray.report.findings import cost
 from rankray.report.markdown import markdown
 from rankray.report.page import page
+from rankray.search.confirm import run_seconds
 from rankray.store import attach, open_study, views
 from rankray.store.overview import overview
 from store.helpers import begin, drive, make_config, said
@@ -73,6 +77,29 @@ def test_a_trial_that_was_given_back_has_a_stretch_per_owner(tmp_path):
     assert (one["node"], two["node"]) == ("10.0.0.1 (abcdef01)", None), "the second says nothing, as older ones do"
     assert (one["lost"]["reason"], two["lost"]) == (lost["reason"], None)
     assert trial["spread"] == {"step": 10, "first": -1, "shares": [0.25, 0.75]}
+
+
+def test_the_time_after_a_driver_was_killed_is_not_work(tmp_path, monkeypatch):
+    """It is killed at three in the morning, and the next one starts at nine: here, after a second."""
+    monkeypatch.setattr("rankray.store.ownership.NOTED", timedelta(0))
+    url = f"sqlite:///{tmp_path}/store.db"
+    config = make_config(study={"trials": 1})
+    killed = open_study(url, config).join()
+    ticket = begin(killed)
+    [since] = [start for _, start, _ in killed.stretches(killed.trials()[ticket.number])]
+    last = since + timedelta(seconds=0.1)
+    killed.charge({"from": since.timestamp(), "to": last.timestamp(), "gpu_seconds": 0.0, "nodes": {}})
+    killed._lease.drop()
+    time.sleep(1.0)
+    drive(open_study(url, config))
+    study = attach(url, "s")
+    [trial] = overview(study)["trials"]
+    first, second = trial["stretches"]
+    assert (first["driver"], first["ended"]) == (killed.driver, last.isoformat())
+    assert datetime.fromisoformat(second["started"]) - last > timedelta(seconds=0.8)
+    hours = cost(overview(study)).trial_hours
+    assert run_seconds(study) == pytest.approx(3600 * hours)
+    assert 3600 * hours < (datetime.fromisoformat(second["ended"]) - since).total_seconds() - 0.8
 
 
 @pytest.mark.parametrize("spread", [{"first": "x", "shares": [1]}, {"first": 1, "shares": []}, {"shares": 3}, {"a": 1}])
