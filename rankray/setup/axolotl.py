@@ -59,6 +59,16 @@ def fill(draft: Draft, base: Path) -> None:
     _training(draft)
 
 
+def _loss(draft: Draft) -> None:
+    power, most = draft.take("eaft_alpha", default=1.0), draft.take("eaft_k", default=20)
+    if draft.take("use_eaft"):
+        draft.tree["loss"] = {"objective": "eaft", "alpha": float(power), "eaft_scale": 1}
+        if most != 20:
+            draft.note("eaft_k", most, "the entropy is that of the 20 most probable tokens here")
+    if draft.take("liger_use_token_scaling"):
+        draft.set("loss.objective", "dft")
+
+
 def _data(draft: Draft, base: Path) -> None:
     draft.move("data.max_length", "sequence_len")
     given = draft.take("datasets")
@@ -69,6 +79,7 @@ def _data(draft: Draft, base: Path) -> None:
     held_out = draft.take("test_datasets")
     if held_out:
         draft.set("data.eval", [entry for item in held_out for entry in _entries(draft, item)])
+    _loss(draft)
     draft.share = draft.take("val_set_size")
     if any(item.get("type") in ("chat_template", "sharegpt") for item in given if isinstance(item, dict)):
         draft.set("data.train_on", "all")

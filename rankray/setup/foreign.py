@@ -252,8 +252,9 @@ def _finish(draft: Draft, file: Path, eval_source: str) -> None:
     if "eval" not in data and "train" in data:
         _hold_out(draft, data)
     rate = float(draft.tree.get("train", {}).get("learning_rate", 5e-5))
+    objective = draft.tree.get("loss", {}).get("objective", "sft")
     draft.tree["space"] = {
-        "loss.objective": {"choice": ["sft", "dft", "rri"]},
+        "loss.objective": {"choice": list(dict.fromkeys(["sft", "dft", "rri", objective]))},
         "loss.temperature": {"float": [0.25, 8.0], "log": True, "when": {"loss.objective": "rri"}},
         "train.learning_rate": {"float": [float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}")], "log": True},
     }

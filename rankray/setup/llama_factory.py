@@ -75,8 +75,20 @@ def fill(draft: Draft, base: Path) -> None:
     _datasets(draft, base)
     if template not in PLAIN and _renders_chats(draft, base):
         draft.set("data.chat", True)
+    _loss(draft)
     draft.share = draft.take("val_size")
     common(draft)
+
+
+def _loss(draft: Draft) -> None:
+    dft, eaft, asft = (draft.take(f"use_{name}_loss") for name in ("dft", "eaft", "asft"))
+    power, anchor = draft.take("eaft_alpha", default=1.0), draft.take("asft_alpha", default=0.1)
+    if dft or asft:
+        draft.set("loss.objective", "dft")
+    elif eaft:
+        draft.tree["loss"] = {"objective": "eaft", "alpha": float(power), "eaft_scale": 3}
+    if asft and not (dft or eaft):  # LLaMA-Factory asks in this order
+        draft.set("loss.kl_weight", float(anchor))
 
 
 def _renders_chats(draft: Draft, base: Path) -> bool:

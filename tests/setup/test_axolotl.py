@@ -1,6 +1,7 @@
 import pytest
 import yaml
 
+from rankray.config import distributions
 from rankray.setup.foreign import convert
 
 GIVEN = {
@@ -141,3 +142,19 @@ def test_a_chat_template(tmp_path, changes, template, noted):
     config, notes, _ = converted(tmp_path, **changes)
     assert config.data.chat_template == template
     assert any(note.startswith("chat_template") for note in notes) == noted
+
+
+@pytest.mark.parametrize(
+    ("given", "loss", "noted"),
+    [
+        ({"use_eaft": True}, {"objective": "eaft", "alpha": 1.0, "eaft_scale": 1}, ""),
+        ({"use_eaft": True, "eaft_k": 50}, {"objective": "eaft"}, "eaft_k: 50: the entropy is that of the 20 most"),
+        ({"liger_use_token_scaling": True}, {"objective": "dft"}, ""),
+    ],
+)
+def test_the_loss_it_is_told_to_use(tmp_path, given, loss, noted):
+    config, notes, _ = converted(tmp_path, **given)
+    assert {name: getattr(config.loss, name) for name in loss} == loss
+    assert config.loss.objective in distributions(config)["loss.objective"].choices
+    assert noted in "\n".join(notes)
+    assert not [note for note in notes if note.startswith(tuple(given)) and not noted]

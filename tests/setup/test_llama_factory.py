@@ -3,6 +3,7 @@ import json
 import pytest
 import yaml
 
+from rankray.config import distributions
 from rankray.errors import ConfigError
 from rankray.setup.foreign import convert
 
@@ -121,3 +122,19 @@ def test_texts_become_turns_where_the_model_has_a_template(file, tmp_path, templ
     (tmp_path / "chat" / "chat_template.jinja").write_text("{{ messages }}")
     config, _, _ = convert(file(model_name_or_path=f"./{name}", template=template))
     assert config.data.chat == renders
+
+
+@pytest.mark.parametrize(
+    ("given", "loss"),
+    [
+        ({"use_dft_loss": True}, {"objective": "dft"}),
+        ({"use_eaft_loss": True, "eaft_alpha": 0.5}, {"objective": "eaft", "alpha": 0.5, "eaft_scale": 3}),
+        ({"use_asft_loss": True}, {"objective": "dft", "kl_weight": 0.1}),
+        ({"use_dft_loss": False, "eaft_alpha": 1.0}, {"objective": "rri"}),
+    ],
+)
+def test_the_loss_it_is_told_to_use(file, given, loss):
+    config, notes, _ = convert(file(**given))
+    assert {name: getattr(config.loss, name) for name in loss} | {"objective": config.loss.objective} == loss
+    assert config.loss.objective in distributions(config)["loss.objective"].choices
+    assert not [note for note in notes if "loss" in note.partition(":")[0]]
