@@ -19,6 +19,8 @@ from rankray.cli import cluster, confirm, export, judge, look, pages, plan, rehe
 from rankray.cli.signals import interruptible_in_c
 from rankray.errors import RankrayError
 
+NAMES = ("--name", "--store", "--label", "--metric", "--table", "--from", "--output", "-o")
+"""Options that name something, and say nothing where they are empty."""
 app = typer.Typer(
     name="rankray",
     help="Search the settings of RRI-weighted fine-tuning, and resume as if nothing had happened.",
@@ -58,6 +60,7 @@ def main() -> None:
     logs.configure()
     try:
         refuse_passwords(sys.argv[1:])
+        refuse_empty(sys.argv[1:])
         with interruptible_in_c():
             app(prog_name="rankray")  # under `python -m`, too: shell completion is of that name
     except RankrayError as error:
@@ -78,13 +81,31 @@ def main() -> None:
         sys.exit(130)
 
 
+def refuse_empty(words: Sequence[str]) -> None:
+    """Refuse names that are empty: a variable of the shell is not set, and the default would be taken instead.
+
+    Raises:
+        ConfigError: an option that names something is empty.
+    """
+    from rankray.errors import ConfigError
+
+    for option, value in zip(words, [*words[1:], None], strict=False):
+        name, equals, given = option.partition("=")
+        if name in NAMES and (given if equals else value) == "":
+            raise ConfigError(
+                f"{name}: is empty; allowed: a value; set the variable that it comes from, or leave it out"
+            )
+
+
 def refuse_passwords(words: Sequence[str]) -> None:
     """Refuse secrets among the arguments, which every user of the machine can list while the command runs, and before.
 
     Raises:
         StoreError: an argument holds a password.
+        ConfigError: an override of another field than the store holds one.
     """
-    from rankray.errors import StoreError
+    from rankray.config.secrets import ADVICE
+    from rankray.errors import ConfigError, StoreError
     from rankray.store.urls import secrets
 
     for before, word in zip(["", *words], words, strict=False):
@@ -92,8 +113,12 @@ def refuse_passwords(words: Sequence[str]) -> None:
         path, _, value = value.partition("=") if re.match(r"[a-z_.]+=", value) and "://" in value else ("", "", value)
         url = value if "://" in value else ""
         plain = re.search(r"(?i)\b(password|passwd|pwd)\s*=\s*[^\s{]", word)
+        if re.match(r"(sqlite|journal):///[^?]*$", url):  # a path, whatever is in it
+            continue
         if (url and secrets(url)) or plain:
             where = option or path or (before if before.startswith("--") else "the command line")
+            if path not in ("", "store"):
+                raise ConfigError(f"{where}: holds a secret; {ADVICE}")
             raise StoreError(
                 f"{where}: holds a password, which every user of this machine could read in the list of processes; "
                 "allowed: a URL without one; set RANKRAY_STORE, or another variable and give --store env:VARIABLE, or "

@@ -68,6 +68,7 @@ def rehearse(
 ) -> None:
     """Run whole searches in virtual time, on recorded or made-up curves, to see what a budget buys."""
     from rankray import logs
+    from rankray.errors import UserError
     from rankray.rehearse.cost import gpus_of_trial, hours, run_hours
     from rankray.rehearse.summary import compare, finite, random_median
     from rankray.report.rehearsals import reached_plot, rehearsal_view
@@ -75,6 +76,8 @@ def rehearse(
 
     logs.configure(verbose)
     check_output(plot, "rehearse: --plot", ".svg")
+    if plot is not None and plot.suffix.lower() not in (".svg", ""):
+        raise UserError(f"rehearse: --plot {plot}: the plot is SVG; allowed: a name that ends with .svg; correct it")
     config, left_out = rehearsed(load(file, sets, store, name).config)
     names = [each for each in (part.strip() for part in strategies.split(",")) if each]
     worlds, notes = _worlds(config, table, recorded, store, seed, reports, made_up)

@@ -181,6 +181,8 @@ def _apply_override(tree: dict[str, Any], places: dict[Key, str], path: str, val
         if not isinstance(inside, dict):  # a value that a section takes the place of
             places.pop(key[:end], None)
     set_path(tree, path, value[last])
+    for below in [each for each in places if each[: len(key)] == key]:  # what the file had there
+        del places[below]
     places[key] = place
     return written
 

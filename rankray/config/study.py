@@ -56,7 +56,8 @@ class BudgetSection(Section):
     number, or `{on_demand: 1.2, spot: 0.4}`. A number alone is the price of every node."""
     plateau: PositiveInt | None = None
     """Finished trials in a row after which the search ends, if none was better than the best one before by more than
-    its metric's standard error over examples (where the metric has none, by anything)."""
+    its metric's standard error over examples; by anything where the metric is over tokens, as nll is, of which every
+    trial sees the same ones, or has no standard error."""
 
     @field_validator("price", mode="before")
     @classmethod

@@ -100,7 +100,11 @@ def weight_map(overview: Row) -> Chart:
     metric, title = overview["status"]["metric"], "Temperature and entropy weight"
     missing = [path for path in (TEMPERATURE, ENTROPY) if path not in overview["space"]]
     if missing:
-        return Chart("weights", title, f"There is no map: {' and '.join(missing)} is not searched in this study.")
+        return Chart(
+            "weights",
+            title,
+            f"There is no map: this study does not search {' or '.join(missing)}.",
+        )
     there = [
         trial
         for trial in overview["trials"]

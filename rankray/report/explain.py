@@ -121,7 +121,9 @@ def best_yaml(config: Config, params: Mapping[str, Any]) -> str:
 
 
 def _field_lines(path: str, field: FieldInfo) -> list[str]:
-    default = "required" if field.is_required() else f"default {_default(field)!r}"
+    default = f"default {_default(field)!r}"
+    if field.is_required():  # of a file; a mapping has no name of its own
+        default = "required" if path != "name" else "default the file's name"
     return [f"{path}: {_said(field)}; {default}", f"  {' '.join((field.description or '').split())}"]
 
 

@@ -13,7 +13,7 @@ from rankray.report.board import alike_line, figure, short_params, short_value, 
 from rankray.report.commands import resume_command, store_option, training_commands
 from rankray.report.figures import metrics_among, with_error
 from rankray.report.findings import Cost, better, cost, edges, failures, front, references, standings
-from rankray.report.tables import question
+from rankray.report.tables import finished_since, question
 
 Row = Mapping[str, Any]
 MOST_ROWS = 1000
@@ -80,10 +80,7 @@ def not_the_best(overview: Row) -> str:
 
 def since(overview: Row) -> int:
     """Return how many trials have finished since the confirmation that counts began; none of them was compared."""
-    for found in overview["verdicts"][:1]:
-        if found["search_finished"] is not None:
-            return max(0, int(overview["status"]["budget"]["finished"]) - int(found["search_finished"]))
-    return 0
+    return finished_since(overview["verdicts"], overview["status"])
 
 
 def commands(overview: Row) -> list[tuple[str, str]]:

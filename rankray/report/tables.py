@@ -101,6 +101,8 @@ def summary(
     if confirmed is not None:
         for each in confirmed["verdicts"]:
             console.print(f"verdict ({each['confirmation']}): {each['verdict']['text']}", **_PLAIN)
+        if later := finished_since(confirmed["verdicts"], status):
+            console.print(f"{later} trials have finished since then, and were not compared", **_PLAIN)
         if recommended is not None and recommended["number"] != best["number"]:
             best = recommended
             console.print(f"on new seeds trial {best['number']} was chosen; what follows is of that one", **_PLAIN)
@@ -128,6 +130,14 @@ def question(best: Row, objectives: Sequence[Row]) -> str:
         return "is it really better than plain SFT?"
     others = [row for row in objectives if not row.get("plain_sft") and row.get("state", "complete") == "complete"]
     return "it is plain SFT; is any other setting better on new seeds?" if others else ""
+
+
+def finished_since(verdicts: Sequence[Row], status: Row) -> int:
+    """Return how many trials have finished since the confirmation that counts began; none of them was compared."""
+    for found in verdicts[:1]:
+        if found.get("search_finished") is not None:
+            return max(0, int(status["budget"]["finished"]) - int(found["search_finished"]))
+    return 0
 
 
 def _model_line(console: Console, trial: Row) -> None:

@@ -110,7 +110,7 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
         if control.error:
             raise SearchFailed(f"study {study.name}: {control.error}")
         study.note_end()
-        if control.ended:
+        if control.ended and (study.ended is None or study.ended.by != "trials"):
             observer.phase(f"ended by its budget: {control.ended}")
     return bool(study.done)
 

@@ -81,6 +81,9 @@ class Judge:
         if not stop:
             return ""
         why = getattr(self._pruner, "reason", "")
+        if self._name == "threshold" and isinstance(options := self._config.study.pruner, dict):
+            bounds = [f"{side} {options[side]:g}" for side in ("lower", "upper") if side in options]
+            return f"threshold at step {step}: {self._prune_on} {value:.6g} is beyond {' or '.join(bounds)}"
         return (
             f"{self._prune_on} {why}" if why else f"{self._name} at step {step}: {self._prune_on} {value:.6g} is behind"
         )

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from rankray.cli.app import refuse_passwords
-from rankray.errors import StoreError
+from rankray.cli.app import refuse_empty, refuse_passwords
+from rankray.errors import ConfigError, StoreError
 
 PLANTED = "plantedX9"
 
@@ -21,7 +21,6 @@ PLANTED = "plantedX9"
         (["status", "s", "--store", f"postgresql://h/d?PASSWORD={PLANTED}"], "--store"),
         (["status", "s", "--store", f"host=h password={PLANTED}"], "--store"),
         (["search", "f.yaml", "--set", f"store=mysql://u:{PLANTED}@h/d"], "store"),
-        (["search", "f.yaml", "--set", f"data.train=https://h/x?token={PLANTED}"], "data.train"),
         (["store", "copy", "sqlite:///a.db", f"postgresql://u:{PLANTED}@h/d", "--name", "s"], "the command line"),
     ],
 )
@@ -80,3 +79,28 @@ def test_completion_is_of_the_command_however_it_was_started(tmp_path):
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=os.environ | {"PATH": path})
     assert done.stdout.split("\n") == ["complete -o default -F _rankray_completion rankray", "preview", ""], done.stderr
+
+
+@pytest.mark.parametrize("words", [["--name", ""], ["--name="], ["s", "--store", ""], ["--store="], ["-o", ""]])
+def test_an_empty_name_is_refused(words):
+    """`--store "$STORE"` with an unset variable would work on the default store."""
+    with pytest.raises(ConfigError, match=f"{(words[-1] or words[-2]).rstrip('=')}: is empty; allowed: a value"):
+        refuse_empty(words)
+
+
+def test_what_may_be_empty_is_not_refused():
+    refuse_empty(["train", "--prompt", "", "--eval=", "--name", "x", "--store=sqlite:///x.db", "--name"])
+
+
+@pytest.mark.parametrize("value", ["storage=s3://key:PLANTED@bucket/x", "data.train=https://h/x?token=PLANTED"])
+def test_a_secret_of_another_field_is_told_where_it_belongs(value):
+    with pytest.raises(
+        ConfigError, match=r"(storage|data.train): holds a secret; allowed: none in a conf.*AWS_PROFILE"
+    ) as no:
+        refuse_passwords(["check", "s.yaml", "--set", value.replace("PLANTED", PLANTED)])
+    assert PLANTED not in str(no.value)
+
+
+@pytest.mark.parametrize("url", ["sqlite:////tmp/run#1/x.db", "journal:///a=b/x.log"])
+def test_a_path_is_no_password(url):
+    refuse_passwords(["check", "s.yaml", "--store", url, "--set", f"store={url}"])

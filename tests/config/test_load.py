@@ -73,6 +73,12 @@ def test_an_override_in_a_section_that_is_not_there_names_the_option(write, path
     assert fails(write(GOOD), [f"{path}=8"]).startswith(f"--set {path}: {says}")
 
 
+def test_an_error_in_an_overridden_section_is_not_said_to_be_in_the_file(write):
+    text = fails(write(GOOD), ["space={loss.form: {choice: []}}"])
+    assert text.startswith("--set space: space.loss.form: ")
+    assert fails(write(GOOD), ["loss={temperature: -1}"]).startswith("--set loss: loss.temperature: ")
+
+
 def test_an_override_of_the_space_names_the_whole_path(write):
     config = load_config(write(GOOD), ["space.train.learning_rate={float: [1e-5, 1e-3], log: true}"]).config
     assert config.space["train.learning_rate"] == {"float": [1e-5, 1e-3], "log": True}

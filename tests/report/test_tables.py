@@ -106,14 +106,22 @@ def test_the_summary_ends_with_what_was_confirmed(number, rate, word):
         metric="m",
         best=trials[5],
         objectives=[],
-        status={"study": "s", "trials": {"complete": 3, "pruned": 2, "failed": 0}, "store": "sqlite:///s.db"},
-        confirmed=(confirmed := trials[number] | {"verdicts": [said], "checkpoint": "runs/kept"}),
+        status={
+            "study": "s",
+            "trials": {"complete": 3, "pruned": 2, "failed": 0},
+            "store": "sqlite:///s.db",
+            "budget": {"finished": 5},
+        },
+        confirmed=(
+            confirmed := trials[number] | {"verdicts": [said | {"search_finished": 3}], "checkpoint": "runs/kept"}
+        ),
         recommended=confirmed if word == "better" else trials[5],
     )
     text = out.getvalue()
     assert "rankray confirm" not in text
     assert "m = 0.5 (trial 5;" in text
     assert f"verdict (s.confirm): {word}: 0.7 [b]against[/b] 0.6" in text
+    assert "2 trials have finished since then, and were not compared" in text
     if word == "worse":
         assert "rankray show s 5 --store" in text
         better = "train plain SFT at its best rate, which is better:\n  rankray train f.yaml --set loss.objective=sft\n"
