@@ -11,19 +11,16 @@ A configuration is what `load` returns; each function also takes a path or a map
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankray.config import Config, LoadedConfig, config_from, default_store, load_config
-from rankray.config.params import set_path
-from rankray.config.space import problem_text, space_problems
-from rankray.config.where import resolve_tree
+from rankray.config import Config, LoadedConfig, default_store, load_config
+from rankray.config.load import load_mapping
 from rankray.contracts import Outcome, TrialSpec
-from rankray.errors import ConfigError, UserError
+from rankray.errors import UserError
 
 if TYPE_CHECKING:
     from rankray.contracts import Observer
@@ -117,7 +114,7 @@ def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
     loaded = fitted(loaded, findings)
     made = lineage(loaded) if Path(loaded.file).is_file() else {}
     opened = open_study(loaded.config.store, loaded.config, provenance=findings.fingerprints | asked | made)
-    shown: AbstractContextManager[Observer] = watching_python(board_of(opened)) if show else nullcontext(_Silent())
+    shown: AbstractContextManager[Observer] = watching_python(board_of(opened)) if show else nullcontext(News())
     with shown as view, tracking(opened, loaded.config) as trackers:
         done = run_search(opened, News(view, *trackers), verbose=verbose)
     if not done:
@@ -242,14 +239,21 @@ def trials(name: str, store: str | None = None) -> Any:
     >>> sorted({"number", "state", "value", "loss.temperature"} - set(table.columns))
     []
 
-    The columns are those of `rankray status`, with one more for each searched field.
+    The columns are those of `rankray status`, with one more for each searched field, and one for each metric of the
+    last report.
 
     Args:
         name: of the study.
         store: its URL; None takes RANKRAY_STORE, or the SQLite file in the current directory.
     """
-    rows = Study(name, store or default_store()).trials
-    flat = [{**{k: v for k, v in row.items() if k != "params"}, **row["params"]} for row in rows]
+    from rankray.store import looking, views
+
+    with looking(store or default_store(), name) as study:
+        rows, last = views.trials(study), views.last_metrics(study)
+    flat = [
+        {**{k: v for k, v in row.items() if k not in ("params", "metrics")}, **row["params"], **last[row["number"]]}
+        for row in rows
+    ]
     try:
         import pandas
     except ImportError:
@@ -336,7 +340,7 @@ class Study:
         return looked
 
 
-class TrialStore:
+class TrialStore(Mapping[str, "Study"]):
     """A trial store and its studies, to look at: a mapping from name to `Study`.
 
     >>> import rankray
@@ -362,24 +366,18 @@ class TrialStore:
 
         return iter(sorted(list_studies(self._url)))
 
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(iter(self))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a study, or `default` where there is none of this name."""
+        return self[name] if name in iter(self) else default
+
     def __getitem__(self, name: str) -> Study:
         return Study(name, self._url)
-
-
-class _Silent:
-    """An observer that shows nothing."""
-
-    def phase(self, text: str) -> None:
-        """Show nothing."""
-
-    def started(self, *given: Any, **named: Any) -> None:
-        """Show nothing."""
-
-    def reported(self, *given: Any, **named: Any) -> None:
-        """Show nothing."""
-
-    def ended(self, *given: Any, **named: Any) -> None:
-        """Show nothing."""
 
 
 def _loaded(given: Given, overrides: Mapping[str, Any] | None = None) -> LoadedConfig:
@@ -388,12 +386,5 @@ def _loaded(given: Given, overrides: Mapping[str, Any] | None = None) -> LoadedC
     if isinstance(given, Config):
         return LoadedConfig(given, given.name)
     if isinstance(given, Mapping):
-        tree = json.loads(json.dumps(given))
-        for path, value in (overrides or {}).items():
-            set_path(tree, path, value)
-        resolve_tree(tree, Path.cwd(), lambda path: "mapping")
-        config = config_from({"name": "study", **tree})
-        if problems := space_problems(config):
-            raise ConfigError("\n".join(problem_text(*each) for each in problems))
-        return LoadedConfig(config, config.name)
+        return load_mapping(given, overrides or {})
     return load_config(given, overrides or {})

@@ -13,6 +13,7 @@ import yaml
 
 import rankray
 from rankray import api
+from rankray.errors import ConfigError, StoreError
 
 pytestmark = pytest.mark.ray
 
@@ -97,6 +98,37 @@ def test_a_mapping_is_a_configuration(world):
     assert rankray.load(tree, {"study.trials": 3}).study.trials == 3
     with pytest.raises(rankray.RankrayError, match=r"space.loss.temprature"):
         rankray.load({**tree, "space": {"loss.temprature": {"float": [0.5, 4.0]}}})
+
+
+def test_a_table_has_every_metric_and_its_numbers_are_taken(world):
+    pytest.importorskip("pandas")
+    study = rankray.TrialStore(world["url"])["demo"]
+    table = rankray.trials("demo", store=world["url"])
+    number = table.loc[table.value.idxmin(), "number"]
+    assert table.set_index("number")["eval/nll"][number] == study.trial(number)["metrics"]["eval/nll"]
+    assert "metrics" not in table.columns
+    for wrong in ("7", None, 1.5):
+        with pytest.raises(StoreError, match=r"trial: got .*; allowed: a trial's number, an integer"):
+            study.trial(wrong)
+
+
+def test_a_store_is_a_mapping(world):
+    store = rankray.TrialStore(world["url"])
+    assert (len(store), list(store), "demo" in store, "other" in store) == (1, ["demo"], True, False)
+    assert [name for name, study in store.items() if study.status["study"] == name] == ["demo"]
+    assert (dict(store).keys(), store.get("other")) == ({"demo"}, None)
+
+
+def test_a_mapping_may_hold_paths_and_numbers_of_numpy(world):
+    import numpy
+
+    tree = yaml.safe_load(Path(world["file"]).read_text())
+    tree["data"]["train"] = Path(tree["data"]["train"])
+    tree["train"]["max_steps"] = numpy.int64(4)
+    assert rankray.load(tree).train.max_steps == 4
+    for wrong in ({1, 2}, object()):
+        with pytest.raises(ConfigError, match=r"mapping: got (set|object) .*; allowed: what YAML can hold"):
+            rankray.load(tree | {"name": wrong})
 
 
 def test_trials_without_pandas(world, monkeypatch):

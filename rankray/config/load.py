@@ -9,6 +9,7 @@ everything, and raises one `ConfigError` that lists every problem found, one lin
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import unicodedata
@@ -19,7 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rankray.config.params import set_path
+from rankray.config.params import config_from, set_path
 from rankray.config.problems import Key, problems_of
 from rankray.config.schema import DEFAULT_STORAGE, Config, default_store
 from rankray.config.space import key_of, problem_text, space_problems
@@ -112,6 +113,37 @@ def load_config(
     if problems:
         raise ConfigError(_list(problems))
     return LoadedConfig(config=config, file=label, places=places, written=written)
+
+
+def load_mapping(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> LoadedConfig:
+    """Return a configuration that is given as a mapping; paths are relative to the current directory.
+
+    Args:
+        given: what a file would hold; paths may be `os.PathLike`, numbers numpy's.
+        overrides: dotted path to value.
+
+    Raises:
+        ConfigError: something in it is wrong, or nothing that YAML can hold.
+    """
+    try:
+        tree = json.loads(json.dumps(given, default=_as_json))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"mapping: {error}; allowed: what YAML can hold; correct it") from None
+    for path, value in overrides.items():
+        set_path(tree, path, value)
+    resolve_tree(tree, Path.cwd(), lambda path: "mapping")
+    config = config_from({"name": "study", **tree})
+    if problems := space_problems(config):
+        raise ConfigError("\n".join(problem_text(*each) for each in problems))
+    return LoadedConfig(config, config.name)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if callable(item := getattr(value, "item", None)):
+        return item()
+    raise ConfigError(f"mapping: got {type(value).__name__} {shown(value)}; allowed: what YAML can hold; correct it")
 
 
 def _expanded(file: str | Path) -> Path:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rankray.errors import LossError
 from rankray.loss.anchor import Anchor, Pull
+from rankray.loss.checks import check_options, check_shapes
 from rankray.loss.chunks import choose_chunk_tokens
 from rankray.loss.fused import FusedLoss, PassResult, Plan, Slot, fused_pass
 from rankray.loss.knobs import Knobs, make_knobs
@@ -133,12 +134,12 @@ def weighted_nll_with_stats(
     Source: arXiv:2602.01745, the weighted objective.
     """
     checked = make_knobs(knobs, objective, **settings)
-    _check_shapes(hidden_NH, head_VH, label_N, bias_V, sequence_N, token_weight_N)
-    _check_options(num_items, chunk_size, logit_scale, logit_softcap)
+    check_shapes(hidden_NH, head_VH, label_N, bias_V, sequence_N, token_weight_N)
+    check_options(num_items, chunk_size, logit_scale, logit_softcap)
     head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
-    pull = _pull(checked, anchor, hidden_NH)
+    pull = _pull(checked, anchor, hidden_NH, head_VH)
     plan = _plan(hidden_NH, head_VH, label_N, num_items, chunk_size, logit_scale, logit_softcap, pull is not None)
-    signal_T = _signal_of(checked, base_stats, plan)
+    signal_T = _signal_of(checked, base_stats, plan, len(label_N))
     sequence_T = None if sequence_N is None else sequence_N[plan.row_T]
     is_talr = needs_talr_temperature(checked)
     if checked.objective == "iw_sft" or (is_talr and signal_T is None):
@@ -173,7 +174,7 @@ def _weights_of(
     return weights
 
 
-def _signal_of(knobs: Knobs, base_stats: TokenStats | None, plan: Plan) -> TokenStats | None:
+def _signal_of(knobs: Knobs, base_stats: TokenStats | None, plan: Plan, tokens: int) -> TokenStats | None:
     """Return the base model's statistics of the supervised tokens, or None where the weights do not look at them."""
     if not knobs.needs_base:
         return None
@@ -181,6 +182,12 @@ def _signal_of(knobs: Knobs, base_stats: TokenStats | None, plan: Plan) -> Token
         raise LossError(
             f"weighted_nll: objective {knobs.objective} with signal {knobs.signal} and no statistics of the base model;"
             " allowed: those of token_stats, each (N,); give base_stats"
+        )
+    lengths = {len(column) for column in base_stats if column is not None}
+    if lengths != {tokens}:
+        raise LossError(
+            f"weighted_nll: base_stats of {', '.join(map(str, sorted(lengths)))} tokens for {tokens}; allowed: those of"
+            " token_stats for all tokens given, ignored ones too; give the same tokens"
         )
     dtype = stats_dtype(plan.compute_dtype)
     found = [None if column is None else column.detach()[plan.row_T].to(dtype) for column in base_stats]
@@ -191,7 +198,7 @@ def _rows_of(stats: TokenStats, part: slice) -> TokenStats:
     return TokenStats(*(None if column is None else column[part] for column in stats))  # type: ignore[arg-type]
 
 
-def _pull(knobs: Knobs, anchor: Anchor | None, hidden_NH: Tensor) -> Pull | None:
+def _pull(knobs: Knobs, anchor: Anchor | None, hidden_NH: Tensor, head_VH: Tensor) -> Pull | None:
     if knobs.kl_weight == 0.0:
         return None
     if anchor is None or len(anchor.hidden_NH) != len(hidden_NH):
@@ -199,6 +206,11 @@ def _pull(knobs: Knobs, anchor: Anchor | None, hidden_NH: Tensor) -> Pull | None
         raise LossError(
             f"weighted_nll: kl_weight {knobs.kl_weight} with {given}; allowed: hidden states and head of the reference"
             f" model for the same {len(hidden_NH)} tokens; give anchor, or set kl_weight to 0"
+        )
+    if anchor.head_VH.shape != (len(head_VH), anchor.hidden_NH.shape[-1]):
+        raise LossError(
+            f"weighted_nll: anchor with hidden {tuple(anchor.hidden_NH.shape)} and head {tuple(anchor.head_VH.shape)};"
+            f" allowed: a head ({len(head_VH)}, width of its hidden states), over the same vocabulary; give that"
         )
     bias_V = None if anchor.bias_V is None else whole(anchor.bias_V.detach())
     own = Anchor(anchor.hidden_NH.detach(), whole(anchor.head_VH.detach()), bias_V)
@@ -296,8 +308,8 @@ def _read(
     logit_softcap: float | None,
 ) -> PassResult:
     """Return a pass without weights and gradients."""
-    _check_shapes(hidden_NH, head_VH, label_N, bias_V)
-    _check_options(None, chunk_size, logit_scale, logit_softcap)
+    check_shapes(hidden_NH, head_VH, label_N, bias_V)
+    check_options(None, chunk_size, logit_scale, logit_softcap)
     head_VH, bias_V = whole(head_VH), None if bias_V is None else whole(bias_V)
     plan = _plan(hidden_NH, head_VH, label_N, None, chunk_size, logit_scale, logit_softcap)
     return fused_pass(hidden_NH, head_VH, bias_V, replace(plan, wanted=wanted), (False, False, False))
@@ -328,7 +340,7 @@ def _plan(
         chunk_size = choose_chunk_tokens(len(head_VH), bytes_per_logit, device)
     items: float | Tensor = max(1, len(row_T)) if num_items is None else num_items
     if isinstance(items, Tensor):
-        items = items.detach().to(device=device, dtype=stats_dtype(dtype))
+        items = items.detach().to(device=device, dtype=stats_dtype(dtype)).reshape(())
     return Plan(
         row_T=row_T,
         label_T=label_T,
@@ -356,43 +368,3 @@ def _run(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan) 
 def _totals(result: PassResult, knobs: Knobs, weighted_by: TokenStats) -> LossStats:
     scale_T = relative_scale(weighted_by, knobs) if knobs.objective == "rri" else torch.ones_like(result.weight_T)
     return LossStats.of(result.stats.log_prob_N, result.weight_T, scale_T, result.correct_T, result.kl_T)
-
-
-def _check_shapes(
-    hidden_NH: Tensor,
-    head_VH: Tensor,
-    label_N: Tensor,
-    bias_V: Tensor | None,
-    sequence_N: Tensor | None = None,
-    given_N: Tensor | None = None,
-) -> None:
-    fits = hidden_NH.dim() == 2 and head_VH.dim() == 2 and hidden_NH.shape[1] == head_VH.shape[1]
-    fits = fits and label_N.shape == hidden_NH.shape[:1]
-    fits = fits and (bias_V is None or bias_V.shape == head_VH.shape[:1])
-    fits = fits and all(each is None or each.shape == label_N.shape for each in (sequence_N, given_N))
-    if not fits:
-        others = {"bias": bias_V, "sequence": sequence_N, "token_weight": given_N}
-        more = "".join(f", {name} {tuple(each.shape)}" for name, each in others.items() if each is not None)
-        raise LossError(
-            f"weighted_nll: hidden {tuple(hidden_NH.shape)}, head {tuple(head_VH.shape)}, label"
-            f" {tuple(label_N.shape)}{more}; allowed are (N, H), (V, H), (N,), bias (V,), sequence and token_weight"
-            " (N,); flatten batch and time, and shift the labels, before the call"
-        )
-
-
-def _check_options(
-    num_items: int | float | Tensor | None, chunk_size: int | None, logit_scale: float, logit_softcap: float | None
-) -> None:
-    where, given, allowed = "", "", ""
-    if isinstance(num_items, Tensor) and num_items.numel() != 1:
-        where, given, allowed = "num_items", f"a tensor of shape {tuple(num_items.shape)}", "a number or a 0-d tensor"
-    elif num_items is not None and not isinstance(num_items, Tensor) and not num_items > 0:
-        where, given, allowed = "num_items", f"{num_items!r}", "a number > 0, or None for the tokens given"
-    elif chunk_size is not None and chunk_size < 1:
-        where, given, allowed = "chunk_size", f"{chunk_size!r}", "an integer >= 1, or None to let it be chosen"
-    elif logit_softcap is not None and not logit_softcap > 0:
-        where, given, allowed = "logit_softcap", f"{logit_softcap!r}", "a number > 0, or None"
-    elif not abs(logit_scale) < float("inf"):
-        where, given, allowed = "logit_scale", f"{logit_scale!r}", "a finite number"
-    if where:
-        raise LossError(f"weighted_nll: {where} = {given}; allowed is {allowed}; correct {where}")

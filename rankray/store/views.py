@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -100,6 +101,10 @@ def trial(study: StudyStore, number: int) -> dict[str, Any]:
     Raises:
         StoreError: there is no such trial.
     """
+    try:
+        number = operator.index(number)  # a number of numpy or pandas as well
+    except TypeError:
+        raise StoreError(f"trial: got {number!r}; allowed: a trial's number, an integer; correct it") from None
     found = study.find(number)
     study.look()
     if found is None:
@@ -245,6 +250,11 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
     for origin in ("baseline:sft", "baseline:paper"):
         rows += [{"what": origin, **_result(study, each, before)} for each in found if origin_of(each) == origin]
     return rows
+
+
+def last_metrics(study: StudyStore) -> dict[int, dict[str, float | None]]:
+    """Return the metrics of each trial's last report, by its number."""
+    return {each.number: _plain(metrics_of(each)) for each in study.trials()}
 
 
 def retention(study: StudyStore) -> tuple[set[int], set[int]]:

@@ -1,0 +1,57 @@
+"""What the loss refuses, in a line that says what is allowed."""
+
+import pytest
+import torch
+
+import rankray
+from rankray.errors import LossError
+from rankray.loss.anchor import Anchor
+
+N, H, V = 4, 8, 32
+
+
+def made(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    hidden, head = torch.randn(N, H, generator=generator), torch.randn(V, H, generator=generator)
+    return hidden, head, torch.randint(0, V, (N,), generator=generator)
+
+
+def stats(tokens):
+    return rankray.token_stats(torch.randn(tokens, V), torch.zeros(tokens, dtype=torch.long))
+
+
+@pytest.mark.parametrize("tokens", [3, 9])
+def test_statistics_of_other_tokens(tokens):
+    with pytest.raises(
+        LossError, match=f"base_stats of {tokens} tokens for {N}; allowed: those of token_stats for all"
+    ):
+        rankray.weighted_nll(*made(), objective="dft", signal="base", base_stats=stats(tokens))
+
+
+def test_an_anchor_over_another_vocabulary_or_width():
+    hidden, head, _ = made(1)
+    for other in ((hidden, head[:-1]), (hidden, head[:, :-1])):
+        with pytest.raises(
+            LossError, match=rf"anchor with hidden .* allowed: a head \({V}, width of its hidden states"
+        ):
+            rankray.weighted_nll(*made(), kl_weight=0.5, anchor=Anchor(*other, None))
+    smaller = Anchor(torch.randn(N, 2), torch.randn(V, 2), None)
+    assert rankray.weighted_nll(*made(), kl_weight=0.5, anchor=smaller).isfinite(), "its width is its own"
+
+
+@pytest.mark.parametrize("number", [0, -4, torch.tensor(0), torch.tensor(-4.0), float("nan")])
+def test_a_number_of_items_that_cannot_be(number):
+    with pytest.raises(LossError, match=r"num_items = .*; allowed is a number > 0"):
+        rankray.weighted_nll(*made(), num_items=number)
+
+
+def test_one_number_in_a_tensor_of_one_dimension():
+    loss = rankray.weighted_nll(*made(), num_items=torch.tensor([4]))
+    assert loss.shape == ()
+    assert torch.equal(loss, rankray.weighted_nll(*made(), num_items=4))
+
+
+@pytest.mark.parametrize(("objective", "given"), [("iw_sft", "reference_log_prob_N"), ("talr", "sequence_N")])
+def test_weights_of_other_tokens(objective, given):
+    with pytest.raises(LossError, match=rf"token_weights: {given} \(3,\) for {N} tokens; allowed: one for each token"):
+        rankray.token_weights(stats(N), objective, **{given: torch.zeros(3)})
