@@ -67,6 +67,7 @@ class Board:
         self.counts = {"complete": 0, "pruned": 0, "failed": 0}
         self.running: dict[int, Running] = {}
         self.best: tuple[int, float, dict[str, Any]] | None = None
+        self.seen: Callable[[], tuple[Mapping[str, int], tuple[int, float, dict[str, Any]] | None]] | None = None
         self.untrained: float | None = None
         self.alike: dict[str, Any] | None = None
         self.doing = ""
@@ -86,6 +87,7 @@ class Board:
     ) -> None:
         """Note a trial that was placed."""
         self.doing = ""
+        self._look_around()
         now = self._clock()
         self.running[number] = Running(dict(params), origin, step, since=now, reported=now)
         self._most_running = max(self._most_running, len(self.running))
@@ -120,10 +122,25 @@ class Board:
             self.alike = {"trials": self.counts["complete"], "value": value} if same else None
             if better:
                 self.best = (number, value, trial.params if trial else {})
+        self._look_around()
         verb = {"complete": "is complete", "pruned": "was pruned", "failed": "failed"}.get(state, "was interrupted")
         figure = f" with {self.metric} {value:.4g}" if state == "complete" and value is not None else ""
         self.last = f"trial {number} {verb}{figure}" + (f": {reason}" if reason else "")
         self.events.append(self.last)
+
+    def _look_around(self) -> None:
+        """Take over what other drivers of the study have finished, as far as this one has read it (`seen`)."""
+        if self.seen is None:
+            return
+        counts, best = self.seen()
+        for state, count in counts.items():
+            more = count - self.counts[state]
+            if more > 0:
+                self.counts[state] = count
+                self.finished += more if state != "failed" else 0
+        if best is not None:
+            better = self.best is None or (best[1] > self.best[1] if self.maximize else best[1] < self.best[1])
+            self.best = best if better else self.best
 
     @property
     def warning(self) -> str:

@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from rankray.contracts import Report
 from rankray.store.claims import COPY, IDENTITY
 from rankray.store.ledger import SPENT, Spent, spent_of
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
-from rankray.store.records import KEPT_LOSSES, NODES, UNTRAINED, nodes_of
+from rankray.store.records import KEPT_LOSSES, NODES, UNTRAINED, is_void, nodes_of
 from rankray.store.stored import figures, mapping, text
 
 LONGEST_NODE = 200
 """Characters of a node's name that are kept."""
+
+
+STATES_OF_ENDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class StudyAccounts(TrialOwnership):
@@ -32,6 +35,25 @@ class StudyAccounts(TrialOwnership):
     def copied(self) -> str:
         """An id that distinguishes this copy from the study it was copied from; empty where it is no copy."""
         return text(self._claims.first(COPY))
+
+    def seen(self) -> tuple[dict[str, int], tuple[int, float, dict[str, Any]] | None]:
+        """Return how many trials ended how, and the best complete one as (number, value, params), over all drivers.
+
+        That is as of the last time this driver read the store: nothing is read now.
+        """
+        sign = 1.0 if self.config.direction == "maximize" else -1.0
+        counts = {"complete": 0, "pruned": 0, "failed": 0}
+        best: FrozenTrial | None = None
+        with self._lock:
+            for trial in self._history.trials:
+                state = STATES_OF_ENDS.get(trial.state)
+                if state is None or is_void(trial):
+                    continue
+                counts[state] += 1
+                if state == "complete" and trial.value is not None:
+                    best = trial if best is None or sign * (trial.value - float(best.value or 0.0)) > 0 else best
+        found = None if best is None else (best.number, float(best.value or 0.0), dict(best.params))
+        return counts, found
 
     @property
     def untrained(self) -> dict[str, float]:

@@ -26,6 +26,21 @@ def test_progress_and_estimate_count_this_launch_only():
     assert board.best == (8, 2.0, {"loss.temperature": 1.5})
 
 
+def test_what_other_drivers_have_finished_counts():
+    board = Board("s", "eval/nll", maximize=False, budget=12, max_steps=30, finished=1)
+    board.counts["complete"] = 1
+    theirs = {"complete": 1, "pruned": 0, "failed": 0}
+    board.seen = lambda: (theirs, (4, 1.5, {"a": 1}))
+    board.started(1, {}, "sampler", 0)
+    assert (board.finished, board.best) == (1, (4, 1.5, {"a": 1}))
+    theirs |= {"complete": 3, "pruned": 2, "failed": 4}
+    board.ended(1, "complete", 2.0, "")
+    assert (board.finished, board.counts, board.best[0]) == (5, theirs, 4), "this one is among the three by now"
+    theirs |= {"complete": 2}
+    board.started(2, {}, "sampler", 0)
+    assert board.finished == 5, "what is read later than what was done here takes nothing back"
+
+
 def test_the_estimate_is_within_a_factor_of_two():
     """Searches in virtual time, of 1 to 8 slots, that prune two of three trials, and of the rest two of three again.
 

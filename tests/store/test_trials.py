@@ -318,3 +318,18 @@ def test_on_postgresql_no_node_of_a_trial_is_forgotten(postgresql_url: str) -> N
         kept = store._history.trials[number]
         assert store._history.knows(number)
         assert store._history.refresh(number)[number] == kept
+
+
+def test_what_all_drivers_have_finished_is_seen_without_reading(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(study={"trials": 4, "pruner": "none"})
+    with open_study(url, config) as one, open_study(url, config) as other:
+        for store, value in ((one, 2.0), (other, 1.0)):
+            store.complete(begin(store).number, {"eval/nll": value})
+        open_trial = begin(one)
+        monkeypatch.setattr(one, "storage", None)
+        counts, best = one.seen()
+        assert counts == {"complete": 2, "pruned": 0, "failed": 0}
+        assert best is not None
+        assert best[:2] == (1, 1.0)
+        monkeypatch.undo()
+        one.complete(open_trial.number, {"eval/nll": 3.0})
