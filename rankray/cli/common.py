@@ -63,6 +63,7 @@ def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True) -
         validate_url(loaded.config.store)
     except StoreError as error:
         raise StoreError(f"{loaded.where('store')}: {error}") from None
+    _check_storage(loaded)
     strategies.check(loaded.config, loaded.where)
     _check_workers(loaded)
     findings = check_data_and_model(loaded)
@@ -124,6 +125,24 @@ def check_training(loaded: LoadedConfig, findings: Findings, again: bool = True)
     findings.notes += found.notes
     findings.warnings += found.warnings
     findings.unseen = [line for line in findings.unseen if line not in read] + found.unseen
+
+
+def _check_storage(loaded: LoadedConfig) -> None:
+    """Refuse a storage on this machine in which nothing can be made; every node is tried when a search starts."""
+    from rankray.checkpoints import places
+    from rankray.errors import StorageError
+
+    storage = loaded.config.storage
+    if places.is_remote(storage):
+        return
+    there = next((each for each in (Path(storage), *Path(storage).parents) if each.exists()), Path("/"))
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return
+    what = "may not be written to" if there.is_dir() else "is no directory"
+    raise StorageError(
+        f"{loaded.where('storage')}: storage: {storage}: {there} {what}; allowed: a directory that you may write, or "
+        "one that can be made; choose another"
+    )
 
 
 def _check_workers(loaded: LoadedConfig) -> None:

@@ -27,7 +27,10 @@ def plan_view(plan: Tree) -> RenderableType:
     if line := _sft_leads(plan):
         lines.append(line)
     took = plan["run_seconds"]
-    cost = "" if took is None else f", about {duration(took)} each as in the search: {duration(plan['seconds'])} in all"
+    cost = ""
+    if took is not None:
+        whole = duration(plan["seconds"])
+        cost = f", about {duration(took)} each as in the search: {whole} in all, one after the other"
     lines.append(
         f"{runs['total']} runs at most ({runs['choose']} to choose, {runs['decide']} to decide; "
         f"{plan['steps']} steps){cost}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from rankray.analysis.intervals import LEVEL, half_width_in_sd, smallest_found
 from rankray.analysis.verdict import ENOUGH
-from rankray.config import Config, config_from
+from rankray.config import Config, apply_params, config_from
 from rankray.config.load import override
 from rankray.config.schema import FREE_FIELDS
 from rankray.contracts import Observer
@@ -25,6 +25,7 @@ from rankray.store import StudyStore, open_study, views
 from rankray.store.claims import Claims
 from rankray.store.confirmation import CONFIRMS, PLAN, decisions, record_verdict, runs_of
 from rankray.store.pareto import metrics_of
+from rankray.store.records import steps_of
 from rankray.store.stored import number as as_number
 
 Watching = Callable[[StudyStore], AbstractContextManager[Observer]]
@@ -287,7 +288,7 @@ def plan_figures(search: StudyStore, confirmation: Config, plan: Plan) -> dict[s
         plan: what is compared.
     """
     options = plan.options
-    seconds = run_seconds(search)
+    each, steps = step_seconds(search), plan_steps(plan, confirmation)
     tells = [
         {
             "seeds": seeds,
@@ -307,9 +308,9 @@ def plan_figures(search: StudyStore, confirmation: Config, plan: Plan) -> dict[s
         "finalists": [each.to_json() for each in plan.finalists],
         "baselines": [each.to_json() for each in plan.baselines],
         "runs": {"choose": plan.choosing, "decide": 2 * options.seeds, "total": plan.total, "at_looks": runs},
-        "steps": plan.total * confirmation.full_steps,
-        "run_seconds": seconds,
-        "seconds": None if seconds is None else seconds * plan.total,
+        "steps": steps,
+        "run_seconds": None if each is None else each * steps / plan.total,
+        "seconds": None if each is None else each * steps,
         "seeds": options.seeds,
         "looks": [
             {"seeds": seeds, "level": level, "half_width_sd": half_width_in_sd(seeds, level)}
@@ -320,11 +321,25 @@ def plan_figures(search: StudyStore, confirmation: Config, plan: Plan) -> dict[s
     }
 
 
-def run_seconds(search: StudyStore) -> float | None:
-    """Return how long drivers worked on a complete trial of a search, in the median; None where there is none."""
-    times = [search.seconds(trial) for trial in search.trials() if trial.state.name == "COMPLETE"]
+def step_seconds(search: StudyStore) -> float | None:
+    """Return how long drivers worked on a step of a complete trial, in the median; None where there is none."""
+    times = [
+        search.seconds(trial) / max(steps)
+        for trial in search.trials()
+        if trial.state.name == "COMPLETE" and max(steps := steps_of(trial), default=0) > 0
+    ]
     known = [each for each in times if each > 0]
     return statistics.median(known) if known else None
+
+
+def plan_steps(plan: Plan, confirmation: Config) -> int:
+    """Return how many optimizer steps a confirmation trains at most; on which candidates it decides is open."""
+    steps = {
+        side: [apply_params(confirmation, each.params).full_steps for each in found]
+        for side, found in plan.sides.items()
+    }
+    chosen = sum(sum(each) for each in steps.values() if len(each) > 1) * plan.options.choose_seeds
+    return chosen + plan.options.seeds * sum(max(each, default=0) for each in steps.values())
 
 
 def _described(options: Options, data: str) -> str:

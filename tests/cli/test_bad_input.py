@@ -103,6 +103,11 @@ CASES = {
         9,
         ["train.parallelism", "gpus_per_worker"],
     ),
+    "a storage that is a file": (
+        ("study: {trials: 2}", "storage: /dev/null"),
+        13,
+        ["/dev/null is no directory; allowed"],
+    ),
     "uneven workers": (("study: {trials: 2}", "resources: {workers: 3}"), 13, ["train.batch_size", "3 workers"]),
 }
 

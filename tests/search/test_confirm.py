@@ -19,17 +19,18 @@ from rankray.config.study import BudgetSection
 from rankray.contracts import Report
 from rankray.errors import ConfigError, SearchFailed, UserError
 from rankray.report.confirmation import plan_view
-from rankray.search.candidates import SEED
+from rankray.search.candidates import SEED, Candidate
 from rankray.search.confirm import (
     as_begun,
     confirmed_config,
     make_plan,
     plan_figures,
+    plan_steps,
     planned,
     run_confirmation,
     stored_plan,
 )
-from rankray.search.confirmation import Options
+from rankray.search.confirmation import Options, Plan
 from rankray.store import attach, list_studies, open_study, views
 from rankray.store.backend import RetryingStorage
 from rankray.store.confirmation import record_verdict, stored_verdict, verdicts
@@ -38,6 +39,7 @@ from search.confirming import run_all, value
 
 METRIC = "eval/nll"
 SPACE = {"loss.objective": {"choice": ["sft", "rri"]}, RATE: {"float": [1e-5, 1e-1], "log": True}}
+NAMES = ("rri", "sft")
 SMALL = Options(finalists=2, choose_seeds=1, seeds=3)
 
 
@@ -435,3 +437,14 @@ def test_a_metric_that_the_search_did_not_select_by_is_refused(of_two_metrics: s
         confirm(of_two_metrics, metric="eval/arc/acuracy")
     with pytest.raises(ConfigError, match=r"allowed: eval/nll; give one of these"):
         confirm(searched, metric="eval/accuracy")
+
+
+def test_steps_are_those_of_what_is_compared(searched: str) -> None:
+    """Where `train.max_steps` is searched, each candidate has its own."""
+    search = attach(searched, "s")
+    confirmation = confirmed_config(search, searched, {})[1]
+    sides = [
+        [Candidate({"train.max_steps": steps, "loss.objective": name}) for steps in (10, 40)] for name in ("rri", "sft")
+    ]
+    plan = Plan(Options(2, 1, 3), *sides, "e.jsonl", "t.jsonl", "salt", [], 4)
+    assert plan_steps(plan, confirmation) == 2 * (10 + 40) + 3 * (40 + 40)
