@@ -57,6 +57,8 @@ class TrialView:
                 f"lost and trained again: {lost['steps']} reported steps, {lost['wall_seconds']:.0f} s "
                 f"({lost['reason']})"
             )
+        for attempt, failure in enumerate(trial.get("failures") or [], start=1):
+            yield Text(f"attempt {attempt} failed, and it was tried again: {failure['reason']}")
         if trial.get("traceback"):
             yield Text(str(trial["traceback"]))
 

@@ -71,3 +71,12 @@ def test_a_trial_that_has_reported_nothing():
     text = shown(trial, 80)
     assert "[bold]not markup[/]" in text
     assert "step" not in text.splitlines()[0]
+
+
+def test_failed_attempts_and_the_command_that_trains_it_again():
+    trial = make_trial() | {"failures": [{"reason": "RuntimeError: no", "traceback": "..."}]}
+    assert "attempt 1 failed, and it was tried again: RuntimeError: no" in shown(trial, 120)
+    assert "train it again" not in shown(trial, 120, again="rankray train f.yaml"), "it was pruned"
+    assert "train it again: rankray train f.yaml" in shown(
+        trial | {"state": "complete"}, 120, again="rankray train f.yaml"
+    )
