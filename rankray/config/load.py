@@ -251,7 +251,7 @@ def _follow_space(tree: dict[str, Any], places: dict[Key, str], file: Path) -> N
 
 
 def _place(places: dict[Key, str], key: Key, default: str) -> str:
-    if key not in places:  # a section that is only there because an option is in it
+    if key and key not in places:  # a section that is only there because an option is in it
         for inner, place in places.items():
             if inner[: len(key)] == key and place.startswith(GIVEN):
                 return place
