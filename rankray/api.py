@@ -196,6 +196,9 @@ def rehearse(
     Raises:
         UserError: the table cannot be read, or a strategy is unknown.
     """
+    for what, number in (("slots", slots), ("seeds", seeds), ("trials", trials)):
+        if number is not None and number < 1:
+            raise UserError(f"rehearse: {what} {number}; allowed: 1 or more; raise it")
     from rankray.cli.rehearse import SYNTHETIC_WORLDS
     from rankray.rehearse.summary import compare
     from rankray.rehearse.table import read_table

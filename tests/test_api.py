@@ -13,7 +13,7 @@ import yaml
 
 import rankray
 from rankray import api
-from rankray.errors import ConfigError, StoreError
+from rankray.errors import ConfigError, StoreError, UserError
 
 pytestmark = pytest.mark.ray
 
@@ -129,6 +129,12 @@ def test_a_mapping_may_hold_paths_and_numbers_of_numpy(world):
     for wrong in ({1, 2}, object()):
         with pytest.raises(ConfigError, match=r"mapping: got (set|object) .*; allowed: what YAML can hold"):
             rankray.load(tree | {"name": wrong})
+
+
+@pytest.mark.parametrize("given", [{"seeds": 0}, {"slots": 0}, {"trials": 0}])
+def test_a_rehearsal_of_nothing_is_refused(world, given):
+    with pytest.raises(UserError, match=r"rehearse: \w+ 0; allowed: 1 or more"):
+        rankray.rehearse(world["file"], **given)
 
 
 def test_trials_without_pandas(world, monkeypatch):

@@ -9,6 +9,7 @@ Everything else is as in `SFTTrainer`: arguments, datasets, LoRA, checkpoints, c
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutput
+from trl import SFTTrainer  # type: ignore[attr-defined]
 
 from rankray.errors import LossError, listed, nearest
 from rankray.finetune.trainer import RankrayTrainer
@@ -42,7 +44,9 @@ class RRITrainer(RankrayTrainer):
     Args:
         arguments: those of `trl.SFTTrainer`, and the settings of the loss by name (`objective`, `temperature`,
             `entropy_weight`, ...: the fields of `rankray.loss.Knobs`, as in `loss:` of a configuration), or all of them
-            as `loss=Knobs(...)`.
+            as `loss=Knobs(...)` or a mapping. With `kl_weight`, and without LoRA, also `reference`: a frozen copy of
+            the base model. What looks at the base model's probabilities (`objective="iw_sft"`, `signal="base"`) needs
+            `rankray train`, which reads them beforehand.
         weight_column: column of the training set with a weight for each example, 0 or more, which multiplies those of
             its tokens. Evaluation ignores it.
         token_weights: column of a tokenised training set with a list of weights, one for each of `input_ids`.
@@ -70,7 +74,7 @@ class RRITrainer(RankrayTrainer):
     def __init__(
         self,
         *positional: Any,
-        loss: Knobs | None = None,
+        loss: Knobs | Mapping[str, Any] | None = None,
         weight_column: str | None = None,
         token_weights: str | None = None,
         prompt_weight: float = 0.0,
@@ -82,7 +86,10 @@ class RRITrainer(RankrayTrainer):
         names = ("model", "args", "data_collator", "train_dataset", "eval_dataset")
         arguments |= dict(zip(names, positional, strict=False))
         settings = {name: arguments.pop(name) for name in Knobs.model_fields if name in arguments}
+        if isinstance(loss, Mapping):
+            loss = make_knobs(**loss)
         knobs = make_knobs(loss, **settings)
+        _refuse_unknown(arguments)
         _refuse_other_losses(arguments)
         is_weighted = bool(self.further_columns or prompt_weight)
         if is_weighted:
@@ -149,6 +156,18 @@ class RRITrainer(RankrayTrainer):
             names = ("nll", "token_accuracy", "mean_weight", "mean_scale", "effective_share")
             logs |= {name: found[f"train/{name}"] for name in names if f"train/{name}" in found}
         super().log(logs, *positional, **arguments)
+
+
+def _refuse_unknown(arguments: Mapping[str, Any]) -> None:
+    """Refuse what is neither an argument of SFTTrainer nor a setting of the loss: most likely one that is misspelt."""
+    known = {*inspect.signature(SFTTrainer.__init__).parameters, "reference"}
+    for name in arguments:
+        if name not in known:
+            names = [*Knobs.model_fields, *known]
+            raise LossError(
+                f"RRITrainer: {name}: unknown{nearest(name, names)}; allowed: the arguments of SFTTrainer and the "
+                "settings of the loss; correct the name"
+            )
 
 
 def _refuse_other_losses(arguments: Mapping[str, Any]) -> None:

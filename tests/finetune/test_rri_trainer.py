@@ -214,6 +214,14 @@ def test_a_row_of_a_stream_without_its_weight_is_refused(trainer):
         made.train()
 
 
+def test_settings_may_be_a_mapping_and_misspelt_ones_are_named(trainer):
+    assert trainer(loss={"temperature": 2.0, "form": "exact"})._knobs.temperature == 2.0
+    with pytest.raises(LossError, match=r"RRITrainer: temprature: unknown \(did you mean 'temperature'\?\)"):
+        trainer(temprature=2.0)
+    with pytest.raises(LossError, match=r"loss\.temprature: unknown key \(did you mean 'temperature'\?\)"):
+        trainer(loss={"temprature": 2.0})
+
+
 def test_weights_that_cannot_be_used_are_refused(trainer):
     for prompt_weight in (-0.1, 1.5, float("nan"), True):
         with pytest.raises(LossError, match="allowed is a number from 0 to 1"):
