@@ -90,8 +90,10 @@ def load_config(
         return _place(places, tuple(path.split(".")), label)
 
     written = resolve_tree(tree, file.parent, where)
-    for path, value, text in parsed_overrides(overrides):
+    given = list(parsed_overrides(overrides))
+    for path, value, text in given:
         written |= _apply_override(tree, places, path, value, text)
+    _steps_for_epochs(tree, [path for path, _, _ in given])
     if name is not None:
         tree["name"], places[("name",)] = name, "--name"
     if "name" not in tree:
@@ -115,6 +117,13 @@ def load_config(
     return LoadedConfig(config=config, file=label, places=places, written=written)
 
 
+def _steps_for_epochs(tree: dict[str, Any], overridden: Sequence[str]) -> None:
+    """Let an override of `train.max_steps` take the place of the passes that a file counts."""
+    train = tree.get("train")
+    if "train.max_steps" in overridden and "train.epochs" not in overridden and isinstance(train, dict):
+        train.pop("epochs", None)
+
+
 def load_mapping(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> LoadedConfig:
     """Return a configuration that is given as a mapping; paths are relative to the current directory.
 
@@ -131,6 +140,7 @@ def load_mapping(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> Load
         raise ConfigError(f"mapping: {error}; allowed: what YAML can hold; correct it") from None
     for path, value in overrides.items():
         set_path(tree, path, value)
+    _steps_for_epochs(tree, list(overrides))
     resolve_tree(tree, Path.cwd(), lambda path: "mapping")
     config = config_from({"name": "study", **tree})
     if problems := space_problems(config):

@@ -144,7 +144,7 @@ def _parse(template: str, where: str) -> list[tuple[str, str | None]]:
         if name is not None and (not name or spec or conversion or any(sign in name for sign in ".[]")):
             raise DataError(
                 f"{where}: the field {{{name}}} of {template!r} is not a column name; allowed is {{column}}, or "
-                "{{column?}} where it may be empty; literal braces are doubled"
+                "{column?} where it may be empty; literal braces are doubled"
             )
     return [(text, name) for text, name, _, _ in parts]
 

@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -67,7 +68,9 @@ def _decoded(raw: bytes, path: Path, line: int) -> str:
         line += raw.count(b"\n", 0, error.start)
         is_utf_16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
         hint = "; it begins as UTF-16 does" if is_utf_16 else ""
-        how = f", or convert it: iconv -f {'UTF-16' if is_utf_16 else 'LATIN1'} -t UTF-8 {path.name} > NEW"
+        windows = 0x80 <= raw[error.start] < 0xA0  # control characters in Latin-1, quotes and dashes in Windows-1252
+        kind = "UTF-16" if is_utf_16 else "CP1252" if windows else "LATIN1"
+        how = f", or convert it: iconv -f {kind} -t UTF-8 {shlex.quote(str(path))} > NEW"
         raise DataError(
             f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}){hint}; allowed is text in UTF-8; save the file "
             f"again{how}"

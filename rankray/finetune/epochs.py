@@ -58,7 +58,9 @@ def with_steps(loaded: LoadedConfig, download: bool = False) -> LoadedConfig:
     tree = config.model_dump(mode="json")
     tree["train"]["max_steps"] = steps
     tree["store"] = config.store
-    return replace(loaded, config=config_from(tree))
+    config_from(tree)  # refuses what does not go with this number of steps
+    counted = config.model_copy(update={"train": config.train.model_copy(update={"max_steps": steps})})
+    return replace(loaded, config=counted)
 
 
 def steps_of(epochs: float, examples: int, batch_size: int) -> int:

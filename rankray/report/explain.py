@@ -11,6 +11,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from rankray.config import Config, LoadedConfig, all_fields, apply_params, baseline_points, distributions
+from rankray.config.evaluation import natural_direction
 from rankray.config.points import all_points
 from rankray.config.study import PUBLISHED
 from rankray.errors import ConfigError, listed, nearest
@@ -83,6 +84,12 @@ def check_lines(loaded: LoadedConfig) -> list[str]:
         lines += _proposed(config, len({repr(params) for _, params in known}))
     trial = f"{config.full_steps} steps of {config.train.batch_size} examples"
     lines.append(f"a trial: {trial}, a report every {config.evaluate.every_steps}")
+    for name in config.study.metrics or [config.study.metric]:
+        if (own := natural_direction(name)) and config.direction_of(name) != own:
+            lines.append(
+                f"warning: study.direction: {config.direction_of(name)}, and {name} is better the other way: the worst "
+                f"model would win; leave it out, or set {own}"
+            )
     if config.study.metric == "eval/nll" and _weights_tokens(config):
         lines.append(
             "note: eval/nll favours plain SFT by construction, and with noisy data rewards learning the noise; where "

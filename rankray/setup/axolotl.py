@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from rankray.errors import ConfigError
-from rankray.setup.foreign import Draft, dtype, lora, pass_through, quantization, schedule, warmup
-from rankray.setup.foreign_data import TEMPLATE, chat_template, entries, leftovers
+from rankray.setup.foreign import (
+    Draft,
+    batches,
+    dtype,
+    evaluations,
+    lora,
+    pass_through,
+    quantization,
+    schedule,
+    warmup,
+)
+from rankray.setup.foreign_data import TEMPLATE, chat_template, entries, is_a_part, leftovers, listed
 
 FORMS = {"alpaca": "alpaca", "completion": "text", "sharegpt": "sharegpt", "chat_template": "messages"}
 """Axolotl's dataset types -> ours."""
@@ -70,13 +80,17 @@ def _loss(draft: Draft) -> None:
 
 
 def _data(draft: Draft, base: Path) -> None:
-    draft.move("data.max_length", "sequence_len")
+    draft.set("data.max_length", draft.whole("sequence_len", 512))
     given = draft.take("datasets")
     if not given:
         raise ConfigError("import: the file has no datasets; needed is one; add it")
+    given = listed(given)
     made = [entry for item in given for entry in _entries(draft, item)]
     draft.set("data.train", made[0]["path"] if len(made) == 1 and set(made[0]) == {"path"} else made)
-    held_out = draft.take("test_datasets")
+    held_out = listed(draft.take("test_datasets") or [])
+    for item in [each for each in held_out if is_a_part(each)]:
+        held_out.remove(item)
+        draft.note("test_datasets.split", item["split"], "all rows of a file are read; give held-out data with --eval")
     if held_out:
         draft.set("data.eval", [entry for item in held_out for entry in _entries(draft, item)])
     _loss(draft)
@@ -150,17 +164,15 @@ def _schedule(draft: Draft) -> None:
 
 
 def _training(draft: Draft) -> None:
-    micro = int(draft.take("micro_batch_size", default=1))
-    draft.set("train.batch_size", micro * int(draft.take("gradient_accumulation_steps", default=1)))
-    draft.set("train.micro_batch_size", micro)
-    steps, epochs = draft.take("max_steps"), draft.take("num_epochs", default=1)
-    draft.set(*(("train.max_steps", steps) if steps and int(steps) > 0 else ("train.epochs", float(epochs))))
+    batches(draft, "micro_batch_size", 1)
+    steps, epochs = draft.whole("max_steps", 0), draft.take("num_epochs", default=1)
+    draft.set(*(("train.max_steps", steps) if steps > 0 else ("train.epochs", float(epochs))))
     draft.set("train.learning_rate", float(draft.take("learning_rate", default=2e-5)))
     draft.move("train.weight_decay", "weight_decay")
     warmup(draft, draft.take("warmup_ratio"), draft.take("warmup_steps"))
     _schedule(draft)
     draft.move("train.seed", "seed")
-    draft.move("evaluate.every_steps", "eval_steps")
+    evaluations(draft)
     draft.move("evaluate.batch_size", "eval_batch_size")
     draft.move("storage", "output_dir")
     for ours, theirs in (("optim", "optimizer"), ("packing", "sample_packing"), ("max_grad_norm", "max_grad_norm")):
@@ -173,5 +185,5 @@ def _training(draft: Draft) -> None:
     draft.leave("evaluations are counted in steps here; set evaluate.every_steps", "evals_per_epoch")
     draft.leave("set train.sft.use_liger_kernel, with liger_kernel_config for the layers",
                 "liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_layer_norm", "liger_swiglu")  # fmt: skip
-    draft.leave("the loss is rankray's own", "use_eaft", "liger_fused_linear_cross_entropy", "plugins")
+    draft.leave("the loss is rankray's own", "liger_fused_linear_cross_entropy", "plugins")
     pass_through(draft)

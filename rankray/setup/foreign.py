@@ -63,6 +63,15 @@ class Draft:
         values = [self.given.pop(name, None) for name in names]
         return next((value for value in values if value is not None), default)
 
+    def whole(self, name: str, default: int) -> int:
+        """Remove a key and return it as a whole number; where it is none, such as `auto`, say so and take `default`."""
+        value = self.take(name, default=default)
+        try:
+            return int(value)
+        except (TypeError, ValueError):
+            self.note(name, value, f"no number; {default} is taken")
+            return default
+
     def move(self, path: str, *names: str) -> None:
         """Set a dotted path to the value of the first of these keys that is there."""
         value = self.take(*names)
@@ -123,25 +132,47 @@ def convert(file: Path, eval_source: str = "") -> tuple[Config, list[str], str]:
     return config, list(dict.fromkeys(draft.notes)), tool
 
 
-def common(draft: Draft) -> None:
-    """Take over what TRL and LLaMA-Factory share: the fields of transformers' TrainingArguments."""
-    micro = int(draft.take("per_device_train_batch_size", default=8))
-    draft.set("train.batch_size", micro * int(draft.take("gradient_accumulation_steps", default=1)))
+def batches(draft: Draft, name: str, default: int) -> None:
+    """Set the batch: the other tool's micro batch times its accumulation."""
+    micro = draft.whole(name, default)
+    draft.set("train.batch_size", micro * draft.whole("gradient_accumulation_steps", 1))
     draft.set("train.micro_batch_size", micro)
-    steps = draft.take("max_steps", default=-1)
+
+
+def evaluations(draft: Draft) -> None:
+    """Set how often is evaluated and saved; a share of all steps is a number where that of all steps is given."""
+    for path, name in (("evaluate.every_steps", "eval_steps"), ("train.checkpoint_every_steps", "save_steps")):
+        value, whole = draft.take(name), draft.tree.get("train", {}).get("max_steps")
+        if isinstance(value, float) and 0 < value < 1:
+            if whole is None:
+                draft.note(name, value, f"a share of all steps, whose number is not given; set {path}")
+            else:
+                draft.set(path, max(1, round(value * int(whole))))
+        elif isinstance(value, int | float) and value >= 1:
+            draft.set(path, int(value))
+        elif value is not None:
+            draft.note(name, value, f"no number of steps; set {path}")
+
+
+def common(draft: Draft, rate: float = 5e-5) -> None:
+    """Take over what TRL and LLaMA-Factory share: the fields of transformers' TrainingArguments.
+
+    Args:
+        draft: the configuration in the making.
+        rate: the other tool's learning rate where the file has none.
+    """
+    batches(draft, "per_device_train_batch_size", 8)
+    steps = draft.whole("max_steps", -1)
     epochs = draft.take("num_train_epochs", default=3.0)
-    draft.set(*(("train.max_steps", steps) if int(steps) > 0 else ("train.epochs", float(epochs))))
-    draft.set("train.learning_rate", float(draft.take("learning_rate", default=5e-5)))
+    draft.set(*(("train.max_steps", steps) if steps > 0 else ("train.epochs", float(epochs))))
+    draft.set("train.learning_rate", float(draft.take("learning_rate", default=rate)))
     draft.move("train.weight_decay", "weight_decay")
     warmup(draft, draft.take("warmup_ratio"), draft.take("warmup_steps"))
     schedule(draft, "lr_scheduler_type", draft.take("lr_scheduler_type", default="linear"))
     draft.move("train.seed", "seed")
     draft.take("data_seed")
-    draft.move("evaluate.every_steps", "eval_steps")
+    evaluations(draft)
     draft.move("evaluate.batch_size", "per_device_eval_batch_size")
-    save = draft.take("save_steps")
-    if isinstance(save, int) and save > 0:
-        draft.set("train.checkpoint_every_steps", save)
     draft.move("storage", "output_dir")
     pass_through(draft)
 
@@ -241,7 +272,11 @@ def _finish(draft: Draft, file: Path, eval_source: str) -> None:
     train = draft.tree.setdefault("train", {})
     if train.get("sft", {}).get("packing") and "epochs" in train:
         train["sft"].pop("packing")
-        draft.note("packing", True, "epochs cannot be counted with packing; set train.max_steps and train.sft.packing")
+        draft.note(
+            "packing",
+            True,
+            "epochs are not counted with packing; with it, set train.max_steps in place of train.epochs",
+        )
     if Path("/dev/nvidia0").exists():
         draft.set("resources.gpus_per_worker", 1)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,29 @@ def source(name: Any, config: Any, split: Any) -> str:
     return ":".join(str(part) for part in (text, config, split) if part)
 
 
+def listed(given: Any) -> list[dict[str, Any]]:
+    """Return data sets as mappings, however few of them and whatever else they are written as."""
+    items = given if isinstance(given, list) else [given]
+    return [dict(item) if isinstance(item, Mapping) else {"path": str(item)} for item in items]
+
+
+def of_file(draft: Draft, path: str, split: Any, where: str) -> dict[str, Any]:
+    """Return the entry for a local file; of a split only its first rows can be asked for, others get a note."""
+    if not is_file_source(path) or split in (None, "train"):
+        return {"path": path}
+    first = re.fullmatch(r"train\[:(\d+)\]", str(split))
+    if first:
+        return {"path": path, "max_examples": int(first[1])}
+    draft.note(where, split, "all rows of a file are read; write the part that is wanted to a file of its own")
+    return {"path": path}
+
+
+def is_a_part(item: Mapping[str, Any]) -> bool:
+    """Whether a data set is some rows of a local file, which nothing here can name."""
+    files = [str(each) for each in (item.get("path"), item.get("data_files")) if isinstance(each, str)]
+    return "[" in str(item.get("split") or "") and any(map(is_file_source, files))
+
+
 def entries(draft: Draft, item: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """Return the entries of `data.train` for a data set that a mapping names; keys that it takes are left out after.
 
@@ -42,11 +66,11 @@ def entries(draft: Draft, item: Mapping[str, Any], where: str) -> list[dict[str,
     named = files if isinstance(files, list) else [files] if files else []
     local = [str(name) for name in named if is_file_source(str(name))]
     if local and (path in LOADERS or path == "None" or len(local) == 1):
-        made = [{"path": name} for name in local]
+        made = [of_file(draft, name, split, f"{where}.split") for name in local]
     else:
         if named:
             draft.note(f"{where}.data_files", files, "all files of the split are taken")
-        made = [{"path": source(path, item.get("name"), split)}]
+        made = [of_file(draft, source(path, item.get("name"), split), split, f"{where}.split")]
     if item.get("data_dir"):
         draft.note(f"{where}.data_dir", item["data_dir"], "all directories of the data set are taken")
     if item.get("revision") and not is_file_source(made[0]["path"]):

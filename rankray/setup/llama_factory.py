@@ -103,9 +103,14 @@ def _datasets(draft: Draft, base: Path) -> None:
     if not names:
         raise ConfigError("import: the file has no dataset; needed is one; add it")
     listed = names if isinstance(names, list) else [name.strip() for name in str(names).split(",")]
+    if not all(isinstance(name, str) for name in listed):
+        raise ConfigError(
+            "import: dataset: allowed are names of dataset_info.json, as a list or with commas; correct it"
+        )
     shares = draft.take("interleave_probs")
     draft.take("mix_strategy")
-    weights = [float(part) for part in str(shares).split(",")] if shares else [None] * len(listed)
+    parts = shares if isinstance(shares, list) else str(shares).split(",")
+    weights = [float(part) for part in parts] if shares else [None] * len(listed)
     directory = base / str(draft.take("dataset_dir", default="data"))
     known = _info(directory / "dataset_info.json")
     entries = [_entry(draft, name, directory, known) for name in listed]

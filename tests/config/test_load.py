@@ -73,6 +73,15 @@ def test_an_override_in_a_section_that_is_not_there_names_the_option(write, path
     assert fails(write(GOOD), [f"{path}=8"]).startswith(f"--set {path}: {says}")
 
 
+def test_an_override_of_the_steps_takes_the_place_of_epochs(write):
+    file = write(GOOD.replace("train: {", "train: {epochs: 3, "))
+    assert load_config(file).config.train.epochs == 3
+    for overrides in (["train.max_steps=7"], {"train.max_steps": 7}):
+        train = load_config(file, overrides).config.train
+        assert (train.epochs, train.max_steps) == (None, 7)
+    assert load_config(file, ["train.max_steps=7", "train.epochs=1"]).config.train.epochs == 1
+
+
 def test_an_error_in_an_overridden_section_is_not_said_to_be_in_the_file(write):
     text = fails(write(GOOD), ["space={loss.form: {choice: []}}"])
     assert text.startswith("--set space: space.loss.form: ")

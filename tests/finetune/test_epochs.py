@@ -72,3 +72,10 @@ def test_data_of_the_hub_are_counted_when_they_are_loaded(tree):
 
 def test_without_epochs_nothing_is_read(tree):
     assert counted(tree(data__train="nowhere.jsonl")) == 4
+
+
+def test_what_was_left_out_still_counts_as_left_out(tree):
+    """Else `check` warns of known settings that nobody asked for."""
+    loaded = LoadedConfig(config_from(tree(train__epochs=1, loss__objective="rri")), "x.yaml")
+    assert with_steps(loaded).config.study.model_fields_set == loaded.config.study.model_fields_set
+    assert with_steps(loaded).config.store == loaded.config.store

@@ -103,3 +103,15 @@ def test_fields_for_programs():
     assert explain_json("temperature") == {"loss.temperature": found}
     with pytest.raises(ConfigError, match=r"did you mean 'loss.temperature'"):
         explain_json("loss.temprature")
+
+
+@pytest.mark.parametrize(("metric", "direction", "warned"), [
+    ("eval/nll", "maximize", True), ("eval/nll", "minimize", False), ("eval/nll", None, False),
+    ("eval/accuracy", "minimize", True), ("eval/mine", "minimize", False),
+])  # fmt: skip
+def test_check_says_that_the_worst_model_would_win(metric, direction, warned):
+    tree = {"name": "s", "model": {"path": "m"}, "data": {"train": "a.jsonl", "eval": "b.jsonl"}}
+    tree |= {"evaluate": {"metrics": ["nll", "accuracy"], "functions": ["a:mine"]}}
+    tree |= {"study": {"metric": metric, "direction": direction}}
+    lines = check_lines(LoadedConfig(config_from(tree), "f.yaml"))
+    assert any("the worst model would win" in line for line in lines) == warned

@@ -158,3 +158,18 @@ def test_the_loss_it_is_told_to_use(tmp_path, given, loss, noted):
     assert config.loss.objective in distributions(config)["loss.objective"].choices
     assert noted in "\n".join(notes)
     assert not [note for note in notes if note.startswith(tuple(given)) and not noted]
+
+
+@pytest.mark.parametrize(
+    "given", ["d.jsonl", ["d.jsonl"], {"path": "d.jsonl"}, [{"path": "d.jsonl", "split": "train[:5]"}]]
+)
+def test_data_sets_however_they_are_written(tmp_path, given):
+    (tmp_path / "d.jsonl").write_text('{"instruction": "a", "output": "b"}\n' * 20)
+    held_out = [{"path": "d.jsonl", "split": "train[90%:]"}]
+    config, notes, _ = converted(tmp_path, datasets=given, test_datasets=held_out, save_steps=7, eval_steps="soon")
+    path = config.data.train if isinstance(config.data.train, str) else config.data.train[0].path
+    assert path.endswith("/d.jsonl")
+    assert isinstance(config.data.train, str) or config.data.train[0].max_examples == 5
+    assert config.train.checkpoint_every_steps == 7
+    assert "test_datasets.split: 'train[90%:]': all rows of a file are read" in "\n".join(notes)
+    assert "eval_steps: 'soon': no number of steps" in "\n".join(notes)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import yaml
 
@@ -21,7 +23,7 @@ def test_a_scripts_file(tmp_path):
     model, train = config.model, config.train
     assert (model.path, model.dtype, model.attn_implementation) == ("Qwen/Qwen2.5-0.5B", "bfloat16", "sdpa")
     assert model.lora.model_dump() == {
-        "rank": 32, "alpha": 16.0, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"], "dora": True
+        "rank": 32, "alpha": 16.0, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"], "dora": True
     }  # fmt: skip
     assert (config.data.train, config.data.eval) == ("trl-lib/Capybara:train", "trl-lib/Capybara:test")
     assert (config.data.max_length, config.data.train_on) == (1024, "all")
@@ -100,7 +102,10 @@ def test_packing_needs_a_number_of_steps(tmp_path):
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(GIVEN | {"packing": True}))
     config, notes, _ = convert(tmp_path / "x.yaml")
     assert "packing" not in config.train.sft
-    assert "packing: True: epochs cannot be counted with packing; set train.max_steps and train.sft.packing" in notes
+    assert (
+        "packing: True: epochs are not counted with packing; with it, set train.max_steps in place of train.epochs"
+        in notes
+    )
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(GIVEN | {"packing": True, "max_steps": 10}))
     assert convert(tmp_path / "x.yaml")[0].train.sft["packing"]
 
@@ -119,3 +124,46 @@ def test_a_chat_template_that_is_not_here_is_noted(tmp_path):
     config, notes, _ = convert(tmp_path / "x.yaml")
     assert config.data.chat_template is None
     assert any(note.startswith("chat_template_path: 'HuggingFaceTB/SmolLM3-3B': no file") for note in notes)
+
+
+def test_what_a_file_leaves_out_is_as_trl_has_it(tmp_path):
+    """The defaults of SFTConfig and ModelConfig, read from the installed version."""
+    trl = pytest.importorskip("trl")
+    plain, model = (
+        {each.name: each.default for each in dataclasses.fields(kind)} for kind in (trl.SFTConfig, trl.ModelConfig)
+    )
+    (tmp_path / "x.yaml").write_text(
+        yaml.safe_dump({"model_name_or_path": "m/n", "dataset_name": "a/b", "use_peft": True})
+    )
+    config, notes, _ = convert(tmp_path / "x.yaml")
+    lora = config.model.lora
+    assert (lora.rank, lora.alpha, lora.dropout) == (model["lora_r"], model["lora_alpha"], model["lora_dropout"])
+    assert (config.train.learning_rate, config.data.max_length) == (plain["learning_rate"], plain["max_length"])
+    assert config.data.train_on == "all"
+    assert [note.partition(":")[0] for note in notes[:2]] == ["lora_target_modules", "assistant_only_loss"]
+
+
+def test_splits_of_a_file_and_numbers_that_are_none(tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
+    given = {
+        "model_name_or_path": "m/n",
+        "dataset_name": "d.jsonl",
+        "per_device_train_batch_size": "auto",
+        "eval_steps": 0.1,
+    }
+    given |= {"dataset_train_split": "train[:10]", "dataset_test_split": "train[15:]", "max_steps": 40}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(given))
+    config, notes, _ = convert(tmp_path / "x.yaml")
+    assert [entry.max_examples for entry in config.data.train] == [10]
+    assert (config.train.batch_size, config.evaluate.every_steps) == (8, 4)
+    said = "\n".join(notes)
+    for part in (
+        "dataset_test_split: 'train[15:]': a file has no splits",
+        "per_device_train_batch_size: 'auto': no number; 8",
+    ):
+        assert part in said
+    given |= {"dataset_train_split": "train[5:]", "max_steps": -1}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(given))
+    said = "\n".join(convert(tmp_path / "x.yaml")[1])
+    assert "dataset_train_split: 'train[5:]': all rows of a file are read" in said
+    assert "eval_steps: 0.1: a share of all steps, whose number is not given; set evaluate.every_steps" in said
