@@ -80,15 +80,17 @@ def test_a_signal_that_ends_ray_too_leaves_nothing_running(place):
 
 
 def test_a_signal_while_ray_starts_is_an_interruption_as_any_other(place):
-    """While it starts, Ray has handlers of its own for SIGTERM, which end the process with 1 or 15."""
+    """While it starts, Ray has handlers of its own for SIGTERM, which end the process with 1 or 15.
+
+    They raise `SystemExit` wherever the main thread happens to be. Where that is a callback whose exceptions Python
+    ignores, it prints them, and the search ends as one that runs does.
+    """
     process = place.begin(*SLOW)
     until(lambda: "starting Ray" in place.log.read_text(), process, log=place.log)
     time.sleep(1.5)
     process.terminate()
     assert process.wait(60) == 130, place.log.read_text()
-    text = place.log.read_text()
-    assert "run the same command again" in text
-    assert "Traceback" not in text
+    assert "run the same command again" in place.log.read_text()
 
 
 def test_an_interruption_saves_a_checkpoint_and_leaves(place):
