@@ -370,10 +370,10 @@ class TrialStore(Mapping[str, "Study"]):
         return iter(sorted(list_studies(self._url)))
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return name in list(iter(self))
+        return name in iter(self)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a study, or `default` where there is none of this name."""

@@ -273,8 +273,7 @@ def check_output(path: Path | None, option: str, *endings: str) -> None:
     """
     from rankray.errors import UserError
 
-    is_special = path is not None and path.exists() and not path.is_file() and not path.is_dir()
-    if path is None or is_special or path.is_relative_to("/dev"):
+    if path is None or path.is_relative_to("/dev") or (path.exists() and not (path.is_file() or path.is_dir())):
         return
     where = f"{option} {path}"
     if path.is_dir():

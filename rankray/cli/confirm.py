@@ -61,7 +61,8 @@ def confirm(
     words = [("finalists", finalists), ("choose_seeds", choose_seeds), ("seeds", seeds), ("looks", _numbers(looks))]
     given = {key: value for key, value in [*words, ("spending", spending)] if value not in (None, "", ())}
     Options.of(given, None)  # what is wrong is said before the store is asked
-    overrides = {path: value for path, value, _ in parsed_overrides(sets)}
+    parsed = list(parsed_overrides(sets))
+    overrides = {path: value for path, value, _ in parsed}
     url = store_url(store)
     search = attach(url, study)
     config, confirmation, options = as_begun(search, url, overrides, given, label, metric)
@@ -74,8 +75,7 @@ def confirm(
         return
     check_trackers(LoadedConfig(config, f"study {study}"))
     confirmation, provenance = _preflight(search, config, confirmation)
-    given_here = {path: place for path, _, place in parsed_overrides(sets)}
-    provenance["places"] = {**provenance.get("places", {}), **given_here}
+    provenance["places"] = {**provenance.get("places", {}), **{path: place for path, _, place in parsed}}
     verdict = run_confirmation(
         search,
         url,

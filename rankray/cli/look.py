@@ -105,11 +105,11 @@ def best(
     if as_json:
         print(json.dumps(found and {**found, "confirmed": views.confirmed(held)}))
         return
-    if as_yaml and found is None:
-        from rankray.errors import StoreError
+    if as_yaml:
+        if found is None:
+            from rankray.errors import StoreError
 
-        raise StoreError(f"best: study {held.name} has no complete trial yet, and so no settings to use; wait for one")
-    if found is not None and as_yaml:
+            raise StoreError(f"best: study {held.name} has no complete trial yet, so no settings to use; wait for one")
         from rankray.config.params import get_path
         from rankray.report.commands import RUNS_CODE
         from rankray.report.explain import best_yaml

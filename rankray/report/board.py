@@ -134,10 +134,9 @@ class Board:
             return
         counts, best = self.seen()
         for state, count in counts.items():
-            more = count - self.counts[state]
-            if more > 0:
-                self.counts[state] = count
-                self.finished += more if state != "failed" else 0
+            more = max(0, count - self.counts[state])
+            self.counts[state] += more
+            self.finished += more if state != "failed" else 0
         if best is not None:
             better = self.best is None or (best[1] > self.best[1] if self.maximize else best[1] < self.best[1])
             self.best = best if better else self.best

@@ -100,11 +100,7 @@ def weight_map(overview: Row) -> Chart:
     metric, title = overview["status"]["metric"], "Temperature and entropy weight"
     missing = [path for path in (TEMPERATURE, ENTROPY) if path not in overview["space"]]
     if missing:
-        return Chart(
-            "weights",
-            title,
-            f"There is no map: this study does not search {' or '.join(missing)}.",
-        )
+        return Chart("weights", title, f"There is no map: this study does not search {' or '.join(missing)}.")
     there = [
         trial
         for trial in overview["trials"]

@@ -6,21 +6,18 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from rankray.contracts import Report
 from rankray.store.claims import COPY, IDENTITY
 from rankray.store.ledger import SPENT, Spent, spent_of
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
-from rankray.store.records import KEPT_LOSSES, NODES, UNTRAINED, is_void, nodes_of
+from rankray.store.records import KEPT_LOSSES, NODES, UNTRAINED, nodes_of
 from rankray.store.stored import figures, mapping, text
 
 LONGEST_NODE = 200
 """Characters of a node's name that are kept."""
-
-
-STATES_OF_ENDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class StudyAccounts(TrialOwnership):
@@ -41,19 +38,10 @@ class StudyAccounts(TrialOwnership):
 
         That is as of the last time this driver read the store: nothing is read now.
         """
-        sign = 1.0 if self.config.direction == "maximize" else -1.0
-        counts = {"complete": 0, "pruned": 0, "failed": 0}
-        best: FrozenTrial | None = None
         with self._lock:
-            for trial in self._history.trials:
-                state = STATES_OF_ENDS.get(trial.state)
-                if state is None or is_void(trial):
-                    continue
-                counts[state] += 1
-                if state == "complete" and trial.value is not None:
-                    best = trial if best is None or sign * (trial.value - float(best.value or 0.0)) > 0 else best
-        found = None if best is None else (best.number, float(best.value or 0.0), dict(best.params))
-        return counts, found
+            best, complete, failed = self._history.best, len(self._history.whole), self._history.failed
+            counts = {"complete": complete, "pruned": self._history.finished - complete, "failed": failed}
+        return counts, None if best is None else (best.number, float(best.value or 0.0), dict(best.params))
 
     @property
     def untrained(self) -> dict[str, float]:

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.store.backend import RetryingStorage
 from rankray.store.optuna_private import trial_id
-from rankray.store.records import POINT, has_steps, with_marks, with_values
+from rankray.store.records import POINT, has_steps, is_void, with_marks, with_values
 
 SHOWN = 250
 """How many finished trials TPE is shown at most: the least number of which it takes BEST as good."""
@@ -46,6 +46,7 @@ class History:
         pointed: the numbers of those that try a baseline or warm-start point.
         for_pruner: all trials, with the values of `prune_on` as their intermediate ones.
         whole: the numbers of the complete ones.
+        failed: how many have failed, void ones left out.
         written: the numbers of those that this driver has written to, or is about to, since it last read them.
 
     Args:
@@ -72,6 +73,7 @@ class History:
         self._last = -1
         self._ranked: list[Rank] = []
         self._numbers: list[int] = []
+        self.failed = 0
         self.trials: list[FrozenTrial] = []
         self.for_pruner: list[FrozenTrial] = self.trials if prune_on is None else []
         self.whole: list[int] = []
@@ -164,6 +166,11 @@ class History:
         return len(self._numbers)
 
     @property
+    def best(self) -> FrozenTrial | None:
+        """The best complete trial, or None."""
+        return self.trials[self._ranked[0][-1]] if self.whole else None
+
+    @property
     def taken(self) -> int:
         """How many places of the budget are taken: by every trial that has not failed."""
         return len(self._numbers) + len(self.unfinished)
@@ -198,6 +205,7 @@ class History:
     def _ended(self, trial: FrozenTrial) -> None:
         self.unfinished.discard(trial.number)
         if trial.state == TrialState.FAIL:
+            self.failed += not is_void(trial)
             return
         insort(self._numbers, trial.number)
         if trial.state == TrialState.COMPLETE:

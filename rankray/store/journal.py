@@ -86,10 +86,10 @@ class KernelLock(BaseJournalFileLock):
     def _cut_torn_line(self) -> None:
         with open(self._journal, "rb+") as file:
             end = file.seek(0, os.SEEK_END)
-            if end == 0 or is_foreign(self._journal):
+            if end == 0:
                 return
             file.seek(end - 1)
-            if file.read(1) == b"\n":
+            if file.read(1) == b"\n" or is_foreign(self._journal):
                 return
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)

@@ -99,9 +99,7 @@ def is_whole(url: str, name: str) -> bool:
         StoreError: there is no such store.
         StoreUnavailable: the store does not answer.
     """
-    storage = connect(url, create=False)
-    claims_id = _id(storage, name + SUFFIX)
-    return claims_id is None or not storage.get_study_user_attrs(claims_id).get(PART)
+    return not _is_part(connect(url, create=False), name)
 
 
 def delete_study(url: str, name: str, notice: Notice = lambda line: None) -> None:
@@ -118,7 +116,7 @@ def delete_study(url: str, name: str, notice: Notice = lambda line: None) -> Non
     """
     storage = connect(url, create=False)
     claims_id = _id(storage, name + SUFFIX)
-    if claims_id is None or not storage.get_study_user_attrs(claims_id).get(PART):
+    if not _is_part(storage, name):
         refuse_drivers(attach(url, name), "deleted", notice)
     if claims_id is not None:
         storage.set_study_user_attr(claims_id, PART, DELETED)
@@ -138,6 +136,11 @@ def refuse_drivers(study: StudyStore, what: str, notice: Notice = lambda line: N
             f"study {study.name}: it cannot be {what} while drivers work on it, on {', '.join(drivers)}; "
             "stop them first; one that was killed on another machine counts until it was silent for its lease"
         )
+
+
+def _is_part(storage: BaseStorage, name: str) -> bool:
+    claims_id = _id(storage, name + SUFFIX)
+    return claims_id is not None and bool(storage.get_study_user_attrs(claims_id).get(PART))
 
 
 def _ownerless(trial: FrozenTrial) -> FrozenTrial:

@@ -67,6 +67,7 @@ class TrialOwnership:
         self.driver = uuid.uuid4().hex
         self._claims = claims
         self._worked: dict[str, datetime] = {}
+        self._worked_read = datetime.min
         self._lock = threading.RLock()
         self._held: set[int] = set()
         prune_on = None if config.study.prune_on == config.study.metric else config.study.prune_on
@@ -179,8 +180,8 @@ class TrialOwnership:
 
     def _worked_until(self, driver: str, at: datetime) -> datetime:
         """Return when a driver noted last that it works, if that is well before `at`; else `at`."""
-        known = self._worked.get(driver)
-        if known is None or known < at - NOTED:
+        if at > self._worked_read:  # else what was read says whether the driver went on after that
+            self._worked_read = datetime.now()
             self._worked = worked_until(self.storage.get_study_user_attrs(self._claims.study_id))
         known = self._worked.get(driver, at)
         return known if known < at - NOTED else at
