@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import log10
 from typing import Any
 
 from rankray.report.board import short_params, short_value
@@ -20,8 +21,10 @@ COLOURS = ("#2b7cd3", "#c8611a", "#1b8a5f", "#b8478c", "#7d62c9", "#8f7016", "#4
 """One per objective; each is told apart from a white and from a nearly black page (3:1 or more)."""
 SCALE = [[0, "#c8611a"], [0.5, "#8a8f98"], [1, "#2b7cd3"]]
 """From bad to good, for values by colour: visible on a white and on a nearly black page."""
-LOG = {"type": "log", "dtick": "D2", "tickformat": "~g"}
-"""A logarithmic axis with labels at 1, 2 and 5; without a format Plotly writes 5 where it means 0.5."""
+SHORT = {"plain SFT": "plain SFT", "the paper's setting": "paper", "the untrained model": "untrained"}
+"""What the references are called beside a chart, where there is little room."""
+MARGIN = 76
+"""Room for them right of a chart, in CSS pixels."""
 BARS_PER_OCTAVE = 2
 """Bars of a stored histogram of S (`rankray.loss.totals`), per doubling of S."""
 MOST_CURVES, MOST_POINTS = 400, 2000
@@ -82,15 +85,28 @@ def of_them(shown: Sequence[Row], there: Sequence[Row]) -> str:
     return "" if len(shown) == len(there) else f" {len(shown)} of {len(there)} trials are drawn, the best among them."
 
 
-def reference_lines(overview: Row, axis: str = "y") -> dict[str, Any]:
-    """Return the shapes and annotations of a layout for plain SFT, the paper's setting and the untrained model."""
+def log_axis(values: Iterable[float | None], tickformat: str = "~g") -> dict[str, Any]:
+    """Return a logarithmic axis for these values: labels at 1, 2 and 5 where they fit, else Plotly's own choice.
+
+    Without a format Plotly writes 5 where it means 0.5.
+    """
+    positive = [value for value in values if value is not None and value > 0]
+    decades = log10(max(positive) / min(positive)) if positive else 0.0
+    return {"type": "log", "tickformat": tickformat} | ({"dtick": "D2"} if 0.7 < decades < 3 else {"nticks": 8})
+
+
+def reference_lines(overview: Row) -> dict[str, Any]:
+    """Return the part of a layout with lines for plain SFT, the paper's setting and the untrained model.
+
+    Their labels are right of the chart, where they hide nothing; `assets/page.js` moves close ones apart.
+    """
     shapes, notes = [], []
     for label, value in references(overview):
         line = {"width": 1.5, "dash": "dot"}
         shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value, "line": line})
-        place = {"xref": "paper", "x": 1, "xanchor": "right", "y": value, "yanchor": "bottom", "showarrow": False}
-        notes.append({"text": f"{label} {value:.4g}", **place})
-    return {"shapes": shapes, "annotations": notes} if axis == "y" else {}
+        place = {"xref": "paper", "x": 1, "xanchor": "left", "align": "left", "y": value, "showarrow": False}
+        notes.append({"text": f"{SHORT[label]}<br>{value:.4g}", **place})
+    return {"shapes": shapes, "annotations": notes} | ({"margin": {"r": MARGIN}} if notes else {})
 
 
 def curves(overview: Row) -> Chart:
@@ -154,9 +170,10 @@ def rates(overview: Row) -> Chart:
             of_it = [t for t in shown if t["state"] == state and objective_of(overview, t) == objective]
             if of_it:
                 traces.append(_points(overview, objective, state, of_it))
-    log = overview["space"][RATE].get("log", False)
+    is_log = overview["space"][RATE].get("log", False)
+    axis = log_axis((trial["params"][RATE] for trial in shown), "~e") if is_log else {"type": "linear"}
     layout = {
-        "xaxis": {"title": {"text": "learning rate"}} | (LOG | {"tickformat": "~e"} if log else {"type": "linear"}),
+        "xaxis": {"title": {"text": "learning rate"}} | axis,
         "yaxis": {"title": {"text": plotly_text(metric)}},
     }
     note = f"Each point is a trial: filled ones ran to the end, open ones show {metric} where they were pruned."
@@ -216,7 +233,8 @@ def scales(overview: Row) -> Chart:
         traces.append({"type": "scatter", "mode": "lines+markers", "name": name, "x": steps, "y": middle, "line": line})
     layout = {
         "xaxis": {"title": {"text": "step"}},
-        "yaxis": {"title": {"text": "S (median, 5 % to 95 %)"}} | LOG,
+        "yaxis": {"title": {"text": "S (median, 5 % to 95 %)"}}
+        | log_axis(value for each in traces for value in each["y"]),
     }
     settings = "; ".join(f"{label}: {short_params(trial['params'])}" for label, trial, _ in picked)
     note = f"S multiplies a token's weight; 1 leaves it as it is. The band holds 90 % of the tokens. {settings}."

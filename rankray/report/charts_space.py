@@ -7,12 +7,12 @@ from math import log10
 from typing import Any
 
 from rankray.report.charts import (
-    LOG,
     MOST_POINTS,
     SCALE,
     Chart,
     colour_of,
     hover,
+    log_axis,
     of_them,
     plotly_text,
     reference_lines,
@@ -135,9 +135,13 @@ def weight_map(overview: Row) -> Chart:
                 "y": [trial["params"][ENTROPY] for trial in of_it],
                 "text": [hover(trial) for trial in of_it], "hovertemplate": "%{text}<br>%{marker.color}<extra></extra>",
             })  # fmt: skip
+    axes: dict[str, dict[str, Any]] = {TEMPERATURE: {}, ENTROPY: {}}
+    for path in axes:
+        if _is_log(overview, path):
+            axes[path] = log_axis(trial["params"][path] for trial in shown)
     layout = {
-        "xaxis": {"title": {"text": "temperature"}} | (LOG if _is_log(overview, TEMPERATURE) else {}),
-        "yaxis": {"title": {"text": "entropy weight"}} | (LOG if _is_log(overview, ENTROPY) else {}),
+        "xaxis": {"title": {"text": "temperature"}} | axes[TEMPERATURE],
+        "yaxis": {"title": {"text": "entropy weight"}} | axes[ENTROPY],
         "showlegend": False,
     }
     cells = " Cells are means of complete trials." if len(whole) >= ENOUGH else ""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Container, Iterator
+import json
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna.trial import FrozenTrial, TrialState
@@ -28,7 +29,12 @@ from rankray.store.optuna_private import FrozenStudy
 from rankray.store.records import PREFIX, end_of, failures_of, origin_of, steps_of
 from rankray.store.study import attach
 
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
 LOOPBACK = "127.0.0.1"
+READING = ("GET", "HEAD")
+REFUSED = "dashboard: it shows studies and changes nothing; allowed: looking; use rankray store"
 METRIC_NAMES = "study:metric_names"
 """Where Optuna keeps the names that `Study.set_metric_names` sets."""
 
@@ -51,7 +57,7 @@ def serve_dashboard(url: str, name: str, port: int) -> Iterator[tuple[WSGIServer
         raise StoreError("dashboard: optuna-dashboard is not installed; pip install 'rankray[dashboard]'")
     from optuna_dashboard import wsgi
 
-    application = wsgi(ShownStorage(connect(url, create=False)))
+    application = _read_only(wsgi(ShownStorage(connect(url, create=False))))
     try:
         server = make_server(LOOPBACK, port, application, server_class=_Server, handler_class=_Handler)
     except OSError as error:
@@ -87,11 +93,29 @@ class ShownStorage(DelegatingStorage):
         return _readable(super().get_trial(trial_id))
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise StoreError("dashboard: it shows studies and changes nothing; allowed: looking; use rankray store")
+        raise StoreError(REFUSED)
 
     create_new_study = delete_study = set_study_user_attr = set_study_system_attr = _refuse
     create_new_trial = set_trial_param = set_trial_state_values = set_trial_intermediate_value = _refuse
     set_trial_user_attr = set_trial_system_attr = _refuse
+
+
+def _read_only(application: WSGIApplication) -> WSGIApplication:
+    """Return the application for requests that read; others get 405 and, as the dashboard shows it, the reason."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] in READING:
+            return application(environ, start_response)
+        body = json.dumps({"reason": REFUSED}).encode()
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Allow", ", ".join(READING)),
+        ]
+        start_response("405 Method Not Allowed", headers)
+        return [body]
+
+    return answer
 
 
 def _names(config: dict[str, Any]) -> dict[str, Any]:

@@ -72,8 +72,11 @@ def test_it_can_change_nothing(served, url):
         ("POST", "/api/trials/1/tell", {"state": "Complete", "values": [0.0]}),
         ("PUT", f"/api/studies/{number}/note", {"body": "x", "version": 1}),
     ):
-        with pytest.raises(urllib.error.HTTPError):
+        with pytest.raises(urllib.error.HTTPError) as refused:
             ask(served, path, method, body)
+        assert refused.value.code == 405
+        assert refused.value.headers["Allow"] == "GET, HEAD"
+        assert "changes nothing; allowed: looking" in json.loads(refused.value.read())["reason"]
     assert views.trials(attach(url, "s")) == before
     assert [each["study_name"] for each in ask(served, "/api/studies")["study_summaries"]] == ["s"]
 

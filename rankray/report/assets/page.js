@@ -18,10 +18,7 @@
       xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis),
     };
     for (const shape of result.shapes || []) shape.line = { ...shape.line, color: value("--dim") };
-    for (const note of result.annotations || []) {
-      note.font = { color: value("--text"), size: 12 };
-      note.bgcolor = value("--page");
-    }
+    for (const note of result.annotations || []) note.font = { color: value("--text"), size: narrow ? 11 : 12 };
     return result;
   }
 
@@ -34,11 +31,34 @@
     }));
   }
 
+  const LABEL = 30;
+  function moveApart(place) {
+    const given = place.layout.annotations || [];
+    if (given.length < 2) return;
+    const axis = place._fullLayout.yaxis;
+    const notes = given.map((note, index) => {
+      const at = axis.d2p(note.y);
+      return { key: `annotations[${index}].yshift`, shift: note.yshift || 0, at, to: at };
+    });
+    notes.sort((a, b) => a.at - b.at);
+    for (let i = 1; i < notes.length; i += 1) notes[i].to = Math.max(notes[i].to, notes[i - 1].to + LABEL);
+    for (let i = notes.length - 1, most = axis._length; i >= 0; i -= 1) {
+      notes[i].to = Math.min(notes[i].to, most);
+      most = notes[i].to - LABEL;
+    }
+    const moved = notes.filter((note) => Math.round(note.at - note.to) !== note.shift);
+    if (moved.length) {
+      Plotly.relayout(place, Object.fromEntries(moved.map((note) => [note.key, Math.round(note.at - note.to)])));
+    }
+  }
+
   const drawn = Promise.all(charts.map((chart) => {
     const place = document.getElementById("chart-" + chart.key);
     const options = { responsive: true, displaylogo: false, displayModeBar: false };
     return Plotly.newPlot(place, traces(chart), themed(structuredClone(chart.layout)), options).then(() => {
       place.dataset.drawn = "yes";
+      place.on("plotly_afterplot", () => moveApart(place));
+      moveApart(place);
     }, (error) => {
       place.textContent = "This chart could not be drawn: " + error.message;
     });
