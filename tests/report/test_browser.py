@@ -113,6 +113,37 @@ def test_a_phone_scrolls_in_one_direction_only(browser, files, name):
     assert browser.evaluate(f"{boxes}.filter((e) => e.getBoundingClientRect().right > 391).length") == 0
 
 
+LABELS = """
+["leaderboard", "rates", "curves"].map((key) => {
+  const chart = document.getElementById("chart-" + key), inside = (e) => e.getBoundingClientRect();
+  const labels = [...chart.querySelectorAll(".annotation-text-g")].map(inside).sort((a, b) => a.top - b.top);
+  const area = chart._fullLayout._size, right = inside(chart).left + area.l + area.w;
+  return {
+    labels: labels.length, overlaps: labels.filter((e, i) => i && e.top < labels[i - 1].bottom).length,
+    covering: labels.filter((e) => e.left < right - 1).length,
+    cut: labels.filter((e) => e.right > inside(chart).right || e.top < inside(chart).top).length,
+  };
+})
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("values", [(0.41, 0.411, 0.412), (0.41, 0.41, 0.41), (0.0, 0.001, 0.5)], ids=str)
+def test_reference_labels_cover_nothing_and_are_apart(browser, tmp_path, width, values):
+    overview = make_overview(40, states=("complete",))
+    overview["trials"][0]["value"], overview["trials"][1]["value"], untrained = values
+    overview["status"]["untrained"] = {"value": untrained, "metrics": {}}
+    (tmp_path / "page.html").write_text(page(overview, "now"), encoding="utf-8")
+    open_page(browser, tmp_path / "page.html", width=width, height=844)
+    found = {"labels": 3, "overlaps": 0, "covering": 0, "cut": 0}
+    assert browser.evaluate(LABELS) == [found] * 3
+    browser.call("Emulation.setDeviceMetricsOverride", width=700, height=844, deviceScaleFactor=1, mobile=False)
+    browser.wait_for("document.getElementById('chart-rates')._fullLayout.width < 700")
+    browser.wait_for("window.dispatchEvent(new Event('resize')) && document.fonts.status === 'loaded'")
+    assert browser.evaluate(LABELS) == [found] * 3
+
+
 @needs_browser
 def test_a_keyboard_reaches_everything_and_shows_where_it_is(browser, files):
     open_page(browser, files["thousand"])

@@ -31,7 +31,7 @@
     }));
   }
 
-  const LABEL = 30;
+  const LABEL = 36;
   function moveApart(place) {
     const given = place.layout.annotations || [];
     if (given.length < 2) return;
