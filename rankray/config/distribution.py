@@ -42,13 +42,27 @@ class Distribution(BaseModel):
             return any(
                 value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices
             )
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return False
         if self.kind == "int" and value != int(value):
             return False
         if not self.low <= value <= self.high:
             return False
         return self.step is None or math.isclose(round((value - self.low) / self.step) * self.step, value - self.low)
+
+    @property
+    def step_problem(self) -> str:
+        """What is wrong with a step that can be drawn with, but not as it says; an empty string if nothing is."""
+        if self.step is None:
+            return ""
+        if self.kind == "int" and self.step != int(self.step):
+            return f"step: got {shown(self.step)}; allowed in a range of int: a whole number; correct it, or use float:"
+        if self.step > self.high - self.low:
+            return (
+                f"step: {self.step:g} is more than the range, {self.low:g} to {self.high:g}, which leaves {self.low:g} "
+                f"alone; allowed: at most {self.high - self.low:g}; lower it, or fix the field"
+            )
+        return ""
 
     def at(self, share: float) -> float:
         """Return the value of a float that lies at a share of the way from `low` to `high`, 0 to 1, along its scale."""
@@ -65,9 +79,16 @@ class Distribution(BaseModel):
         for path, values in self.when.items():
             if path in searched and path not in params:
                 return False
-            if (params[path] if path in params else get_path(config, path)) not in values:
+            if not _is_one_of(params[path] if path in params else get_path(config, path), values):
                 return False
         return True
+
+
+def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
+    """Return whether a value is among others; three steps of 0.1 count as 0.3, which they are not quite."""
+    if isinstance(value, float):
+        return any(isinstance(each, (int, float)) and math.isclose(value, each, abs_tol=1e-12) for each in values)
+    return value in values
 
 
 def parse_distribution(path: str, raw: dict[str, Any]) -> Distribution:
@@ -117,8 +138,10 @@ def _parse_range(path: str, kind: Literal["float", "int"], raw: dict[str, Any], 
         raise ConfigError(f"log: got {shown(log)}; allowed: true, false; choose one")
     if log and low <= 0:
         raise ConfigError(f"log: true needs low > 0, got {low}; raise low or leave log out")
-    if step is not None and (isinstance(step, bool) or not isinstance(step, (int, float)) or step <= 0):
-        raise ConfigError(f"step: got {shown(step)}; allowed: a number above 0; correct the step")
+    if step is not None and (isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step < math.inf):
+        raise ConfigError(f"step: got {shown(step)}; allowed: a finite number above 0; correct the step")
+    if step is not None and kind == "int" and step < 1:
+        raise ConfigError(f"step: got {shown(step)}; allowed in a range of int: 1 or more, whole; correct it")
     if step is not None and log:
         raise ConfigError("step and log exclude each other; keep one")
     return Distribution(path=path, kind=kind, low=low, high=high, log=log, step=step, when=when)

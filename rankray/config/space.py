@@ -92,11 +92,10 @@ def parse_space(config: Config) -> SearchSpace:
 
 
 def _senseless(space: dict[str, Distribution], config: Config) -> list[tuple[str, str]]:
-    found = [(path, message) for path, dist in space.items() if (message := _same_choice_twice(dist))]
+    found = [(path, text) for path, dist in space.items() if (text := _same_choice_twice(dist) or dist.step_problem)]
     for path, dist in space.items():
         for other, values in dist.when.items():
-            message = _when_problem(other, values, space, config)
-            if message:
+            if message := _when_problem(other, values, space, config):
                 found.append((path, message))
     found = found or _never_active(space)
     return found or _point_problems(config, space) or _all_refused(config, space)
@@ -116,7 +115,7 @@ def baseline_points(config: Config) -> list[tuple[str, dict[str, Any]]]:
     points: list[tuple[str, dict[str, Any]]] = []
     for each in config.study.known:
         if not isinstance(each, str):
-            points.append(("known", dict(each)))
+            points.append(("known", _with_conditions(each, space, config)))
         elif each == LADDER:
             points.extend(("known:rates", params) for params in _ladder(named, space, config))
         elif params := _named_params(BASELINES[each], space, config):
@@ -126,8 +125,23 @@ def baseline_points(config: Config) -> list[tuple[str, dict[str, Any]]]:
             found = [_named_params({RATE: rate}, space, config) for rate in PUBLISHED_RATES]
             points.extend((f"warm_start:{PUBLISHED}", params) for params in found if params)
         elif not isinstance(each, str):
-            points.append(("warm_start", dict(each)))
+            points.append(("warm_start", _with_conditions(each, space, config)))
     return points
+
+
+def _with_conditions(point: Mapping[str, Any], space: Mapping[str, Distribution], config: Config) -> dict[str, Any]:
+    """Return a point in which its fields exist: where it leaves a condition of theirs open, that is fulfilled.
+
+    The field that a condition looks at gets the file's own value, or the first one that the condition names.
+    """
+    found, waiting = dict(point), list(point)
+    while waiting:
+        for other, values in space[waiting.pop()].when.items():
+            if other in space and other not in found:
+                own = get_path(config, other)
+                found[other] = own if own in values and space[other].contains(own) else values[0]
+                waiting.append(other)
+    return found
 
 
 def known_left_out(config: Config) -> dict[str, str]:
@@ -138,14 +152,8 @@ def known_left_out(config: Config) -> dict[str, str]:
     space, found = distributions(config), {}
     asked = [name for name in config.study.known if isinstance(name, str) and name in BASELINES]
     for name in asked if "known" in config.study.model_fields_set else ():
-        if _named_params(BASELINES[name], space, config):
-            continue
-        for path, value in BASELINES[name].items():
-            fixed = get_path(config, path)
-            if path in space and not space[path].contains(value):
-                found[name] = f"{path} is {value} there, which the space does not allow"
-            elif path not in space and fixed != value:
-                found[name] = f"{path} is {value} there, {fixed} in this file, and not searched"
+        for obstacle in _searched_params(BASELINES[name], space, config)[1][:1]:
+            found[name] = obstacle
     return found
 
 
@@ -159,7 +167,7 @@ def _ladder(named: Sequence[str], space: dict[str, Distribution], config: Config
     rungs: list[dict[str, Any]] = []
     starts = [_named_params(BASELINES[name], space, config) for name in named] or [_named_params({}, space, config)]
     for start in starts:
-        if named and not start:
+        if (named and not start) or not space[RATE].active(start, config):
             continue
         middle = start.get(RATE)
         rates = [middle * 3, middle / 3] if middle else [space[RATE].at(share) for share in (0.5, 1 / 6, 5 / 6)]
@@ -168,7 +176,16 @@ def _ladder(named: Sequence[str], space: dict[str, Distribution], config: Config
 
 
 def _named_params(wanted: dict[str, Any], space: dict[str, Distribution], config: Config) -> dict[str, Any]:
+    params, obstacles = _searched_params(wanted, space, config)
+    return {} if obstacles else params
+
+
+def _searched_params(
+    wanted: dict[str, Any], space: dict[str, Distribution], config: Config
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of the searched fields in a named setting, and what the space cannot express of it."""
     params: dict[str, Any] = {}
+    obstacles = []
     for path, dist in space.items():
         if not dist.active(params, config):
             continue
@@ -176,11 +193,13 @@ def _named_params(wanted: dict[str, Any], space: dict[str, Distribution], config
         if dist.contains(value):
             params[path] = value
         elif path in wanted:
-            return {}
+            obstacles.append(f"{path} is {value} there, which the space does not allow")
     for path, value in wanted.items():
-        if path not in space and get_path(config, path) != value:
-            return {}
-    return params
+        fixed = get_path(config, path)
+        if path not in params and fixed != value:
+            searched = path in space and not space[path].active(params, config)
+            obstacles.append(f"{path} is {value} there, {fixed} in this file, and not searched{' there' * searched}")
+    return params, obstacles
 
 
 def _check_path(path: str, config: Config) -> None:
@@ -323,10 +342,22 @@ def _point_problems(config: Config, space: dict[str, Distribution]) -> list[tupl
                         f"{path} is {shown(value)}; allowed: {_range(space[path])}, what space: has; correct the "
                         "value, or widen the range"
                     )
+            if not found:
+                found = _not_there(_with_conditions(point, space, config), space, config)
             if not found and not problems and (why := refusal(config, point)):
                 found.append(why)
             problems += [(where, text) for text in found]
     return problems
+
+
+def _not_there(point: Mapping[str, Any], space: Mapping[str, Distribution], config: Config) -> list[str]:
+    """Return what is wrong with a point whose fields do not all exist."""
+    found = []
+    for path in point:
+        if not space[path].active(point, config):
+            when = " and ".join(f"{other} is {' or '.join(map(str, v))}" for other, v in space[path].when.items())
+            found.append(f"{path} exists only where {when}, which is not so in this point; correct it")
+    return found
 
 
 def _range(dist: Distribution) -> str:

@@ -160,9 +160,10 @@ def few_trials(importance: Row) -> str:
 def references(overview: Row) -> list[tuple[str, float]]:
     """Return what to compare with, as (label, value): plain SFT, the paper's setting, the untrained model."""
     found = []
-    for ending, label in (("sft", "plain SFT"), ("paper", "the paper's setting")):
+    plain = ("baseline:sft", "confirm:decide:sft")
+    for origins, label in ((plain, "plain SFT"), (("baseline:paper",), "the paper's setting")):
         for trial in overview["trials"]:
-            if trial["origin"].endswith(f":{ending}") and trial["state"] == "complete" and trial["value"] is not None:
+            if trial["origin"] in origins and trial["state"] == "complete" and trial["value"] is not None:
                 found.append((label, trial["value"]))
                 break
     untrained = (overview["status"].get("untrained") or {}).get("value")

@@ -324,7 +324,9 @@ def _table(label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     top = "".join(f'<th scope="col">{title}</th>' for title in titles)
     long = {index for index, title in enumerate(titles) if title in ("settings", "reason")}
     body = "".join(
-        "<tr>" + "".join(f"<td{' class=long' * (i in long and bool(cell))}>{cell}</td>" for i, cell in enumerate(row)) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{' class=long' * (i in long and bool(cell))}>{cell}</td>" for i, cell in enumerate(row))
+        + "</tr>"
         for row in rows
     )
     return (

@@ -9,8 +9,9 @@ only ever leave the budget by failing, so the finished trials can never be more 
 place was judged: a trial whose driver died before that is discarded, never run.
 
 A baseline, a warm start, and every point of a finite space is tried once (`points`): where the sampler proposes a point
-again, one that nobody has tried takes its place, and where none is left there is no new trial. There is one exception:
-while nothing in the study has finished yet, a point that failed under an earlier driver counts as untried.
+again, one that nobody has tried takes its place, and where none is left there is no new trial. So does a baseline or
+warm start that leaves something open, where what the sampler adds to it makes a point that was tried. There is one
+exception: a point that failed under an earlier driver, none of whose trials has finished, counts as untried.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ from rankray.store.strategies import derived_seed, sampler, suggest
 
 logger = logging.getLogger(__name__)
 
+COMPLETIONS = 50
+"""How often what a given point leaves open is drawn again, where the point had been tried."""
 Points = Sequence[tuple[str, dict[str, Any]]]
 """Points to try, each with the origin that its trial will have."""
 Plan = Callable[[list[FrozenTrial]], Points]
@@ -85,6 +88,7 @@ class Asker:
         self._config, self._driver = config, driver
         self._space = distributions(config)
         self._points: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._spent: set[str] = set()
         self._plan = points if callable(points) else None
         self._note_points([] if callable(points) else points)
         self.points = FinitePoints(config, history, driver)
@@ -103,6 +107,12 @@ class Asker:
             if self._plan is not None and not key:
                 return None
             proposal = self._propose(number, seed_salt, fixed)
+            if key and self._plan is None and self.points.is_tried(proposal[0]):
+                other = self._completed(number, seed_salt, fixed)
+                if other is None:
+                    self._spent.add(key)
+                    continue
+                proposal = other
             if not key:
                 seed = derived_seed(self._config.study.seed, number, seed_salt)
                 point = self.points.untried(proposal[0], seed)
@@ -160,7 +170,7 @@ class Asker:
             self._note_points(self._plan([trial for trial in self._history.trials if not is_void(trial)]))
         tried = self._tried(len(self._history.trials))
         for key, (origin, params) in self._points.items():
-            if key not in tried:
+            if key not in tried and key not in self._spent:
                 return key, origin, params
         return "", "sampler", {}
 
@@ -178,6 +188,16 @@ class Asker:
         template.params, template.distributions = params, kinds
         created = self._storage.create_new_trial(self._study_id, template)
         return next(each for each in reversed(self._history.refresh()) if trial_id(each) == created)
+
+    def _completed(self, number: int, seed_salt: str, fixed: dict[str, Any]) -> Proposal | None:
+        """Return a given point, completed so that nobody has tried it; None where that was not found."""
+        for attempt in range(COMPLETIONS):
+            found = self._propose(number, f"{seed_salt}:{attempt}", fixed)
+            if found[0].keys() <= fixed.keys():
+                return None
+            if not self.points.is_tried(found[0]):
+                return found
+        return None
 
     def _propose(self, number: int, seed_salt: str, fixed: dict[str, Any]) -> Proposal:
         """Return what the trial of this number is to be."""

@@ -62,9 +62,10 @@ def stored_verdict(study: StudyStore) -> dict[str, Any] | None:
 
 
 def record_verdict(search: StudyStore, confirmation: StudyStore, verdict: dict[str, Any]) -> None:
-    """Write a verdict to the search's study; one that is there already is not written again.
+    """Write a verdict to the search's study, as the last one; one that is there already is not written again.
 
-    The confirmation's study then has all the trials it is to have, also where an early look ended it.
+    So reading an earlier confirmation again does not make it the last one. The confirmation's study then has all the
+    trials it is to have, also where an early look ended it.
 
     Raises:
         StoreUnavailable: the store does not answer.
@@ -74,8 +75,8 @@ def record_verdict(search: StudyStore, confirmation: StudyStore, verdict: dict[s
         confirmation.storage.set_study_user_attr(confirmation.study_id, TRIALS, finished)
     own = f"{VERDICT}:{confirmation.name}"
     there = search.storage.get_study_user_attrs(search.study_id)
-    for key in (own, VERDICT):
-        if there.get(key) != verdict:
+    if there.get(own) != verdict or VERDICT not in there:
+        for key in (VERDICT, own):  # its own is the last, so that after a kill in between both are written again
             search.storage.set_study_user_attr(search.study_id, key, verdict)
 
 

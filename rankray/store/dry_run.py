@@ -22,8 +22,7 @@ from rankray.store.delegating import DelegatingStorage
 class DryRunStorage(DelegatingStorage):
     """A storage of one study that shows the trials it is given, and notes what would be written of another.
 
-    Writing to a trial or deleting the study is a bug, and fails. Attributes of the study are those of the store, also
-    where a sampler writes some.
+    Writing to a trial or to the study is a bug, and fails. Attributes of the study are those of the store.
 
     Attributes:
         trials: what is shown.
@@ -59,6 +58,19 @@ class DryRunStorage(DelegatingStorage):
     def get_n_trials(self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None) -> int:
         states = (state,) if isinstance(state, TrialState) else state
         return len(self.get_all_trials(study_id, deepcopy=False, states=states))
+
+    @override
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        """Return the best complete one by its last shown value: a pruner compares what it is shown, not the metric.
+
+        Raises:
+            ValueError: there is none.
+        """
+        whole = [each for each in self.trials if each.state == TrialState.COMPLETE and each.intermediate_values]
+        if not whole:
+            raise ValueError("no trial is complete yet")
+        last = [each.intermediate_values[max(each.intermediate_values)] for each in whole]
+        return whole[last.index(max(last) if self._direction == StudyDirection.MAXIMIZE else min(last))]
 
     @override
     def get_trial(self, trial_id: int) -> FrozenTrial:
@@ -105,6 +117,14 @@ class DryRunStorage(DelegatingStorage):
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> NoReturn:
         _refuse()
 
+    @override
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> NoReturn:
+        _refuse()
+
+    @override
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> NoReturn:
+        _refuse()
+
 
 def _refuse() -> NoReturn:
-    raise AssertionError("a dry run writes nothing of a trial: only `StudyStore` does")
+    raise AssertionError("a dry run writes nothing: only `StudyStore` does")

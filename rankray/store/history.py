@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.store.backend import RetryingStorage
 from rankray.store.optuna_private import trial_id
-from rankray.store.records import POINT, has_steps, is_void, with_marks, with_values
+from rankray.store.records import DRIVER, POINT, has_steps, is_void, with_marks, with_values
 
 SHOWN = 250
 """How many finished trials TPE is shown at most: the least number of which it takes BEST as good."""
@@ -47,6 +47,7 @@ class History:
         for_pruner: all trials, with the values of `prune_on` as their intermediate ones.
         whole: the numbers of the complete ones.
         failed: how many have failed, void ones left out.
+        successful: the drivers that have created a trial which has finished.
         written: the numbers of those that this driver has written to, or is about to, since it last read them.
 
     Args:
@@ -74,6 +75,7 @@ class History:
         self._ranked: list[Rank] = []
         self._numbers: list[int] = []
         self.failed = 0
+        self.successful: set[str] = set()
         self.trials: list[FrozenTrial] = []
         self.for_pruner: list[FrozenTrial] = self.trials if prune_on is None else []
         self.whole: list[int] = []
@@ -207,6 +209,7 @@ class History:
         if trial.state == TrialState.FAIL:
             self.failed += not is_void(trial)
             return
+        self.successful.add(str(trial.user_attrs.get(DRIVER, "")))
         insort(self._numbers, trial.number)
         if trial.state == TrialState.COMPLETE:
             insort(self.whole, trial.number)

@@ -16,10 +16,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.samplers import QMCSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.study import Study
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
+from typing_extensions import override
 
 if TYPE_CHECKING:
     import grpc
@@ -34,6 +37,7 @@ __all__ = [
     "READ_FROM",
     "BaseJournalFileLock",
     "FrozenStudy",
+    "NumberedQMCSampler",
     "add_proxy_service",
     "changed_trials",
     "database_of",
@@ -47,8 +51,8 @@ __all__ = [
     "trial_id",
     "write_step",
 ]
-# `BaseJournalFileLock` is what a lock given to `JournalFileBackend` must subclass. Public are only two locks made of
-# files, `JournalFileSymlinkLock` and `JournalFileOpenLock`, which outlive a killed process.
+# `BaseJournalFileLock` is what a lock given to `JournalFileBackend` must subclass. The public locks are files, which
+# outlive a killed process.
 # `FrozenStudy` is the type that `BaseStorage.get_all_studies` returns. No public module has it.
 
 
@@ -338,6 +342,23 @@ def says_not_found(error: KeyError) -> bool:
     from optuna.storages.journal._storage import NOT_FOUND_MSG
 
     return error.args in ((), (NOT_FOUND_MSG,))
+
+
+class NumberedQMCSampler(QMCSampler):
+    """Trial n gets the n-th point. The public one counts its questions in the study, also those without a trial."""
+
+    _number = 0
+
+    @override
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self._number = trial.number
+        return super().sample_relative(study, trial, search_space)
+
+    @override
+    def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self._number
 
 
 class Tables(NamedTuple):

@@ -52,7 +52,7 @@ class FinitePoints:
     def untried(self, params: dict[str, Any], seed: int) -> dict[str, Any] | None:
         """Return a proposal if nobody has tried it, else a point that nobody has tried; None if there is none."""
         if self._all is None:
-            return self._drawn(seed) or params if self._space and self._is_tried(params) else params
+            return self._drawn(seed) or params if self._space and self.is_tried(params) else params
         tried = self._tried()
         if point_id(params, self._space) not in tried:
             return params
@@ -63,9 +63,12 @@ class FinitePoints:
         """Return a random point of a space without an end; None where almost every one has been tried or is refused."""
         dice = random.Random(seed)
         drawn = (draw_point(self._space, self._config, dice) for _ in range(DRAWS))
-        return next((each for each in drawn if not self._is_tried(each) and not refusal(self._config, each)), None)
+        return next((each for each in drawn if not self.is_tried(each) and not refusal(self._config, each)), None)
 
-    def _is_tried(self, params: dict[str, Any]) -> bool:
+    def is_tried(self, params: dict[str, Any]) -> bool:
+        """Return whether a trial has had just these parameters."""
+        if self._all is not None:
+            return point_id(params, self._space) in self._tried()
         self._note_ended()
         trials = self._history.trials
         same = [
@@ -93,11 +96,12 @@ class FinitePoints:
 
 
 def counts_as_tried(trial: FrozenTrial, history: History, driver: str) -> bool:
-    """Return whether a trial has tried its point: not a void one, nor one of the failures before anything finished.
+    """Return whether a trial has tried its point: not a void one, nor one of a launch in which everything failed.
 
-    While nothing in the study has finished, what failed under an earlier driver counts as untried: most likely not the
-    point was broken, and the search was started again after a fix.
+    What failed under an earlier driver none of whose trials has finished counts as untried: most likely not the point
+    was broken, and the search was started again after a fix.
     """
     if is_void(trial):
         return False
-    return bool(history.finished) or trial.state != TrialState.FAIL or trial.user_attrs.get(DRIVER) == driver
+    by = str(trial.user_attrs.get(DRIVER, ""))
+    return trial.state != TrialState.FAIL or by == driver or by in history.successful

@@ -32,6 +32,7 @@ from rankray.config.schema import Config
 from rankray.errors import ConfigError, nearest
 from rankray.store.auto import AutoSampler
 from rankray.store.grid import GridSampler
+from rankray.store.optuna_private import NumberedQMCSampler
 from rankray.store.pruning import DivergencePruner
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ def _tpe(config: Config, seed: int) -> Recipe[BaseSampler]:
 def _qmc(config: Config, seed: int) -> Recipe[BaseSampler]:
     """One sequence for the whole study, scrambled by its seed; what it leaves out is drawn anew for each trial."""
     independent = samplers.RandomSampler(seed=seed)
-    return samplers.QMCSampler, {"seed": config.study.seed, "scramble": True, "independent_sampler": independent}
+    return NumberedQMCSampler, {"seed": config.study.seed, "scramble": True, "independent_sampler": independent}
 
 
 def _first_rung(config: Config) -> int:

@@ -232,7 +232,7 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
 
     `what` is the objective, or `baseline:sft` and `baseline:paper`. Complete trials come before pruned ones. Where an
     objective has only pruned ones, the best of those is returned, with the value and the step it was stopped at. A
-    baseline is returned however it ended, with its last value and its state.
+    baseline is returned however it ended, with its last value and its state; of several tries, the last one.
     """
     found = study.trials() if study.glance is None else study.glance.leaders()
     before = untrained(study)
@@ -248,7 +248,8 @@ def objectives(study: StudyStore) -> list[dict[str, Any]]:
             best_of[objective] = top
     rows = [{"what": objective, **_result(study, top, before)} for objective, top in sorted(best_of.items())]
     for origin in ("baseline:sft", "baseline:paper"):
-        rows += [{"what": origin, **_result(study, each, before)} for each in found if origin_of(each) == origin]
+        tries = [each for each in found if origin_of(each) == origin]
+        rows += [{"what": origin, **_result(study, each, before)} for each in tries[-1:]]
     return rows
 
 

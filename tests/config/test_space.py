@@ -1,6 +1,7 @@
 """The search space: what it may contain, and what follows from it."""
 
 import json
+import math
 import pickle
 import re
 from collections import Counter
@@ -12,7 +13,7 @@ from rankray.config import Config, apply_params, baseline_points, config_from, l
 from rankray.config.distribution import parse_distribution
 from rankray.config.fields import searchable_paths
 from rankray.config.params import get_path
-from rankray.config.space import distributions, never_drawn, space_problems
+from rankray.config.space import distributions, known_left_out, never_drawn, space_problems
 from rankray.errors import ConfigError
 from rankray.report.explain import check_lines
 from rankray.store import open_study
@@ -178,6 +179,96 @@ def test_warm_starts_must_lie_in_the_space():
     assert baseline_points(config(space, study=study)) == [("warm_start", {"loss.temperature": 3.0})]
 
 
+def test_a_point_fulfils_the_conditions_that_it_leaves_open():
+    space = {
+        "loss.objective": {"choice": ["sft", "rri"]},
+        "loss.form": {"choice": ["bound", "exact"], "when": {"loss.objective": "rri"}},
+        "loss.temperature": {"float": [0.5, 4.0], "when": {"loss.form": "exact"}},
+    }
+    study = {"known": [{"loss.temperature": 2.0}], "warm_start": [{"loss.form": "bound"}]}
+    made = config(space, study=study)
+    assert space_problems(made) == []
+    assert [point for _, point in baseline_points(made)] == [
+        {"loss.temperature": 2.0, "loss.form": "exact", "loss.objective": "rri"},
+        {"loss.form": "bound", "loss.objective": "rri"},
+    ]
+    wrong = config(space, study={"known": [{"loss.objective": "sft", "loss.temperature": 2.0}]})
+    [(path, said)] = space_problems(wrong)
+    assert path == "study.known[0]"
+    assert said == "loss.form exists only where loss.objective is rri, which is not so in this point; correct it"
+    fixed = config({"loss.alpha": {"float": [0, 1], "when": {"loss.base": "one"}}}, study={"known": []})
+    assert space_problems(fixed) == []
+    fixed = config(
+        {"loss.alpha": {"float": [0, 1], "when": {"loss.base": "one"}}}, study={"known": [{"loss.alpha": 0.5}]}
+    )
+    assert ["loss.alpha exists only where loss.base is one" in said for _, said in space_problems(fixed)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "changes"),
+    [
+        ("paper", {"loss.form": {"choice": ["bound", "exact"]}}, {"loss": {"temperature": 0.5}}),
+        ("sft", {"loss.objective": {"choice": ["sft", "rri"]}}, {"loss": {"kl_weight": 0.5}}),
+    ],
+)
+def test_a_baseline_whose_values_the_file_changes_where_they_are_not_searched_stays_out(name, space, changes):
+    """A searched field that does not exist in the baseline has the file's value there."""
+    gate, searched = {"paper": ("loss.form", "loss.temperature"), "sft": ("loss.objective", "loss.kl_weight")}[name]
+    other = {"loss.form": "exact", "loss.objective": "rri"}[gate]
+    space = {**space, searched: {"float": [0.5, 2.0], "when": {gate: other}}}
+    assert baseline_points(config(space, study={"known": [name]}, **changes)) == []
+    assert known_left_out(config(space, study={"known": [name]}, **changes)).keys() == {name}
+    value = {"paper": 1.0, "sft": 0.0}[name]
+    same = config(space, study={"known": [name]}, loss={searched.split(".")[1]: value})
+    assert [origin for origin, _ in baseline_points(same)] == [f"baseline:{name}"]
+    assert known_left_out(same) == {}
+
+
+def test_a_ladder_has_no_rungs_where_the_rate_is_not_searched_for_its_setting():
+    space = {
+        "loss.objective": {"choice": ["sft", "rri"]},
+        "train.learning_rate": {"float": [1e-6, 1e-3], "log": True, "when": {"loss.objective": "rri"}},
+    }
+    points = baseline_points(config(space))
+    assert [origin for origin, _ in points] == ["baseline:sft", "baseline:paper", "known:rates", "known:rates"]
+    assert all(params["loss.objective"] == "rri" for origin, params in points if origin == "known:rates")
+
+
+def test_a_condition_on_a_number_with_steps_is_met_however_it_was_rounded():
+    space = {
+        "loss.entropy_weight": {"float": [0, 1], "step": 0.1},
+        "loss.alpha": {"float": [0, 1], "when": {"loss.entropy_weight": [0.3, 0.6, 0.7]}},
+    }
+    made = config(space)
+    there = distributions(made)["loss.alpha"]
+    met = [index for index in range(11) if there.active({"loss.entropy_weight": index * 0.1}, made)]
+    assert met == [3, 6, 7]
+    assert not there.active({"loss.entropy_weight": 0.30001}, made)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"int": [4, 8], "step": 0.5}, "step: got 0.5; allowed in a range of int: 1 or more, whole"),
+        ({"int": [4, 8], "step": 1.5}, "step: got 1.5; allowed in a range of int: a whole number"),
+        ({"int": [4, 8], "step": 100}, "step: 100 is more than the range, 4 to 8"),
+        ({"int": [4, 8], "step": math.inf}, "step: got inf; allowed: a finite number above 0"),
+        ({"int": [4, 8], "step": math.nan}, "step: got nan; allowed: a finite number above 0"),
+        ({"float": [4, 8], "step": math.nan}, "step: got nan; allowed: a finite number above 0"),
+    ],
+)
+def test_steps_that_make_no_grid_are_refused(entry, said):
+    [(path, message)] = space_problems(config({"train.batch_size": entry}))
+    assert (path, message.startswith(said)) == ("train.batch_size", True), message
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("field", ["known", "warm_start"])
+def test_a_point_that_is_not_finite_is_refused(value, field):
+    made = config({"train.batch_size": {"int": [4, 8]}}, study={field: [{"train.batch_size": value}]})
+    assert "allowed: whole numbers, 4 to 8" in space_problems(made)[0][1]
+
+
 def test_contains():
     space = distributions(
         config(
@@ -210,7 +301,7 @@ def test_known_settings_in_their_order_with_a_ladder_of_rates():
         {**paper, "train.learning_rate": pytest.approx(5e-5 / 3)},
         {**points[3][1], "train.learning_rate": pytest.approx(5e-5 / 3)},
     ], "three times the file's rate lies outside"
-    assert points[-1][1] == mine
+    assert points[-1][1] == {**mine, "loss.form": "bound"}, "what its temperature needs is added"
 
 
 def test_a_ladder_without_named_settings_or_without_the_file_s_rate():

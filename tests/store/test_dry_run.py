@@ -46,12 +46,16 @@ def test_a_pruner_s_marks_are_kept_back(store: tuple[InMemoryStorage, int, DryRu
     assert all(trial.system_attrs == {} for trial in storage.get_all_trials(study_id))
 
 
-def test_a_sampler_may_remember_something_of_the_study(store: tuple[InMemoryStorage, int, DryRunStorage]) -> None:
-    """Optuna's QMC sampler counts its points there: the count must outlive this process."""
+def test_the_best_trial_is_the_best_of_what_is_shown(store: tuple[InMemoryStorage, int, DryRunStorage]) -> None:
+    """The store's own best one has the metric's values, and what is shown are those of another one, for pruners."""
     storage, study_id, dry = store
-    dry.set_study_system_attr(study_id, "last sample", 7)
-    assert storage.get_study_system_attrs(study_id) == {"last sample": 7}
-    assert dry.get_study_system_attrs(study_id) == {"last sample": 7}
+    storage.create_new_trial(study_id, create_trial(value=0.1))
+    study = Study("s", dry)
+    with pytest.raises(ValueError, match="no trial is complete"):
+        _ = study.best_trial
+    dry.trials = [create_trial(value=0.9, intermediate_values={1: 7.0, 2: last}) for last in (3.0, 2.0, 4.0)]
+    dry.trials[2].number = 2
+    assert study.best_trial.number == 2
 
 
 def test_shown_trials_are_filtered_copied_and_counted(store: tuple[InMemoryStorage, int, DryRunStorage]) -> None:
@@ -73,6 +77,8 @@ def test_shown_trials_are_filtered_copied_and_counted(store: tuple[InMemoryStora
         lambda dry: dry.set_trial_state_values(0, TrialState.COMPLETE, [1.0]),
         lambda dry: dry.set_trial_intermediate_value(0, 1, 1.0),
         lambda dry: dry.set_trial_user_attr(0, "key", 1),
+        lambda dry: dry.set_study_user_attr(0, "key", 1),
+        lambda dry: dry.set_study_system_attr(0, "key", 1),
     ],
 )
 def test_other_writes_are_refused(

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from rankray.contracts import Report, Verdict
-from rankray.store import open_study
+from rankray.store import open_study, strategies
 from rankray.store.records import is_baseline
 from rankray.store.strategies import PRUNERS
 from store.helpers import STEPS, begin, make_config, stored
@@ -63,6 +66,40 @@ def test_trials_are_pruned_on_nll_whatever_the_study_selects_on(metric: str, fil
     assert verdicts[0] == Verdict(False)
     assert verdicts[2] == Verdict(True, "successive_halving at step 10: eval/nll 3 is behind")
     assert last.intermediate_values == {10: {"eval/nll": 3.0, "eval/accuracy": 0.9}[metric]}, "the study's own metric"
+
+
+@pytest.mark.parametrize("name", [name for name in PRUNERS if name != "auto"])
+@pytest.mark.parametrize("metric", ["eval/nll", "eval/accuracy"])
+def test_a_verdict_is_the_one_of_optuna_on_the_metric_to_prune_on(name: str, metric: str, file_url: str) -> None:
+    """Twelve trials of eight reports, three at a time; Optuna's own study of NLL is told the same."""
+    pruner = {"name": name, "upper": 1.5} if name == "threshold" else name
+    study = {"metric": metric, "pruner": pruner, "trials": 12, "known": [], "sampler": "random"}
+    made = make_config(study=study, evaluate={"every_steps": 10, "metrics": ["accuracy"]}, train={"max_steps": 80})
+    plain = optuna.create_study(pruner=strategies.pruner(made), study_name=made.name)
+    dice, verdicts, pruned = random.Random(0), 0, 0
+    with open_study(file_url, made) as store:
+        while store.finished < 12:
+            level = {begin(store).number: dice.uniform(0.5, 2.0) for _ in range(min(3, 12 - store.finished))}
+            theirs = {number: plain.ask() for number in level}
+            for step in range(10, 90, 10):
+                for number in sorted(level):
+                    nll = level[number] + dice.uniform(0.5, 1.0) / step
+                    wanted = False
+                    theirs[number].report(nll, step)
+                    if step < 80:
+                        wanted = theirs[number].should_prune()
+                    numbers = {"eval/nll": nll, "eval/accuracy": dice.random()}
+                    got = store.report(number, Report(step, numbers))
+                    assert got.stop == wanted, (number, step)
+                    verdicts, pruned = verdicts + 1, pruned + wanted
+                    if wanted or step == 80:
+                        if step == 80:
+                            store.complete(number, numbers)
+                        state = TrialState.COMPLETE if step == 80 else TrialState.PRUNED
+                        plain.tell(theirs[number], nll if step == 80 else None, state=state)
+                        del level[number]
+    assert verdicts > 20
+    assert bool(pruned) == (name != "none")
 
 
 def test_an_nll_that_is_no_number_fails_a_trial_that_is_selected_on_accuracy(file_url: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -13,8 +14,10 @@ from rankray.config import distributions
 from rankray.config.schema import Config
 from rankray.errors import ConfigError
 from rankray.store import open_rehearsal, open_study, strategies
+from rankray.store.ask import Asker
 from rankray.store.auto import AutoSampler
 from rankray.store.grid import GridSampler
+from rankray.store.optuna_private import NumberedQMCSampler
 from rankray.store.pruning import DivergencePruner
 from rankray.store.strategies import PRUNERS, SAMPLERS, check, derived_seed, pruner, sampler, try_out
 from store.helpers import SPACE, begin, drive, make_config, run_trial
@@ -37,7 +40,7 @@ INSTALLED = [
         ("auto", AutoSampler),
         ("tpe", TPESampler),
         ("gp", samplers.GPSampler),
-        ("qmc", samplers.QMCSampler),
+        ("qmc", NumberedQMCSampler),
         ("random", RandomSampler),
         ("grid", GridSampler),
     ],
@@ -187,7 +190,7 @@ def test_seeds_depend_on_the_study_and_the_number_of_trials_in_it() -> None:
     assert len({derived_seed(seed, number) for seed in range(10) for number in range(100)}) == 1000
 
 
-@pytest.mark.parametrize("name", ["random", "tpe"])
+@pytest.mark.parametrize("name", INSTALLED)
 def test_a_restart_continues_with_new_draws_as_if_there_had_been_none(name: str, tmp_path: Any) -> None:
     config = make_config(study={"sampler": name, "trials": 12, "pruner": "none"})
 
@@ -206,6 +209,27 @@ def test_a_restart_continues_with_new_draws_as_if_there_had_been_none(name: str,
     parts = points(f"journal:///{tmp_path}/parts", 2)
     assert parts == whole
     assert len({str(params) for params in parts}) == 12
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_kill_between_a_proposal_and_its_trial_changes_no_later_one(name: str, monkeypatch: Any) -> None:
+    config = make_config(study={"sampler": name, "trials": 12, "pruner": "none"})
+
+    def points(killed: bool) -> list[dict[str, Any]]:
+        found = []
+        with open_rehearsal(config) as store:
+            for _ in range(8):
+                if killed:
+                    with monkeypatch.context() as kill:
+                        kill.setattr(Asker, "_create", Mock(side_effect=KeyboardInterrupt))
+                        with pytest.raises(KeyboardInterrupt):
+                            store.next_trial()
+                ticket = begin(store)
+                run_trial(store, ticket)
+                found.append(ticket.params)
+        return found
+
+    assert points(killed=True) == points(killed=False)
 
 
 def test_two_drivers_at_once_draw_different_points(file_url: str) -> None:
