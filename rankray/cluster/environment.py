@@ -6,6 +6,7 @@ import gc
 import importlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,18 @@ def without_credentials() -> Iterator[None]:
         yield
     finally:
         os.environ.update(kept)
+
+
+def libraries_first() -> None:
+    """Move the current directory behind the libraries on this process's import path; for a worker of Ray.
+
+    Ray puts the driver's current directory there first (docs/traps.md), so a file `trl.py` in it was imported in place
+    of the library. A directory that PYTHONPATH names stays where it is.
+    """
+    here = str(Path.cwd())
+    if here not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        kept = [place for place in sys.path if place not in ("", here)]
+        sys.path[:] = [*kept, here]
 
 
 @contextmanager

@@ -50,7 +50,7 @@ from rankray import logs
 from rankray.checkpoints import manifest, staging
 from rankray.cluster.deaths import WorkersLost
 from rankray.cluster.drain import DrainWatcher
-from rankray.cluster.environment import quick_imports
+from rankray.cluster.environment import libraries_first, quick_imports
 from rankray.cluster.nodes import names_of
 from rankray.cluster.processes import this_worker
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
@@ -116,6 +116,7 @@ class TrialActor(Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the first trial's training."""
+        libraries_first()
         logs.configure()
         self._jobs: queue.Queue[tuple[TrialSpec, _Rendezvous] | None] = queue.Queue()
         self._broken_by = ""

@@ -45,7 +45,7 @@ from rankray.checkpoints.places import delete, is_remote, join
 from rankray.checkpoints.staging import train
 from rankray.cluster.deaths import WorkersLost, node_went, went_silent
 from rankray.cluster.drain import DrainWatcher
-from rankray.cluster.environment import quick_imports
+from rankray.cluster.environment import libraries_first, quick_imports
 from rankray.cluster.processes import end_process, this_worker
 from rankray.cluster.scratch import claim, remove_leftovers
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
@@ -300,6 +300,7 @@ class _Mailed:
 
 def _serve(config: dict[str, Any]) -> None:
     """Train what the mailbox offers, in every worker."""
+    libraries_first()
     logs.configure()
     mailbox, done, drain = config["mailbox"], 0, DrainWatcher(config["launch"])
     leads = ray.train.get_context().get_world_rank() == 0

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import pytest
 import yaml
 from fixtures.searches import AT_ONCE
 
@@ -44,6 +45,20 @@ def test_a_search_is_exact_and_is_extended_by_the_same_command(place):
     words = [sys.executable, "-m", "rankray", "train", str(again), "--json", "--set", "train.threads=1"]
     trained = subprocess.run(words, capture_output=True, text=True, check=True)
     assert json.loads(trained.stdout.splitlines()[-1])["metrics"]["eval/nll"] == best["value"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_trap_a_file_in_the_current_directory_hides_no_library(place, tmp_path, workers):
+    """Ray puts that directory first on the path of its workers."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("trl", "accelerate", "peft", "random"):
+        (elsewhere / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the current directory')")
+    words = place.command("--set", "study.trials=1", "--set", f"resources.workers={workers}", *AT_ONCE)
+    command = [sys.executable, "-P", *words[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, env=place.environment(), cwd=elsewhere)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert place.status()["budget"] == {"trials": 1, "finished": 1}
 
 
 ONCE = """
