@@ -196,6 +196,7 @@ def rehearse(
     Raises:
         UserError: the table cannot be read, or a strategy is unknown.
     """
+    names = [strategies] if isinstance(strategies, str) else strategies
     for what, number in (("slots", slots), ("seeds", seeds), ("trials", trials)):
         if number is not None and number < 1:
             raise UserError(f"rehearse: {what} {number}; allowed: 1 or more; raise it")
@@ -213,7 +214,7 @@ def rehearse(
         if table is None
         else worlds_of(read_table(Path(table), checked), checked)
     )
-    done = compare(checked, worlds, strategies, slots=slots, seeds=seeds, trials=trials or checked.study.trials)
+    done = compare(checked, worlds, names, slots=slots, seeds=seeds, trials=trials or checked.study.trials)
     return [each.to_json() for each in done]
 
 

@@ -63,6 +63,9 @@ class BudgetSection(Section):
     @classmethod
     def _of_every_node(cls, value: Any) -> Any:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        empty = [kind for kind, price in value.items() if price == {}] if isinstance(value, dict) else []
+        if empty:
+            raise ValueError(f"{empty[0]} has no price; allowed: a number, or {{on_demand: 1.2, spot: 0.4}}; give one")
         return {"default": value} if is_number else value
 
     @property

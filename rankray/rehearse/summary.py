@@ -96,6 +96,8 @@ def compare(
         progress: called with a line after each strategy and world.
         opened: opens the study of each replay; in memory, if None.
     """
+    for name in strategies:  # a wrong name is said before hours are spent on those before it
+        configured(config, name, worlds[0], trials, 0)
     done = []
     for name in strategies:
         replays = []

@@ -51,7 +51,7 @@ class World:
         seed_sd: the standard deviation of the metric between seeds near the best setting: over the pairs of the best
             tenth of the settings. Settings far from it differ more between seeds, up to those that diverge.
         target: what a setting must reach without noise: the best, less one `seed_sd`; or what NOISELESS_SHARE of the
-            space reaches.
+            space reaches, where the noise is unknown or no random setting of DRAWN reaches the other one.
         share: how much of the space reaches it.
     """
 
@@ -80,7 +80,7 @@ class World:
         self._drawn = self.sign * drawn
         self.target = self.best - self.sign * self.seed_sd
         self.share = float((self._drawn >= self.sign * self.target).mean())
-        if not len(noise):
+        if not len(noise) or not self.share:
             self.aim_at(NOISELESS_SHARE)
 
     def aim_at(self, share: float) -> None:

@@ -376,14 +376,14 @@ class Confirmation:
         optimism: float | None,
         look: int,
     ) -> str:
-        metric, sign = self._config.study.metric, 1 if self._maximize else -1
-        gains = sorted(sign * end for end in (judged.compared.low, judged.compared.high))
+        metric, sign, found = self._config.study.metric, 1 if self._maximize else -1, judged.compared
+        gain, low, high = (sign * each + 0.0 for each in (found.difference, *(found.low, found.high)[::sign]))  # not -0
         where = self._data["split"] + ("" if self._data["is_test"] else ", which the search has seen")
         lines = [
             f"{judged.word}: {metric} {setting['mean']:.4g} (trial {setting['number']}) against {baseline['mean']:.4g} "
             f"of plain SFT at its own best learning rate {baseline['params'][RATE]:.3g}; gain "
-            f"{sign * judged.compared.difference:+.3g}, {100 * (1 - judged.compared.level):.4g} % interval "
-            f"{gains[0]:+.3g} to {gains[1]:+.3g}, over {look} new seeds each, on {where}",
+            f"{gain:+.3g}, {100 * (1 - found.level):.3g} % interval {low:+.3g} to {high:+.3g}, over {look} new seeds "
+            f"each, on {where}",
             judged.why,
         ]
         if optimism is not None:
@@ -394,7 +394,7 @@ class Confirmation:
             lines.append(f"the search's own {which} {word} by about {abs(optimism):.3g}")
         if setting["example_stderr"] is not None:
             lines.append(
-                f"standard deviation over seeds {judged.compared.seed_sd:.3g}, standard error over examples of one run "
+                f"standard deviation over seeds {found.seed_sd:.3g}, standard error over examples of one run "
                 f"{setting['example_stderr']:.3g}"
             )
         return "; ".join(lines)

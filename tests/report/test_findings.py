@@ -75,6 +75,15 @@ def test_references_are_complete_baselines_and_the_untrained_model():
     assert [label for label, _ in references(overview)] == ["the paper's setting", "the untrained model"]
 
 
+def test_a_warm_start_from_a_study_called_sft_is_no_plain_sft():
+    overview = make_overview(4, states=("complete",))
+    for trial, name in zip(overview["trials"], ("sft", "paper"), strict=False):
+        trial["origin"] = f"warm_start:{name}"
+    assert references(overview) == []
+    overview["trials"][3]["origin"] = "confirm:decide:sft"
+    assert references(overview) == [("plain SFT", overview["trials"][3]["value"])]
+
+
 def test_failures_are_grouped_by_the_first_line():
     overview = make_overview(5, states=("failed",))
     overview["trials"][1]["reason"] = ""

@@ -415,6 +415,38 @@ def test_the_last_of_two_confirmations_by_one_metric_counts_first(searched: str)
     assert (views.confirmed(attach(searched, "s")) or {})["number"] == 2
 
 
+def test_to_look_at_an_earlier_confirmation_again_does_not_make_it_the_last(searched: str) -> None:
+    confirm(searched)
+    confirm(searched, label="later")
+    assert verdicts(attach(searched, "s"))[0]["confirmation"] == "s.confirm-later"
+    confirm(searched)
+    assert verdicts(attach(searched, "s"))[0]["confirmation"] == "s.confirm-later"
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_kill_while_a_verdict_is_written_leaves_one_that_the_next_start_completes(
+    kept: int, searched: str, monkeypatch: Any
+) -> None:
+    found = confirm(searched)
+    study = attach(searched, "s")
+    finished, said = attach(searched, "s.confirm"), {**found, "seeds": 99}
+    written = []
+
+    def write(study_id: int, key: str, value: Any) -> None:
+        if len(written) == kept:
+            raise KeyboardInterrupt
+        written.append(key)
+        type(study.storage).set_study_user_attr(study.storage, study_id, key, value)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(study.storage, "set_study_user_attr", write)
+        with pytest.raises(KeyboardInterrupt):
+            record_verdict(study, finished, said)
+    record_verdict(study, finished, said)
+    attributes = study.storage.get_study_user_attrs(study.study_id)
+    assert {attributes[key]["seeds"] for key in ("rankray:verdict", "rankray:verdict:s.confirm")} == {99}
+
+
 def test_a_verdict_of_an_earlier_version_is_shown(searched: str) -> None:
     """Then the search's study had the last verdict only."""
     found = confirm(searched)

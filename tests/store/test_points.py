@@ -124,5 +124,54 @@ def test_a_trial_that_gets_its_parameters_one_by_one_counts_from_then_on() -> No
     assert points.untried(other, seed=1) is other
 
 
+def test_after_a_launch_in_which_everything_failed_all_its_points_are_tried_again(file_url: str) -> None:
+    """And only then: what failed beside trials that finished is broken itself."""
+    space = {
+        "loss.objective": {"choice": ["sft", "rri"]},
+        "train.learning_rate": {"float": [1e-4, 1e-2], "log": True},
+    }
+    config = make_config(
+        space=space, study={"trials": 6, "known": ["sft", "paper", "rates"]}, train={"learning_rate": 1e-3}
+    )
+    with open_study(file_url, config) as study:
+        lost = [begin(study) for _ in range(4)]
+        for ticket in lost:
+            study.fail(ticket.number, "no such directory")
+    with open_study(file_url, config) as study:
+        again = []
+        for _ in lost:
+            again.append(begin(study))
+            study.complete(again[-1].number, {"eval/nll": 1.0})
+        assert [(each.origin, each.params) for each in again] == [(each.origin, each.params) for each in lost]
+        broken = begin(study)
+        study.fail(broken.number, "diverged")
+    with open_study(file_url, config) as study:
+        assert begin(study).params != broken.params
+    rows = views.objectives(attach(file_url, "s"))
+    shown = {row["what"]: row["state"] for row in rows if row["what"].startswith("baseline:")}
+    assert shown == {"baseline:sft": "complete", "baseline:paper": "complete"}
+    assert len([row for row in rows if row["what"].startswith("baseline:")]) == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_known_point_that_leaves_something_open_is_completed_to_what_nobody_has_tried(
+    seed: int, file_url: str
+) -> None:
+    space = {"loss.objective": {"choice": ["sft", "rri"]}, "train.learning_rate": {"choice": [1e-3, 2e-3]}}
+    known = ["sft", {"loss.objective": "sft"}, {"train.learning_rate": 1e-3}, {"loss.objective": "sft"}]
+    config = make_config(space=space, study={"trials": 20, "known": known, "seed": seed}, train={"learning_rate": 1e-3})
+    with open_study(file_url, config) as study:
+        params = []
+        while (ticket := study.next_trial()) is not None:
+            params.append(ticket.params)
+            study.complete(ticket.number, {"eval/nll": 1.0})
+    assert params[:2] == [
+        {"loss.objective": "sft", "train.learning_rate": 1e-3},
+        {"loss.objective": "sft", "train.learning_rate": 2e-3},
+    ]
+    assert params[2] == {"loss.objective": "rri", "train.learning_rate": 1e-3}
+    assert len({str(each) for each in params}) == len(params) == 4
+
+
 def fixed(params: dict[str, Any], seed: int) -> dict[str, Any]:
     return {"fixed_params": params, "base_sampler": RandomSampler(seed=seed)}
