@@ -89,6 +89,8 @@ class AutoSampler(BaseSampler):
     def __init__(self, config: Config, seed: int, n_startup_trials: int = NEEDED, max_runs: int = MOST_RUNS) -> None:
         if n_startup_trials < NEEDED:
             raise ValueError(f"n_startup_trials is {n_startup_trials}, allowed: {NEEDED} or more")
+        if max_runs < 0:
+            raise ValueError(f"max_runs is {max_runs}, allowed: 0 or more")
         self._config, self._seed = config, seed
         self._startup, self._most = n_startup_trials, max_runs
         self._metric = config.study.metric

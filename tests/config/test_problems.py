@@ -122,6 +122,7 @@ def test_a_single_name_is_a_list_of_one():
             "g5: got {'on-demand': 1.2}; allowed: a number or a mapping with 'on_demand' or 'spot'",
         ),
         ({"g5": 0}, "g5: got 0; allowed: greater than 0"),
+        ({"g5": {}}, ": g5 has no price; allowed: a number, or {on_demand: 1.2, spot: 0.4}; give one"),
         (0, "default: got 0; allowed: greater than 0"),
         (True, ": got True; allowed: a number, not true or false"),
     ],

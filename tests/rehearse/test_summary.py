@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from rankray.errors import ConfigError
 from rankray.rehearse.replay import Replay
 from rankray.rehearse.summary import Summary, busy_share, compare, random_median, random_quantile
 from rankray.rehearse.worlds import synthetic_world
@@ -51,6 +52,14 @@ def test_every_strategy_is_replayed_in_every_world_with_every_seed() -> None:
     assert all(len(each.replays) == 4 for each in done)
     assert len(lines) == 4
     assert 1 <= random_median(worlds) < 100
+
+
+def test_a_wrong_strategy_is_said_before_anything_is_replayed() -> None:
+    lines: list[str] = []
+    world = synthetic_world(made_config(), 0)
+    with pytest.raises(ConfigError, match="got 'foo'"):
+        compare(made_config(), [world], ["random", "foo"], slots=1, seeds=1, trials=5, progress=lines.append)
+    assert lines == []
 
 
 def test_the_share_of_busy_slots_falls_with_the_driver_s_load() -> None:

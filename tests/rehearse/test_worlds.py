@@ -79,6 +79,18 @@ def test_with_one_seed_per_setting_the_target_is_the_best_half_percent(tmp_path:
         assert world.sign * world.target < world.sign * world.best
 
 
+def test_where_no_random_setting_reaches_the_best_recorded_one_the_target_is_the_best_half_percent() -> None:
+    """One recorded setting is far better than all others: the nearest neighbours never are as good elsewhere."""
+    config = made_config()
+    encoding, draws = Encoding(config), np.random.default_rng(2)
+    settings = [encoding.params(row) for row in encoding.draw(40, draws)]
+    losses = [true_loss(params) for params in settings]
+    losses[7] -= 5.0
+    curves = tuple(np.full((2, 1, 1), loss) + draws.normal(0, NOISE, (2, 1, 1)) for loss in losses)
+    for world in worlds_of(Table((1,), ("eval/nll",), tuple(settings), curves), config):
+        assert world.share > 0.0, world.name
+
+
 def test_a_surrogate_invents_no_setting_that_is_better_than_all_that_was_recorded(config: Config) -> None:
     """Beside runs that diverged, ten times as bad as all others, a plain Gaussian process swings far below them."""
     encoding, draws = Encoding(config), np.random.default_rng(2)

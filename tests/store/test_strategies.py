@@ -90,6 +90,12 @@ def test_startup_trials_grow_with_the_budget(trials: int, startup: int) -> None:
         ({"sampler": {"name": "tpe", "seed": 3}}, "study.seed"),
         ({"sampler": {"name": "random", "group": True}}, "random allows: no options"),
         ({"pruner": {"name": "median", "warmup": 3}}, "n_warmup_steps"),
+        ({"sampler": {"name": "auto", "max_runs": "a"}}, "auto refuses {'max_runs': 'a'}"),
+        ({"sampler": {"name": "auto", "max_runs": None}}, "auto refuses {'max_runs': None}"),
+        ({"sampler": {"name": "auto", "max_runs": -1}}, "max_runs is -1, allowed: 0 or more"),
+        ({"sampler": {"name": "auto", "n_startup_trials": "a"}}, "auto refuses {'n_startup_trials': 'a'}"),
+        ({"sampler": {"name": "grid", "points": "a"}}, "grid refuses {'points': 'a'}"),
+        ({"pruner": {"name": "auto", "n_whole_trials": "a"}}, "auto refuses {'n_whole_trials': 'a'}"),
         ({"pruner": {"name": "successive_halving", "reduction_factor": 1}}, "successive_halving refuses"),
     ],
 )
