@@ -37,6 +37,8 @@ from rankray.errors import DataError
 logger = logging.getLogger(__name__)
 
 ROWS_PER_PART = 1000
+RULES = 2
+"""Raised where the same row becomes other tokens than before, so that nothing older is read from the cache."""
 LENGTHS = ("tokens", "supervised", "kept")
 """Fields of `Length`; each is a column of the table, with `length_` before its name."""
 TRAINED_COLUMNS = ["input_ids", "labels"]
@@ -169,7 +171,7 @@ def load_split(
     def about() -> Any:
         return source.left_out.as_json() if source.left_out.count else None
 
-    made_from = [source.stamp, form, limit, rules, transformers.__version__]
+    made_from = [source.stamp, form, limit, rules, transformers.__version__, RULES]
     table = shared_table(made_from, make, about)
     if WEIGHTS not in table.column_names and _may_read_more(data):
         made_from = [*made_from, "turns"]

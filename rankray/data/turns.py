@@ -2,14 +2,17 @@
 
 A template is a program, so nothing about its text can be assumed. What is used instead is what it renders for the
 conversation's beginnings. An assistant turn begins where the rendering of all turns before it, with the generation
-prompt, ends or first differs; it ends with the text that the template writes for it as the last turn. Some templates
-rewrite earlier turns (Qwen3 leaves the thinking out of them): a turn's text may then lack its beginning, but never its
-content. Where this does not hold, the template's own `{% generation %}` markers decide, and the token that ends the
-turn is added where the markers leave it out. Where there are none, the conversation is refused.
+prompt, ends or first differs; it ends with the text that the template writes for it as the last turn. A turn that
+begins the conversation is looked for as the template writes it after a user's: so what precedes it (a BOS token, a
+system turn of the template's own, the assistant's header) is not trained on there either. Some templates rewrite
+earlier turns (Qwen3 leaves the thinking out of them): a turn's text may then lack its beginning, but never its content.
+Where this does not hold, the template's own `{% generation %}` markers decide, and the token that ends the turn is
+added where the markers leave it out. Where there are none, the conversation is refused.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -21,7 +24,11 @@ from rankray.errors import DataError, ModelError, shown
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 Span = tuple[int, int]
+ASKS: Turn = {"role": "user", "content": "?"}
+"""What is put before an assistant's turn that begins a conversation, to see how a template opens it."""
 NO_TEMPLATE = (
     "has no chat template; needed is one; set data.chat_template (plain suits any model), take a chat model, or use "
     "data.prompt and data.completion"
@@ -139,6 +146,8 @@ def common_text(left: str, right: str) -> int:
 def _text_span(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str, index: int, place: str) -> Span | None:
     """Return where the turn at an index lies in the whole text, or None where its renderings do not show it."""
     turns = example.turns
+    if index == 0:
+        return _first_span(tokenizer, example, whole, place)
     before = rendered(tokenizer, example, turns[:index], place, opens=True)
     begin = common_text(before, whole)
     if not _covers(tokenizer, example, turns[:index], before, begin, place):
@@ -153,6 +162,29 @@ def _text_span(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str,
     if skipped is None or not all(part in own[skipped:] for part in _parts(turns[index])):
         return None
     return begin, begin + len(own) - skipped
+
+
+def _first_span(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str, place: str) -> Span | None:
+    """Return where the first turn, the assistant's, lies, or None: as the template writes it after a user's turn."""
+    turn = example.turns[0]
+    asked = Example([ASKS], [turn], example.tools, None, example.template)
+    try:
+        after = rendered(tokenizer, asked, asked.turns, place)
+        span = _text_span(tokenizer, asked, after, 1, place)
+    except Unusable as error:
+        logger.debug("%s: the first turn cannot be rendered after a user's: %s", place, error)
+        return None
+    if span is None:
+        return None
+    asks = rendered(tokenizer, asked, [ASKS], place)
+    header, own = after[common_text(asks, after) : span[0]], after[span[0] : span[1]]
+    begin = whole.find(header) + len(header) if header else whole.find(own)
+    if begin < len(header):  # it is nowhere
+        return None
+    skipped = next((i for i in range(len(own)) if whole.startswith(own[i:], begin)), None)
+    if skipped is None or not all(part in own[skipped:] for part in _parts(turn)):
+        return None
+    return begin, len(whole) if len(example.turns) == 1 else begin + len(own) - skipped
 
 
 def _covers(

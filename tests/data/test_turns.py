@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from rankray.config.sections import DataSection
@@ -100,8 +102,50 @@ def test_thinking_in_earlier_turns_is_not_there_to_train_on(tokenizer):
     assert trained(tokenizer, QWEN_3, told) == ["one<|im_end|>\n", "<think>\n</think>\n\ntwo<|im_end|>\n"]
 
 
-def test_a_conversation_that_the_assistant_begins(tokenizer):
-    assert trained(tokenizer, CHATML, [("assistant", "zero"), *TOLD])[0] == "<|im_start|>assistant\nzero<|im_end|>\n"
+OPENED = CHATML.replace("{% for m", "{{ '<bos><|im_start|>system\nYou are kind.<|im_end|>\n' }}{% for m", 1)
+
+
+@pytest.mark.parametrize("told", [[("assistant", "zero")], [("assistant", "zero"), *TOLD]], ids=["alone", "of several"])
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (CHATML, "zero<|im_end|>\n"), (OPENED, "zero<|im_end|>\n"), (LLAMA_3, "zero<eot>"),
+        (GEMMA, "zero<end_of_turn>\n"), (DEEPSEEK, "zero<end>"), (MARKED, "zero<eos>"),
+    ],
+    ids=["chatml", "with a system turn of its own", "llama 3", "gemma", "deepseek", "marked"],
+)  # fmt: skip
+def test_nothing_before_the_answer_is_trained_on_where_the_assistant_begins(tokenizer, template, text, told):
+    assert trained(tokenizer, template, told)[0] == text
+    if len(told) > 1:
+        assert len(trained(tokenizer, template, told)) == 3
+        assert trained(tokenizer, template, told, "last") == trained(tokenizer, template, TOLD, "last")
+
+
+@pytest.mark.parametrize("told", [[("assistant", "zero")], [("assistant", "zero"), *TOLD]], ids=["alone", "of several"])
+def test_thinking_that_a_template_opens_is_trained_on_where_the_assistant_begins_as_later(tokenizer, told):
+    text = "zero<|im_end|>\n"
+    assert trained(tokenizer, QWEN_3, told)[0] == (f"<think>\n</think>\n\n{text}" if len(told) == 1 else text)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "llama3", "phi3", "qwen3", "glm4moe"])
+@pytest.mark.parametrize("told", [[("assistant", "zero")], [("assistant", "zero"), *TOLD]], ids=["alone", "of several"])
+def test_the_first_token_that_is_trained_on_is_that_of_trls_assistant_masks(tokenizer, name, told):
+    """TRL's templates for training mark the assistant's tokens; Qwen2.5's has the new line of the header among them."""
+    import trl
+
+    tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / f"{name}_training.jinja").read_text(
+        encoding="utf-8"
+    )
+    turns = [{"role": role, "content": content} for role, content in told]
+    made = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    masks = list(made["assistant_masks"])
+    begun = [i for i, inside in enumerate(masks) if inside and not masks[i - 1]]
+    data = DataSection(train="t.jsonl", eval="e.jsonl", train_on="all")
+    [tokens] = encode([conversation(turns, "data.messages", "t.jsonl:1")], tokenizer, data)
+    assert tokens.input_ids == list(made["input_ids"])
+    ours = [begin for begin, _ in tokens.spans or ((tokens.start, 0),)]
+    between = {tokenizer.decode(tokens.input_ids[one:other]) for one, other in zip(begun, ours, strict=True)}
+    assert between == ({"\n"} if name == "qwen2_5" else {""})
 
 
 def test_turns_of_weight_0_are_not_trained_on(tokenizer):
