@@ -152,11 +152,12 @@ class Source:
 
     def _all_streamed(self, entry: SourceSection, origin: Origin) -> Iterator[Placed]:
         given, data, file, left = self._section(entry), self._section(entry), None, LeftOut()
+        where = self._places_of(entry).source
         for part in origin.parts(ROWS_AT_A_TIME):
             is_first, file = part.source != file, part.source
-            rows = chosen(part, self._conditions(entry), self._places.source, must_exist=is_first)
+            rows = chosen(part, self._conditions(entry), where, must_exist=is_first)
             if is_first:
-                form = recognise(rows or part, given, self._places.source)
+                form = recognise(rows or part, given, where)
                 self._note(entry, form, rows or part, given)
                 data = given.model_copy(update={"format": form})
             if rows:
@@ -186,14 +187,17 @@ class Source:
         return self._data.model_copy(update={name: value for name, value in own.items() if value is not None})
 
     def _places_of(self, entry: SourceSection) -> Places:
-        """Return how errors begin: with the number of the entry where it gives the field itself."""
+        """Return how errors begin: with the number of the entry where there are several, or it has the field itself."""
         number = self._number(entry)
+        places = self._places
+        if len(self._entries) > 1:
+            places = Places(*(f"{place}: source {number}" for place in places))
         own = {
             name: f"{self._places.source}: source {number}: {name}"
             for name in OWN_FIELDS
             if getattr(entry, name) is not None
         }
-        return self._places.with_own(own)
+        return places.with_own(own)
 
     def _number(self, entry: SourceSection) -> int:
         return next(i for i, each in enumerate(self._entries, start=1) if each is entry)
@@ -204,16 +208,18 @@ class Source:
     def _nothing_left(self, entry: SourceSection) -> DataError:
         is_plain = self._section(entry).weight_column is None
         why = "data.where leaves" if is_plain else "data.where, or weights of 0, leave"
-        return DataError(f"{self._places.source}: {why} no row of {entry.path!r}; at least one is needed; change it")
+        return DataError(
+            f"{self._places_of(entry).source}: {why} no row of {entry.path!r}; at least one is needed; change it"
+        )
 
     def _group(self, entry: SourceSection, origin: Origin) -> list[Placed]:
         data = self._section(entry)
         found: list[Placed] = []
-        left = LeftOut()
+        left, where = LeftOut(), self._places_of(entry).source
         for table in origin.tables():
-            rows = chosen(table, self._conditions(entry), self._places.source)
+            rows = chosen(table, self._conditions(entry), where)
             if rows:
-                self._note(entry, recognise(rows, data, self._places.source), rows, data)
+                self._note(entry, recognise(rows, data, where), rows, data)
                 found += self._placed(rows, data, entry, left)
         self._keep(entry, left)
         self._refuse_most(entry, left)

@@ -125,7 +125,7 @@ def test_each_source_of_a_mixture_is_counted_and_judged_by_itself(tmp_path):
         }
         assert found.left_out.rows == 8
     written(tmp_path / "texts.jsonl", [GOOD["text"], {"text": ""}])
-    with pytest.raises(DataError, match=r"^data.train: 1 of 2 rows of '.*texts.jsonl'"):
+    with pytest.raises(DataError, match=r"^data.train: source 2: 1 of 2 rows of '.*texts.jsonl'"):
         Source("train", data).examples()
 
 

@@ -140,6 +140,43 @@ def test_errors_in_a_source_name_it(tmp_path, own, said):
         Source("train", DataSection(train=[one, {"path": other, **own}], eval=one)).examples()
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "fields", "said"),
+    [
+        ([{"q": "a", "a": "b"}], {"prompt": "{p}", "completion": "{a}"}, "data.prompt: source 2: no column 'p'"),
+        (
+            [{"p": ["a"], "a": "b"}],
+            {"prompt": "{p}", "completion": "{a}"},
+            r"data.prompt: source 2: \S+b.jsonl:1: colu",
+        ),
+        (
+            [{"a": "b"}, {"p": "", "a": "b"}],
+            {"prompt": "{p}", "completion": "{a}"},
+            "data.train: source 2: 1 of 2 rows of",
+        ),
+        ([{"m": "b"}], {"messages": "m", "format": "messages"}, r"data.messages: source 2: \S+b.jsonl:1 holds 'b'"),
+        ([{"x": "b"}], {"messages": "m", "format": "messages"}, r"data.messages: source 2: no column 'm'"),
+        ([{"x": "b"}], {}, "data.train: source 2: no known format has the columns x"),
+        ([{"prompt": "a", "completion": "b"}], {"where": {"n": 1}}, "data.train: source 2: data.where names no column"),
+        (
+            [{"prompt": "a", "completion": "b", "n": 2}],
+            {"where": {"n": 1}},
+            "data.train: source 2: data.where leaves no",
+        ),
+        ([{"prompt": "a", "completion": "b"}], {"weight_column": "n"}, "data.weight_column: source 2: no column 'n'"),
+    ],
+    ids=str,
+)
+def test_errors_of_what_all_sources_share_name_the_one_they_concern(tmp_path, rows, fields, said, streaming):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    fits = {"p": "a", "a": "b", "m": turns, "prompt": "a", "completion": "b", "n": 1}
+    one, other = write(tmp_path / "a.jsonl", [fits]), write(tmp_path / "b.jsonl", rows)
+    data = DataSection(train=[one, other], eval=one, streaming=streaming, **fields)
+    with pytest.raises(DataError, match=f"^{said}"):
+        list(Source("train", data).placed())
+
+
 def test_what_an_entry_does_not_say_leaves_its_stamp_alone(tmp_path):
     path = write(tmp_path / "a.jsonl", numbered("a", 2))
     [entry] = Source("train", DataSection(train=[{"path": path}], eval=path)).stamp[1]
