@@ -49,6 +49,8 @@ CALLS = ("function_call", "tool_call")
 """ShareGPT speakers whose value is a call as JSON: `{"name": ..., "arguments": {...}}`, or a list of such."""
 TRAINED = ("train", "training", "loss")
 """Marks of a turn, true or false, that Axolotl (`train`, `training`) and ms-swift (`loss`) take; beside `weight`."""
+THINKING = ("reasoning_content", "thinking", "reasoning")
+"""Fields of a turn with what was thought before its text; transformers hands each to a chat template by every name."""
 MOST_WEIGHT = 1_000_000
 ALLOWED = "a list of {role, content} or {from, value} with an assistant turn"
 
@@ -176,7 +178,7 @@ def _turn(given: Mapping[str, Any], where: str, place: str) -> Turn:
     if calls:
         turn["tool_calls"] = [_call(call, here) for call in _listed(calls, here)]
         content = None if not given.get("tool_calls") else content
-    if content is None and not (calls or turn.get("reasoning_content") or turn.get("thinking")):
+    if content is None and not (calls or any(turn.get(field) for field in THINKING)):
         if "function_call" in turn:  # OpenAI's first form of a tool call
             turn["tool_calls"] = [_call(turn.pop("function_call"), here)]
         else:

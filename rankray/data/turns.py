@@ -81,21 +81,6 @@ def rendered(
         ) from error
 
 
-def refusal(tokenizer: PreTrainedTokenizerBase, example: Example, place: str, where: str) -> Unusable | None:
-    """Return why the chat template renders no text of a conversation, or of its prompt; None where it does.
-
-    Texts are not rendered, and without a chat template nothing is refused here. Arguments are those of `rendered`.
-    """
-    if not example.is_chat or not (example.template or tokenizer.chat_template):
-        return None
-    try:
-        rendered(tokenizer, example, example.turns, place, where=where)
-        rendered(tokenizer, example, example.asked, place, opens=True, where=where)
-    except Unusable as error:
-        return error
-    return None
-
-
 def trained_spans(
     tokenizer: PreTrainedTokenizerBase,
     example: Example,

@@ -1,18 +1,35 @@
-"""What `check` says about the rows of a split beside their lengths: names of files, and answers. Needs no torch."""
+"""What `check` says about the rows of a split beside their lengths: names of files, answers, and what a template drops.
+
+Needs no torch.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankray.config import Config, LoadedConfig, distributions
 from rankray.config.evaluation import is_sampled
 from rankray.data.chat import Example
 from rankray.data.files import HELD_OUT, TEST
+from rankray.data.rendering import left_out_parts
 from rankray.data.sources import Placed
 from rankray.errors import ConfigError, DataError, in_yaml, listed
 from rankray.evaluate.answers import check_answer, is_function
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+RENDERED = 100
+"""How many conversations with tools, calls or thinking are rendered to see whether a template writes them."""
+INSTEAD = {
+    "tools": "write them into the system turn",
+    "tool_calls": "write the calls as the content of their turns",
+    "thinking": "write it into the content, as the model is to write it",
+}
+"""What may be left out of a text -> what can be done beside taking another template."""
 
 
 def warnings_of_names(split: str, name: str, files: Sequence[Path], where: str) -> list[str]:
@@ -110,3 +127,32 @@ def answer_warnings(split: str, examples: Sequence[Placed], loaded: LoadedConfig
 def _completion(example: Example) -> str:
     last: Any = example.completion
     return last if isinstance(last, str) else str(last[-1]["content"] or last[-1].get("tool_calls") or "")
+
+
+def rendering_warnings(examples: Sequence[Placed], tokenizer: PreTrainedTokenizerBase | None, where: str) -> list[str]:
+    """Return a line for tools, tool calls, thinking and turns of each role that the chat template leaves out.
+
+    Args:
+        examples: of a split, those that were looked at.
+        tokenizer: the model's, with the chat template; None, or one without a template: nothing is said.
+        where: how a warning begins.
+    """
+    if tokenizer is None:
+        return []
+    seen: dict[str, list[tuple[bool, str]]] = defaultdict(list)
+    for example, _, place in examples:
+        if example.is_chat and (example.template or tokenizer.chat_template):
+            enough = [part for part, found in seen.items() if len(found) >= RENDERED]
+            for part, is_left_out in left_out_parts(tokenizer, example, place, enough).items():
+                seen[part].append((is_left_out, place))
+    lines = []
+    for part, found in seen.items():
+        places = [place for is_left_out, place in found if is_left_out]
+        if not places:
+            continue
+        lines.append(
+            f"{where}: the chat template writes nothing for the {part} of {len(places)} of {len(found)} rows that have "
+            f"some (first: {places[0]}), so they are neither seen nor trained on; allowed is a template that writes "
+            f"them; take one with data.chat_template, or {INSTEAD.get(part, 'write their text into other turns')}"
+        )
+    return lines

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,16 +22,19 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 
 from rankray.config import Config, LoadedConfig
 from rankray.config.evaluation import AlsoSection
+from rankray.data.hub import HubOrigin
+from rankray.data.sources import Placed, Source, entries_of, is_local
 from rankray.data.tokenize import Split
 from rankray.errors import ConfigError, DataError, ModelError, RankrayError, UserError, listed, shown
 from rankray.evaluate.sets import as_config, read_choices
 from rankray.finetune.arguments import check_batches, lora_config, sft_arguments
 from rankray.finetune.base_model import gigabytes
 from rankray.finetune.liger import check_liger
-from rankray.finetune.preflight import UNREAD, Findings
+from rankray.finetune.preflight import STREAMED_ROWS, UNREAD, Findings
 from rankray.finetune.process import clean_process
 from rankray.finetune.quiet import quiet
 from rankray.finetune.rate_check import check_rates
+from rankray.finetune.rows_check import rendering_warnings
 from rankray.finetune.variants import as_drawn, searched_variants
 from rankray.model.quantized import check_quantization, check_saved_form, weight_bytes
 from rankray.model.resident import computes_in_half, configured_dtype, model_config, split_of, tokenizer_of
@@ -76,6 +81,7 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
         for name, section in config.evaluate.also.items():
             _check_set(name, section, config, tokenizer)
         findings.warnings += _without_stop(config, tokenizer, splits["train"])
+        findings.warnings += _left_out_of_text(config, tokenizer)
         check_saved_form(model_config(config), config.model.quantization)
         model = _check_model(config, tokenizer, splits, findings)
         remote = bool(config.resources.gpus_per_worker) and not torch.accelerator.is_available()
@@ -123,6 +129,18 @@ def _without_stop(config: Config, tokenizer: PreTrainedTokenizerBase, split: Spl
         f"model.path: no completion ends with {why}, so the model never learns to stop, and answers run to "
         f"evaluate.max_new_tokens; {fix}"
     ]
+
+
+def _left_out_of_text(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return what the chat template leaves out of data of the hub, by their first rows; files are read before this."""
+    if is_local(config.data.train):
+        return []
+    examples: list[Placed] = []
+    for entry in entries_of(config.data.train):
+        data = config.data.model_copy(update={"train": [entry], "streaming": True})
+        source = Source("train", data, hub=partial(HubOrigin, streaming=config.data.streaming), tokenizer=tokenizer)
+        examples += islice(source.placed(), STREAMED_ROWS)
+    return rendering_warnings(examples, tokenizer, "data.train")
 
 
 def _check_model(

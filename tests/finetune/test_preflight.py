@@ -238,3 +238,17 @@ def test_leaks_are_warned_about(tmp_path, tree, data_file):
     other.write_text('{"question": "9 minus 9 is?", "answer": "0"}\n')
     file.write_text(yaml.safe_dump(tree(data__eval=str(other))))
     assert leak_warnings(load_config(file)) == []
+
+
+def test_tools_that_the_chat_template_does_not_write_are_warned_of_once(tmp_path, tree):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    file = tmp_path / "tools.jsonl"
+    file.write_text("".join(json.dumps({"messages": turns, "tools": [{"name": "add"}]}) + "\n" for _ in range(3)))
+    template = tmp_path / "t.jinja"
+    template.write_text("{% for m in messages %}{{ m.role + m.content + (eos_token or '') }}{% endfor %}")
+    path = tmp_path / "tools.yaml"
+    data = {"train": str(file), "eval": str(file), "chat_template": str(template)}
+    path.write_text(yaml.safe_dump(tree() | {"data": data}))
+    said = [line for line in preflight(load_config(path)).warnings if "the tools of 3 of 3 rows" in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"{path}:")

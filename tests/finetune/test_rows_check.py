@@ -3,7 +3,10 @@ from pathlib import Path
 import pytest
 
 from rankray.config import load_config
-from rankray.finetune.rows_check import template_warnings, warnings_of_names
+from rankray.data.chat import conversation
+from rankray.data.encode import light_tokenizer
+from rankray.data.sources import Placed
+from rankray.finetune.rows_check import rendering_warnings, template_warnings, warnings_of_names
 
 
 @pytest.mark.parametrize(
@@ -54,3 +57,36 @@ def test_a_new_line_that_is_none_is_warned_of(tmp_path):
     assert second.endswith(r'write "{q}\n\n", in double quotes')
     assert third.startswith(rf"{file}:14: space.data.prompt: Q: {{q}}\nA:  has a backslash")
     assert third.endswith(r'write "Q: {q}\nA: ", in double quotes')
+
+
+CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+"""Knows no tools, calls or thinking."""
+KNOWING = CHATML.replace("{% for", "{{ tools or '' }}{% for", 1).replace(
+    "m.content", "(m.reasoning_content or '') + (m.tool_calls or '') | string + m.content"
+)
+
+
+def placed(count, **more):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", **more}]
+    rows = [conversation(turns, "w", "p", [{"name": "add"}]) for _ in range(count)]
+    return [Placed(example, {}, f"t.jsonl:{number}") for number, example in enumerate(rows, start=1)]
+
+
+def test_what_the_chat_template_leaves_out_is_said_once(model_dir):
+    tokenizer = light_tokenizer(Path(model_dir), CHATML)
+    call = {"function": {"name": "add", "arguments": "{}"}}
+    lines = rendering_warnings([*placed(1000), *placed(2, tool_calls=[call], reasoning="hm")], tokenizer, "data.train")
+    assert [line.split(" (first")[0] for line in lines] == [
+        "data.train: the chat template writes nothing for the tools of 100 of 100 rows that have some",
+        "data.train: the chat template writes nothing for the tool_calls of 2 of 2 rows that have some",
+        "data.train: the chat template writes nothing for the thinking of 2 of 2 rows that have some",
+    ]
+    assert lines[0].endswith(
+        "(first: t.jsonl:1), so they are neither seen nor trained on; allowed is a template that writes them; take one "
+        "with data.chat_template, or write them into the system turn"
+    )
+    knowing = light_tokenizer(Path(model_dir), KNOWING)
+    assert rendering_warnings(placed(3, tool_calls=[call], reasoning_content="hm"), knowing, "data.train") == []
+    assert rendering_warnings(placed(3), None, "w") == []
+    knowing.chat_template = None
+    assert rendering_warnings(placed(3), knowing, "w") == []

@@ -227,3 +227,20 @@ def test_a_bad_weight_is_refused_before_anything_starts(check, tmp_path):
         check(data__train=source, data__weight_column="w")
     with pytest.raises(DataError, match=r"data.token_weights: .*weighted.jsonl:1.* 9 weights"):
         check(data__train=source, data__token_weights="t")
+
+
+@pytest.mark.parametrize("given", ["tools:train", ["tools:train", "local.jsonl"]], ids=["alone", "in a mixture"])
+def test_what_the_chat_template_leaves_out_of_data_of_the_hub_is_said_once(check, tmp_path, monkeypatch, given):
+    """`datasets` loads a directory beside the process by the name of a dataset."""
+    monkeypatch.chdir(tmp_path)
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    (tmp_path / "tools").mkdir()
+    write_rows(tmp_path / "tools" / "train.jsonl", [{"messages": turns, "tools": [{"name": "add"}]}] * 4)
+    local = write_rows(tmp_path / "local.jsonl", [{"messages": turns}] * 4)
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m.role + m.content + (eos_token or '') }}{% endfor %}")
+    data = {"train": given, "eval": local, "chat_template": str(tmp_path / "t.jinja"), "messages": "messages"}
+    found = check(**{f"data__{name}": value for name, value in data.items()})
+    said = (
+        "data.train: the chat template writes nothing for the tools of 4 of 4 rows that have some (first: tools:train: "
+    )
+    assert [line.startswith(said) for line in found.warnings if "writes nothing" in line] == [True]

@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from rankray.config.sections import DataSection
+from rankray.data.chat import conversation
+from rankray.data.rendering import left_out_parts, refusal
+from rankray.data.sources import Source
+from rankray.errors import DataError
+
+TOOLS = [{"type": "function", "function": {"name": "add", "description": "Add numbers.", "parameters": {
+    "type": "object", "properties": {"a": {"type": "number", "description": "one"}}, "required": ["a"]}}}]  # fmt: skip
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+ASKED = {"role": "user", "content": "1+1?"}
+CALLED = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+THOUGHT = {"role": "assistant", "content": "2", "reasoning_content": "hm"}
+ANSWERED = [ASKED, CALLED, {"role": "tool", "content": "2"}, {"role": "assistant", "content": "It is 2."}]
+CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+
+
+@pytest.fixture
+def made(model_dir):
+    import trl
+    from transformers import AutoTokenizer
+
+    def with_template(name):
+        tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        file = Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja"
+        tokenizer.chat_template = file.read_text(encoding="utf-8") if file.is_file() else CHATML
+        return tokenizer
+
+    return with_template
+
+
+def chat(turns, tools=None):
+    return conversation(turns, "data.messages", "t.jsonl:1", tools)
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "left_out"),
+    [
+        ("qwen3", ANSWERED, {"tools": False, "tool_calls": False, "turns of tool": False}),
+        ("qwen2_5", ANSWERED, {"tools": False, "tool_calls": False, "turns of tool": False}),
+        ("phi3", ANSWERED, {"tools": True, "tool_calls": True, "turns of tool": True}),
+        ("chatml", ANSWERED, {"tools": True, "tool_calls": True, "turns of tool": False}),
+        ("qwen3", [ASKED, THOUGHT], {"tools": False, "thinking": False}),
+        (
+            "qwen3",
+            [ASKED, THOUGHT, *ANSWERED],
+            {"tools": False, "tool_calls": False, "thinking": False, "turns of tool": False},
+        ),
+        ("qwen2_5", [ASKED, THOUGHT], {"tools": False, "thinking": True}),
+        (
+            "gptoss",
+            [ASKED, {"role": "assistant", "content": "2", "thinking": "hm"}],
+            {"tools": False, "thinking": False},
+        ),
+        (
+            "qwen3",
+            [ASKED, {"role": "assistant", "content": "2", "reasoning": "hm"}],
+            {"tools": False, "thinking": False},
+        ),
+        (
+            "qwen3",
+            [{"role": "system", "content": "Be kind."}, ASKED, THOUGHT],
+            {"tools": False, "thinking": False, "turns of system": False},
+        ),
+    ],
+)
+def test_what_real_templates_leave_out(made, template, turns, left_out):
+    assert left_out_parts(made(template), chat(turns, TOOLS), "t.jsonl:1") == left_out
+    assert "tools" not in left_out_parts(made(template), chat(turns), "t.jsonl:1")
+
+
+@pytest.mark.parametrize("template", ["phi3", "chatml"])
+def test_an_answer_that_is_a_call_alone_needs_a_template_that_writes_calls(made, template):
+    tokenizer = made(template)
+    error = refusal(tokenizer, chat([ASKED, CALLED], TOOLS), "t.jsonl:1", "data.messages")
+    assert str(error).startswith("data.messages: t.jsonl:1, turn 2 is a tool call alone, for which the model's chat")
+    assert error.reason == "whose answer is a tool call, which the model's chat template leaves out"
+    assert refusal(made("qwen3"), chat([ASKED, CALLED], TOOLS), "t.jsonl:1", "data.messages") is None
+    assert refusal(tokenizer, chat(ANSWERED, TOOLS), "t.jsonl:1", "data.messages") is None, (
+        "the last turn is trained on"
+    )
+    assert refusal(tokenizer, chat(ANSWERED, TOOLS), "t.jsonl:1", "data.messages", every=True) is not None
+    told = [ASKED, {**CALLED, "content": "I add them."}]
+    assert refusal(tokenizer, chat(told), "t.jsonl:1", "data.messages") is None
+    thought = [ASKED, {"role": "assistant", "content": None, "reasoning": "hm"}]
+    assert "is thinking alone" in str(refusal(tokenizer, chat(thought), "t.jsonl:1", "data.messages"))
+    assert refusal(tokenizer, chat([ASKED, {"role": "assistant", "content": ""}]), "t", "data.messages") is None
+
+
+def test_rows_of_which_nothing_is_written_are_left_out_and_counted(made, tmp_path):
+    rows = [{"messages": [ASKED, {"role": "assistant", "content": "2"}]}] * 3 + [{"messages": [ASKED, CALLED]}]
+    file = tmp_path / "c.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for train_on in ("last", "all"):
+        data = DataSection(train=str(file), eval=str(file), train_on=train_on)
+        source = Source("train", data, tokenizer=made("phi3"))
+        assert len(source.examples()) == 3
+        assert source.left_out.line("data.train").startswith(
+            "data.train: 1 of 4 rows left out, with nothing to train on: 1 whose answer is a tool call"
+        )
+        assert len(Source("train", data, tokenizer=made("qwen3")).examples()) == 4
+    file.write_text(json.dumps(rows[-1]) + "\n")
+    with pytest.raises(DataError, match=r"^data\.messages: .*c\.jsonl:1, turn 2 is a tool call alone"):
+        Source("train", data, tokenizer=made("phi3")).examples()
