@@ -148,7 +148,8 @@ class DataSection(Section):
     `messages` and `sharegpt` are conversations, `alpaca` is instruction, input and output, `text` is trained on as it
     is."""
     prompt: str = "{prompt}"
-    """Template over columns for the model's input; not trained on. `{column?}` may be empty."""
+    """Template over columns for the model's input; not trained on. `{column?}` may be empty; new lines
+    before its name (`{\\ncolumn?}`) are written only where it is not."""
     completion: str = "{completion}"
     """Template over columns for the answer the model should give; the only tokens that are trained on."""
     messages: str | None = None

@@ -1,15 +1,12 @@
 """From rows to prompts and completions: by templates, or in one of the forms of `rankray.data.formats`.
 
-A template is text with `{column}` fields; literal braces are doubled. A field is the plain name of a column: no
-attributes, indices, conversions or format specifications, so a template can read nothing but the row. `{column?}` is
-empty where a row has no value. What a column holds must be text, a number, true or false, a date or a time; of a list,
-say, a template would only show how Python writes it. Needs no torch.
+What a column that a template names holds must be text, a number, true or false, a date or a time; of a list, say, a
+template would only show how Python writes it. Needs no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from string import Formatter
 from typing import NamedTuple
 
 from rankray.config.sections import DataSection
@@ -18,6 +15,7 @@ from rankray.data.chat import Example
 from rankray.data.files import place_of
 from rankray.data.left_out import Unusable, is_missing
 from rankray.data.parse import TEXTUAL, Row
+from rankray.data.templates import fields, parse, render
 from rankray.errors import DataError, listed, nearest, shown
 
 
@@ -97,22 +95,21 @@ def _attempt(form: str, row: Row, place: str, reading: formats.Reading) -> Examp
 def _from_templates(
     rows: Sequence[Row], data: DataSection, places: Places, must_exist: bool
 ) -> list[Example | Unusable]:
-    prompt = _parse(data.prompt, places.prompt)
-    completion = _parse(data.completion, places.completion)
+    prompt, completion = parse(data.prompt, places.prompt), parse(data.completion, places.completion)
     needed: list[str] = []
     for parts, where in ((prompt, places.prompt), (completion, places.completion)):
-        names = list(dict.fromkeys(name for _, name in parts if name))
-        needed += [name for name in names if not name.endswith("?") and name not in needed]
+        required = [field.column for field in fields(parts) if not field.optional]
+        needed += [name for name in required if name not in needed]
         if must_exist:
-            _check_columns([name for name in names if name in needed], rows, where)
-        for name in names:
-            _check_texts(name, rows, where)
+            _check_columns(required, rows, where)
+        for field in fields(parts):
+            _check_texts(field.column, rows, where)
     lacking = {name: sum(is_missing(row.get(name)) for row in rows) for name in needed}
     found: list[Example | Unusable] = []
     for index, row in enumerate(rows):
         lacks = next((name for name in needed if lacking[name] and is_missing(row.get(name))), None)
         if lacks is None:
-            found.append(Example(_render(prompt, row), _render(completion, row)))
+            found.append(Example(render(prompt, row), render(completion, row)))
             continue
         text = (
             f"{places.source}: {place_of(rows, index)} has no value in column {lacks!r} ({lacking[lacks]} of "
@@ -132,39 +129,8 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return length
 
 
-def _parse(template: str, where: str) -> list[tuple[str, str | None]]:
-    try:
-        parts = [(text, name, spec, conversion) for text, name, spec, conversion in Formatter().parse(template)]
-    except ValueError as error:
-        raise DataError(
-            f"{where}: {template!r} is not a template ({error}); fields are {{column}}, literal braces are doubled; "
-            "fix the braces"
-        ) from None
-    for _, name, spec, conversion in parts:
-        if name is not None and (not name or spec or conversion or any(sign in name for sign in ".[]")):
-            raise DataError(
-                f"{where}: the field {{{name}}} of {template!r} is not a column name; allowed is {{column}}, or "
-                "{column?} where it may be empty; literal braces are doubled"
-            )
-    return [(text, name) for text, name, _, _ in parts]
-
-
-def _render(parts: list[tuple[str, str | None]], row: Row) -> str:
-    return "".join(text + _value(row, name) for text, name in parts)
-
-
-def _value(row: Row, name: str | None) -> str:
-    if name is None:
-        return ""
-    if name.endswith("?"):
-        value = row.get(name[:-1])
-        return "" if is_missing(value) else str(value)
-    return str(row[name])
-
-
-def _check_texts(name: str, rows: Sequence[Row], where: str) -> None:
+def _check_texts(column: str, rows: Sequence[Row], where: str) -> None:
     """Refuse values that have no text of their own: lists, mappings, bytes and other objects."""
-    column = name.removesuffix("?")
     for index, row in enumerate(rows):
         value = row.get(column)
         if not isinstance(value, TEXTUAL) and value is not None:

@@ -15,7 +15,6 @@ A new form is one entry of `FORMATS`; `data.format` allows its keys, `auto` and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from rankray.data.chat import Example, Turn, conversation, from_json, short
 from rankray.data.left_out import Unusable, is_missing
 from rankray.data.other_sets import refuse_other_sets
 from rankray.data.parse import TEXTUAL, Row
+from rankray.data.templates import columns_in
 from rankray.errors import DataError, in_yaml, listed
 
 ALPACA_WITH_INPUT = (
@@ -44,7 +44,6 @@ ALPACA_TURNS = (
 CHAT_COLUMNS = ("messages", "conversations", "conversation")
 ANSWERS = ("output", "response", "answer")
 BESIDE_TURNS = ("tools", "functions", "system", "system_prompt")
-FIELD = re.compile(r"(?<!\{)\{([^{}]+)\}(?!\})")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
 
@@ -125,7 +124,7 @@ def unused_columns(form: str, rows: Sequence[Row], data: DataSection) -> list[st
     answer = next((name for name in ANSWERS if any(row.get(name) is not None for row in rows)), ANSWERS[0])
     has_input = any("input" in row for row in rows)
     used = {
-        "columns": [name.rstrip("?") for text in (data.prompt, data.completion) for name in FIELD.findall(text)],
+        "columns": columns_in(data.prompt, data.completion),
         "prompt_completion": ["prompt", "completion", "tools"],
         "messages": [chat_column(rows, data), *BESIDE_TURNS],
         "sharegpt": [chat_column(rows, data), *BESIDE_TURNS],
