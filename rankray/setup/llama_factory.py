@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from rankray.data.formats import ALPACA_WITHOUT_INPUT
+from rankray.data.templates import SIGNS, can_name
 from rankray.errors import ConfigError
 from rankray.model.files import has_chat_template, local_model
 from rankray.setup.foreign import Draft, common, dtype, lora, quantization
@@ -14,8 +16,14 @@ from rankray.setup.foreign_data import TEMPLATE, leftovers, source
 
 logger = logging.getLogger(__name__)
 
-PLAIN = (None, "alpaca", "default", "empty", "vanilla", "fewshot")
-"""Templates that are no model's own."""
+PLAIN = {
+    "alpaca": f"{ALPACA_WITHOUT_INPUT}\n\n### Instruction:\n%s\n\n### Response:\n",
+    "default": "Human: %s\nAssistant:",
+    "empty": "%s", "vanilla": "%s", "fewshot": "%s\n",
+}  # fmt: skip
+"""Templates that are no model's own -> what they make of what is asked."""
+USUAL = ("instruction", "input", "output")
+"""Columns of what is asked, what is given with it, and the answer, where a data set names none."""
 KNOWN = {"file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "subset", "split", "formatting", "columns", "tags",
          "num_samples", "ranking"}  # fmt: skip
 TAGS = {
@@ -25,8 +33,15 @@ TAGS = {
 }  # fmt: skip
 """Names and roles of turns that are recognised, as LLaMA-Factory maps them."""
 COLUMNS = {"tools": ("tools",), "system": ("system", "system_prompt"), "history": ("history",)}
-"""Columns that are read under these names alone."""
+"""Columns that are read under these names alone, and not beside templates; tools beside a column of turns alone."""
 ATTENTION = {"fa2": "flash_attention_2", "sdpa": "sdpa", "disabled": "eager"}
+
+
+class Form(NamedTuple):
+    """What is made of a question: the text around `%s`, and whether it is that of a template of `PLAIN`."""
+
+    text: str
+    is_plain: bool
 
 
 def fill(draft: Draft, base: Path) -> None:
@@ -72,8 +87,13 @@ def fill(draft: Draft, base: Path) -> None:
         draft.set("train.sft.use_liger_kernel", True)
     if draft.take("streaming"):
         draft.set("data.streaming", True)
-    _datasets(draft, base)
-    if template not in PLAIN and _renders_chats(draft, base):
+    is_chat = template not in PLAIN and _renders_chats(draft, base)
+    is_plain = not is_chat and (template is None or template in PLAIN)
+    form = PLAIN[template or "empty"] if is_plain else "%s" if is_chat else "%s\n"
+    _datasets(draft, base, Form(form, is_plain))
+    if template == "default":
+        draft.note("template", template, "no EOS token is written after a question here")
+    if is_chat:
         draft.set("data.chat", True)
     _loss(draft)
     draft.share = draft.take("val_size")
@@ -98,7 +118,7 @@ def _renders_chats(draft: Draft, base: Path) -> bool:
     return directory is None or has_chat_template(directory)
 
 
-def _datasets(draft: Draft, base: Path) -> None:
+def _datasets(draft: Draft, base: Path, form: Form) -> None:
     names = draft.take("dataset")
     if not names:
         raise ConfigError("import: the file has no dataset; needed is one; add it")
@@ -113,7 +133,7 @@ def _datasets(draft: Draft, base: Path) -> None:
     weights = [float(part) for part in parts] if shares else [None] * len(listed)
     directory = base / str(draft.take("dataset_dir", default="data"))
     known = _info(directory / "dataset_info.json")
-    entries = [_entry(draft, name, directory, known) for name in listed]
+    entries = [_entry(draft, name, directory, known, form) for name in listed]
     most = draft.take("max_samples")
     for entry, weight in zip(entries, weights, strict=False):
         entry |= {} if weight is None else {"weight": weight}
@@ -124,10 +144,10 @@ def _datasets(draft: Draft, base: Path) -> None:
     held_out = draft.take("eval_dataset")
     if held_out:
         names = held_out if isinstance(held_out, list) else [name.strip() for name in str(held_out).split(",")]
-        draft.set("data.eval", [_entry(draft, name, directory, known) for name in names])
+        draft.set("data.eval", [_entry(draft, name, directory, known, form) for name in names])
 
 
-def _entry(draft: Draft, name: str, directory: Path, known: dict[str, Any]) -> dict[str, Any]:
+def _entry(draft: Draft, name: str, directory: Path, known: dict[str, Any], form: Form) -> dict[str, Any]:
     found = known.get(name)
     if found is None:
         draft.note("dataset", name, f"is not in {directory / 'dataset_info.json'}; its file is taken to be {name}.json")
@@ -148,25 +168,61 @@ def _entry(draft: Draft, name: str, directory: Path, known: dict[str, Any]) -> d
     tags = {key: value for key, value in found.get("tags", {}).items() if value not in TAGS.get(key, (value,))}
     if tags:
         draft.note(f"{where}.tags", tags, "turns have role and content, or from and value, here")
-    for key, usual in COLUMNS.items():
-        if columns.get(key) and columns[key] not in usual:
-            draft.note(f"{where}.columns.{key}", columns[key], f"has to be called {usual[0]} here")
     if found.get("formatting") in ("sharegpt", "openai"):
         entry["messages"] = columns.get(
             "messages", "conversations" if found["formatting"] == "sharegpt" else "messages"
         )
         entry["format"] = "sharegpt"
-    elif columns.get("prompt") == "instruction" or not columns:
+        _note_names(draft, columns, ("tools", "system"), where)
+        return entry
+    asked, given, answer = (columns.get(key) for key in ("prompt", "query", "response")) if columns else USUAL
+    if (asked, given, answer) == USUAL and not (
+        form.is_plain and not (columns.get("system") or columns.get("history"))
+    ):
         entry["format"] = "alpaca"
-        if columns.get("query") not in (None, "input") or columns.get("response") not in (None, "output"):
-            draft.note(f"{where}.columns", columns, "instruction, input and output are looked for here")
-    elif columns.get("prompt") and columns.get("response") and columns["prompt"] != "instruction":
-        query = f"\n{{{columns['query']}?}}" if columns.get("query") else ""
-        for key in ("system", "history"):
-            if columns.get(key):
-                draft.note(f"{where}.columns.{key}", columns[key], "is not part of templates; see data.prompt")
-        entry |= {"prompt": f"{{{columns['prompt']}}}{query}\n", "completion": f"{{{columns['response']}}}"}
+        _note_names(draft, columns, ("system", "history"), where)
+        _note_unread(draft, columns, ("tools",), where, "are read beside a column of turns alone")
+        return entry
+    entry |= _templates(asked or given, given if asked else None, answer, form.text, where)
+    _note_unread(
+        draft, columns, ("tools", "system", "history"), where,
+        "is not part of templates; name the other columns instruction, input and output, and this one by its key",
+    )  # fmt: skip
     return entry
+
+
+def _note_names(draft: Draft, columns: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
+    for key in keys:
+        if columns.get(key) and columns[key] not in COLUMNS[key]:
+            draft.note(f"{where}.columns.{key}", columns[key], f"has to be called {COLUMNS[key][0]} here")
+
+
+def _note_unread(draft: Draft, columns: dict[str, Any], keys: tuple[str, ...], where: str, why: str) -> None:
+    for key in keys:
+        if columns.get(key):
+            draft.note(f"{where}.columns.{key}", columns[key], why)
+
+
+def _templates(asked: Any, given: Any, answer: Any, form: str, where: str) -> dict[str, str]:
+    """Return the templates over a data set's columns: LLaMA-Factory joins question and input, those that are not empty.
+
+    Raises:
+        ConfigError: there is no question or no answer, or a column whose name a template cannot have.
+    """
+    for key, column in (("prompt", asked), ("response", answer)):
+        if not column:
+            raise ConfigError(
+                f"import: {where}.columns has no {key}; needed are prompt and response, for supervised fine-tuning; "
+                "name its column, or take another data set"
+            )
+    for column in (asked, given, answer):
+        if column and not can_name(column):
+            raise ConfigError(
+                f"import: {where}.columns: {column!r} cannot stand in a template; allowed are names without {SIGNS} "
+                "and without a question mark at the end; rename the column"
+            )
+    more = f"{{\n{given}?}}" if given else ""
+    return {"format": "columns", "prompt": form % f"{{{asked}}}{more}", "completion": f"{{{answer}}}"}
 
 
 def _info(file: Path) -> dict[str, Any]:

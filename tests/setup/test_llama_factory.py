@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from rankray.config import distributions
+from rankray.data.sources import Source
 from rankray.errors import ConfigError
 from rankray.setup.foreign import convert
 
@@ -49,7 +50,7 @@ def test_a_recipe(file, tmp_path):
     }  # fmt: skip
     assert config.model.attn_implementation == "flash_attention_2"
     mine, chats, hub = config.data.train
-    assert (mine.path, mine.prompt, mine.completion) == (str(tmp_path / "data" / "m.json"), "{q}\n{more?}\n", "{a}")
+    assert (mine.path, mine.prompt, mine.completion) == (str(tmp_path / "data" / "m.json"), "{q}{\nmore?}", "{a}")
     assert (chats.format, chats.messages, chats.weight) == ("sharegpt", "turns", 0.3)
     assert (hub.path, hub.max_examples) == ("x/y:train[:95%]", 1000)
     assert (config.data.train_on, config.data.max_length) == ("all", 2048)
@@ -99,9 +100,9 @@ def test_what_a_data_set_says_is_taken_over_or_noted(file, tmp_path):
     told, turns, own = config.data.train
     assert (told.format, told.max_examples, turns.max_examples) == ("alpaca", 10, 1000)
     assert (turns.format, turns.messages) == ("sharegpt", "messages")
-    assert (own.prompt, own.completion) == ("{q}\n", "{a}")
+    assert (own.prompt, own.completion) == ("{q}", "{a}")
     assert [(each.format, each.prompt, each.messages) for each in config.data.eval] == [
-        (None, "{q}\n{more?}\n", None), ("sharegpt", None, "turns")
+        ("columns", "{q}{\nmore?}", None), ("sharegpt", None, "turns")
     ]  # fmt: skip
     assert config.data.streaming
     said = {note.split(": ")[0] for note in notes}
@@ -138,3 +139,63 @@ def test_the_loss_it_is_told_to_use(file, given, loss):
     assert {name: getattr(config.loss, name) for name in loss} | {"objective": config.loss.objective} == loss
     assert config.loss.objective in distributions(config)["loss.objective"].choices
     assert not [note for note in notes if "loss" in note.partition(":")[0]]
+
+
+PRESET = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "template", "form", "prompt"),
+    [
+        (None, "qwen", "alpaca", None),
+        (None, "alpaca", "columns", PRESET + "### Instruction:\n{instruction}{\ninput?}\n\n### Response:\n"),
+        (None, "empty", "columns", "{instruction}{\ninput?}"),
+        ({"prompt": "instruction", "response": "output"}, "qwen", "columns", "{instruction}"),
+        ({"prompt": "q", "response": "output"}, "qwen", "columns", "{q}"),
+        ({"query": "q", "response": "output"}, "qwen", "columns", "{q}"),
+        ({"prompt": "q", "query": "more", "response": "output"}, "default", "columns",
+         "Human: {q}{\nmore?}\nAssistant:"),
+        ({"prompt": "q", "response": "output"}, None, "columns", "{q}"),
+        ({"prompt": "instruction", "query": "input", "response": "output", "system": "system"}, "alpaca", "alpaca",
+         None),
+    ],
+)  # fmt: skip
+def test_questions_are_written_as_llama_factory_writes_them(file, tmp_path, columns, template, form, prompt):
+    """It joins question and input, those that are there, with a new line; nothing is read that `columns` leaves out."""
+    info = {"d": {"file_name": "d.json"} | ({"columns": columns} if columns else {})}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
+    config, _, _ = convert(file(dataset="d", interleave_probs=None, template=template))
+    [entry] = config.data.train
+    assert (entry.format, entry.prompt) == (form, prompt)
+    rows = [{"instruction": "i", "q": "i", "input": "", "more": "", "output": "o", "system": ""},
+            {"instruction": "i", "q": "i", "input": "x", "more": "x", "output": "o", "system": ""}]  # fmt: skip
+    (tmp_path / "data" / "d.json").write_text(json.dumps(rows))
+    examples = [placed.example for placed in Source("train", config.data).examples()]
+    if config.data.chat:
+        given = "i\nx" if columns is None or {"query", "prompt"} <= columns.keys() else "i"
+        assert [example.turns[0] for example in examples] == [
+            {"role": "user", "content": "i"}, {"role": "user", "content": given}
+        ]  # fmt: skip
+
+
+def test_columns_beside_templates_have_one_note(file, tmp_path):
+    columns = {"prompt": "q", "response": "a", "system": "persona", "history": "h", "tools": "t"}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"d": {"file_name": "d.json", "columns": columns}}))
+    _, notes, _ = convert(file(dataset="d", interleave_probs=None))
+    for key in ("system", "history", "tools"):
+        [note] = [note for note in notes if note.startswith(f"dataset_info.d.columns.{key}")]
+        assert "is not part of templates; name the other columns instruction, input and output" in note
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"prompt": "text"}, "dataset_info.d.columns has no response; needed are prompt and response"),
+        ({"response": "text"}, "dataset_info.d.columns has no prompt"),
+        ({"prompt": "why?", "response": "a"}, r"'why\?' cannot stand in a template; allowed are names without"),
+    ],
+)
+def test_columns_that_cannot_be_taken_over(file, tmp_path, columns, said):
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"d": {"file_name": "d.json", "columns": columns}}))
+    with pytest.raises(ConfigError, match=said):
+        convert(file(dataset="d", interleave_probs=None))
