@@ -35,6 +35,9 @@ KNOWN = {
     "chat_template", "message_property_mappings", "field_tools", "field_system",
 }  # fmt: skip
 
+WARMUP, MOST_WARMUP = 0.03, 100
+"""Axolotl's default warm-up: the share of the steps, and the most steps (`TrainerBuilderBase`)."""
+
 
 def fill(draft: Draft, base: Path) -> None:
     """Fill in a draft.
@@ -163,13 +166,27 @@ def _schedule(draft: Draft) -> None:
     schedule(draft, "lr_scheduler", name)
 
 
+def _warmup(draft: Draft, steps: int) -> None:
+    """Set the warm-up; where neither a share nor a number of steps is given, Axolotl's own default is."""
+    share, count = draft.take("warmup_ratio"), draft.take("warmup_steps")
+    if share is not None or count is not None:
+        warmup(draft, share if count is None else None, count)
+        return
+    wanted = min(int(WARMUP * steps), MOST_WARMUP)
+    draft.set("train.warmup_ratio", (2 if wanted == 1 else wanted) / steps if steps else WARMUP)  # 1 is 2 there
+    draft.notes.append(
+        f"warmup_ratio: not given: {100 * WARMUP:.0f} % of the steps are taken, Axolotl's default, which there are at "
+        f"most {MOST_WARMUP} steps"
+    )
+
+
 def _training(draft: Draft) -> None:
     batches(draft, "micro_batch_size", 1)
     steps, epochs = draft.whole("max_steps", 0), draft.take("num_epochs", default=1)
     draft.set(*(("train.max_steps", steps) if steps > 0 else ("train.epochs", float(epochs))))
     draft.set("train.learning_rate", float(draft.take("learning_rate", default=2e-5)))
     draft.move("train.weight_decay", "weight_decay")
-    warmup(draft, draft.take("warmup_ratio"), draft.take("warmup_steps"))
+    _warmup(draft, max(steps, 0))
     _schedule(draft)
     draft.move("train.seed", "seed")
     evaluations(draft)

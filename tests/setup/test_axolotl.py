@@ -64,6 +64,28 @@ def test_packing_with_a_number_of_steps(tmp_path):
     assert config.model.lora is None
 
 
+@pytest.mark.parametrize(
+    ("given", "share", "is_default"),
+    [
+        ({}, 0.03, True),
+        ({"max_steps": 1000}, 0.03, True),
+        ({"max_steps": 10000}, 0.01, True),
+        ({"max_steps": 40}, 0.05, True),
+        ({"max_steps": 20}, 0.0, True),
+        ({"warmup_ratio": 0}, 0.0, False),
+        ({"warmup_steps": 0}, 0.0, False),
+        ({"warmup_steps": 0, "warmup_ratio": 0.1}, 0.0, False),
+        ({"max_steps": 100, "warmup_steps": 10}, 0.1, False),
+    ],
+    ids=str,
+)
+def test_a_warm_up_that_is_not_given_is_axolotls(tmp_path, given, share, is_default):
+    config, notes, _ = converted(tmp_path, **{"warmup_ratio": None, **given})
+    assert config.train.warmup_ratio == pytest.approx(share)
+    said = [note for note in notes if note.startswith("warmup_ratio: not given: 3 % of the steps are taken, Axolotl's")]
+    assert len(said) == is_default
+
+
 def test_held_out_data_of_its_own(tmp_path):
     config, notes, _ = converted(tmp_path, test_datasets=[{"path": "a/b", "split": "test", "type": "alpaca"}])
     assert [entry.path for entry in config.data.eval] == ["a/b:test"]
