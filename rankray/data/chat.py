@@ -101,6 +101,15 @@ class Example(NamedTuple):
         return [] if isinstance(self.prompt, str) else self.prompt
 
     @property
+    def answer(self) -> str:
+        """The text of the completion; of a turn without text its tool calls or its thinking."""
+        if isinstance(self.completion, str):
+            return self.completion
+        last = self.completion[-1]
+        held = (last.get(field) for field in ("content", "tool_calls", *THINKING))
+        return str(next((each for each in held if each), ""))
+
+    @property
     def turns(self) -> list[Turn]:
         """All turns; none for texts."""
         return [] if isinstance(self.completion, str) else [*self.asked, *self.completion]

@@ -157,7 +157,7 @@ class Source:
             is_first, file = part.source != file, part.source
             rows = chosen(part, self._conditions(entry), where, must_exist=is_first)
             if is_first:
-                form = recognise(rows or part, given, where)
+                form = recognise(rows or part, given, _where_of(part, entry, where))
                 self._note(entry, form, rows or part, given)
                 data = given.model_copy(update={"format": form})
             if rows:
@@ -219,7 +219,7 @@ class Source:
         for table in origin.tables():
             rows = chosen(table, self._conditions(entry), where)
             if rows:
-                self._note(entry, recognise(rows, data, where), rows, data)
+                self._note(entry, recognise(rows, data, _where_of(table, entry, where)), rows, data)
                 found += self._placed(rows, data, entry, left)
         self._keep(entry, left)
         self._refuse_most(entry, left)
@@ -248,6 +248,11 @@ class Source:
             examples = with_weights(list(kept.values()), rows, data, places)
         pairs = zip(examples, rows, strict=True)
         return [Placed(e, row, place_of(rows, i)) for i, (e, row) in enumerate(pairs) if e is not None]
+
+
+def _where_of(rows: Rows, entry: SourceSection, where: str) -> str:
+    """Return how an error about the form of some rows begins: with their file where the entry stands for several."""
+    return where if Path(entry.path).is_file() else f"{where}: {rows.source}"
 
 
 def entries_of(given: str | Sequence[SourceSection]) -> list[SourceSection]:

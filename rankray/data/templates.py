@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 SIGNS = "{}.[]!:"
 """Signs that a field cannot have."""
+RENAME = f"rename a column whose name has one of {' '.join(SIGNS)} or ends with ?"
 
 
 class Field(NamedTuple):
@@ -61,14 +62,14 @@ def parse(template: str, where: str) -> list[Part]:
     except ValueError as error:
         raise DataError(
             f"{where}: {template!r} is not a template ({error}); fields are {{column}}, literal braces are doubled; "
-            "fix the braces"
+            f"fix the braces, or {RENAME}"
         ) from None
     for _, name, spec, conversion in parts:
         if name is not None and (not name or spec or conversion or any(sign in name for sign in ".[]")):
             raise DataError(
                 f"{where}: the field {{{name}}} of {template!r} is not a column name; allowed is {{column}}, or "
-                "{column?} where it may be empty; literal braces are doubled; rename a column whose name has one of "
-                f"{' '.join(SIGNS)}"
+                "{column?} where it may be empty; literal braces are doubled; "
+                f"correct it, or {RENAME}"
             )
     return [(text, None if name is None else _field(name)) for text, name, _, _ in parts]
 

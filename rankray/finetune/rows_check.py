@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from rankray.config import Config, LoadedConfig, distributions
 from rankray.config.evaluation import is_sampled
-from rankray.data.chat import Example
 from rankray.data.files import HELD_OUT, TEST
 from rankray.data.rendering import left_out_parts
 from rankray.data.sources import Placed
@@ -103,7 +102,7 @@ def answer_warnings(split: str, examples: Sequence[Placed], loaded: LoadedConfig
     """
     if split != "train" and not _answers(loaded.config):
         return []
-    texts = [_completion(placed.example) for placed in examples]
+    texts = [placed.example.answer for placed in examples]
     empty = [index for index, text in enumerate(texts) if not text.strip()]
     if len(empty) == len(texts) and split != "train":
         raise DataError(
@@ -122,11 +121,6 @@ def answer_warnings(split: str, examples: Sequence[Placed], loaded: LoadedConfig
     except ConfigError as error:
         raise ConfigError(f"{loaded.where('evaluate.answer')}: {error}") from None
     return found
-
-
-def _completion(example: Example) -> str:
-    last: Any = example.completion
-    return last if isinstance(last, str) else str(last[-1]["content"] or last[-1].get("tool_calls") or "")
 
 
 def rendering_warnings(examples: Sequence[Placed], tokenizer: PreTrainedTokenizerBase | None, where: str) -> list[str]:

@@ -34,24 +34,25 @@ def sorted_out(files: Sequence[Path], base: Path) -> tuple[list[Path], list[Path
 
 
 def set_aside(
-    files: Sequence[Path], directory: Path, stem: str, unusable: Collection[int] = ()
+    files: Sequence[Path], directory: Path, stem: str, unusable: Collection[int] = (), blank: Collection[int] = ()
 ) -> tuple[Path, Path, int]:
     """Write two files from the rows of some: the rows without the held-out ones, and those.
 
-    Every tenth row at random, at least one and at most `MOST`, with a fixed seed; the order stays as it is. Only a part
-    of the rows is in memory.
+    Every tenth row at random, at least one and at most `MOST`, with a fixed seed; the order stays as it is. Rows
+    without an answer are among them as they are drawn, but never alone. Only a part of the rows is in memory.
 
     Args:
         files: data files, whose rows have one form.
         directory: where the two are written, as `STEM.train.jsonl` and `STEM.eval.jsonl`.
         stem: what their names begin with.
         unusable: rows, from 0, that no example is made from; they stay where they are.
+        blank: rows, from 0, whose answer is empty.
 
     Returns:
         The two files, and how many rows the second has.
 
     Raises:
-        DataError: a file cannot be read, there is a single row to train on, or something would have to be overwritten.
+        DataError: a file cannot be read, there are no two rows to train on, or something would have to be overwritten.
     """
     places = directory / f"{stem}.train.jsonl", directory / f"{stem}.eval.jsonl"
     for place in places:
@@ -67,7 +68,17 @@ def set_aside(
             f"init: {str(files[0])!r} holds one row to train on; needed are two, one to hold out; give --eval, or more "
             "rows"
         )
-    held = set(random.Random(SEED).sample(usable, max(1, min(MOST, round(len(usable) * SHARE)))))
+    answered = [number for number in usable if number not in blank] if blank else usable
+    if len(answered) < 2:
+        what = "one row with an answer" if answered else "no row with an answer"
+        raise DataError(
+            f"init: {str(files[0])!r} holds {what}; needed are two, one to hold out; name the column of the answers "
+            "with --completion, give --eval, or fill the rows"
+        )
+    size = max(1, min(MOST, round(len(usable) * SHARE)))
+    held = set(random.Random(SEED).sample(usable, size))
+    if held.isdisjoint(answered):
+        held = set(random.Random(SEED).sample(answered, min(size, len(answered) // 2)))
     number = 0
     with places[0].open("w", encoding="utf-8") as train, places[1].open("w", encoding="utf-8") as held_out:
         for file in files:

@@ -7,8 +7,11 @@ name, a tenth of the rows of each form is set aside, into new files.
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +22,19 @@ from rankray.data.files import Rows, check_one_set, ending, files_of, hub_parts,
 from rankray.data.formats import CHAT_COLUMNS, recognise, unused_columns
 from rankray.data.left_out import LeftOut
 from rankray.data.other_sets import MARKS, is_preference
+from rankray.data.parse import LISTS
 from rankray.data.sources import Source
+from rankray.data.templates import RENAME, can_name
 from rankray.errors import DataError, in_yaml, listed
 from rankray.setup.held_out import halves_of_hub, set_aside, sorted_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+MOST_SETTINGS = 1 << 20
+"""A larger JSON file, in bytes, is data."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +46,14 @@ class Part:
         form: what its rows look like (`rankray.data.formats`).
         templates: further fields of `data` that they need: templates, or the column of turns.
         left_out: its rows with nothing to train on, where it is a file that was read.
+        blank: its rows, from 0, whose answer is empty.
     """
 
     path: str
     form: str
     templates: Mapping[str, str]
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+    blank: tuple[int, ...] = field(default=(), compare=False)
 
     def section(self) -> DataSection:
         """Return a data section of this source alone."""
@@ -121,7 +133,7 @@ def _split_files(
 ) -> Chosen:
     """Return the splits of one source of files, those that it names or ones that are written."""
     check_one_set(source, "init", splits=False)
-    files = files_of(source, "init")
+    files = _with_data(files_of(source, "init"), templates, say)
     base = Path(source) if Path(source).is_dir() else files[0].parent
     train, held_out, test = sorted_out(files, base) if len(files) > 1 else (files, [], [])
     if not train:  # all files are called so
@@ -140,7 +152,9 @@ def _split_files(
     for group in groups.values():
         own = [Path(part.path) for part in group]
         unusable = set(sum((part.left_out for part in group), LeftOut()).indices)
-        one, other, count = set_aside(own, directory, _stem(source, own, len(groups) > 1), unusable)
+        begins = accumulate((part.left_out.rows for part in group), initial=0)
+        blank = {begin + number for begin, part in zip(begins, group, strict=False) for number in part.blank}
+        one, other, count = set_aside(own, directory, _stem(source, own, len(groups) > 1), unusable, blank)
         made += [one, other]
         say(f"set {count} example{'s' if count > 1 else ''} aside: {other} is held out, {one} is the rest")
         part = _part(one, templates, say)
@@ -163,10 +177,45 @@ def _parts(source: str, templates: Templates, say: Say) -> list[Part]:
     """Return a source as it is, or its files where they have different forms."""
     if not is_file_source(source):
         return [_hub_part(source, templates, say)]
-    files = files_of(source, "init")
+    found = files_of(source, "init")
+    files = _with_data(found, templates, say)
     parts = [_part(file, templates, say) for file in files]
     same = all((part.form, part.templates) == (parts[0].form, parts[0].templates) for part in parts)
+    same = same and files == found  # a directory is read as a whole
     return [replace(parts[0], path=source)] if same else parts
+
+
+def _with_data(files: list[Path], templates: Templates, say: Say) -> list[Path]:
+    """Return files without those that hold settings, such as package.json, and say so; a single file is data."""
+    if len(files) < 2:
+        return files
+    other = [file for file in files if _holds_settings(file, templates)]
+    for file in other if len(other) < len(files) else ():
+        say(f"{file}: left out: one JSON object that is no row of data, such as settings; give --data {file} if it is")
+    return [file for file in files if file not in other] or files
+
+
+def _holds_settings(file: Path, templates: Templates) -> bool:
+    """Whether a file is one JSON object that holds neither rows nor one that is understood."""
+    if ending(file) != ".json" or file.stat().st_size > MOST_SETTINGS:
+        return False
+    try:
+        tree = json.loads(file.read_bytes())
+    except ValueError as error:  # such as lines of JSON, or something that is compressed
+        logger.debug("%s is not one JSON value: %s", file, error)
+        return False
+    if not isinstance(tree, dict) or any(isinstance(tree.get(key), list) for key in LISTS):
+        return False
+    values = list(tree.values())
+    rows_by_key = len(values) > 1 and all(isinstance(each, dict) and each.keys() == values[0].keys() for each in values)
+    if rows_by_key or (values and all(isinstance(each, list) for each in values)):
+        return False  # written in a way that its error explains
+    try:
+        _part(file, templates, lambda line: None)
+    except DataError as error:
+        logger.debug("%s holds settings: %s", file, error)
+        return True
+    return False
 
 
 def _hub_part(source: str, templates: Templates, say: Say) -> Part:
@@ -184,14 +233,17 @@ def _part(file: Path, given: Templates, say: Say, tokenizer: PreTrainedTokenizer
     part = _described(str(file), rows, given)
     data = part.section().model_copy(update={"streaming": True})
     source = Source("train", data, places=Places(source="init"), tokenizer=tokenizer)
-    count = sum(1 for _ in source.placed())
+    blank = [not placed.example.answer.strip() for placed in source.placed()]
+    count, left = len(blank), set(source.left_out.indices)
+    usable = (number for number in range(source.left_out.rows) if number not in left)
     unused = unused_columns(part.form, rows, part.section())
     more = "".join(f", {name}: {in_yaml(text)}" for name, text in part.templates.items())
     more += f"; columns not used: {listed(unused)}" if unused else ""
     if not given and part.templates.get("prompt") == "{text}\n":
         more += "; to learn the text itself: --prompt '' --completion '{text}'"
     say(f"{file}: {count} rows, format {part.form}{more}")
-    return replace(part, left_out=source.left_out)
+    empty = tuple(number for number, is_blank in zip(usable, blank, strict=False) if is_blank)
+    return replace(part, left_out=source.left_out, blank=empty)
 
 
 def _described(file: str, rows: Rows, given: Templates) -> Part:
@@ -206,9 +258,11 @@ def _described(file: str, rows: Rows, given: Templates) -> Part:
         if is_other or guess.turn_columns(rows) or (templates is None and guess.nested_column(rows) is not None):
             raise
         if templates is None:
+            unnamed = [name for name in columns if not can_name(name)]
             raise DataError(
                 f"init: {file!r} has the columns {listed(columns)}, and which is asked and which answered is not "
                 "plain; allowed are templates over them; give --prompt '{COLUMN}\\n' --completion '{COLUMN}'"
+                + (f"; no template can name {listed(map(repr, unnamed))}: {RENAME}" if unnamed else "")
             ) from None
         return Part(file, "columns", templates)
     if form == "text" and (templates := guess.answer_to_text(rows)):

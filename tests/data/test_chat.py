@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from rankray.data.chat import conversation, for_template
+from rankray.data.chat import Example, conversation, for_template
 from rankray.errors import DataError
 
 ASK = {"role": "user", "content": "hi"}
@@ -123,3 +123,13 @@ def test_keys_that_a_table_added_to_arguments_and_tools_are_left_out():
     written = {**call, "tool_calls": [{"function": {**made, "arguments": '{"a": null}'}}]}
     kept = conversation([ASK, written], "data.messages", "row 1").turns[-1]
     assert kept["tool_calls"][0]["function"]["arguments"] == {"a": None}, "what is written as JSON is meant"
+
+
+def test_the_answer_of_an_example():
+    call = {"function": {"name": "add", "arguments": {}}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    assert "add" in conversation(turns, "w", "p").answer
+    thought = {"role": "assistant", "content": "", "reasoning": "hm"}
+    assert conversation([turns[0], thought], "w", "p").answer == "hm"
+    assert conversation([turns[0], {"role": "assistant", "content": " "}], "w", "p").answer == " "
+    assert (Example("q", "a").answer, Example("q", "").answer) == ("a", "")
