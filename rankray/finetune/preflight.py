@@ -32,7 +32,13 @@ from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
 from rankray.evaluate.answers import load_function
 from rankray.evaluate.sets import check_sets
 from rankray.finetune.base_model import check_base_model
-from rankray.finetune.rows_check import answer_warnings, rendering_warnings, template_warnings, warnings_of_names
+from rankray.finetune.rows_check import (
+    answer_warnings,
+    border_warnings,
+    rendering_warnings,
+    template_warnings,
+    warnings_of_names,
+)
 from rankray.finetune.schedules import check_one_schedule, check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
 from rankray.finetune.variants import as_drawn, check_kept_processes, searched_variants
@@ -281,7 +287,9 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, tokenizer
         findings.unseen.append("data.streaming: held-out prompts that also stand in data.train")
     findings.left_out[f"data.{split}"] = source.left_out
     findings.warnings += answer_warnings(split, examples, loaded, where)
-    findings.warnings += rendering_warnings(examples, tokenizer, where) if split == "train" else []
+    if split == "train":
+        findings.warnings += rendering_warnings(examples, tokenizer, where)
+        findings.warnings += border_warnings(examples, tokenizer, where)
     for entry in entries_of(given) if split == "train" else ():
         if (entry.format or data.format) == "auto" and source.forms.get(entry.path) == "text":
             said = text_alone(source.unused[entry.path])

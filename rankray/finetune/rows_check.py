@@ -1,4 +1,4 @@
-"""What `check` says about the rows of a split beside their lengths: names of files, answers, and what a template drops.
+"""What `check` says about the rows of a split beside their lengths: names of files, answers, what a template drops.
 
 Needs no torch.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankray.config import Config, LoadedConfig, distributions
 from rankray.config.evaluation import is_sampled
+from rankray.data.examples import common_prefix
 from rankray.data.files import HELD_OUT, TEST
 from rankray.data.rendering import left_out_parts
 from rankray.data.sources import Placed
@@ -21,6 +22,10 @@ from rankray.evaluate.answers import check_answer, is_function
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TOKENISED = 100
+"""How many prompts are compared with what they become before their answers."""
+MOST_SHOWN = 8
+"""How many characters are shown of a prompt's end."""
 RENDERED = 100
 """How many conversations with tools, calls or thinking are rendered to see whether a template writes them."""
 INSTEAD = {
@@ -121,6 +126,37 @@ def answer_warnings(split: str, examples: Sequence[Placed], loaded: LoadedConfig
     except ConfigError as error:
         raise ConfigError(f"{loaded.where('evaluate.answer')}: {error}") from None
     return found
+
+
+def border_warnings(examples: Sequence[Placed], tokenizer: PreTrainedTokenizerBase | None, where: str) -> list[str]:
+    """Return a line where the end of a prompt and the beginning of its completion become one token.
+
+    Args:
+        examples: of a split; the first `TOKENISED` prompts that are texts are looked at.
+        tokenizer: the model's; None: nothing is said.
+        where: how a warning begins.
+    """
+    texts = [
+        (each, place) for each, _, place in examples if isinstance(each.prompt, str) and each.prompt and each.answer
+    ]
+    texts = texts[:TOKENISED]
+    if tokenizer is None or not texts:
+        return []
+    prompts = tokenizer([str(e.prompt) for e, _ in texts], add_special_tokens=False, verbose=False)["input_ids"]
+    wholes = tokenizer([f"{e.prompt}{e.completion}" for e, _ in texts], add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
+    pairs = zip(texts, prompts, wholes, strict=True)
+    merged = [text for text, prompt, whole in pairs if common_prefix(prompt, whole) < len(prompt)]
+    if not merged:
+        return []
+    example, first = merged[0]
+    return [
+        f"{where}: in {len(merged)} of the first {len(texts)} rows the end of the prompt "
+        f"({str(example.prompt)[-MOST_SHOWN:]!r} in the first, {first}) and the beginning of the answer are one token, "
+        "which is trained on as the answer's, and answers are generated from the prompt without that end; allowed is a "
+        "prompt that ends where a token does; end it with a new line, or let a space at its end begin the answer"
+    ]
 
 
 def rendering_warnings(examples: Sequence[Placed], tokenizer: PreTrainedTokenizerBase | None, where: str) -> list[str]:

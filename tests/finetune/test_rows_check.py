@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 
 from rankray.config import load_config
-from rankray.data.chat import conversation
-from rankray.data.encode import light_tokenizer
+from rankray.config.sections import DataSection
+from rankray.data.chat import Example, conversation
+from rankray.data.encode import encode, light_tokenizer
 from rankray.data.sources import Placed
-from rankray.finetune.rows_check import rendering_warnings, template_warnings, warnings_of_names
+from rankray.finetune.rows_check import border_warnings, rendering_warnings, template_warnings, warnings_of_names
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,34 @@ def test_what_the_chat_template_leaves_out_is_said_once(model_dir):
     assert rendering_warnings(placed(3), None, "w") == []
     knowing.chat_template = None
     assert rendering_warnings(placed(3), knowing, "w") == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "said"),
+    [
+        ("Q: one\nA: ", "the cat", r"(' one\nA: ' in the first, t.jsonl:1) and"),
+        ("Once upon a ti", "me there was", "('pon a ti' in the first, t.jsonl:1) and"),
+        ("Q: one\nA:", " the cat", ""),
+        ("Q: one\n", "the cat", ""),
+        ("Q: one\nA: ", "", ""),
+        ("", "the cat", ""),
+    ],
+)
+def test_a_token_of_prompt_and_answer_is_warned_of_and_is_the_answers(assets, prompt, answer, said):
+    """Compared with TRL's own rule, which training follows."""
+    from trl.trainer.sft_trainer import common_prefix_length
+
+    tokenizer = light_tokenizer(assets / "models" / "stories260K")
+    found = border_warnings([Placed(Example(prompt, answer), {}, "t.jsonl:1")] * 200, tokenizer, "w")
+    assert len(found) == bool(said)
+    assert all(line.startswith(f"w: in 100 of the first 100 rows the end of the prompt {said}") for line in found)
+    data = DataSection(train="t.jsonl", eval="e.jsonl")
+    [tokens] = encode([Example(prompt, answer)], tokenizer, data)
+    whole = tokenizer(prompt + answer)["input_ids"]
+    assert tokens.start == common_prefix_length(tokenizer(prompt)["input_ids"], whole)
+    assert tokenizer.decode(tokens.input_ids[tokens.start :], skip_special_tokens=True).strip().endswith(answer.strip())
+
+
+def test_borders_of_conversations_are_the_templates(model_dir):
+    assert border_warnings(placed(3), light_tokenizer(Path(model_dir), CHATML), "w") == []
+    assert border_warnings([Placed(Example("a ", "b"), {}, "p")], None, "w") == []
