@@ -21,35 +21,35 @@ PARTS = {"tools": (), "tool_calls": ("tool_calls",), "thinking": THINKING}
 """What a template may leave out -> the fields of a turn that hold it; tools are the row's own."""
 
 
-def refusal(
-    tokenizer: PreTrainedTokenizerBase, example: Example, place: str, where: str, every: bool = False
-) -> Unusable | None:
-    """Return why nothing can be trained on in a conversation, by its chat template; None where something can.
+def fitted(tokenizer: PreTrainedTokenizerBase, example: Example, place: str, where: str) -> Example | Unusable:
+    """Return an example as its chat template lets it be trained on, or why nothing can be.
 
-    The template refuses the turns, or writes nothing for an answer that is a tool call or thinking alone. Texts are not
-    rendered, and without a chat template nothing is refused here.
+    Nothing can be where the template refuses the turns, or writes nothing for an answer that is a tool call or thinking
+    alone. An earlier turn of this kind gets the weight 0: without its text there is nothing in it to learn. Texts are
+    not rendered, and without a chat template every example stays as it is.
 
     Args:
         tokenizer: the model's.
         example: a conversation, or texts.
         place: of the row, for errors.
         where: how errors begin.
-        every: whether every turn of the assistant is trained on, not the last alone.
     """
     if not example.is_chat or not (example.template or tokenizer.chat_template):
-        return None
+        return example
     try:
         rendered(tokenizer, example, example.turns, place, where=where)
         rendered(tokenizer, example, example.asked, place, opens=True, where=where)
     except Unusable as error:
         return error
-    for index in trained_turns(example.turns, every):
-        turn = example.turns[index]
-        held = [part for part, fields in PARTS.items() if any(turn.get(field) for field in fields)]
-        if turn["content"].strip() or not held:
-            continue
+    turns = example.turns
+    for index in trained_turns(turns, every=True):
+        held = [part for part, fields in PARTS.items() if any(turns[index].get(field) for field in fields)]
         fields = [field for part in held for field in PARTS[part]]
-        if _writes_nothing(tokenizer, example, example.turns[: index + 1], fields, place):
+        if turns[index]["content"].strip() or not held:
+            continue
+        if not _writes_nothing(tokenizer, example, turns[: index + 1], fields, place):
+            continue
+        if index == len(turns) - 1:
             what = "a tool call" if "tool_calls" in held else "thinking"
             return Unusable(
                 f"{where}: {place}, turn {index + 1} is {what} alone, for which the model's chat template writes "
@@ -57,7 +57,8 @@ def refusal(
                 "or write them as the content of the turn",
                 f"whose answer is {what}, which the model's chat template leaves out",
             )
-    return None
+        turns[index] = {**turns[index], "weight": 0.0}
+    return Example(turns[:-1], turns[-1:], example.tools, example.given, example.template)
 
 
 def left_out_parts(

@@ -35,7 +35,7 @@ from rankray.data.formats import recognise, unused_columns
 from rankray.data.left_out import LeftOut, Unusable
 from rankray.data.mixture import merged, mixed
 from rankray.data.parse import ROWS_AT_A_TIME, Row
-from rankray.data.rendering import refusal
+from rankray.data.rendering import fitted
 from rankray.data.weights import with_weights
 from rankray.data.where import chosen
 from rankray.errors import DataError
@@ -236,8 +236,7 @@ class Source:
         for index, made in enumerate(try_examples(rows, data, places, is_first)):
             left.rows += 1
             if not isinstance(made, Unusable) and self._tokenizer is not None:
-                every = data.train_on == "all"
-                made = refusal(self._tokenizer, made, place_of(rows, index), places.messages, every) or made
+                made = fitted(self._tokenizer, made, place_of(rows, index), places.messages)
             if isinstance(made, Unusable):
                 left.add(made, place_of(rows, index))
             else:

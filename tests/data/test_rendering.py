@@ -5,7 +5,8 @@ import pytest
 
 from rankray.config.sections import DataSection
 from rankray.data.chat import conversation
-from rankray.data.rendering import left_out_parts, refusal
+from rankray.data.encode import encode
+from rankray.data.rendering import fitted, left_out_parts
 from rankray.data.sources import Source
 from rankray.errors import DataError
 
@@ -73,22 +74,34 @@ def test_what_real_templates_leave_out(made, template, turns, left_out):
     assert "tools" not in left_out_parts(made(template), chat(turns), "t.jsonl:1")
 
 
+def fit(tokenizer, turns):
+    return fitted(tokenizer, chat(turns, TOOLS), "t.jsonl:1", "data.messages")
+
+
 @pytest.mark.parametrize("template", ["phi3", "chatml"])
 def test_an_answer_that_is_a_call_alone_needs_a_template_that_writes_calls(made, template):
     tokenizer = made(template)
-    error = refusal(tokenizer, chat([ASKED, CALLED], TOOLS), "t.jsonl:1", "data.messages")
+    error = fit(tokenizer, [ASKED, CALLED])
     assert str(error).startswith("data.messages: t.jsonl:1, turn 2 is a tool call alone, for which the model's chat")
     assert error.reason == "whose answer is a tool call, which the model's chat template leaves out"
-    assert refusal(made("qwen3"), chat([ASKED, CALLED], TOOLS), "t.jsonl:1", "data.messages") is None
-    assert refusal(tokenizer, chat(ANSWERED, TOOLS), "t.jsonl:1", "data.messages") is None, (
-        "the last turn is trained on"
-    )
-    assert refusal(tokenizer, chat(ANSWERED, TOOLS), "t.jsonl:1", "data.messages", every=True) is not None
-    told = [ASKED, {**CALLED, "content": "I add them."}]
-    assert refusal(tokenizer, chat(told), "t.jsonl:1", "data.messages") is None
     thought = [ASKED, {"role": "assistant", "content": None, "reasoning": "hm"}]
-    assert "is thinking alone" in str(refusal(tokenizer, chat(thought), "t.jsonl:1", "data.messages"))
-    assert refusal(tokenizer, chat([ASKED, {"role": "assistant", "content": ""}]), "t", "data.messages") is None
+    assert "is thinking alone" in str(fit(tokenizer, thought))
+    for turns in ([ASKED, {**CALLED, "content": "I add them."}], [ASKED, {"role": "assistant", "content": ""}]):
+        assert fit(tokenizer, turns) == chat(turns, TOOLS)
+    assert fit(made("qwen3"), [ASKED, CALLED]) == chat([ASKED, CALLED], TOOLS)
+
+
+def test_a_call_that_is_not_written_is_not_trained_on_before_the_answer(made):
+    data = DataSection(train="t.jsonl", eval="e.jsonl", train_on="all")
+    for template, weights, count in (("chatml", [0.0, None], 1), ("qwen3", [None, None], 2)):
+        tokenizer = made(template)
+        example = fit(tokenizer, ANSWERED)
+        assert [turn.get("weight") for turn in example.turns if turn["role"] == "assistant"] == weights
+        [tokens] = encode([example], tokenizer, data)
+        spans = tokens.spans or ((tokens.start, len(tokens.input_ids)),)
+        assert len(spans) == count
+        assert "It is 2." in tokenizer.decode(tokens.input_ids[spans[-1][0] :])
+    assert chat(ANSWERED).turns[1].get("weight") is None, "what was given stays as it was"
 
 
 def test_rows_of_which_nothing_is_written_are_left_out_and_counted(made, tmp_path):
