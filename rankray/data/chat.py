@@ -1,9 +1,9 @@
 """Chat turns as data sets write them, brought into one form: `role`, text as `content`, maybe `tool_calls`.
 
-Known are OpenAI's and TRL's turns (`role`, `content`) and ShareGPT's (`from`, `value`). Content in parts is joined
-where all parts are text, and null content is empty where the turn calls tools. What has no text form, such as an image,
-is refused by its name. Keys without a value, which tables add to every turn, are left out. A conversation without an
-assistant turn, or with a turn that has no text, is `Unusable`. Standard library only.
+Known are OpenAI's and TRL's turns (`role`, `content`), ShareGPT's (`from`, `value`) and Gemini's (`role`, `parts`).
+Content in parts is joined where all parts are text, and null content is empty where the turn calls tools. What has no
+text form, such as an image, is refused by its name. Keys without a value, which tables add to every turn, are left out.
+A conversation without an assistant turn, or with a turn that has no text, is `Unusable`. Standard library only.
 """
 
 from __future__ import annotations
@@ -174,14 +174,14 @@ def short(value: Any) -> str:
 
 def _turn(given: Mapping[str, Any], where: str, place: str) -> Turn:
     speaker = given.get("role") if given.get("role") is not None else given.get("from")
-    content = given["content"] if "content" in given else given.get("value")
+    content = next((given[key] for key in ("content", "value", "parts") if key in given), None)
     here = f"{where}: {place}"
     if not isinstance(speaker, str):
         raise DataError(f"{where}: {place} holds {short(dict(given))}; allowed is {ALLOWED}; fix that row")
     role = _role(speaker, "role" in given and given["role"] is not None, here)
     turn: Turn = {"role": role}
     marks = ("weight", *(mark for mark in TRAINED if isinstance(given.get(mark), bool | None)))
-    kept = {"role", "from", "content", "value", "tool_calls", *marks}
+    kept = {"role", "from", "content", "value", "parts", "tool_calls", *marks}
     turn |= {key: value for key, value in given.items() if key not in kept and value is not None}
     calls = given.get("tool_calls") or _calls_in(speaker.lower(), content)
     if calls:

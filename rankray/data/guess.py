@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankray.data.parse import Row
+from rankray.data.templates import can_name
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def columns_of(rows: Sequence[Row]) -> list[str]:
 
 def templates_of(rows: Sequence[Row]) -> dict[str, str] | None:
     """Return `prompt` and `completion` over the columns of some rows, or None where the names say nothing."""
-    named = {name.lower(): name for name in columns_of(rows) if is_text(rows, name)}
+    named = _named(rows)
     answer = next((named[name] for name in ANSWERS if name in named), None)
     question = next((named[name] for name in QUESTIONS if name in named and named[name] != answer), None)
     if answer is None:
@@ -55,9 +56,14 @@ def templates_of(rows: Sequence[Row]) -> dict[str, str] | None:
     return {"prompt": "".join([*before, f"{{{question}}}\n", *after]), "completion": f"{{{answer}}}"}
 
 
+def _named(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the columns of text that a template can name, by their names in lower case, without spaces around them."""
+    return {name.strip().lower(): name for name in columns_of(rows) if can_name(name) and is_text(rows, name)}
+
+
 def answer_to_text(rows: Sequence[Row]) -> dict[str, str] | None:
     """Return templates over `text` and a column that answers it, such as one of a few labels; None without one."""
-    named = {name.lower(): name for name in columns_of(rows) if is_text(rows, name)}
+    named = _named(rows)
     answer = next((named[name] for name in (*LABELS, *ANSWERS) if name in named), None)
     if "text" not in named or answer is None:
         return None

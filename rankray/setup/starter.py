@@ -89,9 +89,8 @@ def start(answers: Answers, file: Path, say: Callable[[str], None]) -> None:
         found = choose(answers.train, answers.eval, answers.templates, file.parent, made, say, tokenizer)
         file.write_text(_text(answers, file, found, tokenizer), encoding="utf-8")
         made.append(file)
-        for name, left_out in preflight(load_config(file)).left_out.items():
-            if left_out.count:
-                say(left_out.line(name))
+        for line in preflight(load_config(file)).all_warnings:
+            say(line)
     except UserError:
         for path in made:
             path.unlink(missing_ok=True)

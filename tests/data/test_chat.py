@@ -133,3 +133,12 @@ def test_the_answer_of_an_example():
     assert conversation([turns[0], thought], "w", "p").answer == "hm"
     assert conversation([turns[0], {"role": "assistant", "content": " "}], "w", "p").answer == " "
     assert (Example("q", "a").answer, Example("q", "").answer) == ("a", "")
+
+
+def test_turns_in_parts_as_gemini_has_them():
+    turns = [{"role": "user", "parts": [{"text": "a"}, {"text": "b"}]}, {"role": "model", "parts": [{"text": "c"}]}]
+    assert conversation(turns, "w", "p").turns == [
+        {"role": "user", "content": "ab"}, {"role": "assistant", "content": "c"}
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="has a content part of type"):
+        conversation([{"role": "user", "parts": [{"inlineData": "x"}]}, turns[1]], "w", "p")

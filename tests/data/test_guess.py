@@ -79,3 +79,9 @@ def test_columns_of_turns_and_of_other_things():
     assert turn_columns([{"d": '[{"role": "user", "content": "x"}]', "e": "[{", "f": [{"user": "x"}]}]) == ["d"]
     assert nested_column([{"a": "x", "b": ["y"]}]) == ("b", "a list of str")
     assert nested_column([{"a": "x"}]) is None
+
+
+def test_spaces_around_names_are_the_headers_and_names_that_no_template_has_are_left():
+    row = {"question": "a", " answer": "b", "answer?": "c"}
+    assert templates_of([row]) == {"prompt": "{question}\n", "completion": "{ answer}"}
+    assert templates_of([{"question": "a", "answer?": "c"}]) is None
