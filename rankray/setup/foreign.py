@@ -123,7 +123,7 @@ def convert(file: Path, eval_source: str = "") -> tuple[Config, list[str], str]:
             f"Axolotl; it has {', '.join(list(map(str, given))[:8])}"
         )
     draft = Draft(dict(given))
-    tools[tool][1](draft, file.parent)
+    tools[tool][1](draft, Path(os.path.abspath(file.parent)))
     _finish(draft, file, eval_source)
     try:
         config = config_from(draft.tree)
@@ -329,7 +329,7 @@ def _hold_out(draft: Draft, data: dict[str, Any]) -> None:
             entry["path"], rest = halves_of_hub(entry["path"], percent)
             held_out.append({**entry, "path": rest})
     if held_out:
-        data["eval"] = held_out[0]["path"] if len(held_out) == 1 else held_out
+        data["eval"] = held_out[0]["path"] if len(held_out) == 1 and set(held_out[0]) == {"path"} else held_out
         data["train"] = entries[0]["path"] if isinstance(data["train"], str) else entries
         draft.notes.append(
             f"no held-out data were named{share}: the last {percent} % of each dataset of the hub are held out"

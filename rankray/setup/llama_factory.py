@@ -131,7 +131,7 @@ def _datasets(draft: Draft, base: Path, form: Form) -> None:
     draft.take("mix_strategy")
     parts = shares if isinstance(shares, list) else str(shares).split(",")
     weights = [float(part) for part in parts] if shares else [None] * len(listed)
-    directory = base / str(draft.take("dataset_dir", default="data"))
+    directory = _directory(base, str(draft.take("dataset_dir", default="data")))
     known = _info(directory / "dataset_info.json")
     entries = [_entry(draft, name, directory, known, form) for name in listed]
     most = draft.take("max_samples")
@@ -223,6 +223,12 @@ def _templates(asked: Any, given: Any, answer: Any, form: str, where: str) -> di
             )
     more = f"{{\n{given}?}}" if given else ""
     return {"format": "columns", "prompt": form % f"{{{asked}}}{more}", "completion": f"{{{answer}}}"}
+
+
+def _directory(base: Path, given: str) -> Path:
+    """Return the directory of the data sets: LLaMA-Factory starts in its own, above the files that it is given."""
+    places = [place / given for place in (base, Path.cwd(), *base.parents)]
+    return next((place for place in places if (place / "dataset_info.json").is_file()), places[0])
 
 
 def _info(file: Path) -> dict[str, Any]:

@@ -195,3 +195,12 @@ def test_data_sets_however_they_are_written(tmp_path, given):
     assert config.train.checkpoint_every_steps == 7
     assert "test_datasets.split: 'train[90%:]': all rows of a file are read" in "\n".join(notes)
     assert "eval_steps: 'soon': no number of steps" in "\n".join(notes)
+
+
+def test_a_part_of_a_hub_data_set_is_read_as_the_rest(tmp_path):
+    entry = {"path": "a/b", "type": {"field_instruction": "q", "field_output": "a", "format": "{instruction}"}}
+    config, _, _ = converted(tmp_path, datasets=[entry], val_set_size=0.1)
+    [train], [held_out] = config.data.train, config.data.eval
+    assert (train.path, held_out.path) == ("a/b:train[:90%]", "a/b:train[90%:]")
+    assert (held_out.format, held_out.prompt, held_out.completion) == ("columns", "{q}", "{a}")
+    assert (train.format, train.prompt, train.completion) == ("columns", "{q}", "{a}")

@@ -38,7 +38,7 @@ def test_as_much_is_held_out_as_the_other_tool_set_aside(tmp_path, share, cut):
     given = {"base_model": "m/n", "datasets": [{"path": "a/b", "type": "alpaca"}], "val_set_size": share}
     config, notes, _ = convert(write(tmp_path / "x.yaml", given))
     assert config.data.train[0].path == f"a/b:train[:{cut}%]"
-    assert config.data.eval == f"a/b:train[{cut}%:]"
+    assert [(each.path, each.format) for each in config.data.eval] == [(f"a/b:train[{cut}%:]", "alpaca")]
     assert any(f"the last {100 - cut} % of each" in note for note in notes)
 
 

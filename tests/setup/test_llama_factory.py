@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 import yaml
@@ -199,3 +201,15 @@ def test_columns_that_cannot_be_taken_over(file, tmp_path, columns, said):
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"d": {"file_name": "d.json", "columns": columns}}))
     with pytest.raises(ConfigError, match=said):
         convert(file(dataset="d", interleave_probs=None))
+
+
+def test_data_sets_are_found_from_wherever_the_file_is_named(file, tmp_path, monkeypatch):
+    """As in LLaMA-Factory's own tree: `examples/train_lora/x.yaml` beside `data`."""
+    below = tmp_path / "examples" / "train_lora"
+    below.mkdir(parents=True)
+    made = file(dataset="mine", interleave_probs=None, max_samples=None)
+    moved = made.rename(below / made.name)
+    for directory in (tmp_path, below, tmp_path.parent):
+        monkeypatch.chdir(directory)
+        named = Path(os.path.relpath(moved))
+        assert convert(named)[0].data.train[0].path == str(tmp_path / "data" / "m.json"), named
