@@ -38,6 +38,8 @@ LOGS = {
 """Keys that only say how another tool prints, logs and saves: rankray does that in its own way, and no note is due."""
 
 SHARDED = "a model is sharded over GPUs with train.parallelism: fsdp here, and resources.workers"
+MOST_WIDTH = 1 << 20
+"""No line of a file is folded."""
 SHAPE = ("format", "prompt", "completion", "messages", "chat")
 """What says how the rows of a source are read."""
 
@@ -257,7 +259,20 @@ def text_of(config: Config, notes: list[str], tool: str, file: Path) -> str:
         tree.pop("storage", None)
     head = [f"# Made by `rankray import` from {file.name} ({tool})."]
     head += [f"# left out: {line}" for note in notes for line in note.splitlines()[:1]]
-    return "\n".join(head) + "\n" + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+    return (
+        "\n".join(head) + "\n" + yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=MOST_WIDTH)
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text with new lines in double quotes, on one line, as templates are written by hand."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def _finish(draft: Draft, file: Path, eval_source: str) -> None:
@@ -335,7 +350,8 @@ def _hold_out(draft: Draft, data: dict[str, Any]) -> None:
             f"no held-out data were named{share}: the last {percent} % of each dataset of the hub are held out"
         )
     else:
-        data["eval"] = _read_as_training_data(data, entries[0]["path"])
+        shape = {key: entries[0][key] for key in SHAPE if key in entries[0]}
+        data["eval"] = [{"path": entries[0]["path"], **shape}] if shape else entries[0]["path"]
         draft.notes.append(
             f"no held-out data were named{share}: data.eval is the training data; name others before a search (--eval; "
             "`rankray init --data FILE` sets a tenth aside)"

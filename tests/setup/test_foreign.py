@@ -72,3 +72,20 @@ def test_held_out_data_may_be_named(tmp_path):
 def test_what_cannot_be_taken_over_is_said(tmp_path, given, said):
     with pytest.raises(ConfigError, match=said):
         convert(write(tmp_path / "x.yaml", given))
+
+
+def test_templates_are_written_on_one_line_and_read_again(tmp_path):
+    kind = {"field_instruction": "q", "field_output": "a", "format": "Q: {instruction}\n\nA:\n" + "x" * 200}
+    given = {
+        "base_model": "m/n",
+        "datasets": [{"path": "t.jsonl", "type": kind}, {"path": "u.jsonl", "type": "alpaca"}],
+    }
+    file = write(tmp_path / "x.yaml", given)
+    config, notes, tool = convert(file)
+    text = text_of(config, notes, tool, file)
+    assert 'prompt: "Q: {q}\\n\\nA:\\n' + "x" * 200 + '"\n' in text
+    (tmp_path / "out.yaml").write_text(text)
+    again = load_config(tmp_path / "out.yaml").config.data
+    assert again.train[0].prompt == config.data.train[0].prompt
+    [held_out] = again.eval
+    assert (held_out.path, held_out.prompt) == (again.train[0].path, again.train[0].prompt), "read as it is in training"
