@@ -17,7 +17,7 @@ from rankray.setup.foreign import (
     schedule,
     warmup,
 )
-from rankray.setup.foreign_data import TEMPLATE, chat_template, entries, is_a_part, leftovers, listed
+from rankray.setup.foreign_data import TEMPLATE, chat_template, column_field, entries, is_a_part, leftovers, listed
 
 FORMS = {"alpaca": "alpaca", "completion": "text", "sharegpt": "sharegpt", "chat_template": "messages"}
 """Axolotl's dataset types -> ours."""
@@ -120,7 +120,7 @@ def _entries(draft: Draft, item: dict[str, Any]) -> list[dict[str, Any]]:
         if form in ("messages", "sharegpt"):
             own["messages"] = item.get("field_messages") or ("conversations" if form == "sharegpt" else "messages")
         elif form == "text" and item.get("field") not in (None, "text"):
-            own |= {"prompt": "", "completion": f"{{{item['field']}}}"}
+            own |= {"prompt": "", "completion": column_field(str(item["field"]), "datasets.field")}
         else:
             own["format"] = form
     elif kind:
@@ -138,21 +138,32 @@ def _entries(draft: Draft, item: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _templates(draft: Draft, kind: dict[str, Any]) -> dict[str, str]:
-    """Return templates for a format of the user's own."""
+    """Return templates for a format of the user's own.
+
+    Raises:
+        ConfigError: a column whose name no template can have.
+    """
     names = {part: str(kind.get(f"field_{part}") or part) for part in ("instruction", "input", "output", "system")}
-    form = str(kind.get("format") or "{instruction} {input}")
-    system = str(kind.get("system_format") or "{system}").replace("{system}", str(kind.get("system_prompt") or ""))
-    if kind.get("field_system"):
-        draft.note("datasets.type.field_system", kind["field_system"], "put it into data.prompt")
-    other = kind.get("no_input_format")
-    if "{input}" in form and other is not None and other != form:
+    asked, given, answer, told = (column_field(name, "datasets.type") for name in names.values())
+    form, other = str(kind.get("format") or "{instruction} {input}"), kind.get("no_input_format")
+    if other is not None and form.replace("\n{input}", "") == other:
+        form = form.replace("\n{input}", f"{{\n{given[1:-1]}?}}")
+    elif "{input}" in form and other is not None and other != form:
         draft.note("datasets.type.no_input_format", other, "rows without an input have the same template here")
-    prompt = form.replace("{instruction}", f"{{{names['instruction']}}}").replace("{input}", f"{{{names['input']}?}}")
-    escaped = system.replace("{", "{{").replace("}", "}}") if kind.get("system_prompt") else ""
+    prompt = form.replace("{instruction}", asked).replace("{input}", f"{given[:-1]}?}}")
+    system = str(kind.get("system_format") or "{system}")
+    if kind.get("field_system"):
+        if system != "{system}":
+            draft.note("datasets.type.system_format", system, "rows without a system prompt have its text, too")
+        system = system.replace("{system}", f"{told[:-1]}?}}")
+    elif kind.get("system_prompt"):
+        system = system.replace("{system}", str(kind["system_prompt"])).replace("{", "{{").replace("}", "}}")
+    else:
+        system = ""
     known = {"field_instruction", "field_input", "field_output", "field_system", "format", "no_input_format",
              "system_format", "system_prompt"}  # fmt: skip
     leftovers(draft, kind, known, "datasets.type")
-    return {"format": "columns", "prompt": escaped + prompt, "completion": f"{{{names['output']}}}"}
+    return {"format": "columns", "prompt": system + prompt, "completion": answer}
 
 
 def _schedule(draft: Draft) -> None:

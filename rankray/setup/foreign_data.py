@@ -9,6 +9,8 @@ from typing import Any
 
 from rankray.config.sections import is_jinja
 from rankray.data.files import is_file_source
+from rankray.data.templates import SIGNS, can_name
+from rankray.errors import ConfigError
 from rankray.setup.foreign import Draft
 
 LOADERS = ("json", "csv", "parquet", "text", "arrow")
@@ -90,6 +92,24 @@ def leftovers(draft: Draft, item: Mapping[str, Any], known: set[str], where: str
     for name, value in item.items():
         if name not in known and value not in (None, False, "", [], {}):
             draft.note(f"{where}.{name}", value, "has no counterpart here")
+
+
+def column_field(column: str, where: str) -> str:
+    """Return a column's field in a template.
+
+    Args:
+        column: its name.
+        where: how an error begins, such as `datasets.type`.
+
+    Raises:
+        ConfigError: a name that no template can have.
+    """
+    if can_name(column):
+        return f"{{{column}}}"
+    raise ConfigError(
+        f"import: {where}: the column {column!r} cannot stand in a template; allowed are names without {SIGNS} and "
+        "without a question mark at their end; rename the column"
+    )
 
 
 def chat_template(draft: Draft, name: str, given: Any, base: Path) -> None:

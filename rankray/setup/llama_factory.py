@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rankray.data.formats import ALPACA_WITHOUT_INPUT
-from rankray.data.templates import SIGNS, can_name
 from rankray.errors import ConfigError
 from rankray.model.files import has_chat_template, local_model
 from rankray.setup.foreign import Draft, common, dtype, lora, quantization
-from rankray.setup.foreign_data import TEMPLATE, leftovers, source
+from rankray.setup.foreign_data import TEMPLATE, column_field, leftovers, source
 
 logger = logging.getLogger(__name__)
 
@@ -215,14 +214,9 @@ def _templates(asked: Any, given: Any, answer: Any, form: str, where: str) -> di
                 f"import: {where}.columns has no {key}; needed are prompt and response, for supervised fine-tuning; "
                 "name its column, or take another data set"
             )
-    for column in (asked, given, answer):
-        if column and not can_name(column):
-            raise ConfigError(
-                f"import: {where}.columns: {column!r} cannot stand in a template; allowed are names without {SIGNS} "
-                "and without a question mark at the end; rename the column"
-            )
-    more = f"{{\n{given}?}}" if given else ""
-    return {"format": "columns", "prompt": form % f"{{{asked}}}{more}", "completion": f"{{{answer}}}"}
+    more = f"{{\n{column_field(given, f'{where}.columns')[1:-1]}?}}" if given else ""
+    question, completion = (column_field(column, f"{where}.columns") for column in (asked, answer))
+    return {"format": "columns", "prompt": form % (question + more), "completion": completion}
 
 
 def _directory(base: Path, given: str) -> Path:

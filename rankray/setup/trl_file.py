@@ -7,7 +7,7 @@ from pathlib import Path
 from rankray.data.files import is_file_source
 from rankray.errors import ConfigError
 from rankray.setup.foreign import Draft, common, dtype, lora, quantization
-from rankray.setup.foreign_data import chat_template, entries, leftovers, listed, of_file, source
+from rankray.setup.foreign_data import chat_template, column_field, entries, leftovers, listed, of_file, source
 
 
 def fill(draft: Draft, base: Path) -> None:
@@ -67,7 +67,7 @@ def _data(draft: Draft) -> None:
     draft.move("data.max_length", "max_length", "max_seq_length")
     field = draft.take("dataset_text_field")
     if field and field != "text":
-        draft.set("data.completion", f"{{{field}}}")
+        draft.set("data.completion", column_field(str(field), "dataset_text_field"))
         draft.set("data.prompt", "")
     if draft.take("dataset_streaming", "streaming"):
         draft.set("data.streaming", True)

@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from rankray.config import distributions
+from rankray.errors import ConfigError
 from rankray.setup.foreign import convert
 
 GIVEN = {
@@ -204,3 +205,27 @@ def test_a_part_of_a_hub_data_set_is_read_as_the_rest(tmp_path):
     assert (train.path, held_out.path) == ("a/b:train[:90%]", "a/b:train[90%:]")
     assert (held_out.format, held_out.prompt, held_out.completion) == ("columns", "{q}", "{a}")
     assert (train.format, train.prompt, train.completion) == ("columns", "{q}", "{a}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt", "noted"),
+    [
+        ({"format": "{instruction}\n{input}\n", "no_input_format": "{instruction}\n"}, "{q}{\nc?}\n", ""),
+        ({"format": "{instruction} {input}", "no_input_format": "{instruction}"}, "{q} {c?}", "no_input_format"),
+        ({"format": "{instruction}", "field_system": "s"}, "{s?}{q}", ""),
+        ({"format": "{instruction}", "field_system": "s", "system_prompt": "x"}, "{s?}{q}", ""),
+        ({"format": "{instruction}", "field_system": "s", "system_format": "{system}\n"}, "{s?}\n{q}", "system_format"),
+        ({"format": "{instruction}", "system_prompt": "Be {kind}.", "system_format": "{system}\n"}, "Be {{kind}}.\n{q}",
+         ""),
+        ({"format": "{instruction}", "system_format": "S: {system}\n"}, "{q}", ""),
+    ],
+)  # fmt: skip
+def test_formats_of_the_users_own(tmp_path, kind, prompt, noted):
+    kind |= {"field_instruction": "q", "field_input": "c", "field_output": "a"}
+    config, notes, _ = converted(tmp_path, datasets=[{"path": "a.jsonl", "type": kind}])
+    assert config.data.train[0].prompt == prompt
+    assert [note for note in notes if note.startswith("datasets.type.")] == [
+        note for note in notes if noted and note.startswith(f"datasets.type.{noted}:")
+    ]
+    with pytest.raises(ConfigError, match=r"datasets.type: the column 'a\.b' cannot stand in a template"):
+        converted(tmp_path, datasets=[{"path": "a.jsonl", "type": {**kind, "field_output": "a.b"}}])
