@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import yaml
 
+from rankray.errors import ConfigError
 from rankray.setup.foreign import convert
 
 GIVEN = {
@@ -167,3 +168,9 @@ def test_splits_of_a_file_and_numbers_that_are_none(tmp_path):
     said = "\n".join(convert(tmp_path / "x.yaml")[1])
     assert "dataset_train_split: 'train[5:]': all rows of a file are read" in said
     assert "eval_steps: 0.1: a share of all steps, whose number is not given; set evaluate.every_steps" in said
+
+
+def test_a_text_field_that_no_template_can_name(tmp_path):
+    (tmp_path / "x.yaml").write_text("model_name_or_path: a/b\ndataset_name: c/d\ndataset_text_field: body.text\n")
+    with pytest.raises(ConfigError, match=r"dataset_text_field: the column 'body\.text' cannot stand in a template"):
+        convert(tmp_path / "x.yaml")
