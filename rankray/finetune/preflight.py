@@ -40,7 +40,7 @@ from rankray.finetune.rows_check import (
     warnings_of_names,
 )
 from rankray.finetune.schedules import check_one_schedule, check_schedule
-from rankray.finetune.sft_fields import check_sft_fields
+from rankray.finetune.sft_fields import check_sft_fields, unused_fields
 from rankray.finetune.variants import as_drawn, check_kept_processes, searched_variants
 from rankray.model.extras import needed, require
 from rankray.model.files import context_length, has_chat_template, json_object, local_model
@@ -146,6 +146,7 @@ def check_functions(loaded: LoadedConfig) -> None:
 def _check(loaded: LoadedConfig, findings: Findings) -> None:
     config = loaded.config
     check_sft_fields(config.train.sft, loaded.where)
+    findings.warnings += unused_fields(config.train.sft, loaded.where)
     check_schedule(config, loaded.where)
     for extra in needed(config):
         try:

@@ -7,6 +7,7 @@ reporters are made as they are for training. Nothing is trained.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,17 +16,19 @@ from itertools import islice
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from trl import SFTConfig  # type: ignore[attr-defined]
 
 from rankray.config import Config, LoadedConfig
 from rankray.config.evaluation import AlsoSection
 from rankray.data.hub import HubOrigin
 from rankray.data.sources import Placed, Source, entries_of, is_local
 from rankray.data.tokenize import Split
-from rankray.errors import ConfigError, DataError, ModelError, RankrayError, UserError, listed, shown
+from rankray.errors import ConfigError, DataError, ModelError, RankrayError, UserError, listed, nearest, shown
 from rankray.evaluate.sets import as_config, read_choices
 from rankray.finetune.arguments import check_batches, lora_config, sft_arguments
 from rankray.finetune.base_model import gigabytes
@@ -38,6 +41,7 @@ from rankray.finetune.rows_check import rendering_warnings
 from rankray.finetune.variants import as_drawn, searched_variants
 from rankray.model.quantized import check_quantization, check_saved_form, weight_bytes
 from rankray.model.resident import computes_in_half, configured_dtype, model_config, split_of, tokenizer_of
+from rankray.model.saved import check_saved_weights
 from rankray.paths import temporary_directory
 
 logger = logging.getLogger(__name__)
@@ -83,6 +87,7 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
         findings.warnings += _without_stop(config, tokenizer, splits["train"])
         findings.warnings += _left_out_of_text(config, tokenizer)
         check_saved_form(model_config(config), config.model.quantization)
+        findings.warnings += check_saved_weights(config)
         model = _check_model(config, tokenizer, splits, findings)
         remote = bool(config.resources.gpus_per_worker) and not torch.accelerator.is_available()
         findings.unseen += filter(None, [check_liger(config, model_config(config).model_type, remote)])
@@ -176,15 +181,19 @@ def _check_model(
     adapters = lora_config(config)
     if adapters is None:
         return model
+    _refuse_unknown_modules(config, model)
     try:
         adapted: Any = get_peft_model(model, adapters)
     except Exception as error:
         logger.debug("the adapters cannot be made", exc_info=True)
-        names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        given, names = config.model.lora and config.model.lora.target_modules, _linear_names(model)
+        near, todo = "", "choose from these"
+        if isinstance(given, str):
+            near = nearest(given, ["all-linear", *names])
+            todo = f"write [{given}]" if given in names else "a single text is a pattern over whole names; write a list"
         raise ConfigError(
-            f"model.lora.target_modules: {shown(config.model.lora and config.model.lora.target_modules)}: "
-            f"{_first(error)}; "
-            f"allowed: all-linear, or names such as {listed(names)}; choose from these"
+            f"model.lora.target_modules: {shown(given)}{near}: {_first(error)}; allowed: all-linear, or names such as "
+            f"{listed(names)}; {todo}"
         ) from error
     if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
         raise ConfigError(
@@ -193,6 +202,26 @@ def _check_model(
             "layers below it; leave the head out"
         )
     return model
+
+
+def _linear_names(model: Any) -> list[str]:
+    """Return what the model's linear layers below its head are called."""
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    return sorted({n.rpartition(".")[2] for n, m in layers.items() if m is not model.get_output_embeddings()})
+
+
+def _refuse_unknown_modules(config: Config, model: Any) -> None:
+    """Refuse a name that no layer has: peft passes over it where another one of the list is there."""
+    lora = config.model.lora
+    given = lora.target_modules if lora is not None else "all-linear"
+    layers = [name for name, _ in model.named_modules()]
+    for name in given if isinstance(given, list) else []:
+        if not any(f".{layer}".endswith(f".{name}") for layer in layers):
+            names = _linear_names(model)
+            raise ConfigError(
+                f"model.lora.target_modules: {shown(name)}{nearest(name, names)}: no layer of the model has this name; "
+                f"allowed: all-linear, or names such as {listed(names)}; correct it, or leave it out"
+            )
 
 
 def _memory_notes(config: Config, model: Any) -> list[str]:
@@ -211,6 +240,7 @@ def _check_arguments(config: Config, split: Split, model: Any, findings: Finding
     left_out = [name for name in config.train.sft if name not in fields]
     if left_out:
         findings.unseen.append(f"train.sft: {listed(left_out)}, because this machine has no GPU")
+    _check_choices(fields)
     try:
         arguments, optimizer = _make(config, fields, split, model, remote)
     except DataError:
@@ -224,13 +254,25 @@ def _check_arguments(config: Config, split: Split, model: Any, findings: Finding
             raise ConfigError(
                 f"train.sft: {fields}: {_first(error)}; allowed is what training takes; fix it"
             ) from error
+        why = _first(error.__cause__ or error)
         raise ConfigError(
-            f"train.sft.{name}: got {shown(fields[name])}: {_first(error)}; allowed is what the libraries installed "
-            "here "
-            "take; correct or remove it"
+            f"train.sft.{name}: got {shown(fields[name])}: {why}; allowed is what the libraries installed here take; "
+            "correct or remove it"
         ) from error
     if optimizer is not None:
         findings.warnings += check_rates(config, arguments, optimizer)
+
+
+def _check_choices(fields: dict[str, Any]) -> None:
+    """Refuse a text that SFTConfig does not list for a field, where it lists any: it would be passed over."""
+    for field in dataclasses.fields(SFTConfig):
+        choices = list(field.metadata.get("choices") or ())
+        given = fields.get(field.name)
+        if choices and isinstance(given, str) and given not in choices:
+            raise ConfigError(
+                f"train.sft.{field.name}: got {shown(given)}{nearest(given, choices)}; allowed: {listed(choices)}; "
+                "choose one"
+            )
 
 
 def _works(config: Config, fields: dict[str, Any], without: str, split: Split, model: Any, remote: bool) -> bool:
@@ -252,11 +294,32 @@ def _make(config: Config, fields: dict[str, Any], split: Split, model: Any, remo
         check_batches(arguments, len(split.dataset), config)
         for reporter in get_reporting_integration_callbacks(arguments.report_to):  # type: ignore[no-untyped-call]
             reporter()
+        _check_parts(arguments, model, remote)
         kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
         if remote or {"params", "model", "optimizer_dict"} & options.keys():
             return arguments, None
         return arguments, kind([torch.nn.Parameter(torch.zeros(4, 4))], **options)
 
 
-def _first(error: Exception) -> str:
+def _check_parts(arguments: SFTConfig, model: Any, remote: bool) -> None:
+    """Make what the trainer makes of some fields when it is too late: the loader, what compiles, the router's loss."""
+    torch.utils.data.DataLoader(
+        [0],  # type: ignore[arg-type]
+        num_workers=arguments.dataloader_num_workers,
+        persistent_workers=arguments.dataloader_persistent_workers,
+        prefetch_factor=arguments.dataloader_prefetch_factor,
+        multiprocessing_context=arguments.dataloader_multiprocessing_context,
+    )
+    if arguments.torch_compile and not remote:
+        backend = DynamoBackend(str(arguments.torch_compile_backend).upper()).value.lower()
+        torch.compile(lambda x: x, backend=backend, mode=arguments.torch_compile_mode)
+    if arguments.activation_offloading and not (remote or torch.accelerator.is_available()):
+        raise ValueError("there is no GPU from which activations could be moved")
+    if arguments.router_aux_loss_coef and model is not None:
+        text = model.config.get_text_config()
+        if not hasattr(text, "output_router_logits"):
+            raise ValueError(f"{type(model).__name__} is no mixture of experts that has a router's loss")
+
+
+def _first(error: BaseException) -> str:
     return shown((str(error).strip().splitlines() or [type(error).__name__])[0], 300).strip("'\"")

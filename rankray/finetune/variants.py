@@ -11,6 +11,8 @@ from rankray.config.space import distributions
 from rankray.errors import ConfigError
 
 SFT = "train.sft."
+ALONE = ("model.path", "model.quantization", "model.lora.target_modules")
+"""Fields of the model of which each choice is tried."""
 
 
 def searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
@@ -19,7 +21,7 @@ def searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
     What else the space gives `train.sft` is there too: one field of it may need another.
     """
     for path, distribution in distributions(loaded.config).items():
-        if path in ("model.path", "model.quantization") or path.startswith(("data.", SFT)):
+        if path in ALONE or path.startswith(("data.", SFT)):
             for value in _first_values(distribution):
                 point = _sft_point(loaded.config, _with_conditions(loaded.config, {path: value}))
                 yield LoadedConfig(apply_params(loaded.config, point), loaded.file, _places(loaded, point))

@@ -235,7 +235,8 @@ class _Estimate:
         layer = self._layer()
         passing = (2 * shape.inner + 3 * shape.hidden) * b
         ends = shape.hidden * (2 * FLOAT + b)
-        if self._config.train.sft.get("gradient_checkpointing"):
+        sft = self._config.train.sft
+        if sft.get("activation_checkpointing", sft.get("gradient_checkpointing")):  # the new name, and the old one
             each = shape.layers * shape.hidden * self._held + layer
         else:
             each = shape.layers * layer

@@ -28,6 +28,7 @@ from rankray.model.head import check_head
 from rankray.model.mapped import copy_to_adapt, copy_to_train, map_weights
 from rankray.model.pin import MAIN
 from rankray.model.quantized import check_saved_form, loading_options
+from rankray.model.saved import refuse_unfit
 
 logger = logging.getLogger(__name__)
 
@@ -191,18 +192,13 @@ def _load_model(config: Config, path: str, dtype: torch.dtype) -> PreTrainedMode
             attn_implementation=config.model.attn_implementation,
             trust_remote_code=config.model.trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=config.model.quantization is None,  # refused below, with its name
             **options,
         )
     except Exception as error:
         raise _load_error("model", path, error) from error
     model: PreTrainedModel = loaded[0]
-    missing = sorted(loaded[1]["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"model.path: the weights of {path!r} lack {len(missing)} of the model's tensors (first: {missing[0]}), "
-            "which would start at random; allowed are complete weights of the architecture config.json names; "
-            "complete the directory"
-        )
+    refuse_unfit(loaded[1], path)
     return model
 
 

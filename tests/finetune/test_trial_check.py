@@ -59,6 +59,10 @@ def test_more_than_five_percent_cut_is_a_warning_with_the_length_that_fits(check
         ({"adam_epsilon": -1.0}, "adam_epsilon", "(?i)epsilon"),
         ({"optim_args": "a"}, "optim_args", ""),
         ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor", ""),
+        ({"dataloader_persistent_workers": True}, "dataloader_persistent_workers", "num_workers"),
+        ({"router_aux_loss_coef": 0.1}, "router_aux_loss_coef", "no mixture of experts"),
+        ({"train_sampling_strategy": "randm"}, "train_sampling_strategy", "did you mean 'random'"),
+        ({"packing": True, "packing_strategy": "bfg"}, "packing_strategy", "allowed: bfd"),
     ],
 )
 def test_what_a_library_refuses_names_the_field(check, fields, named, said):
@@ -116,6 +120,44 @@ def test_adapters_that_cannot_be_made(check, modules, said):
     with pytest.raises(ConfigError, match=rf"search.yaml:\d+: model.lora.target_modules: .*{said}"):
         check(model__lora={"rank": 2, "target_modules": modules})
     check(model__lora={"rank": 2, "target_modules": ["q_proj"]})
+
+
+@pytest.mark.parametrize(
+    ("modules", "said"),
+    [
+        (["q_proj", "v_prjo"], r"'v_prjo' \(did you mean 'v_proj'\?\): no layer .*down_proj"),
+        (["layers.7.self_attn.q_proj", "v_proj"], r"'layers.7.self_attn.q_proj'.*: no layer"),
+        ("q_proj", r"write \[q_proj\]"),
+        ("all-liner", r"did you mean 'all-linear'\?"),
+    ],
+)
+def test_one_misspelt_module_among_several(check, modules, said):
+    """peft passes over a name that nothing has, where another one of the list is there."""
+    with pytest.raises(ConfigError, match=rf"search.yaml:\d+: model.lora.target_modules: .*{said}"):
+        check(model__lora={"rank": 2, "target_modules": modules})
+    check(model__lora={"rank": 2, "target_modules": ["layers.0.self_attn.q_proj", "v_proj"]})
+
+
+def test_modules_that_the_space_chooses(check):
+    space = {"model.lora.target_modules": {"choice": ["all-linear", "qq_proj"]}}
+    with pytest.raises(ConfigError, match=r"search.yaml:\d+: model.lora.target_modules: 'qq_proj'"):
+        check(space, model__lora={"rank": 2})
+
+
+def test_weights_that_do_not_fit_the_config(check, tmp_path):
+    directory = build_model(tmp_path / "odd")
+    given = json.loads((directory / "config.json").read_text())
+    for changes, said in [
+        ({"num_hidden_layers": 3}, r"lack 9 of the model's tensors \(first: model.layers.2"),
+        ({"intermediate_size": 40}, r"6 of the weights of .* another shape .*is 32 x 48, and 32 x 40 by config.json"),
+    ]:
+        (directory / "config.json").write_text(json.dumps(given | changes))
+        with pytest.raises(ModelError, match=rf"search.yaml:\d+: model.path: .*{said}"):
+            check(model__path=str(directory))
+    (directory / "config.json").write_text(json.dumps(given | {"num_hidden_layers": 1}))
+    [warning] = check(model__path=str(directory)).warnings
+    assert "9 of the weights" in warning
+    assert "model.layers.1" in warning
 
 
 def test_nothing_would_be_trained(check, tmp_path):
