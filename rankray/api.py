@@ -151,7 +151,7 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
 
     loaded = with_steps(pin_run(_loaded(config), checkpoint or ""), download=True)
     check_trackers(loaded)
-    checked = fitted(loaded, preflight(loaded), alone=True).config
+    checked = fitted(loaded, preflight(loaded, alone=True), alone=True).config
     places.probe(checked.storage)
     with CheckpointRetention(checked.storage, f"{checked.name}/train") as retention:
         tree = checked.model_dump(mode="json") | {"space": {}}

@@ -42,7 +42,7 @@ def _counted(loaded: LoadedConfig) -> LoadedConfig:
     return with_steps(loaded)
 
 
-def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True) -> Findings:
+def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True, alone: bool = False) -> Findings:
     """Find what is wrong with store, resources, data and model before anything expensive starts.
 
     Args:
@@ -50,12 +50,16 @@ def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True) -
         offline: import none of the libraries of training, and look nothing up on the hub; what is not looked at is
             among the findings.
         again: check what passed before, too: see `check_training`.
+        alone: one process of this machine trains, whatever the configuration says of workers.
 
     Raises:
         UserError: something in it cannot work.
     """
+    from rankray.cluster.environment import starts_ray
+    from rankray.cluster.machine import check_machine
     from rankray.errors import StoreError
     from rankray.finetune.preflight import preflight as check_data_and_model
+    from rankray.report import tracking
     from rankray.store import strategies
     from rankray.store.urls import validate_url
 
@@ -66,7 +70,11 @@ def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True) -
     _check_storage(loaded)
     strategies.check(loaded.config, loaded.where)
     _check_workers(loaded)
+    tracking.check(loaded.config.logging, loaded.where("logging"))
+    elsewhere = alone or not starts_ray()
+    warnings = [] if elsewhere else check_machine(loaded)
     findings = check_data_and_model(loaded)
+    findings.warnings += warnings
     if offline:
         findings.unseen.append("--offline: the hub, the sampler at work, train.sft's values, adapters, functions")
     else:

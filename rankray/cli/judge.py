@@ -199,7 +199,7 @@ def diagnose(
     check_output(output, "diagnose: -o", ".html", ".htm")
     loaded: LoadedConfig = load(file, sets)
 
-    preflight(loaded)
+    preflight(loaded, alone=True)
     from rankray.evaluate.diagnose import diagnose as run_diagnosis
     from rankray.finetune.quiet import quiet
 

@@ -38,7 +38,7 @@ def train(
     loaded = pin_run(load(file, sets, name=name), resume)
     check_trackers(loaded)
     loaded = with_steps(loaded, download=True)
-    findings = preflight(loaded)
+    findings = preflight(loaded, alone=True)
     loaded = fitted(loaded, findings, alone=True)
     for line in findings.lines():
         say(line, as_json)

@@ -11,7 +11,9 @@ import sys
 import pytest
 
 PROBE = """
-import contextlib, io, json, os, sys
+import contextlib, importlib.util, io, json, os, sys
+there = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "wandb" else there(name, package)
 from rankray.cli.app import main
 found = []
 for directory, words in json.load(sys.stdin):
@@ -46,7 +48,7 @@ study: {trials: 2}
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A directory with a good file, its data and a model that looks loadable."""
+    """A directory with a good file, its data and a model without layers."""
     import numpy
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -58,8 +60,10 @@ def files(tmp_path_factory):
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(model / "tokenizer.json"))
     (model / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "unk_token": "<unk>"}))
-    (model / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 64}))
-    save_file({"x": numpy.zeros(1)}, str(model / "model.safetensors"))
+    config = {"model_type": "llama", "vocab_size": 4, "num_hidden_layers": 0, "tie_word_embeddings": True}
+    (model / "config.json").write_text(json.dumps(config | {"hidden_size": 32, "max_position_embeddings": 64}))
+    weights = {"model.embed_tokens.weight": numpy.zeros((4, 32)), "model.norm.weight": numpy.ones(32)}
+    save_file(weights, str(model / "model.safetensors"), metadata={"format": "pt"})
     for name, rows in {
         "train": [{"question": "a b", "answer": "b"}] * 4,
         "empty": [],
@@ -108,11 +112,29 @@ CASES = {
         13,
         ["/dev/null is no directory; allowed"],
     ),
+    "more CPUs than this machine has": (
+        ("study: {trials: 2}", "resources: {cpus_per_worker: 4096}"),
+        13,
+        ["resources.cpus_per_worker: a trial asks for 4096 CPUs", "RAY_ADDRESS"],
+    ),
+    "a number in quotes": (
+        ("batch_size: 2}", 'batch_size: 2, sft: {max_grad_norm: "0.5"}}'),
+        9,
+        ["train.sft.max_grad_norm: got '0.5'; allowed: a number; write it without quotes"],
+    ),
+    "a tracker that is not installed": (
+        ("study: {trials: 2}", "logging: [wandb]"),
+        13,
+        ["logging: wandb needs the package wandb, which is not installed; pip install"],
+    ),
     "uneven workers": (("study: {trials: 2}", "resources: {workers: 3}"), 13, ["train.batch_size", "3 workers"]),
 }
 
 
-CHECKED = ("unknown key", "missing column", "every completion cut away")
+CHECKED = (
+    "unknown key", "missing column", "every completion cut away", "more CPUs than this machine has",
+    "a number in quotes", "a tracker that is not installed",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
