@@ -71,18 +71,21 @@ def check(
 
 
 def explain(
-    key: Annotated[str, typer.Argument(help="A dotted path such as loss.temperature, or a section.")] = "",
+    key: Annotated[
+        str, typer.Argument(help="A dotted path such as loss.temperature, its end, a word of it, or a section.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Explain a configuration field: what it means, what is allowed, its default."""
-    from rankray.report.explain import explain_json, explain_lines
+    from rankray.report.explain import chosen_fields, explain_json, explain_lines
 
     if as_json:
         print(json.dumps(explain_json(key)))
         return
     for line in explain_lines(key):
         say(line)
-    if key in ("study.sampler", "study.pruner"):
-        from rankray.store.strategies import PRUNERS, SAMPLERS
+    for path in ("study.sampler", "study.pruner"):
+        if chosen_fields(key) == ([path], False):
+            from rankray.store.strategies import PRUNERS, SAMPLERS
 
-        say(f"  allowed: {', '.join(SAMPLERS if key == 'study.sampler' else PRUNERS)}")
+            say(f"  allowed: {', '.join(SAMPLERS if path == 'study.sampler' else PRUNERS)}")

@@ -205,8 +205,10 @@ def figure(value: Any) -> str:
 
 
 def short_value(value: Any) -> str:
-    """Return a value as text; a float has three significant digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Return a value as text; a float has three significant digits, or those before its point."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1000 <= abs(value) < 1_000_000 else f"{value:.3g}"
 
 
 def duration(seconds: float | None) -> str:

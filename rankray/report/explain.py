@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
 from pydantic.fields import FieldInfo
 
 from rankray.config import Config, LoadedConfig, all_fields, apply_params, baseline_points, distributions
+from rankray.config.distribution import Distribution
 from rankray.config.evaluation import natural_direction
+from rankray.config.other_names import OTHER_NAMES, did_you_mean
 from rankray.config.points import all_points
 from rankray.config.study import PUBLISHED
-from rankray.errors import ConfigError, listed, nearest
-from rankray.report.board import short_params
+from rankray.errors import ConfigError, listed, nearest, shown
+from rankray.report.board import short_params, short_value
 
 
 def explain_lines(key: str = "") -> list[str]:
-    """Return the documentation of a dotted path, of a section, or of everything.
+    """Return the documentation of a dotted path or its end, of a section, of another tool's name, or of everything.
 
     Raises:
         ConfigError: there is no such field; names the nearest one.
     """
     fields = all_fields()
-    if key in fields:
-        return _field_lines(key, fields[key])
-    chosen = [path for path in fields if not key or path.startswith(f"{key}.")]
-    if not chosen:
-        ends = [path for path in fields if path.split(".")[-1] == key]
-        if ends:
-            return [line for path in ends for line in [*_field_lines(path, fields[path]), ""]][:-1]
-        raise ConfigError(f"explain: no field {key!r}{nearest(key, fields)}; `rankray explain` lists them all")
+    chosen, is_list = chosen_fields(key)
+    if not is_list:
+        return [line for path in chosen for line in [*_field_lines(path, fields[path]), ""]][:-1]
     width = max(len(path) for path in chosen)
     return [f"{path:<{width}}  {' '.join((fields[path].description or '').split())}" for path in chosen]
 
@@ -43,13 +41,8 @@ def explain_json(key: str = "") -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: there is no such field; names the nearest one.
     """
-    fields = all_fields()
-    chosen = [path for path in fields if not key or path == key or path.startswith(f"{key}.")]
-    chosen = chosen or [path for path in fields if path.split(".")[-1] == key]
-    if not chosen:
-        explain_lines(key)
-    found = {}
-    for path in chosen:
+    fields, found = all_fields(), {}
+    for path in chosen_fields(key)[0]:
         field = fields[path]
         default = None if field.is_required() else _default(field)
         found[path] = {
@@ -61,6 +54,48 @@ def explain_json(key: str = "") -> dict[str, dict[str, Any]]:
     return found
 
 
+def chosen_fields(key: str = "") -> tuple[list[str], bool]:
+    """Return the fields that a key means, and whether they are a section to be listed, a line each.
+
+    A key is a path, a section, the end of one of both (`lora.rank`, `lora`), what another tool calls a field (`lr`), a
+    field of a mapping (`train.sft.optim`), or a word of a field's name (`rate`).
+
+    Raises:
+        ConfigError: there is no such field; names the nearest one.
+    """
+    fields = all_fields()
+    if not key or key in fields:
+        return ([key], False) if key else (list(fields), True)
+    if inside := [path for path in fields if path.startswith(f"{key}.")]:
+        return inside, True
+    if ends := [path for path in fields if path.endswith(f".{key}")]:
+        return ends, False
+    if inside := [path for path in fields if f".{key}." in path]:
+        return inside, True
+    section, _, name = key.rpartition(".")
+    if name in OTHER_NAMES and (not section or OTHER_NAMES[name].startswith(f"{section}.")):
+        return chosen_fields(OTHER_NAMES[name])
+    if held := [path for path, field in fields.items() if key.startswith(f"{path}.") and _is_mapping(field)]:
+        return held, False
+    words = [path for path in fields if key in re.split(r"[._]", path.rpartition(".")[2])]
+    if words:
+        return words, len(words) > 1
+    hint = did_you_mean(name, fields) if name in OTHER_NAMES else nearest(key, [*fields, *_last_names(fields)])
+    raise ConfigError(
+        f"explain: no field {shown(key)}{hint}; allowed: a path, the end of one, or a section; `rankray explain` lists "
+        "them all"
+    )
+
+
+def _last_names(paths: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
+
+
+def _is_mapping(field: FieldInfo) -> bool:
+    kinds = typing.get_args(field.annotation) or (field.annotation,)
+    return dict in (typing.get_origin(field.annotation), *map(typing.get_origin, kinds))
+
+
 def check_lines(loaded: LoadedConfig) -> list[str]:
     """Return what a checked configuration would do, a line each."""
     config = loaded.config
@@ -70,7 +105,7 @@ def check_lines(loaded: LoadedConfig) -> list[str]:
         f"study {config.name}: {config.study.trials} trials, {aims}",
     ]
     for path, dist in distributions(config).items():
-        values = ", ".join(map(str, dist.choices)) if dist.kind == "choice" else f"{dist.low:g} to {dist.high:g}"
+        values = ", ".join(map(short_value, dist.choices)) if dist.kind == "choice" else _range(dist)
         notes = " (log)" * dist.log + "".join(f" when {p} is {' or '.join(map(str, v))}" for p, v in dist.when.items())
         lines.append(f"  searches {path}: {values}{notes}")
     points = all_points(distributions(config), config) if config.space else None
@@ -96,6 +131,13 @@ def check_lines(loaded: LoadedConfig) -> list[str]:
             "there are right answers, set study.metric: eval/accuracy (docs/metrics.md)"
         )
     return lines
+
+
+def _range(dist: Distribution) -> str:
+    """Return the bounds of a range, and its step, in words."""
+    step = f" in steps of {dist.step:g}" if dist.step is not None else ""
+    whole = "whole numbers, " if dist.kind == "int" else ""
+    return f"{whole}{dist.low:g} to {dist.high:g}{step}"
 
 
 def _proposed(config: Config, known: int) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rankray.report.board import short_value
 from rankray.report.figures import metrics_among, with_error
 from rankray.report.markdown import plain
 from rankray.report.sections import verdict
@@ -75,7 +76,7 @@ def _body(overview: Row, trial: Row, metrics: Row, base: str, name: str, adapter
         *_table(("metric", "value"), [(key, with_error(metrics, key)) for key in metrics_among(metrics)]),
         "## Settings",
         "",
-        *_table(("searched field", "value"), [(path, str(value)) for path, value in trial["params"].items()]),
+        *_table(("searched field", "value"), [(path, short_value(value)) for path, value in trial["params"].items()]),
         "`rankray.yaml` beside this file is the whole configuration: `rankray train rankray.yaml` trains it again.",
         "",
         "## Data",

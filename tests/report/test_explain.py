@@ -40,6 +40,64 @@ def test_an_unknown_key_names_the_nearest():
 
 
 @pytest.mark.parametrize(
+    ("key", "first"),
+    [
+        ("lora.rank", "model.lora.rank: int"),
+        ("rate", "train.learning_rate: float"),
+        ("lr", "train.learning_rate: float"),
+        ("train.lr", "train.learning_rate: float"),
+        ("n_trials", "study.trials: int"),
+        ("peft_config", "model.lora.rank "),
+        ("lora", "model.lora.rank "),
+        ("train.sft.optim", "train.sft: dict"),
+        ("weight", "data.prompt_weight "),
+    ],
+)
+def test_an_end_a_word_and_another_tools_name_are_enough(key, first):
+    assert explain_lines(key)[0].startswith(first)
+    assert next(iter(explain_json(key))) == first.split(":")[0].split()[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("rnk", "rank"),
+        ("temprature", "temperature"),
+        ("lora.rnk", "model.lora.rank"),
+        ("loss.lr", "train.learning_rate"),
+    ],
+)
+def test_a_misspelt_end_names_the_nearest(key, near):
+    for explain in (explain_lines, explain_json):
+        with pytest.raises(ConfigError, match=rf"explain: no field '{key}' \(did you mean '{near}'\?\); allowed: "):
+            explain(key)
+
+
+def test_check_shows_the_step_of_a_range_and_short_numbers():
+    config = config_from(
+        {
+            "name": "s",
+            "model": {"path": "m"},
+            "data": {"train": "a.jsonl", "eval": "b.jsonl"},
+            "train": {"learning_rate": 1e-4},
+            "space": {
+                "train.warmup_ratio": {"float": [0, 0.3], "step": 0.1},
+                "train.batch_size": {"int": [8, 2048], "step": 8},
+                "train.weight_decay": {"choice": [0.1 + 0.2, 0.5]},
+                "train.learning_rate": {"float": [1e-5, 9e-4], "log": True},
+            },
+            "study": {"known": ["rates"]},
+        }
+    )
+    lines = [line.strip() for line in check_lines(LoadedConfig(config, "s.yaml"))]
+    assert "searches train.warmup_ratio: 0 to 0.3 in steps of 0.1" in lines
+    assert "searches train.batch_size: whole numbers, 8 to 2048 in steps of 8" in lines
+    assert "searches train.weight_decay: 0.3, 0.5" in lines
+    assert any("learning_rate=0.0003 " in f"{line} " for line in lines)
+    assert not any("00000" in line for line in lines)
+
+
+@pytest.mark.parametrize(
     ("metric", "objective", "space", "noted"),
     [
         ("eval/nll", "rri", {}, True),
