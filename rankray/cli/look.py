@@ -78,7 +78,8 @@ def show(
 
     settings = [(path, each["value"], each["from"]) for path, each in _given(held).items()]
     again = retrain_command(origin(held), trial["params"])
-    console().print(TrialView(trial, settings, all_steps=all_steps, again=again))
+    ways = {name: held.config.direction_of(name) for name in held.config.study.metrics}
+    console().print(TrialView(trial, settings, all_steps=all_steps, again=again, directions=ways), crop=False)
 
 
 def _given(study: StudyStore) -> dict[str, dict[str, Any]]:

@@ -199,6 +199,12 @@ def short_params(params: Mapping[str, Any]) -> str:
     return " ".join(f"{path.split('.')[-1]}={short_value(value)}" for path, value in params.items())
 
 
+def directions_line(directions: Mapping[str, str]) -> str:
+    """Return which way each metric of a study of several is better; empty for a study of one."""
+    words = {"minimize": "lower", "maximize": "higher"}
+    return "; ".join(f"{name}: {words[way]} is better" for name, way in directions.items()) if directions else ""
+
+
 def figure(value: Any) -> str:
     """Return a number with five digits, or a dash."""
     return "-" if value is None else f"{value:.5g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rankray.report.board import figure, short_params, untried_line
+from rankray.report.board import directions_line, figure, short_params, short_value, untried_line
 from rankray.report.findings import cost, edges, failures, few_trials, references, standings
 from rankray.report.sections import (
     commands,
@@ -45,7 +45,7 @@ def markdown(overview: Row, written: str) -> str:
         title = "Confirmed" if "verdicts" in best else "Best"
         lines += [f"## {title}: trial {best['number']}, {plain(metric)} = {figure(best['value'])}", ""]
         lines += [plain(noted), ""] if noted else []
-        lines += _table(("setting", "value"), [(path, str(value)) for path, value in best["params"].items()])
+        lines += _table(("setting", "value"), [(path, short_value(value)) for path, value in best["params"].items()])
         lines += [f"{plain(path)} lies at an end of its range: widen it.\n" for path in edges(overview)]
     for what, command in commands(overview):
         lines += [f"To {what}:", "", "```", command.replace("```", "'''"), "```", ""]
@@ -60,7 +60,8 @@ def markdown(overview: Row, written: str) -> str:
     lines += _table(("objective", metric, "at equal budget", "learning rate", "trials", "settings"), rows)
     lines += [f"{plain(line)}.\n"] if (line := untried_line(overview["untried"], status)) else []
     titles, unbeaten = front_rows(overview)
-    lines += ["## No trial beats these", "", *_table(titles, unbeaten)] if unbeaten else []
+    ways = plain(directions_line(status.get("directions") or {}))
+    lines += ["## No trial beats these", "", ways, "", *_table(titles, unbeaten)] if unbeaten else []
     found = overview["importance"]
     lines += ["## What mattered", ""]
     if found["values"]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rankray.report.board import alike_line, figure, short_params, short_value, untried_line
+from rankray.report.board import alike_line, directions_line, figure, short_params, short_value, untried_line
 from rankray.report.commands import resume_command, store_option, training_commands
 from rankray.report.figures import metrics_among, with_error
 from rankray.report.findings import Cost, better, cost, edges, failures, front, references, standings
@@ -228,7 +228,8 @@ def front_table(overview: Row) -> str:
     if not rows:
         return ""
     shown = _table("No trial beats these", [text(each) for each in titles], [[*map(text, row)] for row in rows])
-    return f'<section id="unbeaten"><h2>No trial beats these</h2>{shown}</section>\n'
+    ways = text(directions_line(overview["status"].get("directions") or {}))
+    return f'<section id="unbeaten"><h2>No trial beats these</h2><p>{ways}</p>{shown}</section>\n'
 
 
 def cost_and_failures(overview: Row) -> str:

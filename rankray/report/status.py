@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from rankray.report.board import duration, figure, short_params
+from rankray.report.board import directions_line, duration, figure, short_params
 from rankray.report.tables import shown_value, untrained_line
 
 Row = Mapping[str, Any]
@@ -48,6 +48,8 @@ def status_lines(status: Row, rows: Sequence[Row], width: int, limit: int = 20) 
     if best is not None:
         text = Text("best ", style="bold").append(f"{metric} {best['value']:.5g}  trial {best['number']}", style="bold")
         lines.append(text.append(f"  {short_params(best['params'])}", style=""))
+    if said := directions_line(status.get("directions") or {}):
+        lines.append(Text(said, style="dim"))
     lines += untrained_line(status, metric)
     lines += [Text(line, style="dim") for line in budget_lines(status)]
     ranked = sorted(rows, key=lambda row: _order(row, status.get("direction") == "maximize"))

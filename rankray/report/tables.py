@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rankray.report.board import alike_line, figure, short_params, short_value, untried_line
+from rankray.report.board import alike_line, directions_line, figure, short_params, short_value, untried_line
 from rankray.report.commands import store_option, training_commands
 
 Row = Mapping[str, Any]
@@ -85,6 +85,7 @@ def summary(
         console.print()
     if best.get("front"):
         console.print(front_view(best["front"], best.get("metrics_compared") or []))
+        console.print(Text(directions_line(status.get("directions") or {}), style="dim"), **_PLAIN)
         console.print()
     counts = status["trials"]
     console.print(

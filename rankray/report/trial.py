@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from rankray.report.board import short_value
+from rankray.report.board import directions_line, short_value
 from rankray.report.figures import metrics_among, with_error
 
 Row = Mapping[str, Any]
@@ -29,12 +29,20 @@ class TrialView:
             out, because the trial has its own.
         all_steps: show every step, in as many tables as it takes.
         again: the command that trains with its settings again.
+        directions: metric -> `minimize` or `maximize`, of a study of several.
     """
 
     def __init__(
-        self, trial: Row, settings: Sequence[tuple[str, Any, str]] = (), *, all_steps: bool = False, again: str = ""
+        self,
+        trial: Row,
+        settings: Sequence[tuple[str, Any, str]] = (),
+        *,
+        all_steps: bool = False,
+        again: str = "",
+        directions: Mapping[str, str] | None = None,
     ) -> None:
         self._trial, self._settings, self._all_steps, self._again = trial, settings, all_steps, again
+        self._directions = directions_line(directions or {})
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         trial = self._trial
@@ -49,9 +57,9 @@ class TrialView:
         yield from self._reports(options.max_width)
         if trial.get("checkpoint"):
             gone = " (not there)" if trial.get("checkpoint_exists") is False else ""
-            yield Text(f"checkpoint: {trial['checkpoint']}{gone}")
+            yield _whole(f"checkpoint: {trial['checkpoint']}{gone}")
         if self._again and trial["state"] == "complete":
-            yield Text(f"train it again: {self._again}")
+            yield _whole(f"train it again: {self._again}")
         for lost in trial.get("work_lost") or []:
             yield Text(
                 f"lost and trained again: {lost['steps']} reported steps, {lost['wall_seconds']:.0f} s "
@@ -84,7 +92,14 @@ class TrialView:
                 yield Text(f"{title:<{label}}{cells}", style="dim" if not index else "")
         if len(blocks[0]) < len(columns) and not self._all_steps:
             yield Text(f"{len(blocks[0])} of {len(columns)} reports; all of them with --all-steps", style="dim")
+        if self._directions:
+            yield Text(self._directions, style="dim")
         yield Text("")
+
+
+def _whole(line: str) -> Text:
+    """Return a line that is not broken where the terminal ends: it is to be copied."""
+    return Text(line, no_wrap=True, overflow="ignore")
 
 
 def _column(title: str, metrics: Row, names: Sequence[str]) -> list[str]:

@@ -71,6 +71,7 @@ def status(study: StudyStore) -> dict[str, Any]:
         "metric": study.config.study.metric,
         "metrics": list(study.config.study.metrics),
         "direction": study.config.direction,
+        "directions": {name: study.config.direction_of(name) for name in study.config.study.metrics},
         "untrained": untrained(study),
         "store": study.url,
         "drivers": [

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import yaml
-from store.helpers import drive, make_config
+from store.helpers import begin, drive, make_config
 
 from rankray.store import open_study
 
@@ -109,3 +109,37 @@ def test_printed_commands_name_the_store_s_whole_path(rankray, url, monkeypatch,
             said = rankray(*words, "--store", given)
             assert f"--store sqlite:///{tmp_path}/store.db" in said
             assert "sqlite:///store.db" not in said
+
+
+def test_each_of_several_metrics_says_which_way_is_better(rankray, tmp_path):
+    url = f"sqlite:///{tmp_path}/several.db"
+    study = {"metrics": ["eval/accuracy", "eval/nll"], "trials": 3, "pruner": "none"}
+    with open_study(url, make_config(study=study, evaluate={"metrics": ["accuracy"], "every_steps": 10})) as held:
+        for accuracy, value in ((0.5, 1.0), (0.7, 2.5), (0.4, 0.5)):
+            held.complete(begin(held).number, {"eval/accuracy": accuracy, "eval/nll": value})
+    ways = "eval/accuracy: higher is better; eval/nll: lower is better"
+    for verb in (["status", "s"], ["best", "s"]):
+        assert ways in rankray(*verb, "--store", url)
+    assert json.loads(rankray("status", "s", "--store", url, "--json"))["directions"] == {
+        "eval/accuracy": "maximize",
+        "eval/nll": "minimize",
+    }
+    page = tmp_path / "page.html"
+    rankray("report", "s", "--store", url, "-o", str(page))
+    assert f"<p>{ways}</p>" in page.read_text()
+    text = tmp_path / "page.md"
+    rankray("report", "s", "--store", url, "--format", "md", "-o", str(text))
+    assert ways in text.read_text().replace("\\", "")
+
+
+def test_one_metric_needs_no_line_of_its_own(rankray, url):
+    assert "is better" not in rankray("status", "s", "--store", url)
+
+
+def test_the_command_of_a_trial_is_one_line_however_long(rankray, url):
+    shown = rankray("show", "s", "0", "--store", url)
+    commands = [line for line in shown.splitlines() if line.startswith("train it again:")]
+    trial = json.loads(rankray("show", "s", "0", "--store", url, "--json"))
+    for path in trial["params"]:
+        assert all(f" --set {path}=" in line for line in commands)
+    assert len(commands) == (trial["state"] == "complete")

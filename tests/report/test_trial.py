@@ -80,3 +80,15 @@ def test_failed_attempts_and_the_command_that_trains_it_again():
     assert "train it again: rankray train f.yaml" in shown(
         trial | {"state": "complete"}, 120, again="rankray train f.yaml"
     )
+
+
+def test_a_command_is_not_broken_where_the_terminal_ends():
+    again = "rankray train f.yaml " + " ".join(f"--set loss.temperature={n}" for n in range(20))
+    console = Console(file=io.StringIO(), width=60)
+    console.print(TrialView(make_trial() | {"state": "complete"}, again=again), crop=False)
+    assert f"train it again: {again}\n" in console.file.getvalue()
+
+
+def test_metrics_of_a_study_of_several_say_which_way_is_better():
+    ways = {"eval/nll": "minimize", "eval/accuracy": "maximize"}
+    assert "eval/nll: lower is better; eval/accuracy: higher is better" in shown(make_trial(), 80, directions=ways)
