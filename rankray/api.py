@@ -97,7 +97,7 @@ def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
         UserError: something in it cannot work; nothing was started.
         SearchFailed: the search ran, and ended without doing what was asked.
     """
-    from rankray.cli.common import board_of, fitted, preflight
+    from rankray.cli.common import board_of, fitted, preflight, require_result
     from rankray.cli.lineage import lineage
     from rankray.cli.pins import pin
     from rankray.cli.tracking import check_trackers, tracking
@@ -119,6 +119,7 @@ def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
         done = run_search(opened, News(view, *trackers), verbose=verbose)
     if not done:
         raise KeyboardInterrupt(f"interrupted at {opened.finished} of {opened.budget}; search again to resume")
+    require_result(opened)
     return Study(opened.name, loaded.config.store)
 
 

@@ -216,6 +216,30 @@ def from_environment(given: str) -> str:
     return found
 
 
+def require_result(study: StudyStore) -> None:
+    """Refuse to call a search done that has ended without one complete trial.
+
+    Raises:
+        SearchFailed: there is none; says what to do.
+    """
+    from rankray.errors import SearchFailed
+
+    counts, end = study.counts(), study.ended
+    if counts.complete:
+        return
+    by = "" if end is None else end.by
+    limit = "study.trials" if by in ("", "trials") else f"study.budget.{by}"
+    todo = f"raise {limit} and run the same command again to continue"
+    if by == "space":
+        todo = "widen the space under another name"
+    shorter = "set study.pruner: none" if counts.pruned else "make a trial shorter with train.max_steps"
+    raise SearchFailed(
+        f"study {study.name}: no trial is complete, so there is no result ({counts.pruned} pruned, {counts.failed} "
+        f"failed): it was ended by {limit if by != 'space' else 'its space'}: {end.reason if end else 'it is done'}; "
+        f"{todo}, or {shorter}"
+    )
+
+
 def print_summary(study: StudyStore, file: str = "") -> None:
     """Print what a study has found, and how to train the best again: from a file that is named here, or the stored."""
     from rankray.report.tables import summary

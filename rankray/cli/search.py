@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankray.cli.common import board_of, check_training, console, fitted, load, preflight, print_summary, say
+from rankray.cli.common import (
+    board_of,
+    check_training,
+    console,
+    fitted,
+    load,
+    preflight,
+    print_summary,
+    require_result,
+    say,
+)
 from rankray.cli.lineage import lineage
 from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
 from rankray.cli.pins import pin, resolved_lines
@@ -89,6 +99,7 @@ def _conclude(study: StudyStore, loaded: LoadedConfig, done: bool) -> None:
             "again, and the running ones resume from their last checkpoints"
         )
         raise typer.Exit(130)
+    require_result(study)
     if (end := study.ended) is not None and end.by == "space":
         say(f"{end.reason}: {study.finished} of {study.budget} trials")
     elif end is not None and end.by != "trials":

@@ -1,11 +1,14 @@
 """What an interruption means to `rankray search` once nothing is left to be saved: nothing."""
 
+import json
+
 import pytest
 import typer
 from search.confirming import run_all
 
 from rankray.cli import search
 from rankray.config import load_config
+from rankray.errors import SearchFailed
 
 train_all = run_all(lambda params: 1.0, 0.1, "eval/nll")
 
@@ -30,6 +33,28 @@ def test_an_interruption_after_the_last_trial_changes_no_exit_code(place, monkey
             search._search(loaded, verbose=False)
     else:
         search._search(loaded, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"wall_hours": 1}, r"ended by study.budget.wall_hours: .*; raise study.budget.wall_hours and run the same"),
+        ({"gpu_hours": 1}, r"ended by study.budget.gpu_hours: .*; raise study.budget.gpu_hours"),
+    ],
+)
+def test_a_search_without_a_complete_trial_has_failed(place, monkeypatch, budget, said):
+    def run(study, observer, *, verbose):
+        with study:
+            study.charge({"from": 0, "to": 7200, "gpu_seconds": 7200, "nodes": {}})
+            study.note_end()
+        return study.done
+
+    monkeypatch.setattr("rankray.search.run_search", run)
+    loaded = load_config(place.file, ["study.trials=2", f"study.budget={json.dumps(budget)}"])
+    for _ in range(2):  # run again, it still has no result
+        with pytest.raises(SearchFailed, match=rf"no trial is complete, so there is no result .*{said}") as failed:
+            search._search(loaded, verbose=False)
+        assert failed.value.exit_code == 1
 
 
 def test_an_interrupted_search_says_how_to_resume(place, monkeypatch, capsys):
