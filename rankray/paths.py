@@ -68,7 +68,7 @@ def resolved_url(url: str, base: str | Path = "") -> str:
         ValueError: see `resolved`.
     """
     file = file_in_url(url)
-    if not file or file == ":memory:" or file.endswith("/"):
+    if not file or file == ":memory:" or file.endswith("/") or url.partition("?")[2]:  # refused where it is opened
         return url
     path = resolved(file, base)
     for sign, code in (("%", "%25"), ("?", "%3F"), ("#", "%23")):

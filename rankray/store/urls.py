@@ -7,7 +7,8 @@
     grpc://host:13000                                   Optuna's gRPC proxy in front of one of the above
 
 A path after three slashes is relative to the working directory, or begins with `~`; after four it is absolute. In
-files of both kinds `%20` is a space. (A URL in a configuration is relative to its file: see `rankray.paths`.)
+files of both kinds `%20` is a space; they have no options. (A URL in a configuration is relative to its file: see
+`rankray.paths`.)
 A password never leaves this package: what is shown, logged, raised or stored goes through `masked` or `scrub`.
 
 The URL of a server is parsed by SQLAlchemy, which opens it later; it is imported only then, because that takes 150 ms.
@@ -262,6 +263,8 @@ def _file_url(name: str, url: str) -> StoreURL:
     file = paths.file_in_url(url)
     if file is None:
         raise _malformed(name, url, f"a file needs three slashes, as in {FORMS[name]}")
+    if url.partition("?")[2]:
+        raise _malformed(name, url, "a file has no options, and a ? of its name is written %3F")
     if not file or file == ":memory:" or file.endswith("/"):
         raise _malformed(name, url, "it names no file, and a store in memory cannot be resumed")
     try:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rankray.errors import StoreError
-from rankray.store import urls
+from rankray.paths import resolved_url
+from rankray.store import attach, urls
 from rankray.store.urls import masked, parse_url, scrub, validate_url
 
 SECRET = "hunter2/&"
@@ -208,3 +209,16 @@ def test_what_is_printed_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANKRAY_STORE", f"postgresql://u:{PLANTED}@h/d")
     text = f"a mysql://u:other@h/d b {PLANTED} \x1b[31m hub_token: hf_abcdefghijklmnopqrstuv 'api_key': 'k' key: x"
     assert urls.safe_text(text) == r"a mysql://u:***@h/d b *** \x1b[31m hub_token: *** 'api_key': *** key: x"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:///x.db?mode=ro", "sqlite:////a/x.db?timeout=30&uri=true", "journal:///x.log?ro=1"],
+)
+def test_options_of_a_file_are_refused_and_not_passed_over(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=r"has no options.*allowed: (sqlite|journal):///file.*correct the URL"):
+        parse_url(resolved_url(url))
+    with pytest.raises(StoreError, match="has no options"):
+        attach(url, "s")
+    assert list(tmp_path.iterdir()) == []
