@@ -279,7 +279,7 @@ def board_of(study: StudyStore) -> Board:
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
-    board.seen = study.seen
+    board.seen, board.points_left = study.seen, study.points_left
     board.alike = views.alike(study)
     board.untrained = (views.untrained(study) or {}).get("value")
     return board

@@ -68,6 +68,7 @@ class Board:
         self.running: dict[int, Running] = {}
         self.best: tuple[int, float, dict[str, Any]] | None = None
         self.seen: Callable[[], tuple[Mapping[str, int], tuple[int, float, dict[str, Any]] | None]] | None = None
+        self.points_left: Callable[[], int | None] | None = None
         self.untrained: float | None = None
         self.alike: dict[str, Any] | None = None
         self.doing = ""
@@ -161,6 +162,8 @@ class Board:
             places = [(trial.step, trial.step + (now - trial.reported) / max(1e-9, per_step)) for trial in running]
             lengths = Lengths(self._lengths, [trial.step for trial in running], self.max_steps)
             to_come = max(0, self.budget - self.finished - len(running))
+            if self.points_left is not None and (left := self.points_left()) is not None:
+                to_come = min(to_come, left)  # the search ends where a finite space does
             slots = max(self._most_running if to_come else 0, len(running))
             self._foreseen = now, steps_left(lengths, places, to_come, slots) * per_step
         at, seconds = self._foreseen

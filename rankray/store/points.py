@@ -49,6 +49,11 @@ class FinitePoints:
             return False
         return len(self._all) <= len(self._history.trials) and not self._all.keys() - self._tried()
 
+    @property
+    def left(self) -> int | None:
+        """How many points nobody has tried, nor is trying; None in a space without an end."""
+        return None if self._all is None else len(self._all.keys() - self._tried())
+
     def untried(self, params: dict[str, Any], seed: int) -> dict[str, Any] | None:
         """Return a proposal if nobody has tried it, else a point that nobody has tried; None if there is none."""
         if self._all is None:

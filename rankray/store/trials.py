@@ -318,6 +318,11 @@ class StudyStore(StudyAccounts):
             self._history.refresh()
             return self._points.exhausted
 
+    def points_left(self) -> int | None:
+        """Return how many points of the space nobody has tried, as of the last read; None in a space without an end."""
+        with self._lock:
+            return None if callable(self._given) else self._points.left
+
     def counts(self) -> Counts:
         """Return how many trials are in which state, over all drivers."""
         found: dict[str, int] = {}

@@ -26,6 +26,19 @@ def test_progress_and_estimate_count_this_launch_only():
     assert board.best == (8, 2.0, {"loss.temperature": 1.5})
 
 
+@pytest.mark.parametrize(("left", "seconds"), [(None, 90.0), (2, 20.0), (0, 0.0), (50, 90.0)])
+def test_the_estimate_ends_where_a_finite_space_does(left, seconds):
+    now = [100.0]
+    board = Board("s", "eval/nll", maximize=False, budget=12, max_steps=30, clock=lambda: now[0])
+    board.points_left = lambda: left
+    for number in range(3):
+        board.started(number, {}, "sampler", 0)
+        now[0] += 10
+        board.reported(number, Report(30, {"eval/nll": 2.0}))
+        board.ended(number, "complete", 2.0, "")
+    assert board.seconds_left() == pytest.approx(seconds)
+
+
 def test_what_other_drivers_have_finished_counts():
     board = Board("s", "eval/nll", maximize=False, budget=12, max_steps=30, finished=1)
     board.counts["complete"] = 1

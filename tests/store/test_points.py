@@ -35,6 +35,19 @@ def test_every_point_of_a_finite_space_is_tried_once_and_the_study_is_done(file_
     assert views.status(looked)["state"] == "complete"
 
 
+def test_how_many_points_are_left(file_url: str) -> None:
+    """Those that are being tried are not among them; a space without an end has no such number."""
+    config = make_config(space=FOUR | {"train.learning_rate": {"choice": [1e-3]}})
+    with open_study(file_url, config) as study:
+        assert study.points_left() == 4
+        ticket = begin(study)
+        assert study.points_left() == 3
+        run_trial(study, ticket)
+        assert study.points_left() == 3
+    with open_study(file_url, make_config().model_copy(update={"name": "endless"})) as study:
+        assert study.points_left() is None
+
+
 def test_a_point_that_failed_is_not_tried_again_by_the_same_search(file_url: str) -> None:
     config = make_config(space={"loss.objective": {"choice": ["sft", "rri"]}}, study={"trials": 20})
     with open_study(file_url, config) as study:
