@@ -14,6 +14,7 @@ from rankray.cli.options import NONE, Json, Sets, Store, Verbose
 
 if TYPE_CHECKING:
     from rankray.config import Config, LoadedConfig
+    from rankray.store import StudyStore
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,10 @@ def evaluate(
         from rankray.evaluate.harness import require_harness
 
         require_harness()
-    config, checkpoint, label, seen = _target(target, file, sets, store)
+    config, checkpoint, label, seen, study = _target(target, file, sets, store)
+    changed = [] if study is None else _changed(study, config, split)
+    for line in changed:
+        say(f"warning: {line}", to_stderr=True)
     from rankray.finetune.quiet import quiet
 
     with quiet():
@@ -65,25 +69,27 @@ def evaluate(
 
             found = evaluate_target(config, checkpoint, split)
     if as_json:
-        print(json.dumps({"metrics": found}))
+        print(json.dumps({"metrics": found} | ({"warnings": changed} if changed else {})))
         return
     from rankray.errors import printable
     from rankray.finetune.preview import sources_of
     from rankray.report.figures import figures_view
 
     data = f"data.{split}: {', '.join(sources_of(config, split))}"
-    if split == "eval" and sources_of(config, "eval") == seen:
+    if split == "eval" and sources_of(config, "eval") == seen and not changed:
         data += ", which the search has seen: expect less on others" + " (--split test)" * bool(config.data.test)
     say(printable(f"{label}, on {f'tasks of lm-eval: {tasks}' if tasks else data}"))
     console().print(figures_view(found))
 
 
-def _target(target: str, file: Path | None, sets: list[str], store: str) -> tuple[Config, Path | None, str, list[str]]:
+def _target(
+    target: str, file: Path | None, sets: list[str], store: str
+) -> tuple[Config, Path | None, str, list[str], StudyStore | None]:
     """Find what is to be evaluated.
 
     Returns:
-        the configuration to evaluate with; the checkpoint, None being the model of `model.path`; what it is called; and
-        the held-out data that chose it, where a search did.
+        the configuration to evaluate with; the checkpoint, None being the model of `model.path`; what it is called;
+        the held-out data that chose it, where a search did; and the study of that search.
 
     Raises:
         UserError: it is neither a directory nor a study, or there is nothing to evaluate.
@@ -102,7 +108,7 @@ def _target(target: str, file: Path | None, sets: list[str], store: str) -> tupl
 
             config = _with_sets(config_of(place), sets)
         is_model = config.model.path and Path(config.model.path).expanduser().resolve() == place.resolve()
-        return config, None if is_model else place, target, []
+        return config, None if is_model else place, target, [], None
     if "/" in target or target.startswith("."):
         raise ConfigError(
             f"evaluate: no directory {target!r}; allowed is a checkpoint, a model directory or the name of a study; "
@@ -127,7 +133,34 @@ def _target(target: str, file: Path | None, sets: list[str], store: str) -> tupl
     else:
         config = _with_sets(study.config, sets)
     label, seen = f"trial {best['number']} of study {target}", sources_of(study.config, "eval")
-    return apply_params(config, best["params"]), Path(best["checkpoint"]), label, seen
+    return apply_params(config, best["params"]), Path(best["checkpoint"]), label, seen, study
+
+
+def _changed(study: StudyStore, config: Config, split: str) -> list[str]:
+    """Return what has changed since the study of what is evaluated: a file of its data, or the model below adapters.
+
+    Raises:
+        DataError, ModelError: one is not there any more.
+    """
+    from rankray.data.sources import fingerprint, is_local
+    from rankray.finetune.preflight import check_model_files
+
+    found, before = [], study.provenance
+    given, held = getattr(config.data, split), before.get("data", {}).get(split)
+    same = held is not None and given is not None and given == getattr(study.config.data, split)
+    if same and is_local(given) and fingerprint(given, f"evaluate: data.{split}") != held:
+        found.append(
+            f"data.{split} has changed since study {study.name} was made: these figures are not those of the search; "
+            "to compare with it, bring back the files it had"
+        )
+    if config.model.lora is not None and config.model.path == study.config.model.path:
+        prints, directory = check_model_files(config.model.path, "evaluate")
+        if directory is not None and any(before.get(key, value) != value for key, value in prints.items()):
+            found.append(
+                f"model.path has changed since study {study.name} was made: its adapters were trained on another; "
+                "bring back the model it had"
+            )
+    return found
 
 
 def _pinned_by(checkpoint: Path, config: Config) -> Config:

@@ -156,7 +156,7 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
     check_base_model(loaded)
     if problem := revision_problem(config):
         raise ModelError(f"{loaded.where('model.revision')}: {problem}")
-    prints, directory = _check_model(config.model.path, loaded.where("model.path"))
+    prints, directory = check_model_files(config.model.path, loaded.where("model.path"))
     splits = ("train", "eval", *(["test"] if config.data.test is not None else []))
     tokenizer = None if directory is None else _light_tokenizer(directory, loaded)
     data = {split: _check_split(split, loaded, directory, tokenizer, findings) for split in splits}
@@ -188,7 +188,16 @@ def _space_warnings(loaded: LoadedConfig) -> list[str]:
     return warnings
 
 
-def _check_model(path: str, place: str) -> tuple[dict[str, str], Path | None]:
+def check_model_files(path: str, place: str) -> tuple[dict[str, str], Path | None]:
+    """Refuse a local model that is incomplete; return the fingerprints of its files, and its directory if it is local.
+
+    Args:
+        path: as `model.path` has it.
+        place: where that was written, for errors.
+
+    Raises:
+        ModelError: the directory is not there, or lacks something.
+    """
     directory = local_model(path)
     if directory is None:
         return {"model": path}, None

@@ -1,6 +1,7 @@
 """`rankray evaluate` and `rankray diagnose`, as a person calls them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 
 from rankray.config import load_config
 from rankray.contracts import Report
+from rankray.finetune.preflight import preflight
 from rankray.loss import WEIGHTS
 from rankray.model.export import export_model
 from rankray.report.explain import best_yaml
@@ -81,6 +83,37 @@ def test_the_best_of_a_study_is_said_with_the_data_that_chose_it(rankray, file, 
     assert last(rankray(*words, "--json"))["metrics"]["eval/nll"]["value"] == pytest.approx(
         trained["metrics"]["eval/nll"]
     )
+
+
+def test_data_and_a_base_model_that_have_changed_since_the_study_are_said(
+    rankray, file, data_file, model_dir, tmp_path
+):
+    held_out, base = tmp_path / "held_out.jsonl", tmp_path / "base"
+    shutil.copy(data_file, held_out)
+    shutil.copytree(model_dir, base)
+    tree = yaml.safe_load(file.read_text()) | {"space": {"loss.temperature": {"float": [0.5, 2.0]}}}
+    tree["data"]["eval"], tree["evaluate"]["metrics"] = str(held_out), ["nll"]
+    tree["model"] |= {"path": str(base), "lora": {"rank": 2}}
+    file.write_text(yaml.safe_dump(tree))
+    loaded = load_config(file)
+    config = loaded.config
+    trained = last(rankray("train", str(file), "--json"))
+    with open_study(config.store, config, provenance=preflight(loaded).fingerprints) as study:
+        ticket = study.next_trial()
+        study.report(ticket.number, Report(config.full_steps, trained["metrics"], trained["checkpoint"]))
+        study.complete(ticket.number, trained["metrics"])
+    words = ("evaluate", "judged", "--store", config.store)
+    assert "changed" not in rankray(*words)
+    held_out.write_text(held_out.read_text().replace("1 plus", "1 and"))
+    shown = rankray(*words)
+    assert "warning: data.eval has changed since study judged was made: these figures are not those" in shown
+    assert "has seen" not in shown
+    assert "data.eval has changed" in last(rankray(*words, "--json"))["warnings"][0]
+    assert "changed" not in rankray(*words, "--split", "test")
+    assert "changed" not in rankray(*words, "--set", f"data.eval={data_file}"), "other data are no changed ones"
+    settings = base / "generation_config.json"
+    settings.write_text(settings.read_text().replace("{", '{"top_k": 7,', 1))
+    assert "model.path has changed since study judged was made: its adapters" in rankray(*words, "--split", "test")
 
 
 def test_the_untrained_model_is_evaluated_with_a_file(rankray, file, model_dir):
