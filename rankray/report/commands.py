@@ -38,21 +38,23 @@ def store_option(shown: str) -> str:
 def retrain_command(origin: Mapping[str, Any], params: Mapping[str, Any], *, recommended: bool = False) -> str:
     """Return the command that trains with a trial's settings what its study trained.
 
-    With a file this is `rankray train FILE --set ...`: what the search's own options changed, then the trial's
-    settings. Without one, the whole configuration comes from the store, with the settings that are recommended; where
-    these are not the given ones, they are set.
+    With a file this is `rankray train FILE --set ...`: what the search's own options changed, the commits of model and
+    data on the hub that it was pinned to, then the trial's settings. Without one, the whole configuration comes from
+    the store, with the settings that are recommended; where these are not the given ones, they are set.
     """
     if not origin["file"]:
         study, file = shlex.quote(origin["study"]), shlex.quote(f"{origin['study']}.yaml")
         stored = f"rankray best {study} --yaml {store_option(origin['store'])} > {file}"
         other = {} if recommended else params
         return " ".join([f"{stored} && rankray train {file}", *map(_set, other.items())])
+    pins = origin.get("pins") or {}
     changed = [
         (path, value)
         for path, value in _of_training(origin["overrides"])
         if path.split(".")[0] not in ELSEWHERE or path == SEEDS
-        if path not in params
+        if path not in params and path not in pins
     ]
+    changed += [(path, value) for path, value in pins.items() if path not in params]
     return " ".join(["rankray train", shlex.quote(origin["file"]), *map(_set, [*changed, *params.items()])])
 
 

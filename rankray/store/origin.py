@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +23,8 @@ def origin(study: StudyStore) -> dict[str, Any]:
     Returns:
         `study` and `store` (its URL without a password); `file`, or None where the study was made without one;
         `overrides`, path to value of all that the command line or a call gave in place of the file (`--set`, `--name`),
-        of which a path may be a section, or one of `space`; `confirms`, the search that it confirms, or None; and
+        of which a path may be a section, or one of `space`; `pins`, path to value of the commits of the hub that the
+        study was pinned to and its file does not name; `confirms`, the search that it confirms, or None; and
         `metric`, the first one that it selects by.
     """
     with reading(study.name):
@@ -53,9 +55,23 @@ def _origin(study: StudyStore) -> dict[str, Any]:
         # where there is no file, an earlier version stored the study's name
         "file": file if isinstance(file, str) and os.path.isabs(file) else None,
         "overrides": overrides,
+        "pins": _pins(study, provenance),
         "confirms": str(confirms) if confirms else None,
         "metric": study.config.study.metric,
     }
+
+
+def _pins(study: StudyStore, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the revisions that another run needs to train on the very model and data of this study."""
+    pins: dict[str, Any] = {}
+    model, data = study.config.model.revision, study.config.data.revision
+    asked = provenance.get("model_revision")
+    if asked and model and model != asked:
+        pins["model.revision"] = model
+    of_data = mapping(provenance.get("data_revisions"))
+    if isinstance(data, Mapping) and any(data.get(name) != revision for name, revision in of_data.items()):
+        pins["data.revision"] = dict(data)
+    return pins
 
 
 def _value(study: StudyStore, path: str) -> Any:

@@ -81,6 +81,15 @@ def test_what_the_search_was_given_is_given_again(tmp_path):
     assert again.loss == searched.loss
 
 
+def test_the_commits_that_a_study_was_pinned_to_are_given_again():
+    pins = {"model.revision": "a" * 40, "data.revision": {"org/set": "b" * 40, "org/other@v1": "c" * 40}}
+    command = retrain_command(
+        origin(pins=pins, overrides={"model.revision": "v1", "train.max_steps": 3}), {"train.seed": 1}
+    )
+    assert pairs(command) == {"train.max_steps": 3, **pins, "train.seed": 1}
+    assert command.count("model.revision") == 1
+
+
 def test_without_a_file_the_configuration_comes_from_the_store():
     command = retrain_command(origin(file=None, study="my study"), {"loss.objective": "sft"})
     stored, train = command.split(" && ")

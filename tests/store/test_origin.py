@@ -84,3 +84,21 @@ def test_a_storage_that_was_moved_is_the_study_s_and_so_is_the_first(sqlite_url,
     study = attach(sqlite_url, make_config().name)
     assert study.config.storage == second
     assert storages(study) == [second, first]
+
+
+def test_commits_that_the_file_does_not_name(file, sqlite_url):
+    """A branch moves: to train the same again takes the commit that the study was pinned to."""
+    text = FILE.replace("model: {path: m}", "model: {path: org/model, revision: v1}")
+    file.write_text(text.replace("train: t.jsonl, eval: e.jsonl", "train: 'org/set::train', eval: 'org/set::test'"))
+    commits = {"model.revision": "a" * 40, "data.revision": {"org/set": "b" * 40}}
+    pinned = load_config(file, commits)
+    asked = {"model_revision": "v1", "data_revisions": {"org/set": "main"}}
+    found = origin(open_study(sqlite_url, pinned.config, provenance=asked))
+    assert found["pins"] == commits
+    again = load_config(file, found["pins"]).config
+    assert (again.model, again.data) == (pinned.config.model, pinned.config.data)
+    named = {"model_revision": "a" * 40, "data_revisions": {"org/set": "b" * 40}}
+    other = pinned.config.model_copy(update={"name": "other"})
+    assert origin(open_study(sqlite_url, other, provenance=named))["pins"] == {}, "the file names them"
+    third = make_config(name="third")
+    assert origin(open_study(sqlite_url, third, provenance={}))["pins"] == {}
