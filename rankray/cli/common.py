@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -316,6 +317,42 @@ def check_output(path: Path | None, option: str, *endings: str) -> None:
     if path.exists() and path.suffix.lower() not in endings:
         may = f"a new file, or one that ends with {' or '.join(endings)}" if endings else "a new file"
         raise UserError(f"{where}: another file is there, and would be overwritten; allowed: {may}; choose another")
+
+
+def check_directory(path: Path, option: str) -> None:
+    """Refuse a directory that cannot be made or written to, before anything is worked out.
+
+    Raises:
+        UserError: it cannot, or a file is there.
+    """
+    from rankray.errors import UserError
+
+    there = next((each for each in (path, *path.absolute().parents) if each.exists()), Path("/"))
+    try:
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is no directory")
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(f"{path} may not be written to")
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(
+            f"{option} {path}: cannot be made or written to ({why}); allowed: a directory that you may write; choose "
+            "another"
+        ) from error
+
+
+def refuse_both(verb: str, given: Mapping[str, bool]) -> None:
+    """Refuse options that ask for different things, of which one would be passed over.
+
+    Raises:
+        UserError: more than one is given.
+    """
+    from rankray.errors import UserError
+
+    if sum(given.values()) > 1:
+        names = " and ".join(name for name, is_given in given.items() if is_given)
+        raise UserError(f"{verb}: {names} ask for different outputs; allowed: one of them; leave the other out")
 
 
 def say(line: str, to_stderr: bool = False) -> None:

@@ -43,7 +43,16 @@ def evaluate(
     if tasks:
         from rankray.evaluate.harness import require_harness
 
+        if split != "eval":
+            raise ConfigError(
+                "evaluate: --split beside --tasks, which have data of their own; allowed: one of the two; leave one out"
+            )
         require_harness()
+    elif limit or include is not None:
+        option, other = ("--limit", "set evaluate.max_examples") if limit else ("--include", "name its tasks")
+        raise ConfigError(
+            f"evaluate: {option} without --tasks changes nothing; allowed: beside it; add --tasks, or {other}"
+        )
     config, checkpoint, label, seen, study = _target(target, file, sets, store)
     changed = [] if study is None else _changed(study, config, split)
     for line in changed:

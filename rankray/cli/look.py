@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import attached, console, print_summary
+from rankray.cli.common import attached, console, print_summary, refuse_both
 from rankray.cli.options import Json, Store, Study
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def status(
     """Show how far a study is and what it holds."""
     from rankray.store import views
 
+    refuse_both("status", {"--json": as_json, "--watch": watch})
     held = attached(store, study)
     shown = views.status(held)
     if as_json:
@@ -101,6 +102,11 @@ def best(
     """Show the best settings found, what `confirm` said of them, and the command that trains them again."""
     from rankray.store import views
 
+    refuse_both("best", {"--json": as_json, "--yaml": as_yaml})
+    if code and not as_yaml:
+        from rankray.errors import UserError
+
+        raise UserError("best: --code without --yaml changes nothing; allowed: beside it; add --yaml, or leave it out")
     held = attached(store, study)
     found = views.best(held)
     if as_json:

@@ -11,6 +11,7 @@ import typer
 
 from rankray.cli.common import (
     board_of,
+    check_directory,
     check_training,
     console,
     fitted,
@@ -47,6 +48,7 @@ def quickstart(
     """Make a small world offline (once), and search it: the whole product in a few minutes on two cores."""
     from rankray.quickstart.build import build_world
 
+    check_directory(directory, "quickstart: --directory")
     file = build_world(directory, progress=say)
     given = [word for each in sets for word in ("--set", each)]
     say(f"searching {file} (the same as: {shlex.join(['rankray', 'search', str(file), *given])})")

@@ -51,7 +51,10 @@ def _problem(key: Key, items: list[Any]) -> tuple[Key, str]:
     if kind == "missing":
         return key, f"{path}: missing; {_documentation(path)}"
     if kind == "string_pattern_mismatch":
-        return key, f"{path}: got {shown(items[0]['input'])}; {_documentation(path)}"
+        given, rule = shown(items[0]["input"]), _documentation(path)
+        if path == "name":
+            rule = "letters, digits, dot, dash and underscore, a letter or a digit first, at most 100; correct the name"
+        return key, f"{path}: got {given}; allowed: {rule}"
     given, kinds = items[0].get("input"), {item["type"] for item in items}
     if len(key) == 2 and key[0] == "space" and kinds == {"dict_type"}:
         return key, f"{path}: got {shown(given)}; {space_entry_form(given)}"

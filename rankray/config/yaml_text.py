@@ -21,6 +21,8 @@ from rankray.errors import ConfigError, nearest, shown
 MAX_BYTES = 1 << 19
 MAX_DEPTH = 40
 MAX_VALUES = 50_000
+DATA_FILES = (".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
+"""Endings of files that are given by mistake where a configuration is asked for."""
 BRACES = re.compile(r"(?:^|:\s|-\s)\s*[{\[][^{}\[\]]*[}\]]\s*[^\s,}\]#:]")
 """A line with more text after a value in braces or brackets, such as a template that is not in quotes."""
 _FLOAT = re.compile(
@@ -93,7 +95,10 @@ def read_yaml(file: Path, name: str) -> tuple[dict[str, Any], dict[Key, str]]:
             _note_places(root, (), places, name)
         tree = None if root is None else loader.construct_document(root)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name}:{_problem(error, text)}; fix that line") from error
+        todo = "fix that line"
+        if file.suffix in DATA_FILES:
+            todo = "this looks like a file of data; give the configuration that names it under data:"
+        raise ConfigError(f"{name}:{_problem(error, text)}; {todo}") from error
     if not isinstance(tree, dict) or root is None:
         raise ConfigError(f"{name}: got {type(tree).__name__}; allowed: a mapping; start it with name:, model:, data:")
     return tree, places

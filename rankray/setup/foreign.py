@@ -119,6 +119,11 @@ def convert(file: Path, eval_source: str = "") -> tuple[Config, list[str], str]:
         "TRL": ("model_name_or_path" in given, trl_file.fill),
     }  # fmt: skip
     tool = next((name for name, (fits, _) in tools.items() if fits), None)
+    if tool is None and given.keys() >= {"model", "data"}:
+        raise ConfigError(
+            f"{file}: is a configuration of rankray already (it has model: and data:); allowed are files of a TRL "
+            f"script, LLaMA-Factory and Axolotl; look at it with rankray check {file}"
+        )
     if tool is None:
         raise ConfigError(
             f"{file}: neither base_model nor model_name_or_path; allowed are files of a TRL script, LLaMA-Factory and "

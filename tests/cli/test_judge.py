@@ -126,6 +126,9 @@ def test_the_untrained_model_is_evaluated_with_a_file(rankray, file, model_dir):
         (["./nowhere"], "evaluate: no directory './nowhere'; allowed is a checkpoint"),
         (["MODEL"], "does not say what it was trained with; allowed is a checkpoint of this version"),
         (["MODEL", "FILE", "--split", "train"], "evaluate --split: got 'train'; allowed: eval, test"),
+        (["MODEL", "FILE", "--limit", "3"], "evaluate: --limit without --tasks changes nothing; allowed"),
+        (["MODEL", "FILE", "--include", "."], "evaluate: --include without --tasks changes nothing"),
+        (["MODEL", "FILE", "--tasks", "arc", "--split", "test"], "evaluate: --split beside --tasks, which have data"),
         (["MODEL", "FILE", "--set", "data.test=null", "--split", "test"], "data.test: there is none; allowed is"),
     ],
 )

@@ -143,3 +143,16 @@ def test_the_command_of_a_trial_is_one_line_however_long(rankray, url):
     for path in trial["params"]:
         assert all(f" --set {path}=" in line for line in commands)
     assert len(commands) == (trial["state"] == "complete")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("status", "--json", "--watch"), "status: --json and --watch ask for different outputs"),
+        (("best", "--json", "--yaml"), "best: --json and --yaml ask for different outputs"),
+        (("best", "--code"), "best: --code without --yaml changes nothing"),
+    ],
+)
+def test_options_that_exclude_each_other(rankray, url, words, said):
+    verb, *options = words
+    assert said in rankray(verb, "s", *options, "--store", url, expect=2)

@@ -65,3 +65,11 @@ def test_an_interrupted_search_says_how_to_resume(place, monkeypatch, capsys):
     assert (
         "interrupted at 0 of 2 finished trials; nothing is lost: run the same command again" in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(("directory", "why"), [("a.txt", "is no directory"), ("a.txt/below", "is no directory")])
+def test_a_quickstart_where_nothing_can_be_made(rankray, tmp_path, directory, why):
+    (tmp_path / "a.txt").write_text("")
+    said = rankray("quickstart", "--directory", str(tmp_path / directory), expect=2)
+    assert f"quickstart: --directory {tmp_path / directory}: cannot be made or written to" in said
+    assert why in said

@@ -73,3 +73,10 @@ def test_a_value_that_is_none_is_one_short_line(text):
         parse_value(text)
     assert len(str(raised.value).splitlines()) == 1
     assert len(str(raised.value)) < 400
+
+
+def test_a_file_of_data_in_place_of_a_configuration(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"a": 1}\n{"a": 2}\n')
+    with pytest.raises(ConfigError, match=r"rows.jsonl:2: not valid YAML.*; this looks like a file of data; give the"):
+        read_yaml(file, str(file))

@@ -89,3 +89,9 @@ def test_templates_are_written_on_one_line_and_read_again(tmp_path):
     assert again.train[0].prompt == config.data.train[0].prompt
     [held_out] = again.eval
     assert (held_out.path, held_out.prompt) == (again.train[0].path, again.train[0].prompt), "read as it is in training"
+
+
+def test_a_file_of_rankrays_own_is_named_as_one(tmp_path):
+    given = {"model": {"path": "a/b"}, "data": {"train": "c/d:e:train"}}
+    with pytest.raises(ConfigError, match=r"is a configuration of rankray already .*rankray check"):
+        convert(write(tmp_path / "x.yaml", given))
