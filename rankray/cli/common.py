@@ -76,11 +76,25 @@ def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True, a
     warnings = [] if elsewhere else check_machine(loaded)
     findings = check_data_and_model(loaded)
     findings.warnings += warnings
+    if not (offline or alone):
+        _check_earlier(loaded, findings)
     if offline:
         findings.unseen.append("--offline: the hub, the sampler at work, train.sft's values, adapters, functions")
     else:
         check_training(loaded, findings, again)
     return findings
+
+
+def _check_earlier(loaded: LoadedConfig, findings: Findings) -> None:
+    from rankray.errors import StoreError, StoreUnavailable
+    from rankray.store.warm import check_before
+
+    try:
+        check_before(loaded.config)
+    except StoreUnavailable as error:
+        findings.unseen.append(f"study.warm_start: the store does not answer: {error}")
+    except StoreError as error:
+        raise StoreError(f"{loaded.where('study.warm_start')}: {error}") from error
 
 
 def fitted(loaded: LoadedConfig, findings: Findings, alone: bool = False) -> LoadedConfig:

@@ -64,6 +64,18 @@ def check_earlier(storage: BaseStorage, config: Config) -> None:
         good_points(storage, name, config)
 
 
+def check_before(config: Config) -> None:
+    """Check the earlier studies that a study names where it is not in its store yet; nothing is written.
+
+    Raises:
+        StoreError, StoreUnavailable: see `earlier_points`; or there is no store.
+    """
+    if _earlier_names(config):
+        storage = connect(config.store, create=False)
+        if config.name not in [each.study_name for each in storage.get_all_studies()]:
+            check_earlier(storage, config)
+
+
 def rehearsed(config: Config) -> tuple[Config, list[str]]:
     """Return a configuration for a rehearsal, with points in place of the earlier studies that would give them.
 

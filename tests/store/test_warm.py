@@ -9,7 +9,7 @@ from rankray.store import list_studies, open_rehearsal, open_study
 from rankray.store.backend import RetryingStorage
 from rankray.store.move import copy_study
 from rankray.store.records import ORIGIN
-from rankray.store.warm import WARM, earlier_points, rehearsed
+from rankray.store.warm import WARM, check_before, earlier_points, rehearsed
 from store.helpers import begin, drive, make_config, nll
 
 RATES = {"train.learning_rate": {"float": [1e-6, 1e-3], "log": True}}
@@ -160,6 +160,22 @@ def test_a_study_that_is_not_there_is_named_before_anything_is_written(name: str
     assert says in str(caught.value)
     assert list_studies(file_url) == ["old"]
     open_study(file_url, make_config(study={"warm_start": []}))
+
+
+def test_before_a_search_begins_its_earlier_studies_are_looked_up(tmp_path: Any) -> None:
+    """As `check` does; of a study that has begun they are not asked again."""
+    url = f"sqlite:///{tmp_path}/store.db"
+    made = make_config(study={"warm_start": ["old"]}, store=url)
+    with pytest.raises(StoreError, match="there is no such file"):
+        check_before(made)
+    check_before(make_config(store=url))
+    earlier(url, "other")
+    with pytest.raises(StoreError, match=r"study.warm_start: old: there is no other study.*allowed: other"):
+        check_before(made)
+    earlier(url)
+    check_before(made)
+    assert sorted(list_studies(url)) == ["old", "other"], "nothing is written"
+    check_before(make_config(name="old", study={"warm_start": ["gone"]}, store=url))
 
 
 def test_an_earlier_study_without_a_complete_trial_has_nothing_to_give(file_url: str) -> None:
