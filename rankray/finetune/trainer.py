@@ -26,6 +26,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import SFTTrainer  # type: ignore[attr-defined]
 
 from rankray.errors import LossError
+from rankray.finetune.batches import deal_once, ignore_repeated, own_batches
 from rankray.finetune.signal import BASE_STATS, BaseSignal, SignalCollator, base_sequence_nlls, stats_at
 from rankray.finetune.weights import TOKEN_WEIGHTS, TokenWeights, WeightCollator, weights_at
 from rankray.loss import Anchor, Knobs, LossStats, weighted_nll_with_stats
@@ -143,8 +144,18 @@ class RankrayTrainer(SFTTrainer):
             loss = loss * self.accelerator.num_processes
         if router_loss is not None:  # a mean per micro batch, which ranks average, as in SFTTrainer.compute_loss
             parts = 1 if items is None else self.current_gradient_accumulation_steps
-            loss = loss + self.router_aux_loss_coef * router_loss / parts
+            loss = loss + self.router_aux_loss_coef * router_loss * self._router_share(parts)
         return loss
+
+    def _router_share(self, parts: int) -> float:
+        """Return the share of a micro batch in the router's loss: of a filler none, of the others the same."""
+        state = self.accelerator.gradient_state
+        own = own_batches(state.active_dataloader)
+        if own is None or not state.end_of_dataloader:
+            return 1 / parts
+        if own.ends_with_filler and state.sync_gradients:  # the last micro batch of a pass
+            return 0.0
+        return own.workers / ((parts - 1) * own.workers + own.last_round)
 
     @torch.no_grad()
     def _anchor(self, inputs: dict[str, Any]) -> Anchor:
@@ -159,9 +170,16 @@ class RankrayTrainer(SFTTrainer):
             model.train()
         return Anchor(given.hidden_NH, given.head.weight_VH, given.head.bias_V)
 
+    def get_train_dataloader(self) -> Any:
+        """Return batches of training examples, each example once in a pass, also with several workers."""
+        loader = super().get_train_dataloader()
+        deal_once(loader)
+        return loader
+
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Collect the micro batches of a batch; for talr also compute the temperature T that they share."""
-        parts, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        once = (ignore_repeated(batch, flat=self.padding_free) for batch in epoch_iterator)
+        parts, items = super().get_batch_samples(once, num_batches, device)
         if self._shares_temperature and (len(parts) > 1 or self.accelerator.num_processes > 1):
             self._knobs = self._knobs.model_copy(update={"talr_temperature": self._median_nll(parts)})
         elif self._shares_temperature:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.ports import free_port
+from fixtures.training import ROWS, build_model
 from fixtures.waiting import end_together
 from safetensors.torch import load_file
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from rankray.contracts import TrialSpec
 from rankray.errors import ConfigError
@@ -49,22 +51,23 @@ accelerate.state.AcceleratorState.__init__ = sharding_on_cpus_too
 """accelerate shards on accelerators only; this lets it do so on CPUs, where gloo can."""
 
 
-def together(*specs, first=""):
+def together(*specs, first="", count=2):
     """Train trials one after the other in a pair of processes; return what each process printed for each trial.
 
     Starting a pair takes longer than its trials.
     """
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environment = {**os.environ, **place, "WORLD_SIZE": str(count)}
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", first + WORKER],
-            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
         )
-        for rank in "01"
+        for rank in range(count)
     ]
     for worker in workers:
         worker.stdin.write("\n".join(spec.to_json() for spec in specs))
@@ -74,7 +77,7 @@ def together(*specs, first=""):
     watch.start()
     printed = [by_trial([json.loads(line) for line in worker.stdout]) for worker in workers]
     watch.cancel()
-    assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
+    assert [worker.wait(timeout=600) for worker in workers] == [0] * count
     return printed
 
 
@@ -157,6 +160,56 @@ def check_base(first, second, alone, tmp_path):
 
 def names(directory):
     return {path.name for path in directory.iterdir()}
+
+
+UNEVEN = {
+    "many micro batches, some workers without one": ({"micro_batch_size": 1}, {"objective": "talr"}, {}),
+    "flat and weighted": ({"sft": {"padding_free": True}}, {}, {"weight_column": "w"}),
+    "packed": ({"micro_batch_size": 1, "sft": {"packing": True}}, {"objective": "eaft"}, {}),
+    "held to the base model": ({"micro_batch_size": 1}, {"objective": "iw_sft", "kl_weight": 0.5}, {}),
+    "sharded": ({"micro_batch_size": 1, "parallelism": "fsdp"}, {"objective": "dft"}, {}),
+}
+"""Sections `train`, `loss` and `data` of trials of 7 examples with batches of 6: the last batch of a pass has one."""
+
+
+def experts(directory):
+    """A model whose router loss, a mean over micro batches, counts for much."""
+    sizes = {"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    routed = {"num_local_experts": 4, "router_aux_loss_coef": 5.0, "output_router_logits": True}
+    torch.manual_seed(0)
+    config = MixtralConfig(vocab_size=280, num_key_value_heads=2, pad_token_id=0, eos_token_id=1, **sizes, **routed)
+    MixtralForCausalLM(config).save_pretrained(build_model(directory))
+    return directory
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_no_example_comes_twice_in_a_pass(count, tree, train, tmp_path):
+    """Also where the last batch of a pass has fewer examples than there are workers, and where a pass is resumed."""
+    file = tmp_path / "seven.jsonl"
+    rows = [{**row, "w": 0.5 + index % 3} for index, row in enumerate(ROWS[:7])]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {}
+    for name, (training, loss, data) in UNEVEN.items():
+        made = tree(train__max_steps=2 if given else 4, train__batch_size=6, data__train=str(file))
+        made["evaluate"] |= {"every_steps": 1, "max_examples": 3}
+        made["train"] |= training
+        made["loss"], made["data"] = loss, made["data"] | data
+        given[name] = made
+    given["a mixture of experts"] = tree(
+        train__max_steps=2, train__batch_size=6, train__micro_batch_size=1, data__train=str(file),
+        model__path=str(experts(tmp_path / "model")),
+    )  # fmt: skip
+    alone = [train(made, directory=f"{name}-alone")[1].by_step for name, made in given.items()]
+    places = [tmp_path / name for name in given]
+    specs = [TrialSpec(made, str(place)) for made, place in zip(given.values(), places, strict=True)]
+    found = together(*specs, first=SHARDED, count=count)[0]
+    for name, reports, wanted in zip(given, found, alone, strict=True):
+        assert [report["step"] for report in reports[:-1]] == list(wanted), name
+        for report in reports[:-1]:
+            for metric in ("eval/nll", "train/loss", "train/nll", "train/effective_tokens", "train/mean_weight"):
+                assert report[metric] == pytest.approx(wanted[report["step"]][metric], rel=1e-5), (name, report["step"])
+    again = TrialSpec(specs[0].config, str(tmp_path / "again"), checkpoint=str(places[0] / "step-000003"))
+    assert together(again, count=count)[0][0][:-1] == found[0][2:-1], "bit for bit"
 
 
 def test_sharding_on_cpus_is_refused_and_not_replaced_by_ddp(tree, train, monkeypatch):
