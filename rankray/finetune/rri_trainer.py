@@ -20,6 +20,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from trl import SFTTrainer  # type: ignore[attr-defined]
 
 from rankray.errors import LossError, listed, nearest
+from rankray.finetune.batches import deal_once, ignore_repeated
 from rankray.finetune.trainer import RankrayTrainer
 from rankray.finetune.weights import TOKEN_WEIGHTS, ColumnCollator
 from rankray.loss import Knobs, LossStats
@@ -39,7 +40,9 @@ class RRITrainer(RankrayTrainer):
 
     The logged `loss` is the weighted loss per supervised token; `nll` beside it is the plain one. `evaluate()` gives
     the plain NLL in nats per supervised token, over all of the data, as `eval_loss`: it does not depend on the weights,
-    so runs with different settings can be compared on it.
+    so runs with different settings can be compared on it. With several processes each example counts once in training
+    and in evaluation, where accelerate repeats the first ones; of a stream (IterableDataset) they are repeated as in
+    SFTTrainer.
 
     Args:
         arguments: those of `trl.SFTTrainer`, and the settings of the loss by name (`objective`, `temperature`,
@@ -105,12 +108,21 @@ class RRITrainer(RankrayTrainer):
     def get_eval_dataloader(self, *positional: Any, **arguments: Any) -> Any:
         """Return batches of held-out examples, without weights."""
         with self._unweighted():
-            return super().get_eval_dataloader(*positional, **arguments)
+            return self._once(super().get_eval_dataloader(*positional, **arguments))
 
     def get_test_dataloader(self, *positional: Any, **arguments: Any) -> Any:
         """Return batches of the examples of `predict`, without weights."""
         with self._unweighted():
-            return super().get_test_dataloader(*positional, **arguments)
+            return self._once(super().get_test_dataloader(*positional, **arguments))
+
+    def _once(self, loader: Any) -> Any:
+        """Return a loader that deals each example once where rows do not say which those are that are repeated.
+
+        Elsewhere transformers gathers losses and logits of batches of one size, so that accelerate's batches stay.
+        """
+        if self.padding_free:
+            deal_once(loader)
+        return loader
 
     @contextmanager
     def _unweighted(self) -> Iterator[None]:
@@ -133,6 +145,7 @@ class RRITrainer(RankrayTrainer):
         """Return the weighted loss in training, the plain one in evaluation; with outputs only where they are asked."""
         if model.training:
             return super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        inputs = ignore_repeated(inputs, flat=self.padding_free)
         plain = {name: value for name, value in inputs.items() if name not in ("labels", "use_cache", TOKEN_WEIGHTS)}
         stats: LossStats = model(**plain, labels=inputs["labels"], head=plain_totals)
         self._evaluated = stats if self._evaluated is None else self._evaluated + stats

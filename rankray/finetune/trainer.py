@@ -170,6 +170,14 @@ class RankrayTrainer(SFTTrainer):
             model.train()
         return Anchor(given.hidden_NH, given.head.weight_VH, given.head.bias_V)
 
+    def train(self, *positional: Any, **arguments: Any) -> Any:
+        """Train as SFTTrainer does, with several processes together also after an evaluation (docs/traps.md)."""
+        is_bare = self.model_wrapped is self.model and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if is_bare and self.accelerator.num_processes > 1:
+            model: Any = self.model
+            model._is_accelerate_prepared = False
+        return super().train(*positional, **arguments)
+
     def get_train_dataloader(self) -> Any:
         """Return batches of training examples, each example once in a pass, also with several workers."""
         loader = super().get_train_dataloader()

@@ -1,8 +1,15 @@
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import datasets
 import pytest
 import torch
+from fixtures.ports import free_port
+from fixtures.waiting import end_together
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
@@ -10,6 +17,7 @@ from rankray import RRITrainer
 from rankray.errors import DataError, LossError
 from rankray.loss import token_stats, token_weights
 
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = [{"prompt": f"{i} plus {i + 1} is?\n", "completion": f"{2 * i + 1} " * (1 + i % 4)} for i in range(10)]
 
 
@@ -236,3 +244,64 @@ def test_weights_that_cannot_be_used_are_refused(trainer):
     bad = datasets.Dataset.from_list([{**row, "w": -1.0} for row in weighted_rows()])
     with pytest.raises(DataError, match="column 'w' holds the weight -1"):
         trainer(weight_column="w", train_dataset=bad).train()
+
+
+PAIR = """
+import json, os, sys
+import datasets, torch
+from rankray import RRITrainer
+from trl import SFTConfig
+torch.set_num_threads(1)
+model, place, rows = json.loads(sys.argv[1])
+for options in ({}, {"padding_free": True, "max_length": None}):
+    args = SFTConfig(
+        output_dir=place, max_steps=2, per_device_train_batch_size=2, per_device_eval_batch_size=2, report_to="none",
+        learning_rate=1e-3, use_cpu=True, bf16=False, logging_steps=1, save_strategy="no", disable_tqdm=True,
+        dataloader_pin_memory=False, train_sampling_strategy="sequential", **options,
+    )
+    data = datasets.Dataset.from_list(rows)
+    made = RRITrainer(model=model, args=args, train_dataset=data, eval_dataset=data, temperature=0.7)
+    found = [made.evaluate()["eval_loss"]]
+    made.train()
+    found += [[log["loss"], log["nll"]] for log in made.state.log_history if "loss" in log]
+    if os.environ["RANK"] == "0":
+        print(json.dumps(found))
+torch.distributed.destroy_process_group()
+"""
+
+
+IN_ORDER = {"train_sampling_strategy": "sequential"}
+
+
+def in_a_pair(given):
+    """Run PAIR in two processes; return what the first one printed."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PAIR, json.dumps(given)],
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in range(2)
+    ]
+    end_together(workers)
+    printed = [worker.communicate(timeout=600)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    return [json.loads(line) for line in printed[0].splitlines()]
+
+
+def test_two_processes_evaluate_and_train_on_each_example_once(trainer, model_dir, tmp_path):
+    """Of five examples the second batch has one, for the first process; evaluated before, the model is still shared."""
+    rows = ROWS[:5]
+    alone = trainer(temperature=0.7, train_dataset=datasets.Dataset.from_list(rows), args={"max_steps": 2, **IN_ORDER})
+    logits, targets = token_losses(model_dir, rows)
+    wanted = [float(torch.nn.functional.cross_entropy(logits.double(), targets))]
+    alone.train()
+    wanted += [[log["loss"], log["nll"]] for log in alone.state.log_history if "loss" in log]
+    assert len(wanted) == 3
+    for found in in_a_pair([str(model_dir), str(tmp_path / "pair"), rows]):
+        assert found[0] == pytest.approx(wanted[0], rel=1e-5)
+        for ours, theirs in zip(found[1:], wanted[1:], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4)
