@@ -237,11 +237,12 @@ class TrainSection(Section):
     learning_rate: Positive = 5.0e-5
     """Peak learning rate of AdamW."""
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the steps over which the learning rate rises from zero."""
+    """Share of the steps over which the learning rate rises from zero. `schedule: constant` has no warm-up and ignores
+    it."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay of AdamW."""
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
-    """How the learning rate changes after the warm-up."""
+    """How the learning rate changes after the warm-up, which `constant` does not have (`constant_with_warmup` does)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of data order, dropout and adapters."""
     checkpoint_every_steps: PositiveInt | None = None

@@ -39,7 +39,7 @@ from rankray.finetune.rows_check import (
     template_warnings,
     warnings_of_names,
 )
-from rankray.finetune.schedules import check_one_schedule, check_schedule
+from rankray.finetune.schedules import check_one_schedule, check_schedule, ignored_warmup
 from rankray.finetune.sft_fields import check_sft_fields, unused_fields
 from rankray.finetune.variants import as_drawn, check_kept_processes, searched_variants
 from rankray.model.extras import needed, require
@@ -121,7 +121,7 @@ def preflight(loaded: LoadedConfig) -> Findings:
         ModelError: a local model directory is incomplete.
         ConfigError: `train.sft` holds a field that does not exist or is set elsewhere.
     """
-    findings = Findings(warnings=[*_space_warnings(loaded), *template_warnings(loaded)])
+    findings = Findings(warnings=[*_space_warnings(loaded), *template_warnings(loaded), *ignored_warmup(loaded)])
     check_one_schedule(loaded)
     check_kept_processes(loaded)
     for variant in searched_variants(loaded):

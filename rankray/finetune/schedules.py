@@ -17,6 +17,7 @@ from typing import Any, get_args
 from rankray.config.load import LoadedConfig
 from rankray.config.schema import Config
 from rankray.config.sections import TrainSection
+from rankray.config.space import distributions
 from rankray.errors import ConfigError, nearest, shown
 
 TYPE, SETTINGS = "lr_scheduler_type", "lr_scheduler_kwargs"
@@ -112,6 +113,25 @@ def check_one_schedule(loaded: LoadedConfig) -> None:
             f"{loaded.where(path)}: {path} beside train.schedule, which it replaces; allowed is one of the two; remove "
             "train.schedule (the choices of a searched lr_scheduler_type may include those of train.schedule)"
         )
+
+
+def ignored_warmup(loaded: LoadedConfig) -> list[str]:
+    """Return a warning where a file gives or searches a warm-up, and a schedule that has none."""
+    path, config = "train.warmup_ratio", loaded.config
+    if TYPE in config.train.sft or f"train.sft.{TYPE}" in config.space:
+        return []
+    drawn = distributions(config) if config.space else {}
+    schedule, warmup = drawn.get("train.schedule"), drawn.get(path)
+    names = schedule.choices if schedule else (config.train.schedule,)
+    given = ("train", "warmup_ratio") in loaded.places and config.train.warmup_ratio > 0
+    wanted = given if warmup is None else "constant" in warmup.when.get("train.schedule", names)
+    if "constant" not in names or not wanted:
+        return []
+    place = f"{loaded.where(f'space.{path}')}: space.{path}" if warmup else f"{loaded.where(path)}: {path}"
+    return [
+        f"{place}: ignored where train.schedule is constant, which has no warm-up; constant_with_warmup has one; "
+        "choose that, or leave the warm-up out"
+    ]
 
 
 def searchable() -> list[str]:

@@ -119,6 +119,33 @@ def test_named_once(check):
         check(sft, space={"train.schedule": {"choice": ["linear", "cosine"]}}, trained=False)
 
 
+WARMUP = {"float": [0.0, 0.3]}
+BOTH = {"choice": ["cosine", "constant"]}
+
+
+@pytest.mark.parametrize(
+    ("space", "train", "place"),
+    [
+        ({}, {"train__schedule": "constant", "train__warmup_ratio": 0.2}, "train"),
+        ({"train.schedule": BOTH}, {"train__warmup_ratio": 0.2}, "train"),
+        ({"train.warmup_ratio": WARMUP}, {"train__schedule": "constant"}, "space.train"),
+        ({"train.warmup_ratio": WARMUP, "train.schedule": BOTH}, {}, "space.train"),
+        ({"train.warmup_ratio": WARMUP | {"when": {"train.schedule": "cosine"}}, "train.schedule": BOTH}, {}, ""),
+        ({"train.warmup_ratio": WARMUP}, {"train__schedule": "constant_with_warmup"}, ""),
+        ({}, {"train__schedule": "constant"}, ""),
+        ({}, {"train__schedule": "constant", "train__warmup_ratio": 0.0}, ""),
+    ],
+)
+def test_a_warm_up_that_constant_ignores_is_a_warning(check, space, train, place):
+    said = check({}, space=space, trained=False, **train).warnings
+    assert len(said) == bool(place), said
+    if place:
+        assert re.match(
+            rf".*search\.yaml:\d+: {place}\.warmup_ratio: ignored where train.schedule is constant", said[0]
+        )
+        assert "constant_with_warmup" in said[0]
+
+
 SPACE = {
     "train.sft.lr_scheduler_type": {"choice": ["linear", "cosine_with_min_lr", WSD]},
     "train.sft.lr_scheduler_kwargs.min_lr_rate": {
