@@ -65,6 +65,8 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float,
     mean = float(runs.mean())
     if len(runs) == 1:
         return mean, -math.inf, math.inf
+    if not np.ptp(runs):
+        return float(runs[0]), float(runs[0]), float(runs[0])
     half = float(stats.t.ppf(1 - level / 2, len(runs) - 1)) * float(runs.std(ddof=1)) / math.sqrt(len(runs))
     return mean, mean - half, mean + half
 
@@ -85,12 +87,13 @@ def welch(first: Sequence[float], second: Sequence[float], level: float = LEVEL)
     Source: B. L. Welch, Biometrika 34 (1947) 28-35; degrees of freedom after Satterthwaite (1946).
     """
     one, two = _finite(first, 2), _finite(second, 2)
+    if not (np.ptp(one) or np.ptp(two)):  # the mean of equal numbers is rounded, differently for each count of them
+        difference = float(one[0] - two[0])
+        degrees = float(len(one) + len(two) - 2)
+        return Welch(difference, difference, difference, float(difference == 0.0), degrees, 0.0, level)
     difference = float(one.mean() - two.mean())
     parts = one.var(ddof=1) / len(one), two.var(ddof=1) / len(two)
     error, seed_sd = math.sqrt(sum(parts)), math.sqrt(float(one.var(ddof=1) + two.var(ddof=1)) / 2)
-    if error == 0.0:
-        degrees = float(len(one) + len(two) - 2)
-        return Welch(difference, difference, difference, float(difference == 0.0), degrees, 0.0, level)
     degrees = sum(parts) ** 2 / (parts[0] ** 2 / (len(one) - 1) + parts[1] ** 2 / (len(two) - 1))
     half = float(stats.t.ppf(1 - level / 2, degrees)) * error
     p_value = 2 * float(stats.t.sf(abs(difference) / error, degrees))

@@ -34,6 +34,18 @@ def test_runs_without_scatter_differ_by_what_they_differ() -> None:
     assert (apart.low, apart.high, apart.p_value, apart.excludes_zero) == (0.25, 0.25, 0.0, True)
 
 
+def test_equal_runs_are_equal_however_many_there_are(seed: int) -> None:
+    """The mean of equal numbers is not always that number: here the means of 8 and of 7 differ by a rounding."""
+    draw = np.random.default_rng(seed)
+    for value in (0.1243366186504928, *draw.random(300), *draw.normal(0, 1e3, 300)):
+        first, second = draw.integers(2, 40, 2)
+        same = welch([value] * first, [value] * second)
+        assert (same.low, same.high, same.p_value, same.excludes_zero, same.seed_sd) == (0.0, 0.0, 1.0, False, 0.0)
+        assert mean_interval([value] * first) == (value, value, value)
+    same = welch([0.1243366186504928] * 8, [0.1243366186504928] * 7)
+    assert (same.difference, same.excludes_zero) == (0.0, False)
+
+
 @pytest.mark.parametrize(("seeds", "half"), [(5, 1.46), (8, 1.07)])
 def test_what_seeds_can_tell_before_anything_is_spent(seeds: int, half: float) -> None:
     assert half_width_in_sd(seeds) == pytest.approx(half, abs=0.005)
