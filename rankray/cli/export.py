@@ -162,8 +162,8 @@ def _write(
     from rankray.store.overview import overview
 
     try:
-        export_model(checkpoint, directory, apply_params(held.config, trial["params"]), merge=merge)
-        card = model_card(overview(held), trial, adapter=is_adapter(directory), name=name)
+        rounded = export_model(checkpoint, directory, apply_params(held.config, trial["params"]), merge=merge)
+        card = model_card(overview(held), trial, adapter=is_adapter(directory), name=name, rounded=rounded)
         (directory / "README.md").write_text(card, encoding="utf-8")
         (directory / "rankray.yaml").write_text(best_yaml(held.config, trial["params"]), encoding="utf-8")
     except BaseException:

@@ -28,7 +28,7 @@ def is_adapter(checkpoint: Path) -> bool:
     return (checkpoint / ADAPTER).is_file()
 
 
-def export_model(checkpoint: Path, directory: Path, config: Config, *, merge: bool = False) -> None:
+def export_model(checkpoint: Path, directory: Path, config: Config, *, merge: bool = False) -> str:
     """Write the model of a checkpoint into a new directory that `AutoModelForCausalLM.from_pretrained` loads.
 
     Args:
@@ -36,6 +36,9 @@ def export_model(checkpoint: Path, directory: Path, config: Config, *, merge: bo
         directory: made here; must not exist.
         config: the trial's configuration, whose `model:` names the base model.
         merge: add adapters to the base model; without, they stay a small directory that needs the base model.
+
+    Returns:
+        the type that merged weights were rounded to, such as bfloat16; empty where nothing was rounded.
 
     Raises:
         ModelError: the checkpoint is incomplete, has no adapters to merge, or they cannot be merged.
@@ -48,14 +51,15 @@ def export_model(checkpoint: Path, directory: Path, config: Config, *, merge: bo
     if merge and not is_adapter(checkpoint):
         raise ModelError("export: --merge: this model has no adapters, all its weights were trained; leave --merge out")
     shutil.copytree(checkpoint, directory, ignore=shutil.ignore_patterns(*TRAINING_STATE))
-    if merge:
-        for file in directory.glob("adapter_*"):
-            file.unlink()
-        _merge(checkpoint, directory, config)
+    if not merge:
+        return ""
+    for file in directory.glob("adapter_*"):
+        file.unlink()
+    return _merge(checkpoint, directory, config)
 
 
-def _merge(checkpoint: Path, directory: Path, config: Config) -> None:
-    """Write the base model with the adapters added, in the base model's own type."""
+def _merge(checkpoint: Path, directory: Path, config: Config) -> str:
+    """Write the base model with the adapters added, in the base model's own type; return it where that rounds."""
     import torch
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -84,3 +88,4 @@ def _merge(checkpoint: Path, directory: Path, config: Config) -> None:
             "adapters are on weights that two layers share; allowed: adapters kept; leave --merge out"
         )
     merged.to(dtype).save_pretrained(directory)
+    return str(dtype).removeprefix("torch.") if dtype.itemsize < torch.float32.itemsize else ""

@@ -12,10 +12,11 @@ from rankray.report.markdown import plain
 from rankray.report.sections import verdict
 
 Row = Mapping[str, Any]
+_ROUNDED = "They are those of the trial, whose adapters were then added to the base model's weights and rounded to {}."
 DATA_FILES = (".jsonl", ".json", ".parquet", ".csv", ".arrow", ".txt", ".gz", ".zst")
 
 
-def model_card(overview: Row, trial: Row, *, adapter: bool, name: str) -> str:
+def model_card(overview: Row, trial: Row, *, adapter: bool, name: str, rounded: str = "") -> str:
     """Return the card as Markdown with the metadata that the hub reads.
 
     Args:
@@ -23,6 +24,7 @@ def model_card(overview: Row, trial: Row, *, adapter: bool, name: str) -> str:
         trial: the exported trial, as `rankray.store.views.trial` returns it.
         adapter: whether the model is adapters that need their base model.
         name: the model's name.
+        rounded: the type that the weights were rounded to after the trial was evaluated, if they were.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -47,10 +49,11 @@ def model_card(overview: Row, trial: Row, *, adapter: bool, name: str) -> str:
         tags=["rankray", "sft"],
         eval_results=results or None,
     )
-    return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{_body(overview, trial, metrics, base, name, adapter)}"))
+    text = _body(overview, trial, metrics, base, name, adapter, rounded)
+    return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{text}"))
 
 
-def _body(overview: Row, trial: Row, metrics: Row, base: str, name: str, adapter: bool) -> str:
+def _body(overview: Row, trial: Row, metrics: Row, base: str, name: str, adapter: bool, rounded: str) -> str:
     study, config, provenance = overview["status"], overview["config"], overview["provenance"]
     confirmed, (word, sentence) = overview["confirmed"], verdict(overview)
     about = f"**{plain(word)}**: {plain(sentence)}"
@@ -71,6 +74,7 @@ def _body(overview: Row, trial: Row, metrics: Row, base: str, name: str, adapter
         "## Metrics",
         "",
         "On the held-out examples that the search selected on; ± is one standard error over examples where known.",
+        *([_ROUNDED.format(rounded)] if rounded else []),
         *([f"Means over {seeds} seeds; the weights are those of the last one."] if seeds > 1 else []),
         "",
         *_table(("metric", "value"), [(key, with_error(metrics, key)) for key in metrics_among(metrics)]),

@@ -74,11 +74,13 @@ def test_without_a_number_it_is_the_trial_that_was_confirmed(rankray, searched, 
 
 
 def test_adapters_are_merged_on_request(rankray, searched, tmp_path):
-    url = searched(model__lora={"rank": 2})
+    url = searched(model__lora={"rank": 2}, model__dtype="bfloat16")
     rankray("export", "test", "0", str(tmp_path / "kept"), "--store", url)
     rankray("export", "test", "0", str(tmp_path / "merged"), "--merge", "--store", url)
     assert (tmp_path / "kept" / "adapter_model.safetensors").is_file()
     assert not (tmp_path / "merged" / "adapter_model.safetensors").exists()
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("kept", "merged")]
+    assert ["rounded to bfloat16" in card for card in cards] == [False, True]
     assert yaml.safe_load((tmp_path / "kept" / "rankray.yaml").read_text())["model"]["lora"]["rank"] == 2
     assert list(tmp_path.glob(".kept*")) == []
 

@@ -49,12 +49,15 @@ def test_merged_adapters_give_the_trials_own_nll(trained, tmp_path):
     config, checkpoint, reported = trained(model__lora=LORA, train__max_steps=8)
     untrained = nll(config, AutoModelForCausalLM.from_pretrained(config.model.path))
     assert abs(untrained - reported) > 0.01
-    export_model(checkpoint, tmp_path / "out", config, merge=True)
+    assert export_model(checkpoint, tmp_path / "out", config, merge=True) == "", "nothing is rounded"
     assert not is_adapter(tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert not isinstance(model, PeftModel)
     assert model.dtype == torch.float32
     assert nll(config, model) == pytest.approx(reported, rel=8 * torch.finfo(torch.float32).eps)
+    half = config.model_copy(update={"model": config.model.model_copy(update={"dtype": "bfloat16"})})
+    assert export_model(checkpoint, tmp_path / "half", half, merge=True) == "bfloat16"
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
 
 
 def test_adapters_are_kept_and_loaded_onto_their_base_model(trained, tmp_path):

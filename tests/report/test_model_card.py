@@ -45,6 +45,13 @@ def test_the_text_has_metrics_with_errors_settings_verdict_and_lineage():
     assert "needs its base" not in text
 
 
+def test_weights_that_were_rounded_after_their_evaluation_are_said():
+    overview, trial = make()
+    text = model_card(overview, trial, adapter=False, name="m", rounded="bfloat16")
+    assert "added to the base model's weights and rounded to bfloat16." in text
+    assert "rounded" not in model_card(overview, trial, adapter=False, name="m")
+
+
 def test_a_mixture_is_named_by_its_entries():
     overview, trial = make()
     mixture = [{"path": "/private/place/a.jsonl", "weight": 2.0}, {"path": "openai/gsm8k:main:train", "weight": 1.0}]
