@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.data_loader import BatchSamplerShard, prepare_data_loader, skip_first_batches
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler, prepare_data_loader, skip_first_batches
 from accelerate.state import PartialState
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
@@ -56,6 +56,14 @@ def test_accelerate_still_repeats_the_first_examples_of_a_pass():
     batches = BatchSampler(SequentialSampler(range(5)), 2, drop_last=False)
     assert list(BatchSamplerShard(batches, 2, 1)) == [[2, 3], [1, 2]]
     assert list(BatchSamplerShard(batches, 2, 0)) == [[0, 1], [4, 0]]
+
+
+def test_a_seed_still_has_the_order_that_the_seed_before_it_has_a_pass_later():
+    """A trap of docs/traps.md, which may then be left out."""
+    samplers = [SeedableRandomSampler(range(20), data_seed=seed) for seed in (0, 1)]
+    for sampler, number in zip(samplers, (1, 0), strict=True):
+        sampler.set_epoch(number)
+    assert list(samplers[0]) == list(samplers[1])
 
 
 @pytest.mark.parametrize("split", [False, True])
