@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from accelerate.data_loader import BatchSamplerShard
-from accelerate.state import GradientState, PartialState
+from accelerate.state import GradientState
 from torch.utils.data import BatchSampler
 
 from rankray.loss.tokens import IGNORED
@@ -106,10 +106,12 @@ def ignore_repeated(batch: Any, flat: bool) -> Any:
 
 
 def _rows_before_the_end(loader: Any, rows: int) -> int:
-    """Return how many rows of this worker's last batch are not from the beginning again."""
-    remainder: int = loader.remainder
-    shard = loader.batch_sampler
-    if getattr(shard, "num_processes", None) == 1:  # a sampler has dealt the batches itself
+    """Return how many rows of this worker's last batch are not from the beginning again.
+
+    All of them where that cannot be known: of a stream, and where a row is not an example.
+    """
+    shard = getattr(loader, "batch_sampler", None)
+    if not isinstance(shard, BatchSamplerShard) or shard.num_processes == 1 or loader.remainder <= 0:
         return rows
-    worker: int = getattr(shard, "process_index", PartialState().process_index)
-    return rows if remainder <= 0 else min(max(remainder - worker * rows, 0), rows)
+    share = shard.batch_size // (shard.num_processes if shard.split_batches else 1)
+    return min(max(loader.remainder - shard.process_index * rows, 0), rows) if rows == share else rows

@@ -88,9 +88,27 @@ def test_a_filler_is_ignored_in_flat_batches_and_when_a_pass_is_resumed():
 def test_what_accelerate_repeats_is_ignored_where_it_deals():
     """Evaluation, where all workers' batches must have the same size."""
     for rows, workers in ((13, 2), (13, 3), (1, 3), (4, 2), (5, 2)):
-        made = loaders(rows, 2, workers)
-        found = [learnt(loader) for loader in made]
-        assert sorted(row for batches in found for batch in batches for row in batch) == list(range(rows))
+        for split in (False, True):
+            made = loaders(rows, 2 * (workers if split else 1), workers, split_batches=split)
+            found = [learnt(loader) for loader in made]
+            assert sorted(row for batches in found for batch in batches for row in batch) == list(range(rows))
+
+
+def test_rows_that_are_no_examples_are_left_alone():
+    """A collator of one's own may make two rows of each example."""
+
+    def twice(rows):
+        return {"row": torch.tensor(rows * 2), "labels": torch.zeros(2 * len(rows), 2, dtype=torch.long)}
+
+    loader = DataLoader(range(5), 2, collate_fn=twice)
+    [alone], [_, second] = (
+        [prepare_data_loader(loader, num_processes=workers, process_index=worker) for worker in range(workers)]
+        for workers in (1, 2)
+    )
+    assert learnt(alone) == [[0, 1, 0, 1], [2, 3, 2, 3], [4, 4]]
+    assert learnt(second) == [[2, 3, 2, 3], [1, 2, 1, 2]], (
+        "those are repeated, but which rows belong to which is unknown"
+    )
 
 
 def test_other_loaders_stay_as_they_are():
