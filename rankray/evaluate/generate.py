@@ -60,7 +60,7 @@ def generate_texts(
         batches: how many batches to compute, at least as many as there are; the same number in all workers in step.
     """
     ranks = ranks or Ranks(model)
-    context = getattr(plain_model(model).config.get_text_config(), "max_position_embeddings", None)
+    context = _context(model)
     texts = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     needed = -(-len(order) // batch_size)
@@ -68,18 +68,18 @@ def generate_texts(
         ends = sorted({*ends, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
         for number in range(max(needed, batches or 0)):
             chosen = order[number * batch_size : (number + 1) * batch_size]
+            limits = [max_new_tokens] * len(chosen)
+            if context is not None:
+                room = [context - max(len(prompts[index]), 1) for index in chosen]
+                chosen = [index for index, left in zip(chosen, room, strict=True) if left > 0]
+                limits = [min(max_new_tokens, left) for left in room if left > 0]
             rows = [_started(prompts[index], tokenizer) for index in chosen]
-            width = max(map(len, rows), default=0)
-            room = context - width if isinstance(context, int) and context > 0 else max_new_tokens
-            length = min(max_new_tokens, room)
-            if length < 1:
-                chosen, rows = [], []
             uniform_BT = None
             if logit_temperature is not None:
                 assert keys is not None, "sampled answers need keys"
                 drawn = [np.random.default_rng(keys[index]).random(max_new_tokens) for index in chosen]
                 uniform_BT = torch.tensor(np.array(drawn), dtype=torch.float64, device=model.device)
-            batch = _Batch(model, tokenizer, rows, ends, length, logit_temperature, uniform_BT, ranks)
+            batch = _Batch(model, tokenizer, rows, ends, limits, logit_temperature, uniform_BT, ranks)
             for index, answer in zip(chosen, batch.answers(max_new_tokens), strict=True):
                 texts[index] = str(tokenizer.decode(answer, skip_special_tokens=True))
     return texts
@@ -94,7 +94,7 @@ class _Batch:
         tokenizer: PreTrainedTokenizerBase,
         rows: list[list[int]],
         ends: list[int],
-        max_new_tokens: int,
+        limits: list[int],
         logit_temperature: float | None,
         uniform_BT: torch.Tensor | None,
         ranks: Ranks,
@@ -102,7 +102,8 @@ class _Batch:
         self._model, self._ranks, self._rows = model, ranks, rows
         self._ends = torch.tensor(ends or [-1], device=model.device)
         self._pad = int(tokenizer.pad_token_id or 0)
-        self._length, self._temperature, self._uniform_BT = max_new_tokens, logit_temperature, uniform_BT
+        self._limits, self._temperature, self._uniform_BT = limits, logit_temperature, uniform_BT
+        self._context = _context(model)
         accepted = inspect.signature(plain_model(model).forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
@@ -123,8 +124,6 @@ class _Batch:
         for step in range(most_steps):
             if state is not None and alive:
                 alive, token_B = self._extended(answers, alive, state, step)
-            if step + 1 >= self._length:
-                alive = []
             if not self._ranks.any(bool(alive)):
                 break
             if state is not None and alive:
@@ -136,19 +135,26 @@ class _Batch:
     def _extended(
         self, answers: list[list[int]], alive: list[int], state: _State, step: int
     ) -> tuple[list[int], torch.Tensor]:
-        """Add a token to each answer; return the rows that are left in the batch, -1 for one that has ended, and it."""
+        """Add a token to each answer; return the rows that are left in the batch, and their tokens.
+
+        A row that has ended but is still in the batch is there as `~row`. None stays beyond its own limit, where the
+        model may have no position for it.
+        """
         token_B = self._choose(state.logits_BV, alive, step)
         ended_B = torch.isin(token_B, self._ends)
+        is_beyond = False
         for place, (token, ended) in enumerate(zip(token_B.tolist(), ended_B.tolist(), strict=True)):
             row = alive[place]
             if row >= 0 and not ended:
                 answers[row].append(token)
-            elif ended:
-                alive[place] = -1
+            is_at_limit = step + 1 >= self._limits[max(row, ~row)]
+            is_beyond |= is_at_limit
+            if row >= 0 and (ended or is_at_limit):
+                alive[place] = ~row
         gone = sum(row < 0 for row in alive)
         if gone == len(alive):
             return [], token_B
-        if gone * LEAVE_SHARE >= len(alive):
+        if is_beyond or gone * LEAVE_SHARE >= len(alive):
             stay = [place for place, row in enumerate(alive) if row >= 0]
             alive, token_B = [alive[place] for place in stay], token_B[stay]
             state.keep(stay)
@@ -169,10 +175,11 @@ class _Batch:
             inputs["position_ids"] = (mask_UT.cumsum(1) - 1).clamp(min=0)
         try:
             out = self._model(**inputs, use_cache=True, **self._last_only)
+            length = cache.get_seq_length()
         except (TypeError, ValueError, AttributeError) as error:
             logger.debug("%s does not take a key-value cache: %s", type(self._model).__name__, error)
             return None
-        if getattr(out, "past_key_values", None) is not cache or cache.get_seq_length() != ids_UT.shape[1]:
+        if getattr(out, "past_key_values", None) is not cache or length != ids_UT.shape[1]:
             logger.debug("%s has a cache of another kind; its own generate is used", type(self._model).__name__)
             return None
         state = _State(cache, mask_UT, out.logits[:, -1])
@@ -181,6 +188,8 @@ class _Batch:
         return state
 
     def _next(self, state: _State, token_B: torch.Tensor) -> torch.Tensor:
+        if self._context is not None and state.mask_BT.shape[1] >= self._context:
+            state.narrow()
         state.mask_BT = torch.cat([state.mask_BT, state.mask_BT.new_ones(len(token_B), 1)], 1)
         inputs = {"input_ids": token_B[:, None], "attention_mask": state.mask_BT, "past_key_values": state.cache}
         if self._takes_positions:
@@ -193,7 +202,7 @@ class _Batch:
             return logits_BV.argmax(-1)
         assert self._uniform_BT is not None
         share_BV = (logits_BV.float() / self._temperature).softmax(-1).double().cumsum(-1)
-        uniform_B = self._uniform_BT[[max(row, 0) for row in alive], step]
+        uniform_B = self._uniform_BT[[max(row, ~row) for row in alive], step]
         token_B = torch.searchsorted(share_BV, (uniform_B * share_BV[:, -1])[:, None], right=True)[:, 0]
         return token_B.clamp(max=logits_BV.shape[1] - 1)
 
@@ -214,9 +223,17 @@ class _Batch:
                 f"model.path: {type(self._model).__name__} has a cache of its own kind and is sharded over workers; "
                 "allowed for generated answers is one of the two; set train.parallelism: ddp"
             )
-        ids_BT, mask_BT = _left_padded(self._rows, self._pad)
+        answers: list[list[int]] = [[] for _ in self._rows]
+        for limit in sorted(set(self._limits)):  # together they would all go as far as the one with the most room
+            group = [row for row, own in enumerate(self._limits) if own == limit]
+            for row, answer in zip(group, self._generated(group, limit), strict=True):
+                answers[row] = answer
+        return answers
+
+    def _generated(self, group: list[int], limit: int) -> list[list[int]]:
+        ids_BT, mask_BT = _left_padded([self._rows[row] for row in group], self._pad)
         settings: dict[str, Any] = {
-            "max_new_tokens": self._length,
+            "max_new_tokens": limit,
             "do_sample": self._temperature is not None,
             "pad_token_id": self._pad,
             "eos_token_id": self._ends.tolist() if self._ends[0] >= 0 else None,
@@ -224,7 +241,7 @@ class _Batch:
         }
         if self._temperature is not None:
             settings |= {"temperature": self._temperature, "top_k": 0, "top_p": 1.0}
-            torch.manual_seed(int(self._uniform_BT[0, 0] * 2**31))  # type: ignore[index]
+            torch.manual_seed(int(self._uniform_BT[group[0], 0] * 2**31))  # type: ignore[index]
         out_BT = self._model.generate(
             input_ids=ids_BT.to(self._model.device),
             attention_mask=mask_BT.to(self._model.device),
@@ -243,8 +260,30 @@ class _State:
     def keep(self, places: list[int]) -> None:
         """Keep these rows, in this order; a row may be there several times."""
         index_B = torch.tensor(places, device=self.mask_BT.device)
-        self.cache.batch_select_indices(index_B)
+        cache: Any = self.cache
+        cache.reorder_cache(index_B)  # layers of linear attention know no `batch_select_indices`
         self.mask_BT, self.logits_BV = self.mask_BT[index_B], self.logits_BV[index_B]
+
+    def narrow(self) -> None:
+        """Leave out what is padding in every row: some models have masks that are no wider than their context."""
+        width = self.mask_BT.shape[1]
+        padding = int(self.mask_BT.any(0).int().argmax())
+        layers: list[Any] = self.cache.layers
+        if not padding or any(hasattr(layer, "indexer_keys") for layer in layers):
+            return
+        self.mask_BT = self.mask_BT[:, padding:]
+        for layer in layers:
+            if getattr(layer, "keys", None) is not None:  # a sliding window holds the last tokens only
+                layer.keys, layer.values = layer.keys[:, :, padding - width :], layer.values[:, :, padding - width :]
+            if hasattr(layer, "cumulative_length"):
+                layer.cumulative_length -= padding
+
+
+def _context(model: Any) -> int | None:
+    """Return the most tokens a model has positions for, or None where it does not say."""
+    config = plain_model(model).config.get_text_config()
+    found = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 @contextmanager

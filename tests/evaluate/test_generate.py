@@ -7,10 +7,14 @@ from transformers import (
     BloomConfig,
     FalconConfig,
     GPT2Config,
+    GPTNeoConfig,
     GPTNeoXConfig,
+    Lfm2Config,
     MambaConfig,
     MistralConfig,
+    MptConfig,
     OPTConfig,
+    RecurrentGemmaConfig,
 )
 
 from rankray.evaluate.generate import generate_texts
@@ -28,6 +32,23 @@ MODELS = {
     ),
     "recurrent": MambaConfig(vocab_size=280, hidden_size=32, num_hidden_layers=2, state_size=4),
 }
+LIMITED = {
+    **{name: config for name, config in MODELS.items() if name != "recurrent"},
+    "masks of its own": GPTNeoConfig(
+        vocab_size=280, hidden_size=32, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]],
+        window_size=8, max_position_embeddings=64, bos_token_id=None,
+    ),
+    "alibi of its own": MptConfig(vocab_size=280, d_model=32, n_layers=2, n_heads=2, max_seq_len=64),
+    "convolutions": Lfm2Config(
+        **SMALL, intermediate_size=48, num_key_value_heads=1, layer_types=["conv", "full_attention"],
+        max_position_embeddings=64,
+    ),
+    "a cache of its own": RecurrentGemmaConfig(
+        **SMALL, intermediate_size=48, num_key_value_heads=1, attention_window_size=8, lru_width=32,
+        block_types=["recurrent", "attention"], max_position_embeddings=64,
+    ),
+}  # fmt: skip
+"""Models with room for 64 tokens; Bloom's is not limited."""
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27]]
 
 
@@ -38,11 +59,16 @@ def tokenizer(tree):
     return tokenizer_of(Config.model_validate(tree()))
 
 
+def model_of(config):
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.generation_config.eos_token_id = None
+    return model
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_answers_what_each_prompt_would(name, tokenizer):
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(MODELS[name]).eval()
-    model.generation_config.eos_token_id = None
+    model = model_of(MODELS[name])
     keep = [one for one in PROMPTS if name != "recurrent" or len(one) == 3]  # mamba has no left padding
     options = {"max_new_tokens": 7}
     together = generate_texts(model, tokenizer, keep, batch_size=4, **options)
@@ -79,3 +105,44 @@ def test_a_prompt_is_read_once_and_rows_that_ended_leave(tree, tokenizer, model_
     ]
     assert again == texts, "neither the batch nor its order matters to what is drawn"
     assert len(set(texts)) == 8
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_an_answer_has_the_room_that_its_own_prompt_leaves(name, tokenizer):
+    model, numbers = model_of(LIMITED[name]), torch.Generator().manual_seed(2)
+    lengths = (3, 57, 60, 62, 63, 64, 70, 7, 50, 63)
+    prompts = [torch.randint(3, 280, (length,), generator=numbers).tolist() for length in lengths]
+    together = generate_texts(model, tokenizer, prompts, batch_size=10, max_new_tokens=12)
+    assert together == [generate_texts(model, tokenizer, [one], batch_size=1, max_new_tokens=12)[0] for one in prompts]
+    assert all(together[:5]), "one prompt that leaves no room takes it from no other"
+    if name != "alibi":
+        assert together[5:7] == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["absolute", "convolutions", "sliding window"])
+def test_sampled_answers_have_their_own_room_too(name, tokenizer):
+    model, numbers = model_of(LIMITED[name]), torch.Generator().manual_seed(2)
+    prompts = [torch.randint(3, 280, (length,), generator=numbers).tolist() for length in (3, 60, 60, 63, 64, 7, 7, 7)]
+    keys = [(0, number) for number in range(8)]
+    options = {"max_new_tokens": 12, "logit_temperature": 1.5}
+    together = generate_texts(model, tokenizer, prompts, batch_size=8, keys=keys, **options)
+    alone = [
+        generate_texts(model, tokenizer, [one], batch_size=1, keys=[key], **options)[0]
+        for one, key in zip(prompts, keys, strict=True)
+    ]
+    assert together == alone
+    assert together[4] == ""
+
+
+def test_rows_leave_a_model_that_holds_more_than_keys_and_values(tokenizer):
+    """Layers of linear attention and convolutions know no `batch_select_indices`."""
+    model = model_of(LIMITED["convolutions"])
+    options = {"max_new_tokens": 7}
+    first = generate_texts(model, tokenizer, PROMPTS, batch_size=4, **options)
+    with torch.no_grad():
+        drawn = [int(model(input_ids=torch.tensor([one])).logits[0, -1].argmax()) for one in PROMPTS]
+    model.generation_config.eos_token_id = drawn[:2]
+    ended = generate_texts(model, tokenizer, PROMPTS, batch_size=4, **options)
+    assert ended[:2] == ["", ""]
+    assert [whole.startswith(part) for whole, part in zip(first, ended, strict=True)] == [True] * 4
+    assert generate_texts(model, tokenizer, [PROMPTS[0]] * 3, batch_size=3, **options) == [""] * 3
