@@ -57,9 +57,11 @@ def evaluate(
     changed = [] if study is None else _changed(study, config, split)
     for line in changed:
         say(f"warning: {line}", to_stderr=True)
+    from rankray.evaluate.target import with_own_tokenizer
     from rankray.finetune.quiet import quiet
 
     with quiet():
+        config, checkpoint = with_own_tokenizer(config, checkpoint)
         if tasks:
             from rankray.evaluate.harness import run_tasks
             from rankray.model.resident import tokenizer_of
