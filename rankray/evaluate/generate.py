@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ def generate_texts(
     texts = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     needed = -(-len(order) // batch_size)
-    with _own_settings(model) as ends, torch.no_grad():
+    with _own_settings(model) as ends, torch.no_grad(), _casts_kept(model, ranks):
         ends = sorted({*ends, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
         for number in range(max(needed, batches or 0)):
             chosen = order[number * batch_size : (number + 1) * batch_size]
@@ -298,6 +298,14 @@ def _own_settings(model: Any) -> Iterator[list[int]]:
         yield [end for end in (eos if isinstance(eos, list) else [eos]) if end is not None]
     finally:
         plain.generation_config, plain.config.use_cache = saved, use_cache
+
+
+def _casts_kept(model: Any, ranks: Ranks) -> AbstractContextManager[Any]:
+    """Let a forward under autocast find the weights cast by the one before it: else each token casts all of them.
+
+    Autocast drops them where the outermost one ends, also one that does nothing. Shards are not kept.
+    """
+    return nullcontext() if ranks.in_step else torch.autocast(model.device.type, enabled=False)
 
 
 def _started(prompt: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
