@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rankray.evaluate.plain import MARK, boxed, number, usual, without_rejected
+from rankray.evaluate.plain import MARK, boxed, number, numeric, scaled, signed, usual, without_rejected
 
 _SAYS = re.compile(
     r"(?i)(?:final\s+answer|answer|答案)(?:\s+to\s+[^.:\n]{1,60})?\s*(?:\*\*)?\s*(?:is\b|=|:|是|为)\s*:?(?:\*\*)?\s*"
@@ -25,6 +25,13 @@ _UNIT = re.compile(
     r"(?<=[\d}])\s*(?:\\text|\\mathrm|\\mbox)\s*\{\s*[^{}]*\}(?:\^\{?\d\}?)?\.?$|(?<=\d)(?:\s+[a-zA-Z]{2,})+\.?$"
     rf"|(?<=\d)\s*{_RATE}/(?:{_RATE}|s|h|hr|min|K|day|yr)(?:\^\{{?\d\}}?)?\.?$"
 )
+_POWER = re.compile(
+    r"(?<=\d)(\s*(?:[mcdk]m|in|ft|yd|mi|inch(?:es)?|feet|foot|yards?|miles?|units?|(?:centi|kilo|milli)?met(?:er|re)s?))"
+    r"(?:\s*\^\s*\{?[23]\}?|[23])\.?$"
+)
+_MILLIONS = re.compile(r"(?<=\d)\s*\\(?:text|mathrm|mbox)\s*\{\s*((?:hundred|thousand|million|billion|trillion)s?\b)")
+_LED = re.compile(r"(-?[$€£]?\d[\d,]*(?:\.\d+)?%?)\s+(?!and\b|or\b|x\b|to\b)[A-Za-z]{2,}(?:\s+\w+)*\.?")
+_VERB = re.compile(r"(?i)(?<!\\)\b(?:is|are|was|were|has|have|had|gets?|got|equals?|gives?|makes?)\b")
 _PERCENT = re.compile(r"(?i)\s*\\text\s*\{\s*percent\s*\}|(?<=\d)\s+percent\b")
 _PHRASE = re.compile(r"(?i)^\\text\s*\{[^{}]*\b(?:answer|thus|therefore|hence|so)\b[^{}]*\}\s*[:=]?\s*(?=\S)")
 _LOOKS = re.compile(
@@ -55,7 +62,7 @@ def final_answer(text: str) -> str | None:
             parts.insert(0, one[2])
         return ", ".join(parts).strip() or None
     if mark >= 0:
-        return text[mark + len(MARK) :].strip().split("\n", 1)[0].strip() or None
+        return _without_remark(signed(text[mark + len(MARK) :].strip().split("\n", 1)[0].strip())) or None
     text = _HOPE.sub("", text).strip()
     said = list(_SAYS.finditer(text))
     if said:
@@ -69,13 +76,24 @@ def final_answer(text: str) -> str | None:
         return next(part for part in formulas[-1].groups() if part is not None).strip()
     if _is_bare(text):
         return text.strip("$ \n").strip() or None
-    numbers = _NUMBER.findall(text)
+    numbers = _NUMBER.findall(numeric(text))
     return numbers[-1] if numbers else text or None
+
+
+def _without_remark(part: str) -> str:
+    """Return a marked answer without a remark in parentheses, or words with more numbers: "5 in 3 days" is 5."""
+    outside = re.sub(r"(?<=\s)\([^()]*\)", "", part).strip()
+    if number(outside) is not None:
+        return outside
+    led = _LED.fullmatch(scaled(outside))
+    return led[1] if led and re.search(r"\d", outside[led.end(1) :]) else part
 
 
 def prepared(answer: str) -> str:
     """Return an answer written as math-verify reads it: no units beside numbers, no words around sets, plain signs."""
-    text = _PHRASE.sub("", usual(answer).strip().strip("$").strip())
+    text = _PHRASE.sub("", signed(usual(answer)).strip().strip("$").strip())
+    text = _POWER.sub(r"\1", scaled(_MILLIONS.sub(r" \1\\text{", text)))
+    text = re.sub(r"√\s*(\d+)", r"\\sqrt{\1}", text)
     for sign, plain in _SIGNS.items():
         text = text.replace(sign, plain)
     text = re.sub(r"\\(?:displaystyle|textstyle|limits|;|:|quad|qquad)(?![a-zA-Z])", " ", text.replace("\\!", ""))
@@ -201,7 +219,9 @@ def _first_sentence(text: str) -> str:
 def _is_bare(text: str) -> bool:
     """Whether a text is nothing but an answer: no sentence around it."""
     words = re.findall(r"(?<!\\)\b[^\W\d_]{3,}\b", re.sub(r"\\[a-zA-Z]+|\\text\{[^{}]*\}", " ", text))
-    return len(text) <= 200 and "\n" not in text.strip() and (len(words) <= 2 or not re.search(r"\d", text))
+    if not re.search(r"\d", text):
+        return len(text) <= 200 and "\n" not in text.strip()
+    return len(text) <= 200 and "\n" not in text.strip() and len(words) <= 2 and not _VERB.search(text)
 
 
 def _unwrapped(text: str) -> str:

@@ -1,14 +1,17 @@
 """Reading answers that are plain numbers or words: what `evaluate.answer: auto` does. Standard library only.
 
 An answer is what follows the last `####`, or the content of the last `\\boxed{}`, whichever is later; otherwise the
-last number of the text; otherwise all of it. Numbers are compared as exact values: "1,000" is "1000", "$3.50" is "3.5",
-"3/4" is "0.75", "1 1/2" is "1.5", "5%" is "5". What is joined without a space is one thing: "10-20" is a range and
-neither -20 nor 20, "3:30" is a time. Which kind of answer is looked for in a text follows from the reference.
+last number of the text; otherwise all of it. Of several numbers after a mark it is the one after the last "=", or else
+the first: "5 in 3 days" is 5. Numbers are compared as exact values: "1,000" is "1000", "$3.50" is "3.5", "3/4" is
+"0.75", "1 1/2" is "1.5", "5%" is "5", "minus 5" is "-5", "8 million" is "8000000". What is joined without a space is
+one thing: "10-20" is a range and neither -20 nor 20, "3:30" is a time. The 2 of "25 cm^2" or "CO2" is no number, and
+"16π", "3√2" and "x^2" are none either. Which kind of answer is looked for in a text follows from the reference.
 """
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from fractions import Fraction
 
 from rankray.errors import ConfigError
@@ -22,7 +25,35 @@ _TOKEN = re.compile(
     rf"(?<![\w.)\]}}])[-+]?\s?[$€£]?[-+]?(?:\d+ \d+/\d+|(?:{_NUMBER})(?:[-–/:^*×](?:{_NUMBER}))*)"
     rf"|(?<=[\w.)\]}}])(?:{_NUMBER})(?:[-–/:^*×](?:{_NUMBER}))*"
 )
-_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
+_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?\d+(?:\.\d+)?)\s*\}|(\d))\s*(?:\{\s*(-?\d+(?:\.\d+)?)\s*\}|(\d))")
+_MINUS = re.compile(r"(?i)(?<!\d )\b(?:minus|negative)\s+(?=[$€£]?\.?\d)|(?<![\w–)\]%.])–(?=[$€£]?\.?\d)")
+_UNIT_POWER = re.compile(
+    r"(?<=\d)([\s$]*(?:[A-Za-z]{2,}|[ms])(?:/[A-Za-z]+)?)\s*\^\s*\{?[23]\}?(?!\w)"
+    r"|(?<=\d)(\s*(?:[mcdk]?m|in|ft|yd|mi))[23](?!\w|\.\d)"
+)
+_CURRENCIES = "USD?|EUR|GBP|Rs|INR|RM|CAD|AUD|NZD|SGD|HKD?|CHF|JPY|CNY|RMB|AED|PHP|KES|ZAR|NTD?|[RS]"
+_COMPOUND = re.compile(rf"\b(?!(?:{_CURRENCIES})\d)(?:[A-Z][a-z]?\d*)+\b")
+"""A name with digits in it, such as CO2, H2O or B12."""
+_SCALES = {"k": 1_000, "hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALED = re.compile(
+    r"(?i)(?<![\d/.,^:])(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?:(k)|\s+(hundred|thousand|million|billion|trillion)s?)\b"
+)
+_UNREADABLE = " 0^0 "
+"""A token without a value, in the place of what has one that is not read here."""
+_HIDDEN = re.compile(
+    rf"(?:(?<![\d.,])(?:{_NUMBER})(?:/\d+)?\s*)?(?:\\sqrt\s*(?:\[[^\]]*\])?\s*(?:\{{[^{{}}]*\}}|\d)"
+    rf"|√\s*(?:\([^()]*\)|\{{[^{{}}]*\}}|(?:{_NUMBER})|\w)|\bsqrt\s*\([^()]*\))"  # roots
+    rf"|(?<![\d.,])(?:{_NUMBER})(?:/\d+)?(?:\s*(?:\\cdot|\\times|[*·×]))?\s*(?:π|\\pi(?![a-z])|pi\b)(?:\s*/\s*\d+)?"
+    r"|(?:π|\\pi(?![a-z]))\s*/\s*\d+"
+    rf"|(?:(?<![\d.,])(?:{_NUMBER})\s*)?(?:(?<![A-Za-z\\])[A-Za-z]|\))\s?\^\s*(?:\{{[^{{}}]*\}}|-?\w+)"  # powers
+)
+_QUOTIENT = re.compile(r"\\[dt]?(?:frac|binom)\s*\{[^{}]*\}\s*\{[^{}]*\}")
+_SYMBOL = re.compile(r"\d\s*π|√\s*\d")
+_TOGETHER = re.compile(
+    r"\s*(?:[-+xX×÷/*]|\\(?:times|cdot|div))\s*|[A-Za-z]+"
+    r"|\s*(?:h|hrs?|hours?|min|minutes?|days?|weeks?|months?|years?|feet|foot|ft|yards?|pounds?|lbs?|dollars?|euros?),?\s+"
+)
+"""What between two numbers makes one answer of them: an operator, an exponent, the larger of two units."""
 _LATEX = re.compile(r"\\[a-zA-Z]+|[\^_]\s*[{\\]|\^|\\[\[(]")
 _PROSE = re.compile(r"[^\W\d_]{2,}")
 _DOTS = " \t\n.,;:!?*"
@@ -110,16 +141,17 @@ def answer_of(reference: str) -> Answer | None:
     reference = usual(reference)
     found = marked(reference)
     part = _joined(_simplified(reference if found is None else found))
-    if _LATEX.search(part):
+    plain = numeric(part)
+    if _LATEX.search(plain) or _SYMBOL.search(plain):
         raise ConfigError(
-            f"evaluate.answer: auto would misread the reference {_short(reference)!r}, which holds LaTeX; allowed is "
-            "#### or \\boxed with a plain number, fraction or word; set evaluate.answer: math"
+            f"evaluate.answer: auto would misread the reference {_short(reference)!r}, which holds LaTeX or a root; "
+            "allowed is #### or \\boxed with a plain number, fraction or word; set evaluate.answer: math"
         )
     if not part.strip():
         return None
-    tokens = _TOKEN.findall(part)
-    is_prose = found is None and len(_PROSE.findall(part)) >= 2
-    if tokens and (is_prose or (len(tokens) == 1 and _is_unit(_TOKEN.sub(" ", part)))):
+    tokens = _TOKEN.findall(plain)
+    is_prose = found is None and len(_PROSE.findall(plain)) >= 2
+    if tokens and (is_prose or (len(tokens) == 1 and _is_unit(_TOKEN.sub(" ", plain)))):
         value = _value(tokens[-1])
         return value if isinstance(value, Fraction) else normal(value)
     return normal(part)
@@ -145,14 +177,28 @@ def number(text: str) -> Fraction | None:
 def _number_in(text: str) -> Answer | None:
     """Return the number that a text gives as its answer, or what stands in its place."""
     found = marked(text)
-    part = without_rejected(_joined(_simplified(text if found is None else found)))
+    part = numeric(_joined(_simplified(text if found is None else found, given=True)))
+    if found is not None:
+        part = _last_equation(part)
+    part = without_rejected(part)
     tokens = _TOKEN.findall(part)
-    if found is not None and len(tokens) > 1 and not _TOKEN.sub("", part).strip(" ,;\n"):
+    if found is not None and len(tokens) > 1 and not _TOKEN.sub("", part).strip(" ,;\n()[]"):
         return None
     either = _EITHER.search(part if found is not None else part.rsplit("\n", 1)[-1])
     if either and (found is not None or re.search(r"\bor\b", either[0])):
         return None
-    return _value(tokens[-1]) if tokens else None
+    if found is None or len(tokens) < 2:
+        return _value(tokens[-1]) if tokens else None
+    first, second = list(_TOKEN.finditer(part))[:2]
+    return None if _TOGETHER.fullmatch(part[first.end() : second.start()]) else _value(first[0])
+
+
+def _last_equation(part: str) -> str:
+    """Return a marked answer without remarks in parentheses, and what follows its last "=", if a number does."""
+    outside = re.sub(r"(?<!\S)\([^()]*\)", " ", part)
+    part = outside if _TOKEN.search(outside) else part
+    after = re.split(r"=|≈|\\approx", part)[-1]
+    return after if _TOKEN.search(after) else part
 
 
 def without_rejected(text: str) -> str:
@@ -201,14 +247,51 @@ def _value(token: str) -> Answer:
         return plain
 
 
-def _simplified(text: str) -> str:
-    """Return a text with simple LaTeX written plainly, and roots made unreadable rather than misread."""
+def numeric(text: str) -> str:
+    """Return a simplified text in which numbers are written in digits and digits are numbers, as the module says."""
+    text = re.sub(r"(\d)\s*–\s*(?=\d)", r"\1–", text)
+    text = _UNIT_POWER.sub(lambda found: found[1] or found[2], text)
+    text = _COMPOUND.sub(lambda found: re.sub(r"\d", "", found[0]), text)
+    return _SCALED.sub(_in_digits, signed(text))
+
+
+def signed(text: str) -> str:
+    """Return a text with the sign of "minus 5", of "negative 5" and of a 5 with a dash before it written as "-5"."""
+    return _MINUS.sub("-", text)
+
+
+def scaled(text: str) -> str:
+    """Return a text with "8 million" and the like in digits; "8k" stays, which may be a product."""
+    return _SCALED.sub(lambda found: found[0] if found[3] else _in_digits(found), text)
+
+
+def _in_digits(found: re.Match[str]) -> str:
+    size = Decimal(found[1].replace(",", "") + (found[2] or "")) * _SCALES[(found[3] or found[4]).lower()]
+    return f"{size:f}"
+
+
+def _quotient(found: re.Match[str]) -> str:
+    above, below = found[1] or found[2], found[3] or found[4]
+    sign = "-" if above.startswith("-") != below.startswith("-") else ""
+    return f" {sign}{above.lstrip('-')}/{below.lstrip('-')}"
+
+
+def _simplified(text: str, given: bool = False) -> str:
+    """Return a text with simple LaTeX written plainly.
+
+    Args:
+        text: an answer.
+        given: whether it is the answer to be judged, of which what is not read becomes unreadable, not misread.
+    """
     text = text.replace("−", "-").replace("\\$", "$").replace("\\%", "%").replace("\\!", "")
     text = re.sub(r"\{,\}|(?<=\d)\\[,; ](?=\d{3})", ",", text)
-    text = _FRACTION.sub(lambda found: f" {found[1] or found[2]}/{found[3] or found[4]}", text)
+    text = _FRACTION.sub(_quotient, text)
     text = re.sub(r"(-)\s+(?=\d+/\d)", r"\1", text)
     text = re.sub(r"\\(?:left|right|displaystyle|quad|[,; :])", " ", text)
     text = re.sub(r"\\(?:(?:text|math)(?:rm|bf|it)?|mbox|boldsymbol)\s*\{([^{}]*)\}", r" \1", text)
+    if given:
+        text = _QUOTIENT.sub(_UNREADABLE, _HIDDEN.sub(_UNREADABLE, _UNIT_POWER.sub(r"\1\2", text)))
+        text = re.sub(r"(?<=[A-Za-z]{2})\s?\^\s*\{?[23]\}?(?!\w)", "", text)
     text = re.sub(r"\^\s*\{([^{}]*)\}", r"^\1", text)
     text = re.sub(r"(\\[a-zA-Z]+)\s*(?:\[[^\]]*\])?\{[^{}]*\}", r"\1 ", text)
     return re.sub(r"\\\(|\\\)|\\\[|\\\]", " ", text)

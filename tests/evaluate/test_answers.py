@@ -37,7 +37,10 @@ def test_judging_works_in_a_thread():
     assert found == [True]
 
 
-@pytest.mark.parametrize("reference", [r"so $\sqrt{2}$", r"\boxed{\frac{\pi}{2}}", "the answer is $x^2$", r"\(3\pi\)"])
+@pytest.mark.parametrize(
+    "reference",
+    [r"so $\sqrt{2}$", r"\boxed{\frac{\pi}{2}}", "the answer is $x^2$", r"\(3\pi\)", "#### 16π", "#### √2", "xy^2"],
+)
 def test_auto_refuses_references_that_it_would_misread(reference):
     for call in (lambda: same_answer("2", reference), lambda: check_answer("auto", ["#### 1", reference])):
         with pytest.raises(ConfigError, match=r"auto would misread the reference .*; set evaluate\.answer: math"):

@@ -70,7 +70,7 @@ def test_adapters_need_the_tokenizer_they_were_trained_with(tree, train, renumbe
     config, checkpoint = Config.model_validate(asked), Path(train(asked)[0].checkpoint)
     assert with_own_tokenizer(config, checkpoint) == (config, checkpoint)
     asked["model"]["path"] = str(renumbered)
-    with pytest.raises(ConfigError, match="have another tokenizer than .*; set model.path to it"):
+    with pytest.raises(ConfigError, match=r"have another tokenizer than .*; set model.path to it"):
         with_own_tokenizer(Config.model_validate(asked), checkpoint)
     for file in checkpoint.glob("tokenizer*"):
         file.unlink()
