@@ -123,7 +123,8 @@ class EvaluateSection(Section):
     """Further sets by name, each with its own data, prompt and metrics, reported as `eval/<name>/<metric>`."""
     functions: list[str] = Field(default_factory=list)
     """Evaluations of your own, `module:function`: called with (model, tokenizer, rows), returning a dict of floats that
-    appear as `eval/<key>`."""
+    appear as `eval/<key>`. Rows have the columns of the data; `prompt` and `completion` are the texts where the data
+    have no such columns."""
     program: str = "{answer}\n{test}"
     """With `answer: code`: template of the program that is run, over the columns of the data and `answer`, the code in
     the model's answer. It is right where the program ends with exit code 0."""

@@ -54,13 +54,13 @@ class Split:
     Attributes:
         table: a row for each example, columns as in `rankray.data.cache`; mapped from a file where one could be
             written.
-        read: reads the rows, for callers who need more than tokens.
+        read: reads the rows, each with its texts, for callers who need more than tokens.
         limit: the most tokens an example may have.
         left_out: rows that no example was made from, as they had nothing to train on.
     """
 
     table: datasets.Dataset
-    read: Callable[[], list[Row]]
+    read: Callable[[], list[tuple[Row, Example]]]
     limit: int = 0
     left_out: LeftOut = field(default_factory=LeftOut)
 
@@ -71,6 +71,19 @@ class Split:
         Raises:
             DataError: the source has changed since it was tokenised, or can no longer be read.
         """
+        return [{**row, "prompt": text.prompt, "completion": text.completion} for row, text in self._read]
+
+    @cached_property
+    def own_rows(self) -> list[Row]:
+        """The rows of the source, with the texts where the source has no column `prompt` or `completion` of its own.
+
+        Raises:
+            DataError: as `rows`.
+        """
+        return [{"prompt": text.prompt, "completion": text.completion, **row} for row, text in self._read]
+
+    @cached_property
+    def _read(self) -> list[tuple[Row, Example]]:
         return self.read()
 
     @cached_property
@@ -160,9 +173,8 @@ def load_split(
                 "allowed is more than the shortest prompt has; raise data.max_length or shorten data.prompt"
             )
 
-    def read() -> list[Row]:
-        texts = [(e.row, _texts(e.example, tokenizer, e.place)) for e in source.placed()]
-        return [{**row, "prompt": text.prompt, "completion": text.completion} for row, text in texts]
+    def read() -> list[tuple[Row, Example]]:
+        return [(e.row, _texts(e.example, tokenizer, e.place)) for e in source.placed()]
 
     if rules is None:
         logger.debug("%s has no fingerprint, tokens stay in memory", type(tokenizer).__name__)

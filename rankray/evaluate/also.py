@@ -86,7 +86,7 @@ def _choices(
     where: str,
 ) -> Figures:
     attach_head(plain_model(model))
-    questions = [read_choices(row, section, where) for row in data.rows]
+    questions = [read_choices(row, section, where) for row in data.own_rows]
     texts = [str(row["prompt"]) for row in data.rows]
     limit = config.data.max_length
     rows = {

@@ -88,7 +88,7 @@ def evaluate(
 
 
 def _call_function(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, data: Split) -> Figures:
-    found = load_function(name, "evaluate.functions")(model, tokenizer, [dict(row) for row in data.rows])
+    found = load_function(name, "evaluate.functions")(model, tokenizer, [dict(row) for row in data.own_rows])
     if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
         raise ConfigError(
             f"evaluate.functions: {name} returned {found!r}; allowed is a dict of name: number; fix the function"

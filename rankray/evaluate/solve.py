@@ -56,7 +56,8 @@ class Solver:
         prompts = [examples[index].input_ids[: examples[index].start] for index, _ in draws]
         texts = self._generate(prompts, draws, samples is not None, self._ranks.largest(len(asked)) * (samples or 1))
         self.texts = dict(zip(draws, texts, strict=True))
-        rows = [self._data.rows[index] for index, _ in draws]
+        held = self._data.own_rows if self._section.answer == "code" else self._data.rows
+        rows = [held[index] for index, _ in draws]
         verdicts, timeouts = judged(self._section, texts, rows)
         found = torch.zeros(count * (samples or 1) + 1, dtype=torch.float64)
         found[[index * (samples or 1) + draw for index, draw in draws]] = torch.tensor(verdicts, dtype=torch.float64)
@@ -90,7 +91,10 @@ class Solver:
 
 
 def judged(section: EvaluateSection, texts: Sequence[str], rows: Sequence[Row]) -> tuple[list[bool], int]:
-    """Return which texts are right for their rows, and how many were given up (and are wrong)."""
+    """Return which texts are right for their rows, and how many were given up (and are wrong).
+
+    A program is filled from the columns of the data, so `answer: code` takes the split's `own_rows`.
+    """
     if section.answer == "code":
         from rankray.evaluate.code import run_all
 

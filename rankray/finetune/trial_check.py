@@ -112,7 +112,7 @@ def _check_set(name: str, section: AlsoSection, config: Config, tokenizer: PreTr
     except UserError as error:
         raise type(error)(f"{where}: {error}") from error
     if section.choices:
-        for row in split.rows:
+        for row in split.own_rows:
             read_choices(row, section, where)
 
 

@@ -34,6 +34,7 @@ def test_only_the_completion_has_labels(tmp_path, tokenizer):
     assert tokenizer.decode([row["labels"][i] for i in supervised]) == "3<eos>"
     assert supervised == list(range(supervised[0], len(row["labels"])))
     assert split.rows[0] == {"q": "1 plus 2 is?", "a": "3", "prompt": "1 plus 2 is?\n", "completion": "3"}
+    assert split.own_rows == split.rows
 
 
 def test_eos_is_not_doubled(tmp_path, tokenizer):

@@ -83,6 +83,13 @@ def test_a_column_called_prompt_is_filled_in_once(tree, tmp_path):
     assert texts == [f"is {row['q']} " for row in ROWS] * 2
 
 
+def test_choices_may_stand_in_a_column_called_completion(tree, tmp_path):
+    file = tmp_path / "named.jsonl"
+    file.write_text("".join(json.dumps({"q": row["q"], "completion": row["choices"], "key": 0}) + "\n" for row in ROWS))
+    also = {"a": {"data": str(file), "prompt": "is {q} ", "choices": "completion", "label": "key"}}
+    assert measured(tree, tmp_path, {"a": {**also["a"], "metrics": ["accuracy"]}})[0]["eval/a/accuracy_n"] == len(ROWS)
+
+
 def split_rows(tree, sets, name):
     config = Config.model_validate(tree(evaluate__also=sets))
     return split_of("eval", as_config(config.evaluate.also[name], config), tokenizer_of(config)).rows

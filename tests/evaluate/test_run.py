@@ -245,3 +245,25 @@ def test_functions_of_ones_own(world, functions):
 def test_functions_that_do_not_work_are_named(world, functions, name, said):
     with pytest.raises(ConfigError, match=f"^evaluate.functions: .*{said}"):
         evaluate(*world(evaluate__functions=[name]))
+
+
+def test_programs_and_functions_have_the_columns_of_the_data(world, tmp_path, monkeypatch):
+    """HumanEval's columns: `prompt` is the head of the program, whatever data.prompt makes of it."""
+    row = {"prompt": "def double(x):\n", "canonical_solution": "    return 2 * x", "test": "assert double(2) == 4"}
+    rows = [row, {**row, "test": "assert double(2) == 5"}]
+    file = tmp_path / "programs.jsonl"
+    file.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    module, seen = types.ModuleType("my_programs"), []
+    module.write = lambda model, tokenizer, prompts, options: [[row["canonical_solution"]] for _ in prompts]
+    module.look = lambda model, tokenizer, rows: seen.extend(rows) or {}
+    monkeypatch.setitem(sys.modules, "my_programs", module)
+    found = evaluate(
+        *world(
+            data__eval=str(file), data__prompt="Complete: {prompt}", data__completion="{canonical_solution}\n",
+            evaluate__metrics=["accuracy"], evaluate__answer="code", evaluate__program="{prompt}{answer}\n{test}",
+            evaluate__allow_code_execution=True, evaluate__engine="my_programs:write",
+            evaluate__functions=["my_programs:look"],
+        )
+    )  # fmt: skip
+    assert found["eval/accuracy"] == 0.5
+    assert seen == [{**each, "completion": "    return 2 * x\n"} for each in rows]
