@@ -11,6 +11,7 @@ from transformers import (
     GPTNeoXConfig,
     Lfm2Config,
     MambaConfig,
+    MiniMaxConfig,
     MistralConfig,
     MptConfig,
     OPTConfig,
@@ -146,3 +147,26 @@ def test_rows_leave_a_model_that_holds_more_than_keys_and_values(tokenizer):
     assert ended[:2] == ["", ""]
     assert [whole.startswith(part) for whole, part in zip(first, ended, strict=True)] == [True] * 4
     assert generate_texts(model, tokenizer, [PROMPTS[0]] * 3, batch_size=3, **options) == [""] * 3
+
+
+def test_linear_attention_of_minimax_sees_padding(tokenizer):
+    """transformers' own `generate` has this too: docs/traps.md. A test that fails here says that the trap has gone."""
+    config = MiniMaxConfig(
+        **SMALL, intermediate_size=48, num_key_value_heads=1, head_dim=16, num_local_experts=2, block_size=4,
+        max_position_embeddings=64, layer_types=["linear_attention", "full_attention"],
+    )  # fmt: skip
+    model = model_of(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(4 if weight.dim() > 1 else 1)
+    found = []
+    for padding in (0, 5):
+        ids, mask = torch.tensor([[0] * padding + PROMPTS[0]]), torch.tensor([[0] * padding + [1] * len(PROMPTS[0])])
+        settings = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        found.append(model.generate(input_ids=ids, attention_mask=mask, pad_token_id=0, **settings).logits[1])
+    assert not torch.allclose(*found, atol=1e-3)
+    options = {"batch_size": 2, "max_new_tokens": 7}
+    equal = [PROMPTS[0], [each + 1 for each in PROMPTS[0]]]
+    assert generate_texts(model, tokenizer, equal, **options) == [
+        generate_texts(model, tokenizer, [one], **options)[0] for one in equal
+    ], "prompts of one length need no padding"
