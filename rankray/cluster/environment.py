@@ -104,7 +104,11 @@ def libraries_first() -> None:
     Ray puts the driver's current directory there first (docs/traps.md), so a file `trl.py` in it was imported in place
     of the library. A directory that PYTHONPATH names stays where it is.
     """
-    here = str(Path.cwd())
+    try:
+        here = str(Path.cwd())
+    except OSError as error:
+        logger.debug("the current directory is not there any more: %s", error)
+        return
     if here not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         kept = [place for place in sys.path if place not in ("", here)]
         sys.path[:] = [*kept, here]
