@@ -69,7 +69,7 @@ def check(config: Given) -> dict[str, Any]:
 
     try:
         loaded = with_steps(_loaded(config), download=True)
-        findings = preflight(loaded)
+        findings = preflight(loaded, starts=False)
         fitted(loaded, findings)
     except UserError as error:
         return {"ok": False, "errors": str(error).splitlines(), "warnings": [], "data": {}}

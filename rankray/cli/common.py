@@ -43,7 +43,9 @@ def _counted(loaded: LoadedConfig) -> LoadedConfig:
     return with_steps(loaded)
 
 
-def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True, alone: bool = False) -> Findings:
+def preflight(
+    loaded: LoadedConfig, offline: bool = False, again: bool = True, alone: bool = False, starts: bool = True
+) -> Findings:
     """Find what is wrong with store, resources, data and model before anything expensive starts.
 
     Args:
@@ -52,6 +54,7 @@ def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True, a
             among the findings.
         again: check what passed before, too: see `check_training`.
         alone: one process of this machine trains, whatever the configuration says of workers.
+        starts: whether trials start now, and not perhaps elsewhere: see `check_machine`.
 
     Raises:
         UserError: something in it cannot work.
@@ -73,7 +76,7 @@ def preflight(loaded: LoadedConfig, offline: bool = False, again: bool = True, a
     _check_workers(loaded)
     tracking.check(loaded.config.logging, loaded.where("logging"))
     elsewhere = alone or not starts_ray()
-    warnings = [] if elsewhere else check_machine(loaded)
+    warnings = [] if elsewhere else check_machine(loaded, starts)
     findings = check_data_and_model(loaded)
     findings.warnings += warnings
     if not (offline or alone):

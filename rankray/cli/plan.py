@@ -34,7 +34,7 @@ def check(
             from rankray.finetune.epochs import with_steps
 
             loaded = with_steps(loaded, download=True)
-        findings = preflight(loaded, offline)
+        findings = preflight(loaded, offline, starts=False)
         fitted(loaded, findings)
     except UserError as error:
         if not as_json:

@@ -20,8 +20,12 @@ OTHER_ACCELERATORS = ("kfd", "accel*", "davinci*", "hl*")
 """Files in /dev of accelerators that nvidia-smi does not know."""
 
 
-def check_machine(loaded: LoadedConfig) -> list[str]:
+def check_machine(loaded: LoadedConfig, starts: bool = True) -> list[str]:
     """Refuse a trial that asks for more than this machine has, where the search starts a Ray of its own.
+
+    Args:
+        loaded: the configuration.
+        starts: whether trials start now; where a file is only checked, they may start elsewhere, and it is a warning.
 
     Returns:
         A warning where the GPUs that are asked for are not here.
@@ -29,6 +33,7 @@ def check_machine(loaded: LoadedConfig) -> list[str]:
     Raises:
         ConfigError: it asks for more CPUs than there are, or for more GPUs than there are, if there are any.
     """
+    found: list[str] = []
     resources = loaded.config.resources
     least, _ = resources.worker_range
     elsewhere = "or name a cluster that has them with RAY_ADDRESS"
@@ -42,16 +47,19 @@ def check_machine(loaded: LoadedConfig) -> list[str]:
         path = f"resources.{field}"
         asked = f"{each:g} {kind}" if least == 1 else f"{least} workers of {each:g} {kind} each"
         lower = path if least == 1 else f"{path} or resources.workers"
-        raise ConfigError(
+        problem = (
             f"{loaded.where(path)}: {path}: a trial asks for {asked}, and this machine has {there:g}, so no trial "
             f"could ever start here; allowed is what fits; lower {lower}, {elsewhere}"
         )
+        if starts:
+            raise ConfigError(problem)
+        found.append(problem)
     if resources.gpus_per_worker and override("GPU", gpus()) == 0:
-        return [
+        found.append(
             f"{loaded.where('resources.gpus_per_worker')}: resources.gpus_per_worker: this machine has no GPU that "
             f"could be found, so no trial could start here; set it to 0 to train on CPUs, {elsewhere}"
-        ]
-    return []
+        )
+    return found
 
 
 def cpus() -> int:

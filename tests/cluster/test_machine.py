@@ -1,6 +1,7 @@
 """A trial that this machine could never start is refused before a Ray is."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from rankray.errors import ConfigError
 
 @pytest.fixture
 def check(tmp_path, monkeypatch):
-    def go(cpus=4, gpus=0, **resources):
+    def go(cpus=4, gpus=0, starts=True, **resources):
         monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": cpus, "GPU": gpus}))
         tree = {
             "name": "s",
@@ -23,7 +24,7 @@ def check(tmp_path, monkeypatch):
         }
         file = tmp_path / "search.yaml"
         file.write_text(yaml.safe_dump(tree, sort_keys=False))
-        return check_machine(load_config(file))
+        return check_machine(load_config(file), starts)
 
     return go
 
@@ -41,6 +42,8 @@ def check(tmp_path, monkeypatch):
 def test_more_than_there_is(check, resources, said):
     with pytest.raises(ConfigError, match=rf"search.yaml:\d+: .*{said}.* RAY_ADDRESS"):
         check(**resources)
+    [warning] = check(**resources, starts=False)
+    assert re.search(rf"search.yaml:\d+: .*{said}.* RAY_ADDRESS", warning), "it may be meant for a cluster"
 
 
 def test_what_fits(check):
