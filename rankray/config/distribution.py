@@ -51,6 +51,12 @@ class Distribution(BaseModel):
         return self.step is None or math.isclose(round((value - self.low) / self.step) * self.step, value - self.low)
 
     @property
+    def in_words(self) -> str:
+        """The range of a number, and its step, as people read it."""
+        step = f" in steps of {self.step:g}" if self.step else ""
+        return f"{'whole numbers, ' if self.kind == 'int' else ''}{self.low:g} to {self.high:g}{step}"
+
+    @property
     def step_problem(self) -> str:
         """What is wrong with a step that can be drawn with, but not as it says; an empty string if nothing is."""
         if self.step is None:

@@ -362,10 +362,7 @@ def _not_there(point: Mapping[str, Any], space: Mapping[str, Distribution], conf
 
 def _range(dist: Distribution) -> str:
     """Return what a distribution may propose, in words."""
-    if dist.kind == "choice":
-        return listed(dist.choices)
-    step = f" in steps of {dist.step:g}" if dist.step else ""
-    return f"{'whole numbers, ' if dist.kind == 'int' else ''}{dist.low:g} to {dist.high:g}{step}"
+    return listed(dist.choices) if dist.kind == "choice" else dist.in_words
 
 
 def key_of(path: str) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from rankray.config import Config, LoadedConfig, all_fields, apply_params, baseline_points, distributions
-from rankray.config.distribution import Distribution
 from rankray.config.evaluation import natural_direction
 from rankray.config.other_names import OTHER_NAMES, did_you_mean
 from rankray.config.points import all_points
@@ -105,7 +104,7 @@ def check_lines(loaded: LoadedConfig) -> list[str]:
         f"study {config.name}: {config.study.trials} trials, {aims}",
     ]
     for path, dist in distributions(config).items():
-        values = ", ".join(map(short_value, dist.choices)) if dist.kind == "choice" else _range(dist)
+        values = ", ".join(map(short_value, dist.choices)) if dist.kind == "choice" else dist.in_words
         notes = " (log)" * dist.log + "".join(f" when {p} is {' or '.join(map(str, v))}" for p, v in dist.when.items())
         lines.append(f"  searches {path}: {values}{notes}")
     points = all_points(distributions(config), config) if config.space else None
@@ -131,13 +130,6 @@ def check_lines(loaded: LoadedConfig) -> list[str]:
             "there are right answers, set study.metric: eval/accuracy (docs/metrics.md)"
         )
     return lines
-
-
-def _range(dist: Distribution) -> str:
-    """Return the bounds of a range, and its step, in words."""
-    step = f" in steps of {dist.step:g}" if dist.step is not None else ""
-    whole = "whole numbers, " if dist.kind == "int" else ""
-    return f"{whole}{dist.low:g} to {dist.high:g}{step}"
 
 
 def _proposed(config: Config, known: int) -> list[str]:
