@@ -64,11 +64,14 @@ def check(config: Given) -> dict[str, Any]:
         given; what is allowed; what to do`, the data the size of each split by its name.
     """
     from rankray.cli.common import fitted, preflight
+    from rankray.cli.tracking import check_trackers
     from rankray.finetune.epochs import with_steps
     from rankray.finetune.preflight import leak_warnings
 
     try:
-        loaded = with_steps(_loaded(config), download=True)
+        loaded = _loaded(config)
+        check_trackers(loaded)
+        loaded = with_steps(loaded, download=True)
         findings = preflight(loaded, starts=False)
         fitted(loaded, findings)
     except UserError as error:

@@ -63,7 +63,6 @@ def preflight(
     from rankray.cluster.machine import check_machine
     from rankray.errors import StoreError
     from rankray.finetune.preflight import preflight as check_data_and_model
-    from rankray.report import tracking
     from rankray.store import strategies
     from rankray.store.urls import validate_url
 
@@ -74,7 +73,6 @@ def preflight(
     _check_storage(loaded)
     strategies.check(loaded.config, loaded.where)
     _check_workers(loaded)
-    tracking.check(loaded.config.logging, loaded.where("logging"))
     elsewhere = alone or not starts_ray()
     warnings = [] if elsewhere else check_machine(loaded, starts)
     findings = check_data_and_model(loaded)

@@ -25,11 +25,13 @@ def check(
 ) -> None:
     """Check a file, its data, its model and its space as a search would, without starting anything."""
     from rankray import logs
+    from rankray.cli.tracking import check_trackers
     from rankray.errors import UserError
 
     logs.configure(verbose)
     try:
         loaded = load(file, sets, store, name)
+        check_trackers(loaded)
         if not offline:
             from rankray.finetune.epochs import with_steps
 

@@ -37,9 +37,10 @@ def check_machine(loaded: LoadedConfig, starts: bool = True) -> list[str]:
     resources = loaded.config.resources
     least, _ = resources.worker_range
     elsewhere = "or name a cluster that has them with RAY_ADDRESS"
+    cards = override("GPU", gpus()) if resources.gpus_per_worker else None
     for field, each, there in (
         ("cpus_per_worker", float(resources.cpus_per_worker), override("CPU", cpus())),
-        ("gpus_per_worker", float(resources.gpus_per_worker), override("GPU", gpus())),
+        ("gpus_per_worker", float(resources.gpus_per_worker), cards),
     ):
         kind = field[:3].upper() + "s"
         if not each or not there or math.floor(there / each + 1e-9) >= least:
@@ -54,7 +55,7 @@ def check_machine(loaded: LoadedConfig, starts: bool = True) -> list[str]:
         if starts:
             raise ConfigError(problem)
         found.append(problem)
-    if resources.gpus_per_worker and override("GPU", gpus()) == 0:
+    if cards == 0:
         found.append(
             f"{loaded.where('resources.gpus_per_worker')}: resources.gpus_per_worker: this machine has no GPU that "
             f"could be found, so no trial could start here; set it to 0 to train on CPUs, {elsewhere}"

@@ -115,7 +115,7 @@ def baseline_points(config: Config) -> list[tuple[str, dict[str, Any]]]:
     points: list[tuple[str, dict[str, Any]]] = []
     for each in config.study.known:
         if not isinstance(each, str):
-            points.append(("known", _with_conditions(each, space, config)))
+            points.append(("known", with_conditions(each, space, config)))
         elif each == LADDER:
             points.extend(("known:rates", params) for params in _ladder(named, space, config))
         elif params := _named_params(BASELINES[each], space, config):
@@ -125,11 +125,11 @@ def baseline_points(config: Config) -> list[tuple[str, dict[str, Any]]]:
             found = [_named_params({RATE: rate}, space, config) for rate in PUBLISHED_RATES]
             points.extend((f"warm_start:{PUBLISHED}", params) for params in found if params)
         elif not isinstance(each, str):
-            points.append(("warm_start", _with_conditions(each, space, config)))
+            points.append(("warm_start", with_conditions(each, space, config)))
     return points
 
 
-def _with_conditions(point: Mapping[str, Any], space: Mapping[str, Distribution], config: Config) -> dict[str, Any]:
+def with_conditions(point: Mapping[str, Any], space: Mapping[str, Distribution], config: Config) -> dict[str, Any]:
     """Return a point in which its fields exist: where it leaves a condition of theirs open, that is fulfilled.
 
     The field that a condition looks at gets the file's own value, or the first one that the condition names.
@@ -343,7 +343,7 @@ def _point_problems(config: Config, space: dict[str, Distribution]) -> list[tupl
                         "value, or widen the range"
                     )
             if not found:
-                found = _not_there(_with_conditions(point, space, config), space, config)
+                found = _not_there(with_conditions(point, space, config), space, config)
             if not found and not problems and (why := refusal(config, point)):
                 found.append(why)
             problems += [(where, text) for text in found]

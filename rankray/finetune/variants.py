@@ -7,7 +7,7 @@ from typing import Any
 
 from rankray.config import Config, LoadedConfig, apply_params
 from rankray.config.distribution import Distribution
-from rankray.config.space import distributions
+from rankray.config.space import distributions, with_conditions
 from rankray.errors import ConfigError
 
 SFT = "train.sft."
@@ -20,10 +20,11 @@ def searched_variants(loaded: LoadedConfig) -> Iterator[LoadedConfig]:
 
     What else the space gives `train.sft` is there too: one field of it may need another.
     """
-    for path, distribution in distributions(loaded.config).items():
+    space = distributions(loaded.config)
+    for path, distribution in space.items():
         if path in ALONE or path.startswith(("data.", SFT)):
             for value in _first_values(distribution):
-                point = _sft_point(loaded.config, _with_conditions(loaded.config, {path: value}))
+                point = _sft_point(loaded.config, with_conditions({path: value}, space, loaded.config))
                 yield LoadedConfig(apply_params(loaded.config, point), loaded.file, _places(loaded, point))
 
 
@@ -48,18 +49,6 @@ def check_kept_processes(loaded: LoadedConfig) -> None:
                 f"{_space_place(loaded, path)}: space.{path}: cannot be searched, because Liger's kernels stay in the "
                 "process for the trials after; allowed is one value for the study; set it under train.sft"
             )
-
-
-def _with_conditions(config: Config, given: dict[str, Any]) -> dict[str, Any]:
-    """Return given parameters, and values of others beside which alone they exist."""
-    space, found = distributions(config), dict(given)
-    waiting = list(given)
-    while waiting:
-        for other, values in space[waiting.pop()].when.items():
-            if other in space and other not in found:
-                found[other] = values[0]
-                waiting.append(other)
-    return found
 
 
 def _sft_point(config: Config, given: dict[str, Any]) -> dict[str, Any]:

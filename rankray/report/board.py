@@ -205,7 +205,7 @@ def short_params(params: Mapping[str, Any]) -> str:
 def directions_line(directions: Mapping[str, str]) -> str:
     """Return which way each metric of a study of several is better; empty for a study of one."""
     words = {"minimize": "lower", "maximize": "higher"}
-    return "; ".join(f"{name}: {words[way]} is better" for name, way in directions.items()) if directions else ""
+    return "; ".join(f"{name}: {words[way]} is better" for name, way in directions.items())
 
 
 def figure(value: Any) -> str:

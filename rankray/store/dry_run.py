@@ -77,6 +77,12 @@ class DryRunStorage(DelegatingStorage):
         assert self.draft is not None, "a pruner is handed its trial and does not read it"
         return self.draft
 
+    # As BaseStorage has them, from `get_trial`: the storage behind knows no draft.
+    get_trial_number_from_id = BaseStorage.get_trial_number_from_id
+    get_trial_param = BaseStorage.get_trial_param
+    get_trial_params = BaseStorage.get_trial_params
+    get_trial_user_attrs = BaseStorage.get_trial_user_attrs
+
     @override
     def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
         return dict(self.marks)

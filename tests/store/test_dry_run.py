@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler
-from optuna.storages import InMemoryStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
 
@@ -56,6 +56,19 @@ def test_the_best_trial_is_the_best_of_what_is_shown(store: tuple[InMemoryStorag
     dry.trials = [create_trial(value=0.9, intermediate_values={1: 7.0, 2: last}) for last in (3.0, 2.0, 4.0)]
     dry.trials[2].number = 2
     assert study.best_trial.number == 2
+
+
+def test_all_that_is_read_of_a_trial_is_what_is_shown(store: tuple[InMemoryStorage, int, DryRunStorage]) -> None:
+    """Only the id of a trial's number is asked of the storage behind."""
+    storage, study_id, dry = store
+    storage.create_new_trial(study_id, create_trial(value=0.1, user_attrs={"of": "the store"}))
+    kinds = {"x": FloatDistribution(0.0, 1.0)}
+    dry.draft = create_trial(state=TrialState.RUNNING, params={"x": 0.5}, distributions=kinds, user_attrs={"of": "it"})
+    dry.draft.number = 7
+    assert (dry.get_trial_number_from_id(0), dry.get_trial_param(0, "x")) == (7, 0.5)
+    assert (dry.get_trial_params(0), dry.get_trial_user_attrs(0)) == ({"x": 0.5}, {"of": "it"})
+    reading = {name for name in vars(BaseStorage) if name.startswith("get_") and "trial" in name}
+    assert {name for name in reading if name not in vars(DryRunStorage)} == {"get_trial_id_from_study_id_trial_number"}
 
 
 def test_shown_trials_are_filtered_copied_and_counted(store: tuple[InMemoryStorage, int, DryRunStorage]) -> None:
