@@ -1,7 +1,8 @@
 """rankray: search the settings of RRI-weighted fine-tuning.
 
     load, check, search, train, rehearse      a configuration, and what can be done with it
-    best, trials, Study, TrialStore           what a search has found
+    best, trials, TrialStore                  what a search has found
+    Study                                     a study: report, confirm, evaluate, export
     RRITrainer                                TRL's SFTTrainer with the weighted loss, for scripts of your own
     weighted_nll, token_stats, token_weights  the loss itself (rankray.loss)
 
@@ -16,11 +17,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rankray.api import Study, TrialStore, best, check, load, train, trials
+    from rankray.api import best, check, load, train, trials
     from rankray.config import Config, load_config
     from rankray.errors import RankrayError
     from rankray.finetune.rri_trainer import RRITrainer
     from rankray.loss import token_stats, token_weights, weighted_nll
+    from rankray.studies import Study, TrialStore
 
 __version__ = "0.1.0"
 
@@ -28,8 +30,8 @@ _HOMES = {
     "Config": "rankray.config",
     "RRITrainer": "rankray.finetune.rri_trainer",
     "RankrayError": "rankray.errors",
-    "Study": "rankray.api",
-    "TrialStore": "rankray.api",
+    "Study": "rankray.studies",
+    "TrialStore": "rankray.studies",
     "best": "rankray.api",
     "check": "rankray.api",
     "load": "rankray.api",

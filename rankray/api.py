@@ -5,26 +5,24 @@
     study = rankray.search(config)
     study.best["params"]
 
-A configuration is what `load` returns; each function also takes a path or a mapping. What a user can fix is raised as a
-`rankray.errors.UserError` with the text the command line prints.
+What a search has found, and what is done with it, is in `rankray.studies`. A configuration is what `load` returns; each
+function also takes a path or a mapping. What a user can fix is raised as a `rankray.errors.UserError` with the text the
+command line prints.
 """
 
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rankray.config import Config, LoadedConfig, default_store, load_config
 from rankray.config.load import load_mapping
-from rankray.contracts import Outcome, TrialSpec
+from rankray.contracts import Outcome
 from rankray.errors import UserError
-
-if TYPE_CHECKING:
-    from rankray.contracts import Observer
-    from rankray.store import StudyStore
+from rankray.studies import Study, watched
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ def load(path: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | No
     Raises:
         ConfigError: the file is missing or anything in it is wrong; lists every problem with `file:line`.
     """
-    return _loaded(path, overrides).config
+    return _remembered(_loaded(path, overrides))
 
 
 def check(config: Given) -> dict[str, Any]:
@@ -56,29 +54,19 @@ def check(config: Given) -> dict[str, Any]:
     >>> import rankray
     >>> rankray.check(file)["ok"]
     True
-    >>> rankray.check(rankray.load(file, {"data.train": "nowhere.jsonl"}))["errors"][0][:17]
-    'demo: data.train:'
+    >>> rankray.check(rankray.load(file, {"data.train": "nowhere.jsonl"}))["errors"][0][:22]
+    'overrides: data.train:'
 
     Returns:
-        `{"ok", "errors", "warnings", "data"}`, as `rankray check --json`: the errors are lines of `where: what was
-        given; what is allowed; what to do`, the data the size of each split by its name.
+        `{"ok", "errors", "warnings", "data"}` and more, as `rankray check --json`: the errors are lines of `where: what
+        was given; what is allowed; what to do`, the data the size of each split by its name.
     """
-    from rankray.cli.common import fitted, preflight
-    from rankray.cli.tracking import check_trackers
-    from rankray.finetune.epochs import with_steps
-    from rankray.finetune.preflight import leak_warnings
+    from rankray.cli.plan import accepted, looked_at, refused
 
     try:
-        loaded = _loaded(config)
-        check_trackers(loaded)
-        loaded = with_steps(loaded, download=True)
-        findings = preflight(loaded, starts=False)
-        fitted(loaded, findings)
+        return accepted(*looked_at(_loaded(config)))
     except UserError as error:
-        return {"ok": False, "errors": str(error).splitlines(), "warnings": [], "data": {}}
-    data = findings.sizes()
-    warnings = [*findings.all_warnings, *leak_warnings(loaded)]
-    return {"ok": True, "errors": [], "warnings": warnings, "data": data, "memory": findings.memory}
+        return refused(error)
 
 
 def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
@@ -100,28 +88,22 @@ def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
         UserError: something in it cannot work; nothing was started.
         SearchFailed: the search ran, and ended without doing what was asked.
     """
-    from rankray.cli.common import board_of, fitted, preflight, require_result
-    from rankray.cli.lineage import lineage
-    from rankray.cli.pins import pin
-    from rankray.cli.tracking import check_trackers, tracking
-    from rankray.finetune.epochs import with_steps
-    from rankray.report.notebook import watching_python
+    from rankray.cli.common import require_result
+    from rankray.cli.search import begun
     from rankray.search import run_search
-    from rankray.search.news import News
-    from rankray.store import open_study
 
-    loaded, asked = pin(_loaded(config))
-    loaded = with_steps(loaded, download=True)
-    check_trackers(loaded)
-    findings = preflight(loaded, again=False)
-    loaded = fitted(loaded, findings)
-    made = lineage(loaded) if Path(loaded.file).is_file() else {}
-    opened = open_study(loaded.config.store, loaded.config, provenance=findings.fingerprints | asked | made)
-    shown: AbstractContextManager[Observer] = watching_python(board_of(opened)) if show else nullcontext(News())
-    with shown as view, tracking(opened, loaded.config) as trackers:
-        done = run_search(opened, News(view, *trackers), verbose=verbose)
-    if not done:
-        raise KeyboardInterrupt(f"interrupted at {opened.finished} of {opened.budget}; search again to resume")
+    loaded, opened = begun(_loaded(config), _tell)
+    done = False
+    try:
+        with watched(opened, loaded.config, show) as observer:
+            done = run_search(opened, observer, verbose=verbose)
+    except KeyboardInterrupt:
+        if not (done or opened.done):
+            raise
+        logger.debug("interrupted after the last trial: the search is complete")
+    else:
+        if not done:
+            raise KeyboardInterrupt(f"interrupted at {opened.finished} of {opened.budget}; search again to resume")
     require_result(opened)
     return Study(opened.name, loaded.config.store)
 
@@ -143,31 +125,15 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
 
     Raises:
         UserError: something in it cannot work; nothing was started.
+        KeyboardInterrupt: it was interrupted; its text says from which checkpoint to resume.
     """
-    from rankray.checkpoints import places, staging
-    from rankray.checkpoints.retention import CheckpointRetention
-    from rankray.cli.common import fitted, preflight
-    from rankray.cli.pins import pin_run
-    from rankray.cli.tracking import check_trackers, tracking_train
-    from rankray.finetune import run
-    from rankray.finetune.epochs import with_steps
-    from rankray.report.training import LineReporter
+    from rankray.cli.train import trained
 
-    loaded = with_steps(pin_run(_loaded(config), checkpoint or ""), download=True)
-    check_trackers(loaded)
-    checked = fitted(loaded, preflight(loaded, alone=True), alone=True).config
-    places.probe(checked.storage)
-    with CheckpointRetention(checked.storage, f"{checked.name}/train") as retention:
-        tree = checked.model_dump(mode="json") | {"space": {}}
-        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=checkpoint)
-        with tracking_train(checked, spec.directory, checkpoint) as reported:
-            reporter = LineReporter(
-                say=lambda line: None,
-                max_steps=checked.full_steps,
-                committed=lambda path: retention.committed(0, path),
-                reported=reported,
-            )
-            return staging.train(run, spec, reporter)
+    def left(last: str | None) -> str:
+        resuming = f"rankray.train(config, checkpoint={last!r}) resumes" if last else "nothing was saved"
+        return f"interrupted; {resuming}"
+
+    return trained(_loaded(config), checkpoint or "", _tell, lambda: _tell("stopping after the present step"), left)
 
 
 def rehearse(
@@ -269,130 +235,30 @@ def trials(name: str, store: str | None = None) -> Any:
     return pandas.DataFrame(flat)
 
 
-class Study:
-    """A study in a store, to look at.
-
-    >>> import rankray
-    >>> study = rankray.TrialStore(url)["demo"]
-    >>> study.status["trials"]["complete"] + study.status["trials"]["pruned"] == len(study.trials)
-    True
-    >>> study.confirmed is None  # until `rankray confirm demo` has chosen a trial
-    True
-
-    Args:
-        name: of the study.
-        store: URL of the store; it may hold a password, and is never shown.
-
-    Raises:
-        StoreError: there is no such study, or the URL is wrong.
-    """
-
-    def __init__(self, name: str, store: str) -> None:
-        self.name, self._url = name, store
-        with self._study():
-            pass  # a name that is none is refused now, and not at the first question
-
-    def __repr__(self) -> str:
-        return f"<rankray study {self.name}>"
-
-    @property
-    def config(self) -> Config:
-        """What the study was begun with."""
-        with self._study() as study:
-            config: Config = study.config
-        return config
-
-    @property
-    def status(self) -> dict[str, Any]:
-        """How far it is, as `rankray status --json`."""
-        from rankray.store import views
-
-        with self._study() as study:
-            return views.status(study)
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """The best trial, or None where none is complete."""
-        from rankray.store import views
-
-        with self._study() as study:
-            return views.best(study)
-
-    @property
-    def confirmed(self) -> dict[str, Any] | None:
-        """The trial that `rankray confirm` chose on new seeds, with its `verdicts`, or None; see `views.confirmed`."""
-        from rankray.store import views
-
-        with self._study() as study:
-            return views.confirmed(study)
-
-    @property
-    def trials(self) -> list[dict[str, Any]]:
-        """All trials, in the order of their numbers."""
-        from rankray.store import views
-
-        with self._study() as study:
-            return views.trials(study)
-
-    def trial(self, number: int) -> dict[str, Any]:
-        """Return one trial with every report, as `rankray show --json`."""
-        from rankray.store import views
-
-        with self._study() as study:
-            return views.trial(study, number)
-
-    def _study(self) -> AbstractContextManager[StudyStore]:
-        from rankray.store import looking
-
-        looked: AbstractContextManager[StudyStore] = looking(self._url, self.name)
-        return looked
+def _tell(line: str) -> None:
+    """Pass on what the command line prints: warnings are shown, everything else with RANKRAY_LOG=debug."""
+    warning = line.removeprefix("warning: ")
+    logger.log(logging.DEBUG if warning == line else logging.WARNING, "%s", warning)
 
 
-class TrialStore(Mapping[str, "Study"]):
-    """A trial store and its studies, to look at: a mapping from name to `Study`.
+_READ: dict[int, tuple[str, dict[Any, str], dict[str, str]]] = {}
+"""Where the values of each configuration that `load` returned were written, by its id, for as long as it lives."""
 
-    >>> import rankray
-    >>> list(rankray.TrialStore(url))
-    ['demo']
 
-    Args:
-        url: `sqlite:///...`, `postgresql://...` and so on; None takes RANKRAY_STORE, or the SQLite file in the current
-            directory.
-
-    Raises:
-        StoreError: the URL is wrong.
-    """
-
-    def __init__(self, url: str | None = None) -> None:
-        from rankray.store import validate_url
-
-        self._url = url or default_store()
-        validate_url(self._url)
-
-    def __iter__(self) -> Any:
-        from rankray.store import list_studies
-
-        return iter(sorted(list_studies(self._url)))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __contains__(self, name: object) -> bool:
-        return name in iter(self)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return a study, or `default` where there is none of this name."""
-        return self[name] if name in iter(self) else default
-
-    def __getitem__(self, name: str) -> Study:
-        return Study(name, self._url)
+def _remembered(loaded: LoadedConfig) -> Config:
+    """Return the configuration; what is wrong with it later is said with the file and line that it came from."""
+    known = id(loaded.config)
+    _READ[known] = loaded.file, loaded.places, loaded.written
+    weakref.finalize(loaded.config, _READ.pop, known, None)
+    return loaded.config
 
 
 def _loaded(given: Given, overrides: Mapping[str, Any] | None = None) -> LoadedConfig:
     if isinstance(given, LoadedConfig):
         return given
     if isinstance(given, Config):
-        return LoadedConfig(given, given.name)
+        file, places, written = _READ.get(id(given), (given.name, {}, {}))
+        return LoadedConfig(given, file, places, written)
     if isinstance(given, Mapping):
         return load_mapping(given, overrides or {})
     return load_config(given, overrides or {})

@@ -4,16 +4,19 @@ import doctest
 import importlib
 import json
 import math
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 
 import rankray
-from rankray import api
-from rankray.errors import ConfigError, StoreError, UserError
+from rankray import api, studies
+from rankray.errors import CheckpointDamaged, ConfigError, DataError, StoreError, UserError
+from rankray.store import looking
 
 pytestmark = pytest.mark.ray
 
@@ -42,13 +45,19 @@ def world(tmp_path_factory, model_dir, data_file):
     return {"file": str(place / "demo.yaml"), "url": url, "model": str(model_dir), "place": str(place / "trainer")}
 
 
+STUDY = ("report", "evaluate", "confirm", "export")
 EXPLAINED = ("load", "check", "rehearse", "search", "train", "best", "trials", "Study", "TrialStore")
+
+
+def explained(name):
+    """Return a function or class of the interface; two of them are packages as well."""
+    return getattr(studies if name in ("Study", "TrialStore") else api, name)
 
 
 @pytest.mark.parametrize("name", EXPLAINED)
 def test_the_examples_of_the_docstrings(world, name):
     """In this order: `search` makes the study that the later ones look at."""
-    found = doctest.DocTestFinder(recurse=False).find(getattr(api, name), name, globs=dict(world))
+    found = doctest.DocTestFinder(recurse=False).find(explained(name), name, globs=dict(world))
     assert sum(len(test.examples) for test in found) >= 2
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for test in found:
@@ -65,9 +74,17 @@ def test_the_examples_of_all_other_public_names(world, name):
 
 
 def test_every_function_has_an_example():
-    documented = {name for name in EXPLAINED if ">>>" in (getattr(api, name).__doc__ or "")}
-    functions = {name for name, home in rankray._HOMES.items() if home == "rankray.api"}
+    documented = {name for name in EXPLAINED if ">>>" in (explained(name).__doc__ or "")}
+    functions = {name for name, home in rankray._HOMES.items() if home in ("rankray.api", "rankray.studies")}
     assert functions == documented - {"search", "rehearse"}
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_the_examples_of_what_is_done_with_a_study(world, name):
+    found = doctest.DocTestFinder(recurse=False).find(getattr(rankray.Study, name), name, globs=dict(world))
+    assert sum(len(test.examples) for test in found) >= 2
+    for test in found:
+        assert doctest.DocTestRunner().run(test).failed == 0, name
 
 
 def test_packages_are_still_packages():
@@ -91,6 +108,52 @@ def test_check_says_what_the_command_says(world):
     assert any("data.eval: of" in line for line in found["warnings"]), "it is evaluated on what it is trained on"
     wrong = rankray.check(rankray.load(world["file"], {"data.train": "nowhere.jsonl"}))
     assert (wrong["ok"], wrong["warnings"], wrong["data"]) == (False, [], {})
+
+
+def test_what_is_wrong_is_said_with_its_line(world, tmp_path):
+    """As the command line does: `load` knows the lines, and `check` and `search` find more than it does."""
+    text = Path(world["file"]).read_text(encoding="utf-8").replace("{question}", "{qestion}")
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text, encoding="utf-8")
+    line = 1 + next(number for number, each in enumerate(text.splitlines()) if "qestion" in each)
+    config = rankray.load(file)
+    assert rankray.check(config)["errors"][0].startswith(f"{file}:{line}: ")
+    with pytest.raises(DataError, match=re.escape(f"{file}:{line}: ")):
+        rankray.search(config, show=False)
+    assert rankray.check(config.model_copy())["errors"][0].startswith("demo: "), "a copy is no longer that file's"
+
+
+def test_a_search_from_python_knows_its_file(world):
+    """What the report prints to train a trial again names the file."""
+    with looking(world["url"], "demo") as study:
+        assert study.provenance["file"] == world["file"]
+        assert study.provenance["places"]["study.pruner"].startswith(f"{world['file']}:")
+
+
+def test_a_training_is_resumed_as_the_command_does(world):
+    """From another configuration, or from a damaged checkpoint, it would be another run than it is said to be."""
+    config = rankray.load(world["file"])
+    done = rankray.train(config)
+    assert rankray.train(config, checkpoint=done.checkpoint).metrics == done.metrics
+    with pytest.raises(UserError, match=r"train.learning_rate: got 0.5, and .* was trained with"):
+        rankray.train(rankray.load(world["file"], {"train.learning_rate": 0.5}), checkpoint=done.checkpoint)
+    (Path(done.checkpoint) / "optimizer.pt").unlink()
+    with pytest.raises(CheckpointDamaged, match=r"optimizer.pt"):
+        rankray.train(config, checkpoint=done.checkpoint)
+
+
+def test_it_trains_in_a_thread(world):
+    """There are no signals there, which the main thread's `train` answers by saving a checkpoint."""
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(rankray.train, world["file"]).result().steps == 4
+
+
+def test_an_interrupted_training_says_how_to_resume(world, monkeypatch):
+    from rankray.report.training import LineReporter
+
+    monkeypatch.setattr(LineReporter, "preemption", lambda self: "interrupted" if self.checkpoint else "")
+    with pytest.raises(KeyboardInterrupt, match=r"rankray.train\(config, checkpoint='.*step-00000\d'\) resumes"):
+        rankray.train(world["file"])
 
 
 def test_a_mapping_is_a_configuration(world):

@@ -33,3 +33,6 @@ def test_the_notebook(tmp_path, monkeypatch):
     assert "{'ok': True," in text
     assert "'complete': 3" in text
     assert "loss.objective" in text
+    assert "'stderr':" in text
+    assert "'README.md'" in text
+    assert "'decide': 16" in text

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +18,7 @@ from rankray.cli.tracking import check_trackers, tracking
 if TYPE_CHECKING:
     from rankray.config import Config
     from rankray.contracts import Observer
+    from rankray.search.confirmation import Options, Plan
     from rankray.store import StudyStore
 
 
@@ -48,44 +51,36 @@ def confirm(
     Options that are left out are those that it was begun with.
     """
     from rankray import logs
-    from rankray.config import LoadedConfig
     from rankray.config.load import parsed_overrides
     from rankray.report.board import alike_line
     from rankray.report.commands import store_option
     from rankray.report.confirmation import plan_view, verdict_view
-    from rankray.search.confirm import as_begun, plan_figures, planned, run_confirmation
     from rankray.search.confirmation import Options
     from rankray.store import attach, views
 
     logs.configure(verbose)
     words = [("finalists", finalists), ("choose_seeds", choose_seeds), ("seeds", seeds), ("looks", _numbers(looks))]
-    given = {key: value for key, value in [*words, ("spending", spending)] if value not in (None, "", ())}
+    given = chosen([*words, ("spending", spending)])
     Options.of(given, None)  # what is wrong is said before the store is asked
     parsed = list(parsed_overrides(sets))
-    overrides = {path: value for path, value, _ in parsed}
     url = store_url(store)
     search = attach(url, study)
-    config, confirmation, options = as_begun(search, url, overrides, given, label, metric)
-    if line := alike_line(search.config.study.metric, views.alike(search)):
-        say(f"warning: {line}", to_stderr=True)
-    begun = planned(search, url, config, confirmation, options)
-    if plan:
-        figures = plan_figures(search, confirmation, begun)
-        print(json.dumps(figures)) if as_json else console().print(plan_view(figures))
-        return
-    check_trackers(LoadedConfig(config, f"study {study}"))
-    confirmation, provenance = _preflight(search, config, confirmation)
-    provenance["places"] = {**provenance.get("places", {}), **{path: place for path, _, place in parsed}}
-    verdict = run_confirmation(
+    asked = Asked(
         search,
         url,
-        config,
-        confirmation,
-        options,
-        lambda running: _watching(running, confirmation, as_json),
-        provenance=provenance,
-        verbose=verbose,
+        given,
+        {path: value for path, value, _ in parsed},
+        label,
+        metric,
+        {path: place for path, _, place in parsed},
     )
+    if line := alike_line(search.config.study.metric, views.alike(search)):
+        say(f"warning: {line}", to_stderr=True)
+    if plan:
+        found = figures(asked)
+        print(json.dumps(found)) if as_json else console().print(plan_view(found))
+        return
+    verdict = compared(asked, functools.partial(_watching, quiet=as_json), verbose=verbose)
     if verdict is None:
         say("interrupted; nothing is lost: run the same command again to resume", to_stderr=True)
         raise typer.Exit(130)
@@ -94,6 +89,88 @@ def confirm(
         return
     console().print(verdict_view(verdict))
     say(f"what to use, and how to train it again: rankray best {study} {store_option(views.status(search)['store'])}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A confirmation that is asked for.
+
+    Attributes:
+        search: the search's study, attached.
+        url: its store, with its password.
+        options: those that are given, by name (`chosen`).
+        overrides: dotted path to value.
+        label: of the confirmation.
+        metric: which decides; empty for the study's first.
+        places: where each override was written.
+    """
+
+    search: StudyStore
+    url: str
+    options: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    label: str = ""
+    metric: str = ""
+    places: Mapping[str, str] = field(default_factory=dict)
+
+
+def chosen(options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the options that are given; the others are as the confirmation was begun with."""
+    return {name: value for name, value in options if value not in (None, "", ())}
+
+
+def figures(asked: Asked) -> dict[str, Any]:
+    """Return what a confirmation would run, and what it can tell; nothing is run.
+
+    Raises:
+        UserError: an option or an override cannot be, or the search has nothing to confirm.
+    """
+    from rankray.search.confirm import plan_figures
+
+    _, confirmation, _, plan = _planned(asked)
+    return plan_figures(asked.search, confirmation, plan)
+
+
+def compared(
+    asked: Asked, watching: Callable[[StudyStore, Config], AbstractContextManager[Observer]], *, verbose: bool = False
+) -> dict[str, Any] | None:
+    """Check data and model, run what is missing of a confirmation, and return its verdict; None if interrupted.
+
+    Args:
+        asked: what is asked for.
+        watching: gives an observer for the study that is run, and its configuration.
+        verbose: show Ray's own messages.
+
+    Raises:
+        UserError: something cannot work; nothing was started.
+        SearchFailed: see `run_confirmation`.
+    """
+    from rankray.config import LoadedConfig
+    from rankray.search.confirm import run_confirmation
+
+    config, confirmation, options, _ = _planned(asked)
+    check_trackers(LoadedConfig(config, f"study {asked.search.name}"))
+    confirmation, provenance = _preflight(asked.search, config, confirmation)
+    provenance["places"] = {**provenance.get("places", {}), **asked.places}
+    return run_confirmation(
+        asked.search,
+        asked.url,
+        config,
+        confirmation,
+        options,
+        lambda running: watching(running, confirmation),
+        provenance=provenance,
+        verbose=verbose,
+    )
+
+
+def _planned(asked: Asked) -> tuple[Config, Config, Options, Plan]:
+    from rankray.search.confirm import as_begun, planned
+
+    config, confirmation, options = as_begun(
+        asked.search, asked.url, dict(asked.overrides), dict(asked.options), asked.label, asked.metric
+    )
+    return config, confirmation, options, planned(asked.search, asked.url, config, confirmation, options)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rankray.cli.checkpoints import fetched, place_of
 from rankray.cli.common import attached, say
 from rankray.cli.options import Store, Study
 from rankray.paths import temporary_directory
@@ -34,20 +35,9 @@ def export(
     ] = False,
 ) -> None:
     """Write the model of a trial: weights, tokenizer, a model card, and the configuration that trains it again."""
-    from rankray.store import views
-
     given, directory = _arguments(words)
-    held = attached(store, study)
-    _refuse_code(held.config.model.trust_remote_code and not code)
-    trial = views.trial(held, _number(held, given))
-    checkpoint = _checkpoint(held, trial)
-    with temporary_directory(f".{directory.name}-exported-", directory.parent) as scratch:
-        made = scratch / "model"
-        _write(held, trial, _here(checkpoint, scratch), made, merge=merge, name=push_to_hub or directory.name)
-        if directory.exists():
-            directory.rmdir()
-        os.replace(made, directory)
-    say(f"exported trial {trial['number']} of {study} to {directory}")
+    number = exported(attached(store, study), directory, given, merge=merge, name=push_to_hub, code=code)
+    say(f"exported trial {number} of {study} to {directory}")
     say(f"load it with: AutoModelForCausalLM.from_pretrained({str(directory)!r})")
     if push_to_hub:
         from rankray.model.hub import push
@@ -55,11 +45,44 @@ def export(
         say(f"pushed to {push(directory, push_to_hub, private=not public)}")
 
 
+def exported(
+    held: StudyStore, directory: Path, number: int | None, *, merge: bool = False, name: str = "", code: bool = False
+) -> int:
+    """Write the model of a trial to a new or empty directory, and return the trial's number.
+
+    Args:
+        held: the study.
+        directory: absolute; it appears when it is complete.
+        number: None takes the confirmed trial, else the best.
+        merge: add LoRA adapters to the base model's weights.
+        name: of the model, on its card; empty takes the directory's.
+        code: allow `model.trust_remote_code`, which the store asks for.
+
+    Raises:
+        StoreError: the trial has no checkpoint that can be exported, or it asks for code.
+        UserError: the directory is in use.
+    """
+    from rankray.store import views
+
+    _refuse_used(directory)
+    _refuse_code(held.config.model.trust_remote_code and not code)
+    trial = views.trial(held, _number(held, number))
+    checkpoint = place_of(held, trial, "export")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_directory(f".{directory.name}-exported-", directory.parent) as scratch:
+        made = scratch / "model"
+        _write(held, trial, fetched(checkpoint, scratch), made, merge=merge, name=name or directory.name)
+        if directory.exists():
+            directory.rmdir()
+        os.replace(made, directory)
+    return int(trial["number"])
+
+
 def _arguments(words: list[str]) -> tuple[int | None, Path]:
     """Return the trial that was given, if one was, and the directory to make.
 
     Raises:
-        UserError: they are neither DIR nor N DIR, or the directory is in use.
+        UserError: they are neither DIR nor N DIR.
     """
     from rankray.errors import UserError
 
@@ -68,11 +91,14 @@ def _arguments(words: list[str]) -> tuple[int | None, Path]:
             f"export: got {' '.join(words)!r} after the study; allowed: DIR, or a trial's number and DIR; give one "
             "of them"
         )
-    directory = Path(words[-1]).absolute()
+    return (int(words[0]) if len(words) == 2 else None), Path(words[-1]).absolute()
+
+
+def _refuse_used(directory: Path) -> None:
+    from rankray.errors import UserError
+
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"export: {directory} is there and not empty; allowed: a new or an empty directory; give one")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    return (int(words[0]) if len(words) == 2 else None), directory
 
 
 def _number(held: StudyStore, given: int | None) -> int:
@@ -88,58 +114,6 @@ def _number(held: StudyStore, given: int | None) -> int:
             "its number"
         )
     return int(found["number"])
-
-
-def _checkpoint(held: StudyStore, trial: dict[str, Any]) -> str:
-    """Return a trial's checkpoint, which must lie in the study's own storage: the store is input.
-
-    Raises:
-        StoreError: it has none, or it lies elsewhere, or it was deleted.
-    """
-    from rankray.checkpoints import places
-    from rankray.errors import StoreError
-    from rankray.report.commands import retrain_command
-    from rankray.store import views
-    from rankray.store.origin import origin, storages
-
-    checkpoint, allowed = trial["checkpoint"], [places.absolute(each) for each in storages(held)]
-    where = f"export: trial {trial['number']} of {held.name}"
-    if not checkpoint:
-        raise StoreError(f"{where} has no checkpoint; allowed: a trial that has one; choose another (rankray status)")
-    place = next(filter(None, (places.below(each, checkpoint) for each in allowed)), None)
-    if place is None:
-        raise StoreError(
-            f"{where}: its checkpoint {checkpoint} is not in the study's storage, {' or '.join(allowed)}; allowed: one "
-            "below it; run this in the directory in which the search was started, if its storage is a relative path"
-        )
-    if not places.exists(place):
-        again = f"train it again: {retrain_command(origin(held), trial['params'])}"
-        if trial["number"] in views.retention(held)[1]:
-            raise StoreError(
-                f"{where}: its checkpoint {checkpoint} is not there, and was not deleted by study.keep_best; allowed: "
-                f"where the search wrote it; bring it back, or {again}"
-            )
-        raise StoreError(
-            f"{where}: its checkpoint {checkpoint} was deleted: study.keep_best keeps those of the best "
-            f"{held.config.study.keep_best} trials; choose one of these, or {again}"
-        )
-    return place
-
-
-def _here(checkpoint: str, scratch: Path) -> Path:
-    """Return a checkpoint on this machine's disk, complete and unchanged.
-
-    Raises:
-        CheckpointDamaged: it is not.
-    """
-    from rankray.checkpoints import manifest, places
-
-    directory = Path(checkpoint)
-    if places.is_remote(checkpoint):
-        directory = scratch / "checkpoint"
-        places.download(checkpoint, directory)
-    manifest.check(directory, checkpoint, say)
-    return directory
 
 
 def _refuse_code(asked: bool) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rankray.cli.common import console, load, say, store_url
 from rankray.cli.options import NONE, Json, Sets, Store, Verbose
+from rankray.paths import temporary_directory
 
 if TYPE_CHECKING:
     from rankray.config import Config, LoadedConfig
+    from rankray.evaluate.target import Reported
     from rankray.store import StudyStore
 
 logger = logging.getLogger(__name__)
@@ -38,8 +42,7 @@ def evaluate(
     from rankray.errors import ConfigError
 
     logs.configure(verbose)
-    if split not in ("eval", "test"):
-        raise ConfigError(f"evaluate --split: got {split!r}; allowed: eval, test; choose one")
+    check_split(split)
     if tasks:
         from rankray.evaluate.harness import require_harness
 
@@ -53,32 +56,15 @@ def evaluate(
         raise ConfigError(
             f"evaluate: {option} without --tasks changes nothing; allowed: beside it; add --tasks, or {other}"
         )
-    config, checkpoint, label, seen, study = _target(target, file, sets, store)
-    changed = [] if study is None else _changed(study, config, split)
-    for line in changed:
-        say(f"warning: {line}", to_stderr=True)
-    from rankray.evaluate.target import with_own_tokenizer
-    from rankray.finetune.quiet import quiet
-
-    with quiet():
-        config, checkpoint = with_own_tokenizer(config, checkpoint)
+    with ExitStack() as stack:
+        config, checkpoint, label, seen, study = _target(target, file, sets, store, stack)
+        changed = [] if study is None else changes(study, config, split)
+        for line in changed:
+            say(f"warning: {line}", to_stderr=True)
         if tasks:
-            from rankray.evaluate.harness import run_tasks
-            from rankray.model.resident import tokenizer_of
-            from rankray.model.trained import load_model
-
-            found = run_tasks(
-                load_model(config, checkpoint),
-                tokenizer_of(config),
-                tasks.split(","),
-                include=include,
-                batch_size=config.evaluate.batch_size,
-                limit=limit or None,
-            )
+            found = _of_tasks(config, checkpoint, tasks, include, limit)
         else:
-            from rankray.evaluate.target import evaluate_target
-
-            found = evaluate_target(config, checkpoint, split)
+            found = figures(config, checkpoint, split)
     if as_json:
         print(json.dumps({"metrics": found} | ({"warnings": changed} if changed else {})))
         return
@@ -93,8 +79,53 @@ def evaluate(
     console().print(figures_view(found))
 
 
+def check_split(split: str) -> None:
+    """Refuse a split that nothing is evaluated on."""
+    from rankray.errors import ConfigError
+
+    if split not in ("eval", "test"):
+        raise ConfigError(f"evaluate --split: got {split!r}; allowed: eval, test; choose one")
+
+
+def _of_tasks(config: Config, checkpoint: Path | None, tasks: str, include: Path | None, limit: int) -> Reported:
+    from rankray.evaluate.harness import run_tasks
+    from rankray.evaluate.target import with_own_tokenizer
+    from rankray.finetune.quiet import quiet
+    from rankray.model.resident import tokenizer_of
+    from rankray.model.trained import load_model
+
+    with quiet():
+        config, checkpoint = with_own_tokenizer(config, checkpoint)
+        return run_tasks(
+            load_model(config, checkpoint),
+            tokenizer_of(config),
+            tasks.split(","),
+            include=include,
+            batch_size=config.evaluate.batch_size,
+            limit=limit or None,
+        )
+
+
+def figures(config: Config, checkpoint: Path | None, split: str) -> Reported:
+    """Return the metrics of a model on a split; see `evaluate_target`.
+
+    Args:
+        config: to evaluate with.
+        checkpoint: None is the model of `model.path`.
+        split: eval or test.
+
+    Raises:
+        UserError: there is no such split, or the model cannot be loaded.
+    """
+    from rankray.evaluate.target import evaluate_target, with_own_tokenizer
+    from rankray.finetune.quiet import quiet
+
+    with quiet():
+        return evaluate_target(*with_own_tokenizer(config, checkpoint), split)
+
+
 def _target(
-    target: str, file: Path | None, sets: list[str], store: str
+    target: str, file: Path | None, sets: list[str], store: str, stack: ExitStack
 ) -> tuple[Config, Path | None, str, list[str], StudyStore | None]:
     """Find what is to be evaluated.
 
@@ -104,9 +135,13 @@ def _target(
 
     Raises:
         UserError: it is neither a directory nor a study, or there is nothing to evaluate.
+
+    What was downloaded for it is deleted where `stack` ends.
     """
+    from rankray.checkpoints import manifest
     from rankray.config.params import apply_params
     from rankray.errors import ConfigError
+    from rankray.evaluate.target import STATE_FILE, config_of
 
     place = Path(target)
     if place.is_dir():
@@ -115,9 +150,9 @@ def _target(
         if file is not None:
             config = _pinned_by(place, load(file, sets, store).config)
         else:
-            from rankray.evaluate.target import config_of
-
-            config = _with_sets(config_of(place), sets)
+            config = with_overrides(config_of(place), sets)
+        if (place / STATE_FILE).is_file():
+            manifest.check(place, str(place), lambda line: say(line, to_stderr=True))
         is_model = config.model.path and Path(config.model.path).expanduser().resolve() == place.resolve()
         return config, None if is_model else place, target, [], None
     if "/" in target or target.startswith("."):
@@ -126,28 +161,40 @@ def _target(
             "fix the path"
         )
     from rankray.finetune.preview import sources_of
-    from rankray.store import attach, views
+    from rankray.store import attach
 
     study = attach(store_url(store), target)
-    best = views.recommended(study)
-    if best is None:
-        raise ConfigError(f"evaluate: study {target} has no complete trial yet; needed is one; wait for it")
-    if not best["checkpoint"] or best["checkpoint_exists"] is False:
-        raise ConfigError(
-            f"evaluate: the checkpoint of trial {best['number']} of {target} is not there ({best['checkpoint']}); "
-            "needed is its directory on this machine; train it again, or raise study.keep_best"
-        )
+    best, checkpoint = stack.enter_context(trained_model(study))
     if file is not None:
         from rankray.cli.pins import pinned_as
 
         config = pinned_as(load(file, sets, store).config, study.config)
     else:
-        config = _with_sets(study.config, sets)
+        config = with_overrides(study.config, sets)
     label, seen = f"trial {best['number']} of study {target}", sources_of(study.config, "eval")
-    return apply_params(config, best["params"]), Path(best["checkpoint"]), label, seen, study
+    return apply_params(config, best["params"]), checkpoint, label, seen, study
 
 
-def _changed(study: StudyStore, config: Config, split: str) -> list[str]:
+@contextmanager
+def trained_model(study: StudyStore) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Yield the trial of a study that is to be used, and its checkpoint on this machine's disk.
+
+    Raises:
+        UserError: none is complete; or the checkpoint is not there, not in the study's storage or damaged.
+    """
+    from rankray.cli.checkpoints import fetched, place_of
+    from rankray.errors import ConfigError
+    from rankray.store import views
+
+    best = views.recommended(study)
+    if best is None:
+        raise ConfigError(f"evaluate: study {study.name} has no complete trial yet; needed is one; wait for it")
+    place = place_of(study, best, "evaluate")
+    with temporary_directory("rankray-evaluated-") as scratch:
+        yield best, fetched(place, scratch)
+
+
+def changes(study: StudyStore, config: Config, split: str) -> list[str]:
     """Return what has changed since the study of what is evaluated: a file of its data, or the model below adapters.
 
     Raises:
@@ -207,8 +254,8 @@ def _exported_file(place: Path) -> Path | None:
     return file
 
 
-def _with_sets(config: Config, sets: list[str]) -> Config:
-    """Return a configuration with `path=value` overrides.
+def with_overrides(config: Config, given: Sequence[str] | Mapping[str, Any]) -> Config:
+    """Return a configuration with overrides, as `path=value` or in a mapping.
 
     Raises:
         ConfigError: a path or a value it does not accept.
@@ -217,7 +264,7 @@ def _with_sets(config: Config, sets: list[str]) -> Config:
     from rankray.config.params import config_from
 
     tree = config.model_dump(mode="json")
-    override(tree, sets)
+    override(tree, given)
     return config_from(tree)
 
 

@@ -28,7 +28,7 @@ def report(
 ) -> None:
     """Write one file that says what a study found: what is best, what mattered, what it cost, how to get it."""
     from rankray.errors import UserError
-    from rankray.report.write import FORMATS, format_of, render, write
+    from rankray.report.write import format_of, render, write
     from rankray.store.overview import overview
 
     printed = str(output) == "-"
@@ -37,7 +37,7 @@ def report(
         raise UserError("report: -o - prints once, as text; allowed with --watch or png: a file; give one with -o FILE")
     path = output or Path(f"report.{kind}")
     if not printed:
-        check_output(path, "report: -o", *(f".{each}" for each in (*FORMATS, "htm", "markdown", "txt")))
+        check_page(path, "report: -o")
     while True:
         found = overview(attached(store, study))
         goes_on = watch and found["status"]["state"] == "running"
@@ -53,6 +53,13 @@ def report(
                 say(f"the search is {found['status']['state']}: no longer watching")
             return
         time.sleep(WATCH_SECONDS)
+
+
+def check_page(path: Path, where: str) -> None:
+    """Refuse a path at which a report would write over something else, or cannot be written; see `check_output`."""
+    from rankray.report.write import FORMATS
+
+    check_output(path, where, *(f".{each}" for each in (*FORMATS, "htm", "markdown", "txt")))
 
 
 def dashboard(

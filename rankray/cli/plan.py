@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rankray.cli.common import fitted, load, preflight, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
 from rankray.cli.pins import resolved_lines
+
+if TYPE_CHECKING:
+    from rankray.config import LoadedConfig
+    from rankray.errors import UserError
+    from rankray.finetune.preflight import Findings
 
 
 def check(
@@ -25,51 +30,75 @@ def check(
 ) -> None:
     """Check a file, its data, its model and its space as a search would, without starting anything."""
     from rankray import logs
-    from rankray.cli.tracking import check_trackers
     from rankray.errors import UserError
 
     logs.configure(verbose)
     try:
-        loaded = load(file, sets, store, name)
-        check_trackers(loaded)
-        if not offline:
-            from rankray.finetune.epochs import with_steps
-
-            loaded = with_steps(loaded, download=True)
-        findings = preflight(loaded, offline, starts=False)
-        fitted(loaded, findings)
+        loaded, findings = looked_at(load(file, sets, store, name), offline)
     except UserError as error:
         if not as_json:
             raise
-        from rankray.store.urls import safe_text
-
-        errors = [safe_text(line) for line in str(error).splitlines()]
-        print(json.dumps({"ok": False, "errors": errors, "warnings": [], "data": {}}))
+        print(json.dumps(refused(error)))
         raise typer.Exit(error.exit_code) from None
+    if as_json:
+        print(json.dumps(accepted(loaded, findings)))
+        return
     from rankray.finetune.base_model import base_model_lines
     from rankray.finetune.preflight import leak_warnings
     from rankray.report.explain import check_lines
 
-    warnings = leak_warnings(loaded)
-    if as_json:
-        from rankray.store.urls import masked
-
-        config = loaded.config.model_dump(mode="json") | {"store": masked(loaded.config.store)}
-        found = {
-            "ok": True,
-            "errors": [],
-            "warnings": [*findings.all_warnings, *warnings],
-            "notes": findings.notes,
-            "data": findings.sizes(),
-            "not_looked_at": findings.unseen,
-            "memory": findings.memory,
-            "config": config,
-        }
-        print(json.dumps(found))
-        return
     shown = [*check_lines(loaded), *base_model_lines(loaded.config), *resolved_lines(loaded.config), *findings.lines()]
-    for line in [*shown, *(f"warning: {line}" for line in warnings)]:
+    for line in [*shown, *(f"warning: {line}" for line in leak_warnings(loaded))]:
         say(line)
+
+
+def looked_at(loaded: LoadedConfig, offline: bool = False) -> tuple[LoadedConfig, Findings]:
+    """Check all that a search would check, without starting anything.
+
+    Args:
+        loaded: the configuration.
+        offline: look nothing up on the hub, and import no library of training.
+
+    Returns:
+        The configuration with the steps of its epochs, and what was found.
+
+    Raises:
+        UserError: something in it cannot work.
+    """
+    from rankray.cli.tracking import check_trackers
+
+    check_trackers(loaded)
+    if not offline:
+        from rankray.finetune.epochs import with_steps
+
+        loaded = with_steps(loaded, download=True)
+    findings = preflight(loaded, offline, starts=False)
+    fitted(loaded, findings)
+    return loaded, findings
+
+
+def accepted(loaded: LoadedConfig, findings: Findings) -> dict[str, Any]:
+    """Return what `check --json` says of a configuration that can work."""
+    from rankray.finetune.preflight import leak_warnings
+    from rankray.store.urls import masked
+
+    return {
+        "ok": True,
+        "errors": [],
+        "warnings": [*findings.all_warnings, *leak_warnings(loaded)],
+        "notes": findings.notes,
+        "data": findings.sizes(),
+        "not_looked_at": findings.unseen,
+        "memory": findings.memory,
+        "config": loaded.config.model_dump(mode="json") | {"store": masked(loaded.config.store)},
+    }
+
+
+def refused(error: UserError) -> dict[str, Any]:
+    """Return what `check --json` says of a configuration that cannot work."""
+    from rankray.store.urls import safe_text
+
+    return {"ok": False, "errors": [safe_text(line) for line in str(error).splitlines()], "warnings": [], "data": {}}
 
 
 def explain(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,31 +58,12 @@ def quickstart(
 
 def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray import logs
-    from rankray.finetune.epochs import with_steps
     from rankray.report.live import watching
     from rankray.search import run_search
     from rankray.search.news import News
-    from rankray.store import open_study
 
     logs.configure(verbose)
-    check_trackers(loaded)
-    loaded, asked = pin(loaded)
-    loaded = with_steps(loaded, download=True)
-    for line in resolved_lines(loaded.config):
-        say(line)
-    findings = preflight(loaded, offline=True)
-    provenance = findings.fingerprints | asked | lineage(loaded)
-    study = None
-    if _exists(loaded.config):
-        loaded = fitted(loaded, findings)
-        study = open_study(loaded.config.store, loaded.config, provenance=provenance)
-    if study is None or not study.finished:  # finished trials show that the configuration can be trained
-        check_training(loaded, findings, again=False)
-    if study is None:
-        loaded = fitted(loaded, findings)
-    for line in findings.lines(with_unseen=False):
-        say(line)
-    study = study or open_study(loaded.config.store, loaded.config, provenance=provenance)
+    loaded, study = begun(loaded, say)
     done = False
     try:
         with watching(board_of(study), console()) as view, tracking(study, loaded.config) as trackers:
@@ -91,6 +73,42 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
         if not (done or study.done):
             raise
         logger.debug("interrupted after the last trial: the search is complete")
+
+
+def begun(loaded: LoadedConfig, tell: Callable[[str], None]) -> tuple[LoadedConfig, StudyStore]:
+    """Check everything, and open the study; a new one is made when nothing is left that could be wrong.
+
+    Args:
+        loaded: the configuration.
+        tell: gets lines: where its paths lead, and what the checks found.
+
+    Returns:
+        The configuration as it is searched: pinned, its steps counted, with a micro batch that fits; and the study.
+
+    Raises:
+        UserError: something in it cannot work; nothing was started.
+    """
+    from rankray.finetune.epochs import with_steps
+    from rankray.store import open_study
+
+    check_trackers(loaded)
+    loaded, asked = pin(loaded)
+    loaded = with_steps(loaded, download=True)
+    for line in resolved_lines(loaded.config):
+        tell(line)
+    findings = preflight(loaded, offline=True)
+    provenance = findings.fingerprints | asked | (lineage(loaded) if loaded.is_from_file else {})
+    study = None
+    if _exists(loaded.config):
+        loaded = fitted(loaded, findings)
+        study = open_study(loaded.config.store, loaded.config, provenance=provenance)
+    if study is None or not study.finished:  # finished trials show that the configuration can be trained
+        check_training(loaded, findings, again=False)
+    if study is None:
+        loaded = fitted(loaded, findings)
+    for line in findings.lines(with_unseen=False):
+        tell(line)
+    return loaded, study or open_study(loaded.config.store, loaded.config, provenance=provenance)
 
 
 def _conclude(study: StudyStore, loaded: LoadedConfig, done: bool) -> None:

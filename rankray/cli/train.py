@@ -1,9 +1,10 @@
-"""`rankray train`."""
+"""`rankray train`, and what it shares with `rankray.train`."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,9 +15,11 @@ from rankray.cli.pins import pin_run
 from rankray.cli.tracking import check_trackers, tracking_train
 
 if TYPE_CHECKING:
-    from rankray.config import Config
+    from rankray.config import Config, LoadedConfig
     from rankray.contracts import Outcome, TrialSpec
     from rankray.report.training import LineReporter
+
+Tell = Callable[[str], None]
 
 
 def train(
@@ -31,44 +34,22 @@ def train(
     from rankray import logs
 
     logs.configure(verbose)
-    from rankray.checkpoints import places
-    from rankray.finetune.epochs import with_steps
 
-    resume = places.absolute(resume) if resume else ""
-    loaded = pin_run(load(file, sets, name=name), resume)
-    check_trackers(loaded)
-    loaded = with_steps(loaded, download=True)
-    findings = preflight(loaded, alone=True)
-    loaded = fitted(loaded, findings, alone=True)
-    for line in findings.lines():
+    def tell(line: str) -> None:
         say(line, as_json)
-    from rankray.checkpoints.retention import CheckpointRetention
-    from rankray.contracts import TrialSpec
-    from rankray.finetune.checkpoint import check_resumable, read_progress
-    from rankray.report.training import LineReporter
 
-    config = loaded.config
-    if resume and not places.is_remote(resume):
-        check_resumable(read_progress(resume), config, resume)
-    places.probe(config.storage)
-    tree = config.model_dump(mode="json") | {"space": {}}
-    with CheckpointRetention(config.storage, f"{config.name}/train") as retention:
-        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None, untrained=True)
-        reporter = LineReporter(
-            say=lambda line: say(line, as_json),
-            max_steps=config.full_steps,
-            committed=lambda path: retention.committed(0, path),
-        )
-        if resume:
-            reporter.checkpoint = resume
-        try:
-            outcome = _train(config, spec, reporter, as_json)
-        except KeyboardInterrupt:
-            last = reporter.checkpoint
-            resuming = f"run the same command again with --resume {shlex.quote(last)}" if last else "nothing was saved"
-            say(f"interrupted; {resuming}", to_stderr=True)
-            raise typer.Exit(130) from None
-        retention.ended(0, complete=True)
+    def interrupted() -> None:
+        say("stopping: saving a checkpoint after the present step; Ctrl-C again stops at once", to_stderr=True)
+
+    def left(checkpoint: str | None) -> str:
+        words = f"run the same command again with --resume {shlex.quote(checkpoint)}" if checkpoint else ""
+        return words or "nothing was saved"
+
+    try:
+        outcome = trained(load(file, sets, name=name), resume, tell, interrupted, left)
+    except KeyboardInterrupt as interruption:
+        say(f"interrupted; {interruption}", to_stderr=True)
+        raise typer.Exit(130) from None
     if as_json:
         print(json.dumps({"metrics": outcome.metrics, "checkpoint": outcome.checkpoint, "steps": outcome.steps}))
     else:
@@ -77,7 +58,63 @@ def train(
         say(f"checkpoint: {outcome.checkpoint}")
 
 
-def _train(config: Config, spec: TrialSpec, reporter: LineReporter, as_json: bool) -> Outcome:
+def trained(
+    loaded: LoadedConfig,
+    resume: str,
+    tell: Tell,
+    interrupted: Callable[[], None],
+    left: Callable[[str | None], str],
+) -> Outcome:
+    """Check everything, and train one trial in this process.
+
+    Args:
+        loaded: the configuration; its space is passed over.
+        resume: a checkpoint of an earlier run, or an empty string.
+        tell: gets lines: what the checks found, then one for each report.
+        interrupted: called at the first Ctrl-C; the present step ends, and a checkpoint is saved.
+        left: given the last checkpoint, or None, returns what an interruption says.
+
+    Raises:
+        UserError: something cannot work; nothing was started.
+        KeyboardInterrupt: it was interrupted; the text is that of `left`.
+    """
+    from rankray.checkpoints import places
+    from rankray.checkpoints.retention import CheckpointRetention
+    from rankray.contracts import TrialSpec
+    from rankray.finetune.checkpoint import check_resumable, read_progress
+    from rankray.finetune.epochs import with_steps
+    from rankray.report.training import LineReporter
+
+    resume = places.absolute(resume) if resume else ""
+    loaded = pin_run(loaded, resume)
+    check_trackers(loaded)
+    loaded = with_steps(loaded, download=True)
+    findings = preflight(loaded, alone=True)
+    loaded = fitted(loaded, findings, alone=True)
+    for line in findings.lines():
+        tell(line)
+    config = loaded.config
+    if resume and not places.is_remote(resume):
+        check_resumable(read_progress(resume), config, resume)
+    places.probe(config.storage)
+    tree = config.model_dump(mode="json") | {"space": {}}
+    with CheckpointRetention(config.storage, f"{config.name}/train") as retention:
+        spec = TrialSpec(config=tree, directory=retention.directory(0), checkpoint=resume or None, untrained=True)
+        reporter = LineReporter(
+            say=tell, max_steps=config.full_steps, committed=lambda path: retention.committed(0, path)
+        )
+        reporter.checkpoint = resume or None
+        try:
+            outcome = _train(config, spec, reporter, tell, interrupted)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(left(reporter.checkpoint)) from None
+        retention.ended(0, complete=True)
+        return outcome
+
+
+def _train(
+    config: Config, spec: TrialSpec, reporter: LineReporter, tell: Tell, interrupted: Callable[[], None]
+) -> Outcome:
     """Train, and log it; an interruption saves a checkpoint after the present step, a second one stops at once.
 
     Raises:
@@ -89,10 +126,10 @@ def _train(config: Config, spec: TrialSpec, reporter: LineReporter, as_json: boo
 
     def interrupt(number: int) -> None:
         reporter.interrupted = "interrupted"
-        say("stopping: saving a checkpoint after the present step; Ctrl-C again stops at once", to_stderr=True)
+        interrupted()
 
     with (
-        tracking_train(config, spec.directory, spec.checkpoint, lambda line: say(line, as_json)) as reported,
+        tracking_train(config, spec.directory, spec.checkpoint, tell) as reported,
         interruptible(interrupt),
     ):
         reporter.reported = reported

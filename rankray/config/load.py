@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rankray.config.params import config_from, set_path
+from rankray.config.params import set_path
 from rankray.config.problems import Key, problems_of
 from rankray.config.schema import DEFAULT_STORAGE, Config, default_store
 from rankray.config.space import key_of, problem_text, space_problems
@@ -32,6 +32,8 @@ from rankray.paths import resolved
 MAX_PROBLEMS = 12
 GIVEN = ("--set ", "--name", "overrides: ")
 """How the place of a value starts that stands in no file."""
+MAPPING = "mapping"
+"""What a configuration that is no file is called in errors."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class LoadedConfig:
     file: str
     places: dict[Key, str] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_from_file(self) -> bool:
+        """Whether it was read from a file, and not given as a mapping or a configuration."""
+        return any(key[0] != "space" and not place.startswith(GIVEN) for key, place in self.places.items())
 
     def where(self, path: str) -> str:
         """Return where the value at a dotted path was written, or the nearest enclosing key, or the file.
@@ -85,6 +92,49 @@ def load_config(
     label = str(file)
     file = _expanded(file)
     tree, places = read_yaml(file, label)
+    if name is None:
+        tree.setdefault("name", _name_of(file))
+    return _loaded(tree, places, label, file, overrides, name)
+
+
+def load_mapping(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> LoadedConfig:
+    """Return a configuration that is given as a mapping; paths are relative to the current directory.
+
+    Args:
+        given: what a file would hold; paths may be `os.PathLike`, numbers numpy's.
+        overrides: dotted path to value.
+
+    Raises:
+        ConfigError: something in it is wrong, or nothing that YAML can hold; lists every problem.
+    """
+    try:
+        tree = json.loads(json.dumps(given, default=_as_json))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{MAPPING}: {error}; allowed: what YAML can hold; correct it") from None
+    return _loaded({"name": "study", **tree}, {}, MAPPING, Path.cwd() / MAPPING, overrides)
+
+
+def _loaded(
+    tree: dict[str, Any],
+    places: dict[Key, str],
+    label: str,
+    file: Path,
+    overrides: Sequence[str] | Mapping[str, Any],
+    name: str | None = None,
+) -> LoadedConfig:
+    """Override, resolve and validate what was read.
+
+    Args:
+        tree: what was read; changed in place.
+        places: of its keys.
+        label: what it was read from, for errors.
+        file: the same as an absolute path; relative paths are relative to its directory.
+        overrides: see `load_config`.
+        name: replaces the study's name.
+
+    Raises:
+        ConfigError: anything in it is wrong; lists every problem.
+    """
 
     def where(path: str) -> str:
         return _place(places, tuple(path.split(".")), label)
@@ -96,8 +146,6 @@ def load_config(
     _steps_for_epochs(tree, [path for path, _, _ in given])
     if name is not None:
         tree["name"], places[("name",)] = name, "--name"
-    if "name" not in tree:
-        tree["name"] = _name_of(file)
     _follow_space(tree, places, file)
     defaults = {"store": default_store(), "storage": DEFAULT_STORAGE}
     resolve_tree(defaults, Path(), lambda path: "RANKRAY_STORE" if path == "store" else "the default")
@@ -124,36 +172,12 @@ def _steps_for_epochs(tree: dict[str, Any], overridden: Sequence[str]) -> None:
         train.pop("epochs", None)
 
 
-def load_mapping(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> LoadedConfig:
-    """Return a configuration that is given as a mapping; paths are relative to the current directory.
-
-    Args:
-        given: what a file would hold; paths may be `os.PathLike`, numbers numpy's.
-        overrides: dotted path to value.
-
-    Raises:
-        ConfigError: something in it is wrong, or nothing that YAML can hold.
-    """
-    try:
-        tree = json.loads(json.dumps(given, default=_as_json))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"mapping: {error}; allowed: what YAML can hold; correct it") from None
-    for path, value in overrides.items():
-        set_path(tree, path, value)
-    _steps_for_epochs(tree, list(overrides))
-    resolve_tree(tree, Path.cwd(), lambda path: "mapping")
-    config = config_from({"name": "study", **tree})
-    if problems := space_problems(config):
-        raise ConfigError("\n".join(problem_text(*each) for each in problems))
-    return LoadedConfig(config, config.name)
-
-
 def _as_json(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if callable(item := getattr(value, "item", None)):
         return item()
-    raise ConfigError(f"mapping: got {type(value).__name__} {shown(value)}; allowed: what YAML can hold; correct it")
+    raise ConfigError(f"{MAPPING}: got {type(value).__name__} {shown(value)}; allowed: what YAML can hold; correct it")
 
 
 def _expanded(file: str | Path) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fixtures.s3 import credentials, s3_server
 from transformers import AutoModelForCausalLM
 
 from rankray.config import config_from
@@ -64,7 +65,7 @@ def test_without_a_number_it_is_the_trial_that_was_confirmed(rankray, searched, 
     assert "exported trial 0 of test" in rankray("export", "test", str(tmp_path / "first"), "--store", url)
     record_verdict(study, study, {**verdict, "verdict": {"word": "better", "text": "better: by far"}})
     assert "trial 1 of test has no checkpoint" in rankray("export", "test", out, "--store", url, expect=2)
-    assert "checkpoint of trial 1 of test is not there" in rankray("evaluate", "test", "--store", url, expect=2)
+    assert "trial 1 of test has no checkpoint" in rankray("evaluate", "test", "--store", url, expect=2)
     best = json.loads(rankray("best", "test", "--store", url, "--json"))
     assert (best["number"], best["confirmed"]["number"]) == (0, 1)
     assert yaml.safe_load(rankray("best", "test", "--store", url, "--yaml"))["train"]["learning_rate"] == rates[1]
@@ -111,3 +112,43 @@ def test_a_path_in_the_store_outside_of_its_storage_is_not_read(rankray, searche
     monkeypatch.setattr(views, "trial", lambda *given: real(*given) | {"checkpoint": str(tmp_path)})
     said = rankray("export", "test", str(tmp_path / "out"), "--store", url, expect=2)
     assert "is not in the study's storage" in said
+
+
+def test_what_is_evaluated_is_in_the_studys_storage_and_as_it_was_written(rankray, searched, tmp_path, monkeypatch):
+    """As it is for `export`: the store is input, and figures of half a checkpoint would be wrong ones."""
+    from rankray.store import views
+
+    url, real = searched(), views.recommended
+    found = json.loads(rankray("evaluate", "test", "--store", url, "--json").splitlines()[0])["metrics"]
+    best = real(attach(url, "test"))
+    assert found["eval/nll"]["value"] == pytest.approx(best["value"], rel=1e-6)
+    monkeypatch.setattr(views, "recommended", lambda *given: real(*given) | {"checkpoint": str(tmp_path)})
+    assert "is not in the study's storage" in rankray("evaluate", "test", "--store", url, expect=2)
+    monkeypatch.undo()
+    weights = next(Path(best["checkpoint"]).glob("*.safetensors"))
+    held = bytearray(weights.read_bytes())
+    held[-5] ^= 1
+    weights.write_bytes(held)
+    for given in (("test", "--store", url), (best["checkpoint"],)):
+        assert f"{weights.name} is not as it was written" in rankray("evaluate", *given, expect=2)
+
+
+def test_a_model_in_an_object_store_is_evaluated(rankray, searched, tmp_path, monkeypatch):
+    """It is downloaded, as `export` does, and nothing of it stays."""
+    from rankray.checkpoints import places
+    from rankray.store import views
+
+    url, real = searched(), views.recommended
+    best = real(attach(url, "test"))
+    expected = rankray("evaluate", "test", "--store", url, "--json")
+    place = "s3://bucket/runs"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    with s3_server(tmp_path) as options, credentials():
+        remote = f"{place}/test/0?{options}"
+        places.upload(Path(best["checkpoint"]), remote)
+        monkeypatch.setattr(views, "recommended", lambda *given: real(*given) | {"checkpoint": remote})
+        monkeypatch.setattr("rankray.store.origin.storages", lambda study: [f"{place}?{options}"])
+        assert rankray("evaluate", "test", "--store", url, "--json") == expected
+    assert list(scratch.glob("rankray-evaluated-*")) == []

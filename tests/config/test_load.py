@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rankray.config import Config, load_config
-from rankray.config.load import parse_value
+from rankray.config.load import load_mapping, parse_value
 from rankray.errors import ConfigError
 
 GOOD = """\
@@ -231,3 +232,25 @@ def test_pruning_is_on_a_metric_that_is_measured():
         ValueError, match=r"study\.prune_on: 'eval/acuracy' is not measured; allowed: eval/nll, eval/acc"
     ):
         Config.model_validate({**tree, "study": {"metric": "eval/nll", "prune_on": "eval/acuracy"}})
+
+
+def test_a_mapping_is_read_as_a_file_is(write, tmp_path, monkeypatch):
+    """Overrides below the space, a file of the space, the default store and storage, where a value was given."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANKRAY_STORE", "sqlite:///named.db")
+    overrides = {"space.train.learning_rate": {"float": [1e-5, 1e-3], "log": True}, "train.max_steps": 7}
+    file, tree = write(GOOD), yaml.safe_load(GOOD)
+    tree["train"]["learning_rate"] = 1e-4  # which YAML itself reads as text
+    as_file, as_mapping = load_config(file, overrides), load_mapping(tree, overrides)
+    assert as_mapping.config == as_file.config
+    assert (as_mapping.is_from_file, as_file.is_from_file) == (False, True)
+    assert list(as_mapping.config.space) == ["loss.temperature", "loss.form", "train.learning_rate"]
+    assert as_mapping.config.store == f"sqlite:///{tmp_path}/named.db"
+    assert as_mapping.where("train.max_steps") == as_file.where("train.max_steps") == "overrides: train.max_steps"
+    assert load_mapping(tree | {"space": "ranktuner.yaml"}, {}).config.space == load_config(
+        file, {"space": "ranktuner.yaml"}
+    ).config.space  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^mapping: loss.temprature: unknown key \(did you mean 'temperature'"):
+        load_mapping(tree | {"loss": {"temprature": 1}}, {})
+    with pytest.raises(ConfigError, match=r"^overrides: study.trials: study.trials: got 'many'"):
+        load_mapping(tree, {"study.trials": "many"})
