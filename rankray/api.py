@@ -133,7 +133,10 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
         resuming = f"rankray.train(config, checkpoint={last!r}) resumes" if last else "nothing was saved"
         return f"interrupted; {resuming}"
 
-    return trained(_loaded(config), checkpoint or "", _tell, lambda: _tell("stopping after the present step"), left)
+    def interrupted() -> None:
+        _tell("warning: stopping: saving a checkpoint after the present step; a second interruption stops at once")
+
+    return trained(_loaded(config), checkpoint or "", _tell, interrupted, left)
 
 
 def rehearse(

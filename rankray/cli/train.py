@@ -42,12 +42,15 @@ def train(
         say("stopping: saving a checkpoint after the present step; Ctrl-C again stops at once", to_stderr=True)
 
     def left(checkpoint: str | None) -> str:
-        words = f"run the same command again with --resume {shlex.quote(checkpoint)}" if checkpoint else ""
-        return words or "nothing was saved"
+        if checkpoint is None:
+            return "nothing was saved"
+        return f"run the same command again with --resume {shlex.quote(checkpoint)}"
 
     try:
         outcome = trained(load(file, sets, name=name), resume, tell, interrupted, left)
     except KeyboardInterrupt as interruption:
+        if not str(interruption):  # before the training
+            raise
         say(f"interrupted; {interruption}", to_stderr=True)
         raise typer.Exit(130) from None
     if as_json:
