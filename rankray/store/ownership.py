@@ -79,6 +79,8 @@ class TrialOwnership:
     def join(self) -> Self:
         """Register this driver and renew its lease in a daemon thread; does nothing if it has joined.
 
+        Records of drivers that are known to be dead are removed: who looks from another machine cannot know.
+
         Raises:
             StoreUnavailable: the store does not answer.
             StudyGone, LeaseFailed: this driver had joined, and can no longer show that it is alive; see `lost`.
@@ -89,6 +91,7 @@ class TrialOwnership:
                 raise self._lease.failure
             if not self._lease.begun:
                 self._lease.hold()
+                self.remove_dead_drivers()
         return self
 
     @property

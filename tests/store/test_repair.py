@@ -56,6 +56,17 @@ def test_a_dead_driver_is_removed(url: str) -> None:
     assert attach(url, "s").drivers() == {}
 
 
+def test_the_next_driver_removes_dead_ones_of_its_machine(url: str) -> None:
+    """From another machine their processes cannot be seen, and they would count as alive."""
+    config = make_config()
+    driver = Driver(url, config, step_seconds=3600)
+    store = open_study(url, config)
+    wait_for(lambda: [trial for trial in store.trials() if steps_of(trial)])
+    driver.kill()
+    with store:
+        assert [each for each in store._drivers().values() if each] == [store._drivers()[store.driver]]
+
+
 @pytest.mark.parametrize("seconds", [1.0, 4e9], ids=["old", "from the future"])
 def test_a_lock_that_is_taken_again_and_again_stays_whatever_its_date(
     journal_url: str, tmp_path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
