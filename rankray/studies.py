@@ -220,7 +220,7 @@ class Study:
         options = chosen([*given.items(), ("spending", spending)])
         Options.of(options, None)
         with self._study() as study:
-            asked = Asked(study, self._url, options, overrides or {}, label, metric)
+            asked = Asked(study, self._url, options, overrides or {}, label, metric, notice=logger.warning)
             if line := alike_line(study.config.study.metric, views.alike(study)):
                 logger.warning(line)
             if plan:

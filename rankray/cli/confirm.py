@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from rankray.contracts import Observer
     from rankray.search.confirmation import Options, Plan
     from rankray.store import StudyStore
+
+logger = logging.getLogger(__name__)
 
 
 def confirm(
@@ -73,6 +76,7 @@ def confirm(
         label,
         metric,
         {path: place for path, _, place in parsed},
+        lambda line: say(line, to_stderr=True),
     )
     if line := alike_line(search.config.study.metric, views.alike(search)):
         say(f"warning: {line}", to_stderr=True)
@@ -103,6 +107,7 @@ class Asked:
         label: of the confirmation.
         metric: which decides; empty for the study's first.
         places: where each override was written.
+        notice: gets a line where a driver that may be dead has to be watched for a while.
     """
 
     search: StudyStore
@@ -112,6 +117,7 @@ class Asked:
     label: str = ""
     metric: str = ""
     places: Mapping[str, str] = field(default_factory=dict)
+    notice: Callable[[str], None] = logger.debug
 
 
 def chosen(options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -170,7 +176,8 @@ def _planned(asked: Asked) -> tuple[Config, Config, Options, Plan]:
     config, confirmation, options = as_begun(
         asked.search, asked.url, dict(asked.overrides), dict(asked.options), asked.label, asked.metric
     )
-    return config, confirmation, options, planned(asked.search, asked.url, config, confirmation, options)
+    plan = planned(asked.search, asked.url, config, confirmation, options, asked.notice)
+    return config, confirmation, options, plan
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -113,7 +113,7 @@ def delete(
     """Delete a study. Its checkpoints stay where they are."""
     from rankray.checkpoints.retention import directory_of
     from rankray.errors import StoreError
-    from rankray.store import looking
+    from rankray.store import list_studies, looking
     from rankray.store.move import delete_study, is_whole
     from rankray.store.urls import masked
 
@@ -126,6 +126,8 @@ def delete(
     delete_study(url, study, notice=lambda line: say(line, to_stderr=True))
     kept = f"its checkpoints stay where they are, under {where}" if where else "it had no checkpoints of its own"
     print(f"deleted {study}; {kept}")
+    if left := [name for name in list_studies(url) if f"{name}-".startswith(f"{study}.confirm-")]:
+        print(f"its confirmations stay, and say nothing of another study of this name: {', '.join(left)}")
 
 
 @app.command()

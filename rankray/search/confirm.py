@@ -29,6 +29,7 @@ from rankray.store.records import steps_of
 from rankray.store.stored import number as as_number
 
 Watching = Callable[[StudyStore], AbstractContextManager[Observer]]
+Notice = Callable[[str], None]
 SUFFIX = ".confirm"
 """What the name of a confirmation's study ends with; a label may follow."""
 OF_A_SEARCH = ("study.trials", "study.keep_best")
@@ -117,10 +118,11 @@ def as_begun(
 
     Raises:
         ConfigError: an option is wrong; see `confirmed_config`.
+        UserError: what was begun belongs to a deleted search of this name; see `confirmed_config`.
         StoreUnavailable: the store does not answer.
     """
     config, confirmation = confirmed_config(search, url, overrides, label, metric)
-    plan = stored_plan(url, confirmation)
+    plan = _own_plan(search, url, confirmation)
     options = Options.of(given, None if plan is None else plan.options)
     if plan is not None and not any(path in ("data", "data.test") for path in overrides):
         tree = config.model_dump(mode="json")
@@ -131,15 +133,27 @@ def as_begun(
     return config, confirmation, options
 
 
-def make_plan(search: StudyStore, config: Config, confirmation: Config, options: Options) -> Plan:
+def make_plan(
+    search: StudyStore,
+    config: Config,
+    confirmation: Config,
+    options: Options,
+    notice: Notice = lambda line: None,
+) -> Plan:
     """Return what a confirmation would compare, from the search as it is now. Writes nothing.
+
+    Args:
+        search: the search's study, attached.
+        config: its configuration (`confirmed_config`).
+        confirmation: that of the confirmation's study.
+        options: how.
+        notice: is called with one line where a driver that may be dead has to be watched for a while.
 
     Raises:
         UserError: drivers still work on the search, or it has nothing to confirm.
     """
-    status = views.status(search)
-    if status["drivers"]:
-        hosts = ", ".join(f"{each['host']} (process {each['pid']})" for each in status["drivers"])
+    if alive := search.settle_drivers(notice):
+        hosts = ", ".join(f"{each.get('host')} (process {each.get('pid')})" for each in alive.values())
         raise UserError(f"confirm: {search.name}: a search still runs, on {hosts}; allowed: none; wait for its end")
     rows = _rows(search, config.study.metric)
     best = finalists(rows, config, confirmation, options.finalists)
@@ -149,9 +163,9 @@ def make_plan(search: StudyStore, config: Config, confirmation: Config, options:
         baselines=baselines(rows, config, confirmation, len(best)),
         choose_on=splits(config)[0],
         decide_on=splits(config)[1],
-        salt=f"{search.identity or search.name}:{confirmation.name}",
+        salt=_salt(search, confirmation),
         used=sorted(used_seeds(rows, config)),
-        finished=status["budget"]["finished"],
+        finished=search.counts().finished,
     )
 
 
@@ -175,17 +189,50 @@ def stored_plan(url: str, confirmation: Config) -> Plan | None:
     return None if tree is None else Plan.from_json(tree)
 
 
-def planned(search: StudyStore, url: str, config: Config, confirmation: Config, options: Options) -> Plan:
+def _salt(search: StudyStore, confirmation: Config) -> str:
+    return f"{search.identity or search.name}:{confirmation.name}"
+
+
+def _own_plan(search: StudyStore, url: str, confirmation: Config) -> Plan | None:
+    """Return the plan of a confirmation of this very search that has begun, or None.
+
+    Raises:
+        UserError: it was begun for another search of the same name, which was deleted since.
+        StoreUnavailable: the store does not answer.
+    """
+    plan = stored_plan(url, confirmation)
+    if plan is not None:
+        _refuse_another_search(search, confirmation, plan)
+    return plan
+
+
+def _refuse_another_search(search: StudyStore, confirmation: Config, plan: Plan) -> None:
+    if plan.salt != _salt(search, confirmation):
+        raise UserError(
+            f"confirm: {search.name}: {confirmation.name} confirms another search of this name, which was deleted; "
+            f"allowed: a confirmation of this one; delete that one (rankray store delete {confirmation.name}), or give "
+            "--label NAME for one beside it"
+        )
+
+
+def planned(
+    search: StudyStore,
+    url: str,
+    config: Config,
+    confirmation: Config,
+    options: Options,
+    notice: Notice = lambda line: None,
+) -> Plan:
     """Return the plan of a confirmation that has begun, or else what it would be now. Writes nothing.
 
     Raises:
         ConfigError: it was begun with other options.
-        UserError: see `make_plan`.
+        UserError: see `make_plan` and `_own_plan`.
         StoreUnavailable: the store does not answer.
     """
-    stored = stored_plan(url, confirmation)
+    stored = _own_plan(search, url, confirmation)
     if stored is None:
-        return make_plan(search, config, confirmation, options)
+        return make_plan(search, config, confirmation, options, notice)
     _refuse_others(search.name, stored, options, config)
     return stored
 
@@ -197,15 +244,16 @@ def decided_plan(
 
     Raises:
         ConfigError: it was begun with other options.
-        UserError: see `make_plan`.
+        UserError: see `make_plan` and `_own_plan`.
         StoreUnavailable: the store does not answer.
     """
-    stored = stored_plan(url, confirmation)
+    stored = _own_plan(search, url, confirmation)
     plan = stored or make_plan(search, config, confirmation, options)
     claims = decisions(url, confirmation)
     assert claims is not None
     if stored is None:
         plan = Plan.from_json(claims.enter(PLAN, plan.to_json()))
+        _refuse_another_search(search, confirmation, plan)
     _refuse_others(search.name, plan, options, config)
     return plan, claims
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 from fixtures.waiting import ended
 
-from rankray.store import attach, list_studies
+from rankray.store import attach, list_studies, open_study
 
 
 @pytest.fixture
@@ -41,6 +41,14 @@ def test_a_study_s_life(store, url, tmp_path):
     assert json.loads(store("list", "--store", other, "--json")) == {"studies": []}
     (listed,) = json.loads(store("list", "--store", url, "--json"))["studies"]
     assert (listed["study"], listed["state"], listed["budget"]["finished"]) == ("s", "complete", 3)
+
+
+def test_a_deletion_names_the_confirmations_that_stay(store, url):
+    config = attach(url, "s").config
+    for name in ("s.confirm", "s.confirm-again", "s.confirmed"):
+        open_study(url, config.model_copy(update={"name": name}))
+    said = store("delete", "s", "--store", url, "--yes")
+    assert said.endswith("say nothing of another study of this name: s.confirm, s.confirm-again\n")
 
 
 def test_an_export_needs_a_file(store, url):

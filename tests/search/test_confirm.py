@@ -34,6 +34,8 @@ from rankray.search.confirmation import Options, Plan
 from rankray.store import attach, list_studies, open_study, views
 from rankray.store.backend import RetryingStorage
 from rankray.store.confirmation import record_verdict, stored_verdict, verdicts
+from rankray.store.leases import DRIVER_KEY
+from rankray.store.move import delete_study
 from rankray.store.overview import overview
 from search.confirming import run_all, value
 
@@ -254,6 +256,37 @@ def test_a_confirmation_has_limits_of_its_own_and_none_of_the_search(searched: s
 def test_a_search_that_still_runs_is_not_confirmed(searched: str) -> None:
     with open_study(searched, attach(searched, "s").config), pytest.raises(UserError, match="a search still runs, on"):
         confirm(searched)
+
+
+def test_a_driver_whose_machine_is_gone_is_watched_and_hinders_nobody(searched: str) -> None:
+    study = open_study(searched, searching(trials=10))
+    gone = {"host": "gone", "boot": "b", "space": "s", "pid": 1, "start": "1", "beat": 5, "lease": 0.3, "at": 0.0}
+    study.storage.set_study_user_attr(study._claims.study_id, f"{DRIVER_KEY}{'a' * 32}", gone)
+    search, said = attach(searched, "s"), list[str]()
+    search._watch.lease_seconds = 0.3
+    config, confirmation = confirmed_config(search, searched, {})
+    assert planned(search, searched, config, confirmation, SMALL, said.append).finished == 10
+    assert said == ["study s: watching its driver on gone for up to 0 s: is it alive?"]
+
+
+def test_a_search_made_anew_is_not_confirmed_by_what_was_found_of_the_deleted_one(searched: str) -> None:
+    """Its trials have the numbers of other settings, and its runs may have seen other data."""
+    confirm(searched)
+    delete_study(searched, "s")
+    run_all(truth, 0.1, METRIC)(open_study(searched, searching(trials=10)), None)
+    search = attach(searched, "s")
+    config, confirmation = confirmed_config(search, searched, {})
+    for ask in (
+        lambda: confirm(searched),
+        lambda: as_begun(search, searched, {}, {}),
+        lambda: planned(search, searched, config, confirmation, SMALL),
+    ):
+        with pytest.raises(UserError, match=r"s\.confirm confirms another search of this name, which was deleted"):
+            ask()
+    assert verdicts(attach(searched, "s")) == []
+    assert confirm(searched, label="again")["confirmation"] == "s.confirm-again"
+    delete_study(searched, "s.confirm")
+    assert confirm(searched)["confirmation"] == "s.confirm"
 
 
 def test_a_masked_password_never_becomes_the_store(searched: str) -> None:
