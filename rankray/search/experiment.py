@@ -79,6 +79,7 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
     prepare_environment()
     study.note_end()
     if study.done:
+        study.give_back_orphans()
         return True
     control = Control(lost=lambda: study.lost, processes=ProcessWatch(silence_seconds_default(), _end_process))
     interrupt = interrupter(study, control, observer)

@@ -1,27 +1,35 @@
-"""What a study knows beside its trials: what the untrained model reaches, and what its drivers have spent."""
+"""What a study knows beside its trials: what the untrained model reaches, who worked when, and what that has cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from rankray.contracts import Report
-from rankray.store.claims import COPY, IDENTITY
-from rankray.store.ledger import SPENT, Spent, spent_of
+from rankray.store.claims import COPY, IDENTITY, NOBODY
+from rankray.store.ledger import SPENT, Spent, spent_of, worked_until
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
-from rankray.store.records import KEPT_LOSSES, NODES, UNTRAINED, nodes_of
-from rankray.store.stored import figures, mapping, text
+from rankray.store.records import CREATED, DRIVER, KEPT_LOSSES, NODES, RAN, UNTRAINED, nodes_of
+from rankray.store.stored import figures, local_time, mapping, mappings, text
 
 LONGEST_NODE = 200
 """Characters of a node's name that are kept."""
+NOTED = timedelta(seconds=15)
+"""A driver that works notes it far more often (`search/meter.py`)."""
+Stretch = tuple[str, datetime, datetime | None]
+"""Who ran a trial, from when, and until when; None while it runs."""
 
 
 class StudyAccounts(TrialOwnership):
     """A study's accounts, for `StudyStore`."""
+
+    _worked: Mapping[str, datetime] = MappingProxyType({})
+    _worked_read = datetime.min
 
     @property
     def identity(self) -> str:
@@ -59,6 +67,46 @@ class StudyAccounts(TrialOwnership):
         known = [*nodes_of(trial), {"node": node[:LONGEST_NODE], "at": datetime.now().isoformat()}]
         self.storage.set_trial_user_attr(trial_id(trial), NODES, known[-KEPT_LOSSES:])
         self._history.wrote(trial.number, NODES, known[-KEPT_LOSSES:], more=True)
+
+    def stretches(self, trial: FrozenTrial, now: datetime | None = None) -> list[Stretch]:
+        """Return who ran a trial and when, one (driver, start, end) after the other; the end is None while it runs.
+
+        A driver that was killed had the trial until another one took it over, and worked on it until its last record
+        of what it had spent. Of a copied study's trial, what was before the copy comes first.
+
+        Args:
+            trial: the trial.
+            now: where nobody works on the study, the present: what was left running then ends at its driver's last
+                record.
+        """
+        found = [
+            (text(each.get("driver")), start, end)
+            for each in mappings(trial.user_attrs.get(RAN))
+            if (start := local_time(each.get("from"))) and (end := local_time(each.get("to")))
+        ]
+        own: list[Stretch] = []
+        since = local_time(trial.user_attrs.get(CREATED)) or trial.datetime_start
+        driver = str(trial.user_attrs.get(DRIVER, NOBODY))
+        for at, after in self._claims.changes(trial.number):
+            if driver and since and at and since <= at:  # else of an earlier version, which kept no first start
+                own.append((driver, since, max(since, min(at, self._worked_until(driver, at)))))
+            driver, since = after, at
+        if driver and since:
+            end = trial.datetime_complete
+            own.append((driver, since, max(since, self._worked_until(driver, now)) if now and end is None else end))
+        return [*found, *own]
+
+    def _worked_until(self, driver: str, at: datetime) -> datetime:
+        """Return when a driver noted last that it works, if that is well before `at`; else `at`."""
+        if at > self._worked_read:  # else what was read says whether the driver went on after that
+            self._worked_read = datetime.now()
+            self._worked = worked_until(self.storage.get_study_user_attrs(self._claims.study_id))
+        known = self._worked.get(driver, at)
+        return known if known < at - NOTED else at
+
+    def seconds(self, trial: FrozenTrial) -> float:
+        """Return how long drivers have worked on a trial; what still runs is not counted."""
+        return sum((end - start).total_seconds() for _, start, end in self.stretches(trial) if end is not None)
 
     @property
     def spent(self) -> Spent:

@@ -58,6 +58,15 @@ class Ender:
         """End a trial as FAILED."""
         self._commit(trial, {"state": "failed", "reason": reason, **more})
 
+    def committed(self, trial: FrozenTrial) -> str:
+        """Return the state in which what is committed ends an unfinished trial; an empty string where nothing does."""
+        steps = list(steps_of(trial).values())
+        if stop := next((record for record in steps if record.stop), None):
+            return "failed" if stop.failed else "pruned"
+        if (state := end_of(trial).get("state")) in STATES:
+            return str(state)
+        return "complete" if steps and steps[-1].step >= self._full and self._metric in steps[-1].metrics else ""
+
     def finish_committed(self, trial: FrozenTrial) -> bool:
         """Do what an earlier owner committed and did not finish; return whether that ended the trial.
 

@@ -11,17 +11,19 @@ import copy
 import logging
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.errors import StoreError
+from rankray.store.accounts import Stretch
 from rankray.store.backend import connect
 from rankray.store.claims import COPY, NOBODY, SUFFIX, Claims, find_or_create
 from rankray.store.ledger import SPENT
 from rankray.store.migrate import CONFIG
-from rankray.store.records import DRIVER
+from rankray.store.records import DRIVER, KEPT_LOSSES, RAN
 from rankray.store.study import PART, attach
 from rankray.store.trials import StudyStore
 from rankray.store.urls import masked
@@ -73,9 +75,9 @@ def copy_study(source: str, target: str, name: str, notice: Notice = lambda line
             f"copy: another process is copying {name} to {masked(target)}; allowed: one at a time; wait for it"
         )
     study_id = find_or_create(storage, name, direction)
-    trials = held.storage.get_all_trials(held.study_id, deepcopy=False)
+    trials, now = held.storage.get_all_trials(held.study_id, deepcopy=False), datetime.now()
     for trial in trials:
-        storage.create_new_trial(study_id, _ownerless(trial))
+        storage.create_new_trial(study_id, _ownerless(trial, held.stretches(trial, now)))
     attributes = held.storage.get_study_user_attrs(held.study_id)
     for key in sorted(attributes, key=lambda key: key == CONFIG):
         storage.set_study_user_attr(study_id, key, attributes[key])
@@ -143,10 +145,14 @@ def _is_part(storage: BaseStorage, name: str) -> bool:
     return claims_id is not None and bool(storage.get_study_user_attrs(claims_id).get(PART))
 
 
-def _ownerless(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial as it is written into the copy; one that was running waits there."""
+def _ownerless(trial: FrozenTrial, ran: list[Stretch]) -> FrozenTrial:
+    """Return a trial as it is written into the copy; one that was running waits there.
+
+    Who ran it is said by claims, of which the copy has none, so that it is owned by nobody.
+    """
     made = copy.copy(trial)
-    made.user_attrs = trial.user_attrs | {DRIVER: NOBODY}
+    before = [{"driver": by, "from": since.isoformat(), "to": end.isoformat()} for by, since, end in ran if end]
+    made.user_attrs = trial.user_attrs | {DRIVER: NOBODY} | ({RAN: before[-KEPT_LOSSES:]} if before else {})
     if trial.state == TrialState.RUNNING:
         made.state = TrialState.WAITING
         made.datetime_start = None

@@ -12,7 +12,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -37,16 +36,12 @@ from rankray.store.leases import (
     lease_seconds_default,
     number_in,
 )
-from rankray.store.ledger import worked_until
 from rankray.store.optuna_private import trial_id
-from rankray.store.records import CREATED, DRIVER, READY, TRIALS, is_void
-from rankray.store.stored import text, whole
+from rankray.store.records import READY, TRIALS, is_void
+from rankray.store.stored import whole
 from rankray.store.strategies import direction
 
 logger = logging.getLogger(__name__)
-
-NOTED = timedelta(seconds=15)
-"""A driver that works notes it far more often (`search/meter.py`)."""
 
 
 class TrialOwnership:
@@ -66,8 +61,6 @@ class TrialOwnership:
         self.storage, self.study_id = storage, study_id
         self.driver = uuid.uuid4().hex
         self._claims = claims
-        self._worked: dict[str, datetime] = {}
-        self._worked_read = datetime.min
         self._lock = threading.RLock()
         self._held: set[int] = set()
         prune_on = None if config.study.prune_on == config.study.metric else config.study.prune_on
@@ -164,35 +157,6 @@ class TrialOwnership:
         """Return the driver that owns a trial, or an empty string."""
         return self._claims.owner(trial)[0]
 
-    def stretches(self, trial: FrozenTrial) -> list[tuple[str, datetime, datetime | None]]:
-        """Return who ran a trial and when, one (driver, start, end) after the other; the end is None while it runs.
-
-        A driver that was killed had the trial until another one took it over, and worked on it until its last record
-        of what it had spent.
-        """
-        found: list[tuple[str, datetime, datetime | None]] = []
-        since = _time(text(trial.user_attrs.get(CREATED))) or trial.datetime_start
-        driver = str(trial.user_attrs.get(DRIVER, NOBODY))
-        for at, now in self._claims.changes(trial.number):
-            if driver and since and at and since <= at:  # else of an earlier version, which kept no first start
-                found.append((driver, since, max(since, min(at, self._worked_until(driver, at)))))
-            driver, since = now, at
-        if driver and since:
-            found.append((driver, since, trial.datetime_complete))
-        return found
-
-    def _worked_until(self, driver: str, at: datetime) -> datetime:
-        """Return when a driver noted last that it works, if that is well before `at`; else `at`."""
-        if at > self._worked_read:  # else what was read says whether the driver went on after that
-            self._worked_read = datetime.now()
-            self._worked = worked_until(self.storage.get_study_user_attrs(self._claims.study_id))
-        known = self._worked.get(driver, at)
-        return known if known < at - NOTED else at
-
-    def seconds(self, trial: FrozenTrial) -> float:
-        """Return how long drivers have worked on a trial; what still runs is not counted."""
-        return sum((end - start).total_seconds() for _, start, end in self.stretches(trial) if end is not None)
-
     def drivers(self) -> dict[str, Record]:
         """Return the drivers that are not known to be dead, by id."""
         self._look()
@@ -278,6 +242,18 @@ class TrialOwnership:
             repaired = {trial.number: self._repair(trial) for trial in self._survey()}
             return {number: what for number, what in repaired.items() if what}
 
+    def give_back_orphans(self) -> None:
+        """Give back what dead drivers left running in a search that has ended, so that nobody would adopt it.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        with self._lock:
+            left = [trial for trial in self._survey() if trial.state == TrialState.RUNNING and self._is_orphan(trial)]
+        if left:
+            with self:
+                self.repair_trials()
+
     def _repair(self, trial: FrozenTrial) -> str:
         """Adopt an orphan, which finishes what was committed, and give it back; return what became of it, if anything.
 
@@ -337,6 +313,27 @@ class TrialOwnership:
         owner, _ = self._claims.owner(trial)
         return trial.number not in self._held if owner == self.driver else self._watch.is_dead(owner)
 
+    def _orphans_with_room(self, unfinished: list[FrozenTrial], places: int) -> list[FrozenTrial]:
+        """Return the orphans that are to be adopted now, and give the others back.
+
+        A study that was made shorter may have more unfinished trials than places. Those that somebody runs keep theirs;
+        then the lowest numbers get one, so that all drivers choose the same. An orphan that is only to be ended, or to
+        be withdrawn, needs none.
+        """
+        orphans = [trial for trial in unfinished if self._is_orphan(trial)]
+        ends = {trial.number: self._ender.committed(trial) for trial in orphans}
+        ending = sum(end in ("complete", "pruned") for end in ends.values())
+        room = places - self._history.finished - (len(unfinished) - len(orphans)) - ending
+        kept: list[FrozenTrial] = []
+        for trial in orphans:
+            needs_place = READY in trial.user_attrs and not ends[trial.number]
+            if room > 0 or not needs_place:
+                kept.append(trial)
+                room -= needs_place
+            elif trial.state == TrialState.RUNNING:
+                self._repair(trial)
+        return kept
+
     def _adopt(self, trial: FrozenTrial) -> FrozenTrial | None:
         """Return an orphan if it has become this driver's and is still to be run."""
         mine = self._claims.owner(trial)[0] == self.driver
@@ -360,12 +357,3 @@ class TrialOwnership:
             self.storage.set_trial_state_values(trial_id(trial), TrialState.WAITING)
             self._claims.take(trial, NOBODY)
         self._held.discard(trial.number)
-
-
-def _time(stored: str) -> datetime | None:
-    """Return a stored local time; None where there is none, or it is malformed."""
-    try:
-        return datetime.fromisoformat(stored) if stored else None
-    except ValueError:
-        logger.debug("a trial's time of creation is malformed: %r", stored)
-        return None

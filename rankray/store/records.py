@@ -15,6 +15,7 @@ Attributes of a trial, all under one prefix. A key keeps its meaning in all vers
                          preempted, at
     rankray:nodes        where its processes ran, the latest ones: node, at (when it first reported from there)
     rankray:damaged      committed checkpoints that cannot be resumed from: checkpoint and reason of each
+    rankray:ran          of a copied trial: who ran it before the copy, and when: driver, from and to of each
     rankray:end          how it ended, when no step record says so: the commit point of `complete` and `fail`
     rankray:void         `surplus` or `abandoned`: never a trial of the study, counted nowhere
 """
@@ -46,6 +47,7 @@ ATTEMPTS = "rankray:attempts"
 LOST = "rankray:lost"
 NODES = "rankray:nodes"
 DAMAGED = "rankray:damaged"
+RAN = "rankray:ran"
 END = "rankray:end"
 VOID = "rankray:void"
 TRIALS = "rankray:trials"

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from rankray.errors import RankrayError, StoreError, printable
@@ -53,6 +54,15 @@ def whole(value: Any) -> int | None:
     try:
         return int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
     except ValueError:
+        return None
+
+
+def local_time(value: Any) -> datetime | None:
+    """Return a stored local time; None where there is none, or it is malformed."""
+    try:
+        return datetime.fromisoformat(value) if isinstance(value, str) and value else None
+    except ValueError:
+        logger.debug("a stored time is malformed: %r", value)
         return None
 
 

@@ -109,7 +109,8 @@ class StudyStore(StudyAccounts):
     def next_trial(self) -> Ticket | None:
         """Return a trial to run: an orphan first, then a new one while the budget has room, else None.
 
-        Once a limit of `study.budget` is reached, orphans stay: a raised limit continues them.
+        Once a limit of `study.budget` is reached, or in a study that was made shorter, orphans stay: a raised limit
+        continues them.
 
         None means that there is nothing to start now; trials of other drivers may still be running (see `done`). An
         orphan is a trial whose owner has left, is dead, or let its lease expire. Of several drivers exactly one gets
@@ -123,7 +124,7 @@ class StudyStore(StudyAccounts):
         with self._lock:
             unfinished = self._survey()
             over = self.config.study.budget.is_limited and self.ended is not None
-            orphans = [] if over else [trial for trial in unfinished if self._is_orphan(trial)]
+            orphans = self._orphans_with_room(unfinished, 0 if over else self.config.study.trials)
             for trial in orphans:
                 adopted = self._adopt(trial)
                 if adopted is not None:

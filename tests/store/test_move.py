@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ from rankray.errors import StoreError
 from rankray.store import attach, list_studies, move, open_study, views
 from rankray.store.backend import connect
 from rankray.store.move import copy_study, delete_study
+from rankray.store.optuna_private import trial_id
+from rankray.store.records import CREATED
 from store.conftest import on_server, url_of
 from store.helpers import begin, drive, make_config, said, stored
 
@@ -42,7 +46,8 @@ def shown(url: str) -> tuple[Any, ...]:
     trials = [views.trial(view, row["number"]) for row in views.trials(view)]
     for trial in trials:
         trial.pop("started") if trial["state"] == "waiting" else None
-    return status, trials, view.provenance, view.config.model_dump(exclude={"store"})
+    ran = [(view.seconds(trial), view.stretches(trial)) for trial in view.trials()]
+    return status, trials, ran, view.provenance, view.config.model_dump(exclude={"store"})
 
 
 @pytest.mark.parametrize(("kind", "other"), PAIRS)
@@ -60,7 +65,23 @@ def test_a_copy_shows_what_the_original_shows_and_is_resumed(
         assert [begin(copied).number for _ in waiting] == waiting
     drive(copied)
     assert copied.finished == 6
+    drivers = [driver for driver, *_ in copied.stretches(copied.trials()[waiting[0]])]
+    assert drivers[-2:] == [copied.driver] * 2, "what was before the copy comes first"
     assert attach(source, "s").finished == before[0]["budget"]["finished"]
+
+
+def test_what_a_killed_driver_left_running_ends_in_the_copy_with_its_last_record(
+    sqlite_url: str, journal_url: str
+) -> None:
+    store = open_study(sqlite_url, make_config()).join()
+    begin(store)
+    store.charge({"from": time.time() - 300, "to": time.time() - 100, "gpu_seconds": 0.0, "nodes": {}})
+    created = datetime.now() - timedelta(seconds=300)
+    store.storage.set_trial_user_attr(trial_id(stored(store, 0)), CREATED, created.isoformat())
+    store._lease.drop()
+    copy_study(sqlite_url, journal_url, "s")
+    copied = attach(journal_url, "s")
+    assert copied.seconds(copied.trials()[0]) == pytest.approx(200, abs=5)
 
 
 def test_nothing_is_overwritten(sqlite_url: str, journal_url: str) -> None:
@@ -87,11 +108,11 @@ def test_a_copy_that_was_interrupted_is_refused_and_made_again(
     half_done(sqlite_url)
     calls: list[Any] = []
 
-    def ownerless(trial: Any) -> Any:
+    def ownerless(trial: Any, ran: Any) -> Any:
         calls.append(trial)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(trial)
+        return real(trial, ran)
 
     real = move._ownerless
     monkeypatch.setattr(move, "_ownerless", ownerless)

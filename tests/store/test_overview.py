@@ -81,7 +81,7 @@ def test_a_trial_that_was_given_back_has_a_stretch_per_owner(tmp_path):
 
 def test_the_time_after_a_driver_was_killed_is_not_work(tmp_path, monkeypatch):
     """It is killed at three in the morning, and the next one starts at nine: here, after a second."""
-    monkeypatch.setattr("rankray.store.ownership.NOTED", timedelta(0))
+    monkeypatch.setattr("rankray.store.accounts.NOTED", timedelta(0))
     url = f"sqlite:///{tmp_path}/store.db"
     config = make_config(study={"trials": 1})
     killed = open_study(url, config).join()

@@ -9,7 +9,9 @@ import pytest
 
 from rankray.errors import StoreError, StoreUnavailable, StudyMismatch
 from rankray.store import attach, list_studies, open_study, views
-from store.helpers import drive, make_config, run_trial
+from rankray.store.optuna_private import trial_id
+from rankray.store.records import END
+from store.helpers import begin, drive, make_config, run_trial, states, stored
 
 SECRET = "hunter2-planted"
 
@@ -102,6 +104,60 @@ def test_a_study_is_made_shorter_down_to_what_is_finished(sqlite_url: str) -> No
     for given, shown in ((9, 9), (5, 5), (2, 3)):
         open_study(sqlite_url, make_config(study={"trials": given}))
         assert attach(sqlite_url, "s").budget == shown
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_study_made_shorter_has_no_more_finished_trials_than_asked_for(url: str, killed: bool) -> None:
+    """What was running when it was longer is resumed only as far as there is room; the rest stays for a longer one."""
+    first = open_study(url, make_config(study={"trials": 8, "pruner": "none"})).join()
+    for _ in range(3):
+        run_trial(first, begin(first))
+    for _ in range(4):
+        begin(first)
+    first._lease.drop() if killed else first.leave()
+    second, third = (open_study(url, make_config(study={"trials": 5, "pruner": "none"})).join() for _ in range(2))
+    tickets = [second.next_trial(), third.next_trial()]
+    assert [ticket and ticket.number for ticket in tickets] == [3, 4]
+    assert (second.next_trial(), third.next_trial()) == (None, None)
+    assert states(second)[5:] == ["WAITING"] * 2
+    third.fail(4, "broken", retry=False)
+    fifth = begin(second)
+    assert fifth.number == 5
+    for ticket in (tickets[0], fifth):
+        run_trial(second, ticket)
+    assert (second.finished, second.done, second.next_trial()) == (5, True, None)
+    second.leave()
+    third.leave()
+    longer = open_study(url, make_config(study={"trials": 6, "pruner": "none"}))
+    drive(longer)
+    assert (longer.finished, states(longer)[6]) == (6, "COMPLETE")
+
+
+def test_a_trial_whose_end_is_committed_is_ended_where_no_place_is_left(url: str) -> None:
+    first = open_study(url, make_config(study={"trials": 4, "pruner": "none"})).join()
+    run_trial(first, begin(first))
+    ended, open_one = begin(first), begin(first)
+    first.storage.set_trial_user_attr(
+        trial_id(stored(first, ended.number)), END, {"state": "complete", "value": 1.0, "metrics": {"eval/nll": 1.0}}
+    )
+    first._lease.drop()
+    with open_study(url, make_config(study={"trials": 2, "pruner": "none"})) as second:
+        assert second.next_trial() is None
+        assert states(second) == ["COMPLETE", "COMPLETE", "WAITING"]
+        assert open_one.number == 2
+
+
+def test_a_search_that_has_ended_leaves_nothing_running(url: str) -> None:
+    """Nobody asks for a trial any more, so nobody adopts what a killed driver left."""
+    first = open_study(url, make_config(study={"trials": 4, "pruner": "none"})).join()
+    run_trial(first, begin(first))
+    begin(first)
+    first._lease.drop()
+    second = open_study(url, make_config(study={"trials": 1, "pruner": "none"}))
+    assert second.done
+    second.give_back_orphans()
+    assert states(second) == ["COMPLETE", "WAITING"]
+    assert second.drivers() == {}
 
 
 def test_another_spelling_is_no_difference_and_other_content_is(url: str, tmp_path: Path) -> None:
