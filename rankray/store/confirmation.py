@@ -9,10 +9,12 @@ baseline the choosing runs have picked. The verdict is an attribute of the *sear
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.schema import Config
@@ -22,6 +24,8 @@ from rankray.store.records import END, ORIGIN, TRIALS, is_void, steps_of
 from rankray.store.stored import mapping, mappings, number, pair, text, whole
 from rankray.store.strategies import direction
 from rankray.store.trials import StudyStore
+
+logger = logging.getLogger(__name__)
 
 VERDICT = "rankray:verdict"
 PLAN, CHOICE = "confirm:plan", "confirm:choice"
@@ -157,8 +161,17 @@ def decisions(url: str, config: Config, *, create: bool = True) -> Claims | None
         StoreUnavailable: the store does not answer.
     """
     storage = connect(url, create=False)
-    if not create and config.name + SUFFIX not in [each.study_name for each in storage.get_all_studies()]:
+    if not create and not _is_there(storage, config.name + SUFFIX):
         return None
     claims = Claims(storage, find_or_create(storage, config.name + SUFFIX, direction(config)))
     claims.refresh()
     return claims
+
+
+def _is_there(storage: BaseStorage, name: str) -> bool:
+    try:
+        storage.get_study_id_from_name(name)
+    except KeyError:
+        logger.debug("study %s: not in this store", name)
+        return False
+    return True

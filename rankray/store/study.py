@@ -18,13 +18,13 @@ import rankray
 from rankray.config.schema import Config
 from rankray.config.space import baseline_points
 from rankray.errors import StoreError, nearest, printable
-from rankray.store import optuna_private
 from rankray.store.ask import Plan
 from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
 from rankray.store.identity import as_stored, check_same, restore, snapshot
 from rankray.store.leases import asked_trials
 from rankray.store.migrate import CONFIG, continued, current, migrate_study, migrated, migrated_config
+from rankray.store.names import study_names
 from rankray.store.records import PROVENANCE, TRIALS
 from rankray.store.stored import reading, whole
 from rankray.store.strategies import check, direction
@@ -105,7 +105,7 @@ def _open(
         "provenance": provenance,
         "versions": versions(),
     }
-    if config.name not in _names(storage):
+    if config.name not in study_names(storage):
         check_earlier(storage, config)
     claims = Claims(storage, find_or_create(storage, config.name + SUFFIX, direction(config)))
     claims.refresh()
@@ -155,7 +155,7 @@ def looking(url: str, name: str) -> Iterator[StudyStore]:
 
 
 def _attached(storage: RetryingStorage, url: str, name: str) -> StudyStore:
-    names = _names(storage)
+    names = study_names(storage)
     if name not in names:
         listed = ", ".join(names) or "none yet"
         raise StoreError(
@@ -208,7 +208,7 @@ def list_studies(url: str) -> list[str]:
     """
     storage = connect(url, create=False)
     try:
-        return [printable(name) for name in _names(storage)]
+        return [printable(name) for name in study_names(storage)]
     finally:
         storage.disconnect()
 
@@ -251,22 +251,6 @@ def _read(study: StudyStore) -> StudyStore:
         if collects:
             gc.enable()
     return study
-
-
-def _names(storage: RetryingStorage) -> list[str]:
-    """Return the names of all studies. A database is asked for them alone: what else it holds may be malformed."""
-    if storage.database is None:
-        with reading("list"):
-            return sorted(study.study_name for study in storage.get_all_studies() if CONFIG in study.user_attrs)
-    from sqlalchemy import select
-
-    found = optuna_private.tables()
-    asked = (
-        select(found.studies.study_name)
-        .join(found.study_attributes, found.study_attributes.study_id == found.studies.study_id)
-        .where(found.study_attributes.key == CONFIG)
-    )
-    return sorted(str(row[0]) for row in storage.ask(asked))
 
 
 def _describe(storage: BaseStorage, study_id: int, stored: Mapping[str, Any], config: Config) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config import Distribution, distributions
@@ -18,11 +17,13 @@ from rankray.config.params import get_path
 from rankray.config.schema import Config
 from rankray.config.study import PUBLISHED
 from rankray.errors import StoreError, StoreUnavailable, nearest
-from rankray.store.backend import connect
+from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import Claims
 from rankray.store.identity import restore
-from rankray.store.migrate import CONFIG, migrated_config
+from rankray.store.migrate import migrated_config
+from rankray.store.names import study_names
 from rankray.store.records import is_void, point_key
+from rankray.store.stored import reading
 
 GOOD_SHARE = 0.25
 """Which part of an earlier study's complete trials counts as good."""
@@ -33,7 +34,7 @@ WARM = "warm_start:"
 Points = list[tuple[str, dict[str, Any]]]
 
 
-def earlier_points(storage: BaseStorage, claims: Claims, config: Config) -> Points:
+def earlier_points(storage: RetryingStorage, claims: Claims, config: Config) -> Points:
     """Return the points of the earlier studies that a study names, as (origin, params), best first within each.
 
     Args:
@@ -54,7 +55,7 @@ def earlier_points(storage: BaseStorage, claims: Claims, config: Config) -> Poin
     return points
 
 
-def check_earlier(storage: BaseStorage, config: Config) -> None:
+def check_earlier(storage: RetryingStorage, config: Config) -> None:
     """Check that the earlier studies have something to give, before anything of a new study is written.
 
     Raises:
@@ -72,7 +73,7 @@ def check_before(config: Config) -> None:
     """
     if _earlier_names(config):
         storage = connect(config.store, create=False)
-        if config.name not in [each.study_name for each in storage.get_all_studies()]:
+        if config.name not in study_names(storage):
             check_earlier(storage, config)
 
 
@@ -109,7 +110,7 @@ def _earlier_names(config: Config) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def good_points(storage: BaseStorage, name: str, config: Config) -> list[dict[str, Any]]:
+def good_points(storage: RetryingStorage, name: str, config: Config) -> list[dict[str, Any]]:
     """Return the good points of one earlier study that a new space contains, best first, without repetitions.
 
     Good are the best quarter of its complete trials by its own metric, at least one and at most five. A field that
@@ -119,20 +120,20 @@ def good_points(storage: BaseStorage, name: str, config: Config) -> list[dict[st
         StoreError, StoreUnavailable: see `earlier_points`.
     """
     where = f"study.warm_start: {name}"
-    names = [each.study_name for each in storage.get_all_studies() if CONFIG in each.user_attrs]
-    others = [each for each in names if each != config.name]
+    others = [each for each in study_names(storage) if each != config.name]
     if name not in others:
         raise StoreError(
             f"{where}: there is no other study of this name in the store{nearest(name, others)}; "
             f"allowed: {', '.join(sorted(others)) or 'none yet'}; give one of these, or a mapping of paths to values"
         )
-    study_id = storage.get_study_id_from_name(name)
-    earlier = restore(migrated_config(name, storage.get_study_user_attrs(study_id)), "sqlite:///unused.db")
-    complete = [
-        trial
-        for trial in storage.get_all_trials(study_id, deepcopy=False)
-        if trial.state == TrialState.COMPLETE and not is_void(trial)
-    ]
+    with reading(name):
+        study_id = storage.get_study_id_from_name(name)
+        earlier = restore(migrated_config(name, storage.get_study_user_attrs(study_id)), "sqlite:///unused.db")
+        complete = [
+            trial
+            for trial in storage.get_all_trials(study_id, deepcopy=False)
+            if trial.state == TrialState.COMPLETE and not is_void(trial)
+        ]
     if not complete:
         raise StoreError(f"{where}: no trial of it is complete; needed: one or more; finish one, or leave it out")
     sign = -1.0 if earlier.direction == "maximize" else 1.0
