@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rankray.errors import StoreError
+from rankray.errors import StoreError, UserError
 from rankray.store.backend import refuse_foreign, with_retries
 from rankray.store.journal import journal_lock
 from rankray.store.study import attach, list_studies, open_study
@@ -51,12 +51,15 @@ def repair(url: str, notice: Callable[[str], None] = lambda line: None) -> list[
         with_retries(lambda: done.extend(_repair_journal(parts.path, notice)), url)
     for name in list_studies(url):
         try:
-            seen = attach(url, name)
-        except StoreError as error:
+            study = open_study(url, attach(url, name).config)
+        except UserError as error:
             logger.debug("repair: study %s cannot be opened: %s", name, error)
-            done.append(f"left as it is: {error}")
+            said = str(error)
+            done.append(
+                f"left as it is: {said}" if said.startswith("study ") else f"study {name}: left as it is: {said}"
+            )
             continue
-        done += [f"study {name}: {line}" for line in _repair_study(open_study(url, seen.config), notice)]
+        done += [f"study {name}: {line}" for line in _repair_study(study, notice)]
     return done
 
 

@@ -67,6 +67,20 @@ def test_the_next_driver_removes_dead_ones_of_its_machine(url: str) -> None:
         assert [each for each in store._drivers().values() if each] == [store._drivers()[store.driver]]
 
 
+def test_one_study_that_cannot_be_worked_on_does_not_keep_others_from_being_repaired(url: str) -> None:
+    for name in ("a", "b"):
+        store = open_study(url, make_config(name=name)).join()
+        begin(store)
+        store._lease.drop()
+    config = store.storage.get_study_user_attrs(store.study_id)["rankray:config"]
+    first = open_study(url, make_config(name="a"))
+    config = config | {"name": "a", "study": config["study"] | {"sampler": "gone"}}
+    first.storage.set_study_user_attr(first.study_id, "rankray:config", config)
+    refused, repaired = repair(url)
+    assert refused.startswith("study a: left as it is: study.sampler: got 'gone'; allowed: auto")
+    assert repaired == "study b: trial 0 was given back: the next search resumes it"
+
+
 @pytest.mark.parametrize("seconds", [1.0, 4e9], ids=["old", "from the future"])
 def test_a_lock_that_is_taken_again_and_again_stays_whatever_its_date(
     journal_url: str, tmp_path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
