@@ -19,10 +19,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankray.errors import StoreError
 from rankray.store.accounts import Stretch
-from rankray.store.backend import connect
+from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import COPY, NOBODY, SUFFIX, Claims, find_or_create
 from rankray.store.ledger import SPENT
 from rankray.store.migrate import CONFIG
+from rankray.store.names import study_names
 from rankray.store.records import DRIVER, KEPT_LOSSES, RAN
 from rankray.store.study import PART, attach
 from rankray.store.trials import StudyStore
@@ -95,7 +96,7 @@ def copy_study(source: str, target: str, name: str, notice: Notice = lambda line
 
 
 def is_whole(url: str, name: str) -> bool:
-    """Return whether a study is there, and not what an interrupted copy or deletion left of it.
+    """Return whether a study is there, and not what an interrupted start, copy or deletion left of it.
 
     Raises:
         StoreError: there is no such store.
@@ -105,7 +106,7 @@ def is_whole(url: str, name: str) -> bool:
 
 
 def delete_study(url: str, name: str, notice: Notice = lambda line: None) -> None:
-    """Delete a study, or what an interrupted copy or deletion left of it; its checkpoints stay where they are.
+    """Delete a study, or what an interrupted start, copy or deletion left of it; its checkpoints stay where they are.
 
     Args:
         url: where the store is.
@@ -140,9 +141,12 @@ def refuse_drivers(study: StudyStore, what: str, notice: Notice = lambda line: N
         )
 
 
-def _is_part(storage: BaseStorage, name: str) -> bool:
+def _is_part(storage: RetryingStorage, name: str) -> bool:
+    """Return whether only a part of a study is there: it has the mark, or its making was interrupted."""
     claims_id = _id(storage, name + SUFFIX)
-    return claims_id is not None and bool(storage.get_study_user_attrs(claims_id).get(PART))
+    if claims_id is None:
+        return False
+    return bool(storage.get_study_user_attrs(claims_id).get(PART)) or name not in study_names(storage)
 
 
 def _ownerless(trial: FrozenTrial, ran: list[Stretch]) -> FrozenTrial:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from rankray.errors import StoreError
+from rankray.errors import StoreError, StudyMismatch
 from rankray.store import attach, list_studies, move, open_study, views
 from rankray.store.backend import connect
-from rankray.store.move import copy_study, delete_study
+from rankray.store.move import copy_study, delete_study, is_whole
 from rankray.store.optuna_private import trial_id
 from rankray.store.records import CREATED
 from store.conftest import on_server, url_of
@@ -155,3 +155,21 @@ def test_a_deletion_that_was_interrupted_is_done_again(sqlite_url: str, monkeypa
         open_study(sqlite_url, make_config())
     delete_study(sqlite_url, "s")
     assert connect(sqlite_url).get_all_studies() == []
+
+
+def test_what_a_killed_start_left_of_a_study_can_be_deleted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name would be taken for good, by a study that nobody sees."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as death:
+        death.setattr("rankray.store.study._describe", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_study(url, make_config())
+    assert (list_studies(url), is_whole(url, "s")) == ([], False)
+    with pytest.raises(StudyMismatch):
+        open_study(url, make_config(train={"max_steps": 41}))
+    delete_study(url, "s")
+    open_study(url, make_config(train={"max_steps": 41}))
+    assert (list_studies(url), is_whole(url, "s")) == (["s"], True)
