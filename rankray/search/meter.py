@@ -33,18 +33,24 @@ class Meter:
         study: the joined study.
         control: told when a limit is reached.
         nodes: returns the cluster's nodes.
-        clock: Unix time, in seconds.
+        clock: Unix time, in seconds: at which time the driver worked.
+        steady: a monotonic clock, in seconds: how long it worked, also where the other one is set.
     """
 
     def __init__(
-        self, study: StudyStore, control: Control, nodes: Nodes, clock: Callable[[], float] = time.time
+        self,
+        study: StudyStore,
+        control: Control,
+        nodes: Nodes,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._study, self._control, self._nodes, self._clock = study, control, nodes, clock
+        self._study, self._control, self._nodes, self._clock, self._steady = study, control, nodes, clock, steady
         resources = study.config.resources
         self._gpus = resources.worker_range[1] * float(resources.gpus_per_worker)
         self._running: set[int] = set()
         self._lock = threading.Lock()
-        self._since = self._counted = clock()
+        self._since = self._counted = steady()
         self._gpu_seconds = 0.0
         self._seen: dict[str, tuple[str, bool, float, float]] = {}
         self._stop = threading.Event()
@@ -88,11 +94,15 @@ class Meter:
                 for node, (kind, spot) in nodes.items():
                     since = self._seen[node][2] if node in self._seen else self._counted
                     self._seen[node] = (kind, spot, since, self._counted)
+                ahead = self._clock() - self._counted
                 record = {
-                    "from": self._since,
-                    "to": self._counted,
+                    "from": self._since + ahead,
+                    "to": self._counted + ahead,
                     "gpu_seconds": self._gpu_seconds,
-                    "nodes": {node: list(seen) for node, seen in self._seen.items()},
+                    "nodes": {
+                        node: [kind, spot, since + ahead, until + ahead]
+                        for node, (kind, spot, since, until) in self._seen.items()
+                    },
                 }
             self._study.charge(record)
             if self._study.config.study.budget.is_limited and (end := self._study.ended) is not None:
@@ -101,8 +111,8 @@ class Meter:
             logger.debug("meter: not written, trying again: %s", error, exc_info=True)
 
     def _count(self) -> None:
-        """Add the GPUs held since the last count; the clock may have been set back meanwhile."""
-        now = max(self._counted, self._clock())
+        """Add the GPUs held since the last count."""
+        now = max(self._counted, self._steady())
         self._gpu_seconds += (now - self._counted) * self._gpus * len(self._running)
         self._counted = now
 

@@ -8,7 +8,8 @@ spent; what a trial cost is in it whatever became of the trial, lost work includ
     rankray:spent:<driver>   {"from", "to": Unix times, "gpu_seconds", "nodes": {id: [type, is spot, from, to]}}
 
 Times that overlap count once: two drivers at once for wall hours, two drivers that see one node for money. This
-compares the clocks of machines, and is as exact as they are.
+compares the clocks of machines, and is as exact as they are. How long a driver has worked is measured on its monotonic
+clock: a clock that is set meanwhile, or a machine that sleeps, moves both ends of its times.
 
 What ended the search is an attribute of the study, `rankray:ended`, for those who look at it. Whether it has ended is
 asked of the records and the limits each time, so a raised limit continues a search.
@@ -16,10 +17,12 @@ asked of the records and the limits each time, so a raised limit continues a sea
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -27,7 +30,9 @@ from rankray.config.evaluation import is_over_tokens
 from rankray.config.schema import Config
 from rankray.config.study import BudgetSection
 from rankray.store.pareto import costs_of, dominates, metrics_of
-from rankray.store.stored import number
+from rankray.store.stored import mapping, number, text
+
+logger = logging.getLogger(__name__)
 
 SPENT = "rankray:spent:"
 ENDED = "rankray:ended"
@@ -86,11 +91,11 @@ def spent_of(attributes: Mapping[str, Any], budget: BudgetSection) -> Spent:
         attributes: those of the claims study.
         budget: has the prices.
     """
-    records = [dict(record) for key, record in attributes.items() if key.startswith(SPENT)]
+    records = [record for key, stored in attributes.items() if key.startswith(SPENT) and (record := _record(stored))]
     by_node: dict[str, tuple[str, bool, list[Interval]]] = {}
     for record in records:
-        for node, (kind, spot, since, until) in record.get("nodes", {}).items():
-            by_node.setdefault(node, (kind, bool(spot), []))[2].append((since, until))
+        for node, kind, spot, interval in record.nodes:
+            by_node.setdefault(node, (kind, spot, []))[2].append(interval)
     money, unpriced = 0.0, set()
     for kind, spot, intervals in by_node.values():
         price = price_of(budget, kind, spot)
@@ -99,11 +104,41 @@ def spent_of(attributes: Mapping[str, Any], budget: BudgetSection) -> Spent:
             price = max((price_of(budget, each, False) or 0.0 for each in budget.price), default=0.0)
         money += price * covered(intervals) / HOUR
     return Spent(
-        wall_seconds=covered((record["from"], record["to"]) for record in records),
-        gpu_seconds=sum(record["gpu_seconds"] for record in records),
+        wall_seconds=covered(record.worked for record in records),
+        gpu_seconds=sum(record.gpu_seconds for record in records),
         money=money,
         unpriced=tuple(sorted(unpriced)) if budget.price else (),
     )
+
+
+class _Record(NamedTuple):
+    worked: Interval
+    gpu_seconds: float
+    nodes: list[tuple[str, str, bool, Interval]]
+
+
+def _record(stored: Any) -> _Record | None:
+    """Return what a driver has written of its costs, without what is malformed; None where nothing can be used."""
+    found = mapping(stored)
+    worked = _interval([found.get("from"), found.get("to")])
+    if worked is None:
+        if stored is not None:
+            logger.debug("ledger: a driver's record of its costs is malformed, and is left out: %r", stored)
+        return None
+    nodes = [
+        (node, text(seen[0]), seen[1] is True, interval)
+        for node, seen in mapping(found.get("nodes")).items()
+        if isinstance(seen, list) and len(seen) == 4 and (interval := _interval(seen[2:]))
+    ]
+    gpu_seconds = number(found.get("gpu_seconds")) or 0.0
+    return _Record(worked, max(0.0, gpu_seconds) if math.isfinite(gpu_seconds) else 0.0, nodes)
+
+
+def _interval(stored: list[Any]) -> Interval | None:
+    since, until = map(number, stored)
+    if since is None or until is None or not (math.isfinite(since) and math.isfinite(until)):
+        return None
+    return since, until
 
 
 def worked_until(attributes: Mapping[str, Any]) -> dict[str, datetime]:
@@ -114,7 +149,15 @@ def worked_until(attributes: Mapping[str, Any]) -> dict[str, datetime]:
     """
     records = {key.removeprefix(SPENT): record for key, record in attributes.items() if key.startswith(SPENT)}
     times = {driver: number(record.get("to")) for driver, record in records.items() if isinstance(record, Mapping)}
-    return {driver: datetime.fromtimestamp(time) for driver, time in times.items() if time is not None}
+    return {driver: at for driver, time in times.items() if time is not None and (at := _date(time))}
+
+
+def _date(time: float) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(time)
+    except (ValueError, OverflowError, OSError) as error:
+        logger.debug("ledger: %r is no time: %s", time, error)
+        return None
 
 
 def price_of(budget: BudgetSection, kind: str, spot: bool) -> float | None:

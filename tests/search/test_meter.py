@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from store.helpers import make_config
 
 from rankray.search.control import Control
@@ -23,7 +24,7 @@ class Clock:
 def made(url: str, **budget: Any) -> tuple[Any, Control, Clock, Meter, dict[str, Any]]:
     config = make_config(study={"trials": 9, "budget": budget}, resources={"gpus_per_worker": 0.5, "workers": 2})
     study, control, clock, nodes = open_study(url, config), Control(), Clock(), {"n1": ("g5", False)}
-    return study, control, clock, Meter(study, control, lambda: nodes, clock), nodes
+    return study, control, clock, Meter(study, control, lambda: nodes, clock, clock), nodes
 
 
 def test_trials_are_charged_while_they_hold_their_gpus_whatever_becomes_of_them(tmp_path):
@@ -103,3 +104,20 @@ def test_a_clock_that_is_set_back_gives_nothing_back(tmp_path):
     clock.now -= 100
     meter.tick()
     assert (study.spent.wall_seconds, study.spent.gpu_seconds) == (10, 10)
+
+
+@pytest.mark.parametrize("jump", [50 * 365 * 86_400, -3600], ids=["to the present, from 1970", "back"])
+def test_a_clock_that_is_set_is_no_work(tmp_path, jump):
+    """A machine starts with a wrong time, or sleeps: what the search may cost is not used up by that."""
+    url = f"journal:///{tmp_path}/store.log"
+    study, control, clock, _, nodes = made(url, wall_hours=1.0, money=5.0, price={"g5": 3.6})
+    steady = Clock()
+    meter = Meter(study, control, lambda: nodes, clock, steady)
+    meter.started(0, {}, "sampler", 0)
+    meter.tick()
+    clock.now, steady.now = clock.now + jump, steady.now + 10
+    meter.tick()
+    spent = study.spent
+    assert (spent.wall_seconds, spent.gpu_seconds) == (10, 10)
+    assert spent.money == pytest.approx(0.01)
+    assert not control.stopping

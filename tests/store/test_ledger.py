@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import random
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from rankray.contracts import Report
 from rankray.store import attach, open_study, views
-from rankray.store.ledger import ENDED, SPENT, covered, price_of, spent_of
+from rankray.store.ledger import ENDED, SPENT, covered, price_of, spent_of, worked_until
 from rankray.store.move import copy_study
 from store.helpers import begin, drive, make_config, run_trial
 
@@ -177,3 +178,15 @@ def test_a_death_between_any_two_writes_loses_at_most_the_last_seconds(url: str)
     for _ in range(2):
         store.note_end()
         assert store.storage.get_study_user_attrs(store.study_id)[ENDED]["by"] == "wall_hours"
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [None, "x", {"from": "x"}, {"from": 0.0, "to": float("nan")}, {"from": 5.0, "to": 5.0, "nodes": {"n": [1]}}],
+)
+def test_what_is_malformed_of_a_driver_s_record_is_left_out(stored: Any) -> None:
+    budget = limited(price={"g5": 3600.0}, money=9.0).study.budget
+    attributes = {f"{SPENT}a": stored, f"{SPENT}b": record(10, 20, 3.0, n=["g5", False, 10, 20])}
+    spent = spent_of(attributes, budget)
+    assert (spent.wall_seconds, spent.gpu_seconds, spent.money) == (10, 3.0, 10.0)
+    assert worked_until(attributes)["b"] == datetime.fromtimestamp(20)
