@@ -22,6 +22,7 @@ from rankray.checkpoints import places
 from rankray.cluster.environment import has_token
 from rankray.config import LoadedConfig
 from rankray.errors import ConfigError, StorageError, StoreError, SubmitError
+from rankray.paths import file_in_url
 
 EXCLUDED = [".git", ".venv", "__pycache__", "rankray-runs", "rankray-quickstart", "*.db", "*.db-shm", "*.db-wal"]
 """What is not uploaded, beside what `.gitignore` names."""
@@ -107,10 +108,11 @@ def _check_store(loaded: LoadedConfig, store: str) -> None:
             f"store: {masked(given)} holds a password, which everybody who sees the cluster's dashboard would read; "
             "allowed is a URL without one; leave it out and write RANKRAY_STORE=URL to ~/.rankray.env on the head"
         )
-    if given.startswith("sqlite:///") and not given.startswith("sqlite:////"):
+    file = file_in_url(given)
+    if file is not None and not file.startswith(("/", "~")):
         raise StoreError(
-            f"store: {given} would be in the job's directory, which does not last; allowed is a server, a journal on a "
-            "disk that lasts, or an absolute path; change store"
+            f"store: {given} would be in the job's directory, which does not last; allowed is a server, or an absolute "
+            "path on a disk that lasts; change store"
         )
 
 

@@ -63,6 +63,8 @@ def test_words_with_spaces_stay_words(loaded, tmp_path):
         (TEXT, "postgresql://me:secret@db/x", StoreError, r"holds a password.*\.rankray\.env"),
         (TEXT + "store: mysql://me:secret@db/x\n", "", StoreError, "holds a password"),
         (TEXT + "store: sqlite:///rankray.db\n", "", StoreError, "does not last"),
+        (TEXT + "store: journal:///rankray.log\n", "", StoreError, "does not last"),
+        (TEXT, "journal:///rankray.log", StoreError, "does not last"),
         (TEXT.replace("s3://bucket/runs", "./runs"), "", StorageError, "does not last"),
     ],
 )
@@ -70,6 +72,11 @@ def test_what_would_be_lost_or_seen_is_refused(loaded, tmp_path, text, store, er
     with pytest.raises(error, match=said) as refused:
         jobs.describe(loaded(text), tmp_path, store=store)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("store", ["sqlite:////data/s.db", "sqlite:///~/s.db", "journal:////data/s.log", "grpc://h:1"])
+def test_a_store_that_lasts_is_taken(loaded, tmp_path, store):
+    assert store in jobs.describe(loaded(TEXT), tmp_path, store=store).entrypoint
 
 
 def test_a_file_outside_what_is_uploaded_is_refused(loaded, tmp_path):
