@@ -14,7 +14,7 @@ from rankray.store.claims import COPY, IDENTITY, NOBODY
 from rankray.store.ledger import SPENT, Spent, spent_of, worked_until
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
-from rankray.store.records import CREATED, DRIVER, KEPT_LOSSES, NODES, RAN, UNTRAINED, nodes_of
+from rankray.store.records import CREATED, DAMAGED, DRIVER, KEPT_LOSSES, NODES, RAN, UNTRAINED, damaged_of, nodes_of
 from rankray.store.stored import figures, local_time, mapping, mappings, text
 
 LONGEST_NODE = 200
@@ -67,6 +67,13 @@ class StudyAccounts(TrialOwnership):
         known = [*nodes_of(trial), {"node": node[:LONGEST_NODE], "at": datetime.now().isoformat()}]
         self.storage.set_trial_user_attr(trial_id(trial), NODES, known[-KEPT_LOSSES:])
         self._history.wrote(trial.number, NODES, known[-KEPT_LOSSES:], more=True)
+
+    def note_made_again(self, trial: FrozenTrial, checkpoint: str | None) -> None:
+        """Forget that a checkpoint was damaged, whose trial has written it anew in the same place."""
+        kept = [each for each in damaged_of(trial) if each["checkpoint"] != checkpoint]
+        if kept != damaged_of(trial):
+            self.storage.set_trial_user_attr(trial_id(trial), DAMAGED, kept)
+            self._history.wrote(trial.number, DAMAGED, kept, more=True)
 
     def stretches(self, trial: FrozenTrial, now: datetime | None = None) -> list[Stretch]:
         """Return who ran a trial and when, one (driver, start, end) after the other; the end is None while it runs.

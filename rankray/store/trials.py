@@ -204,6 +204,7 @@ class StudyStore(StudyAccounts):
             if report.step == 0:
                 self.note_untrained(report)
                 return Verdict(stop=False)
+            self.note_made_again(trial, report.checkpoint)
             record = steps.get(report.step)
             if record is not None and _replaces_damaged(trial, record, report):
                 record = replace(record, checkpoint=report.checkpoint)

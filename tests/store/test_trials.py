@@ -280,6 +280,19 @@ def test_a_damaged_checkpoint_is_never_resumed_from_again_and_its_step_may_bring
         assert begin(store).checkpoint is None
 
 
+def test_a_damaged_checkpoint_that_is_written_anew_in_its_place_is_resumed_from(url: str) -> None:
+    """In one launch all processes of a trial write to the same directory."""
+    with open_study(url, make_config(study={"trials": 1})) as store:
+        ticket = begin(store)
+        for step in (10, 20):
+            store.report(ticket.number, Report(step, {"eval/nll": 1.0 / step}, f"here-{step}"))
+        store.damaged(ticket.number, "here-20", "optimizer.pt is missing")
+        assert begin(store).checkpoint == "here-10"
+        store.report(0, Report(20, {"eval/nll": 0.05}, "here-20"))
+        store.release(0)
+        assert (begin(store).checkpoint, views.trial(store, 0)["damaged"]) == ("here-20", [])
+
+
 @pytest.mark.db
 def test_a_report_on_postgresql_takes_three_statements(postgresql_url: str) -> None:
     """Two questions, whether another driver has entered a claim or made a trial, and one write."""
