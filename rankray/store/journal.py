@@ -21,7 +21,8 @@ from rankray.store.urls import network_file_system
 
 
 def journal_lock(path: Path) -> BaseJournalFileLock:
-    """Return the lock that suits the file system under `path`."""
+    """Return the lock that suits the file system under `path`; by a link it is that of the file it leads to."""
+    path = Path(os.path.realpath(path))
     return JournalFileSymlinkLock(str(path)) if network_file_system(path) else KernelLock(path)
 
 

@@ -7,6 +7,7 @@ is touched that may be alive: a driver on another machine counts as alive until 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +66,8 @@ def repair(url: str, notice: Callable[[str], None] = lambda line: None) -> list[
 
 def _repair_journal(path: Path, notice: Callable[[str], None]) -> list[str]:
     done: list[str] = []
-    optunas_lock = path.with_name(path.name + ".lock")
+    real = Path(os.path.realpath(path))
+    optunas_lock = real.with_name(real.name + ".lock")
     if _is_stale(optunas_lock, notice):
         optunas_lock.unlink(missing_ok=True)
         done.append(f"journal: removed the stale lock {optunas_lock}")

@@ -59,3 +59,20 @@ def test_a_journal_that_holds_nothing_but_a_torn_line(tmp_path: Path) -> None:
     lock.acquire()
     lock.release()
     assert path.read_bytes() == b""
+
+
+def test_a_link_to_a_journal_has_the_lock_of_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else who names the link and who names the file write at once, and one cuts off the other's line."""
+    monkeypatch.setattr("rankray.store.journal.LOCK_SECONDS", 0.1)
+    (tmp_path / "elsewhere").mkdir()
+    path, link = tmp_path / "elsewhere" / "store.log", tmp_path / "link.log"
+    path.touch()
+    link.symlink_to(path)
+    one, two = journal_lock(path), journal_lock(link)
+    one.acquire()
+    with pytest.raises(TimeoutError):
+        two.acquire()
+    one.release()
+    two.acquire()
+    two.release()
+    assert sorted(each.name for each in tmp_path.rglob("*.flock")) == ["store.log.flock"]
