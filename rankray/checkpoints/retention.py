@@ -59,7 +59,7 @@ class CheckpointRetention:
         copied: whether the study is a copy, which may also resume from directories of other studies of its name.
 
     Raises:
-        StorageError: the identity is none, or a directory of the study is a link.
+        StorageError: the identity is none, or a directory of the study is a link, or cannot be made or read.
     """
 
     def __init__(self, place: str, study: str, identity: str = "", *, copied: bool = False) -> None:
@@ -70,7 +70,7 @@ class CheckpointRetention:
             )
         self._storage = places.absolute(place)
         self.root = self._own(places.join(self._storage, study))
-        if identity and (places.is_remote(place) or _mark(Path(self.root), identity) != identity):
+        if identity and (places.is_remote(place) or self._owner(identity) != identity):
             self.root = self._own(places.join(self._storage, beside(study, identity)))
         self._originals = re.compile(rf"{re.escape(study)}(-[0-9a-f]{{8}})?") if copied else None
         self._launch = uuid.uuid4().hex[:8]
@@ -166,12 +166,16 @@ class CheckpointRetention:
             )
         return place
 
+    def _owner(self, identity: str) -> str:
+        with places.wrap_errors(self.root):
+            return _mark(Path(self.root), identity)
+
     def _trial(self, number: int) -> str:
         return places.join(self.root, f"trial-{number:05d}")
 
     def _do(self, act: Callable[[], None]) -> None:
         if self._background is None:
-            act()
+            _logged(act)
         else:
             self._background.submit(_logged, act)
 
@@ -198,14 +202,18 @@ def directory_of(place: str, study: str, identity: str) -> str | None:
         place: the configured storage.
         study: the study's name.
         identity: distinguishes studies of the same name; empty where it has none.
+
+    Raises:
+        StorageError: what is there cannot be read.
     """
     storage = places.absolute(place)
     root, other = places.join(storage, study), places.join(storage, beside(study, identity))
     if places.is_remote(place):
         return other if identity else root
     mark = Path(root) / MARK
-    if mark.is_file() and mark.read_text(encoding="utf-8") != identity:
-        root = other
+    with places.wrap_errors(root):
+        if mark.is_file() and mark.read_text(encoding="utf-8") != identity:
+            root = other
     return root if places.exists(root) else None
 
 
@@ -216,7 +224,10 @@ def step_of(place: str) -> int:
 
 
 def _logged(act: Callable[[], None]) -> None:
-    """Do something in the background, where nobody looks at its error."""
+    """Delete something; what cannot be deleted or listed is left, and ends no search.
+
+    Another driver may delete the same, a file server may not answer.
+    """
     try:
         act()
     except Exception:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rankray.checkpoints.retention import CheckpointRetention, directory_of
+from rankray.checkpoints.retention import MARK, CheckpointRetention, directory_of
 from rankray.errors import StorageError
 
 
@@ -198,3 +198,32 @@ def test_a_storage_that_was_moved_is_resumed_from(tmp_path):
     moved = CheckpointRetention(str(tmp_path / "moved"), "s", "1" * 32)
     assert moved.usable([str(path)]) == str(path).replace("/runs/", "/moved/")
     assert moved.usable([str(path).replace("step-000010", "step-000020")]) is None
+
+
+@pytest.mark.parametrize("spoil", ["file", "binary", "directory"])
+def test_a_directory_that_cannot_be_a_study_s_is_refused_in_one_line(tmp_path: Path, spoil: str) -> None:
+    study = tmp_path / "s"
+    if spoil == "file":
+        study.touch()
+    else:
+        study.mkdir()
+        (study / MARK).write_bytes(b"\xff\xfe") if spoil == "binary" else (study / MARK).mkdir()
+    with pytest.raises(StorageError, match=rf"storage: {study} cannot be written or read here: .*; give a directory"):
+        CheckpointRetention(str(tmp_path), "s", "0" * 32)
+    if spoil == "binary":
+        with pytest.raises(StorageError):
+            directory_of(str(tmp_path), "s", "0" * 32)
+
+
+def test_what_cannot_be_tidied_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another driver deletes the same at the same moment, or a file server does not answer."""
+    kept = CheckpointRetention(str(tmp_path), "s", "0" * 32)
+    kept.begin(0, kept.directory(0) + "/step-000010")
+
+    def gone(place: str) -> list[str]:
+        raise FileNotFoundError(place)
+
+    with monkeypatch.context() as race:
+        race.setattr("rankray.checkpoints.places.names", gone)
+        kept.ended(0, complete=True)
+        kept.tidy({0}, set())
