@@ -11,10 +11,12 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config.schema import Config
@@ -296,6 +298,31 @@ class TrialOwnership:
         self._look()
         return unfinished
 
+    @contextmanager
+    def _writing(self, number: int) -> Iterator[None]:
+        """Hold the lock while a trial is written to.
+
+        Raises:
+            LeaseLost: another driver took it over and ended it between the look at the claims and the write.
+        """
+        with self._lock:
+            try:
+                yield
+            except optuna.exceptions.UpdateFinishedTrialError as error:
+                self._held.discard(number)
+                raise LeaseLost(
+                    f"trial {number} of {self.name}: another driver has ended it meanwhile; its write was refused"
+                ) from error
+
+    def _set_state(self, trial: FrozenTrial, state: TrialState) -> bool:
+        """Set the state of an unfinished trial; return whether it was still one."""
+        try:
+            self.storage.set_trial_state_values(trial_id(trial), state)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            logger.debug("trial %d: another driver has ended it meanwhile", trial.number)
+            return False
+        return True
+
     def _own(self, trial: FrozenTrial) -> int:
         """Return the fence under which this driver owns a trial; raise `LeaseLost` if it does not."""
         self._claims.refresh()
@@ -345,15 +372,14 @@ class TrialOwnership:
         trial = self.storage.get_trial(trial_id(trial))
         if trial.state.is_finished() or self._ender.finish_committed(trial):
             return None
-        if trial.state == TrialState.WAITING:
-            self.storage.set_trial_state_values(trial_id(trial), TrialState.RUNNING)
+        if trial.state == TrialState.WAITING and not self._set_state(trial, TrialState.RUNNING):
+            return None
         return trial
 
     def _give_back(self, trial: FrozenTrial) -> None:
         """Free a trial of this driver for any other. The state comes first: an adopter sets it after its claim."""
         if READY not in trial.user_attrs:
             withdraw(self.storage, trial, "abandoned")
-        else:
-            self.storage.set_trial_state_values(trial_id(trial), TrialState.WAITING)
+        elif self._set_state(trial, TrialState.WAITING):
             self._claims.take(trial, NOBODY)
         self._held.discard(trial.number)

@@ -145,7 +145,7 @@ class StudyStore(StudyAccounts):
             LeaseLost: the trial belongs to another driver.
             StoreUnavailable: the store does not answer.
         """
-        with self._lock:
+        with self._writing(number):
             trial = self._read(number)
             if not trial.state.is_finished():
                 self._own(trial)
@@ -161,7 +161,7 @@ class StudyStore(StudyAccounts):
             LeaseLost: the trial belongs to another driver.
             StoreUnavailable: the store does not answer; call again.
         """
-        with self._lock:
+        with self._writing(number):
             trial = self._read(number)
             if not trial.state.is_finished():
                 self._own(trial)
@@ -187,7 +187,7 @@ class StudyStore(StudyAccounts):
             LeaseLost: the trial belongs to another driver, or has ended otherwise.
             StoreUnavailable: the store does not answer; send the report again.
         """
-        with self._lock:
+        with self._writing(number):
             trial = self._read(number, again=not self._history.knows(number))
             if not trial.state.is_finished():
                 try:
@@ -231,7 +231,7 @@ class StudyStore(StudyAccounts):
             LeaseLost: the trial belongs to another driver.
             StoreUnavailable: the store does not answer; call again.
         """
-        with self._lock:
+        with self._writing(number):
             trial = self._read(number)
             if trial.state.is_finished():
                 return
@@ -250,7 +250,7 @@ class StudyStore(StudyAccounts):
             StoreUnavailable: the store does not answer; call again.
         """
         reason, traceback = shortened(reason, LONGEST_TEXT // 10), shortened(traceback)
-        with self._lock:
+        with self._writing(number):
             trial = self._read(number)
             if trial.state.is_finished():
                 return False

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from rankray.contracts import Report, Verdict
-from rankray.errors import StoreError
+from rankray.errors import LeaseLost, StoreError
 from rankray.store import attach, open_study, views
 from rankray.store.records import DRIVER, ORIGIN, READY, is_void
 from store.helpers import FULL, SPACE, begin, begin_and_die, drive, make_config, states, stored
@@ -291,6 +291,37 @@ def test_a_damaged_checkpoint_that_is_written_anew_in_its_place_is_resumed_from(
         store.report(0, Report(20, {"eval/nll": 0.05}, "here-20"))
         store.release(0)
         assert (begin(store).checkpoint, views.trial(store, 0)["damaged"]) == ("here-20", [])
+
+
+@pytest.mark.parametrize("act", ["report", "stop", "fail", "damaged"])
+def test_a_driver_that_froze_between_look_and_write_is_told_that_its_trial_was_ended(
+    url: str, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(study={"trials": 3, "pruner": "none", "max_failures_per_trial": 2})
+    frozen, other = open_study(url, config).join(), open_study(url, config).join()
+    number = begin(frozen).number
+    frozen.report(number, Report(10, {"eval/nll": 1.0}, "c"))
+    monkeypatch.setattr(other._watch, "is_dead", lambda driver: driver == frozen.driver)
+    look = frozen._own
+
+    def freeze(trial: Any) -> int:
+        fence = look(trial)
+        monkeypatch.setattr(frozen, "_own", look)
+        assert begin(other).number == number
+        other.complete(number, {"eval/nll": 0.5})
+        return fence
+
+    monkeypatch.setattr(frozen, "_own", freeze)
+    acts: dict[str, Callable[[], Any]] = {
+        "report": lambda: frozen.report(number, Report(20, {"eval/nll": 1.0}, node="n")),
+        "stop": lambda: frozen.report(number, Report(20, {"eval/nll": float("nan")})),
+        "fail": lambda: frozen.fail(number, "broken"),
+        "damaged": lambda: frozen.damaged(number, "c", "optimizer.pt is missing"),
+    }
+    with pytest.raises(LeaseLost, match=f"trial {number} of s: another driver has ended it meanwhile"):
+        acts[act]()
+    frozen.leave()
+    assert (states(other)[number], stored(other, number).value) == ("COMPLETE", 0.5)
 
 
 @pytest.mark.db
