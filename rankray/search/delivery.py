@@ -13,16 +13,18 @@ trying.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rankray.contracts import Report, Verdict, WorkLost
-from rankray.errors import ConfigError, LeaseLost, StoreUnavailable, StudyGone
+from rankray.errors import ConfigError, LeaseLost, StoreError, StoreUnavailable, StudyGone
 from rankray.search.news import News
+from rankray.store.stored import reading
 
 if TYPE_CHECKING:
     from rankray.store import StudyStore
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 LONG_SECONDS = 0.5
 """A failed try shorter than this is followed by the next one at once."""
+T = TypeVar("T")
 CONTINUE = Verdict(stop=False)
 TAKEN_OVER = Verdict(stop=True, reason="taken over by another driver")
 
@@ -131,8 +134,8 @@ class StoreOutbox:
             if now - begun > LONG_SECONDS:
                 self._again_at = 2 * now - begun
             return False
-        except StudyGone as error:
-            logger.debug("%d writes are dropped: the study was deleted", len(self._pending), exc_info=True)
+        except (StudyGone, StoreError) as error:
+            logger.debug("%d writes are dropped: the study is gone, or damaged", len(self._pending), exc_info=True)
             self._pending.clear()
             self._gone = str(error)
             return False
@@ -144,7 +147,7 @@ class StoreOutbox:
         found: list[Verdict] = []
 
         def write() -> None:
-            verdict = self._study.report(number, report)
+            verdict = self._asked(lambda: self._study.report(number, report))
             found.append(verdict)
             if verdict.stop:
                 self._late[number] = verdict
@@ -155,21 +158,28 @@ class StoreOutbox:
 
     def complete(self, number: int, metrics: dict[str, float]) -> None:
         """Write that a trial is complete, unless a late verdict has stopped it meanwhile."""
-        self._write(number, lambda: None if number in self._late else self._study.complete(number, metrics))
+        complete = functools.partial(self._study.complete, number, metrics)
+        self._write(number, lambda: None if number in self._late else self._asked(complete))
 
     def fail(self, number: int, reason: str, traceback: str, retry: bool = True) -> bool:
         """Write that a trial failed; return whether the store will have it tried again, which `retry` allows."""
         again: list[bool] = []
-        self._write(number, lambda: again.append(self._study.fail(number, reason, traceback, retry)))
+        fail = functools.partial(self._study.fail, number, reason, traceback, retry)
+        self._write(number, lambda: again.append(self._asked(fail)))
         return bool(again and again[0])
 
     def release(self, number: int, lost: WorkLost | None = None) -> None:
         """Write that a trial's process is gone, what work was lost with it, and that any driver may resume it."""
-        self._write(number, lambda: self._study.release(number, lost))
+        self._write(number, lambda: self._asked(lambda: self._study.release(number, lost)))
 
     def damaged(self, number: int, checkpoint: str, reason: str) -> None:
         """Write that a committed checkpoint is damaged; any driver may resume the trial from the one before."""
-        self._write(number, lambda: self._study.damaged(number, checkpoint, reason))
+        self._write(number, lambda: self._asked(lambda: self._study.damaged(number, checkpoint, reason)))
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """Ask the store; what is malformed there is one line (StoreError), and nothing that Tune would wrap."""
+        with reading(self._study.name):
+            return ask()
 
     def _write(self, number: int, write: Callable[[], None]) -> None:
         def write_if_ours() -> None:

@@ -23,10 +23,11 @@ from rankray.cluster.own_ray import servers_here, watching_own_ray
 from rankray.cluster.scratch import own_directory
 from rankray.cluster.session import ray_session
 from rankray.contracts import Observer
-from rankray.errors import ConfigError, RankrayError, SearchFailed, StoreUnavailable, StudyGone
+from rankray.errors import ConfigError, RankrayError, SearchFailed, StoreError, StoreUnavailable, StudyGone
 from rankray.search.control import Control, interruptible
 from rankray.search.silence import Process, ProcessWatch, silence_seconds_default
 from rankray.store import StudyStore
+from rankray.store.stored import reading
 
 logger = logging.getLogger(__name__)
 
@@ -253,15 +254,16 @@ def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> 
 def _is_done(study: StudyStore, outbox: Any, control: Control) -> bool:
     """Return whether the study is done; False where the store does not say, which ends the search after a while."""
     try:
-        done = bool(study.done)
+        with reading(study.name):
+            done = bool(study.done)
     except StoreUnavailable as error:
         logger.debug("the store does not say whether the study is done", exc_info=True)
         outbox.unanswered(error)
         time.sleep(POLL_SECONDS)
         control.error = control.error or outbox.lost
         return False
-    except StudyGone as error:
-        logger.debug("the study was deleted", exc_info=True)
+    except (StudyGone, StoreError) as error:
+        logger.debug("the study was deleted, or is damaged", exc_info=True)
         control.error = control.error or str(error)
         return False
     outbox.answered()

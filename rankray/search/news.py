@@ -13,8 +13,9 @@ from typing import Any
 
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.contracts import Observer, Report
-from rankray.errors import StoreUnavailable, StudyGone
+from rankray.errors import StoreError, StoreUnavailable, StudyGone
 from rankray.store import StudyStore
+from rankray.store.stored import reading
 from rankray.store.views import retention as kept_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,8 @@ class CheckpointObserver:
     def tidy(self) -> None:
         """Delete the checkpoints that nobody wants any more; while the store is unreachable, delete nothing."""
         try:
-            self._retention.tidy(*kept_checkpoints(self._study))
-        except (StoreUnavailable, StudyGone):
+            with reading(self._study.name):
+                ended, kept = kept_checkpoints(self._study)
+            self._retention.tidy(ended, kept)
+        except (StoreUnavailable, StoreError, StudyGone):
             logger.debug("checkpoints are not tidied: the store does not say which are wanted", exc_info=True)

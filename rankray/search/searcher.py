@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.search import Searcher
 
 from rankray.contracts import TrialSpec
-from rankray.errors import ConfigError, LeaseFailed, StorageError, StoreUnavailable, StudyGone
+from rankray.errors import ConfigError, LeaseFailed, StorageError, StoreError, StoreUnavailable, StudyGone
 from rankray.search.control import Control
 from rankray.search.delivery import StoreOutbox
 from rankray.search.news import News
+from rankray.store.stored import reading
 
 if TYPE_CHECKING:
     from rankray.store import StudyStore, Ticket
@@ -70,14 +71,15 @@ class StoreSearcher(Searcher):
             return None
         begun = time.monotonic()
         try:
-            ticket = self._study.next_trial()
-            done = ticket is None and self._study.done
+            with reading(self._study.name):
+                ticket = self._study.next_trial()
+                done = ticket is None and self._study.done
             self._outbox.answered()
         except StoreUnavailable as error:
             logger.debug("no new trial for now: the store is unreachable", exc_info=True)
             ticket, done = None, False
             self._outbox.unanswered(error)
-        except (StudyGone, LeaseFailed) as error:
+        except (StudyGone, LeaseFailed, StoreError) as error:
             logger.debug("no further trial: this driver can work no more", exc_info=True)
             control.error = str(error)
             return Searcher.FINISHED

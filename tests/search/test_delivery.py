@@ -3,13 +3,15 @@
 import pytest
 
 from rankray.contracts import Report, Verdict
-from rankray.errors import ConfigError, LeaseLost, StoreUnavailable
+from rankray.errors import ConfigError, LeaseLost, StoreError, StoreUnavailable
 from rankray.search.delivery import StoreOutbox, patience_seconds_default
 from rankray.search.news import News
 
 
 class Study:
     """A store that can become unreachable, and remembers what was written."""
+
+    name = "s"
 
     def __init__(self):
         self.away = False
@@ -157,3 +159,21 @@ def test_an_outage_is_said_once_with_its_reason_and_its_end(study, monkeypatch):
     assert study.told == [("report", 1, 5), ("report", 1, 10), ("report", 1, 15)]
     assert len(seen.said) == 2
     assert seen.said[1].startswith("the store answers again")
+
+
+@pytest.mark.parametrize("error", [StoreError("store: line 3 is malformed"), KeyError("metrics"), TypeError("x")])
+def test_what_is_malformed_in_the_store_ends_the_search_in_one_line(study, error):
+    """Tune would wrap it in two tracebacks."""
+    outbox = StoreOutbox(study)
+    outbox.report(1, Report(1, {}))
+
+    def malformed(*words):
+        raise error
+
+    study.report = study.release = malformed
+    assert not outbox.report(1, Report(2, {})).stop
+    assert "malformed" in outbox.lost
+    outbox.release(1)
+    outbox.complete(1, {})
+    assert study.told == [("report", 1, 1)]
+    assert not outbox.flush()

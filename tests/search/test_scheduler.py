@@ -9,7 +9,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from rankray.contracts import TrialSpec, Verdict
-from rankray.errors import ConfigError, StoreUnavailable
+from rankray.errors import ConfigError, StoreError, StoreUnavailable
 from rankray.search import scheduler
 from rankray.search import searcher as searcher_module
 from rankray.search.actor import EVENT
@@ -24,6 +24,8 @@ from rankray.search.stopper import ControlStopper
 
 class Study:
     """A store with a few trials to give."""
+
+    name = "s"
 
     def __init__(self, trials=3):
         self.left = list(range(trials))
@@ -102,6 +104,16 @@ def tell(world, number, holder="a", **event):
 
 def outcome(**fields):
     return {"metrics": {"eval/nll": 1.0}, "steps": 1, "checkpoint": None, "stopped": "", "preempted": "", **fields}
+
+
+@pytest.mark.parametrize("error", [StoreError("store: line 3 is malformed"), KeyError("metrics")])
+def test_what_is_malformed_in_the_store_ends_the_search_in_one_line(world, monkeypatch, error):
+    def malformed():
+        raise error
+
+    monkeypatch.setattr(world.study, "next_trial", malformed)
+    assert world.searcher.suggest("a") == StoreSearcher.FINISHED
+    assert "malformed" in world.control.error
 
 
 def test_no_more_trials_than_slots(world):
