@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ ALSO_DATA = "evaluate.also.*.data"
 
 
 def resolve_tree(tree: dict[str, Any], base: Path, where: Callable[[str], str]) -> dict[str, str]:
-    """Make the paths in a configuration's tree absolute, those that its space and warm starts name, too.
+    """Make the paths in a configuration's tree absolute, those that its space and its points name, too.
 
     Args:
         tree: changed in place; what is not as it should be is left to validation.
@@ -107,20 +107,34 @@ def resolve_tree(tree: dict[str, Any], base: Path, where: Callable[[str], str]) 
         data["chat_template"] = _template_text(given, base, where)
         if data["chat_template"] != given:
             written[CHAT_TEMPLATE] = given
-    space = tree.get("space")
-    for path, entry in space.items() if isinstance(space, dict) else ():
-        choices = entry.get("choice") if path in {*PATHS, CHAT_TEMPLATE} and isinstance(entry, dict) else None
-        for index, choice in enumerate(choices if isinstance(choices, list) else ()):
-            if path == CHAT_TEMPLATE:
-                entry["choice"][index] = _template_text(choice, base, where)
-            else:
-                change(choices, index, path)
-    study = tree.get("study")
-    points = study.get("warm_start") if isinstance(study, dict) else None
-    for point in points if isinstance(points, list) else []:
-        for path in PATHS.keys() & (point if isinstance(point, dict) else {}):
-            change(point, path, path)
+    for holder, key, path in _searched(tree):
+        if path == CHAT_TEMPLATE:
+            holder[key] = _template_text(holder[key], base, where)
+        elif path in PATHS:
+            change(holder, key, path)
     return written
+
+
+def _searched(tree: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
+    """Yield where the space and the points to try first hold a value of a field: mapping or list, key, dotted path.
+
+    Those are the choices of a field, the values of others that an entry of the space depends on, and the points.
+    """
+    space, study = tree.get("space"), tree.get("study")
+    for path, entry in space.items() if isinstance(space, dict) else ():
+        if not isinstance(entry, dict):
+            continue
+        choices, when = entry.get("choice"), entry.get("when")
+        yield from ((choices, index, path) for index in range(len(choices) if isinstance(choices, list) else 0))
+        for other, values in when.items() if isinstance(when, dict) else ():
+            if isinstance(values, list):
+                yield from ((values, index, other) for index in range(len(values)))
+            else:
+                yield when, other, other
+    for field in ("known", "baselines", "warm_start"):
+        points = study.get(field) if isinstance(study, dict) else None
+        for point in points if isinstance(points, list) else ():
+            yield from ((point, path, path) for path in list(point) if isinstance(point, dict))
 
 
 def _template_text(given: Any, base: Path, where: Callable[[str], str]) -> Any:

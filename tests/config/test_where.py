@@ -138,3 +138,31 @@ def test_what_is_no_chat_template_is_said_with_its_line(project, given, content,
         (project / given).write_bytes(content)
     with pytest.raises(ConfigError, match=rf"s.yaml:\d+: data.chat_template: .*{says}"):
         chats(project, given)
+
+
+def test_conditions_and_points_name_files_as_choices_do(project):
+    (project / "models/big").mkdir()
+    (project / "t.jinja").write_text("{{ messages }}")
+    space = {
+        "model.path": {"choice": ["models/tiny", "models/big"]},
+        "data.chat_template": {"choice": ["plain", "./t.jinja"]},
+        "loss.temperature": {"float": [1, 2], "when": {"model.path": "models/big", "data.train": ["train.jsonl"]}},
+        "loss.entropy_weight": {"float": [1, 2], "when": {"data.chat_template": "./t.jinja"}},
+    }
+    points = {"known": [{"model.path": "models/big"}], "warm_start": [{"data.chat_template": "./t.jinja"}]}
+    config = load_config(write(project, space=space, study=points)).config
+    held = config.search_space.distributions
+    assert held["loss.temperature"].when == {
+        "model.path": (str(project / "models/big"),),
+        "data.train": (config.data.train,),
+    }
+    assert held["loss.entropy_weight"].when == {"data.chat_template": ("{{ messages }}",)}
+    assert config.study.known == [{"model.path": str(project / "models/big")}]
+    assert config.study.warm_start == [{"data.chat_template": "{{ messages }}"}]
+    (Path.cwd() / "models/mine").mkdir()
+    given = {
+        "space": {"model.path": {"choice": ["models/mine", "models/other"]}},
+        "study.known": [{"model.path": "models/mine"}],
+    }
+    config = load_config(write(project), given).config
+    assert config.study.known == [{"model.path": str(Path.cwd() / "models/mine")}]
