@@ -66,8 +66,9 @@ def _problem(key: Key, items: list[Any]) -> tuple[Key, str]:
         return key, f"{path}: unknown key{hint}; allowed: {', '.join(sorted(siblings))}; correct the key"
     text = describe_invalid(items, siblings)
     named = text.split(":")[0]
-    if not key and named in all_fields():  # a rule about several sections names the field itself
-        return tuple(named.split(".")), text
+    parts = named.split(".")
+    if not key and any(".".join(parts[:end]) in all_fields() for end in range(1, len(parts) + 1)):
+        return tuple(parts), text  # a rule about several sections names the field itself, or what a free one holds
     return key, f"{path}: {text}"
 
 

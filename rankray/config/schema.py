@@ -17,7 +17,14 @@ from pydantic import Field, field_validator, model_validator
 
 from rankray.config.evaluation import EvaluateSection, natural_direction
 from rankray.config.secrets import ADVICE, secret_paths
-from rankray.config.sections import DataSection, ModelSection, ResourcesSection, Section, TrainSection
+from rankray.config.sections import (
+    DataSection,
+    ModelSection,
+    ResourcesSection,
+    Section,
+    TrainSection,
+    unstorable,
+)
 from rankray.config.study import PUBLISHED, StudySection
 from rankray.errors import shown
 from rankray.loss.knobs import Knobs
@@ -91,6 +98,22 @@ class Config(Section):
         if unknown:
             raise ValueError(f"unknown option {shown(unknown[0])}; allowed: {', '.join(STORAGE_OPTIONS)}")
         return given
+
+    @model_validator(mode="after")
+    def _is_stored_whole(self) -> Config:
+        """Refuse what JSON does not have, as which a study is stored: there, infinity would become null."""
+        free = {"train": {"sft"}, "study": {"sampler", "pruner"}, "data": {"where"}}
+        sources = [(f"data.{split}", getattr(self.data, split)) for split in ("train", "eval", "test")]
+        parts = [(f"{name}.{key}", getattr(getattr(self, name), key)) for name, keys in free.items() for key in keys]
+        parts += [
+            (f"{path}.where", [each.where for each in given]) for path, given in sources if isinstance(given, list)
+        ]
+        for path, value in (odd for part in sorted(parts, key=lambda part: part[0]) for odd in unstorable(*part)):
+            raise ValueError(
+                f"{path}: got {shown(value)}; allowed: text, finite numbers, true, false, null, and lists and mappings "
+                "of these; " + ("write a finite one" if isinstance(value, float) else "write it as text, in quotes")
+            )
+        return self
 
     @model_validator(mode="after")
     def _holds_no_secret(self) -> Config:

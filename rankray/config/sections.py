@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from rankray.errors import describe_invalid, nearest, shown
 from rankray.loss.knobs import Fields, NonNegative, Positive
 
-PositiveInt = Annotated[int, Field(ge=1)]
+MOST_THREADS = 4096
+"""More CPU threads than any machine has; a process cannot start millions of them."""
+MOST = 2**31 - 1
+"""The largest count: the libraries of training hold some of them in 32 bits."""
+
+
+def _countable(given: int) -> int:
+    if given > MOST:
+        raise ValueError(f"got {shown(given)}; allowed: at most {MOST}; correct the value")
+    return given
+
+
+PositiveInt = Annotated[int, Field(ge=1), AfterValidator(_countable)]
 
 
 class Section(Fields):
@@ -26,6 +39,18 @@ class Section(Fields):
             return given
         lists = {name for name, field in cls.model_fields.items() if typing.get_origin(field.annotation) is list}
         return {key: [value] if key in lists and isinstance(value, str) else value for key, value in given.items()}
+
+
+def unstorable(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted path of every value that JSON does not have, and the value: infinity, NaN, bytes, a date."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from unstorable(f"{path}.{key}", each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from unstorable(path, each)
+    elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+        yield path, value
 
 
 class LoraSection(Section):
@@ -249,7 +274,7 @@ class TrainSection(Section):
     """Steps between checkpoints; null makes one at every evaluation."""
     parallelism: Literal["ddp", "fsdp"] = "ddp"
     """How several workers share a trial: `ddp` gives each the whole model, `fsdp` (FSDP2) each a shard of it."""
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
     """CPU threads a trial computes with; null takes `resources.cpus_per_worker` in a search, all cores in `train`."""
     sft: dict[str, Any] = Field(default_factory=dict)
     """Any other field of TRL's SFTConfig, passed through as it is."""
@@ -269,7 +294,7 @@ class ResourcesSection(Section):
 
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
     """Worker processes per trial; `[least, most]` takes what is free, and grows or shrinks while the trial runs."""
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    cpus_per_worker: Positive = 1
     """CPUs reserved for a worker."""
     gpus_per_worker: NonNegative = 0
     """GPUs reserved for a worker; a fraction shares one."""

@@ -12,6 +12,7 @@ A space is parsed and checked once: `Config.search_space` keeps the result, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -230,6 +231,8 @@ def _check_values(dist: Distribution, config: Config, space: Mapping[str, Distri
             raise ConfigError(
                 f"choice {shown(value)} is not a plain value; allowed: strings, numbers, true, false, null; replace it"
             )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"choice {value} is not finite; allowed: finite numbers; replace it by a very large one")
         value = int(value) if dist.kind == "int" else value
         why = refusal(config, {dist.path: value})
         if why and not (len(space) > 1 and some_draw_allows(config, space, dist.path, value)):

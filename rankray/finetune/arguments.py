@@ -17,6 +17,8 @@ from rankray.finetune.schedules import check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
 
 logger = logging.getLogger(__name__)
+SEEDS = 2**32
+"""How many seeds numpy tells apart."""
 
 
 def sft_arguments(
@@ -30,7 +32,7 @@ def sft_arguments(
 
     Args:
         config: the trial's configuration.
-        seed: for data order, dropout and the initial adapters.
+        seed: for data order, dropout and the initial adapters; those from `SEEDS` on begin again at 0.
         directory: where the trial writes.
         half: compute in float16 with loss scaling; float16 does not train without it.
         mixed: compute in bfloat16 under autocast, on float32 weights.
@@ -53,8 +55,8 @@ def sft_arguments(
         "warmup_steps": round(config.train.warmup_ratio * config.train.max_steps),
         "weight_decay": config.train.weight_decay,
         "lr_scheduler_type": config.train.schedule,
-        "seed": seed,
-        "data_seed": seed,
+        "seed": seed % SEEDS,
+        "data_seed": seed % SEEDS,
         "use_cpu": not gpu,
         "fp16": half,
         "bf16": mixed,

@@ -58,14 +58,17 @@ def with_steps(loaded: LoadedConfig, download: bool = False) -> LoadedConfig:
     tree = config.model_dump(mode="json")
     tree["train"]["max_steps"] = steps
     tree["store"] = config.store
-    config_from(tree)  # refuses what does not go with this number of steps
+    try:
+        config_from(tree)  # refuses what does not go with this number of steps
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {config.train.epochs:g} passes: {error}") from None
     counted = config.model_copy(update={"train": config.train.model_copy(update={"max_steps": steps})})
     return replace(loaded, config=counted)
 
 
 def steps_of(epochs: float, examples: int, batch_size: int) -> int:
-    """Return the optimizer steps of so many passes; at least one."""
-    return max(1, math.ceil(epochs * math.ceil(examples / batch_size)))
+    """Return the optimizer steps of so many passes; at least one, and of endlessly many more than is allowed."""
+    return max(1, math.ceil(min(epochs * math.ceil(examples / batch_size), 2.0**31)))
 
 
 def trained_examples(loaded: LoadedConfig) -> int:

@@ -210,8 +210,8 @@ class _Check:
             return None
         counts = [n for n in range(self._workers[0], self._workers[1] + 1) if config.train.batch_size % n == 0]
         share = math.gcd(*(config.train.batch_size // n for n in counts)) if counts else 1
-        for rows in range(share - 1, 0, -1):
-            memory = self._memory(self.largest[0], rows) if share % rows == 0 else None
+        for rows in _divisors(share)[-2::-1]:
+            memory = self._memory(self.largest[0], rows)
             if memory is not None and self.need(memory) <= (self.room.size or 0):
                 return rows, memory
         return None
@@ -241,7 +241,7 @@ class _Check:
     def _smaller_batches(self, config: Config) -> str:
         """Return the largest batches that fit, as few of the two changed as need be; an empty string where none do."""
         rows, held_out = self.batch_of(config).rows, config.evaluate.batch_size
-        pairs = [(n, held_out >> k) for n in range(1, rows + 1) if rows % n == 0 for k in range(held_out.bit_length())]
+        pairs = [(n, held_out >> k) for n in _divisors(rows) for k in range(held_out.bit_length())]
         pairs.sort(key=lambda pair: ((pair[0] != rows) + (pair[1] != held_out), -pair[0], -pair[1]))
         for micro, answers in pairs:
             evaluate = config.evaluate.model_copy(update={"batch_size": answers})
@@ -252,6 +252,12 @@ class _Check:
 
     def _fits(self, memory: Memory | None) -> bool:
         return memory is not None and self.need(memory) <= (self.room.size or 0)
+
+
+def _divisors(number: int) -> list[int]:
+    """Return all divisors in order."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 @cache

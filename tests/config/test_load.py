@@ -254,3 +254,40 @@ def test_a_mapping_is_read_as_a_file_is(write, tmp_path, monkeypatch):
         load_mapping(tree | {"loss": {"temprature": 1}}, {})
     with pytest.raises(ConfigError, match=r"^overrides: study.trials: study.trials: got 'many'"):
         load_mapping(tree, {"study.trials": "many"})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("train.batch_size=99999999999999", "train.batch_size: got 99999999999999; allowed: at most 2147483647"),
+        ("train.threads=99999", "train.threads: got 99999; allowed: less than or equal to 4096"),
+        ("resources.cpus_per_worker=.inf", "resources.cpus_per_worker: got inf; allowed: a finite number"),
+    ],
+)
+def test_numbers_that_the_libraries_cannot_take_are_refused(write, given, says):
+    assert says in fails(write(GOOD), [given])
+    load_config(write(GOOD), ["train.batch_size=2147483647", "train.threads=4096"])
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "shown"),
+    [
+        ("train.sft={max_grad_norm: .inf}", "train.sft.max_grad_norm", "inf"),
+        ("study.pruner={name: successive_halving, min_resource: .inf}", "study.pruner.min_resource", "inf"),
+        ("data.where={score: .nan}", "data.where.score", "nan"),
+        ("data.where={day: !!timestamp 2024-01-31}", "data.where.day", r"datetime.date\(2024, 1, 31\)"),
+        ("data.where={name: [a, !!binary /w==]}", "data.where.name", r"b'\\xff'"),
+        ("data.train=[{path: a.jsonl, where: {score: -.inf}}]", "data.train.where.score", "-inf"),
+    ],
+)
+def test_what_a_study_cannot_store_is_refused(write, given, named, shown):
+    """JSON has no infinity: workers got null instead, and every trial failed."""
+    with pytest.raises(ConfigError, match=rf"^--set \S+: {named}: got {shown}; allowed: text, finite numbers"):
+        load_config(write(GOOD), [given])
+
+
+def test_a_choice_is_finite(write):
+    said = fails(write(GOOD), ["space.train.sft.max_grad_norm={choice: [1.0, .inf]}"])
+    assert said.startswith(
+        "--set space.train.sft.max_grad_norm: space.train.sft.max_grad_norm: choice inf is not finite"
+    )

@@ -79,3 +79,10 @@ def test_what_was_left_out_still_counts_as_left_out(tree):
     loaded = LoadedConfig(config_from(tree(train__epochs=1, loss__objective="rri")), "x.yaml")
     assert with_steps(loaded).config.study.model_fields_set == loaded.config.study.model_fields_set
     assert with_steps(loaded).config.store == loaded.config.store
+
+
+def test_more_steps_than_can_be_counted_are_refused_where_the_passes_stand(tree):
+    with pytest.raises(
+        ConfigError, match=r"train.epochs: 1.7e\+308 passes: train.max_steps: got 2147483648; allowed: at most"
+    ):
+        counted(tree(train__epochs=1.7e308, train__batch_size=1))

@@ -213,3 +213,10 @@ def test_a_model_of_the_hub_is_estimated_where_it_is_in_the_cache(check, tree, t
 )
 def test_sizes_are_read_without_exponents(size, said):
     assert gigabytes(int(size)) == said
+
+
+def test_the_largest_batch_is_split_at_once(check):
+    """Its parts are looked for among its divisors, not among all smaller numbers."""
+    split, findings = check(1e9, train__batch_size=2**31 - 2)
+    assert (2**31 - 2) % split.config.train.micro_batch_size == 0
+    assert any("would not fit, so" in line for line in findings.notes)
