@@ -13,10 +13,12 @@ the item or row.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
@@ -141,23 +143,51 @@ def _configurations(card: Path) -> list[str]:
 def files_of(source: str, where: str) -> list[Path]:
     """Return the data files of a local source in the order of their names: itself, or those it stands for.
 
+    Files and directories whose names begin with a dot are left out, unless a pattern names them so: copies that
+    notebooks keep, and what systems put beside files. So are the caches that `datasets` puts beside what it has saved.
+
     Raises:
         DataError: a directory or a pattern with no data file.
     """
     path = Path(source)
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.is_file() and ending(file) in READERS]
-        found = [file for file in found if file.name not in ABOUT_DATA]
+        found = [file for file in found if file.name not in ABOUT_DATA and not _hidden(file.relative_to(path).parts)]
         found = [file for file in found if ending(file) != ".txt"] or found  # notes beside the data
     elif is_pattern(source) and not path.is_file():
         begin = Path(path.anchor) if path.anchor else Path()
         found = [file for file in begin.glob(str(path.relative_to(begin))) if file.is_file()]
-        found = [file for file in found if ending(file) in READERS]
+        found = [file for file in found if ending(file) in READERS and not _hidden(file.parts, path.parts)]
     else:
         return [path]
+    saved = {directory: _saved_in(directory) for directory in {file.parent for file in found}}
+    found = [file for file in found if not (names := saved[file.parent]) or file.name in names or not _arrow(file)]
     if not found:
         raise DataError(f"{where}: {source!r} holds no data file; allowed is {FORMS}; fix the path or the pattern")
     return sorted(found)
+
+
+def _hidden(parts: Sequence[str], named: Sequence[str] = ()) -> bool:
+    """Whether a name in a path begins with a dot, and none of `named`, parts of a pattern, asks for it."""
+    asked = [part for part in named if part.startswith(".")]
+    dotted = [part for part in parts if part == "__MACOSX" or (part.startswith(".") and part != "..")]
+    return any(not any(fnmatchcase(part, each) for each in asked) for part in dotted)
+
+
+def _arrow(file: Path) -> bool:
+    return file.suffix.lower() == ".arrow"
+
+
+def _saved_in(directory: Path) -> list[str]:
+    """Return the files of a data set that `datasets` has saved in a directory, by its state.json; none without one."""
+    try:
+        state = json.loads((directory / "state.json").read_bytes())
+        return [str(each["filename"]) for each in state["_data_files"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        logger.debug("%s: its state.json cannot be read: %s", directory, error)
+        return []
 
 
 def hub_parts(source: str, where: str) -> tuple[str, str | None, str]:

@@ -1,6 +1,7 @@
 import codecs
 import csv
 import json
+from pathlib import Path
 
 import datasets
 import pyarrow
@@ -266,3 +267,37 @@ def test_the_splits_that_datasets_saves_are_not_one_source(tmp_path):
 def test_a_card_that_names_no_configurations_is_passed_over(tmp_path, matter):
     (tmp_path / "README.md").write_text(f"---\n{matter}\n---\nSome text.\n", encoding="utf-8")
     check_one_set(str(tmp_path), "data.train")
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        (".", ["a.jsonl", "sub/b.jsonl"]),
+        ("*.jsonl", ["a.jsonl"]),
+        ("**/*.jsonl", ["a.jsonl", "sub/b.jsonl"]),
+        (".*.jsonl", [".old.jsonl"]),
+        (".ipynb_checkpoints/*", [".ipynb_checkpoints/a-checkpoint.jsonl"]),
+    ],
+)
+def test_hidden_files_are_no_data_unless_a_pattern_names_them(tmp_path, source, names):
+    place = tmp_path / ".mine"  # where the data stand may itself be hidden
+    hidden = (".old.jsonl", ".ipynb_checkpoints/a-checkpoint.jsonl", "__MACOSX/x.jsonl", "sub/.cache/b.jsonl")
+    for name in (*hidden, "a.jsonl", "sub/b.jsonl"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text('{"prompt": "a", "completion": "b"}\n')
+    assert files_of(str(place / source), "data.train") == [place / name for name in names]
+
+
+def test_caches_beside_what_datasets_saved_are_no_data(tmp_path):
+    """`map` and `filter` of a data set that was loaded from a disk write their results there."""
+    place = str(tmp_path / "saved")
+    datasets.Dataset.from_list([{"prompt": str(n), "completion": "b"} for n in range(4)]).save_to_disk(place)
+    loaded = datasets.load_from_disk(place)
+    loaded.map(lambda row: {"completion": row["completion"] * 2})
+    loaded.filter(lambda row: row["prompt"] != "0")
+    assert len(list(Path(place).glob("*.arrow"))) == 3
+    for source in (place, f"{place}/*.arrow"):
+        found = Source("train", DataSection(train=source, eval="e.jsonl")).examples()
+        assert [each.example.prompt for each in found] == ["0", "1", "2", "3"]
+    (tmp_path / "saved" / "state.json").write_text("[]")
+    assert len(files_of(place, "data.train")) == 3
