@@ -45,6 +45,8 @@ ROLES = {
 """Role or speaker in a data set -> role in a chat template."""
 OWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 """Roles that chat templates know by these names."""
+TEXT_PARTS = ("text", "input_text", "output_text")
+"""Types of the parts of a content that are text."""
 CALLS = ("function_call", "tool_call")
 """ShareGPT speakers whose value is a call as JSON: `{"name": ..., "arguments": {...}}`, or a list of such."""
 TRAINED = ("train", "training", "loss")
@@ -115,7 +117,7 @@ class Example(NamedTuple):
         return [] if isinstance(self.completion, str) else [*self.asked, *self.completion]
 
 
-def conversation(value: Any, where: str, place: str, tools: Any = None, system: Any = None) -> Example:
+def conversation(value: Any, where: str, place: str, tools: Any = None, system: str | None = None) -> Example:
     """Return the example of a conversation: all up to its last trained assistant turn. Later turns are dropped.
 
     Args:
@@ -123,7 +125,7 @@ def conversation(value: Any, where: str, place: str, tools: Any = None, system: 
         where: how an error begins, such as `data.messages`.
         place: of the row, such as `train.jsonl:7`, for errors.
         tools: the row's tool schemas: a list, its JSON, or nothing.
-        system: the row's system prompt, which is put first where the turns have none.
+        system: the row's system prompt, a text, which is put first where the turns have none.
 
     Raises:
         Unusable: no turns, none of the assistant that is trained on, or one without text.
@@ -137,7 +139,7 @@ def conversation(value: Any, where: str, place: str, tools: Any = None, system: 
         raise DataError(f"{where}: {place} holds {short(value)}; allowed is {ALLOWED}; fix that row")
     turns = [_turn(turn, where, f"{place}, turn {number}") for number, turn in enumerate(value, start=1)]
     if system and not (turns and turns[0]["role"] in ("system", "developer")):
-        turns.insert(0, {"role": "system", "content": str(system)})
+        turns.insert(0, {"role": "system", "content": system})
     last = max((i for i, turn in enumerate(turns) if is_trained(turn)), default=None)
     if last is None:
         raise _unanswered(turns, f"{where}: {place}")
@@ -174,28 +176,27 @@ def short(value: Any) -> str:
 
 def _turn(given: Mapping[str, Any], where: str, place: str) -> Turn:
     speaker = given.get("role") if given.get("role") is not None else given.get("from")
-    content = next((given[key] for key in ("content", "value", "parts") if key in given), None)
+    content = next((given[key] for key in ("content", "value", "parts") if given.get(key) is not None), None)
     here = f"{where}: {place}"
     if not isinstance(speaker, str):
         raise DataError(f"{where}: {place} holds {short(dict(given))}; allowed is {ALLOWED}; fix that row")
     role = _role(speaker, "role" in given and given["role"] is not None, here)
     turn: Turn = {"role": role}
-    marks = ("weight", *(mark for mark in TRAINED if isinstance(given.get(mark), bool | None)))
+    marks = ("weight", *(mark for mark in TRAINED if mark != "loss" or given.get(mark) in (None, 0, 1)))
     kept = {"role", "from", "content", "value", "parts", "tool_calls", *marks}
     turn |= {key: value for key, value in given.items() if key not in kept and value is not None}
     calls = given.get("tool_calls") or _calls_in(speaker.lower(), content)
     if calls:
         turn["tool_calls"] = [_call(call, here) for call in _listed(calls, here)]
         content = None if not given.get("tool_calls") else content
-    if content is None and not (calls or any(turn.get(field) for field in THINKING)):
-        if "function_call" in turn:  # OpenAI's first form of a tool call
-            turn["tool_calls"] = [_call(turn.pop("function_call"), here)]
-        else:
-            raise Unusable(
-                f"{here} holds {short(dict(given))}, which has no content; allowed is text, or tool calls in an "
-                "assistant turn; fix that row",
-                "with a turn without text",
-            )
+    elif first_form := turn.pop("function_call", None):
+        turn["tool_calls"] = [_call(first_form, here)]
+    if content is None and not any(turn.get(field) for field in ("tool_calls", *THINKING)):
+        raise Unusable(
+            f"{here} holds {short(dict(given))}, which has no content; allowed is text, or tool calls in an "
+            "assistant turn; fix that row",
+            "with a turn without text",
+        )
     turn["content"] = _text(content, here)
     if role == "assistant":
         turn |= _weight({mark: given[mark] for mark in marks if given.get(mark) is not None}, here)
@@ -203,7 +204,10 @@ def _turn(given: Mapping[str, Any], where: str, place: str) -> Turn:
 
 
 def _weight(marks: Mapping[str, Any], here: str) -> Turn:
-    """Return an assistant turn's weight where its marks give one that is not 1; true is 1, false is 0."""
+    """Return an assistant turn's weight where its marks give one that is not 1; true is 1, false is 0.
+
+    `loss` is a mark where it is true, false, 0 or 1; any other number may be one that was measured.
+    """
     found = {mark: _number(mark, value, here) for mark, value in marks.items()}
     if len(set(found.values())) > 1:
         raise DataError(f"{here} has {short(dict(marks))}, which contradict each other; allowed is one of them; fix it")
@@ -213,6 +217,8 @@ def _weight(marks: Mapping[str, Any], here: str) -> Turn:
 
 def _number(mark: str, value: Any, here: str) -> float:
     fits = isinstance(value, bool | int | float) and 0 <= value <= MOST_WEIGHT  # false for NaN
+    if mark in TRAINED and not (fits and value in (0, 1)):
+        raise DataError(f"{here} has {mark} {short(value)}; allowed: true, or false (not trained on); fix it")
     if not fits:
         raise DataError(
             f"{here} has {mark} {short(value)}; allowed: a number from 0 (not trained on) to {MOST_WEIGHT:,}; fix it"
@@ -245,10 +251,11 @@ def _text(content: Any, here: str) -> str:
     for part in content:
         kind = "text" if isinstance(part, str) else part.get("type", "text") if isinstance(part, Mapping) else None
         text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
-        if kind not in ("text", "input_text", "output_text") or not isinstance(text, str):
+        if kind not in TEXT_PARTS or not isinstance(text, str):
+            without = f" without a text, {short(part)}" if kind in TEXT_PARTS else ""
             raise DataError(
-                f"{here} has a content part of type {kind or short(part)!r}; allowed are text parts; leave out rows "
-                "with other parts"
+                f"{here} has a content part of type {kind or short(part)!r}{without}; allowed are text parts; leave "
+                "out rows with other parts"
             )
         texts.append(text)
     return "".join(texts)
@@ -294,7 +301,7 @@ def _call(given: Any, here: str) -> dict[str, Any]:
 
 def _tools(given: Any, here: str) -> list[Any] | None:
     found = from_json(given) if isinstance(given, str) and given.strip() else given
-    if not found:
+    if not found or is_missing(found):
         return None
     if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
         raise DataError(

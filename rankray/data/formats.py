@@ -179,8 +179,16 @@ def as_turns(prompt: str, completion: str) -> Example:
 def _messages(row: Row, place: str, reading: Reading) -> Example:
     _refuse_media(row, place, reading)
     turns = row.get(reading.messages)
-    tools = row.get("tools") or _as_tools(row.get("functions"))
-    return conversation(turns, reading.where, place, tools, row.get("system") or row.get("system_prompt"))
+    own = row.get("tools")
+    tools = own if own and not is_missing(own) else _as_tools(row.get("functions"))
+    return conversation(turns, reading.where, place, tools, _system(row, place, reading))
+
+
+def _system(row: Row, place: str, reading: Reading) -> str:
+    """Return the system prompt that stands beside turns or an instruction; an empty text where there is none."""
+    named = (name for name in ("system", "system_prompt") if row.get(name) and not is_missing(row[name]))
+    column = next(named, None)
+    return "" if column is None else _text_of(row[column], column, place, reading)
 
 
 def _as_tools(functions: Any) -> Any:
@@ -200,7 +208,7 @@ def _alpaca(row: Row, place: str, reading: Reading) -> Example:
     answer = _needed_text(row, column, place, reading)
     name = "input" if "input" in row else "context"
     given = "" if is_missing(row.get(name)) else _text_of(row[name], name, place, reading)
-    system = row.get("system") or row.get("system_prompt")
+    system = _system(row, place, reading)
     earlier = _history(row.get("history"), f"{reading.source}: {place}")
     preamble = system or (ALPACA_WITH_INPUT if given else ALPACA_WITHOUT_INPUT)
     before = preamble if not reading.chat else system
@@ -208,14 +216,14 @@ def _alpaca(row: Row, place: str, reading: Reading) -> Example:
     if not (earlier or reading.chat):
         return Example(f"{preamble}\n\n### Instruction:\n{instruction}{middle}\n\n### Response:\n", answer)
     turns = [*earlier, {"role": "user", "content": instruction + middle}]
-    turns = [{"role": "system", "content": str(before)}, *turns] if before else turns
+    turns = [{"role": "system", "content": before}, *turns] if before else turns
     return Example(turns, [{"role": "assistant", "content": answer}], template=None if reading.chat else ALPACA_TURNS)
 
 
 def _history(given: Any, here: str) -> list[Turn]:
     """Return the turns of a history of [question, answer] pairs, as LLaMA-Factory takes it."""
     pairs = from_json(given) if isinstance(given, str) and given.strip() else given
-    if not pairs:
+    if not pairs or is_missing(pairs):
         return []
     if not isinstance(pairs, list | tuple):
         raise DataError(f"{here} has the history {short(pairs)}; allowed are pairs [question, answer]; fix that row")
@@ -288,7 +296,7 @@ def _text_of(value: Any, column: str, place: str, reading: Reading) -> str:
 
 def _refuse_media(row: Row, place: str, reading: Reading) -> None:
     for column in MEDIA:
-        if row.get(column):
+        if row.get(column) and not is_missing(row[column]):
             raise DataError(
                 f"{reading.source}: {place} has {column}: {short(row[column])}; allowed is text; leave out rows "
                 f"with {column}"

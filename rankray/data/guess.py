@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,7 +93,7 @@ def turn_columns(rows: Sequence[Row]) -> list[str]:
 def first_turn(rows: Sequence[Row], column: str) -> Mapping[str, Any] | None:
     """Return the first turn that a column holds, or None where it holds something else."""
     value = _first(rows, column)
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
+    if isinstance(value, str) and re.match(r"\s*\[\s*\{", value):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:

@@ -82,6 +82,40 @@ def test_turns_that_axolotl_or_swift_would_leave_out(mark):
     assert for_template(example.turns) == [ASK, SAY, ASK, SAY]
 
 
+@pytest.mark.parametrize("mark", ["train", "training", "loss"])
+def test_marks_may_be_numbers_as_tables_write_them(mark):
+    example = conversation([ASK, {**SAY, mark: 0}, ASK, {**SAY, mark: 1.0}], "w", "row 1")
+    assert [turn.get("weight") for turn in example.turns] == [None, 0.0, None, None]
+
+
+@pytest.mark.parametrize("value", ["false", "no", 0.5, -1, float("nan"), [True]])
+def test_a_mark_that_is_neither_true_nor_false_is_refused(value):
+    """It was handed to the chat template, and the turn was trained on."""
+    with pytest.raises(DataError, match=r"turn 2 has train .*; allowed: true, or false"):
+        turns_of([ASK, {**SAY, "train": value}])
+    assert turns_of([ASK, {**SAY, "loss": 0.25}])[1]["loss"] == 0.25, "a loss that was measured is no mark"
+
+
+@pytest.mark.parametrize("content", [None, "", "I look."])
+def test_a_call_in_openai_s_first_form_is_one_beside_any_text(content):
+    call = {"role": "assistant", "content": content, "function_call": {"name": "f", "arguments": '{"a": 1}'}}
+    made = turns_of([ASK, call])[1]
+    assert made["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]
+    assert (made["content"], "function_call" in made) == (content or "", False)
+
+
+def test_keys_of_another_form_that_a_table_added_are_passed_over():
+    turns = [{"role": "user", "from": None, "content": None, "value": "q"}, {"from": "gpt", "role": None, "value": "a"}]
+    assert turns_of(turns) == [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+def test_a_part_without_text_is_shown():
+    with pytest.raises(
+        DataError, match=r"turn 1 has a content part of type 'text' without a text, \{'x': 1\}; allowed"
+    ):
+        turns_of([{"role": "user", "content": [{"x": 1}]}, SAY])
+
+
 @pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), "1", [1], 1e9])
 def test_a_turn_with_a_bad_weight_is_refused_with_its_row(weight):
     with pytest.raises(DataError, match=r"turn 2 has weight .*; allowed: a number from 0"):

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from rankray.config.sections import DataSection
@@ -180,3 +182,40 @@ def test_media_beside_the_text_are_refused(column):
 def test_a_row_without_its_columns_is_named(form, row, missing):
     with pytest.raises(DataError, match=f"^data.train: row 1 has no value in column '{missing}'"):
         examples(row, format=form)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": TURNS},
+        {"instruction": "Add", "output": "3"},
+        {"instruction": "Add", "output": "3", "history": [["q", "a"]]},
+    ],
+)
+def test_a_system_prompt_is_text_or_none(row):
+    """A list became Python's notation of it, and what tables have for no value became the word nan."""
+    for column in ("system", "system_prompt"):
+        with pytest.raises(DataError, match=rf"row 1: column '{column}' holds a list: .*; allowed is text"):
+            examples({**row, column: ["Be brief."]})
+    assert examples({**row, "system": NAN}) == examples(row)
+    assert examples({**row, "system": NAN, "system_prompt": "s"}) == examples({**row, "system": "s"})
+
+
+def test_what_tables_have_for_no_value_is_none():
+    beside = {"tools": NAN, "functions": NAN, "images": NAN}
+    assert examples({"messages": TURNS, **beside}) == examples({"messages": TURNS})
+    assert examples({"messages": TURNS, "tools": NAN, "functions": [{"name": "f"}]})[0].tools
+    assert examples({"instruction": "i", "output": "o", "history": NAN}) == examples(
+        {"instruction": "i", "output": "o"}
+    )
+
+
+def test_turns_in_a_text_are_recognised_however_their_json_is_spaced():
+    for indent in (None, 1):
+        [example] = examples({"talk": json.dumps(TURNS, indent=indent)})
+        assert example.is_chat
+    [example] = examples({"talk": "[ " + json.dumps(TURNS)[1:]})
+    assert example.is_chat
