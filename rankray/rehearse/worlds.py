@@ -27,8 +27,8 @@ DRAWN = 20_000
 NEAR_PAIRS = 20
 BEST_PART, LEAST_PAIRS = 0.1, 30
 """The part of the settings, the best ones, whose pairs of seeds say what one seed sd is; so many pairs at least."""
-
-
+SAME = 1e-9
+"""By how much two values may differ, relative to their size, and be one: families compute means of recorded ones."""
 NOISELESS_SHARE = 0.005
 """The share of the space that the target is where the noise is unknown; else that share is about as large."""
 
@@ -79,14 +79,14 @@ class World:
         self.seed_sd = self._spread_of_seeds()
         self._drawn = self.sign * drawn
         self.target = self.best - self.sign * self.seed_sd
-        self.share = float((self._drawn >= self.sign * self.target).mean())
+        self.share = float(self._are_enough(self._drawn).mean())
         if not len(noise) or not self.share:
             self.aim_at(NOISELESS_SHARE)
 
     def aim_at(self, share: float) -> None:
         """Make the target what this share of the space reaches, whatever the noise is."""
         self.target = self.sign * float(np.quantile(self._drawn, 1 - share))
-        self.share = float((self._drawn >= self.sign * self.target).mean())
+        self.share = float(self._are_enough(self._drawn).mean())
 
     def true_value(self, params: Mapping[str, Any]) -> float:
         """Return the study's metric of a setting at the last step, without noise."""
@@ -94,7 +94,7 @@ class World:
 
     def reaches(self, params: Mapping[str, Any]) -> bool:
         """Return whether a setting is as good as the target."""
-        return self.sign * self.true_value(params) >= self.sign * self.target
+        return bool(self._are_enough(self.sign * np.array([self.true_value(params)]))[0])
 
     def run(self, params: Mapping[str, Any], draws: np.random.Generator) -> list[dict[str, float]]:
         """Return what one training run of a setting reports, one dict per step."""
@@ -105,6 +105,11 @@ class World:
             near = np.argsort(apart, kind="stable")[:NEAR_PAIRS]
             curve = curve + self._noise[draws.choice(near)] * draws.choice([-1.0, 1.0])
         return [dict(zip(self.metrics, map(float, values), strict=True)) for values in curve]
+
+    def _are_enough(self, values: Array) -> NDArray[np.bool_]:
+        """Return which values, larger is better, reach the target; means of equal numbers may be rounded below it."""
+        target = self.sign * self.target
+        return np.asarray(values >= target - SAME * max(abs(target), abs(self.best)))
 
     def _last(self, rows: Array) -> Array:
         if not len(rows):
