@@ -33,15 +33,16 @@ def draw_point(space: Mapping[str, Distribution], config: Config, dice: random.R
 
 
 def draw_value(dist: Distribution, dice: random.Random) -> Any:
-    """Return a random value of a distribution."""
-    values = _values(dist)
+    """Return a random value of a distribution, each as likely as the others on its scale."""
+    values = None if dist.log else _values(dist)
     if values is not None and len(values) <= MOST_POINTS:
         return dice.choice(values)
-    low, high = (math.log(dist.low), math.log(dist.high)) if dist.log else (dist.low, dist.high)
-    value = dice.uniform(low, high)
-    value = min(max(math.exp(value) if dist.log else value, dist.low), dist.high)
+    around = 0.5 if dist.kind == "int" and not dist.step else 0.0  # of a number, all that is rounded to it
+    low, high = dist.low - around, dist.high + around
+    value = math.exp(dice.uniform(math.log(low), math.log(high))) if dist.log else dice.uniform(low, high)
     if dist.step:
         value = dist.low + round((value - dist.low) / dist.step - 0.5) * dist.step
+    value = min(max(round(value) if dist.kind == "int" else value, dist.low), dist.high)
     return int(value) if dist.kind == "int" else value
 
 

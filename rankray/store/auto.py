@@ -357,7 +357,7 @@ def _with(encoding: Encoding, rows: Array, given: Mapping[str, float], draws: np
     """Return settings in which some fields have given places; what exists only then is drawn."""
     if not given:
         return rows
-    rows = np.where(np.isnan(rows), draws.random(rows.shape), rows)
+    rows = np.where(np.isnan(rows), encoding.spread(draws.random(rows.shape)), rows)
     for path, place in given.items():
         rows[:, encoding.paths.index(path)] = place
     return encoding.settled(rows)
@@ -365,7 +365,7 @@ def _with(encoding: Encoding, rows: Array, given: Mapping[str, float], draws: np
 
 def _jittered(encoding: Encoding, row: Array, draws: np.random.Generator) -> Array:
     """Return settings near one: each number moved by a twelfth of its range or so, a choice changed now and then."""
-    rows = np.where(np.isnan(row), draws.random((JITTERS, len(row))), row)
+    rows = np.where(np.isnan(row), encoding.spread(draws.random((JITTERS, len(row)))), row)
     width = 0.08 * np.exp(draws.standard_normal((JITTERS, 1)) * 0.7)
     for index, field in enumerate(encoding.fields):
         if field.kind == "choice":

@@ -76,11 +76,31 @@ class Encoding:
         return [dict(branch) for branch in kept]
 
     def draw(self, count: int, draws: np.random.Generator, branch: Mapping[int, int] | None = None) -> Array:
-        """Return `count` settings drawn uniformly, all of one branch if it is given; (count, fields)."""
-        rows = draws.random((count, len(self.fields)))
+        """Return `count` settings drawn as random search does, all of one branch if it is given; (count, fields)."""
+        rows = self.spread(draws.random((count, len(self.fields))))
         for gate, choice in (branch or {}).items():
             rows[:, gate] = (choice + 0.5) / len(self.fields[gate].choices)
         return self.settled(rows)
+
+    def spread(self, rows: Array) -> Array:
+        """Return random rows of the cube in which each value of a field with steps is as likely as the others.
+
+        Moved to the nearest value, the ends of a range would be half as likely as what lies between. Whole numbers on a
+        logarithmic scale are as likely as what rounds to them there, from half below the lowest to half above the
+        highest, as Optuna draws them.
+        """
+        out = rows.copy()
+        for index, field in enumerate(self.fields):
+            step = _step(field)
+            if step is None:
+                continue
+            if field.log:
+                low, high = math.log(field.low - 0.5), math.log(field.high + 0.5)
+                values: Array = np.clip(np.round(np.exp(low + rows[:, index] * (high - low))), field.low, field.high)
+            else:
+                values = field.low + step * np.floor(rows[:, index] * (_steps(field, step) + 1))
+            out[:, index] = _up(field, values)
+        return out
 
     def settled(self, rows: Array) -> Array:
         """Return rows with every number moved to the nearest value that its field can have, NaN where there is none."""
@@ -192,11 +212,20 @@ def _down(field: Distribution, column: Array) -> Array:
         values = np.exp(low + column * (high - low))
     else:
         values = field.low + column * (field.high - field.low)
-    step = field.step or (1.0 if field.kind == "int" else None)
+    step = _step(field)
     if step is not None:
-        most = math.floor((field.high - field.low) / step + 1e-9)
-        values = field.low + np.clip(np.round((values - field.low) / step), 0, most) * step
+        values = field.low + np.clip(np.round((values - field.low) / step), 0, _steps(field, step)) * step
     return np.clip(values, field.low, field.high)
+
+
+def _step(field: Distribution) -> float | None:
+    """Return what lies between two values of a number; None where all between the ends are values."""
+    return field.step or (1.0 if field.kind == "int" else None)
+
+
+def _steps(field: Distribution, step: float) -> int:
+    """Return how many steps there are from the lowest value to the highest."""
+    return math.floor((field.high - field.low) / step + 1e-9)
 
 
 def _up(field: Distribution, values: Array) -> Array:

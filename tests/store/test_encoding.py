@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import random
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
+from rankray.config import distributions
+from rankray.config.points import draw_value
 from rankray.store.encoding import RESOLUTION, Encoding
+from rankray.store.strategies import suggest
 from store.helpers import make_config
 
 SPACE: dict[str, Any] = {
@@ -45,6 +51,30 @@ def test_every_drawn_setting_is_one_the_space_proposes_and_comes_back(encoding: 
         np.testing.assert_allclose(encoding.place(params), row, atol=RESOLUTION / 2)
         np.testing.assert_allclose(encoding.place(encoding.params(encoding.place(params))), encoding.place(params))
     assert {type(encoding.params(row)["train.batch_size"]) for row in rows} == {int}
+
+
+@pytest.mark.parametrize(
+    ("field", "shares"),
+    [
+        ({"int": [8, 10]}, {8: 1 / 3, 9: 1 / 3, 10: 1 / 3}),
+        ({"int": [8, 30], "step": 7}, {8: 1 / 4, 15: 1 / 4, 22: 1 / 4, 29: 1 / 4}),
+        ({"float": [0.0, 0.25], "step": 0.1}, {0.0: 1 / 3, 0.1: 1 / 3, 0.2: 1 / 3}),
+        ({"int": [1, 3], "log": True}, {n: math.log((n + 0.5) / (n - 0.5)) / math.log(7) for n in (1, 2, 3)}),
+    ],
+)
+def test_the_ends_of_a_range_are_drawn_as_often_as_random_search_draws_them(
+    field: dict[str, Any], shares: dict[float, float]
+) -> None:
+    path = "train.weight_decay" if "float" in field else "train.batch_size"
+    config = make_config(space={path: field, "train.learning_rate": SPACE["train.learning_rate"]})
+    encoding, sampler = Encoding(config), optuna.samplers.RandomSampler(seed=0)
+    drawn = [encoding.params(row)[path] for row in encoding.draw(4000, np.random.default_rng(0))]
+    study, dice = optuna.create_study(sampler=sampler), random.Random(0)
+    asked = [suggest(study.ask(), distributions(config)[path]) for _ in range(2000)]
+    again = [draw_value(distributions(config)[path], dice) for _ in range(4000)]
+    for values in (drawn, asked, again):
+        found = {value: np.mean([math.isclose(value, each) for each in values]) for value in shares}
+        assert found == pytest.approx(shares, abs=0.05)
 
 
 @pytest.mark.parametrize(
