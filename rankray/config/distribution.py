@@ -51,6 +51,12 @@ class Distribution(BaseModel):
         return self.step is None or math.isclose(round((value - self.low) / self.step) * self.step, value - self.low)
 
     @property
+    def is_ordered(self) -> bool:
+        """Whether it is a choice among three numbers or more, which have an order: 8 is nearer to 16 than to 64."""
+        numbers = [each for each in self.choices if isinstance(each, (int, float)) and not isinstance(each, bool)]
+        return len(numbers) == len(self.choices) > 2
+
+    @property
     def in_words(self) -> str:
         """The range of a number, and its step, as people read it."""
         step = f" in steps of {self.step:g}" if self.step else ""

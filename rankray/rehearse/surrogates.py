@@ -115,9 +115,10 @@ def _in_chunks(predict: Predictor) -> Predictor:
 def _features(encoding: Encoding, rows: Array) -> Array:
     """Return rows as columns to cut: numbers as they are, one column per choice, missing fields in the middle."""
     columns = []
+    rows = encoding.in_order(rows)
     for index, each in enumerate(encoding.fields):
         column = rows[:, index]
-        if each.kind == "choice":
+        if each.kind == "choice" and not each.is_ordered:
             count = len(each.choices)
             for choice in range(count):
                 is_it = (column == (choice + 0.5) / count).astype(float)

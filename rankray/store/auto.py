@@ -335,9 +335,10 @@ def _far_away(encoding: Encoding, taken: Sequence[Array], counts: Sequence[int],
     """
     rows = encoding.draw(SPREAD if taken else 1, draws, encoding.branches[int(np.argmin(counts))])
     if not min(counts):
-        numbers = [index for index, field in enumerate(encoding.fields) if field.kind != "choice"]
+        numbers = [at for at, field in enumerate(encoding.fields) if field.kind != "choice" or field.is_ordered]
+        rows = encoding.in_order(rows)
         rows[:, numbers] = 0.5 + MIDDLE * (rows[:, numbers] - 0.5)
-        rows = encoding.settled(rows)
+        rows = encoding.settled(encoding.out_of_order(rows))
     if not taken:
         return np.asarray(rows[0])
     apart = (encoding.distances(rows, np.stack(taken)) ** 2).sum(axis=0).min(axis=1)

@@ -3,7 +3,8 @@
 A row has one number per field, from 0 to 1, evenly over the field's own scale (the logarithm's, where it says `log`); a
 choice is its index, at (index + 0.5) / choices. NaN means that the field does not exist in this setting. Distances are
 kept apart by field, so that each may be given a lengthscale of its own. A field that does not exist lies in the middle
-of its range, so a setting without it is as far from the one end as from the other.
+of its range, so a setting without it is as far from the one end as from the other. A choice among three numbers or more
+is a number: its values lie evenly along its range, in their order (`in_order`).
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class Encoding:
 
     Attributes:
         paths: the fields' dotted paths, each after the ones that its `when` looks at.
-        branches: the space's parts: each an assignment of choices, as {field's index: choice's index}. Of all choices,
-            where these have FEW_COMBINATIONS at most; else of those that some `when` looks at, which is a single empty
-            assignment where the space has no conditions, or more than MOST_COMBINED.
+        branches: the space's parts: each an assignment of choices, as {field's index: choice's index}. Of all choices
+            that are no numbers, where these have FEW_COMBINATIONS at most; else of those that some `when` looks at,
+            which is a single empty assignment where the space has no conditions, or more than MOST_COMBINED.
     """
 
     def __init__(self, config: Config) -> None:
@@ -47,11 +48,15 @@ class Encoding:
         self.fields: list[Distribution] = list(space.values())
         self.paths = list(space)
         self._index = {path: index for index, path in enumerate(self.paths)}
+        self._by_size = {
+            index: np.argsort(field.choices) for index, field in enumerate(self.fields) if field.is_ordered
+        }
         looked_at = {other for field in self.fields for other in field.when if other in space}
         choices = [index for index, field in enumerate(self.fields) if field.kind == "choice"]
-        branches = self._combinations(choices, FEW_COMBINATIONS)
+        gates = [index for index in choices if self.paths[index] in looked_at]
+        kinds = [index for index in choices if index in gates or not self.fields[index].is_ordered]
+        branches = self._combinations(kinds, FEW_COMBINATIONS)
         if branches is None:
-            gates = [index for index in choices if self.paths[index] in looked_at]
             branches = self._combinations(gates, MOST_COMBINED) or [{}]
         self.branches: list[dict[int, int]] = branches[:MOST_BRANCHES]
 
@@ -100,6 +105,24 @@ class Encoding:
             else:
                 values = field.low + step * np.floor(rows[:, index] * (_steps(field, step) + 1))
             out[:, index] = _up(field, values)
+        return out
+
+    def in_order(self, rows: Array) -> Array:
+        """Return rows with each choice among numbers at its place among them, from 0 for the least to 1."""
+        out = rows.copy() if self._by_size else rows
+        for index, by_size in self._by_size.items():
+            there, most = ~np.isnan(rows[:, index]), len(by_size) - 1
+            at = np.minimum((rows[there, index] * (most + 1)).astype(np.intp), most)
+            out[there, index] = np.argsort(by_size)[at] / most
+        return out
+
+    def out_of_order(self, rows: Array) -> Array:
+        """Return rows as they were before `in_order`: of a choice among numbers the one that is nearest."""
+        out = rows.copy() if self._by_size else rows
+        for index, by_size in self._by_size.items():
+            there, most = ~np.isnan(rows[:, index]), len(by_size) - 1
+            at = np.clip(np.round(rows[there, index] * most), 0, most).astype(np.intp)
+            out[there, index] = (by_size[at] + 0.5) / (most + 1)
         return out
 
     def settled(self, rows: Array) -> Array:
@@ -167,12 +190,14 @@ class Encoding:
     def distances(self, some: Array, others: Array) -> Array:
         """Return how far apart settings are in each field; (fields, rows of some, rows of others).
 
-        Two choices are 1 apart. A field that exists in one of two settings only counts as its middle in the other.
+        Two choices are 1 apart, unless they are numbers. A field that exists in one of two settings only counts as its
+        middle in the other.
         """
+        some, others = self.in_order(some), self.in_order(others)
         out = np.empty((len(self.fields), len(some), len(others)))
         for index, field in enumerate(self.fields):
             mine, theirs = some[:, index], others[:, index]
-            if field.kind == "choice":
+            if field.kind == "choice" and not field.is_ordered:
                 count = len(field.choices)
                 apart = (mine[:, None] != theirs[None, :]).astype(float)
                 lone = np.isnan(mine)[:, None] != np.isnan(theirs)[None, :]

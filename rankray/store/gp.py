@@ -54,9 +54,11 @@ def drawn_scales(fields: Sequence[Distribution], draws: np.random.Generator) -> 
     """Return lengthscales (DRAWS, fields) and noise variances (DRAWS,) from the priors."""
     medians, spreads = [], []
     for field in fields:
-        median, spread = PRIORS.get(field.path, CHOICE if field.kind == "choice" else OTHER)
-        if field.path == "train.learning_rate" and field.log:
-            median *= min(max(RATE_DECADES / math.log10(field.high / field.low), 0.5), 2.0)
+        is_number = field.kind != "choice" or field.is_ordered
+        median, spread = PRIORS.get(field.path, OTHER if is_number else CHOICE)
+        if field.path == "train.learning_rate" and (field.log or field.is_ordered):
+            ends = (min(field.choices), max(field.choices)) if field.is_ordered else (field.low, field.high)
+            median *= min(max(RATE_DECADES / math.log10(ends[1] / ends[0]), 0.5), 2.0)
         medians.append(median)
         spreads.append(spread)
     scales = np.array(medians) * np.exp(np.array(spreads) * draws.standard_normal((DRAWS, len(medians))))

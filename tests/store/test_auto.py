@@ -50,6 +50,29 @@ def test_it_finds_the_bottom_of_a_bowl_in_a_few_runs() -> None:
     assert best < 1.03, "random search comes this close in one of forty runs"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_choices_among_numbers_it_learns_as_of_numbers(seed: int) -> None:
+    """As choices that have nothing to do with each other, each rate would have to be tried beside each batch size."""
+    rates, sizes, decays = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2], [4, 8, 16, 32, 64], [0.0, 0.01, 0.02, 0.05, 0.1]
+
+    def far(params: dict[str, Any]) -> float:
+        rate, size = rates.index(params["train.learning_rate"]) - 5, sizes.index(params["train.batch_size"]) - 1
+        decay, schedule = decays.index(params["train.weight_decay"]) - 3, params["train.schedule"] != "cosine"
+        return rate**2 / 6 + size**2 / 8 + decay**2 / 16 + 0.1 * schedule
+
+    space = {
+        "train.learning_rate": {"choice": rates},
+        "train.batch_size": {"choice": sizes},
+        "train.weight_decay": {"choice": decays},
+        "train.schedule": {"choice": ["constant", "linear", "cosine"]},
+    }
+    made = make_config(space=space, study={"sampler": "auto", "pruner": "auto", "trials": 40, "seed": seed})
+    with open_rehearsal(made) as store:
+        for _ in range(20):
+            finish(store, begin(store), far)
+        assert min(far(trial.params) for trial in store.trials()) == 0, "one of 525 settings"
+
+
 def test_the_same_history_gives_the_same_proposal_to_whoever_asks(file_url: str, tmp_path: Any) -> None:
     def points(url: str, per_launch: int) -> list[dict[str, Any]]:
         found = []

@@ -116,8 +116,8 @@ def test_there_is_one_branch_per_combination_of_choices(encoding: Encoding) -> N
 
 
 def test_of_many_combinations_there_is_one_branch_per_way_the_conditions_can_be_met() -> None:
-    """Five sizes times the eight above would be a start of forty settings."""
-    space = {**SPACE, "train.batch_size": {"choice": [8, 16, 32, 64, 128]}}
+    """Three schedules times the eight above would be a start of twenty-four settings."""
+    space = {**SPACE, "train.schedule": {"choice": ["constant", "linear", "cosine"]}}
     assert sorted(map(str, branches_of(Encoding(make_config(space=space))))) == sorted(
         map(
             str,
@@ -172,3 +172,29 @@ def test_true_is_not_one() -> None:
     encoding = Encoding(make_config(space={"train.sft.packing": {"choice": [1, True]}}))
     rows = [encoding.place({"train.sft.packing": value})[0] for value in (1, True)]
     assert rows == [0.25, 0.75]
+
+
+def test_choices_among_numbers_lie_in_their_order_wherever_the_file_names_them() -> None:
+    choices = [16, 4, 64, 8, 32]
+    fields = {
+        "train.batch_size": {"choice": choices},
+        "loss.objective": {"choice": ["sft", "rri"]},
+        "loss.max_scale": {"choice": [None, 4.0, 8.0]},
+        "loss.temperature": {"choice": [0.5, 1.0, 2.0], "when": {"loss.objective": "rri"}},
+    }
+    encoding = Encoding(make_config(space=fields))
+    settings: list[dict[str, Any]] = [
+        {"loss.objective": "rri", "loss.max_scale": None, "loss.temperature": 1.0, "train.batch_size": size}
+        for size in sorted(choices)
+    ]
+    rows = np.stack([encoding.place(params) for params in settings])
+    at = encoding.paths.index("train.batch_size")
+    np.testing.assert_allclose(encoding.distances(rows, rows)[at, 0], [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(encoding.in_order(rows)[:, at], [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_array_equal(encoding.out_of_order(encoding.in_order(rows)), rows)
+    other = {"loss.objective": "sft", "loss.max_scale": 8.0, "train.batch_size": 4}
+    apart = dict(zip(encoding.paths, encoding.distances(rows[:1], encoding.place(other)[None])[:, 0, 0], strict=True))
+    assert apart["loss.max_scale"] == 1, "with null it is no choice among numbers"
+    assert apart["loss.temperature"] == 0, "1.0 is the middle of them, where a field lies that does not exist"
+    assert all(encoding.paths.index("train.batch_size") not in branch for branch in encoding.branches)
+    assert len(encoding.branches) == 6, "objective and scale; numbers are tried by their order, not each by itself"
