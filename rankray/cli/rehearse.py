@@ -78,8 +78,13 @@ def rehearse(
     check_output(plot, "rehearse: --plot", ".svg")
     if plot is not None and plot.suffix.lower() not in (".svg", ""):
         raise UserError(f"rehearse: --plot {plot}: the plot is SVG; allowed: a name that ends with .svg; correct it")
-    config, left_out = rehearsed(load(file, sets, store, name).config)
     names = [each for each in (part.strip() for part in strategies.split(",")) if each]
+    if not names:
+        raise UserError(
+            f"rehearse: --strategies: got {strategies!r}, which names none; allowed: samplers, sampler+pruner or file, "
+            "with commas; leave it out for file,random"
+        )
+    config, left_out = rehearsed(load(file, sets, store, name).config)
     worlds, notes = _worlds(config, table, recorded, store, seed, reports, made_up)
     for note in (*left_out, *notes):
         say(note, as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,13 @@ def metric_number(cell: Any) -> float:
     return found if math.isfinite(found) else math.inf
 
 
+def is_written_otherwise(cell: Any) -> bool:
+    """Return whether a metric's cell is a figure that cannot be read: `0,35`, `35 %`, true. `OOM` is none, and bad."""
+    if isinstance(cell, bool):
+        return True
+    return not _is_empty(cell) and _is_text(cell) and math.isnan(number(cell)) and bool(re.search(r"\d", text(cell)))
+
+
 def number(cell: Any) -> float:
     """Return a cell as a number; NaN where it is none."""
     try:
@@ -49,7 +57,11 @@ def is_empty(cell: Any) -> bool:
 
 
 def _is_empty(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, (str, bytes)) and text(cell).lower() in EMPTY)
+    return cell is None or (_is_text(cell) and text(cell).lower() in EMPTY)
+
+
+def _is_text(cell: Any) -> bool:
+    return isinstance(cell, (str, bytes))
 
 
 def params_of(row: Mapping[str, Any], space: Mapping[str, Distribution], config: Config) -> dict[str, Any]:

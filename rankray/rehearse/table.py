@@ -16,12 +16,24 @@ from typing import Any
 from rankray.config import Config, all_fields, distributions
 from rankray.config.params import get_path
 from rankray.errors import UserError, listed, nearest, shown
-from rankray.rehearse.cells import OutsideSpace, is_empty, is_same, metric_number, number, params_of, text, value_of
+from rankray.rehearse.cells import (
+    OutsideSpace,
+    is_empty,
+    is_same,
+    is_written_otherwise,
+    metric_number,
+    number,
+    params_of,
+    text,
+    value_of,
+)
 from rankray.rehearse.files import rows_of
 from rankray.rehearse.runs import Recorded, Table, gathered
 
 __all__ = ["Table", "read_table", "table_of_trials"]
 
+SEED = "train.seed"
+"""A field that makes no setting of its own: it tells runs apart, as the column `seed` does."""
 SAME = 1e-9
 """By how much two figures of one row that is there twice may differ, relative to their size."""
 
@@ -88,10 +100,19 @@ class _Reader:
                 continue
             key = (tuple(params.items()), seed)
             run = recorded.runs.setdefault(key, {})
-            figures = [metric_number(row[name]) for name in self.metrics]
+            figures = [self._figure(at, row, name) for name in self.metrics]
             run[step] = self._merged(run[step], figures, at, first[key, step], row) if step in run else figures
             first.setdefault((key, step), (at, row))
         return recorded
+
+    def _figure(self, at: int, row: Mapping[str, Any], name: str) -> float:
+        study = self.config.study
+        if name in (study.metric, study.prune_on, *study.metrics) and is_written_otherwise(row[name]):
+            raise UserError(
+                f"rehearse: {self.file}: {name} is {shown(row[name])} in row {at}; allowed: a number with a point, as "
+                "0.35; nan, inf or a word where it was not finite; nothing where it was not measured; correct it"
+            )
+        return metric_number(row[name])
 
     def _seed(self, at: int, cell: Any) -> str:
         if is_empty(cell):
@@ -142,7 +163,7 @@ def _of_this_file(
     """Return the rows whose fixed fields are the configuration's own, where the table has several values of one."""
     space, fields = distributions(config), all_fields()
     for path in columns:
-        if path in space or path not in fields:
+        if path in space or path not in fields or path == SEED:
             continue
         values = {text(row[path]) for row in rows.values() if not is_empty(row[path])}
         if len(values) < 2:

@@ -99,6 +99,7 @@ def test_a_store_that_is_given_is_driven_and_left_as_it_was(search_file: Path, t
     [
         (("--table", "missing.csv"), "there is no such file"),
         (("--strategies", "ato"), "did you mean 'auto'"),
+        (("--strategies", ","), "--strategies: got ',', which names none; allowed: samplers"),
         (("--table", "a.csv", "--from", "s"), "--table and --from"),
     ],
 )

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from rankray.config import Distribution
-from rankray.rehearse.cells import OutsideSpace, is_empty, is_same, metric_number, number, text, value_of
+from rankray.rehearse.cells import (
+    OutsideSpace,
+    is_empty,
+    is_same,
+    is_written_otherwise,
+    metric_number,
+    number,
+    text,
+    value_of,
+)
 
 RATE = Distribution(path="r", kind="float", low=1e-4, high=1e-2, log=True)
 GRID = Distribution(path="g", kind="float", low=0.1, high=0.9, step=0.1)
@@ -28,6 +37,17 @@ def test_what_writers_leave_empty(cell: Any) -> None:
 def test_a_metric_that_is_not_finite_is_no_gap(cell: Any, is_gap: bool) -> None:
     assert math.isnan(metric_number(cell)) == is_gap
     assert math.isinf(metric_number(cell)) != is_gap
+
+
+@pytest.mark.parametrize(
+    ("cell", "cannot_be_read"),
+    [
+        ("0,35", True), ("35 %", True), ("0.3 (0.1)", True), (True, True), (b"1.2.3", True), ("OOM", False),
+        ("nan", False), ("-inf", False), ("1e-3", False), ("", False), (None, False), (0.35, False), (math.nan, False),
+    ],
+)  # fmt: skip
+def test_a_figure_that_cannot_be_read_is_no_run_that_diverged(cell: Any, cannot_be_read: bool) -> None:
+    assert is_written_otherwise(cell) == cannot_be_read
 
 
 @pytest.mark.parametrize("cell", [[1], {"a": 1}, True, "x", b"x", 10**400, object()])

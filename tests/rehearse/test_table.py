@@ -186,6 +186,12 @@ def test_of_a_fixed_field_that_varies_the_file_s_own_value_counts(tmp_path: Path
         read_table(write_csv(tmp_path / "c.csv", others), config)
 
 
+def test_the_field_of_the_seed_beside_the_seed_makes_no_settings(tmp_path: Path, config: Config) -> None:
+    table = [{**row, "train.seed": row["seed"]} for row in rows(config, settings=12)]
+    read = read_table(write_csv(tmp_path / "a.csv", table), config)
+    assert (len(read.settings), len(read.pairs()), read.left_out) == (12, 12, 0)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -194,6 +200,7 @@ def test_of_a_fixed_field_that_varies_the_file_s_own_value_counts(tmp_path: Path
         ({"step": "inf"}, "step is 'inf' in row 4"),
         ({"step": "-1"}, "step is '-1' in row 4"),
         ({"seed": "nan"}, "seed is empty in row 4"),
+        ({"eval/nll": "1.5 nats"}, "eval/nll is '1.5 nats' in row 4; allowed: a number with a point"),
     ],
 )
 def test_a_cell_that_makes_no_sense_is_named(change: Any, says: str, tmp_path: Path, config: Config) -> None:
