@@ -18,6 +18,8 @@ from typing import Any
 from rankray.errors import ConfigError, nearest
 from rankray.evaluate import latex, plain
 
+LONGEST = 1000
+"""An answer that has so many characters more than the reference could have is none, and algebra would take minutes."""
 ALLOWED = "auto, math, text, a regular expression with one group and module:function"
 
 
@@ -86,6 +88,9 @@ class Judge:
         for index, (text, reference) in enumerate(pairs):
             given, wanted = latex.final_answer(text), latex.final_answer(reference)
             if given is None or wanted is None:
+                verdicts.append(False)
+                continue
+            if len(given) > LONGEST + 4 * len(wanted):
                 verdicts.append(False)
                 continue
             pair = latex.comparable(given, wanted)

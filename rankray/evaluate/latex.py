@@ -17,7 +17,7 @@ _SAYS = re.compile(
 _INLINE = re.compile(
     r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\s*[\d,.]+\s+[a-z])([^$\n]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
 )
-_HOPE = re.compile(r"(?is)\.?\s*I hope (?:it|this) is correct.*$")
+_HOPE = re.compile(r"(?is)(?:\.|(?<!\s))\s*I hope (?:it|this) is correct.*$")
 _NUMBER = re.compile(r"(?<![\w.])-?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:[eE][-+]?\d+)?%?")
 _CLOCK = re.compile(r"\b\d{1,2}:\d\d\b")
 _RATE = r"(?:[kcm]?m|ft|mi|k?g|mg|mol|k?J|k?W|N|m?L|k?cal|e?V|C|A|erg)"
@@ -32,7 +32,7 @@ _POWER = re.compile(
 _MILLIONS = re.compile(r"(?<=\d)\s*\\(?:text|mathrm|mbox)\s*\{\s*((?:hundred|thousand|million|billion|trillion)s?\b)")
 _LED = re.compile(r"(-?[$€£]?\d[\d,]*(?:\.\d+)?%?)\s+(?!and\b|or\b|x\b|to\b)[A-Za-z]{2,}(?:\s+\w+)*\.?")
 _VERB = re.compile(r"(?i)(?<!\\)\b(?:is|are|was|were|has|have|had|gets?|got|equals?|gives?|makes?)\b")
-_PERCENT = re.compile(r"(?i)\s*\\text\s*\{\s*percent\s*\}|(?<=\d)\s+percent\b")
+_PERCENT = re.compile(r"(?i)(?<!\s)\s*\\text\s*\{\s*percent\s*\}|(?<=\d)\s+percent\b")
 _PHRASE = re.compile(r"(?i)^\\text\s*\{[^{}]*\b(?:answer|thus|therefore|hence|so)\b[^{}]*\}\s*[:=]?\s*(?=\S)")
 _LOOKS = re.compile(
     r"\\(?:color\s*\{[^{}]*\}|[hv]?phantom\s*\{[^{}]*\}|textcolor\s*\{[^{}]*\}\s*(?=\{)|#)"
@@ -115,7 +115,7 @@ def prepared(answer: str) -> str:
         text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?", r"(\\frac{\1 \\pi}{180})", text)
     text = re.sub(r"(?<=\d)\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|degrees?)(?:\s*[CF])?$", "", text)
     text = re.sub(r"(?<![\w\\])(?:pi|PI)(?!\w)", r"\\pi", text)
-    text = re.sub(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", _repeating, text)
+    text = re.sub(r"(?<!\d)(\d*)\.(\d*)\\overline\s*\{(\d+)\}", _repeating, text)
     return text.rstrip(" .,;").strip()
 
 
@@ -180,7 +180,7 @@ def _with_base(text: str) -> tuple[str, str] | None:
 
 def _half_lines(text: str) -> str:
     """Return `x < a or x > b` as a union of intervals, which is how it is compared; another text as it is."""
-    parts = re.split(r"\s*(?:\\text\s*\{\s*or\s*\}|\bor\b)\s*", text)
+    parts = re.split(r"(?<!\s)\s*(?:\\text\s*\{\s*or\s*\}|\bor\b)\s*", text)
     found = [_HALF_LINE.fullmatch(part.strip()) for part in parts]
     if len(parts) < 2 or not all(found) or len({each[1] for each in found if each}) > 1:
         return text
@@ -213,7 +213,9 @@ _SIGNS = {
 
 def _first_sentence(text: str) -> str:
     line = text.split("\n", 1)[0]
-    return re.split(r"(?<=[^\d])\.\s|(?<=\d)\.\s+(?=[A-Z])|,?\s+(?:because|since|so|which)\s", line)[0].strip(" *`")
+    return re.split(r"(?<=[^\d])\.\s|(?<=\d)\.\s+(?=[A-Z])|(?:,|(?<!\s))\s+(?:because|since|so|which)\s", line)[
+        0
+    ].strip(" *`")
 
 
 def _is_bare(text: str) -> bool:

@@ -59,9 +59,13 @@ _PROSE = re.compile(r"[^\W\d_]{2,}")
 _DOTS = " \t\n.,;:!?*"
 _GROUPED = re.compile(r"([-+]?\s?[$€£]?\d{1,3})((?:[ \u00a0\u202f\u2009'’_]\d{3})+)(\.\d+)?(?=\D*$)")
 _REJECTED = re.compile(
-    rf"[,;]?\s*(?:\b(?:and|but)\s+)?\b(?:not|rather than|instead of)\s+[-$€£]*(?:{_NUMBER})", re.IGNORECASE
+    rf"(?:[,;]|(?<!\s))\s*(?:\b(?:and|but)\s+)?\b(?:not|rather than|instead of)\s+[-$€£]*(?:{_NUMBER})", re.IGNORECASE
 )
-_EITHER = re.compile(rf"(?:{_NUMBER})[^\d=+]{{0,24}}\b(?:or|and)\b[^\d=+]{{0,24}}(?:{_NUMBER})[^\d]*$")
+_FIRST = _NUMBER.replace(r"(?:,\d{3})+", r"(?:,\d{3}){1,30}")
+_EITHER = re.compile(rf"(?<!\d)(?:{_FIRST})[^\d=+]{{0,24}}\b(?:or|and)\b[^\d=+]{{0,24}}(?:{_NUMBER})[^\d]*$")
+"""A match begins with a whole run of digits or spaces: of an answer that repeats one of them without end, each of them
+would be a beginning to try."""
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=\w))")
 _CHOICE = re.compile(r"(?:\b(?:option|choice|answer)\s+)?\(?([a-z])(?:\)|[.:]|,(?=\s+(?:since|because|as)\b))(?:\s|$)")
 _CHOSEN = re.compile(r"\b(?:is|option|choice)\s+([a-z])$")
 _TRUTH = ("yes", "no", "true", "false")
@@ -81,29 +85,41 @@ def usual(text: str) -> str:
 
 
 def boxed(text: str) -> list[tuple[int, int, str]]:
-    """Return (begin, end, content) of every `\\boxed{...}` and `\\fbox{...}`, braces nested as deep as they may be."""
-    found: list[tuple[int, int, str]] = []
-    for match in re.finditer(r"\\(?:boxed|fbox)\s*(\{|(?=\w))", text):
-        if match[1] != "{":
-            found.append((match.start(), match.end() + 1, text[match.end()]))
+    """Return (begin, end, content) of every `\\boxed{...}` and `\\fbox{...}`, braces nested as deep as they may be.
+
+    A box within a box is part of the outer one, whose content is given without `\\boxed{` and `}`.
+    """
+    closing = _closing_braces(text)
+    found: list[tuple[int, int, list[tuple[int, int]]]] = []
+    for match in _BOX.finditer(text):
+        last = closing.get(match.end() - 1) if match[1] == "{" else match.end()
+        if last is None:
             continue
-        depth, end = 1, match.end()
-        while end < len(text) and depth:
-            if text[end] == "\\":
-                end += 1
-            depth += {"{": 1, "}": -1}.get(text[end : end + 1], 0)
-            end += 1
-        if not depth:
-            found.append((match.start(), end, text[match.end() : end - 1]))
-    outer = [one for one in found if not any(other[0] < one[0] < other[1] for other in found)]
-    return [(begin, end, _opened(content)) for begin, end, content in outer]
+        if not found or match.start() >= found[-1][1]:
+            found.append((match.start(), last + 1, []))
+        found[-1][2].extend([match.span(), (last, last + 1)] if match[1] == "{" else [match.span()])
+    return [(begin, end, _without(text[:end], begin, cuts)) for begin, end, cuts in found]
 
 
-def _opened(content: str) -> str:
-    """Return the content of a box without boxes in it, but with what they hold."""
-    for begin, end, inner in reversed(boxed(content)):
-        content = content[:begin] + inner + content[end:]
-    return content
+def _closing_braces(text: str) -> dict[int, int]:
+    """Return for the place of each brace that is closed where it is closed; escaped ones are no braces."""
+    found: dict[int, int] = {}
+    opened: list[int] = []
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            found[opened.pop()] = match.start()
+    return found
+
+
+def _without(text: str, begin: int, cuts: list[tuple[int, int]]) -> str:
+    """Return a text from `begin` on without some parts of it."""
+    pieces = []
+    for first, end in sorted(cuts):
+        pieces.append(text[begin:first])
+        begin = end
+    return "".join([*pieces, text[begin:]])
 
 
 def marked(text: str) -> str | None:

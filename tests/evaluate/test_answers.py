@@ -7,7 +7,7 @@ import pytest
 from fixtures import answers, tricky
 
 from rankray.errors import ConfigError
-from rankray.evaluate import same_answer
+from rankray.evaluate import plain, same_answer
 from rankray.evaluate.answers import Judge, check_answer
 
 AUTO, MATH = answers.AUTO + tricky.AUTO, answers.MATH + tricky.MATH
@@ -78,3 +78,34 @@ def test_the_public_function_loads_no_torch():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'torch'" not in shown
     assert "'math_verify'" not in shown
+
+
+ENDLESS = ["1", "111,", " ", "\n", "\\boxed{", "\\(", "1.", "5 or ", "not ", "$1", "x^", "(", "{"]
+"""What a model may repeat without end."""
+
+
+@pytest.mark.parametrize("how", ["auto", "math"])
+def test_an_answer_that_repeats_one_sign_takes_no_longer_than_its_length(how):
+    """In a process with so much CPU time that what grows with the square of the length ends it."""
+    if how == "math":
+        pytest.importorskip("math_verify")
+    script = f"""
+import resource
+from rankray.evaluate import same_answer
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+for part in {ENDLESS!r}:
+    text = part * (40_000 // len(part))
+    for given in (text, "#### " + text, "\\\\boxed{{" + text + "}}"):
+        same_answer(given, "#### 7", {how!r})
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_boxes_in_boxes_are_read_at_any_depth():
+    deep = "\\boxed{" * 3000 + "5" + "}" * 3000
+    assert same_answer(f"so it is {deep}", "5")
+    assert plain.boxed("\\boxed{a \\fbox{b} \\boxed5 c} \\boxed{2") == [(0, 28, "a b 5 c")]
+
+
+def test_escaped_braces_do_not_close_a_box():
+    assert plain.boxed("\\boxed{\\left\\{ 1 \\right.} and more") == [(0, 25, "\\left\\{ 1 \\right.")]
