@@ -112,18 +112,19 @@ def relative_scale(stats: TokenStats, knobs: Knobs) -> Tensor:
 
 
 def _log2_scale(stats: TokenStats, knobs: Knobs) -> Tensor:
+    temperature, entropy_weight = (_fitting(each, stats) for each in (knobs.temperature, knobs.entropy_weight))
     if knobs.form == "exact":
         surprise_N = rank_value(stats.rank_N) - 1.0
         if knobs.entropy_weight != 0.0:
-            surprise_N = surprise_N - knobs.entropy_weight * (rank_value(stats.expected_rank_N) - 1.0)
-        log2_scale_N = -surprise_N / knobs.temperature
+            surprise_N = surprise_N - entropy_weight * (rank_value(stats.expected_rank_N) - 1.0)
+        log2_scale_N = -surprise_N / temperature
     else:
         bound_N = expected_rank_bound(stats, knobs)
-        log2_ratio_N = stats.log_prob_N / LN2 + knobs.entropy_weight * bound_N.log2()
+        log2_ratio_N = stats.log_prob_N / LN2 + entropy_weight * bound_N.log2()
         if knobs.min_competence > 0.0:
             log2_ratio_N = log2_ratio_N.clamp(min=math.log2(knobs.min_competence))
         slope_N = rank_value(stats.rank_N.maximum(bound_N)).square()
-        log2_scale_N = -(slope_N / knobs.temperature) * log2_ratio_N
+        log2_scale_N = -(slope_N / temperature) * log2_ratio_N
     if knobs.max_scale is not None:
         log2_scale_N = log2_scale_N.clamp(max=math.log2(knobs.max_scale))
     return log2_scale_N
@@ -172,7 +173,7 @@ def _dft(stats: TokenStats, knobs: Knobs) -> Tensor:
 
 def _talr(stats: TokenStats, knobs: Knobs) -> Tensor:
     assert knobs.talr_temperature != "auto", "the caller resolves auto: it needs the whole batch"
-    return (stats.log_prob_N / knobs.talr_temperature).exp().clamp(min=knobs.min_weight)
+    return (stats.log_prob_N / _fitting(knobs.talr_temperature, stats)).exp().clamp(min=knobs.min_weight)
 
 
 def _eaft(stats: TokenStats, knobs: Knobs) -> Tensor:
@@ -181,13 +182,15 @@ def _eaft(stats: TokenStats, knobs: Knobs) -> Tensor:
             "token_weights: objective eaft with top_entropy_nats_N = None; allowed: the entropy of the renormalised"
             " top 20 in nats; take the statistics from token_stats"
         )
-    return (stats.top_entropy_nats_N / knobs.eaft_scale).pow(knobs.alpha)
+    weight_N = (stats.top_entropy_nats_N / knobs.eaft_scale).pow(_fitting(knobs.alpha, stats))
+    return _finite(weight_N)
 
 
 def _power(stats: TokenStats, knobs: Knobs) -> Tensor:
     import torch
 
-    return (stats.log_prob_N.clamp(min=torch.finfo(stats.log_prob_N.dtype).min) * knobs.alpha).exp()
+    log_prob_N = stats.log_prob_N.clamp(min=torch.finfo(stats.log_prob_N.dtype).min)
+    return (log_prob_N * _fitting(knobs.alpha, stats)).exp()
 
 
 def _threshold(stats: TokenStats, knobs: Knobs) -> Tensor:
@@ -216,7 +219,11 @@ def _iw_sft(stats: TokenStats, knobs: Knobs) -> Tensor:
             "token_weights: objective iw_sft without the base model's probabilities; allowed: ln p_t of the base model"
             " for each token; give reference_log_prob_N (token_weights) or base_stats (weighted_nll)"
         )
-    return _finite_exp2(stats.log_ratio_N * knobs.iw_power / LN2).clamp(max=knobs.iw_clip)
+    import torch
+
+    largest = torch.finfo(stats.log_ratio_N.dtype).max
+    ratio_N = _finite_exp2(stats.log_ratio_N * _fitting(knobs.iw_power, stats) / LN2)
+    return ratio_N.clamp(max=min(knobs.iw_clip, largest))
 
 
 WEIGHTS: dict[str, WeightFunction] = {
@@ -297,6 +304,24 @@ def sequence_log_ratio(log_prob_N: Tensor, reference_log_prob_N: Tensor, sequenc
 
 
 def _finite_exp2(log2_N: Tensor) -> Tensor:
+    return _finite(log2_N.exp2())
+
+
+def _finite(weight_N: Tensor) -> Tensor:
     import torch
 
-    return log2_N.exp2().clamp(max=torch.finfo(log2_N.dtype).max)
+    return weight_N.clamp(max=torch.finfo(weight_N.dtype).max)
+
+
+def _fitting(knob: float, stats: TokenStats) -> float:
+    """Return a setting as it is, unless the dtype of the statistics has no such number, or no square of it.
+
+    1e-300 would be 0 in float32, and 1e300 infinite: 0 / 0 and 0 * infinity are NaN. An infinite one stays.
+    """
+    import torch
+
+    numbers = torch.finfo(stats.log_prob_N.dtype)
+    if not 0.0 < knob < math.inf:
+        return knob
+    least, most = float(numbers.tiny), math.sqrt(numbers.max)
+    return min(max(knob, least), most)

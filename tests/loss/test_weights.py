@@ -181,3 +181,24 @@ def test_an_objective_ignores_what_it_does_not_use():
 def test_eaft_says_where_its_entropy_comes_from():
     with pytest.raises(LossError, match="token_stats"):
         token_weights(TokenStats(*torch.zeros(4, 2)), "eaft")
+
+
+EXTREMES = [
+    *({"temperature": value, "form": form} for value in (1e-300, 1e300, math.inf) for form in ("bound", "exact")),
+    *({"entropy_weight": value, "temperature": t} for value in (1e-300, 1e300) for t in (1e-300, 1.0, math.inf)),
+    *({"max_scale": value, "temperature": 1e-3} for value in (1e-300, 1e300, math.inf)),
+    *({"objective": "talr", "talr_temperature": value} for value in (1e-300, 1e300, math.inf)),
+    *({"objective": "eaft", "alpha": value, "eaft_scale": 1} for value in (1e-300, 100.0, 1e300)),
+    *({"objective": "power", "alpha": value} for value in (1e-300, 1e300)),
+    *({"objective": "iw_sft", "iw_power": 1e300, "iw_clip": value} for value in (1e-300, 16.0, 1e300, math.inf)),
+]
+
+
+@pytest.mark.parametrize("given", EXTREMES, ids=str)
+def test_no_setting_makes_an_infinite_weight_or_none(given):
+    logits_NV = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)) * 5
+    logits_NV[0, 3], logits_NV[1] = 200.0, 0.0  # a certain token, and one among equals
+    stats = token_stats(logits_NV, torch.tensor([3, 4, 5, 6, 7, 8]))
+    weight_N = token_weights(stats, **given, reference_log_prob_N=stats.log_prob_N / 2)
+    assert torch.isfinite(weight_N).all()
+    assert (weight_N >= 0).all()
