@@ -208,10 +208,8 @@ def confirmed(study: StudyStore) -> dict[str, Any] | None:
     """
     found = verdicts(study)
     number = found[0]["finalists"][0]["number"] if found and found[0]["finalists"] else None
-    trials = study.trials()
-    if number is None or not 0 <= number < len(trials):
-        return None
-    return {**_result(study, trials[number], untrained(study)), "verdicts": found}
+    chosen = None if number is None else study.find(number)
+    return None if chosen is None else {**_result(study, chosen, untrained(study)), "verdicts": found}
 
 
 def recommended(study: StudyStore) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import pytest
 from rankray.contracts import Report
 from rankray.errors import StoreError
 from rankray.store import attach, open_study, views
-from store.helpers import FULL, begin, make_config
+from store.helpers import FULL, begin, begin_and_die, drive, make_config
 
 SPACE = {"loss.objective": {"choice": ["sft", "rri", "dft"]}, "loss.temperature": {"float": [0.5, 2.0]}}
 POINTS = [
@@ -105,6 +105,26 @@ def test_the_best_is_a_complete_trial(file_url: str) -> None:
     assert (best["number"], best["value"], best["checkpoint"]) == (2, 1.0, "c2-10")
     assert best["metrics"]["eval/nll"] == 1.0
     store.leave()
+
+
+def test_the_confirmed_trial_is_the_one_of_its_number_where_void_trials_came_before(file_url: str) -> None:
+    """A killed driver, or two that asked at once, leave void trials: numbers then are no places in the list."""
+    config = make_config(study={"trials": 3, "pruner": "none"})
+    with open_study(file_url, config) as killed:
+        begin_and_die(killed)
+    study = open_study(file_url, config)
+    drive(study)
+    assert [trial.number for trial in study.trials()] == [1, 2, 3]
+    for number in (1, 2, 3):
+        side = {"number": number, "params": {}, "mean": 0.5}
+        verdict = {"verdict": {"word": "better"}, "metric": "eval/nll", "finalists": [side]}
+        study.storage.set_study_user_attr(study.study_id, "rankray:verdict", verdict)
+        seen = attach(file_url, "s")
+        confirmed, recommended = views.confirmed(seen), views.recommended(seen)
+        assert confirmed is not None
+        assert recommended is not None
+        assert confirmed["number"] == recommended["number"] == number
+        assert confirmed["params"] == views.trial(seen, number)["params"]
 
 
 def test_the_best_follows_the_direction(file_url: str) -> None:
