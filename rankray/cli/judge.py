@@ -300,8 +300,9 @@ def diagnose(
         )
     if output is not None:
         from rankray.report.diagnosis import page
+        from rankray.report.write import write
 
-        output.write_text(page(found, loaded.config.name), encoding="utf-8")
+        write(page(found, loaded.config.name).encode(), output, "diagnose: -o")
     if as_json:
         print(json.dumps(found))
         return

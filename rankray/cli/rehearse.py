@@ -72,6 +72,7 @@ def rehearse(
     from rankray.rehearse.cost import gpus_of_trial, hours, run_hours
     from rankray.rehearse.summary import compare, finite, random_median
     from rankray.report.rehearsals import reached_plot, rehearsal_view
+    from rankray.report.write import write
     from rankray.store.warm import rehearsed
 
     logs.configure(verbose)
@@ -100,7 +101,8 @@ def rehearse(
             opened=opened,
         )
     if plot is not None:
-        plot.write_text(reached_plot(done, [world.share for world in worlds], is_synthetic=_is_made_up(worlds)))
+        drawn = reached_plot(done, [world.share for world in worlds], is_synthetic=_is_made_up(worlds))
+        write(drawn.encode(), plot, "rehearse: --plot")
         say(f"plot: {plot}", as_json)
     cost: dict[str, dict[str, Any]] = {}
     if step_seconds is not None:

@@ -62,29 +62,43 @@ def render(overview: Row, kind: str, refresh_seconds: int | None = None) -> byte
     return _picture(made) if kind == "png" else made
 
 
-def write(data: bytes, path: Path) -> None:
+def write(data: bytes, path: Path, option: str = "report: -o") -> None:
     """Write a file at once: whoever reads it sees the one before or the whole new one.
+
+    What is no plain file, as `/dev/stdout` or a pipe, is written to; a link stays one, and its file is replaced.
+
+    Args:
+        data: its content.
+        path: the file.
+        option: what named it.
 
     Raises:
         UserError: it cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with open(handle, "wb") as file:
-                file.write(data)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)
-            os.replace(name, path)
-        except OSError:
-            os.unlink(name)
-            raise
+        if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+            path.write_bytes(data)
+            return
+        _replace(path.resolve(), data)
     except OSError as error:
         raise UserError(
-            f"report: {path} cannot be written ({error.strerror or error}); allowed: a file in a directory that you "
-            "may write; choose another with -o"
+            f"{option} {path}: cannot be written ({error.strerror or error}); allowed: a file in a directory that you "
+            f"may write; choose another with {option.rpartition(' ')[2]}"
         ) from None
+
+
+def _replace(path: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except OSError:
+        os.unlink(name)
+        raise
 
 
 def _csv(overview: Row) -> bytes:

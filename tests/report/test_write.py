@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 
 import pytest
 from fixtures.overviews import NASTY, make_overview
@@ -79,3 +80,22 @@ def test_a_file_is_replaced_at_once_and_one_that_cannot_be_written_is_named(tmp_
     with pytest.raises(UserError, match=r"missing.*cannot be written.*choose another with -o"):
         write(b"", tmp_path / "missing" / "report.html")
     assert "png" in FORMATS
+
+
+def test_what_is_no_plain_file_is_written_to_and_stays_what_it_is(tmp_path):
+    """A report to /dev/stdout, by root, made a plain file of it: for every program of the machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write(b"page", pipe)
+    assert os.read(reader, 10) == b"page"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_a_link(tmp_path):
+    file, link = tmp_path / "r.html", tmp_path / "latest.html"
+    link.symlink_to(file)
+    write(b"page", link)
+    assert link.is_symlink()
+    assert file.read_bytes() == b"page"
