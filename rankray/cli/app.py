@@ -5,20 +5,41 @@ Exit codes: 0 done; 1 the search ran and failed; 2 bad input; 130 interrupted (r
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from rankray import __version__, logs
-from rankray.cli import cluster, confirm, export, judge, look, pages, plan, rehearse, search, setup, store, train
+from rankray.cli import (
+    cluster,
+    confirm,
+    export,
+    judge,
+    look,
+    output,
+    pages,
+    plan,
+    rehearse,
+    search,
+    setup,
+    store,
+    train,
+)
 from rankray.cli.signals import interruptible_in_c
-from rankray.errors import RankrayError
+from rankray.errors import RankrayError, UserError
 
+logger = logging.getLogger(__name__)
+
+FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the user can change: a disk that is full or takes nothing, files that others own."""
 NAMES = ("--name", "--store", "--label", "--metric", "--table", "--from", "--output", "-o")
 """Options that name something, and say nothing where they are empty."""
 app = typer.Typer(
@@ -57,12 +78,16 @@ app.add_typer(store.app, name="store")
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    output.prepare()
     logs.configure()
     try:
         refuse_passwords(sys.argv[1:])
         refuse_empty(sys.argv[1:])
-        with interruptible_in_c():
-            app(prog_name="rankray")  # under `python -m`, too: shell completion is of that name
+        with interruptible_in_c(), user_errors():
+            try:
+                app(prog_name="rankray")  # under `python -m`, too: shell completion is of that name
+            finally:
+                sys.stdout.flush()  # what cannot be written is an error of this command
     except RankrayError as error:
         from rankray.store.urls import safe_text
 
@@ -79,6 +104,25 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped at once; what was committed is safe: run the same command again to resume", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Say in one line what a disk or its permissions forbid, wherever in the work it turns up.
+
+    Raises:
+        UserError: something cannot be written, or may not be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FORBIDDEN:
+            raise
+        logger.debug("the machine forbids it", exc_info=True)
+        raise UserError(
+            f"{error.filename or 'a file'}: cannot be read or written ({error.strerror}); allowed: a place with room "
+            "that you may use; free some space, change its permissions, or choose another"
+        ) from error
 
 
 def refuse_empty(words: Sequence[str]) -> None:

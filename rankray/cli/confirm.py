@@ -14,6 +14,7 @@ import typer
 
 from rankray.cli.common import board_of, console, say, store_url
 from rankray.cli.options import NONE, Json, Sets, Store, Study, Verbose
+from rankray.cli.output import continues
 from rankray.cli.tracking import check_trackers, tracking
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def confirm(
         found = figures(asked)
         print(json.dumps(found)) if as_json else console().print(plan_view(found))
         return
+    continues("the confirmation")
     verdict = compared(asked, functools.partial(_watching, quiet=as_json), verbose=verbose)
     if verdict is None:
         say("interrupted; nothing is lost: run the same command again to resume", to_stderr=True)

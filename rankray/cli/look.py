@@ -10,6 +10,7 @@ import typer
 
 from rankray.cli.common import attached, console, print_summary, refuse_both
 from rankray.cli.options import Json, Store, Study
+from rankray.cli.output import put
 
 if TYPE_CHECKING:
     from rankray.store import StudyStore
@@ -124,7 +125,7 @@ def best(
         if not code:
             _refuse_code([path for path in RUNS_CODE if get_path(held.config, path)])
 
-        print(best_yaml(held.config, (views.recommended(held) or found)["params"]), end="")
+        put(best_yaml(held.config, (views.recommended(held) or found)["params"]).encode())
         return
     print_summary(held)
 

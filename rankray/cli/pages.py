@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from rankray.cli.common import attached, check_output, say, store_url
 from rankray.cli.options import Store, Study
+from rankray.cli.output import put
 
 WATCH_SECONDS = 15
 
@@ -43,7 +43,7 @@ def report(
         goes_on = watch and found["status"]["state"] == "running"
         data = render(found, kind, WATCH_SECONDS if goes_on else None)
         if printed:
-            sys.stdout.buffer.write(data)
+            put(data)
             return
         write(data, path)
         finished, budget = found["status"]["budget"]["finished"], found["status"]["budget"]["trials"]

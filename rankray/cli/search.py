@@ -24,6 +24,7 @@ from rankray.cli.common import (
 )
 from rankray.cli.lineage import lineage
 from rankray.cli.options import NONE, File, Name, Sets, Store, Verbose
+from rankray.cli.output import continues
 from rankray.cli.pins import pin, resolved_lines
 from rankray.cli.tracking import check_trackers, tracking
 
@@ -63,6 +64,7 @@ def _search(loaded: LoadedConfig, verbose: bool) -> None:
     from rankray.search.news import News
 
     logs.configure(verbose)
+    continues("the search")
     loaded, study = begun(loaded, say)
     done = False
     try:

@@ -13,6 +13,7 @@ import typer
 
 from rankray.cli.common import check_output, console, load, say
 from rankray.cli.options import NONE, File, Json, Sets, Verbose
+from rankray.cli.output import put
 
 if TYPE_CHECKING:
     from rankray.finetune.preview import Preview
@@ -122,6 +123,7 @@ def import_file(
 ) -> None:
     """Turn another tool's configuration into one of rankray's, with a note for each thing that has no counterpart."""
     from rankray.errors import ConfigError
+    from rankray.report.write import write
     from rankray.setup.foreign import convert, text_of
 
     if output is not None and output.exists():
@@ -132,9 +134,9 @@ def import_file(
     for note in notes:
         say(f"note: {note}", to_stderr=True)
     if output is None:
-        print(text, end="")
+        put(text.encode())
         return
-    output.write_text(text, encoding="utf-8")
+    write(text.encode(), output, "import: --output")
     say(f"{tool}: wrote {output}; look: rankray check {shlex.quote(str(output))}")
 
 

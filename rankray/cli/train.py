@@ -11,6 +11,7 @@ import typer
 
 from rankray.cli.common import fitted, load, preflight, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Verbose
+from rankray.cli.output import continues
 from rankray.cli.pins import pin_run
 from rankray.cli.tracking import check_trackers, tracking_train
 
@@ -34,6 +35,7 @@ def train(
     from rankray import logs
 
     logs.configure(verbose)
+    continues("training")
 
     def tell(line: str) -> None:
         say(line, as_json)

@@ -22,6 +22,8 @@ from rankray.report.board import ALIKE, Board, Running, duration, short_params, 
 from rankray.report.figures import metrics_among
 
 _COLOURS = {"complete": "green", "pruned": "yellow", "failed": "red"}
+_PLAIN_BAR = {ord("━"): "#", ord("─"): "-"}
+"""The bar where the terminal's encoding is not UTF-8."""
 HEARTBEAT_SECONDS = 60.0
 """How long plain lines may be silent: then one says that the search is alive."""
 WIDE, WIDEST = 100, 160
@@ -140,6 +142,8 @@ class View:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = options.height or console.height
         for line in view_lines(self._board, options.max_width, height - 1):
+            if options.ascii_only:
+                line.plain = line.plain.translate(_PLAIN_BAR)
             line.truncate(options.max_width, overflow="ellipsis")
             line.no_wrap = True
             yield line

@@ -21,7 +21,7 @@ from rankray.data.encode import light_tokenizer, measure
 from rankray.data.files import is_file_source
 from rankray.data.lengths import length_table
 from rankray.data.sources import Source
-from rankray.errors import ConfigError, UserError
+from rankray.errors import ConfigError
 from rankray.finetune.preflight import preflight
 from rankray.model.files import context_of, local_model
 from rankray.setup.sources import Chosen, Part, choose
@@ -87,11 +87,11 @@ def start(answers: Answers, file: Path, say: Callable[[str], None]) -> None:
     try:
         tokenizer = _tokenizer(answers)
         found = choose(answers.train, answers.eval, answers.templates, file.parent, made, say, tokenizer)
-        file.write_text(_text(answers, file, found, tokenizer), encoding="utf-8")
         made.append(file)
+        file.write_text(_text(answers, file, found, tokenizer), encoding="utf-8")
         for line in preflight(load_config(file)).all_warnings:
             say(line)
-    except UserError:
+    except BaseException:
         for path in made:
             path.unlink(missing_ok=True)
         raise

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from rankray.contracts import Report
 from rankray.report.board import Board
-from rankray.report.live import PlainLines, view_lines, watching
+from rankray.report.live import PlainLines, View, view_lines, watching
 from rankray.report.notebook import table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,8 +190,6 @@ def test_a_terminal_of_this_size_shows_number_step_metric_and_best(width, height
 def test_no_color_is_honoured(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    from rankray.report.live import View
-
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     console.print(View(searched()))
     assert "\x1b[3" not in console.file.getvalue()
@@ -199,10 +197,18 @@ def test_no_color_is_honoured(monkeypatch):
 
 def test_the_last_line_is_empty_so_that_a_terminal_can_show_ctrl_c_there():
     """After a line as wide as the terminal, ^C begins another line, and the bar above would be left behind."""
-    from rankray.report.live import View
-
     console = Console(file=io.StringIO(), width=80, height=24)
     console.print(View(searched()))
     lines = console.file.getvalue().split("\n")
     assert lines[-2:] == ["", ""]
     assert max(map(len, lines)) == 80
+
+
+def test_the_bar_is_of_characters_that_the_terminal_has():
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace")
+    board = Board("made", "eval/nll", maximize=False, budget=10, max_steps=5, finished=5)
+    Console(file=file, width=80, height=24, force_terminal=True, color_system=None).print(View(board))
+    file.flush()
+    assert "####" in raw.getvalue().decode()
+    assert "\\u" not in raw.getvalue().decode()
