@@ -22,6 +22,8 @@ from rankray.search.silence import ProcessWatch
 
 SYSTEMATIC = 3
 MANY = 10
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What interrupts: Ctrl-C, whoever ends processes, and a terminal that is closed."""
 REFUSED = 100
 """So many points that are refused one after another end the search: most likely all are."""
 
@@ -132,7 +134,10 @@ class Control:
 
 @contextmanager
 def interruptible(on_interrupt: Callable[[int], None]) -> Iterator[None]:
-    """Call `on_interrupt(number)` on the first SIGINT or SIGTERM, in a thread; a second one has its default effect.
+    """Call `on_interrupt(number)` on the first of SIGNALS, in a thread; a second one has its default effect.
+
+    A signal that is ignored, as `nohup` has SIGHUP ignored, stays so. Outside the main thread nothing is done: only
+    the main thread of Python may say what signals do.
 
     Python runs signal handlers in the main thread, between two of its instructions: never while that thread waits in C
     for a store that is frozen. But the interpreter writes the signal's number to a pipe (`signal.set_wakeup_fd`) at
@@ -141,7 +146,8 @@ def interruptible(on_interrupt: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     seen: list[int] = []

@@ -42,7 +42,7 @@ SAVING = (
     "stopping: each running trial saves a checkpoint after its present step, for at most {seconds:.0f} s; one that "
     "cannot resumes from its last one; Ctrl-C again stops at once"
 )
-SAVE_SECONDS = {signal.SIGINT: 60.0, signal.SIGTERM: 5.0}
+SAVE_SECONDS = {signal.SIGINT: 60.0, signal.SIGTERM: 5.0, signal.SIGHUP: 5.0}
 """How long the trials of an interrupted search may take to save a checkpoint; RANKRAY_LEAVE_SECONDS says otherwise."""
 GRACE_SECONDS = 14.0
 """How long an interrupted search may take to end by itself; then its process is ended. With `LEAVE_SECONDS` that is

@@ -3,12 +3,13 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from fixtures.waiting import ended
 
-from rankray.search.control import MANY, SYSTEMATIC, Control
+from rankray.search.control import MANY, SIGNALS, SYSTEMATIC, Control, interruptible
 
 
 def test_three_failures_before_any_success_stop_with_the_first_error():
@@ -62,7 +63,7 @@ def test_what_cannot_go_on_waits_for_no_trial_to_save():
     assert control.error == "the study was deleted"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_noticed_while_the_main_thread_waits_in_c(number):
     """As for a frozen database: `select` in a loop that goes on after a signal stands in for its client library."""
     waits = (
@@ -87,3 +88,28 @@ def test_a_lost_driver_stops():
     reasons.append("its study was deleted")
     assert control.stopping
     assert control.error == "its study was deleted"
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As by `nohup`, whose command outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible(lambda number: None):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def inside():
+        with interruptible(lambda number: None):
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [before]
