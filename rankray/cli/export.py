@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rankray.cli.checkpoints import fetched, place_of
-from rankray.cli.common import attached, say
+from rankray.cli.common import attached, check_directory, say
 from rankray.cli.options import Store, Study
+from rankray.errors import shown
 from rankray.paths import temporary_directory
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def export(
 ) -> None:
     """Write the model of a trial: weights, tokenizer, a model card, and the configuration that trains it again."""
     given, directory = _arguments(words)
+    _check_repository(push_to_hub, public)
     number = exported(attached(store, study), directory, given, merge=merge, name=push_to_hub, code=code)
     say(f"exported trial {number} of {study} to {directory}")
     say(f"load it with: AutoModelForCausalLM.from_pretrained({str(directory)!r})")
@@ -68,7 +70,7 @@ def exported(
     _refuse_code(held.config.model.trust_remote_code and not code)
     trial = views.trial(held, _number(held, number))
     checkpoint = place_of(held, trial, "export")
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    check_directory(directory.parent, "export: DIR in")
     with temporary_directory(f".{directory.name}-exported-", directory.parent) as scratch:
         made = scratch / "model"
         _write(held, trial, fetched(checkpoint, scratch), made, merge=merge, name=name or directory.name)
@@ -99,6 +101,27 @@ def _refuse_used(directory: Path) -> None:
 
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"export: {directory} is there and not empty; allowed: a new or an empty directory; give one")
+
+
+def _check_repository(name: str, public: bool) -> None:
+    """Refuse a name that no repository can have, before a model is written, and `--public` without one.
+
+    Raises:
+        UserError: the name is none, or there is none.
+    """
+    from rankray.errors import UserError
+
+    if not name:
+        if public:
+            raise UserError(
+                "export: --public without --push-to-hub changes nothing; allowed: beside it; add --push-to-hub "
+                "OWNER/NAME, or leave it out"
+            )
+        return
+    from rankray.model.hub import name_problem
+
+    if problem := name_problem(name):
+        raise UserError(f"export: --push-to-hub {shown(name)}: {problem}; allowed: owner/name; correct it")
 
 
 def _number(held: StudyStore, given: int | None) -> int:

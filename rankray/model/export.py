@@ -13,6 +13,7 @@ from typing import Any
 
 from rankray.config.schema import Config
 from rankray.errors import ModelError
+from rankray.model.pin import MAIN
 
 ADAPTER = "adapter_config.json"
 TRAINING_STATE = (
@@ -64,10 +65,11 @@ def _merge(checkpoint: Path, directory: Path, config: Config) -> str:
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    path, trusted = config.model.path, config.model.trust_remote_code
+    path = config.model.path
+    given = {"revision": config.model.revision or MAIN, "trust_remote_code": config.model.trust_remote_code}
     try:
-        saved = AutoConfig.from_pretrained(path, trust_remote_code=trusted).dtype or torch.float32
-        base: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=trusted)
+        saved = AutoConfig.from_pretrained(path, **given).dtype or torch.float32
+        base: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **given)
     except (OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(

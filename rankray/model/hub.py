@@ -34,3 +34,15 @@ def push(directory: Path, repository: str, *, private: bool) -> str:
             f"name, `hf auth whoami` and the connection. The model is in {directory}, and can be pushed from there"
         ) from error
     return str(url)
+
+
+def name_problem(repository: str) -> str:
+    """Return why the hub has no repository of a name, or an empty string."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not typed so
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        return str(error).strip().splitlines()[0].rstrip(".")
+    return ""

@@ -141,7 +141,7 @@ def interruptible(on_interrupt: Callable[[int], None]) -> Iterator[None]:
 
     Python runs signal handlers in the main thread, between two of its instructions: never while that thread waits in C
     for a store that is frozen. But the interpreter writes the signal's number to a pipe (`signal.set_wakeup_fd`) at
-    once, and a thread reads it. In any other thread signals are the main thread's: there this does nothing.
+    once, and a thread reads it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -105,6 +105,17 @@ def test_what_cannot_be_exported_is_named(rankray, searched, tmp_path, monkeypat
     assert "was deleted: study.keep_best keeps those of the best 1 trials" in again
 
 
+def test_what_cannot_be_done_afterwards_is_refused_before(rankray, searched, tmp_path):
+    url, out = searched(), str(tmp_path / "out")
+    words = ["export", "test", out, "--store", url]
+    assert "--push-to-hub 'a b': " in rankray(*words, "--push-to-hub", "a b", expect=2)
+    assert "--public without --push-to-hub changes nothing" in rankray(*words, "--public", expect=2)
+    (tmp_path / "file").touch()
+    inside = rankray("export", "test", str(tmp_path / "file" / "out"), "--store", url, expect=2)
+    assert f"error: export: DIR in {tmp_path}/file: cannot be made or written to" in inside
+    assert not Path(out).exists()
+
+
 def test_a_path_in_the_store_outside_of_its_storage_is_not_read(rankray, searched, tmp_path, monkeypatch):
     from rankray.store import views
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rankray.config import config_from
 from rankray.errors import ModelError
@@ -103,3 +103,22 @@ def test_a_base_model_that_is_gone_is_named(trained, tmp_path):
     elsewhere = config.model_copy(update={"model": config.model.model_copy(update={"path": str(tmp_path / "gone")})})
     with pytest.raises(ModelError, match=r"the base model .*gone' cannot be loaded"):
         export_model(checkpoint, tmp_path / "out", elsewhere, merge=True)
+
+
+def test_adapters_are_merged_into_the_commit_that_they_were_trained_on(trained, tmp_path, monkeypatch):
+    """A model of the hub may have moved on since: its main branch would give other weights, and nothing would tell."""
+    config, checkpoint, _ = trained(model__lora=LORA)
+    asked = []
+    for loader in (AutoConfig, AutoModelForCausalLM):
+        monkeypatch.setattr(loader, "from_pretrained", _noting(loader.from_pretrained, asked))
+    pinned = config.model_copy(update={"model": config.model.model_copy(update={"revision": "c" * 40})})
+    export_model(checkpoint, tmp_path / "out", pinned, merge=True)
+    assert asked[:2] == ["c" * 40] * 2
+
+
+def _noting(real, asked):
+    def load(*given, **options):
+        asked.append(options.pop("revision", None))
+        return real(*given, **options)
+
+    return load
