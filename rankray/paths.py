@@ -36,7 +36,7 @@ def resolved(path: str, base: str | Path = "") -> str:
     home = os.path.expanduser(path)
     if home.startswith("~"):
         raise ValueError(f"got {path!r}; there is no user {path.split('/')[0][1:]!r} here; write the path in full")
-    whole = os.path.join(os.path.abspath(base), home)
+    whole = home if os.path.isabs(home) else os.path.join(os.path.abspath(base), home)
     # Behind a link, `link/..` is not the directory that holds the link.
     return os.path.realpath(whole) if ".." in Path(home).parts else os.path.normpath(whole)
 

@@ -111,11 +111,15 @@ def user_errors() -> Iterator[None]:
     """Say in one line what a disk or its permissions forbid, wherever in the work it turns up.
 
     Raises:
-        UserError: something cannot be written, or may not be read.
+        UserError: something cannot be written, or may not be read; or the current directory was deleted.
     """
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENOENT and error.filename is None and not _has_directory():
+            raise UserError(
+                "the current directory was deleted; allowed: one that is there, or paths in full; change to another"
+            ) from error
         if error.errno not in FORBIDDEN:
             raise
         logger.debug("the machine forbids it", exc_info=True)
@@ -123,6 +127,15 @@ def user_errors() -> Iterator[None]:
             f"{error.filename or 'a file'}: cannot be read or written ({error.strerror}); allowed: a place with room "
             "that you may use; free some space, change its permissions, or choose another"
         ) from error
+
+
+def _has_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        logger.debug("the current directory was deleted")
+        return False
+    return True
 
 
 def refuse_empty(words: Sequence[str]) -> None:

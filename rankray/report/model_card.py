@@ -98,6 +98,7 @@ def _body(overview: Row, trial: Row, metrics: Row, base: str, name: str, adapter
             ("what", "which"),
             [
                 ("base model", _name(base)),
+                *([("its revision", str(revision))] if (revision := config["model"].get("revision")) else []),
                 ("its fingerprint", str(provenance.get("model", "-"))),
                 ("git commit", str(provenance.get("git", "-"))),
                 ("study", f"{study['study']} ({overview['identity']})"),

@@ -88,3 +88,15 @@ def test_what_a_disk_forbids_is_an_error_of_one_line(rankray, url, monkeypatch, 
         full()
     with pytest.raises(ConnectionError), app.user_errors():
         raise ConnectionError(errno.ECONNRESET, "reset")
+
+
+def test_a_current_directory_that_was_deleted(rankray, url, monkeypatch, tmp_path):
+    """Whole paths need none; with others it is said in one line."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.delenv("RANKRAY_STORE", raising=False)
+    assert "3/3 finished" in rankray("status", "s", "--store", url)
+    assert "wrote " in rankray("report", "s", "--store", url, "-o", str(tmp_path / "r.html"))
+    for words in (["status", "s"], ["check", "mine.yaml"], ["export", "s", "out", "--store", url]):
+        assert rankray(*words, expect=2).startswith("error: the current directory was deleted; allowed: one that is")
