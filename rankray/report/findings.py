@@ -42,7 +42,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a study took: `trial_hours` is time that trials ran, on all slots; `saved_steps` is what pruning saved."""
+    """What a study took: `trial_hours` is time that trials ran, on all slots; `saved_steps` is what pruning saved.
+
+    Of a range of workers a trial is counted with the most, as `study.budget` counts it.
+    """
 
     wall_hours: float
     trial_hours: float
@@ -186,7 +189,7 @@ def cost(overview: Row) -> Cost:
     hours = sum((end - start).total_seconds() for start, end in times) / 3600
     wall = (max(e for _, e in times) - min(s for s, _ in times)).total_seconds() / 3600 if times else 0.0
     resources = overview["config"]["resources"]
-    workers = resources["workers"] if isinstance(resources["workers"], int) else resources["workers"][0]
+    workers = resources["workers"] if isinstance(resources["workers"], int) else max(resources["workers"])
     lost = [each for trial in overview["trials"] for each in trial["lost"]]
     pruned = [trial for trial in overview["trials"] if trial["state"] == "pruned"]
     return Cost(

@@ -130,3 +130,10 @@ def test_a_running_trial_lasts_to_the_latest_moment_that_is_known():
 def test_an_objective_that_is_not_searched_is_the_configured_one():
     overview = make_overview(1)
     assert objective_of(overview, {"params": {}}) == "rri"
+
+
+def test_of_a_range_of_workers_the_most_are_counted_as_the_budget_counts_them():
+    overview = make_overview(4, states=("complete",))
+    fixed = cost(overview)
+    overview["config"]["resources"]["workers"] = [1, 2]
+    assert cost(overview) == fixed
