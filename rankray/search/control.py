@@ -136,8 +136,8 @@ class Control:
 def interruptible(on_interrupt: Callable[[int], None]) -> Iterator[None]:
     """Call `on_interrupt(number)` on the first of SIGNALS, in a thread; a second one has its default effect.
 
-    A signal that is ignored, as `nohup` has SIGHUP ignored, stays so. Outside the main thread nothing is done: only
-    the main thread of Python may say what signals do.
+    A SIGHUP that is ignored, as under `nohup`, stays so; SIGINT, which scripts ignore for what they start in the
+    background, does not. Outside the main thread nothing is done: only the main thread may say what signals do.
 
     Python runs signal handlers in the main thread, between two of its instructions: never while that thread waits in C
     for a store that is frozen. But the interpreter writes the signal's number to a pipe (`signal.set_wakeup_fd`) at
@@ -146,8 +146,9 @@ def interruptible(on_interrupt: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     seen: list[int] = []
