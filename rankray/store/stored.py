@@ -58,12 +58,13 @@ def whole(value: Any) -> int | None:
 
 
 def local_time(value: Any) -> datetime | None:
-    """Return a stored local time; None where there is none, or it is malformed."""
+    """Return a stored local time; None where there is none, or it is malformed (one with a time zone is)."""
     try:
-        return datetime.fromisoformat(value) if isinstance(value, str) and value else None
+        found = datetime.fromisoformat(value) if isinstance(value, str) and value else None
     except ValueError:
         logger.debug("a stored time is malformed: %r", value)
         return None
+    return None if found is None or found.tzinfo is not None else found
 
 
 def clean(value: Any) -> Any:

@@ -12,7 +12,7 @@ from rankray.store import attach, list_studies, move, open_study, views
 from rankray.store.backend import connect
 from rankray.store.move import copy_study, delete_study, is_whole
 from rankray.store.optuna_private import trial_id
-from rankray.store.records import CREATED
+from rankray.store.records import CREATED, RAN
 from store.conftest import on_server, url_of
 from store.helpers import begin, drive, make_config, said, stored
 
@@ -173,3 +173,14 @@ def test_what_a_killed_start_left_of_a_study_can_be_deleted(url: str, monkeypatc
     delete_study(url, "s")
     open_study(url, make_config(train={"max_steps": 41}))
     assert (list_studies(url), is_whole(url, "s")) == (["s"], True)
+
+
+@pytest.mark.parametrize("stored", [None, "x", [1], [{"driver": "d"}], [{"driver": 1, "from": "x", "to": "y"}]])
+def test_what_is_malformed_of_who_ran_a_trial_before_a_copy_is_left_out(sqlite_url: str, stored: Any) -> None:
+    zoned = {"driver": "d", "from": "2026-01-01T00:00:00+01:00", "to": "2026-01-01T01:00:00+01:00"}
+    with open_study(sqlite_url, make_config()) as store:
+        number = begin(store).number
+        kept = [*stored, zoned] if isinstance(stored, list) else stored
+        store.storage.set_trial_user_attr(trial_id(store.trials()[number]), RAN, kept)
+        [(driver, _, end)] = store.stretches(store.trials()[number])
+        assert (driver, end) == (store.driver, None)
