@@ -117,6 +117,13 @@ def libraries_first() -> None:
 @contextmanager
 def quick_imports() -> Iterator[None]:
     """Switch the garbage collector off while large libraries are imported: it finds nothing, for 1/7 of the time."""
+    with collector_off():
+        yield
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Switch the garbage collector off, in all threads, while the block runs."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -11,7 +11,13 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rankray.cluster import ray_private
-from rankray.cluster.environment import imported_meanwhile, own_ray_only, starts_ray, without_credentials
+from rankray.cluster.environment import (
+    collector_off,
+    imported_meanwhile,
+    own_ray_only,
+    starts_ray,
+    without_credentials,
+)
 from rankray.cluster.scratch import own_directory
 from rankray.errors import ClusterError, SearchFailed
 
@@ -54,7 +60,8 @@ def ray_session(verbose: bool, *meanwhile: str) -> Iterator[None]:
         yield
     finally:
         if started_here:
-            ray.shutdown()
+            with collector_off():  # a reference that another thread frees meanwhile ends the process (docs/traps.md)
+                ray.shutdown()
 
 
 def _join_or_start(options: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Which Ray a search joins or starts, and with what in its environment."""
 
+import gc
 import socket
 
 import pytest
@@ -28,6 +29,18 @@ def test_without_an_address_a_cluster_of_its_own_is_started(asked, monkeypatch):
         assert asked["address"] == "local"
         assert asked["include_dashboard"] is False
         assert asked["_temp_dir"] == str(scratch.own_directory() / "r")
+
+
+def test_trap_nothing_of_ray_is_collected_in_another_thread_while_it_is_shut_down(asked, monkeypatch):
+    """It would end the process with exit code 1: Ray's worker is gone, and not yet forgotten."""
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    seen = []
+    monkeypatch.setattr(ray, "shutdown", lambda: seen.append(gc.isenabled()))
+    with session.ray_session(verbose=False):
+        assert gc.isenabled()
+    assert (seen, gc.isenabled()) == ([False], True)
 
 
 def test_a_ray_of_its_own_listens_on_loopback_with_a_token_of_its_own(asked, monkeypatch):
