@@ -104,7 +104,7 @@ def _json_lines(lines: Iterable[bytes], path: Path) -> Iterator[Numbered]:
         if raw.isspace() or not raw:
             continue
         with _json_errors(path, number, "one object per line; fix that line"):
-            row = json.loads(_decoded(raw.rstrip(b"\r\n"), path, number))
+            row = json.loads(_decoded(raw.rstrip(b"\r\n"), path, number), object_pairs_hook=_object)
         yield Numbered(_as_row(row, f"{path}:{number}", raw), number, "line")
 
 
@@ -129,7 +129,7 @@ def _read_json(path: Path) -> Iterator[Numbered]:
     text = _decoded(raw, path, 1)
     with _json_errors(path, 1, "a list of objects, or one object per line; fix that place"):
         try:
-            tree = json.loads(text)
+            tree = json.loads(text, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             if not _is_object(raw.lstrip().partition(b"\n")[0]):
                 raise
@@ -178,6 +178,18 @@ def _is_object(line: bytes) -> bool:
     except (ValueError, RecursionError) as error:
         logger.debug("the first line is no JSON object: %s", error)
         return False
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; of a key that is there twice, a parser would keep the last value and say nothing."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError(f"{_twice(name for name, _ in pairs)!r} is there twice in one object")
+    return made
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def _kind(value: Any) -> str:
@@ -264,16 +276,22 @@ def _header(names: list[str], path: Path, line: int) -> list[str]:
             f"{path}:{line}: the values of the header {names[0]!r} are separated by {between}; allowed in a .csv file "
             "are commas, in a .tsv file tabs; save it again, or change its ending"
         )
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(f"{path}:{line}: column {twice[0]!r} is there twice; allowed are different names; rename one")
+    _check_names(names, f"{path}:{line}")
     return names
+
+
+def _check_names(names: Iterable[str], where: str) -> None:
+    """Raise DataError where two columns have one name: a row would have the value of the last."""
+    twice = _twice(names)
+    if twice is not None:
+        raise DataError(f"{where}: column {twice!r} is there twice; allowed are different names; rename one")
 
 
 def _read_parquet(path: Path) -> Iterator[Numbered]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
+        _check_names(file.schema_arrow.names, str(path))
         yield from _batches(file.iter_batches(ROWS_AT_A_TIME))
 
 
@@ -283,10 +301,13 @@ def _read_arrow(path: Path) -> Iterator[Numbered]:
 
     with pyarrow.memory_map(str(path)) as source:
         try:
-            yield from _batches(pyarrow.ipc.open_stream(source))
+            stream = pyarrow.ipc.open_stream(source)
+            _check_names(stream.schema.names, str(path))
+            yield from _batches(stream)
         except pyarrow.ArrowInvalid as error:
             logger.debug("%s is no stream, read as a file: %s", path, error)
             file = pyarrow.ipc.open_file(source)
+            _check_names(file.schema.names, str(path))
             yield from _batches(file.get_batch(index) for index in range(file.num_record_batches))
 
 

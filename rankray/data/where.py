@@ -44,6 +44,16 @@ def chosen(rows: Rows, where: Mapping[str, Any], place: str, must_exist: bool = 
     return rows
 
 
+def _number(value: Any) -> int | float:
+    """Return a value as a number; whole ones stay exact, as ids of twenty digits are."""
+    if isinstance(value, int):
+        return value
+    try:
+        return int(value) if isinstance(value, str) else float(value)
+    except ValueError:
+        return float(value)
+
+
 def _fulfils(value: Any, condition: Any, where: str) -> bool:
     if isinstance(condition, list):
         return value in condition
@@ -54,7 +64,7 @@ def _fulfils(value: Any, condition: Any, where: str) -> bool:
     if value is None:
         return False
     try:
-        return COMPARISONS[sign](float(value), float(limit))
+        return COMPARISONS[sign](_number(value), _number(limit))
     except (TypeError, ValueError):
         if isinstance(value, str):
             return COMPARISONS[sign](value, limit)

@@ -88,3 +88,23 @@ def test_a_large_file_is_read_in_bounded_memory(tmp_path, ending, count, most_mi
     found, mib = grown_mib(str(file), "streaming")
     assert found == count
     assert mib < most_mib
+
+
+def test_a_column_that_is_there_twice_is_refused_in_every_format(tmp_path):
+    """The last one would be taken, and nothing said."""
+    table = pyarrow.table([["a"], ["b"]], names=["x", "x"])
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    for name, kind in (("t.arrow", pyarrow.ipc.new_stream), ("u.arrow", pyarrow.ipc.new_file)):
+        with pyarrow.OSFile(str(tmp_path / name), "wb") as file, kind(file, table.schema) as writer:
+            writer.write_table(table)
+    texts = {
+        "t.jsonl": '{"x": 1}\n{"x": 1, "y": {"z": 1, "x": 2}, "x": 3}\n',
+        "t.json": '[{"x": 1, "x": 2}]',
+        "u.json": '{"x": 1}\n{"x": 1, "x": 2}\n',
+        "t.csv": "x,x\n1,2\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    for name in (*texts, "t.parquet", "t.arrow", "u.arrow"):
+        with pytest.raises(DataError, match=rf"{name}.*'x' is there twice"):
+            read_rows(str(tmp_path / name), "data.train")

@@ -1,5 +1,6 @@
 import gzip
 import json
+from pathlib import Path
 
 import pyarrow
 import pytest
@@ -298,3 +299,14 @@ def test_streaming_has_the_same_errors(tmp_path):
         data = DataSection(train=path, eval=path, where=where, streaming=True)
         with pytest.raises(DataError, match=f"^data.train: data.where .*{said}"):
             list(Source("train", data).placed())
+
+
+def test_whole_numbers_are_compared_to_their_last_digit(tmp_path):
+    """As floats, ids of more than sixteen digits would count as equal."""
+    path, first = str(tmp_path / "t.jsonl"), 2**53
+    rows = [{"prompt": f"a{n}", "completion": "b", "n": first + n, "text": str(first + n)} for n in range(3)]
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for column in ("n", "text"):
+        assert prompts(path, where={column: f"!= {first + 1}"}) == ["a0", "a2"]
+        assert prompts(path, where={column: f"> {first}"}) == ["a1", "a2"]
+        assert prompts(path, where={column: f"<= {first}.0"}) == ["a0"]
