@@ -93,7 +93,7 @@ def load_config(
     file = _expanded(file)
     tree, places = read_yaml(file, label)
     if name is None:
-        tree.setdefault("name", _name_of(file))
+        tree.setdefault("name", name_of(file))
     return _loaded(tree, places, label, file, overrides, name)
 
 
@@ -187,7 +187,7 @@ def _expanded(file: str | Path) -> Path:
         raise ConfigError(f"{shown(str(file))}: {error}") from None
 
 
-def _name_of(file: Path) -> str:
+def name_of(file: Path) -> str:
     """Return a study's name from its file's: letters with accents lose them, other characters become dashes."""
     plain = unicodedata.normalize("NFKD", file.stem).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9._-]", "-", plain).lstrip("._-")[:100] or "study"
@@ -234,7 +234,7 @@ def _apply_override(tree: dict[str, Any], places: dict[Key, str], path: str, val
         set_path(own, path, value)
     written = resolve_tree(own, Path(), lambda _: place)
     if path.startswith("space."):
-        space = tree.setdefault("space", {})
+        space = tree["space"] = {} if tree.get("space") is None else tree["space"]
         if not isinstance(space, dict):
             raise ConfigError(f"{place}: space: is a file ({shown(space)}); edit that file, or set the whole of space")
         space[path.removeprefix("space.")] = own["space"][path.removeprefix("space.")]

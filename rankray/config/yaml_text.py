@@ -1,6 +1,7 @@
 """YAML to plain values, with the place of each; whatever is wrong with the text is one `ConfigError` with its place.
 
-What YAML 1.1 reads in surprising ways is text or a number here: `1e-5` is a number, `1:30` and `2024-01-31` are text.
+What YAML 1.1 reads in surprising ways is text or a number here: `1e-5` is a number; `1:30`, `2024-01-31` and `0100`
+(which would be 64) are text, and a field that is a number takes `0100` for a hundred.
 A text may be `MAX_BYTES` long, `MAX_DEPTH` levels deep and, with its aliases written out, hold `MAX_VALUES` values:
 an alias that contains itself has no end, and a few lines of aliases of aliases have more values than any memory holds.
 """
@@ -26,9 +27,9 @@ DATA_FILES = (".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 BRACES = re.compile(r"(?:^|:\s|-\s)\s*[{\[][^{}\[\]]*[}\]]\s*[^\s,}\]#:]")
 """A line with more text after a value in braces or brackets, such as a template that is not in quotes."""
 _FLOAT = re.compile(
-    r"^[-+]?(?:\d[\d_]*(?:\.[\d_]*)?|\.\d[\d_]*)(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    r"^[-+]?(?:(?:0|[1-9][\d_]*)(?:\.[\d_]*)?|\.\d[\d_]*)(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
 )
-_INT = re.compile(r"^[-+]?(?:0b[01_]+|0x[\da-fA-F_]+|0|[1-9][\d_]*|0[0-7_]+)$")
+_INT = re.compile(r"^[-+]?(?:0b[01_]+|0x[\da-fA-F_]+|0|[1-9][\d_]*)$")
 
 
 class _Loader(yaml.SafeLoader):
@@ -108,13 +109,14 @@ def parse_value(text: str) -> Any:
     """Read one YAML value as it would be read in a file.
 
     Raises:
-        ConfigError: it is not YAML, or too much of it.
+        ConfigError: it is not YAML, or too much of it, or text without quotes of which YAML would leave something out.
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"the value has {len(text):,} characters; allowed are {MAX_BYTES:,}; write it in a file")
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
+        _check_whole(root, text.strip(" \t\r\n"))
         if root is None:
             return None
         _check_size(root)
@@ -123,6 +125,21 @@ def parse_value(text: str) -> Any:
     except yaml.YAMLError as error:
         said = _problem(error, text).partition(": ")[2]
         raise ConfigError(f"the value {shown(text, 60)} is {said}; quote or correct it") from error
+
+
+def _check_whole(root: yaml.Node | None, text: str) -> None:
+    """Refuse a text without quotes that YAML reads as another: it leaves out comments, and joins lines.
+
+    Raises:
+        ConfigError: the value would be another text than was given.
+    """
+    is_plain = isinstance(root, yaml.ScalarNode) and root.style is None and root.tag == "tag:yaml.org,2002:str"
+    if (root is None and text) or (is_plain and root is not None and root.value != text):
+        read = "nothing" if root is None else f"as {shown(root.value, 60)}"
+        raise ConfigError(
+            f"the value {shown(text, 60)} is read {read} (without quotes YAML leaves out what follows # and joins "
+            "lines); allowed: such text in quotes; put it in quotes"
+        )
 
 
 def _text(file: Path, name: str) -> str:
@@ -194,12 +211,16 @@ def _check_size(root: yaml.Node) -> None:
     size_of(root)
 
 
+def _key_text(node: yaml.Node) -> str:
+    return shown(node.value) if isinstance(node, yaml.ScalarNode) else "that is a list or a mapping"
+
+
 def _note_places(node: yaml.Node, key: Key, places: dict[Key, str], name: str) -> None:
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
             place = f"{name}:{key_node.start_mark.line + 1}"
             if key_node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                raise ConfigError(f"{place}: got the key {shown(key_node.value)}; allowed: text; put it in quotes")
+                raise ConfigError(f"{place}: got the key {_key_text(key_node)}; allowed: text; put it in quotes")
             child = (*key, key_node.value)
             if child in places:
                 raise ConfigError(f"{place}: {shown(key_node.value)}: given twice, first at {places[child]}; keep one")

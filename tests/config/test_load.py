@@ -291,3 +291,16 @@ def test_a_choice_is_finite(write):
     assert said.startswith(
         "--set space.train.sft.max_grad_norm: space.train.sft.max_grad_norm: choice inf is not finite"
     )
+
+
+def test_a_number_that_begins_with_zero_is_decimal(write):
+    """YAML 1.1 takes 0100 for 64."""
+    loaded = load_config(write(GOOD), ["train.max_steps=0100", "train.seed=08", "data.where={code: 007}"])
+    assert (loaded.config.train.max_steps, loaded.config.train.seed) == (100, 8)
+    assert loaded.config.data.where == {"code": "007"}
+
+
+def test_an_override_fills_a_space_that_is_empty(write):
+    text = GOOD[: GOOD.index("space:")] + "space:\n  # loss.alpha: {float: [0.5, 1.0]}\n"
+    loaded = load_config(write(text), ["space.loss.temperature={float: [1, 2]}"])
+    assert loaded.config.space == {"loss.temperature": {"float": [1, 2]}}

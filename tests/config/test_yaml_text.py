@@ -60,11 +60,21 @@ def test_other_encodings_and_no_files_are_refused(tmp_path):
     [
         ("1e-5", 1e-5), ("-.5e3", -500.0), ("1_000", 1000), ("0x1f", 31), ("1.", 1.0), (".inf", float("inf")),
         ("1:30", "1:30"), ("2024-01-31", "2024-01-31"), ("1.2.3", "1.2.3"), ("yes", True), ("~", None), ("", None),
+        ("0100", "0100"), ("-07", "-07"), ("08", "08"), ("007.5", "007.5"), ("0", 0), ("-0", 0),
+        ("0.5", 0.5), ("0e1", 0.0),
+        ("1e-05", 1e-5), ("5 # five", 5), ("'a # b'", "a # b"), ("\u00a0x", "\u00a0x"), ("a#b", "a#b"),
     ],
 )  # fmt: skip
 def test_values_are_what_people_mean(text, value):
     assert parse_value(text) == value
     assert type(parse_value(text)) is type(value)
+
+
+@pytest.mark.parametrize("text", ["Q # {question}", "# {question}", "two\nlines"])
+def test_a_text_of_which_yaml_would_leave_something_out_is_refused(text):
+    """Its comment, or its line breaks."""
+    with pytest.raises(ConfigError, match=r"^the value '.*' is read (as|nothing) .*; put it in quotes"):
+        parse_value(text)
 
 
 @pytest.mark.parametrize("text", ["[", "a: b: c", "!!int x", "\x07", "&a [*a]", "[" * 1000, "x" * 600_000, "1" * 5000])
