@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from rankray.config import Config, all_fields, config_from
+from rankray.config.load import name_of
 from rankray.config.params import set_path
 from rankray.config.where import resolve_tree
 from rankray.config.yaml_text import read_yaml
@@ -282,7 +283,7 @@ _Dumper.add_representer(str, _text)
 
 def _finish(draft: Draft, file: Path, eval_source: str) -> None:
     """Give what every configuration needs, a space to search, and notes for what nobody has taken."""
-    draft.tree.setdefault("name", file.stem.replace(" ", "-"))
+    draft.tree.setdefault("name", name_of(file))
     _note_trackers(draft)
     for name in list(draft.given):
         if name in LOGS:

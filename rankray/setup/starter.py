@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankray.config import load_config
+from rankray.config.load import name_of
 from rankray.config.sections import PLAIN_TEMPLATE
+from rankray.config.yaml_text import parse_value
 from rankray.data.chat_template import use_template
 from rankray.data.encode import light_tokenizer, measure
 from rankray.data.files import is_file_source
@@ -106,14 +107,14 @@ def _text(answers: Answers, file: Path, found: Chosen, tokenizer: PreTrainedToke
     rows, tokens, has_chats = _measured(answers, parts, held_out, tokenizer)
     batch = max(1, min(64, 1 << max(0, (rows // 8).bit_length() - 1))) if rows else 64
     gpus = answers.gpus if answers.gpus is not None else int(Path("/dev/nvidia0").exists())
+    name = name_of(file)
     rate = (3e-5, 3e-3) if answers.lora else (1e-6, 1e-3)
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", file.stem)
     measured = f"; the middle example here has {tokens[0]} tokens, 95 % have at most {tokens[1]}" if tokens else ""
     return "\n".join(
         [
             "# Which loss and which learning rate are best for this model and this data?",
             f"# Made by `rankray init`. Look: rankray preview {file.name}   Search: rankray search {file.name}",
-            f"name: {name}",
+            f"name: {name if parse_value(name) == name else _quoted(name)}",  # such as 2024, or no
             f"model:\n  path: {_quoted(_portable(answers.model, file, local_model(answers.model) is not None))}",
             *(["  lora: {rank: 16, alpha: 32}   # adapters instead of all weights"] if answers.lora else []),
             "data:",

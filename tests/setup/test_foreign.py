@@ -95,3 +95,11 @@ def test_a_file_of_rankrays_own_is_named_as_one(tmp_path):
     given = {"model": {"path": "a/b"}, "data": {"train": "c/d:e:train"}}
     with pytest.raises(ConfigError, match=r"is a configuration of rankray already .*rankray check"):
         convert(write(tmp_path / "x.yaml", given))
+
+
+@pytest.mark.parametrize(("stem", "name"), [("é", "e"), ("2024", "2024"), (".x", "x"), ("日本", "study")])
+def test_the_file_may_be_called_anything(tmp_path, stem, name):
+    file = tmp_path / f"{stem}.yaml"
+    file.write_text("model_name_or_path: org/model\ndataset_name: org/set\n")
+    config, *_ = convert(file)
+    assert config.name == name

@@ -125,3 +125,11 @@ def test_no_row_is_held_out_that_nothing_is_made_from(long_model, tmp_path, monk
     start(Answers(str(long_model), [str(tmp_path / "chats.jsonl")]), tmp_path / "s.yaml", said.append)
     assert (tmp_path / "chats.eval.jsonl").read_text() == json.dumps({"conversations": SAID}) + "\n"
     assert said[-2].startswith("data.train: 9 of 19 rows left out, with nothing to train on: 9 with no assistant turn")
+
+
+@pytest.mark.parametrize(("stem", "name"), [("é", "e"), ("2024", "2024"), ("no", "no"), (".x", "x"), ("日本", "study")])
+def test_the_file_may_be_called_anything(begin, long_model, tmp_path, stem, name):
+    begin("text")
+    file, source = tmp_path / f"{stem}.yaml", str(tmp_path / "text.train.jsonl")
+    start(Answers(str(long_model), [source], eval=[str(tmp_path / "text.eval.jsonl")]), file, lambda line: None)
+    assert load_config(file).config.name == name
