@@ -8,11 +8,12 @@ assistant turn gets labels, from where the template opens it to where it closes 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rankray.config.sections import DataSection
 from rankray.data.chat import Example, trained_turns
@@ -134,7 +135,8 @@ def measured(whole: Sequence[Tokens], limit: int) -> list[Length]:
 def light_tokenizer(model: Path, template: str | None = None) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer of a local model without importing torch (two seconds), or None where that needs more.
 
-    It is the class that reads `tokenizer.json`; a model without that file needs `AutoTokenizer`, which imports torch.
+    It is of the class that its configuration names, as `AutoTokenizer`, which imports torch, has it: some classes put a
+    rule of their own in place of one in `tokenizer.json`. A model without that file needs `AutoTokenizer`.
 
     Args:
         model: its directory.
@@ -145,10 +147,8 @@ def light_tokenizer(model: Path, template: str | None = None) -> PreTrainedToken
     """
     if not (model / "tokenizer.json").is_file():
         return None
-    from transformers import PreTrainedTokenizerFast
-
     try:
-        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(str(model))
+        tokenizer: PreTrainedTokenizerBase = _tokenizer_class(model).from_pretrained(str(model))
     except Exception as error:  # files that do not fit together raise anything
         logger.debug("the tokenizer of %s cannot be loaded", model, exc_info=True)
         first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -158,6 +158,26 @@ def light_tokenizer(model: Path, template: str | None = None) -> PreTrainedToken
         ) from error
     use_template(tokenizer, template)
     return tokenizer
+
+
+def _tokenizer_class(model: Path) -> Any:
+    """Return the class of a tokenizer that reads `tokenizer.json`: the one that the model names, or the general one."""
+    import transformers
+
+    general = transformers.PreTrainedTokenizerFast
+    name = ""
+    for file in ("tokenizer_config.json", "config.json"):
+        if not name and (model / file).is_file():
+            tree = json.loads((model / file).read_bytes())
+            name = str(tree.get("tokenizer_class") or "").removesuffix("Fast") if isinstance(tree, dict) else ""
+    named = getattr(transformers, name, None) if name.endswith("Tokenizer") else None
+    if not isinstance(named, type) or not issubclass(named, general):
+        return general
+    if name == "LlamaTokenizer":  # a byte-level tokenizer that is called so is read as it is
+        rules = json.loads((model / "tokenizer.json").read_bytes())
+        if "'ByteLevel'" in str([rules.get("pre_tokenizer"), rules.get("decoder")]):
+            return general
+    return named
 
 
 def _encode_texts(
