@@ -88,13 +88,20 @@ def fields(parts: Sequence[Part]) -> list[Field]:
 
 def columns_in(*templates: str) -> list[str]:
     """Return the columns that templates name; none of one that is malformed."""
-    found: list[str] = []
-    for template in templates:
-        try:
-            found += [field.column for field in fields(parse(template, ""))]
-        except DataError as error:
-            logger.debug("%s", error)
-    return found
+    return [field.column for template in templates for field in _fields_in(template)]
+
+
+def optional_columns(template: str) -> list[str]:
+    """Return the columns that a template names as ones that may be empty; none of one that is malformed."""
+    return [field.column for field in _fields_in(template) if field.optional]
+
+
+def _fields_in(template: str) -> list[Field]:
+    try:
+        return fields(parse(template, ""))
+    except DataError as error:
+        logger.debug("%s", error)
+        return []
 
 
 def render(parts: Sequence[Part], row: dict[str, Any]) -> str:

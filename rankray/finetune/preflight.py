@@ -35,6 +35,7 @@ from rankray.finetune.base_model import check_base_model
 from rankray.finetune.rows_check import (
     answer_warnings,
     border_warnings,
+    optional_warnings,
     rendering_warnings,
     template_warnings,
     warnings_of_names,
@@ -298,6 +299,7 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, tokenizer
     findings.left_out[f"data.{split}"] = source.left_out
     findings.warnings += answer_warnings(split, examples, loaded, where)
     if split == "train":
+        findings.warnings += optional_warnings(examples, data, places)
         findings.warnings += rendering_warnings(examples, tokenizer, where)
         findings.warnings += border_warnings(examples, tokenizer, where)
     for entry in entries_of(given) if split == "train" else ():

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from rankray.config import Config, LoadedConfig, distributions
 from rankray.config.evaluation import is_sampled
-from rankray.data.examples import common_prefix
+from rankray.config.sections import DataSection
+from rankray.data.examples import Places, common_prefix
 from rankray.data.files import HELD_OUT, TEST
 from rankray.data.rendering import left_out_parts
-from rankray.data.sources import Placed
-from rankray.errors import ConfigError, DataError, in_yaml, listed
+from rankray.data.sources import Placed, entries_of
+from rankray.data.templates import optional_columns
+from rankray.errors import ConfigError, DataError, in_yaml, listed, nearest
 from rankray.evaluate.answers import check_answer, is_function
 
 if TYPE_CHECKING:
@@ -126,6 +128,29 @@ def answer_warnings(split: str, examples: Sequence[Placed], loaded: LoadedConfig
     except ConfigError as error:
         raise ConfigError(f"{loaded.where('evaluate.answer')}: {error}") from None
     return found
+
+
+def optional_warnings(examples: Sequence[Placed], data: DataSection, places: Places) -> list[str]:
+    """Return a line for each column that a template names as one that may be empty (`{column?}`), and that no row has.
+
+    Args:
+        examples: of a split.
+        data: names the templates; an entry of a mixture may have its own.
+        places: how a warning begins.
+    """
+    fields_of = [(places.prompt, data.prompt), (places.completion, data.completion)]
+    for entry in entries_of(data.train):
+        fields_of += [(places.source, own) for own in (entry.prompt, entry.completion) if own is not None]
+    named = [(where, name) for where, text in fields_of for name in optional_columns(text)]
+    if not named:
+        return []
+    columns = {name: None for placed in examples for name in placed.row}
+    return [
+        f"{where}: no row has a column {name!r}{nearest(name, columns)}, so {{{name}?}} is empty everywhere; columns "
+        f"are {listed(columns)}; correct the name, or leave the field out"
+        for where, name in dict.fromkeys(named)
+        if name not in columns
+    ]
 
 
 def border_warnings(examples: Sequence[Placed], tokenizer: PreTrainedTokenizerBase | None, where: str) -> list[str]:

@@ -6,8 +6,15 @@ from rankray.config import load_config
 from rankray.config.sections import DataSection
 from rankray.data.chat import Example, conversation
 from rankray.data.encode import encode, light_tokenizer
+from rankray.data.examples import Places
 from rankray.data.sources import Placed
-from rankray.finetune.rows_check import border_warnings, rendering_warnings, template_warnings, warnings_of_names
+from rankray.finetune.rows_check import (
+    border_warnings,
+    optional_warnings,
+    rendering_warnings,
+    template_warnings,
+    warnings_of_names,
+)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +129,18 @@ def test_a_token_of_prompt_and_answer_is_warned_of_and_is_the_answers(assets, pr
 def test_borders_of_conversations_are_the_templates(model_dir):
     assert border_warnings(placed(3), light_tokenizer(Path(model_dir), CHATML), "w") == []
     assert border_warnings([Placed(Example("a ", "b"), {}, "p")], None, "w") == []
+
+
+def test_an_optional_column_that_no_row_has_is_warned_of():
+    """Misspelt, it is empty in every row, and nothing else says so."""
+    rows = [{"question": "a", "answer": "b"}, {"question": "a", "answer": "b", "hint": "c"}]
+    examples = [Placed(Example("a", "b"), row, f"t:{n}") for n, row in enumerate(rows)]
+    own = {"path": "t.jsonl", "prompt": "{question}{\nhnt?}", "completion": "{answer}"}
+    data = DataSection(train=[own, "u.jsonl"], eval="e.jsonl", prompt="{question}{hint?}", completion="{anwser?}")
+    first, second = optional_warnings(examples, data, Places())
+    assert first.startswith(
+        "data.completion: no row has a column 'anwser' (did you mean 'answer'?), so {anwser?} is empty"
+    )
+    assert second.startswith("data.train: no row has a column 'hnt' (did you mean 'hint'?)")
+    assert optional_warnings(examples[:1], data.model_copy(update={"train": "t", "completion": ""}), Places())
+    assert optional_warnings(examples, data.model_copy(update={"train": "t", "completion": "{answer}"}), Places()) == []
