@@ -76,6 +76,10 @@ class Distribution(BaseModel):
             )
         return ""
 
+    def at_step(self, index: int) -> float:
+        """Return the value after so many steps from `low`: nine of 0.001 from 0.001 end at 0.01, not just above it."""
+        return min(self.low + index * (self.step or 1.0), self.high)
+
     def at(self, share: float) -> float:
         """Return the value of a float that lies at a share of the way from `low` to `high`, 0 to 1, along its scale."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)

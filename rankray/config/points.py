@@ -120,7 +120,7 @@ def _values(dist: Distribution) -> list[Any] | range | None:
     if dist.step is None:
         return None
     count = math.floor((dist.high - dist.low) / dist.step + 1e-9) + 1
-    return [dist.low + index * dist.step for index in range(count)] if count <= MOST_POINTS else None
+    return [dist.at_step(index) for index in range(count)] if count <= MOST_POINTS else None
 
 
 def _place(value: Any, dist: Distribution | None) -> Any:

@@ -247,7 +247,7 @@ def _snapped(rate: float, dist: Distribution) -> float:
     """Return the nearest rate on the distribution's grid, where it has one."""
     if dist.step is None:
         return rate
-    return dist.low + round((rate - dist.low) / dist.step) * dist.step
+    return dist.at_step(round((rate - dist.low) / dist.step))
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -85,7 +85,7 @@ def _values(field: Distribution, points: int) -> list[Any]:
     step = field.step or (1 if field.kind == "int" else None)
     if step is not None:
         count = int((field.high - field.low) / step + 1e-9) + 1
-        values = [field.low + index * step for index in range(count)]
+        values = [field.at_step(index) for index in range(count)]
         return [int(value) for value in values] if field.kind == "int" else values
     parts = [index / (points - 1) for index in range(points)]
     if field.log:

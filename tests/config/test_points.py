@@ -47,6 +47,15 @@ def test_a_point_is_the_same_however_its_grid_was_rounded():
     assert point_id({"loss.temperature": 0.1 + 0.2}, space) == point_id({"loss.temperature": 0.3}, space)
 
 
+def test_the_last_of_the_steps_is_the_end_of_the_range_itself():
+    """0.001 + 9 * 0.001 is 0.010000000000000002, which the space does not contain."""
+    made = config({"train.learning_rate": {"float": [0.001, 0.01], "step": 0.001}})
+    rate = distributions(made)["train.learning_rate"]
+    values = [point["train.learning_rate"] for point in points(made)]
+    assert (len(values), values[-1]) == (10, 0.01)
+    assert all(rate.contains(value) for value in values)
+
+
 def test_draws_stay_in_their_distribution(seed):
     space = {
         "loss.temperature": {"float": [0.25, 8.0], "log": True},
