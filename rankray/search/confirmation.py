@@ -198,16 +198,20 @@ class Confirmation:
         if not chosen_all:
             return due
         choice = self._choice(runs)
-        for look, level in self._looks if choice else ():
+        for look, _ in self._reached(runs) if choice else ():
             for side in SIDES:
                 candidate = self._plan.sides[side][choice[side]]
                 due += self._points(f"confirm:decide:{side}", candidate, self._plan.decide_on, look, runs)
-            if not all(self._has(runs, f"confirm:decide:{side}", look) for side in SIDES):
-                break
-            judged = self._compare(runs, look, level)
-            if judged is not None and judged.compared.excludes_zero:
-                break
         return list({origin + str(params[SEED]): (origin, params) for origin, params in due}.values())
+
+    def _reached(self, runs: Sequence[Run]) -> list[tuple[int, float]]:
+        """Return the looks that have been had, and the one that is waited for; none after one that decides."""
+        for at, (look, level) in enumerate(self._looks):
+            waits = not all(self._has(runs, f"confirm:decide:{side}", look) for side in SIDES)
+            judged = None if waits else self._compare(runs, look, level)
+            if waits or (judged is not None and judged.compared.excludes_zero):
+                return self._looks[: at + 1]
+        return self._looks
 
     def _points(self, origin: str, candidate: Candidate, data: str, seeds: int, runs: Sequence[Run]) -> Points:
         """Return the points of one comparison: so many seeds, and one more for each failed one, up to as many again."""
@@ -221,14 +225,14 @@ class Confirmation:
 
     def _has(self, runs: Sequence[Run], origin: str, seeds: int) -> bool:
         """Whether one comparison has its seeds, or so many have failed that it will not get them."""
-        mine = [run for run in runs if run.origin == origin]
+        mine = [run for run in runs if run.origin == origin][: 2 * seeds]
         complete, failed = (sum(run.state == state for run in mine) for state in ("complete", "failed"))
-        return complete >= seeds or failed > seeds or (failed == seeds and complete + failed >= 2 * seeds)
+        return complete >= seeds or complete + failed == 2 * seeds
 
     def values(self, runs: Sequence[Run], origin: str, seeds: int | None = None) -> list[float]:
-        """Return the metric of the complete runs of one comparison, of the first so many of them."""
-        found = [run.value for run in runs if run.origin == origin and run.value is not None]
-        return found[:seeds]
+        """Return the metric of one comparison's complete runs; of the first so many, without what was due later."""
+        mine = [run.value for run in runs if run.origin == origin][: seeds and 2 * seeds]
+        return [value for value in mine if value is not None][:seeds]
 
     def failures(self, runs: Sequence[Run], origin: str) -> int:
         """Return how many runs of one comparison failed."""
@@ -269,8 +273,7 @@ class Confirmation:
         choice, dist = self._choice(runs), distributions(self._config)[RATE]
         found = []
         for side, name in zip(SIDES, ("the setting", "plain SFT"), strict=True):
-            edge = edge_of(float(self._plan.sides[side][choice[side]].params[RATE]), dist)
-            if edge:
+            if edge := edge_of(float(self._plan.sides[side][choice[side]].params[RATE]), dist):
                 found.append(f"the best learning rate of {name} lies on {edge}: widen it and search again")
         mine, theirs = (self.failures(runs, f"confirm:decide:{side}") for side in SIDES)
         if mine > theirs:
@@ -291,9 +294,8 @@ class Confirmation:
         ended = {(run.origin, run.seed) for run in runs if run.state != "open"}
         if not due <= ended:
             return None
-        done = max(min(len(self.values(runs, f"confirm:decide:{side}")) for side in SIDES), 2)
         choice, looks = self._choice(runs), self._looks
-        look, level = next((each for each in reversed(looks) if each[0] <= done), looks[0])
+        look, level = self._reached(runs)[-1]
         judged = self._compare(runs, look, level) if choice else None
         if judged is None:
             failed = sum(run.state == "failed" for run in runs)
@@ -356,17 +358,11 @@ class Confirmation:
         """
         fresh = {index: self.values(runs, "confirm:decide:setting", look)}
         if self._data["is_test"]:
-            finalists = range(len(self._plan.finalists))
-            fresh = {each: self.values(runs, f"confirm:choose:setting:{each}") for each in finalists}
+            fresh = {at: self.values(runs, f"confirm:choose:setting:{at}") for at in range(len(self._plan.finalists))}
         claimed = {each: self._plan.finalists[each].value for each in fresh}
-        over = [
-            value - statistics.fmean(fresh[each])
-            for each, value in claimed.items()
-            if value is not None and fresh[each]
-        ]
-        if not over:
-            return None
-        return statistics.fmean(over) if self._maximize else -statistics.fmean(over)
+        known = {each: value for each, value in claimed.items() if value is not None and fresh[each]}
+        over = [value - statistics.fmean(fresh[each]) for each, value in known.items()]
+        return statistics.fmean(over) * (1 if self._maximize else -1) if over else None
 
     def _text(
         self,
@@ -378,12 +374,15 @@ class Confirmation:
     ) -> str:
         metric, sign, found = self._config.study.metric, 1 if self._maximize else -1, judged.compared
         gain, low, high = (sign * each + 0.0 for each in (found.difference, *(found.low, found.high)[::sign]))  # not -0
+        ran = [len(side["values"]) for side in (setting, baseline)]
+        seeds = (
+            f"{look} new seeds each," if ran == [look, look] else f"{ran[0]} and {ran[1]} new seeds that did not fail,"
+        )
         where = self._data["split"] + ("" if self._data["is_test"] else ", which the search has seen")
         lines = [
             f"{judged.word}: {metric} {setting['mean']:.4g} (trial {setting['number']}) against {baseline['mean']:.4g} "
             f"of plain SFT at its own best learning rate {baseline['params'][RATE]:.3g}; gain "
-            f"{gain:+.3g}, {100 * (1 - found.level):.3g} % interval {low:+.3g} to {high:+.3g}, over {look} new seeds "
-            f"each, on {where}",
+            f"{gain:+.3g}, {100 * (1 - found.level):.3g} % interval {low:+.3g} to {high:+.3g}, over {seeds} on {where}",
             judged.why,
         ]
         if optimism is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from rankray.config.space import RATE
 from rankray.errors import ConfigError, SearchFailed
 from rankray.search.candidates import DATA, SEED, Candidate, confirmation_config
 from rankray.search.confirmation import Confirmation, Options, Plan
+from rankray.store.confirmation import Run
 from search.confirming import Claims, play
 
 RATES = (1e-3, 3e-3, 3e-4, 1e-2, 1e-4)
@@ -148,6 +151,35 @@ def test_failed_runs_are_replaced_and_counted_against_their_side() -> None:
     assert found["finalists"][0]["failed"] > 2
     assert found["verdict"]["word"] == "under-powered"
     assert "runs of the setting failed and 0 of plain SFT" in found["verdict"]["text"]
+
+
+def test_what_a_look_said_is_not_said_otherwise_by_runs_that_were_due_later(seed: int) -> None:
+    """Whatever fails, and in whatever order runs end: none is begun that is not due in the end."""
+    for number in range(12):
+        dice = random.Random(f"{seed}:{number}")
+        confirmation = made(Options(finalists=1, looks=(2, 4, 8)).checked())
+        runs: list[Run] = []
+        while True:
+            begun = {(run.origin, run.seed) for run in runs}
+            due = {(origin, params[SEED]): params for origin, params in confirmation.points(runs)}
+            assert begun <= due.keys()
+            waiting = [at for at, run in enumerate(runs) if run.state == "open"]
+            left = [key for key in due if key not in begun]
+            if left and len(waiting) < 4:
+                runs.append(Run(len(runs), left[0][0], "open", None, None, left[0][1]))
+            elif waiting:
+                at = dice.choice(waiting)
+                state = dice.choice(["failed", "complete"])
+                runs[at] = replace(runs[at], state=state, value=dice.random() if state == "complete" else None)
+            else:
+                break
+        try:
+            found = confirmation.verdict(runs, "s")
+        except SearchFailed:
+            continue
+        assert found is not None
+        whole = [len(side["values"]) == found["seeds"] for side in (found["finalists"][0], found["baseline"])]
+        assert (f"over {found['seeds']} new seeds each" in found["verdict"]["text"]) == all(whole)
 
 
 @pytest.mark.parametrize("what", ["confirm:choose:sft", "confirm:decide:setting", "confirm"])
