@@ -209,7 +209,7 @@ class Confirmation:
         for at, (look, level) in enumerate(self._looks):
             waits = not all(self._has(runs, f"confirm:decide:{side}", look) for side in SIDES)
             judged = None if waits else self._compare(runs, look, level)
-            if waits or (judged is not None and judged.compared.excludes_zero):
+            if waits or (judged is not None and judged.decides):
                 return self._looks[: at + 1]
         return self._looks
 
