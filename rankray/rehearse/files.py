@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,21 +12,26 @@ from typing import Any
 from rankray.errors import UserError, listed, shown
 
 SEPARATORS = ",;\t"
+PACKED = ".csv.gz"
 
 
 def rows_of(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """Return a file's columns and its rows.
 
-    A csv file has a header; what separates its cells is the one of comma, semicolon and tab that the header has most.
+    A csv file, which may be packed, has a header; what separates its cells is the one of comma, semicolon and tab that
+    the header has most.
 
     Raises:
         UserError: the file cannot be read as a table.
     """
-    kind = file.suffix.lower()
+    kind = PACKED if file.name.lower().endswith(PACKED) else file.suffix.lower()
     if not file.is_file():
         raise UserError(f"rehearse: {file}: there is no such file; allowed: a .csv or .parquet file; correct --table")
-    if kind not in (".csv", ".parquet"):
-        raise UserError(f"rehearse: {file}: got {file.suffix or 'no ending'}; allowed: .csv, .parquet; rename the file")
+    if kind not in (".csv", PACKED, ".parquet"):
+        raise UserError(
+            f"rehearse: {file}: got {file.suffix or 'no ending'}; allowed: .csv, .parquet, {PACKED}; rename the "
+            "file, or unpack it"
+        )
     columns, rows = _parquet(file) if kind == ".parquet" else _csv(file)
     twice = [name for index, name in enumerate(columns) if name in columns[:index]]
     if twice:
@@ -54,14 +61,15 @@ def _parquet(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 def _csv(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
+        opened = gzip.open if file.name.lower().endswith(PACKED) else open
+        with opened(file, "rt", newline="", encoding="utf-8-sig") as lines:
             header = lines.readline()
             lines.seek(0)
             separator = max(SEPARATORS, key=header.count)
             reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
             columns = [name.strip() for name in next(reader, [])]
             rows = [_row(file, columns, cells, reader.line_num) for cells in reader if cells]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"rehearse: {file} is no csv file that can be read ({_first_line(error)}); allowed: csv in UTF-8, or "
             "parquet; fix it"

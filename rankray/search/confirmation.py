@@ -274,7 +274,7 @@ class Confirmation:
         found = []
         for side, name in zip(SIDES, ("the setting", "plain SFT"), strict=True):
             if edge := edge_of(float(self._plan.sides[side][choice[side]].params[RATE]), dist):
-                found.append(f"the best learning rate of {name} lies on {edge}: widen it and search again")
+                found.append(f"the best learning rate of {name} lies on {edge}: search again with a wider one")
         mine, theirs = (self.failures(runs, f"confirm:decide:{side}") for side in SIDES)
         if mine > theirs:
             found.append(f"{mine} runs of the setting failed and {theirs} of plain SFT")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,25 @@ def test_what_is_no_csv_says_so(text: bytes, says: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(text)
     with pytest.raises(UserError, match=says):
         rows_of(tmp_path / "a.csv")
+
+
+def test_a_packed_csv_file_is_read_and_half_of_one_is_none(tmp_path: Path) -> None:
+    packed = gzip.compress(b"seed,step\n1,2\n" + b"3,4\n" * 10_000)
+    (tmp_path / "a.csv.gz").write_bytes(packed)
+    (tmp_path / "half.csv.gz").write_bytes(packed[: len(packed) // 2])
+    (tmp_path / "none.csv.gz").write_bytes(b"seed,step\n1,2\n")
+    columns, rows = rows_of(tmp_path / "a.csv.gz")
+    assert (columns, rows[0], len(rows)) == (["seed", "step"], {"seed": "1", "step": "2"}, 10_001)
+    for name in ("half", "none"):
+        with pytest.raises(UserError, match="is no csv file that can be read"):
+            rows_of(tmp_path / f"{name}.csv.gz")
+    with pytest.raises(UserError, match=r"got .gz; allowed: .csv, .parquet, .csv.gz; rename the file"):
+        rows_of(_empty(tmp_path / "a.parquet.gz"))
+
+
+def _empty(file: Path) -> Path:
+    file.touch()
+    return file
 
 
 def test_a_parquet_file_is_read_alone_whatever_its_directory_is_called(tmp_path: Path) -> None:
