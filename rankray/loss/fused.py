@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from rankray.loss import backend
 from rankray.loss.anchor import Pull, divergence
 from rankray.loss.gradients import Gradients
+from rankray.loss.ranking import row_sums
 from rankray.loss.stats import ChunkReader, cat_stats, stats_dtype
 from rankray.loss.tokens import TokenStats
 
@@ -206,12 +207,18 @@ def _torch_reader(head_VH: Tensor, bias_V: Tensor | None, plan: Plan, wants_grad
         mine, label_C1 = buffers.head(len(label_C)), label_C.unsqueeze(1)
         if mine.reference_CV is not None and plan.pull is not None and reference is not None:
             theirs_CH = plan.pull.anchor.hidden_NH.index_select(0, row_C).to(plan.compute_dtype)
-            _form_logits(mine, theirs_CH, *reference, plan)
+            _form_scaled(mine, theirs_CH, *reference, plan)
+            _cap(mine, plan)
             mine.reference_CV.copy_(mine.logits_CV)
-        _form_logits(mine, hidden_CH, head_VH, bias_V, plan)
+        _form_scaled(mine, hidden_CH, head_VH, bias_V, plan)
+        order = None if mine.slope_CV is None else _order(mine.logits_CV, label_C, mine.slope_CV)
+        _cap(mine, plan)
         if mine.kept_CV is not None:
             mine.kept_CV.copy_(mine.logits_CV)
         stats, correct_C = read_chunk(mine.logits_CV, label_C)
+        if order is not None:
+            rank_C, correct_C = order
+            stats = stats.replaced(rank_N=rank_C) if "rank_N" in plan.wanted else stats
         slope_CV, kl_C = mine.logits_CV, None
         if plan.pull is not None and mine.kept_CV is not None and mine.reference_CV is not None:
             kl_C = divergence(plan.pull.direction, mine.kept_CV, slope_CV, mine.reference_CV)
@@ -247,14 +254,26 @@ def _form_products(product_CV: Tensor, hidden_CH: Tensor, head_VH: Tensor, bias_
         torch.addmm(bias_V, hidden_CH, head_VH.t(), out=product_CV)
 
 
-def _form_logits(buffers: _Buffers, hidden_CH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan) -> None:
-    """softcap(scale * (hidden @ head^T + bias)) into `buffers.logits_CV`, and the softcap's slope beside it."""
+def _form_scaled(buffers: _Buffers, hidden_CH: Tensor, head_VH: Tensor, bias_V: Tensor | None, plan: Plan) -> None:
+    """scale * (hidden @ head^T + bias) into `buffers.logits_CV`: the logits, but for a softcap."""
     product_CV = buffers.logits_CV if buffers.narrow_CV is None else buffers.narrow_CV
     _form_products(product_CV, hidden_CH, head_VH, bias_V)
     if buffers.narrow_CV is not None:
         buffers.logits_CV.copy_(buffers.narrow_CV)
     if plan.logit_scale != 1.0:
         buffers.logits_CV.mul_(plan.logit_scale)
+
+
+def _order(scaled_CV: Tensor, label_C: Tensor, scratch_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rank and greedy choice before the softcap, which keeps the order: a rounded tanh would make ties."""
+    rank_C = row_sums(torch.ge(scaled_CV, scaled_CV.gather(1, label_C.unsqueeze(1)), out=scratch_CV)).clamp_(min=1)
+    if scaled_CV.device.type == "cpu":
+        return rank_C, torch.from_numpy(scaled_CV.numpy().argmax(-1)) == label_C
+    return rank_C, scaled_CV.argmax(-1) == label_C
+
+
+def _cap(buffers: _Buffers, plan: Plan) -> None:
+    """softcap(logits) in place in `buffers.logits_CV`, and the softcap's slope beside it."""
     if buffers.slope_CV is not None:
         assert plan.logit_softcap is not None
         buffers.logits_CV.div_(plan.logit_softcap).tanh_()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rankray.loss import reference, weighted_nll, weighted_nll_with_stats
+from rankray.loss import head_stats, reference, weighted_nll, weighted_nll_with_stats
 
 BIG = 262_144
 
@@ -209,3 +209,16 @@ def test_a_head_sharded_over_two_ranks(tmp_path):
         for process in ranks:
             process.kill()
     assert said == ["agreed\n", "agreed\n"]
+
+
+@pytest.mark.parametrize("objective", [{"objective": "rri", "form": form} for form in ("bound", "exact")], ids=str)
+def test_rounding_of_a_softcap_makes_no_ties(objective):
+    """Ranks are those of float64: in float32 the tanh of all products far beyond the cap is the same number."""
+    head_VH = torch.linspace(20.0, 60.0, 50)[:, None].requires_grad_()
+    label_N = torch.tensor([49, 40, 0])
+    loss, stats = weighted_nll_with_stats(torch.ones(3, 1), head_VH, label_N, logit_softcap=5.0, **objective)
+    truth = reference.weighted_nll(torch.ones(3, 1), head_VH, label_N, logit_softcap=5.0, **objective)
+    torch.testing.assert_close(loss.double(), truth, rtol=1e-5, atol=0.0)
+    assert stats.correct_count == 1
+    found = head_stats(torch.ones(3, 1), head_VH.detach(), label_N, logit_softcap=5.0)
+    assert found.rank_N.tolist() == [1.0, 10.0, 50.0]
