@@ -290,14 +290,18 @@ def _context(model: Any) -> int | None:
 def _own_settings(model: Any) -> Iterator[list[int]]:
     """Give the ids that end an answer, while the model's own generation settings are set aside."""
     plain = plain_model(model)
-    saved, use_cache = plain.generation_config, plain.config.use_cache
+    saved, use_cache = plain.generation_config, getattr(plain.config, "use_cache", None)
     eos = saved.eos_token_id if saved is not None else None
     plain.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     plain.config.use_cache = True
     try:
         yield [end for end in (eos if isinstance(eos, list) else [eos]) if end is not None]
     finally:
-        plain.generation_config, plain.config.use_cache = saved, use_cache
+        plain.generation_config = saved
+        if use_cache is None:  # as of GPT, whose configuration has no such field
+            del plain.config.use_cache
+        else:
+            plain.config.use_cache = use_cache
 
 
 def _casts_kept(model: Any, ranks: Ranks) -> AbstractContextManager[Any]:

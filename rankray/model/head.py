@@ -54,14 +54,16 @@ class HeadInputs:
 
 
 _MARK = "_rankray_head"
+SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What configurations call the softcap: Gemma 2, RecurrentGemma, xLSTM."""
 HeadFunction = Callable[[HeadInputs], Any]
 
 
 def logit_head(model: PreTrainedModel) -> LogitHead:
     """Return a model's LM head with the scale and softcap that its configuration gives.
 
-    Known: `final_logit_softcapping` (Gemma 2), `logit_scale` (Cohere), `logits_scaling` (Granite, a divisor),
-    `lm_head_multiplier` (Falcon-H1), `output_multiplier`. `check_head` detects a model that does anything else.
+    Known: the `SOFTCAPS`, `logit_scale` (Cohere), `logits_scaling` (Granite, a divisor), `lm_head_multiplier`
+    (Falcon-H1), `output_multiplier`. `check_head` detects a model that does anything else.
 
     Raises:
         ModelError: the model has no linear LM head.
@@ -81,7 +83,8 @@ def logit_head(model: PreTrainedModel) -> LogitHead:
             divides = name == "logits_scaling" and text.model_type != "hyperclovax"
             scale = 1.0 / value if divides else float(value)
             break
-    return LogitHead(weight_VH, getattr(layer, "bias", None), scale, getattr(text, "final_logit_softcapping", None))
+    softcaps = (getattr(text, name, None) for name in SOFTCAPS)
+    return LogitHead(weight_VH, getattr(layer, "bias", None), scale, next(filter(None, softcaps), None))
 
 
 def attach_head(model: PreTrainedModel) -> None:
@@ -101,7 +104,7 @@ def attach_head(model: PreTrainedModel) -> None:
         wants_router = self.training and getattr(self.config.get_text_config(), "output_router_logits", False)
         if wants_router:
             kwargs["output_router_logits"] = True
-        found = self.base_model(*args, **kwargs)
+        found = backbone(self)(*args, **kwargs)
         given = gather(found.last_hidden_state, labels_BT, sequence_BT, logit_head(self))
         if wants_router:
             loss = _router_loss(self.config.get_text_config(), found.router_logits, kwargs.get("attention_mask"))
@@ -220,18 +223,29 @@ def check_head(model: PreTrainedModel) -> None:
             loss would be wrong.
     """
     ids = torch.tensor([[1, 2, 3]], device=model.device)
-    hidden_BTH = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     own_BTV = type(model).forward(model, input_ids=ids, use_cache=False).logits.float()
     head = logit_head(model)
-    ours_BTV = torch.nn.functional.linear(hidden_BTH, head.weight_VH, head.bias_V).float() * head.scale
-    if head.softcap:
-        ours_BTV = head.softcap * torch.tanh(ours_BTV / head.softcap)
-    tolerance = torch.finfo(model.dtype).eps ** 0.5 * own_BTV.abs().max().clamp(min=1.0)
-    if not bool((own_BTV - ours_BTV).abs().max() <= tolerance):
-        raise ModelError(
-            f"model.path: {type(model).__name__} transforms its logits in a way rankray does not know; allowed are "
-            "a linear head with a scale and a tanh softcap; choose another model"
-        )
+    hidden_BTH = getattr(backbone(model)(input_ids=ids, use_cache=False), "last_hidden_state", None)
+    if hidden_BTH is not None and hidden_BTH.shape[-1] == head.weight_VH.shape[1]:
+        ours_BTV = torch.nn.functional.linear(hidden_BTH, head.weight_VH, head.bias_V).float() * head.scale
+        if head.softcap:
+            ours_BTV = head.softcap * torch.tanh(ours_BTV / head.softcap)
+        tolerance = torch.finfo(model.dtype).eps ** 0.5 * own_BTV.abs().max().clamp(min=1.0)
+        if bool((own_BTV - ours_BTV).abs().max() <= tolerance):
+            return
+    raise ModelError(
+        f"model.path: {type(model).__name__} transforms its logits in a way rankray does not know; allowed are "
+        "a linear head with a scale and a tanh softcap; choose another model"
+    )
+
+
+def backbone(model: Any) -> Any:
+    """Return the part of a causal language model that makes hidden states.
+
+    Of a text model that is a multimodal one's (Llama 4) transformers' `base_model` is the model itself.
+    """
+    own = model.base_model
+    return getattr(model, "model", own) if own is model else own
 
 
 def plain_model(model: Any) -> PreTrainedModel:

@@ -14,6 +14,7 @@ from transformers import (
     MiniMaxConfig,
     MistralConfig,
     MptConfig,
+    OpenAIGPTConfig,
     OPTConfig,
     RecurrentGemmaConfig,
 )
@@ -31,6 +32,7 @@ MODELS = {
     "sliding window": MistralConfig(
         **SMALL, intermediate_size=48, num_key_value_heads=1, sliding_window=4, max_position_embeddings=64
     ),
+    "no cache": OpenAIGPTConfig(vocab_size=280, n_embd=32, n_layer=2, n_head=2, n_positions=64),
     "recurrent": MambaConfig(vocab_size=280, hidden_size=32, num_hidden_layers=2, state_size=4),
 }
 LIMITED = {

@@ -4,12 +4,18 @@ from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
     CohereForCausalLM,
+    ElectraConfig,
+    ElectraForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GraniteConfig,
     GraniteForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
 )
 
 from rankray.errors import ModelError
@@ -30,6 +36,10 @@ FAMILIES = {
     "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, final_logit_softcapping=2.0, initializer_range=0.5)),
     "cohere": lambda: CohereForCausalLM(CohereConfig(**SIZES, logit_scale=0.25)),
     "granite": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=4.0, initializer_range=0.5)),
+    "llama4": lambda: Llama4ForCausalLM(Llama4TextConfig(**SIZES, num_local_experts=2, intermediate_size_mlp=24)),
+    "recurrent_gemma": lambda: RecurrentGemmaForCausalLM(
+        RecurrentGemmaConfig(**{**SIZES, "num_hidden_layers": 3}, logits_soft_cap=2.0, w_init_variance_scale=2.0)
+    ),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2)),
 }
 
@@ -71,6 +81,16 @@ def test_an_unknown_transformation_is_refused():
     torch.manual_seed(0)
     model = Odd(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, initializer_range=0.5)).eval()
     with pytest.raises(ModelError, match=r"^model.path: Odd transforms its logits"):
+        check_head(model)
+
+
+def test_a_head_of_another_width_is_refused():
+    """ELECTRA's has a layer of its own before it."""
+    torch.manual_seed(0)
+    model = ElectraForCausalLM(
+        ElectraConfig(vocab_size=50, hidden_size=16, embedding_size=8, num_hidden_layers=1, num_attention_heads=2)
+    ).eval()
+    with pytest.raises(ModelError, match=r"^model.path: ElectraForCausalLM transforms its logits"):
         check_head(model)
 
 
