@@ -158,12 +158,13 @@ class Study:
             UserError: there is no such split, or no checkpoint.
         """
         from rankray.cli.judge import changes, check_split, figures, trained_model, with_overrides
+        from rankray.cli.lineage import other_base
         from rankray.config import apply_params
 
         check_split(split)
         with self._study() as study, trained_model(study) as (best, checkpoint):
             config = apply_params(with_overrides(study.config, overrides or {}), best["params"])
-            for line in changes(study, config, split):
+            for line in filter(None, [*changes(study, config, split), other_base(checkpoint, config)]):
                 logger.warning(line)
             return figures(config, checkpoint, split)
 

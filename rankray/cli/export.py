@@ -152,14 +152,23 @@ def _refuse_code(asked: bool) -> None:
 def _write(
     held: StudyStore, trial: dict[str, Any], checkpoint: Path, directory: Path, *, merge: bool, name: str
 ) -> None:
+    from rankray.cli.lineage import base_has_changed
     from rankray.config import apply_params
+    from rankray.errors import StoreError
     from rankray.model.export import export_model, is_adapter
     from rankray.report.explain import best_yaml
     from rankray.report.model_card import model_card
     from rankray.store.overview import overview
 
+    config = apply_params(held.config, trial["params"])
+    if merge and base_has_changed(held, config, "export"):
+        raise StoreError(
+            f"export: --merge: the base model {config.model.path!r} has changed since study {held.name} was made, and "
+            "merged with it the adapters give another model; allowed: the model it had; bring it back, or leave "
+            "--merge out"
+        )
     try:
-        rounded = export_model(checkpoint, directory, apply_params(held.config, trial["params"]), merge=merge)
+        rounded = export_model(checkpoint, directory, config, merge=merge)
         card = model_card(overview(held), trial, adapter=is_adapter(directory), name=name, rounded=rounded)
         (directory / "README.md").write_text(card, encoding="utf-8")
         (directory / "rankray.yaml").write_text(best_yaml(held.config, trial["params"]), encoding="utf-8")

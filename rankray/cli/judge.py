@@ -39,6 +39,7 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint, a study's best or a model, with standard errors."""
     from rankray import logs
+    from rankray.cli.lineage import other_base
     from rankray.errors import ConfigError
 
     logs.configure(verbose)
@@ -59,14 +60,15 @@ def evaluate(
     with ExitStack() as stack:
         config, checkpoint, label, seen, study = _target(target, file, sets, store, stack)
         changed = [] if study is None else changes(study, config, split)
-        for line in changed:
+        warnings = [*changed, *filter(None, [other_base(checkpoint, config) if checkpoint is not None else ""])]
+        for line in warnings:
             say(f"warning: {line}", to_stderr=True)
         if tasks:
             found = _of_tasks(config, checkpoint, tasks, include, limit)
         else:
             found = figures(config, checkpoint, split)
     if as_json:
-        print(json.dumps({"metrics": found} | ({"warnings": changed} if changed else {})))
+        print(json.dumps({"metrics": found} | ({"warnings": warnings} if warnings else {})))
         return
     from rankray.errors import printable
     from rankray.finetune.preview import sources_of
@@ -200,8 +202,8 @@ def changes(study: StudyStore, config: Config, split: str) -> list[str]:
     Raises:
         DataError, ModelError: one is not there any more.
     """
+    from rankray.cli.lineage import base_has_changed
     from rankray.data.sources import fingerprint, is_local
-    from rankray.finetune.preflight import check_model_files
 
     found, before = [], study.provenance
     given, held = getattr(config.data, split), before.get("data", {}).get(split)
@@ -211,13 +213,11 @@ def changes(study: StudyStore, config: Config, split: str) -> list[str]:
             f"data.{split} has changed since study {study.name} was made: these figures are not those of the search; "
             "to compare with it, bring back the files it had"
         )
-    if config.model.lora is not None and config.model.path == study.config.model.path:
-        prints, directory = check_model_files(config.model.path, "evaluate")
-        if directory is not None and any(before.get(key, value) != value for key, value in prints.items()):
-            found.append(
-                f"model.path has changed since study {study.name} was made: its adapters were trained on another; "
-                "bring back the model it had"
-            )
+    if base_has_changed(study, config, "evaluate"):
+        found.append(
+            f"model.path has changed since study {study.name} was made: its adapters were trained on another; bring "
+            "back the model it had"
+        )
     return found
 
 

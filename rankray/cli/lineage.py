@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rankray.config import LoadedConfig
+    from rankray.config import Config, LoadedConfig
+    from rankray.store import StudyStore
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,55 @@ def lineage(loaded: LoadedConfig) -> dict[str, Any]:
     }
     commit = _git(file.parent)
     return found | ({"git": commit} if commit else {})
+
+
+def base_has_changed(study: StudyStore, config: Config, where: str) -> bool:
+    """Return whether the local model below the adapters of a study is another than when the study was made.
+
+    Args:
+        study: what knows its model's fingerprint.
+        config: of one of its trials.
+        where: how errors begin.
+
+    Raises:
+        ModelError: the model is not there any more.
+    """
+    from rankray.finetune.preflight import check_model_files
+
+    if config.model.lora is None or config.model.path != study.config.model.path:
+        return False
+    prints, directory = check_model_files(config.model.path, where)
+    before = study.provenance
+    return directory is not None and any(before.get(key, value) != value for key, value in prints.items())
+
+
+def other_base(checkpoint: Path, config: Config) -> str:
+    """Return a warning where a directory's adapters were not trained on a configuration's model; empty where they were.
+
+    Local models are the same where their files are.
+    """
+    import json
+
+    from rankray.errors import UserError
+    from rankray.finetune.preflight import check_model_files
+    from rankray.model.export import ADAPTER
+
+    try:
+        base = json.loads((checkpoint / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        logger.debug("%s holds no adapters: %s", checkpoint, error)
+        return ""
+    if not isinstance(base, str) or not base or base == config.model.path:
+        return ""
+    try:
+        if check_model_files(base, "evaluate")[0] == check_model_files(config.model.path, "evaluate")[0]:
+            return ""
+    except UserError as error:
+        logger.debug("the model below the adapters cannot be compared: %s", error)
+    return (
+        f"model.path: the adapters in {str(checkpoint)!r} were trained on {base!r}, and are put on "
+        f"{config.model.path!r}: the figures are those of neither, unless it is the same model in another place"
+    )
 
 
 def _git(directory: Path) -> str:

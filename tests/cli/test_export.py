@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 from fixtures.s3 import credentials, s3_server
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from rankray.config import config_from
 from rankray.contracts import Report
+from rankray.finetune.preflight import check_model_files
 from rankray.store import attach, open_study
 from rankray.store.confirmation import record_verdict
 
@@ -25,7 +27,10 @@ def searched(train, tree, tmp_path):
         made["space"] = {"train.learning_rate": {"float": [1e-3, 1e-2]}}
         made["study"] = {"trials": 2, "baselines": [], "keep_best": 1}
         url = f"sqlite:///{tmp_path}/store.db"
-        study = open_study(url, config_from(made), provenance={"data": {"train": "sha256:1", "eval": "sha256:2"}})
+        prints = {"data": {"train": "sha256:1", "eval": "sha256:2"}} | check_model_files(made["model"]["path"], "test")[
+            0
+        ]
+        study = open_study(url, config_from(made), provenance=prints)
         with study:
             ticket = study.next_trial()
             made["train"]["learning_rate"] = ticket.params["train.learning_rate"]
@@ -84,6 +89,19 @@ def test_adapters_are_merged_on_request(rankray, searched, tmp_path):
     assert ["rounded to bfloat16" in card for card in cards] == [False, True]
     assert yaml.safe_load((tmp_path / "kept" / "rankray.yaml").read_text())["model"]["lora"]["rank"] == 2
     assert list(tmp_path.glob(".kept*")) == []
+
+
+def test_adapters_are_not_merged_with_a_model_that_has_changed(rankray, searched, model_dir, tmp_path):
+    base = shutil.copytree(model_dir, tmp_path / "base")
+    url = searched(model__lora={"rank": 2}, model__path=str(base))
+    rankray("export", "test", "0", str(tmp_path / "merged"), "--merge", "--store", url)
+    weights = load_file(base / "model.safetensors")
+    save_file({name: 2 * each for name, each in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    words = ("export", "test", "0", str(tmp_path / "again"), "--store", url)
+    said = rankray(*words, "--merge", expect=2)
+    assert f"the base model '{base}' has changed since study test was made" in said
+    assert not (tmp_path / "again").exists()
+    rankray(*words)
 
 
 def test_what_cannot_be_exported_is_named(rankray, searched, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from rankray.config import load_config
 from rankray.contracts import Report
@@ -114,6 +115,22 @@ def test_data_and_a_base_model_that_have_changed_since_the_study_are_said(
     settings = base / "generation_config.json"
     settings.write_text(settings.read_text().replace("{", '{"top_k": 7,', 1))
     assert "model.path has changed since study judged was made: its adapters" in rankray(*words, "--split", "test")
+
+
+def test_adapters_of_another_model_are_said(rankray, file, model_dir, tmp_path):
+    tree = yaml.safe_load(file.read_text())
+    tree["model"] |= {"lora": {"rank": 2}}
+    tree["evaluate"]["metrics"] = ["nll"]
+    file.write_text(yaml.safe_dump(tree))
+    checkpoint = last(rankray("train", str(file), "--json"))["checkpoint"]
+    copy = shutil.copytree(model_dir, tmp_path / "copy")
+    words = ("evaluate", checkpoint, str(file), "--set", f"model.path={copy}")
+    assert "warning" not in rankray(*words), "the same model in another place"
+    weights = load_file(copy / "model.safetensors")
+    save_file({name: 2 * each for name, each in weights.items()}, copy / "model.safetensors", {"format": "pt"})
+    said = f"model.path: the adapters in '{checkpoint}' were trained on '{model_dir}', and are put on '{copy}'"
+    assert f"warning: {said}" in rankray(*words)
+    assert said in last(rankray(*words, "--json"))["warnings"][0]
 
 
 def test_the_untrained_model_is_evaluated_with_a_file(rankray, file, model_dir):
