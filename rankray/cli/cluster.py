@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rankray.cli.common import load, store_url
+from rankray.cli.common import load, print_json, store_url
 from rankray.cli.options import NONE, File, Json, Name, Sets, Verbose
 
 
@@ -81,7 +80,7 @@ def doctor(
             sign = "FIX" if finding.fix else "ok "
             print(f"{sign}  {finding.what}: {finding.text}" + (f"; {finding.fix}" if finding.fix else ""), flush=True)
     if as_json:
-        print(json.dumps({"ok": not wrong, "findings": found}))
+        print_json({"ok": not wrong, "findings": found})
     else:
         print(f"{wrong} to fix" if wrong else "nothing to fix")
     raise typer.Exit(1 if wrong else 0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -373,3 +374,16 @@ def refuse_both(verb: str, given: Mapping[str, bool]) -> None:
 def say(line: str, to_stderr: bool = False) -> None:
     """Print a line at once."""
     print(line, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print plain types as one line of JSON, which knows no NaN and no infinity: null stands for both."""
+    print(json.dumps(_finite(value), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import board_of, console, say, store_url
+from rankray.cli.common import board_of, console, print_json, say, store_url
 from rankray.cli.options import NONE, Json, Sets, Store, Study, Verbose
 from rankray.cli.output import continues
 from rankray.cli.tracking import check_trackers, tracking
@@ -83,7 +82,7 @@ def confirm(
         say(f"warning: {line}", to_stderr=True)
     if plan:
         found = figures(asked)
-        print(json.dumps(found)) if as_json else console().print(plan_view(found))
+        print_json(found) if as_json else console().print(plan_view(found))
         return
     continues("the confirmation")
     verdict = compared(asked, functools.partial(_watching, quiet=as_json), verbose=verbose)
@@ -91,7 +90,7 @@ def confirm(
         say("interrupted; nothing is lost: run the same command again to resume", to_stderr=True)
         raise typer.Exit(130)
     if as_json:
-        print(json.dumps(verdict))
+        print_json(verdict)
         return
     console().print(verdict_view(verdict))
     say(f"what to use, and how to train it again: rankray best {study} {store_option(views.status(search)['store'])}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import console, load, say, store_url
+from rankray.cli.common import console, load, print_json, say, store_url
 from rankray.cli.options import NONE, Json, Sets, Store, Verbose
 from rankray.paths import temporary_directory
 
@@ -68,7 +67,7 @@ def evaluate(
         else:
             found = figures(config, checkpoint, split)
     if as_json:
-        print(json.dumps({"metrics": found} | ({"warnings": warnings} if warnings else {})))
+        print_json({"metrics": found} | ({"warnings": warnings} if warnings else {}))
         return
     from rankray.errors import printable
     from rankray.finetune.preview import sources_of
@@ -304,7 +303,7 @@ def diagnose(
 
         write(page(found, loaded.config.name).encode(), output, "diagnose: -o")
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
         return
     from rankray.report.diagnosis import diagnosis_view
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import attached, console, print_summary, refuse_both
+from rankray.cli.common import attached, console, print_json, print_summary, refuse_both
 from rankray.cli.options import Json, Store, Study
 from rankray.cli.output import put
 
@@ -35,7 +34,7 @@ def status(
     held = attached(store, study)
     shown = views.status(held)
     if as_json:
-        print(json.dumps(shown))
+        print_json(shown)
         return
     from rankray.report.status import StatusView
 
@@ -72,7 +71,7 @@ def show(
     held = attached(store, study)
     trial = views.trial(held, number)
     if as_json:
-        print(json.dumps(trial | {"settings": _given(held)}))
+        print_json(trial | {"settings": _given(held)})
         return
     from rankray.report.commands import retrain_command
     from rankray.report.trial import TrialView
@@ -111,7 +110,7 @@ def best(
     held = attached(store, study)
     found = views.best(held)
     if as_json:
-        print(json.dumps(found and {**found, "confirmed": views.confirmed(held)}))
+        print_json(found and {**found, "confirmed": views.confirmed(held)})
         return
     if as_yaml:
         if found is None:

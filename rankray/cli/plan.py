@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import fitted, load, preflight, say
+from rankray.cli.common import fitted, load, preflight, print_json, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
 from rankray.cli.pins import resolved_lines
 
@@ -38,10 +37,10 @@ def check(
     except UserError as error:
         if not as_json:
             raise
-        print(json.dumps(refused(error)))
+        print_json(refused(error))
         raise typer.Exit(error.exit_code) from None
     if as_json:
-        print(json.dumps(accepted(loaded, findings)))
+        print_json(accepted(loaded, findings))
         return
     from rankray.finetune.base_model import base_model_lines
     from rankray.finetune.preflight import leak_warnings
@@ -111,7 +110,7 @@ def explain(
     from rankray.report.explain import chosen_fields, explain_json, explain_lines
 
     if as_json:
-        print(json.dumps(explain_json(key)))
+        print_json(explain_json(key))
         return
     for line in explain_lines(key):
         say(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import uuid
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import check_output, console, load, say, store_url
+from rankray.cli.common import check_output, console, load, print_json, say, store_url
 from rankray.cli.options import NONE, File, Json, Name, Sets, Store, Verbose
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ def rehearse(
             for each in done
         ],
     }
-    print(json.dumps(shown))
+    print_json(shown)
 
 
 def _worlds(

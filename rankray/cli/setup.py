@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankray.cli.common import check_output, console, load, say
+from rankray.cli.common import check_output, console, load, print_json, say
 from rankray.cli.options import NONE, File, Json, Sets, Verbose
 from rankray.cli.output import put
 
@@ -44,7 +43,7 @@ def preview(
 
     found = preview_split(loaded, split, rows)
     if as_json:
-        print(json.dumps(found.as_json()))
+        print_json(found.as_json())
         return
     _print(found)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rankray.cli.common import check_output, say, store_url
+from rankray.cli.common import check_output, print_json, say, store_url
 from rankray.cli.options import Json, Study
 
 app = typer.Typer(
@@ -47,7 +46,7 @@ def list_(store: Store = "", as_json: Json = False) -> None:
         budget = shown["budget"]
         print(f"{name}: {shown['state']}, {budget['finished']} of {budget['trials']} trials, {best}")
     if as_json:
-        print(json.dumps({"studies": found}))
+        print_json({"studies": found})
     elif not names:
         print("no studies yet")
 

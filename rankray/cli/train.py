@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rankray.cli.common import fitted, load, preflight, say
+from rankray.cli.common import fitted, load, preflight, print_json, say
 from rankray.cli.options import NONE, File, Json, Name, Sets, Verbose
 from rankray.cli.output import continues
 from rankray.cli.pins import pin_run
@@ -56,7 +55,7 @@ def train(
         say(f"interrupted; {interruption}", to_stderr=True)
         raise typer.Exit(130) from None
     if as_json:
-        print(json.dumps({"metrics": outcome.metrics, "checkpoint": outcome.checkpoint, "steps": outcome.steps}))
+        print_json({"metrics": outcome.metrics, "checkpoint": outcome.checkpoint, "steps": outcome.steps})
     else:
         for metric, value in outcome.metrics.items():
             say(f"{metric}: {value:.6g}")

@@ -1,0 +1,27 @@
+"""What the verbs share."""
+
+import json
+import math
+
+from rankray.cli.common import print_json
+
+
+def test_json_has_null_where_there_is_no_number(capsys):
+    print_json({"a": [math.nan, (math.inf, 1.5)], "b": {"c": -math.inf, "d": None, "e": "nan", "f": True}})
+    assert capsys.readouterr().out == '{"a": [null, [null, 1.5]], "b": {"c": null, "d": null, "e": "nan", "f": true}}\n'
+
+
+def refuse(name):
+    raise AssertionError(f"{name} is no JSON")
+
+
+def test_train_prints_json_where_a_metric_has_no_error(rankray, tree, tmp_path):
+    """One example has none, and weights that are all 0 have no effective share."""
+    made = tree(evaluate__max_examples=1, loss__objective="threshold", loss__q=1.0) | {"name": "t"}
+    made |= {"storage": str(tmp_path / "runs"), "store": f"sqlite:///{tmp_path}/store.db"}
+    (tmp_path / "t.yaml").write_text(json.dumps(made))
+    shown = rankray("train", str(tmp_path / "t.yaml"), "--json")
+    metrics = json.loads([each for each in shown.splitlines() if each[:1] == "{"][-1], parse_constant=refuse)["metrics"]
+    assert metrics["eval/nll"] > 0
+    assert metrics["eval/nll_stderr"] is None
+    assert metrics["train/effective_share"] is None
