@@ -292,6 +292,7 @@ def board_of(study: StudyStore) -> Board:
         max_steps=config.full_steps,
         finished=study.finished,
         also=config.study.metrics[1:],
+        seeds=config.study.seeds,
     )
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
     if found := views.best(study):

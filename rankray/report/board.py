@@ -19,17 +19,19 @@ from rankray.report.remaining import Lengths, steps_left
 SURE = 3
 """Finished trials of a launch from which the time left is estimated: fewer say nothing about how long trials are."""
 KEPT_EVENTS = 40
+STEPS = "train.max_steps"
 ALIKE = 5
 """Complete trials of the same value from which it is said that the metric does not tell settings apart."""
 
 
 @dataclass
 class Running:
-    """A running trial."""
+    """A running trial; `full` are the steps of a whole one with its settings."""
 
     params: dict[str, Any]
     origin: str
     step: int
+    full: int
     metrics: dict[str, float] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
     reported: float = field(default_factory=time.monotonic)
@@ -43,9 +45,10 @@ class Board:
         metric: the metric that trials are compared by.
         maximize: whether larger is better.
         budget: how many finished trials complete the study.
-        max_steps: steps of a whole trial.
+        max_steps: steps of a whole trial, where the space does not choose them.
         finished: trials that were finished before this launch.
         also: the other metrics of a study of several.
+        seeds: how often a trial trains its `train.max_steps`.
         clock: a monotonic clock, in seconds.
     """
 
@@ -59,11 +62,12 @@ class Board:
         max_steps: int,
         finished: int = 0,
         also: Sequence[str] = (),
+        seeds: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name, self.metric, self.maximize = name, metric, maximize
         self.budget, self.max_steps, self.finished = budget, max_steps, finished
-        self.also = tuple(also)
+        self.also, self._seeds = tuple(also), seeds
         self.counts = {"complete": 0, "pruned": 0, "failed": 0}
         self.running: dict[int, Running] = {}
         self.best: tuple[int, float, dict[str, Any]] | None = None
@@ -90,7 +94,8 @@ class Board:
         self.doing = ""
         self._look_around()
         now = self._clock()
-        self.running[number] = Running(dict(params), origin, step, since=now, reported=now)
+        full = params[STEPS] * self._seeds if STEPS in params else self.max_steps
+        self.running[number] = Running(dict(params), origin, step, full, since=now, reported=now)
         self._most_running = max(self._most_running, len(self.running))
         self._foreseen = None
 
@@ -116,7 +121,8 @@ class Board:
             self.counts[state] += 1
         if state in ("complete", "pruned"):
             self.finished += 1
-            self._lengths.append(self.max_steps if state == "complete" or trial is None else trial.step)
+            full = self.max_steps if trial is None else trial.full
+            self._lengths.append(full if state == "complete" or trial is None else trial.step)
         if state == "complete" and value is not None:
             better = self.best is None or (value > self.best[1] if self.maximize else value < self.best[1])
             same = self.counts["complete"] == 1 or (self.alike is not None and self.alike["value"] == value)

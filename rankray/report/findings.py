@@ -198,10 +198,16 @@ def cost(overview: Row) -> Cost:
         cpu_hours=hours * workers * resources["cpus_per_worker"],
         gpu_hours=hours * workers * resources["gpus_per_worker"],
         steps=sum(trial["step"] for trial in overview["trials"]),
-        saved_steps=sum(max(0, overview["steps"] - trial["step"]) for trial in pruned),
+        saved_steps=sum(max(0, _full_steps(overview, trial) - trial["step"]) for trial in pruned),
         lost_steps=sum(each["steps"] for each in lost),
         lost_hours=sum(each["wall_seconds"] for each in lost) / 3600,
     )
+
+
+def _full_steps(overview: Row, trial: Row) -> int:
+    """Return the steps of a whole trial with a trial's settings."""
+    chosen = trial["params"].get("train.max_steps")
+    return int(chosen * overview["config"]["study"].get("seeds", 1)) if chosen else int(overview["steps"])
 
 
 def timeline(overview: Row) -> list[Stretch]:

@@ -94,7 +94,7 @@ class PlainLines(Board):
         """Print what runs."""
         running = sorted(self.running.copy().items())
         shown = ", ".join(
-            f"trial {number} step {trial.step}/{self.max_steps} {short_value(trial.metrics.get(self.metric, '-'))}"
+            f"trial {number} step {trial.step}/{trial.full} {short_value(trial.metrics.get(self.metric, '-'))}"
             for number, trial in running[:8]
         )
         more = f" and {len(running) - 8} more" if len(running) > 8 else ""
@@ -222,7 +222,7 @@ def _table(board: Board, running: list[tuple[int, Running]], width: int) -> list
     rows = [
         [
             str(number),
-            f"{trial.step}/{board.max_steps}",
+            f"{trial.step}/{trial.full}",
             *(_figure(trial.metrics.get(name)) for name in names),
             duration(board.age(trial)),
         ]

@@ -86,7 +86,7 @@ def table(board: Board) -> str:
     rows = [
         (
             str(number),
-            f"{trial.step}/{board.max_steps}",
+            f"{trial.step}/{trial.full}",
             f"{trial.metrics[board.metric]:.4g}" if board.metric in trial.metrics else "-",
             duration(board.age(trial)),
             ("" if trial.origin == "sampler" else f"[{trial.origin}] ") + short_params(trial.params),

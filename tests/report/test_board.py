@@ -7,6 +7,7 @@ import pytest
 
 from rankray.contracts import Report
 from rankray.report.board import Board, duration, short_params
+from rankray.report.live import view_lines
 
 
 def test_progress_and_estimate_count_this_launch_only():
@@ -37,6 +38,22 @@ def test_the_estimate_ends_where_a_finite_space_does(left, seconds):
         board.reported(number, Report(30, {"eval/nll": 2.0}))
         board.ended(number, "complete", 2.0, "")
     assert board.seconds_left() == pytest.approx(seconds)
+
+
+def test_a_trial_whose_steps_are_searched_is_as_long_as_it_says():
+    now = [100.0]
+    board = Board("s", "eval/nll", maximize=False, budget=4, max_steps=30, seeds=2, clock=lambda: now[0])
+    for number in range(3):
+        board.started(number, {"train.max_steps": 50}, "sampler", 0)
+        now[0] += 10
+        board.reported(number, Report(100, {"eval/nll": 2.0}))
+        board.ended(number, "complete", 2.0, "")
+    assert board.seconds_left() == pytest.approx(10.0)
+    board.started(3, {"train.max_steps": 50}, "sampler", 0)
+    board.reported(3, Report(50, {"eval/nll": 2.0}))
+    assert any("50/100" in line.plain for line in view_lines(board, 80, 24))
+    board.started(4, {}, "sampler", 0)
+    assert any("0/30" in line.plain for line in view_lines(board, 80, 24))
 
 
 def test_what_other_drivers_have_finished_counts():

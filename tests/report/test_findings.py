@@ -137,3 +137,12 @@ def test_of_a_range_of_workers_the_most_are_counted_as_the_budget_counts_them():
     fixed = cost(overview)
     overview["config"]["resources"]["workers"] = [1, 2]
     assert cost(overview) == fixed
+
+
+def test_what_pruning_saved_is_counted_by_the_steps_that_a_trial_was_to_have():
+    overview = make_overview(4, states=("pruned",))
+    for trial in overview["trials"]:
+        trial["step"], trial["params"]["train.max_steps"] = 10, 25
+    assert cost(overview).saved_steps == 4 * 15
+    overview["config"]["study"]["seeds"] = 2
+    assert cost(overview).saved_steps == 4 * 40
