@@ -32,7 +32,10 @@ def load(file: Path, sets: list[str], store: str = "", name: str = "") -> Loaded
     from rankray.config import load_config
 
     overrides = [*sets, *([f"store={json.dumps(from_environment(store))}"] if store else [])]
-    return _counted(load_config(file, overrides, name or None))
+    loaded = load_config(file, overrides, name or None)
+    if store:  # how it was given, not how it is passed on
+        loaded.places[("store",)] = "--store"
+    return _counted(loaded)
 
 
 def _counted(loaded: LoadedConfig) -> LoadedConfig:

@@ -172,11 +172,16 @@ def compared(
 
 
 def _planned(asked: Asked) -> tuple[Config, Config, Options, Plan]:
+    from rankray.errors import ConfigError
     from rankray.search.confirm import as_begun, planned
 
     config, confirmation, options = as_begun(
         asked.search, asked.url, dict(asked.overrides), dict(asked.options), asked.label, asked.metric
     )
+    if asked.options.get("spending") and not options.looks:
+        raise ConfigError(
+            "confirm: --spending without --looks changes nothing; allowed: beside it; add --looks, or leave it out"
+        )
     plan = planned(asked.search, asked.url, config, confirmation, options, asked.notice)
     return config, confirmation, options, plan
 

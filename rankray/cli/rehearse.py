@@ -78,6 +78,12 @@ def rehearse(
     check_output(plot, "rehearse: --plot", ".svg")
     if plot is not None and plot.suffix.lower() not in (".svg", ""):
         raise UserError(f"rehearse: --plot {plot}: the plot is SVG; allowed: a name that ends with .svg; correct it")
+    for option, other, in_vain in (
+        ("--seconds-per-report", "beside --seconds-per-step", bool(report_seconds) and step_seconds is None),
+        ("--reports", "without --table and --from", reports is not None and bool(table or recorded)),
+    ):
+        if in_vain:
+            raise UserError(f"rehearse: {option} changes nothing here; allowed: {other}; leave it out, or follow that")
     names = [each for each in (part.strip() for part in strategies.split(",")) if each]
     if not names:
         raise UserError(

@@ -25,7 +25,7 @@ TEMPLATE = r"Template over columns, where they are not recognised; \n is a new l
 def preview(
     file: File,
     rows: Annotated[int, typer.Option(min=1, help="Examples shown.")] = 3,
-    split: Annotated[str, typer.Option(help="train or eval.")] = "train",
+    split: Annotated[str, typer.Option(help="train, eval, or test where there is data.test.")] = "train",
     sets: Sets = NONE,
     as_json: Json = False,
     verbose: Verbose = False,

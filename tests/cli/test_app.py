@@ -104,3 +104,12 @@ def test_a_secret_of_another_field_is_told_where_it_belongs(value):
 @pytest.mark.parametrize("url", ["sqlite:////tmp/run#1/x.db", "journal:///a=b/x.log"])
 def test_a_path_is_no_password(url):
     refuse_passwords(["check", "s.yaml", "--store", url, "--set", f"store={url}"])
+
+
+def test_a_store_that_is_wrong_is_named_as_it_was_given(rankray, tmp_path):
+    (tmp_path / "f.yaml").write_text(
+        "model: {path: m}\ndata: {train: a.jsonl, eval: b.jsonl, prompt: '{q}', completion: '{a}'}\n"
+    )
+    words = ["check", str(tmp_path / "f.yaml"), "--offline"]
+    assert rankray(*words, "--store", "foo://x", expect=2).startswith("error: --store: store: got 'foo://x'; allowed: ")
+    assert rankray(*words, "--set", "store=foo://x", expect=2).startswith("error: --set store: store: got 'foo://x'")

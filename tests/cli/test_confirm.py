@@ -123,3 +123,11 @@ def test_bad_input_is_refused_before_anything_runs(words, says, tmp_path):
     done = run(tmp_path, *words)
     assert (done.returncode, done.stderr.startswith("error: ")) == (2, True), done.stderr
     assert says in done.stderr
+
+
+def test_how_looks_share_the_level_is_refused_without_looks(rankray, tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    drive(open_study(url, make_config(study={"trials": 6, "pruner": "none"})))
+    words = ["confirm", "s", "--plan", "--spending", "pocock", "--store", url]
+    assert "--spending without --looks changes nothing; allowed: beside it" in rankray(*words, expect=2)
+    assert "its level" in rankray(*words, "--looks", "4,8")

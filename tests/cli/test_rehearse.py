@@ -108,3 +108,10 @@ def test_bad_input_ends_with_two(words: tuple[str, ...], says: str, search_file:
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_options_without_effect_are_refused(rankray, search_file: Path) -> None:
+    alone = rankray("rehearse", str(search_file), "--seconds-per-report", "3", expect=2)
+    assert "rehearse: --seconds-per-report changes nothing here; allowed: beside --seconds-per-step; " in alone
+    with_table = rankray("rehearse", str(search_file), "--table", "runs.csv", "--reports", "4", expect=2)
+    assert "rehearse: --reports changes nothing here; allowed: without --table and --from; " in with_table
