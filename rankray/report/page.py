@@ -61,6 +61,7 @@ def page(overview: Row, written: str, refresh_seconds: int | None = None) -> str
         sections.cards(overview),
         sections.board(overview),
         sections.front_table(overview),
+        "<noscript><p>The charts need JavaScript, which is off here. Open this file in a browser.</p></noscript>",
         f'<div class="figures">{"".join(map(_figure, made))}</div>',
         sections.cost_and_failures(overview),
         sections.trials(overview),
@@ -70,7 +71,8 @@ def page(overview: Row, written: str, refresh_seconds: int | None = None) -> str
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{refresh}'
-        f"<title>{name} - rankray report</title>\n<style>{asset('page.css')}</style>\n</head>\n<body>\n"
+        f"<title>{name} - rankray report</title>\n<style>{asset('page.css')}</style>\n"
+        "<noscript><style>.chart, button { display: none; }</style></noscript>\n</head>\n<body>\n"
         f"{''.join(parts)}"
         f'<script type="application/json" id="charts">{_json(drawn)}</script>\n'
         + "".join(f"<script>{script}</script>\n" for script in scripts)

@@ -193,3 +193,30 @@ def test_a_condition_that_throws_is_not_true_yet(browser, tmp_path):
     finally:
         browser._timeout = kept
     assert "TypeError" in str(caught.value.__cause__)
+
+
+@needs_browser
+def test_a_page_printed_from_a_dark_browser_is_dark_on_white_and_as_wide_as_paper(browser, files):
+    open_page(browser, files["thousand"], dark=True)
+    widths = "[...document.querySelectorAll('.chart')].map((e) => e.querySelector('.main-svg').clientWidth)"
+    before = browser.evaluate(widths)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.call("Emulation.setEmulatedMedia", media="print", features=dark)
+    browser.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert browser.evaluate(CONTRAST) == []
+    assert max(browser.evaluate(widths)) <= 660
+    browser.call("Emulation.setEmulatedMedia", media="", features=dark)
+    browser.evaluate("dispatchEvent(new Event('afterprint'))")
+    browser.wait_for(f"JSON.stringify({widths}) === '{json.dumps(before, separators=(',', ':'))}'")
+
+
+@needs_browser
+def test_without_javascript_the_page_says_what_is_missing(browser, files):
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.call("Page.navigate", url=files["thousand"].absolute().as_uri())
+        browser.wait_for("document.body?.innerText.includes('The charts need JavaScript')")
+        assert browser.evaluate("document.querySelector('.chart').getClientRects().length") == 0
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)

@@ -70,6 +70,16 @@
       { responsive: true, displaylogo: false, displayModeBar: false }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
+  const PAPER = 640;
+  const resize = (width) => {
+    for (const chart of charts) {
+      const place = document.getElementById("chart-" + chart.key);
+      if (place.dataset.drawn) Plotly.relayout(place, width ? { width } : { width: null, autosize: true });
+    }
+  };
+  addEventListener("beforeprint", () => resize(PAPER));
+  addEventListener("afterprint", () => resize(null));
+
   for (const button of document.querySelectorAll("button[data-copy]")) {
     button.addEventListener("click", async () => {
       const source = document.getElementById(button.dataset.copy);
