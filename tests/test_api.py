@@ -194,6 +194,21 @@ def test_a_mapping_may_hold_paths_and_numbers_of_numpy(world):
             rankray.load(tree | {"name": wrong})
 
 
+@pytest.mark.parametrize("of_a_mapping", [False, True])
+def test_overrides_may_hold_what_a_mapping_may(world, of_a_mapping):
+    import numpy
+
+    base = yaml.safe_load(Path(world["file"]).read_text()) if of_a_mapping else world["file"]
+    space = {"train.seed": {"choice": list(numpy.arange(3))}, "train.learning_rate": {"float": numpy.array([0.1, 1.0])}}
+    given = {"train.max_steps": numpy.int64(4), "storage": Path("elsewhere"), "space": space}
+    config = rankray.load(base, given)
+    assert (config.train.max_steps, config.storage) == (4, str(Path("elsewhere").absolute()))
+    assert config.space == {"train.seed": {"choice": [0, 1, 2]}, "train.learning_rate": {"float": [0.1, 1.0]}}
+    assert config.model_dump_json()
+    with pytest.raises(ConfigError, match=r"^overrides: name: got object .*; allowed: what YAML can hold"):
+        rankray.load(base, {"name": object()})
+
+
 @pytest.mark.parametrize("given", [{"seeds": 0}, {"slots": 0}, {"trials": 0}])
 def test_a_rehearsal_of_nothing_is_refused(world, given):
     with pytest.raises(UserError, match=r"rehearse: \w+ 0; allowed: 1 or more"):

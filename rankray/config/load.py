@@ -8,7 +8,6 @@ everything, and raises one `ConfigError` that lists every problem found, one lin
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rankray.config.params import set_path
 from rankray.config.problems import Key, problems_of
@@ -107,10 +106,7 @@ def load_mapping(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> Load
     Raises:
         ConfigError: something in it is wrong, or nothing that YAML can hold; lists every problem.
     """
-    try:
-        tree = json.loads(json.dumps(given, default=_as_json))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{MAPPING}: {error}; allowed: what YAML can hold; correct it") from None
+    tree = _as_yaml(given, MAPPING)
     return _loaded({"name": "study", **tree}, {}, MAPPING, Path.cwd() / MAPPING, overrides)
 
 
@@ -172,12 +168,30 @@ def _steps_for_epochs(tree: dict[str, Any], overridden: Sequence[str]) -> None:
         train.pop("epochs", None)
 
 
-def _as_json(value: Any) -> Any:
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if callable(item := getattr(value, "item", None)):
-        return item()
-    raise ConfigError(f"{MAPPING}: got {type(value).__name__} {shown(value)}; allowed: what YAML can hold; correct it")
+def _as_yaml(value: Any, place: str) -> Any:
+    """Return what a program gives as YAML would have it: paths as text, numbers and arrays of numpy as Python's.
+
+    Raises:
+        ConfigError: YAML cannot hold it.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, BaseModel):
+            return value.model_dump(mode="json")
+        if callable(convert := getattr(value, "tolist", None)):
+            return convert()
+        raise ConfigError(
+            f"{place}: got {type(value).__name__} {shown(value)}; allowed: what YAML can hold; correct it"
+        )
+
+    try:
+        return json.loads(json.dumps(value, default=plain))
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{place}: {error}; allowed: what YAML can hold; correct it") from None
 
 
 def _expanded(file: str | Path) -> Path:
@@ -197,7 +211,7 @@ def parsed_overrides(given: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple
     """Yield (dotted path, value, how it is called in errors) of each override."""
     if isinstance(given, Mapping):
         for path, value in given.items():
-            yield str(path), copy.deepcopy(value), f"overrides: {path}"
+            yield str(path), _as_yaml(value, f"overrides: {path}"), f"overrides: {path}"
         return
     for override in given:
         path, equals, text = override.partition("=")
