@@ -300,6 +300,7 @@ def board_of(study: StudyStore) -> Board:
     board.counts = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
     if found := views.best(study):
         board.best = (found["number"], found["value"], found["params"])
+    board.directions = {name: config.direction_of(name) for name in config.study.metrics}
     board.seen, board.points_left = study.seen, study.points_left
     board.alike = views.alike(study)
     board.untrained = (views.untrained(study) or {}).get("value")

@@ -75,6 +75,7 @@ class Board:
         self.points_left: Callable[[], int | None] | None = None
         self.untrained: float | None = None
         self.alike: dict[str, Any] | None = None
+        self.directions: Mapping[str, str] = {}
         self.doing = ""
         self.last = ""
         self.events: deque[str] = deque(maxlen=KEPT_EVENTS)

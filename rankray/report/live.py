@@ -18,7 +18,7 @@ from rich.text import Text
 
 from rankray.contracts import Report
 from rankray.errors import printable
-from rankray.report.board import ALIKE, Board, Running, duration, short_params, short_value
+from rankray.report.board import ALIKE, Board, Running, directions_line, duration, short_params, short_value
 from rankray.report.figures import metrics_among
 
 _COLOURS = {"complete": "green", "pruned": "yellow", "failed": "red"}
@@ -157,6 +157,8 @@ def view_lines(board: Board, width: int, height: int) -> list[Text]:
     lines = [_head(board, width), _counts(board), _best(board)]
     if board.untrained is not None:
         lines.append(Text(f"the untrained model: {board.metric} {board.untrained:.4g}", style="dim"))
+    if said := directions_line(board.directions):
+        lines.append(Text(said, style="dim"))
     if board.warning:
         lines.append(Text(board.warning, style="yellow"))
     if board.doing:

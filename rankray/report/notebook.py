@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from rankray.contracts import Observer
-from rankray.report.board import Board, duration, short_params
+from rankray.report.board import Board, directions_line, duration, short_params
 from rankray.report.live import PlainLines, progress, view_lines
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def table(board: Board) -> str:
         lines.append(f"best {board.metric} {value:.4g}, trial {number}: {short_params(params)}")
     if board.untrained is not None:
         lines.append(f"the untrained model: {board.metric} {board.untrained:.4g}")
-    lines += [line for line in (board.warning, board.doing) if line]
+    lines += [line for line in (directions_line(board.directions), board.warning, board.doing) if line]
     lines += list(board.events)[: -MOST_EVENTS - 1 : -1]
     cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     head = f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in heads)}</tr>" if rows else ""

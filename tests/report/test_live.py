@@ -212,3 +212,11 @@ def test_the_bar_is_of_characters_that_the_terminal_has():
     file.flush()
     assert "####" in raw.getvalue().decode()
     assert "\\u" not in raw.getvalue().decode()
+
+
+def test_which_way_each_metric_of_several_is_better():
+    board = searched()
+    board.directions = {"eval/accuracy": "maximize", "eval/nll": "minimize"}
+    [line] = [line.plain for line in view_lines(board, 80, 24) if "is better" in line.plain]
+    assert line == "eval/accuracy: higher is better; eval/nll: lower is better"
+    assert line in table(board)
