@@ -29,7 +29,8 @@ from rankray.data.lengths import LengthTable, length_table, table_lines
 from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local, refuse_revision
 from rankray.data.turns import NO_TEMPLATE
 from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
-from rankray.evaluate.answers import load_function
+from rankray.evaluate.answers import is_function, load_function
+from rankray.evaluate.engine import is_server, refuse_server_in_training
 from rankray.evaluate.sets import check_sets
 from rankray.finetune.base_model import check_base_model
 from rankray.finetune.rows_check import (
@@ -132,16 +133,23 @@ def preflight(loaded: LoadedConfig) -> Findings:
 
 
 def check_functions(loaded: LoadedConfig) -> None:
-    """Import the user's evaluations, which may import anything.
+    """Import the user's evaluations, engine and comparisons of answers, which may import anything.
 
     Raises:
-        ConfigError: one cannot be imported.
+        ConfigError: one cannot be imported, or the engine is a server, which does not have a trial's weights.
     """
-    for name in loaded.config.evaluate.functions:
-        try:
-            load_function(name, "evaluate.functions")
-        except ConfigError as error:
-            raise ConfigError(f"{loaded.where('evaluate.functions')}: {error}") from error
+    given = loaded.config.evaluate
+    named = [("evaluate.functions", name) for name in given.functions]
+    named += [("evaluate.answer", given.answer)] if is_function(given.answer) else []
+    named += [(f"evaluate.also.{name}.answer", each.answer) for name, each in given.also.items()
+              if is_function(each.answer)]  # fmt: skip
+    named += [] if given.engine is None or is_server(given.engine) else [("evaluate.engine", given.engine)]
+    try:
+        refuse_server_in_training(given)
+        for path, name in named:
+            load_function(name, path)
+    except ConfigError as error:
+        raise ConfigError(f"{loaded.where(str(error).split(':')[0])}: {error}") from error
 
 
 def _check(loaded: LoadedConfig, findings: Findings) -> None:

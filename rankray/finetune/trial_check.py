@@ -7,6 +7,7 @@ reporters are made as they are for training. Nothing is trained.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 NEED_A_GPU = ("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "torch_compile")
 """Fields of SFTConfig that are refused on a machine without the GPU that the workers may well have."""
+ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 LOOKED_AT = 50
 """How many examples are searched for a stop token."""
 
@@ -153,10 +155,8 @@ def _check_model(
 ) -> Any:
     """Build the model without weights, compare it with the tokenizer, put the adapters on it; return it, or None."""
     try:
-        with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                model_config(config), trust_remote_code=config.model.trust_remote_code
-            )
+        model = _without_weights(config)
+        _check_attention(config, findings)
     except RankrayError:
         raise
     except Exception as error:  # code of a model's own, or an architecture without a language model
@@ -202,6 +202,34 @@ def _check_model(
             "layers below it; leave the head out"
         )
     return model
+
+
+def _without_weights(config: Config, attention: str | None = None) -> Any:
+    own = copy.deepcopy(model_config(config))  # which keeps the kind of attention that was asked for last
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            own, trust_remote_code=config.model.trust_remote_code, attn_implementation=attention
+        )
+
+
+def _check_attention(config: Config, findings: Findings) -> None:
+    """Refuse a kind of attention that the model cannot have; one that is not installed here may be on the workers."""
+    given = config.model.attn_implementation
+    if given is None:
+        return
+    try:
+        _without_weights(config, given)
+    except Exception as error:
+        logger.debug("no model with attention %s", given, exc_info=True)
+        remote = bool(config.resources.gpus_per_worker) and not torch.accelerator.is_available()
+        if remote and isinstance(error, ImportError):
+            findings.unseen.append(f"model.attn_implementation: {given}, which is not installed on this machine")
+            return
+        near = "" if given in ATTENTION else nearest(given, ATTENTION)
+        raise ConfigError(
+            f"model.attn_implementation: got {shown(given)}{near}: {_first(error)}; allowed: "
+            f"{', '.join(ATTENTION)}, or another that transformers has for this model; choose one, or leave it out"
+        ) from error
 
 
 def _linear_names(model: Any) -> list[str]:

@@ -7,7 +7,7 @@ import yaml
 
 from rankray.config import load_config
 from rankray.errors import ConfigError, DataError, ModelError
-from rankray.finetune.preflight import leak_warnings, preflight
+from rankray.finetune.preflight import check_functions, leak_warnings, preflight
 
 
 @pytest.fixture
@@ -252,3 +252,23 @@ def test_tools_that_the_chat_template_does_not_write_are_warned_of_once(tmp_path
     said = [line for line in preflight(load_config(path)).warnings if "the tools of 3 of 3 rows" in line]
     assert len(said) == 1
     assert said[0].startswith(f"{path}:")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"functions": ["no_module:f"]}, "evaluate.functions"),
+        ({"engine": "no_module:f"}, "evaluate.engine"),
+        ({"answer": "no_module:f"}, "evaluate.answer"),
+        ({"also": {"x": {"data": "a:b", "answer": "no_module:f"}}}, "evaluate.also.x.answer"),
+        ({"engine": "http://host:1/v1"}, "evaluate.engine"),
+    ],
+)
+def test_functions_that_cannot_be_called_are_named_with_their_place(tree, tmp_path, changes, field):
+    file = tmp_path / "s.yaml"
+    made = tree()
+    file.write_text(yaml.safe_dump(made | {"evaluate": {**made["evaluate"], **changes}}, sort_keys=False))
+    with pytest.raises(
+        ConfigError, match=rf"s.yaml:\d+: {field}: (no_module:f: module 'no_module'|http.* own weights)"
+    ):
+        check_functions(load_config(file))

@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 from fixtures.training import ROWS, build_model
+from transformers import AutoModelForCausalLM
 
 from rankray.config import load_config
 from rankray.errors import ConfigError, DataError, ModelError, UserError
@@ -286,3 +287,24 @@ def test_what_the_chat_template_leaves_out_of_data_of_the_hub_is_said_once(check
         "data.train: the chat template writes nothing for the tools of 4 of 4 rows that have some (first: tools:train: "
     )
     assert [line.startswith(said) for line in found.warnings if "writes nothing" in line] == [True]
+
+
+def test_attention_that_the_model_cannot_have(check, monkeypatch):
+    assert check(model__attn_implementation="eager").unseen == check().unseen
+    with pytest.raises(
+        ConfigError, match=r"search.yaml:\d+: model.attn_implementation: got 'sdpaa' \(did you mean 'sdpa'\?\)"
+    ):
+        check(model__attn_implementation="sdpaa")
+
+    def not_installed(*given, attn_implementation=None, **options):
+        if attn_implementation is not None:
+            raise ImportError("no package for it")
+        return build(*given, **options)
+
+    build = AutoModelForCausalLM.from_config
+    monkeypatch.setattr("rankray.finetune.trial_check.AutoModelForCausalLM.from_config", not_installed)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"got 'flash_attention_2': no package for it; allowed: sdpa, eager, "):
+        check(model__attn_implementation="flash_attention_2")
+    found = check(model__attn_implementation="flash_attention_2", resources__gpus_per_worker=1)
+    assert "model.attn_implementation: flash_attention_2, which is not installed on this machine" in found.unseen
