@@ -317,7 +317,8 @@ def _check_split(split: str, loaded: LoadedConfig, model: Path | None, tokenizer
     if model is not None:
         chats = [placed.example for placed in examples if placed.example.is_chat]
         if any(example.template is None for example in chats):
-            _needs_chat_template(model, loaded, places.messages)
+            by_field = f"{loaded.where('data.chat')}: data.chat" if data.chat else places.source
+            _needs_chat_template(model, loaded, by_field if data.messages is None else places.messages)
         _check_room(examples, model, tokenizer, split, loaded, findings)
     return fingerprint(given, where)
 

@@ -136,6 +136,7 @@ def test_messages_need_a_chat_template(check, tmp_path, model_dir):
     (bare / "chat_template.jinja").unlink()
     changes = {"data__train": source, "data__eval": source, "model__path": str(bare)}
     fails(check, ModelError, "messages", "no chat template", data__messages="chat", **changes)
+    fails(check, ModelError, "chat", "no chat template", data__chat=True, model__path=str(bare))
     for template in ("plain", "{% for m in messages %}{{ m.content }}{% endfor %}"):
         assert check(data__messages="chat", data__chat_template=template, **changes)["model"]
     broken = {"data__messages": "chat", "data__chat_template": "{{ messages[0].nothing.at_all }}"}
