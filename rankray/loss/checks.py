@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
+import torch
 from torch import Tensor
 
 from rankray.errors import LossError
+from rankray.loss.tokens import IGNORED
 
 
 def check_shapes(
@@ -32,6 +36,19 @@ def check_shapes(
             f" {tuple(label_N.shape)}{more}; allowed are (N, H), (V, H), (N,), bias (V,), sequence and token_weight"
             " (N,); flatten batch and time, and shift the labels, before the call"
         )
+    if label_N.is_floating_point() or label_N.dtype == torch.bool:
+        raise LossError(
+            f"weighted_nll: label_N of {label_N.dtype}; allowed: integers, the tokens to predict, -100 for those to"
+            " ignore; give token ids"
+        )
+    if (
+        given_N is not None
+        and given_N.device.type == "cpu"
+        and bool(((given_N < 0) & (label_N.cpu() != IGNORED)).any())
+    ):
+        raise LossError(
+            f"weighted_nll: token_weight_N with {float(given_N.min()):g}; allowed: numbers >= 0; correct the weights"
+        )
 
 
 def _is_at_hand(number: int | float | Tensor) -> bool:
@@ -48,15 +65,17 @@ def check_options(
         LossError: names the option.
     """
     where, given, allowed = "", "", ""
-    if isinstance(num_items, Tensor) and num_items.numel() != 1:
+    if num_items is not None and not isinstance(num_items, Real | Tensor):
+        where, given, allowed = "num_items", f"{num_items!r}", "a number or a 0-d tensor"
+    elif isinstance(num_items, Tensor) and num_items.numel() != 1:
         where, given, allowed = "num_items", f"a tensor of shape {tuple(num_items.shape)}", "a number or a 0-d tensor"
     elif num_items is not None and _is_at_hand(num_items) and not num_items > 0:
         where, given, allowed = "num_items", f"{num_items!r}", "a number > 0, or None for the tokens given"
-    elif chunk_size is not None and chunk_size < 1:
+    elif chunk_size is not None and (not isinstance(chunk_size, Integral) or chunk_size < 1):
         where, given, allowed = "chunk_size", f"{chunk_size!r}", "an integer >= 1, or None to let it be chosen"
-    elif logit_softcap is not None and not logit_softcap > 0:
+    elif logit_softcap is not None and not (isinstance(logit_softcap, Real | Tensor) and logit_softcap > 0):
         where, given, allowed = "logit_softcap", f"{logit_softcap!r}", "a number > 0, or None"
-    elif not abs(logit_scale) < float("inf"):
+    elif not isinstance(logit_scale, Real | Tensor) or not abs(logit_scale) < float("inf"):
         where, given, allowed = "logit_scale", f"{logit_scale!r}", "a finite number"
     if where:
         raise LossError(f"weighted_nll: {where} = {given}; allowed is {allowed}; correct {where}")

@@ -214,7 +214,8 @@ def _pull(knobs: Knobs, anchor: Anchor | None, hidden_NH: Tensor, head_VH: Tenso
         )
     bias_V = None if anchor.bias_V is None else whole(anchor.bias_V.detach())
     own = Anchor(anchor.hidden_NH.detach(), whole(anchor.head_VH.detach()), bias_V)
-    return Pull(own, knobs.kl_weight, knobs.kl_direction)
+    largest = torch.finfo(stats_dtype(torch.promote_types(hidden_NH.dtype, head_VH.dtype))).max
+    return Pull(own, min(knobs.kl_weight, largest), knobs.kl_direction)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What the loss refuses, in a line that says what is allowed."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,3 +56,17 @@ def test_one_number_in_a_tensor_of_one_dimension():
 def test_weights_of_other_tokens(objective, given):
     with pytest.raises(LossError, match=rf"token_weights: {given} \(3,\) for {N} tokens; allowed: one for each token"):
         rankray.token_weights(stats(N), objective, **{given: torch.zeros(3)})
+
+
+def test_numbers_of_numpy_and_weights_of_ignored_tokens_are_taken():
+    hidden, head, label = made()
+    label[0] = -100
+    weights = torch.tensor([-1.0, 1.0, 1.0, 1.0])  # what stands at an ignored token does not matter
+    given = {"num_items": np.int64(3), "chunk_size": np.int32(2), "logit_scale": np.float32(1.0)}
+    plain = rankray.weighted_nll(hidden, head, label)
+    assert rankray.weighted_nll(hidden, head, label, token_weight_N=weights, **given) == pytest.approx(float(plain))
+
+
+def test_a_divergence_of_any_weight_is_computed():
+    anchor = Anchor(*made(1)[:2], None)
+    assert rankray.weighted_nll(*made(), kl_weight=1e300, anchor=anchor) == torch.inf
