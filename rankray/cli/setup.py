@@ -87,13 +87,12 @@ def init(
             f"init: {' and '.join(missing)} missing, and there is no terminal to ask at; allowed are the flags of "
             "`rankray init --help`; give them"
         )
-    model = model or typer.prompt("1. Which model? (hub id or directory)")
-    data = data or typer.prompt("2. Which data to train on? (files, patterns or hub-id:config:split)").split()
+    model = model or _answer("1. Which model? (hub id or directory)")
+    data = data or _answer("2. Which data to train on? (files, patterns or hub-id:config:split)").split()
     if missing and not held_out:
-        answer = typer.prompt("3. Which data to measure on? (empty: set some aside)", default="", show_default=False)
-        held_out = answer.split()
+        held_out = _answer("3. Which data to measure on? (empty: set some aside)", default="").split()
     if missing and not metric:
-        metric = typer.prompt("4. What counts: nll, or accuracy of generated answers?", default="nll")
+        metric = _answer("4. What counts: nll, or accuracy of generated answers?", default="nll")
     from rankray.setup.starter import Answers, start
 
     check_output(None if output.exists() else output, "init: --output")
@@ -111,6 +110,15 @@ def init(
     start(answers, output, say)
     file = shlex.quote(str(output))
     say(f"look at the data: rankray preview {file}\nsearch: rankray search {file}")
+
+
+def _answer(question: str, default: str | None = None) -> str:
+    """Ask at the terminal; Ctrl-C and the end of the input leave, and nothing was written."""
+    try:
+        return str(typer.prompt(question, default=default, show_default=bool(default)))
+    except typer.Abort:
+        say("\nstopped; nothing was written", to_stderr=True)
+        raise typer.Exit(130) from None
 
 
 def import_file(

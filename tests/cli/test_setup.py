@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 from rankray.config import load_config
 
@@ -117,3 +118,16 @@ def test_rows_with_nothing_to_train_on_are_counted_beside_the_others(rankray, fi
     assert (found["data"]["train"]["rows"], found["data"]["train"]["left_out"]["of"]) == (3, 5)
     assert found["data"]["eval"]["left_out"]["reasons"]["with no turns"] == {"rows": 1, "first": f"{chats}:5"}
     assert line in found["warnings"]
+
+
+def test_who_leaves_at_a_question_is_interrupted_and_has_no_file(rankray, tmp_path, monkeypatch):
+    """Typer ends a question so at Ctrl-C, and at the end of the input."""
+
+    def leave(*_given, **_options):
+        raise typer.Abort
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("typer.prompt", leave)
+    assert "stopped; nothing was written" in rankray("init", expect=130)
+    assert list(tmp_path.iterdir()) == []
