@@ -32,9 +32,26 @@ ALERT = (
     "except KeyboardInterrupt:\n"
     "    raise SystemExit(77)\n"
 )
+LOSING = (
+    "import time\n"
+    "from rankray.cli import signals\n"
+    "signals.LOST_SECONDS = 0.2\n"
+    "class Callback:\n"
+    "    def __del__(self):\n"
+    "        print('waiting', flush=True)\n"
+    "        time.sleep(3600)  # what is raised here Python ignores\n"
+    "try:\n"
+    "    with signals.interruptible_in_c():\n"
+    "        Callback()\n"
+    "        time.sleep(3600)\n"
+    "except KeyboardInterrupt:\n"
+    "    raise SystemExit(77)\n"
+)
 
 
-@pytest.mark.parametrize(("program", "code", "said"), [(DEAF, 130, "did not answer"), (ALERT, 77, "")])
+@pytest.mark.parametrize(
+    ("program", "code", "said"), [(DEAF, 130, "did not answer"), (ALERT, 77, ""), (LOSING, 77, "Exception ignored in")]
+)
 def test_who_does_not_notice_is_ended_and_who_does_takes_its_time(program, code, said):
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
