@@ -112,20 +112,35 @@ def half_width_in_sd(seeds: int, level: float = LEVEL) -> float:
     return float(stats.t.ppf(1 - level / 2, 2 * seeds - 2)) * math.sqrt(2 / seeds)
 
 
+QUANTILES = 64
+"""At so many quantiles each the variances of two samples are put together for the power of Welch's test."""
+
+
 @lru_cache
 def power(seeds: int, difference_in_sd: float, level: float = LEVEL) -> float:
-    """Return how often a true difference is found: the interval lies on its side of zero.
+    """Return how often Welch's comparison finds a true difference: the interval lies on its side of zero.
 
     Args:
         seeds: runs per setting, at least two.
         difference_in_sd: the true difference of the means, in standard deviations over seeds.
         level: two-sided.
 
-    Source: the non-central t distribution with 2 * seeds - 2 degrees of freedom, both settings scattering alike.
+    Same value as the share of `welch(first, second, level)` over draws of two normal samples that scatter alike, to
+    0.001. Student's test with 2 * seeds - 2 degrees of freedom would find more: of 2 sd with two seeds 0.22 for 0.11.
     """
     _at_least_two(seeds)
-    degrees, noncentrality = 2 * seeds - 2, difference_in_sd * math.sqrt(seeds / 2)
-    return float(stats.nct.sf(stats.t.ppf(1 - level / 2, degrees), degrees, noncentrality))
+    scatter = math.sqrt(2 / seeds)
+    return float(stats.norm.sf((_needed(seeds, level) - difference_in_sd) / scatter).mean())
+
+
+@lru_cache
+def _needed(seeds: int, level: float) -> np.ndarray:
+    """Return from which difference on an interval excludes zero, for each pair of variances that are equally likely."""
+    one = stats.chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, seeds - 1) / (seeds - 1)
+    first, second = np.meshgrid(one, one)
+    degrees = (first + second) ** 2 * (seeds - 1) / (first**2 + second**2)
+    needed: np.ndarray = stats.t.ppf(1 - level / 2, degrees) * np.sqrt((first + second) / seeds)
+    return needed
 
 
 @lru_cache
