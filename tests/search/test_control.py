@@ -67,8 +67,9 @@ def test_what_cannot_go_on_waits_for_no_trial_to_save():
 def test_a_signal_is_noticed_while_the_main_thread_waits_in_c(number):
     """As for a frozen database: `select` in a loop that goes on after a signal stands in for its client library."""
     waits = (
-        "import ctypes, os\n"
+        "import ctypes, os, signal\n"
         "from rankray.search.control import interruptible\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a test run under nohup has it ignored\n"
         "library = ctypes.CDLL(None)\n"
         "with interruptible(lambda number: os._exit(77)):\n"
         "    print('waiting', flush=True)\n"

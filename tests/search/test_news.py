@@ -1,6 +1,7 @@
 """Everybody who watches hears everything, the checkpoints first."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,7 +50,7 @@ def checkpoint(retention, number, step):
 def test_checkpoints_are_deleted_as_the_store_commits_and_ends(retention, monkeypatch):
     ended = set()
     monkeypatch.setattr(news_module, "kept_checkpoints", lambda study: (ended, set()))
-    observer = CheckpointObserver(None, retention)
+    observer = CheckpointObserver(SimpleNamespace(name="study"), retention)
     first, second, third, fourth = (checkpoint(retention, 0, step) for step in (1, 2, 3, 4))
     observer.started(0, {}, "sampler", 1, str(first))
     observer.reported(0, Report(2, {}))
@@ -74,5 +75,5 @@ def test_while_the_store_is_unreachable_nothing_is_deleted(retention, monkeypatc
 
     path = checkpoint(retention, 0, 1)
     monkeypatch.setattr(news_module, "kept_checkpoints", unreachable)
-    CheckpointObserver(None, retention).ended(0, "pruned", 1.0, "behind")
+    CheckpointObserver(SimpleNamespace(name="study"), retention).ended(0, "pruned", 1.0, "behind")
     assert path.exists()
