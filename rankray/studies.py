@@ -157,16 +157,19 @@ class Study:
         Raises:
             UserError: there is no such split, or no checkpoint.
         """
-        from rankray.cli.judge import changes, check_split, figures, trained_model, with_overrides
+        from rankray.cli.judge import changes, check_split, checkpoint_of, figures, trial_to_use, with_overrides
         from rankray.cli.lineage import other_base
         from rankray.config import apply_params
 
         check_split(split)
-        with self._study() as study, trained_model(study) as (best, checkpoint):
+        with self._study() as study:
+            best = trial_to_use(study)
             config = apply_params(with_overrides(study.config, overrides or {}), best["params"])
-            for line in filter(None, [*changes(study, config, split), other_base(checkpoint, config)]):
-                logger.warning(line)
-            return figures(config, checkpoint, split)
+            changed = changes(study, config, split)
+            with checkpoint_of(study, best) as checkpoint:
+                for line in filter(None, [*changed, other_base(checkpoint, config)]):
+                    logger.warning(line)
+                return figures(config, checkpoint, split)
 
     def confirm(
         self,

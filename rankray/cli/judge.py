@@ -57,8 +57,7 @@ def evaluate(
             f"evaluate: {option} without --tasks changes nothing; allowed: beside it; add --tasks, or {other}"
         )
     with ExitStack() as stack:
-        config, checkpoint, label, seen, study = _target(target, file, sets, store, stack)
-        changed = [] if study is None else changes(study, config, split)
+        config, checkpoint, label, seen, changed = _target(target, file, sets, store, split, stack)
         warnings = [*changed, *filter(None, [other_base(checkpoint, config) if checkpoint is not None else ""])]
         for line in warnings:
             say(f"warning: {line}", to_stderr=True)
@@ -126,13 +125,13 @@ def figures(config: Config, checkpoint: Path | None, split: str) -> Reported:
 
 
 def _target(
-    target: str, file: Path | None, sets: list[str], store: str, stack: ExitStack
-) -> tuple[Config, Path | None, str, list[str], StudyStore | None]:
+    target: str, file: Path | None, sets: list[str], store: str, split: str, stack: ExitStack
+) -> tuple[Config, Path | None, str, list[str], list[str]]:
     """Find what is to be evaluated.
 
     Returns:
         the configuration to evaluate with; the checkpoint, None being the model of `model.path`; what it is called;
-        the held-out data that chose it, where a search did; and the study of that search.
+        the held-out data that chose it, where a search did; and what has changed since that search (`changes`).
 
     Raises:
         UserError: it is neither a directory nor a study, or there is nothing to evaluate.
@@ -155,7 +154,7 @@ def _target(
         if (place / STATE_FILE).is_file():
             manifest.check(place, str(place), lambda line: say(line, to_stderr=True))
         is_model = config.model.path and Path(config.model.path).expanduser().resolve() == place.resolve()
-        return config, None if is_model else place, target, [], None
+        return config, None if is_model else place, target, [], []
     if "/" in target or target.startswith("."):
         raise ConfigError(
             f"evaluate: no directory {target!r}; allowed is a checkpoint, a model directory or the name of a study; "
@@ -165,7 +164,7 @@ def _target(
     from rankray.store import attach
 
     study = attach(store_url(store), target)
-    best, checkpoint = stack.enter_context(trained_model(study))
+    best = trial_to_use(study)
     if file is not None:
         from rankray.cli.pins import pinned_as
 
@@ -173,26 +172,38 @@ def _target(
     else:
         config = with_overrides(study.config, sets)
     label, seen = f"trial {best['number']} of study {target}", sources_of(study.config, "eval")
-    return apply_params(config, best["params"]), checkpoint, label, seen, study
+    config = apply_params(config, best["params"])
+    changed = changes(study, config, split)  # what is wrong so far is said before anything is downloaded
+    return config, stack.enter_context(checkpoint_of(study, best)), label, seen, changed
 
 
-@contextmanager
-def trained_model(study: StudyStore) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Yield the trial of a study that is to be used, and its checkpoint on this machine's disk.
+def trial_to_use(study: StudyStore) -> dict[str, Any]:
+    """Return the trial of a study that is to be used.
 
     Raises:
-        UserError: none is complete; or the checkpoint is not there, not in the study's storage or damaged.
+        ConfigError: none is complete.
     """
-    from rankray.cli.checkpoints import fetched, place_of
     from rankray.errors import ConfigError
     from rankray.store import views
 
     best = views.recommended(study)
     if best is None:
         raise ConfigError(f"evaluate: study {study.name} has no complete trial yet; needed is one; wait for it")
-    place = place_of(study, best, "evaluate")
+    return best
+
+
+@contextmanager
+def checkpoint_of(study: StudyStore, trial: dict[str, Any]) -> Iterator[Path]:
+    """Yield a trial's checkpoint on this machine's disk; one that was downloaded is deleted at the end of the block.
+
+    Raises:
+        UserError: it is not there, not in the study's storage or damaged.
+    """
+    from rankray.cli.checkpoints import fetched, place_of
+
+    place = place_of(study, trial, "evaluate")
     with temporary_directory("rankray-evaluated-") as scratch:
-        yield best, fetched(place, scratch)
+        yield fetched(place, scratch)
 
 
 def changes(study: StudyStore, config: Config, split: str) -> list[str]:

@@ -180,4 +180,9 @@ def test_a_model_in_an_object_store_is_evaluated(rankray, searched, tmp_path, mo
         monkeypatch.setattr(views, "recommended", lambda *given: real(*given) | {"checkpoint": remote})
         monkeypatch.setattr("rankray.store.origin.storages", lambda study: [f"{place}?{options}"])
         assert rankray("evaluate", "test", "--store", url, "--json") == expected
+        monkeypatch.setattr(
+            places, "download", lambda *given: pytest.fail("nothing is downloaded for a wrong override")
+        )
+        said = rankray("evaluate", "test", "--store", url, "--set", "evaluate.batch_size=0", expect=2)
+        assert "evaluate.batch_size: got 0" in said
     assert list(scratch.glob("rankray-evaluated-*")) == []

@@ -19,7 +19,7 @@ def test_the_table_of_plain_answers():
 
 
 def test_the_table_of_mathematics():
-    pytest.importorskip("math_verify")
+    pytest.importorskip("math_verify", reason="the algebra of answers needs the extra rankray[math]")
     judge = Judge("math")
     verdicts = judge.right([text for text, _, _ in MATH], [reference for _, reference, _ in MATH])
     assert [pair for pair, verdict in zip(MATH, verdicts, strict=True) if verdict is not pair[2]] == []
@@ -29,7 +29,7 @@ def test_the_table_of_mathematics():
 
 def test_judging_works_in_a_thread():
     """math-verify's own limit, signal.alarm, raises there."""
-    pytest.importorskip("math_verify")
+    pytest.importorskip("math_verify", reason="the algebra of answers needs the extra rankray[math]")
     found = []
     thread = Thread(target=lambda: found.append(same_answer(r"\boxed{x(x+1)}", "x^2+x", "math")))
     thread.start()
@@ -88,7 +88,7 @@ ENDLESS = ["1", "111,", " ", "\n", "\\boxed{", "\\(", "1.", "5 or ", "not ", "$1
 def test_an_answer_that_repeats_one_sign_takes_no_longer_than_its_length(how):
     """In a process with so much CPU time that what grows with the square of the length ends it."""
     if how == "math":
-        pytest.importorskip("math_verify")
+        pytest.importorskip("math_verify", reason="the algebra of answers needs the extra rankray[math]")
     script = f"""
 import resource
 from rankray.evaluate import same_answer

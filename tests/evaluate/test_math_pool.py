@@ -9,7 +9,7 @@ from rankray.errors import ConfigError
 from rankray.evaluate import math_pool
 from rankray.evaluate.math_pool import MathPool
 
-pytest.importorskip("math_verify")
+pytest.importorskip("math_verify", reason="the algebra of answers needs the extra rankray[math]")
 
 
 def test_what_takes_too_long_is_wrong_and_counted():

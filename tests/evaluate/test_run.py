@@ -149,7 +149,7 @@ def test_rungs_leave_out_what_they_say(world):
 
 
 def test_answers_judged_by_algebra_and_by_an_own_function(world, monkeypatch, tmp_path):
-    pytest.importorskip("math_verify")
+    pytest.importorskip("math_verify", reason="the algebra of answers needs the extra rankray[math]")
     file = tmp_path / "x.jsonl"
     file.write_text('{"question": "1", "answer": "\\\\boxed{1/2}"}\n' * 3)
     own = types.ModuleType("own_answers")
