@@ -45,13 +45,14 @@ from rankray.finetune.schedules import check_one_schedule, check_schedule, ignor
 from rankray.finetune.sft_fields import check_sft_fields, unused_fields
 from rankray.finetune.variants import as_drawn, check_kept_processes, searched_variants
 from rankray.model.extras import needed, require
-from rankray.model.files import context_length, has_chat_template, json_object, local_model
+from rankray.model.files import context_length, has_chat_template, json_object, local_model, weight_files
 from rankray.model.pin import revision_problem
+from rankray.model.shapes import shapes_in
 
 logger = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
-WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+WEIGHT_KINDS = ("*.safetensors", "pytorch_model*.bin")
 OTHER_FILES = (
     *TOKENIZER_FILES,
     "*.bin",
@@ -218,7 +219,7 @@ def check_model_files(path: str, place: str) -> tuple[dict[str, str], Path | Non
             "fix the path"
         )
     have = ", ".join(sorted(p.name for p in directory.iterdir())[:12]) or "nothing"
-    needed = {"config.json": ("config.json",), "weights (*.safetensors)": WEIGHT_FILES, "a tokenizer": TOKENIZER_FILES}
+    needed = {"config.json": ("config.json",), "weights (*.safetensors)": WEIGHT_KINDS, "a tokenizer": TOKENIZER_FILES}
     for what, patterns in needed.items():
         if not any(file.is_file() for pattern in patterns for file in directory.glob(pattern)):
             raise ModelError(
@@ -240,9 +241,7 @@ def _fingerprint(files: Sequence[Path]) -> str:
 
 def _check_weights(directory: Path, where: str) -> None:
     """Read the headers of the weights, and look for the files that an index names."""
-    import safetensors
-
-    for index in directory.glob("*.safetensors.index.json"):
+    for index in (file for kind in WEIGHT_KINDS for file in directory.glob(f"{kind}.index.json")):
         named = json_object(index, where).get("weight_map")
         names = set(named.values()) if isinstance(named, dict) else set()
         lacking = sorted(str(name) for name in names if not (directory / str(name)).is_file())
@@ -251,17 +250,15 @@ def _check_weights(directory: Path, where: str) -> None:
             raise ModelError(
                 f"{where}: {str(index)!r} {what}; needed are all files of the weights; complete the directory"
             )
-    for file in sorted(directory.glob("*.safetensors")):
+    for file in sorted({*directory.glob("*.safetensors"), *weight_files(directory)}):
         try:
-            with safetensors.safe_open(file, framework="np") as opened:
-                opened.keys()
+            shapes_in(file)
         except Exception as error:  # of the reader's own kind, or the system's
             logger.debug("%s cannot be opened", file, exc_info=True)
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"{where}: {str(file)!r} is not a file of weights ({shown(first)}); needed are complete safetensors; "
-                "save "
-                "the model again"
+                f"{where}: {str(file)!r} is not a file of weights ({shown(first)}); needed are complete weights, best "
+                "in safetensors; save the model again"
             ) from error
 
 

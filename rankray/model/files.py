@@ -54,19 +54,28 @@ def model_on_disk(path: str, revision: str | None = None) -> Path | None:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Return the safetensors files that transformers would load a model from; they need not all be there.
+    """Return the files that transformers would load a model's weights from; they need not all be there.
 
-    A model may come in two forms, as Mistral's: `consolidated.safetensors` holds the weights a second time.
+    Those of safetensors come first, then those that torch saved (`pytorch_model.bin`). A model may come in two forms,
+    as Mistral's: `consolidated.safetensors` holds the weights a second time.
     """
-    whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if whole.is_file():
-        return [whole]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (directory / name).is_file():
+            return [directory / name]
+        named = _named_by(directory / f"{name}.index.json")
+        if named:
+            return named
+    return sorted(directory.glob("*.safetensors"))
+
+
+def _named_by(index: Path) -> list[Path]:
+    """Return the files that an index of weights names; none where it cannot be read."""
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [directory / name for name in sorted(set(names))]
+        return [index.parent / name for name in sorted(set(names))]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        logger.debug("%s has no list of its weights to read: %s", directory, error)
-    return sorted(directory.glob("*.safetensors"))
+        logger.debug("%s has no list of weights to read: %s", index, error)
+        return []
 
 
 def has_chat_template(directory: Path) -> bool:

@@ -1,7 +1,7 @@
 """Whether a model's saved weights are those that its config.json describes, found without reading them.
 
 transformers' own loader compares them, with the names that older versions gave them, tied weights and all; on the meta
-device it reads the headers of the files alone.
+device it reads the headers of the files alone, of safetensors and of what `torch.save` wrote.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 def check_saved_weights(config: Config) -> list[str]:
     """Refuse weights that do not fit the model; return a warning where some of its layers would be left out.
 
-    Nothing is looked at where the weights are not on this machine in safetensors, or were quantized before they were
-    saved.
+    Nothing is looked at where the weights are not on this machine, or were quantized before they were saved.
 
     Raises:
         ModelError: some are missing, or of another shape.

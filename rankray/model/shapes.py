@@ -1,6 +1,6 @@
 """How large a model is in each part, from its config.json and the shapes of its weights; imports no torch.
 
-`memory.py` estimates from it what training takes. The shapes come from the headers of the safetensors files, or from
+`memory.py` estimates from it what training takes. The shapes come from the headers of the saved weights, or from
 a model that was built without weights.
 """
 
@@ -157,22 +157,34 @@ def _is_matrix(shape: tuple[int, ...]) -> bool:
 
 
 def saved_shapes(directory: Path) -> Shapes | None:
-    """Return the shapes of a model's weights in safetensors files; None where a file cannot be read or is missing.
+    """Return the shapes of a model's saved weights; None where a file cannot be read or is missing.
 
-    Only the headers are read.
+    Only the headers are read, of what `torch.save` wrote before version 1.6 all.
     """
-    import safetensors
-
     found: dict[str, tuple[int, ...]] = {}
     try:
         for file in weight_files(directory):
-            with safetensors.safe_open(file, framework="np") as opened:
-                for name in opened.keys():  # noqa: SIM118, it is no mapping
-                    found[name] = tuple(opened.get_slice(name).get_shape())
+            found |= shapes_in(file)
     except Exception as error:  # of the reader's own kind, or the system's
         logger.debug("%s: shapes of its weights cannot be read: %s", directory, error)
         return None
     return found or None
+
+
+def shapes_in(file: Path) -> Shapes:
+    """Return the shapes of the weights in a file of safetensors, or in one that `torch.save` wrote.
+
+    Raises:
+        Exception: of the reader's own kind, or the system's: it is no such file.
+    """
+    import safetensors
+    import torch
+
+    if file.suffix != ".safetensors":
+        saved = torch.load(file, map_location="meta", weights_only=True)
+        return {name: tuple(each.shape) for name, each in saved.items()}
+    with safetensors.safe_open(file, framework="np") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118, no mapping
 
 
 def local_shape(directory: Path) -> ModelShape | None:

@@ -3,7 +3,9 @@ import re
 import shutil
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from rankray.config import load_config
 from rankray.errors import ConfigError, DataError, ModelError
@@ -176,6 +178,20 @@ def test_incomplete_models(check, tmp_path, model_dir):
     for file in copied.glob("*token*"):
         file.unlink()
     fails(check, ModelError, "path", "lacks a tokenizer", model__path=str(copied))
+
+
+def test_weights_that_torch_saved_are_opened_and_counted(check, tmp_path, model_dir):
+    copied = shutil.copytree(model_dir, tmp_path / "pickled")
+    weights = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    torch.save(weights, copied / "pytorch_model.bin")
+    assert check(model__path=str(copied))
+    (copied / "pytorch_model.bin").write_bytes((copied / "pytorch_model.bin").read_bytes()[:-100])
+    fails(check, ModelError, "path", "pytorch_model.bin' is not a file of weights", model__path=str(copied))
+    (copied / "pytorch_model.bin").unlink()
+    (copied / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "pytorch_model-1.bin"}}))
+    (copied / "pytorch_model-2.bin").write_bytes(b"")
+    fails(check, ModelError, "path", "names 'pytorch_model-1.bin', which is not there", model__path=str(copied))
 
 
 def test_a_model_that_is_not_json(check, tmp_path, model_dir):

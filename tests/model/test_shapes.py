@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from fixtures.families import FAMILIES
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rankray.model.files import weight_files
@@ -68,3 +69,13 @@ def test_weights_that_are_there_in_a_second_form_count_once(model_dir, tmp_path)
     (copied / "adapter_model.safetensors").write_bytes(b"not the model's")
     assert local_shape(copied) == local_shape(model_dir)
     assert [file.name for file in weight_files(copied)] == ["model-00001-of-00001.safetensors"]
+
+
+def test_what_torch_saved_has_the_same_shape(model_dir, tmp_path):
+    copied = shutil.copytree(model_dir, tmp_path / "copied")
+    torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
+    (copied / "model.safetensors").unlink()
+    assert saved_shapes(copied) == saved_shapes(model_dir)
+    assert local_shape(copied) == local_shape(model_dir)
+    (copied / "pytorch_model.bin").write_bytes((copied / "pytorch_model.bin").read_bytes()[:-100])
+    assert saved_shapes(copied) is None
