@@ -5,7 +5,7 @@ settings (repetition penalty, top-k, ...) are not used, so greedy means greedy, 
 distribution at a temperature. The random numbers of a sampled answer depend on its key alone: neither the batch it is
 in nor the worker that draws it matters, and every trial draws with the same ones.
 
-A model whose cache is of another kind (a recurrent one) is left to `model.generate`.
+A model whose cache is of another kind (a recurrent one) is left to `model.generate`, prompts of one length at a time.
 
 Shapes: B rows of a batch, U prompts in it, T positions, V vocabulary.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
 
 from rankray.errors import ModelError
 from rankray.evaluate.ranks import Ranks
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 Key = tuple[int, ...]
 """What the random numbers of one sampled answer are made from."""
+MIX_ROWS = ("rwkv",)
+"""Models whose rows of a batch read each other's state, by an error of transformers: each prompt is answered alone."""
 LEAVE_SHARE = 8
 """Rows that have ended leave the batch once they are more than one in so many of it."""
 
@@ -224,31 +226,40 @@ class _Batch:
                 "allowed for generated answers is one of the two; set train.parallelism: ddp"
             )
         answers: list[list[int]] = [[] for _ in self._rows]
-        for limit in sorted(set(self._limits)):  # together they would all go as far as the one with the most room
-            group = [row for row, own in enumerate(self._limits) if own == limit]
-            for row, answer in zip(group, self._generated(group, limit), strict=True):
+        mixes_rows = plain_model(self._model).config.model_type in MIX_ROWS
+        alike: dict[
+            tuple[int, int, int], list[int]
+        ] = {}  # beside a longer prompt is padding, which MiniMax and RWKV read
+        for row, (prompt, limit) in enumerate(zip(self._rows, self._limits, strict=True)):
+            alike.setdefault((len(prompt), limit, row if mixes_rows else 0), []).append(row)
+        for (length, limit, _), group in alike.items():
+            for row, answer in zip(group, self._generated(group, length, limit), strict=True):
                 answers[row] = answer
         return answers
 
-    def _generated(self, group: list[int], limit: int) -> list[list[int]]:
-        ids_BT, mask_BT = _left_padded([self._rows[row] for row in group], self._pad)
+    def _generated(self, group: list[int], length: int, limit: int) -> list[list[int]]:
+        """Return the answers to prompts of one length, each with the tokens that its own random numbers choose."""
+        ids_BT = torch.tensor([self._rows[row] for row in group], device=self._model.device)
+
+        def only_ours(seen_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+            token_B = self._choose(logits_BV, group, seen_BT.shape[1] - length)
+            return torch.full_like(logits_BV, -torch.inf).scatter(1, token_B[:, None], 0.0)
+
         settings: dict[str, Any] = {
             "max_new_tokens": limit,
-            "do_sample": self._temperature is not None,
+            "do_sample": False,
             "pad_token_id": self._pad,
             "eos_token_id": self._ends.tolist() if self._ends[0] >= 0 else None,
             "use_cache": True,
         }
-        if self._temperature is not None:
-            settings |= {"temperature": self._temperature, "top_k": 0, "top_p": 1.0}
-            torch.manual_seed(int(self._uniform_BT[group[0], 0] * 2**31))  # type: ignore[index]
         out_BT = self._model.generate(
-            input_ids=ids_BT.to(self._model.device),
-            attention_mask=mask_BT.to(self._model.device),
+            input_ids=ids_BT,
+            attention_mask=torch.ones_like(ids_BT),
             generation_config=GenerationConfig(**settings),  # type: ignore[no-untyped-call]
+            logits_processor=LogitsProcessorList([only_ours]),
         )
         ends = set(self._ends.tolist())
-        return [_until(row, ends) for row in out_BT[:, ids_BT.shape[1] :].tolist()]
+        return [_until(row, ends) for row in out_BT[:, length:].tolist()]
 
 
 class _State:

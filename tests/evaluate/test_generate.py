@@ -17,6 +17,7 @@ from transformers import (
     OpenAIGPTConfig,
     OPTConfig,
     RecurrentGemmaConfig,
+    RwkvConfig,
 )
 
 from rankray.evaluate.generate import generate_texts
@@ -72,11 +73,10 @@ def model_of(config):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_answers_what_each_prompt_would(name, tokenizer):
     model = model_of(MODELS[name])
-    keep = [one for one in PROMPTS if name != "recurrent" or len(one) == 3]  # mamba has no left padding
     options = {"max_new_tokens": 7}
-    together = generate_texts(model, tokenizer, keep, batch_size=4, **options)
+    together = generate_texts(model, tokenizer, PROMPTS, batch_size=4, **options)
     alone = []
-    for prompt in keep:
+    for prompt in PROMPTS:
         ids = list(prompt)
         for _ in range(7):
             with torch.no_grad():
@@ -151,24 +151,58 @@ def test_rows_leave_a_model_that_holds_more_than_keys_and_values(tokenizer):
     assert generate_texts(model, tokenizer, [PROMPTS[0]] * 3, batch_size=3, **options) == [""] * 3
 
 
-def test_linear_attention_of_minimax_sees_padding(tokenizer):
-    """transformers' own `generate` has this too: docs/traps.md. A test that fails here says that the trap has gone."""
+def minimax():
     config = MiniMaxConfig(
         **SMALL, intermediate_size=48, num_key_value_heads=1, head_dim=16, num_local_experts=2, block_size=4,
         max_position_embeddings=64, layer_types=["linear_attention", "full_attention"],
     )  # fmt: skip
+    return sharpened(config)
+
+
+def rwkv():
+    return sharpened(RwkvConfig(vocab_size=280, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32))
+
+
+def sharpened(config):
+    """Return a model whose logits differ by much."""
     model = model_of(config)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(4 if weight.dim() > 1 else 1)
-    found = []
+    return model
+
+
+@pytest.mark.parametrize("make", [minimax, rwkv])
+def test_linear_attention_sees_padding(make):
+    """transformers' own `generate` has this too: docs/traps.md. A test that fails here says that the trap has gone."""
+    model, found = make(), []
     for padding in (0, 5):
         ids, mask = torch.tensor([[0] * padding + PROMPTS[0]]), torch.tensor([[0] * padding + [1] * len(PROMPTS[0])])
         settings = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
         found.append(model.generate(input_ids=ids, attention_mask=mask, pad_token_id=0, **settings).logits[1])
     assert not torch.allclose(*found, atol=1e-3)
-    options = {"batch_size": 2, "max_new_tokens": 7}
-    equal = [PROMPTS[0], [each + 1 for each in PROMPTS[0]]]
-    assert generate_texts(model, tokenizer, equal, **options) == [
-        generate_texts(model, tokenizer, [one], **options)[0] for one in equal
-    ], "prompts of one length need no padding"
+
+
+def test_rows_of_rwkv_read_each_others_state():
+    """docs/traps.md; a test that fails here says that transformers has mended it, and that MIX_ROWS can go."""
+    model, rows = rwkv(), torch.tensor([[13, 14, 15], [13, 14, 16]])
+    settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(rows)}
+    together = model.generate(rows, **settings)[0, 3:].tolist()
+    settings["attention_mask"] = torch.ones_like(rows[:1])
+    assert together != model.generate(rows[:1], **settings)[0, 3:].tolist()
+
+
+@pytest.mark.parametrize("make", [minimax, rwkv, lambda: model_of(MODELS["recurrent"])])
+@pytest.mark.parametrize("temperature", [None, 1.5])
+def test_with_a_cache_of_its_own_an_answer_is_of_its_prompt_and_key_alone(make, temperature, tokenizer):
+    model = make()
+    prompts = [*PROMPTS, *PROMPTS[2:], [13, 14, 16]]
+    keys = [(0, number) for number in range(len(prompts))]
+    options = {"max_new_tokens": 7, "logit_temperature": temperature}
+    together = generate_texts(model, tokenizer, prompts, batch_size=7, keys=keys, **options)
+    alone = [
+        generate_texts(model, tokenizer, [one], batch_size=1, keys=[key], **options)[0]
+        for one, key in zip(prompts, keys, strict=True)
+    ]
+    assert together == alone
+    assert temperature is None or together[2] != together[4], "the same prompt with another key"
