@@ -175,8 +175,8 @@ def check_resumable(progress: Progress, config: Config, checkpoint: str) -> None
                 continue
             raise ConfigError(
                 f"{path}: got {shown(new)}, and {checkpoint!r} was trained with {shown(old)}, which it restores; "
-                "allowed "
-                f"to differ are {', '.join(sorted(CHANGEABLE))} and the loss; set it back, or train without --resume"
+                f"allowed to differ are {', '.join(sorted(CHANGEABLE))} and the loss; set it back, or train without "
+                "--resume"
             )
 
 

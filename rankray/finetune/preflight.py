@@ -276,8 +276,7 @@ def _tokenizer(directory: Path, where: str) -> Any:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"{where}: {str(file)!r} is not a tokenizer ({shown(first)}); needed is one that save_pretrained wrote; "
-            "save "
-            "the tokenizer again"
+            "save the tokenizer again"
         ) from error
 
 

@@ -168,14 +168,13 @@ def _check_model(
     if used >= rows:
         raise ModelError(
             f"model.path: the tokenizer writes token {used}, and the model has {rows} embeddings; needed is an "
-            "embedding "
-            "for every token; take the model's own tokenizer, or resize the embeddings and save the model again"
+            "embedding for every token; take the model's own tokenizer, or resize the embeddings and save the model "
+            "again"
         )
     if len(tokenizer) > rows:
         findings.warnings.append(
             f"model.path: the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings; the data use none "
-            "of "
-            "the others, but a prompt that does will fail; resize the embeddings and save the model again"
+            "of the others, but a prompt that does will fail; resize the embeddings and save the model again"
         )
     findings.notes += _memory_notes(config, model)
     adapters = lora_config(config)
@@ -198,8 +197,7 @@ def _check_model(
     if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
         raise ConfigError(
             "model.lora.target_modules: names the output head, and TRL refuses to train adapters there; allowed are "
-            "the "
-            "layers below it; leave the head out"
+            "the layers below it; leave the head out"
         )
     return model
 

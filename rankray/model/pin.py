@@ -77,7 +77,6 @@ def commit_of(model: str, revision: str) -> str:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"model.path: {model!r} at revision {revision!r} cannot be found ({first}); allowed is a hub id, with a "
-            "branch, "
-            "tag or commit as model.revision, or a local directory; check both, and the connection"
+            "branch, tag or commit as model.revision, or a local directory; check both, and the connection"
         ) from error
     return Path(file).parent.name  # .../snapshots/<commit>/config.json
