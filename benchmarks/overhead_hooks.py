@@ -38,9 +38,9 @@ def _install() -> None:
     run: Any = importlib.import_module("rankray.finetune.run")
     train, evaluate, after = run._Trial._train, run.evaluate, _AfterStep.on_step_end
 
-    def timed_train(self: Any, index: int, resume: str | None) -> None:
+    def timed_train(self: Any, *args: Any, **kwargs: Any) -> Any:
         _clock.__dict__.clear()
-        train(self, index, resume)
+        return train(self, *args, **kwargs)
 
     def begin(self: Any, *args: Any, **kwargs: Any) -> None:
         _clock.step_began = time.time()
@@ -50,15 +50,15 @@ def _install() -> None:
         _clock.training_seconds += time.time() - _clock.step_began
         return after(self, *args, **kwargs)
 
-    def timed_evaluate(model: Any, tokenizer: Any, data: Any, config: Any, **how: Any) -> dict[str, float]:
+    def timed_evaluate(*args: Any, **kwargs: Any) -> Any:
         began = time.time()
-        found = evaluate(model, tokenizer, data, config, **how)
+        found = evaluate(*args, **kwargs)
         _clock.evaluation_seconds += time.time() - began
         return found
 
-    def noted_report(self: Any, step: int, metrics: Any, checkpoint: str | None) -> str:
+    def noted_report(self: Any, step: int, *args: Any, **kwargs: Any) -> Any:
         _write(self._spec, step)
-        return report(self, step, metrics, checkpoint)
+        return report(self, step, *args, **kwargs)
 
     report = run._Trial._report
     run._Trial._train, run._Trial._report, run.evaluate = timed_train, noted_report, timed_evaluate
