@@ -162,7 +162,6 @@ class _Search:
         self._asks, self._reports = _Stopwatch(), _Stopwatch()
         self._spent = 0
         self._found, self._chosen, self._best = math.inf, math.inf, -math.inf
-        self._reaches: dict[int, bool] = {}
 
     def run(self) -> Replay:
         full = len(self._world.steps)

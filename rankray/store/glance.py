@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from optuna.distributions import json_to_distribution
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.store import optuna_private
@@ -30,15 +29,13 @@ class Glance:
     """Questions about one study in a database. Every answer is as of now, and none is kept.
 
     Args:
-        storage: the storage, for its retries.
-        database: the database behind it.
+        storage: the storage, over a database.
         study_id: the study.
         maximize: whether larger values are better.
     """
 
-    def __init__(self, storage: RetryingStorage, database: RDBStorage, study_id: int, *, maximize: bool) -> None:
-        self._storage, self._database, self._study_id = storage, database, study_id
-        self._maximize = maximize
+    def __init__(self, storage: RetryingStorage, study_id: int, *, maximize: bool) -> None:
+        self._storage, self._study_id, self._maximize = storage, study_id, maximize
 
     def counts(self) -> tuple[dict[TrialState, int], list[FrozenTrial]]:
         """Return how many trials have ended in which state, and those that have not ended; void ones are in neither."""

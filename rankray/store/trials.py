@@ -87,11 +87,9 @@ class StudyStore(StudyAccounts):
         super().__init__(storage, study_id, claims, config, read_only=read_only, lease_seconds=lease_seconds)
         self.url, self._given = url, points
         self._order = list(distributions(config))
-        database = storage.database if read_only else None
         self.glance: Glance | None = None
-        if database is not None:
-            maximize = config.direction == "maximize"
-            self.glance = Glance(storage, database, study_id, maximize=maximize)
+        if read_only and storage.database is not None:
+            self.glance = Glance(storage, study_id, maximize=config.direction == "maximize")
         self._points = FinitePoints(config, self._history)
         if not read_only:
             self._asker = Asker(storage, study_id, self._history, config, self.driver, points)

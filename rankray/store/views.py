@@ -20,7 +20,7 @@ from rankray.store.confirmation import CONFIRMS, verdicts
 from rankray.store.leases import number_in
 from rankray.store.pareto import front, metrics_of
 from rankray.store.records import damaged_of, end_of, failures_of, losses_of, origin_of, steps_of, ticket_of
-from rankray.store.stored import clean, figures, reading
+from rankray.store.stored import clean, reading
 from rankray.store.stored import number as as_number
 from rankray.store.trials import StudyStore
 
@@ -365,11 +365,6 @@ def _value(study: StudyStore, found: FrozenTrial) -> float | None:
     last = [record.metrics.get(study.config.study.metric) for record in steps_of(found).values()]
     values = [value for value in last if value is not None and math.isfinite(value)]
     return values[-1] if values else None
-
-
-def end_metrics(found: FrozenTrial) -> dict[str, float]:
-    """Return the metrics that a trial was completed with; nothing for one that a verdict ended, or that runs."""
-    return figures(end_of(found).get("metrics"))
 
 
 def _reason(found: FrozenTrial) -> str:
