@@ -122,8 +122,8 @@ def rehearse(
     targets = {world.name: world.target for world in worlds}
     shown: dict[str, Any] = {
         "slots": slots,
-        "target": round(sum(targets.values()) / len(targets), 6),
-        "targets": {key: round(value, 6) for key, value in targets.items()},
+        "target": _figure(sum(targets.values()) / len(targets)),
+        "targets": {key: _figure(value) for key, value in targets.items()},
         "shares": {world.name: round(world.share, 6) for world in worlds},
         "synthetic": _is_made_up(worlds),
         "random_median": finite(random_median(worlds)),
@@ -135,6 +135,11 @@ def rehearse(
         ],
     }
     print_json(shown)
+
+
+def _figure(value: float) -> float:
+    """Return a metric without the digits that are its arithmetic's: its scale may be any."""
+    return float(f"{value:.9g}")
 
 
 def _worlds(

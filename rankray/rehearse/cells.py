@@ -12,6 +12,8 @@ from rankray.errors import shown
 
 CLOSE = 1e-6
 """By how much a number may differ, relative to its size: a float32 column has 0.0001 as 0.000099999997."""
+EXACT = 2**53
+"""Below it, each whole number has a float of its own."""
 EMPTY = {"", "none", "null", "na", "n/a", "<na>"}
 """Texts, in small letters, with which writers say that there is nothing; `nan` is one for a field, not for a metric."""
 
@@ -44,9 +46,12 @@ def number(cell: Any) -> float:
 
 
 def text(cell: Any) -> str:
-    """Return a cell as a text, whole numbers without a point: of a column with gaps, pandas makes 1 a 1.0."""
+    """Return a cell as a text, whole numbers without a point: of a column with gaps, pandas makes 1 a 1.0.
+
+    From EXACT on, digits stay as they are: floats do not tell all such numbers apart, and a seed may be a hash.
+    """
     found = number(cell)
-    if math.isfinite(found) and found == int(found):
+    if abs(found) < EXACT and found == int(found):
         return str(int(found))
     return cell.decode("utf-8", "replace").strip() if isinstance(cell, bytes) else str(cell).strip()
 

@@ -105,7 +105,7 @@ def gathered(recorded: Recorded, config: Config) -> Table:
     measured = {step: [index for index in kept if _is_measured(ended, step, index)] for step in steps}
     steps = [step for step in steps if any(index in measured[step] for index in read)]
     curves: dict[Any, list[Array]] = {}
-    for (setting, _), run in recorded.runs.items():
+    for (setting, _), run in _by_seed(recorded.runs):
         whole = all(step in run for step in steps) and _has(run, end, asked)
         if whole or _diverged(run, end, {step: [i for i in measured[step] if i in read] for step in steps}):
             curves.setdefault(setting, []).append(_curve(run, steps, kept, measured))
@@ -117,6 +117,17 @@ def gathered(recorded: Recorded, config: Config) -> Table:
     left_out = len(recorded.outside) + len(recorded.runs) - count
     logger.debug("table %s: %d settings, %d runs, %d left out", recorded.where, len(curves), count, left_out)
     return Table(tuple(steps), metrics, tuple(dict(setting) for setting in curves), tuple(filled), left_out)
+
+
+def _by_seed(runs: Mapping[Key, Run]) -> list[tuple[Key, Run]]:
+    """Return runs by setting, as these were recorded, and seed: which two make a pair must not depend on the rows."""
+    first = {setting: at for at, (setting, _) in reversed(list(enumerate(runs)))}
+
+    def place(item: tuple[Key, Run]) -> tuple[int, float, str]:
+        setting, seed = item[0]
+        return first[setting], int(seed) if seed.isdecimal() else math.inf, seed
+
+    return sorted(runs.items(), key=place)
 
 
 def _too_few(recorded: Recorded, count: int, whole: str) -> UserError:

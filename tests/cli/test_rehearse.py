@@ -47,6 +47,15 @@ def test_a_table_gives_figures_per_strategy_as_json(search_file: Path, tmp_path:
     assert "60 settings, steps 10, 20, 30" in done.stderr
 
 
+def test_targets_have_their_digits_whatever_a_metric_s_scale_is(search_file: Path, tmp_path: Path) -> None:
+    table = [{**row, "eval/nll": row["eval/nll"] * 1e-9} for row in rows(made_config())]
+    words = ("--table", write_csv(tmp_path / "runs.csv", table), "--seeds", 1, "--strategies", "random", "--json")
+    done = rehearse(search_file, *words)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert all(1e-9 < target < 2e-9 for target in [shown["target"], *shown["targets"].values()])
+
+
 def test_an_earlier_study_that_is_not_there_is_left_out(search_file: Path, tmp_path: Path) -> None:
     words = ("--set", "study.warm_start=[earlier]", "--store", f"sqlite:///{tmp_path}/none.db", "--worlds", 1)
     done = rehearse(search_file, "--seeds", 1, "--strategies", "file", *words)

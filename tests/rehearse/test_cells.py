@@ -93,3 +93,8 @@ def test_a_cell_means_a_value_however_it_is_written(value: Any, cell: Any, same:
 
 def test_seeds_are_texts_without_the_point_that_gaps_give_them() -> None:
     assert [text(cell) for cell in (1, 1.0, "1.0", "01", "a", b"a", 1.5)] == ["1", "1", "1", "1", "a", "a", "1.5"]
+
+
+def test_seeds_that_are_hashes_are_told_apart() -> None:
+    seeds = [2**60, 2**60 + 1, str(2**63 + 1), str(2**63 + 2), f" {2**60} "]
+    assert [text(cell) for cell in seeds] == [str(int(cell)) for cell in seeds]

@@ -95,3 +95,17 @@ def test_the_direction_of_a_metric_is_the_study_s_or_its_own(config: Config) -> 
     names = ("eval/nll", "eval/arc/accuracy", "eval/pass@4", "train/loss", "eval/bits_per_byte", "eval/mine")
     found = [metric_direction(name, config) for name in names]
     assert found == ["minimize", "maximize", "maximize", "minimize", "minimize", "maximize"]
+
+
+def test_which_runs_make_a_pair_does_not_depend_on_the_order_of_rows(tmp_path: Path, config: Config) -> None:
+    """Seeds may be numbers, of which 10 comes after 2, or names."""
+    for name in ("{}", "run {}"):
+        runs = runs_of([{**row, "seed": name.format(row["seed"])} for row in rows(config, settings=12, seeds=12)])
+        first = read_table(write_csv(tmp_path / "a.csv", [row for run in runs for row in run]), config)
+        mixed = [runs[at] for at in np.random.default_rng(0).permutation(len(runs))]
+        other = read_table(write_csv(tmp_path / "b.csv", [row for run in mixed for row in run]), config)
+        curves = dict(zip(map(str, other.settings), other.curves, strict=True))
+        for setting, expected in zip(first.settings, first.curves, strict=True):
+            np.testing.assert_array_equal(curves[str(setting)], expected)
+        if name == "{}":
+            assert [run[0, 0] for run in first.curves[0]] == [run[0]["eval/nll"] for run in runs[:12]]
