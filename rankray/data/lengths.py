@@ -57,15 +57,23 @@ class LengthTable:
         """Return the table as plain JSON types."""
         return asdict(self)
 
-    def warning(self, split: str) -> str:
-        """Return a warning where cutting destroys too much of a split, else an empty string."""
+    def warning(self, split: str, context: int | None = None) -> str:
+        """Return a warning where cutting destroys too much of a split, else an empty string.
+
+        Args:
+            split: its name.
+            context: the longest sequence that the model supports, in tokens; None where that is not known.
+        """
         if not self.lost and self.cut <= WORTH_A_WARNING * self.rows:
             return ""
         lost = f", and {self.lost:,} of them keep nothing to train on" if self.lost else ""
+        most = "up to the model's context" + (f", {context:,}" if context else "")
+        more = f"raise data.max_length ({most}), or shorten the rows"
+        if context is not None and self.limit >= context:
+            more = "that is the model's context; shorten the rows, or take another model"
         return (
             f"data.max_length: {self.cut:,} of {self.rows:,} rows of data.{split} lose their end at {self.limit:,} "
-            f"tokens{lost}; {self.p95:,} tokens would fit 95 % of the rows, {self.longest:,} all of them; raise "
-            "data.max_length (up to the model's context), or shorten the rows"
+            f"tokens{lost}; {self.p95:,} tokens would fit 95 % of the rows, {self.longest:,} all of them; {more}"
         )
 
 

@@ -364,7 +364,7 @@ def _check_room(
             f"data.{split}: the shortest prompt has {least} tokens; allowed is more; raise data.max_length or "
             "shorten data.prompt"
         )
-    findings.warnings += filter(None, [table.warning(split)])
+    findings.warnings += filter(None, [table.warning(split, context)])
 
 
 def _needs_chat_template(model: Path, loaded: LoadedConfig, where: str) -> None:

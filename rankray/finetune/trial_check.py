@@ -40,6 +40,7 @@ from rankray.finetune.quiet import quiet
 from rankray.finetune.rate_check import check_rates
 from rankray.finetune.rows_check import rendering_warnings
 from rankray.finetune.variants import as_drawn, searched_variants
+from rankray.model.files import context_length
 from rankray.model.quantized import check_quantization, check_saved_form, weight_bytes
 from rankray.model.resident import computes_in_half, configured_dtype, model_config, split_of, tokenizer_of
 from rankray.model.saved import check_saved_weights
@@ -83,7 +84,8 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
             known = split in findings.data
             findings.left_out[f"data.{split}"] = tokens.left_out
             table = findings.data[split] = tokens.lengths()
-            findings.warnings += [warning for warning in [table.warning(split)] if warning and not known]
+            warning = table.warning(split, context_length(model_config(config).to_dict()))
+            findings.warnings += [warning] if warning and not known else []
         for name, section in config.evaluate.also.items():
             _check_set(name, section, config, tokenizer)
         findings.warnings += _without_stop(config, tokenizer, splits["train"])

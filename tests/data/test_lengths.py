@@ -22,3 +22,12 @@ def test_lines_are_aligned():
     assert len(head) == len(row)
     assert row.split() == ["data.train", "1", "3", "0", "0", "7", "7", "7", "9"]
     assert table_lines({}) == []
+
+
+def test_advice_on_cut_rows_fits_the_models_context():
+    table = length_table([Length(700, 300, 112)], limit=512)
+    assert "raise data.max_length (up to the model's context), or" in table.warning("train")
+    assert "raise data.max_length (up to the model's context, 1,024), or" in table.warning("train", 1024)
+    said = table.warning("train", 512)
+    assert said.endswith("; that is the model's context; shorten the rows, or take another model")
+    assert "raise" not in said
