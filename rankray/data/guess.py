@@ -105,6 +105,13 @@ def first_turn(rows: Sequence[Row], column: str) -> Mapping[str, Any] | None:
     return None
 
 
+def is_segments(rows: Sequence[Row]) -> bool:
+    """Whether the rows are Axolotl's `input_output`: segments of text, each marked as trained on or not."""
+    value = _first(rows, "segments")
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, Mapping) and {"label", "text"} <= set(first)
+
+
 def nested_column(rows: Sequence[Row]) -> tuple[str, str] | None:
     """Return a column that holds no text, and what it holds; None where there is none."""
     for name in columns_of(rows):

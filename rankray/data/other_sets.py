@@ -43,6 +43,12 @@ def refuse_other_sets(rows: Sequence[Row], columns: Sequence[str], source: str) 
             f"{source}: a set of marked steps (prompt, completions, labels), not one for fine-tuning; allowed are "
             "prompts with one answer; join the right steps of each row as completion, or give another file"
         )
+    if guess.is_segments(rows):
+        raise DataError(
+            f"{source}: texts in segments with marks (segments, Axolotl's input_output), no form that is read here; "
+            "allowed is a prompt with a completion; join the segments before the first with label: true as prompt and "
+            "the others as completion, as docs/coming-from.md shows"
+        )
     for mark in MARKS:
         if mark in columns and set(columns) & {"completion", "output", "messages", "conversations"}:
             _refuse_disliked(rows, mark, source)

@@ -123,6 +123,8 @@ def _entries(draft: Draft, item: dict[str, Any]) -> list[dict[str, Any]]:
             own |= {"prompt": "", "completion": column_field(str(item["field"]), "datasets.field")}
         else:
             own["format"] = form
+    elif kind == "input_output":
+        draft.note("datasets.type", kind, "segments are not read; docs/coming-from.md shows how to convert them")
     elif kind:
         draft.note("datasets.type", kind, "is recognised by its columns where that can be; see data.format")
     if item.get("chat_template") not in (None, "tokenizer_default"):

@@ -120,7 +120,7 @@ def convert(file: Path, eval_source: str = "") -> tuple[Config, list[str], str]:
         "TRL": ("model_name_or_path" in given, trl_file.fill),
     }  # fmt: skip
     tool = next((name for name, (fits, _) in tools.items() if fits), None)
-    if tool is None and given.keys() >= {"model", "data"}:
+    if tool is None and {"model", "data"} <= given.keys() <= Config.model_fields.keys():
         raise ConfigError(
             f"{file}: is a configuration of rankray already (it has model: and data:); allowed are files of a TRL "
             f"script, LLaMA-Factory and Axolotl; look at it with rankray check {file}"
@@ -128,7 +128,8 @@ def convert(file: Path, eval_source: str = "") -> tuple[Config, list[str], str]:
     if tool is None:
         raise ConfigError(
             f"{file}: neither base_model nor model_name_or_path; allowed are files of a TRL script, LLaMA-Factory and "
-            f"Axolotl; it has {', '.join(list(map(str, given))[:8])}"
+            f"Axolotl; it has {', '.join(list(map(str, given))[:8])}; write a first file for its model and data with "
+            "rankray init"
         )
     draft = Draft(dict(given))
     tools[tool][1](draft, Path(os.path.abspath(file.parent)))

@@ -75,3 +75,11 @@ def test_answers_marked_as_bad_are_named(row, mark):
 def test_what_has_no_answer_is_named(row, said):
     with pytest.raises(DataError, match=rf"^data.train: {said}"):
         recognise([row], section())
+
+
+def test_axolotls_segments_are_refused_by_name():
+    rows = [{"segments": [{"label": False, "text": "a"}, {"label": True, "text": "b"}]}]
+    with pytest.raises(DataError, match=r"Axolotl's input_output.*first with label: true as prompt.*coming-from.md"):
+        recognise(rows, section(), "x")
+    with pytest.raises(DataError, match="'segments' holds a list of int"):
+        recognise([{"segments": [1]}], section(), "x")

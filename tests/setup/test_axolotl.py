@@ -229,3 +229,10 @@ def test_formats_of_the_users_own(tmp_path, kind, prompt, noted):
     ]
     with pytest.raises(ConfigError, match=r"datasets.type: the column 'a\.b' cannot stand in a template"):
         converted(tmp_path, datasets=[{"path": "a.jsonl", "type": {**kind, "field_output": "a.b"}}])
+
+
+def test_segments_are_said_not_to_be_read(tmp_path):
+    _, notes, _ = converted(tmp_path, datasets=[{"path": "a.jsonl", "type": "input_output"}])
+    assert (
+        "datasets.type: 'input_output': segments are not read; docs/coming-from.md shows how to convert them" in notes
+    )

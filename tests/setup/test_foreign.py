@@ -74,6 +74,12 @@ def test_what_cannot_be_taken_over_is_said(tmp_path, given, said):
         convert(write(tmp_path / "x.yaml", given))
 
 
+def test_a_file_of_a_fourth_tool_is_not_called_rankrays(tmp_path):
+    given = {"model": "unsloth/x", "data": {"dataset": "y"}, "training": {"num_epochs": 1}}
+    with pytest.raises(ConfigError, match=r"neither base_model nor .*it has data, model, training; .*rankray init"):
+        convert(write(tmp_path / "x.yaml", given))
+
+
 def test_templates_are_written_on_one_line_and_read_again(tmp_path):
     kind = {"field_instruction": "q", "field_output": "a", "format": "Q: {instruction}\n\nA:\n" + "x" * 200}
     given = {
