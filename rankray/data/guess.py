@@ -29,6 +29,8 @@ BEFORE = ("system", "system_prompt", "context")
 AFTER = ("input",)
 LABELS = ("label", "labels", "class", "category", "sentiment", "topic", "intent", "emotion")
 """What a text may be classified as; such a column has few values."""
+CHOICES = ("choices", "options", "endings")
+"""Columns of lists from which an answer may be chosen."""
 TEXTS = ("content", "body", "document", "passage", "article", "story", "code")
 """Columns that are trained on as a whole where nothing is asked."""
 LOOKED_AT = 1000
@@ -48,13 +50,20 @@ def templates_of(rows: Sequence[Row]) -> dict[str, str] | None:
         text = next((named[name] for name in TEXTS if name in named), None)
         is_only = text is not None and question in (None, text)
         return {"prompt": "", "completion": f"{{{text}}}"} if is_only else None
-    if question is None:
+    if question is None or _points(rows, answer):
         return None
     before = [_field(rows, named[name]) + "\n\n" for name in BEFORE if name in named and named[name] != question]
     after = [
         _field(rows, named[name]) + "\n" for name in AFTER if name in named and named[name] not in (question, answer)
     ]
     return {"prompt": "".join([*before, f"{{{question}}}\n", *after]), "completion": f"{{{answer}}}"}
+
+
+def _points(rows: Sequence[Row], answer: str) -> bool:
+    """Whether an answer is the number or the letter of one of several choices, which no template can show."""
+    lists = any(isinstance(_first(rows, name), list) for name in columns_of(rows) if name.strip().lower() in CHOICES)
+    values = [row.get(answer) for row in rows[:LOOKED_AT]]
+    return lists and all(isinstance(value, int) or (isinstance(value, str) and len(value) <= 1) for value in values)
 
 
 def _named(rows: Sequence[Row]) -> dict[str, str]:

@@ -85,3 +85,12 @@ def test_spaces_around_names_are_the_headers_and_names_that_no_template_has_are_
     row = {"question": "a", " answer": "b", "answer?": "c"}
     assert templates_of([row]) == {"prompt": "{question}\n", "completion": "{ answer}"}
     assert templates_of([{"question": "a", "answer?": "c"}]) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "is_guessed"),
+    [(2, ["a", "b"], False), ("B", ["a", "b"], False), ("42", ["a", "b"], True), (2, "a or b", True), (2, None, True)],
+)
+def test_the_number_of_a_choice_is_no_answer_where_no_template_shows_the_choices(answer, choices, is_guessed):
+    row = {"question": "Which?", "choices": choices, "answer": answer}
+    assert (templates_of([row]) is not None) == is_guessed
