@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -83,6 +84,7 @@ def main() -> None:
     try:
         refuse_passwords(sys.argv[1:])
         refuse_empty(sys.argv[1:])
+        refuse_loose_overrides(sys.argv[1:])
         with interruptible_in_c(), user_errors():
             try:
                 app(prog_name="rankray")  # under `python -m`, too: shell completion is of that name
@@ -151,6 +153,27 @@ def refuse_empty(words: Sequence[str]) -> None:
         if name in NAMES and (given if equals else value) == "":
             raise ConfigError(
                 f"{name}: is empty; allowed: a value; set the variable that it comes from, or leave it out"
+            )
+
+
+def refuse_loose_overrides(words: Sequence[str]) -> None:
+    """Refuse `--set PATH VALUE`, and `PATH=VALUE` without `--set`, which would be unexpected arguments.
+
+    Raises:
+        ConfigError: says how the override is written.
+    """
+    from rankray.errors import ConfigError, shown
+
+    for before, word, after in zip(["", *words], words, [*words[1:], "-"], strict=False):
+        if before == "--set" and "=" not in word and not after.startswith("-") and not os.path.exists(after):
+            value = after.removeprefix("=") or "VALUE"
+            raise ConfigError(
+                f"--set: got {shown(word)} and {shown(after)}; allowed: PATH=VALUE in one word; write "
+                f"--set {shlex.quote(f'{word}={value}')}"
+            )
+        if re.match(r"[a-z_]+(\.\w+)+=", word) and not before.startswith("-") and not os.path.exists(word):
+            raise ConfigError(
+                f"{shown(word)}: an override without --set; allowed: --set before each; write --set {shlex.quote(word)}"
             )
 
 

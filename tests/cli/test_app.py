@@ -1,13 +1,14 @@
 """What all verbs share: no secrets in arguments, nothing unprintable in errors."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from rankray.cli.app import refuse_empty, refuse_passwords
+from rankray.cli.app import refuse_empty, refuse_loose_overrides, refuse_passwords
 from rankray.errors import ConfigError, StoreError
 
 PLANTED = "plantedX9"
@@ -113,3 +114,26 @@ def test_a_store_that_is_wrong_is_named_as_it_was_given(rankray, tmp_path):
     words = ["check", str(tmp_path / "f.yaml"), "--offline"]
     assert rankray(*words, "--store", "foo://x", expect=2).startswith("error: --store: store: got 'foo://x'; allowed: ")
     assert rankray(*words, "--set", "store=foo://x", expect=2).startswith("error: --set store: store: got 'foo://x'")
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["check", "f.yaml", "--set", "train.max_steps", "5"], "--set train.max_steps=5"),
+        (["check", "--set", "train.max_steps", "=5", "f.yaml"], "--set train.max_steps=5"),
+        (["check", "--set", "train.max_steps", "=", "5", "f.yaml"], "--set train.max_steps=VALUE"),
+        (["train", "f.yaml", "train.max_steps=5"], "--set train.max_steps=5"),
+        (["train", "f.yaml", "--set", "seed=1", "data.prompt={a} b"], "--set 'data.prompt={a} b'"),
+    ],
+)
+def test_an_override_that_is_not_one_word_after_set_is_told_how_to_be_written(words, advice):
+    with pytest.raises(ConfigError, match=re.escape(f"write {advice}")):
+        refuse_loose_overrides(words)
+
+
+def test_other_words_with_equals_signs_are_let_through(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.b=c.yaml").touch()
+    refuse_loose_overrides(["check", "a.b=c.yaml", "--set", "train.max_steps=5", "--set=study.trials=3", "--set", "x"])
+    refuse_loose_overrides(["check", "--set", "train.max_steps", "a.b=c.yaml"])  # the value is missing, and said to be
+    refuse_loose_overrides(["init", "--data", "a.b=c", "-o", "c.d=e", "--store", "sqlite:///a.b=c"])
