@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -206,8 +207,12 @@ class Config(Section):
 
     @property
     def full_steps(self) -> int:
-        """Optimizer steps of a whole trial, through all its seeds."""
+        """Optimizer steps of a whole trial, through all its seeds; where they are searched, see `steps_with`."""
         return self.train.max_steps * self.study.seeds
+
+    def steps_with(self, params: Mapping[str, Any]) -> int:
+        """Return the optimizer steps of a whole trial with these values of the space, through all its seeds."""
+        return int(params.get("train.max_steps", self.train.max_steps)) * self.study.seeds
 
     @property
     def direction(self) -> Literal["minimize", "maximize"]:

@@ -31,7 +31,7 @@ class Ender:
     def __init__(self, storage: BaseStorage, config: Config) -> None:
         self._storage = storage
         self._metric, self._others = config.study.metric, config.study.metrics[1:]
-        self._full = config.full_steps
+        self._steps_with = config.steps_with
 
     def carry_out(self, trial: FrozenTrial, record: StepRecord) -> None:
         """Do what a committed step record says, as far as it is not done."""
@@ -65,7 +65,7 @@ class Ender:
             return "failed" if stop.failed else "pruned"
         if (state := end_of(trial).get("state")) in STATES:
             return str(state)
-        return "complete" if steps and steps[-1].step >= self._full and self._metric in steps[-1].metrics else ""
+        return "complete" if steps and self._is_whole(trial, steps[-1]) else ""
 
     def finish_committed(self, trial: FrozenTrial) -> bool:
         """Do what an earlier owner committed and did not finish; return whether that ended the trial.
@@ -82,10 +82,14 @@ class Ender:
             self._close(trial, end)
             return True
         last = steps[max(steps)] if steps else None
-        if last is not None and last.step >= self._full and self._metric in last.metrics:
+        if last is not None and self._is_whole(trial, last):
             self.complete(trial, last.metrics)
             return True
         return False
+
+    def _is_whole(self, trial: FrozenTrial, last: StepRecord) -> bool:
+        """Return whether a trial has been trained to its end, with its own number of steps, and has its metric."""
+        return last.step >= self._steps_with(trial.params) and self._metric in last.metrics
 
     def _commit(self, trial: FrozenTrial, end: dict[str, Any]) -> None:
         with _unless_ended(trial):

@@ -33,7 +33,6 @@ class Judge:
     def __init__(self, dry_run: DryRunStorage, name: str, config: Config) -> None:
         self._config = config
         self._metric, self._prune_on = config.study.metric, config.study.prune_on
-        self._full = config.full_steps
         self._name = strategy_name(config.study.pruner)
         self._pruner: BasePruner = pruner(config)
         self._dry_run = dry_run
@@ -60,7 +59,7 @@ class Judge:
                 return StepRecord(**{**vars(record), "stop": True, "failed": True, "reason": reason})
         if self._prune_on not in metrics or self._metric not in metrics:
             return record
-        if report.step >= self._full or any(step > report.step for step in steps_of(trial)):
+        if report.step >= self._config.steps_with(trial.params) or any(step > report.step for step in steps_of(trial)):
             return record
         self._dry_run.trials = trials
         value = metrics[self._prune_on]

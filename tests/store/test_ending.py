@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from rankray.contracts import Report
 from rankray.store import StudyStore, open_study
 from rankray.store.records import is_void, with_marks
-from store.helpers import FULL, make_config
+from store.helpers import FULL, begin, make_config
 
 
 class Killed(BaseException):
@@ -216,3 +216,25 @@ def test_a_release(journal_url: str) -> None:
         assert second(heir).state == (TrialState.FAIL if is_void(second(heir)) else TrialState.RUNNING)
 
     assert survive(journal_url, {}, act, check) == 4
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_trial_whose_steps_are_searched_is_whole_after_its_own(file_url: str, seeds: int) -> None:
+    """The file's steps say nothing of it: adopted after as many, it goes on; after its own, it is complete."""
+    space = {"train.max_steps": {"choice": [20, 80]}}
+    points = [{"train.max_steps": 80}, {"train.max_steps": 20}]
+    config = make_config(space=space, study={"warm_start": points, "seeds": seeds, "pruner": "none"})
+    store = open_study(file_url, config)
+    store.join()
+    longer, shorter = begin(store), begin(store)
+    for step in range(10, FULL * seeds + 10, 10):
+        assert not store.report(longer.number, Report(step, {"eval/nll": 1.0}, f"checkpoint-{step}")).stop
+    for step in range(10, 20 * seeds + 10, 10):
+        assert not store.report(shorter.number, Report(step, {"eval/nll": 1.0})).stop
+    die(store)
+    with open_study(file_url, config) as other:
+        again = begin(other)
+        assert (again.number, again.checkpoint) == (longer.number, f"checkpoint-{FULL * seeds}")
+        assert other.next_trial() is None, "the space has no third point"
+        found = {trial.number: trial.state for trial in other.storage.get_all_trials(other.study_id)}
+    assert found[shorter.number] == TrialState.COMPLETE

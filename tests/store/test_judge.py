@@ -114,3 +114,14 @@ def test_what_a_baseline_reported_is_what_others_are_compared_with(file_url: str
         baseline, other = begin(store).number, begin(store).number
         assert store.report(baseline, Report(10, {"eval/nll": 1.0})) == Verdict(False)
         assert store.report(other, Report(10, {"eval/nll": 2.0})).stop
+
+
+def test_a_trial_whose_steps_are_searched_is_pruned_before_its_own_last_step_alone(file_url: str) -> None:
+    """At the file's last step, 40, a longer trial may be stopped; a shorter one, at its own, is not."""
+    points = [{"train.max_steps": steps} for steps in (80, 20)]
+    study = {"warm_start": points, "pruner": {"name": "threshold", "upper": 5.0}}
+    made = make_config(space={"train.max_steps": {"choice": [20, 80]}}, study=study)
+    with open_study(file_url, made) as store:
+        longer, shorter = begin(store).number, begin(store).number
+        assert not store.report(shorter, Report(20, {"eval/nll": 9.0})).stop
+        assert store.report(longer, Report(40, {"eval/nll": 9.0})).stop
