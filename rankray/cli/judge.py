@@ -215,14 +215,19 @@ def changes(study: StudyStore, config: Config, split: str) -> list[str]:
     from rankray.cli.lineage import base_has_changed
     from rankray.data.sources import fingerprint, is_local
 
-    found, before = [], study.provenance
-    given, held = getattr(config.data, split), before.get("data", {}).get(split)
-    same = held is not None and given is not None and given == getattr(study.config.data, split)
-    if same and is_local(given) and fingerprint(given, f"evaluate: data.{split}") != held:
-        found.append(
-            f"data.{split} has changed since study {study.name} was made: these figures are not those of the search; "
-            "to compare with it, bring back the files it had"
-        )
+    found, held = [], study.provenance.get("data", {})
+    names = {f"data.{split}": (getattr(config.data, split), getattr(study.config.data, split))}
+    sets, earlier = config.evaluate.also, study.config.evaluate.also
+    names |= {f"evaluate.also.{name}.data": (sets[name].data, earlier[name].data) for name in sets if name in earlier}
+    for name, (given, before) in names.items():
+        known = held.get(name.removeprefix("data."))
+        if known is None or given is None or given != before or not is_local(given):
+            continue
+        if fingerprint(given, f"evaluate: {name}") != known:
+            found.append(
+                f"{name} has changed since study {study.name} was made: these figures are not those of the search; "
+                "to compare with it, bring back the files it had"
+            )
     if base_has_changed(study, config, "evaluate"):
         found.append(
             f"model.path has changed since study {study.name} was made: its adapters were trained on another; bring "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -81,7 +81,8 @@ class Findings:
         fingerprints: `{"data": {"train": ..., "eval": ...}, "model": ..., "model_files": ...}`: `sha256:...` of a local
             file, of a local model's config.json and safetensors, and of what else of it decides on results: tokenizer,
             chat template, generation settings, pickled weights. Of files above 32 MiB: the size and evenly spaced
-            samples. Otherwise the hub id.
+            samples. Otherwise the hub id. Beside the splits, `data` has the local sets of `evaluate.also`; `choices`
+            has what the space may choose: each local source and model, as `data.train: FILE`.
         data: the size of each split, where it was tokenised.
         left_out: field, such as `data.train` -> its rows with nothing to train on.
         notes: what is worth knowing before it starts.
@@ -130,7 +131,21 @@ def preflight(loaded: LoadedConfig) -> Findings:
     for variant in searched_variants(loaded):
         _check(variant, Findings())
     _check(as_drawn(loaded), findings)
+    if choices := dict(_choices(loaded)):
+        findings.fingerprints["choices"] = choices
     return findings
+
+
+def _choices(loaded: LoadedConfig) -> Iterator[tuple[str, Any]]:
+    """Yield the fingerprints of all local data and models that the space may choose, by field and choice."""
+    for path, dist in loaded.config.search_space.distributions.items():
+        where = loaded.where(f"space.{path}")
+        for choice in filter(lambda choice: isinstance(choice, str), dist.choices):
+            if path in ("data.train", "data.eval", "data.test") and is_local(choice):
+                yield f"{path}: {choice}", fingerprint(choice, f"{where}: {path}")
+            elif path == "model.path":
+                prints, directory = check_model_files(choice, where)
+                yield from [(f"{path}: {choice}", prints)] if directory is not None else []
 
 
 def check_functions(loaded: LoadedConfig) -> None:
@@ -171,6 +186,10 @@ def _check(loaded: LoadedConfig, findings: Findings) -> None:
     tokenizer = None if directory is None else _light_tokenizer(directory, loaded)
     data = {split: _check_split(split, loaded, directory, tokenizer, findings) for split in splits}
     has_chats, left_out = check_sets(loaded, tokenizer)
+    for name, section in config.evaluate.also.items():
+        if is_file_source(section.data):
+            place = f"evaluate.also.{name}.data"
+            data[place] = fingerprint(section.data, f"{loaded.where(place)}: {place}")
     findings.left_out |= left_out
     if has_chats and directory is not None:
         _needs_chat_template(directory, loaded, loaded.where("evaluate.also"))

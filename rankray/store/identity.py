@@ -16,9 +16,10 @@ from rankray.paths import same_path
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINTS = ("data", "model", "model_files")
+FINGERPRINTS = ("data", "model", "model_files", "choices")
 """Entries of the provenance that must stay the same, too: `model_files` are the tokenizer, the chat template,
-generation settings and pickled weights. What a study of an earlier version does not have is not compared."""
+generation settings and pickled weights, `choices` the data and models that the space may choose. What a study of an
+earlier version does not have is not compared."""
 ADDABLE_FIELDS = ("data.test",)
 """Fields that a study may be given later, because nothing of what it holds depends on them."""
 BEFORE = 30

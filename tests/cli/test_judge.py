@@ -89,11 +89,14 @@ def test_the_best_of_a_study_is_said_with_the_data_that_chose_it(rankray, file, 
 def test_data_and_a_base_model_that_have_changed_since_the_study_are_said(
     rankray, file, data_file, model_dir, tmp_path
 ):
-    held_out, base = tmp_path / "held_out.jsonl", tmp_path / "base"
+    held_out, further, base = tmp_path / "held_out.jsonl", tmp_path / "further.jsonl", tmp_path / "base"
     shutil.copy(data_file, held_out)
+    shutil.copy(data_file, further)
     shutil.copytree(model_dir, base)
     tree = yaml.safe_load(file.read_text()) | {"space": {"loss.temperature": {"float": [0.5, 2.0]}}}
     tree["data"]["eval"], tree["evaluate"]["metrics"] = str(held_out), ["nll"]
+    section = {"data": str(further), "prompt": "{question}", "completion": "{answer}", "max_examples": 2}
+    tree["evaluate"]["also"] = {"more": section}
     tree["model"] |= {"path": str(base), "lora": {"rank": 2}}
     file.write_text(yaml.safe_dump(tree))
     loaded = load_config(file)
@@ -112,6 +115,8 @@ def test_data_and_a_base_model_that_have_changed_since_the_study_are_said(
     assert "data.eval has changed" in last(rankray(*words, "--json"))["warnings"][0]
     assert "changed" not in rankray(*words, "--split", "test")
     assert "changed" not in rankray(*words, "--set", f"data.eval={data_file}"), "other data are no changed ones"
+    further.write_text(further.read_text().replace("1 plus", "1 and"))
+    assert "evaluate.also.more.data has changed since study judged was made" in rankray(*words, "--split", "test")
     settings = base / "generation_config.json"
     settings.write_text(settings.read_text().replace("{", '{"top_k": 7,', 1))
     assert "model.path has changed since study judged was made: its adapters" in rankray(*words, "--split", "test")

@@ -47,6 +47,27 @@ def test_fingerprints_of_data_and_model(check, data_file, tmp_path, model_dir):
     assert check(model__path=str(copied))["model"] != found["model"]
 
 
+def test_fingerprints_of_further_sets_and_of_what_the_space_may_choose(tmp_path, tree, data_file, model_dir):
+    """A changed file of either makes other trials, and another metric, as those of the splits do."""
+    other, base = tmp_path / "other.jsonl", shutil.copytree(model_dir, tmp_path / "copied")
+    shutil.copy(data_file, other)
+    made = tree(evaluate__also={"more": {"data": str(other), "prompt": "{question}", "completion": "{answer}"}})
+    made["space"] = {
+        "data.train": {"choice": [str(data_file), str(other)]},
+        "model.path": {"choice": [str(model_dir), str(base)]},
+    }
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump(made))
+    before = preflight(load_config(file)).fingerprints
+    other.write_text(data_file.read_text() + '{"question": "a", "answer": "b"}\n')
+    (base / "generation_config.json").write_text("{}")
+    now = preflight(load_config(file)).fingerprints
+    assert {key for key in before["data"] if now["data"][key] != before["data"][key]} == {"evaluate.also.more.data"}
+    changed = {key for key in before["choices"] if now["choices"][key] != before["choices"][key]}
+    assert changed == {f"data.train: {other}", f"model.path: {base}"}
+    assert len(before["choices"]) == 4
+
+
 def test_hub_ids_are_left_alone(check):
     found = check(data__train="openai/gsm8k:main:train", model__path="Qwen/Qwen2.5-0.5B")
     assert found["data"]["train"] == "openai/gsm8k:main:train"

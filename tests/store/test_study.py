@@ -298,3 +298,12 @@ def test_a_test_split_may_be_given_later_but_not_exchanged(tmp_path: Path) -> No
         open_study(url, renamed[0], provenance=second)
     with pytest.raises(StudyMismatch, match="data: stored"):
         open_study(url, given, provenance={"data": {"train": "other", "eval": "b", "test": "c"}})
+
+
+def test_data_that_the_space_may_choose_are_those_of_the_study(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    first, second = ({"choices": {"data.train: a": "sha256:1", "data.train: b": each}} for each in ("2", "3"))
+    open_study(url, make_config(), provenance=first)
+    open_study(url, make_config(), provenance={"choices": {"data.train: a": "sha256:1"}})
+    with pytest.raises(StudyMismatch, match="choices: stored"):
+        open_study(url, make_config(), provenance=second)
