@@ -37,8 +37,9 @@ class Control:
     `stops` holds why trials were stopped by a verdict, the latest one last. `lost` says why this driver can work no
     more, as threads beside this one find out; an empty string while it can. `launch` names this launch in the cluster;
     when it is interrupted, its running trials have until `leave_by`, on the monotonic clock, to save a checkpoint.
-    `processes` notices which processes of trials are silent, and `silences` counts how often that of a trial was, since
-    the trial has last reported.
+    `processes` notices which processes of trials are silent. `deaths` and `silences` hold how often the process of a
+    trial died, or was silent, since the trial has last got further than ever before: one that advances between two
+    deaths is not their cause, and one that reports the same steps again before each is.
     """
 
     live: dict[int, str] = field(default_factory=dict)
@@ -59,6 +60,7 @@ class Control:
 
     _reported: dict[int, int] = field(default_factory=dict)
     _kept: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _furthest: dict[int, int] = field(default_factory=dict)
 
     @property
     def stopping(self) -> bool:
@@ -81,12 +83,16 @@ class Control:
         self.live[number] = holder
         self.stops.pop(number, None)
         self._reported[number] = step
+        self._furthest[number] = max(step, self._furthest.get(number, 0))
         self._kept.pop(number, None)
 
     def reported(self, number: int, report: Report) -> None:
         """A trial has reported, perhaps with a checkpoint."""
         self._reported[number] = report.step
-        self.silences.pop(number, None)
+        if report.step > self._furthest.get(number, 0):
+            self._furthest[number] = report.step
+            self.deaths.pop(number, None)
+            self.silences.pop(number, None)
         if report.checkpoint:
             self._kept[number] = report.step, time.time()
 

@@ -22,7 +22,7 @@ from rankray.search.events import BEAT, DAMAGED, FAILURE, LOST, NOTE, OUTCOME, R
 from rankray.search.news import News
 
 MAX_DEATHS = 3
-"""How often the process of one trial dies before the trial counts as the cause and fails."""
+"""How often the process of one trial dies without progress before the trial counts as the cause and fails."""
 HEALTH_SECONDS = 25.0
 """How long Ray may take to notice that a node is gone: five health checks, one every three seconds, and a margin."""
 
@@ -108,7 +108,9 @@ class StoreScheduler(FIFOScheduler):
         """The processes that trained the trial are gone.
 
         Whether their node is gone too is often known only later. So each death is kept with its nodes, and looked at
-        again when there are enough of them to fail the trial: deaths with a node that is gone no longer count.
+        again when there are enough of them to fail the trial: deaths with a node that is gone no longer count. Nor do
+        those before the trial's latest progress (`Control.reported`): spot machines may end the processes of a trial
+        any number of times, and it still comes to its end.
         """
         if blameless:
             self._give_back(trial, number, "its node is gone; it will resume from its last checkpoint")
@@ -121,7 +123,7 @@ class StoreScheduler(FIFOScheduler):
             )
             deaths[:] = [death for death in deaths if gone.isdisjoint(death)]
         if len(deaths) >= MAX_DEATHS:
-            self._fail(number, f"the trial's process died {len(deaths)} times", reason)
+            self._fail(number, f"the trial's process died {len(deaths)} times without getting further", reason)
         else:
             self._give_back(trial, number, "its process died; it will resume from its last checkpoint")
 
@@ -129,12 +131,13 @@ class StoreScheduler(FIFOScheduler):
         """The process of a trial did not answer any more, and was ended: frozen, which is not the trial's fault.
 
         Code of the trial that lets nothing else run looks the same. So a trial whose processes are silent again and
-        again, without a report in between, is the cause.
+        again, without getting any further in between, is the cause.
         """
         limit = f"{self._control.processes.limit_seconds:g} s (RANKRAY_SILENCE_SECONDS)"
         times = self._control.silences[number] = self._control.silences.get(number, 0) + 1
         if times >= MAX_DEATHS:
-            self._fail(number, f"the trial's process did not answer for {limit}, {times} times without a report", "")
+            reason = f"the trial's process did not answer for {limit}, {times} times without getting further"
+            self._fail(number, reason, "")
         else:
             reason = f"its process did not answer for {limit} and was ended; it will resume from its last checkpoint"
             self._give_back(trial, number, reason)

@@ -224,11 +224,42 @@ def test_a_dead_process_gives_its_trial_back_but_not_for_ever(world):
     assert world.study.told == [("release", 0)] * (MAX_DEATHS - 1)
     world.control.live[0] = "a"
     world.scheduler.on_trial_error(None, trial(0, "a"))
-    assert world.study.told[-1] == ("fail", 0, f"the trial's process died {MAX_DEATHS} times")
+    assert world.study.told[-1] == ("fail", 0, f"the trial's process died {MAX_DEATHS} times without getting further")
 
 
-def test_a_process_that_was_ended_for_its_silence_is_no_death_of_its_trial_unless_it_never_reports(world):
-    ended, report = [], {"step": 5, "metrics": {"eval/nll": 2.0}, "checkpoint": None}
+def report_of(step):
+    return {"step": step, "metrics": {"eval/nll": 2.0}, "checkpoint": None}
+
+
+def test_a_trial_that_advances_between_the_deaths_of_its_processes_is_not_their_cause(world):
+    """As on spot machines whose processes are killed while Ray takes their nodes for alive."""
+    for step in range(5, 5 * (3 * MAX_DEATHS), 5):
+        world.control.begin(0, step - 5, "a")
+        tell(world, 0, report=report_of(step))
+        world.scheduler.on_trial_error(None, trial(0, "a"))
+    assert {each[0] for each in world.study.told} == {"release", "report"}
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_trial_that_ends_its_process_at_the_same_step_again_and_again_fails(world, silent):
+    """Its last checkpoint lies before its last report, which it makes again each time; so does another driver's."""
+    world.control.deaths[0] = [[], []]
+    world.control.silences[0] = 2
+    for _ in range(MAX_DEATHS):
+        world.control.begin(0, 10, "a")
+        for step in (6, 8, 10, 12):
+            tell(world, 0, report=report_of(step))
+        if silent:
+            tell(world, 0, lost={"reason": "silent", "blameless": False, "nodes": [], "silent": True})
+        else:
+            world.scheduler.on_trial_error(None, trial(0, "a"))
+    ends = [each for each in world.study.told if each[0] != "report"]
+    assert [each[0] for each in ends] == ["release"] * (MAX_DEATHS - 1) + ["fail"]
+    assert ends[-1][2].endswith(f"{MAX_DEATHS} times without getting further")
+
+
+def test_a_process_that_was_ended_for_its_silence_is_no_death_of_its_trial_unless_it_gets_no_further(world):
+    ended = []
     now = [0.0]
     world.control.processes = ProcessWatch(40.0, ended.append, lambda: now[0])
 
@@ -240,17 +271,19 @@ def test_a_process_that_was_ended_for_its_silence_is_no_death_of_its_trial_unles
             ControlStopper(world.control).stop_all()
         world.scheduler.on_trial_error(None, trial(0, "a"))
 
-    for _ in range(2 * MAX_DEATHS):
+    for step in range(1, 2 * MAX_DEATHS + 1):
         freeze()
         world.control.begin(0, 0, "a")
-        tell(world, 0, report=report)
+        tell(world, 0, report=report_of(step))
     assert ended
     assert {each[0] for each in world.study.told} == {"release", "report"}
     for _ in range(MAX_DEATHS):
         freeze()
     assert world.study.told[-1] == (
-        "fail", 0, "the trial's process did not answer for 40 s (RANKRAY_SILENCE_SECONDS), 3 times without a report",
-    )  # fmt: skip
+        "fail",
+        0,
+        "the trial's process did not answer for 40 s (RANKRAY_SILENCE_SECONDS), 3 times without getting further",
+    )
     assert world.control.deaths == {}
 
 
@@ -292,7 +325,9 @@ def test_a_death_whose_node_turns_out_to_be_gone_counts_no_more(world, monkeypat
     for node in ["here", "gone", "gone", "here", "gone", "here"]:
         world.control.live[0] = "a"
         tell(world, 0, lost={"reason": "died", "blameless": False, "nodes": [node]})
-    assert world.study.told == [("release", 0)] * 5 + [("fail", 0, f"the trial's process died {MAX_DEATHS} times")]
+    assert world.study.told == [("release", 0)] * 5 + [
+        ("fail", 0, f"the trial's process died {MAX_DEATHS} times without getting further")
+    ]
     assert asked[:2] == [(["gone", "here"], False), (["gone"], True)]
 
 
