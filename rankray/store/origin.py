@@ -11,7 +11,7 @@ from rankray.config.load import GIVEN
 from rankray.config.params import get_path, plain
 from rankray.store.confirmation import CONFIRMS
 from rankray.store.identity import snapshot
-from rankray.store.migrate import CONFIG
+from rankray.store.migrate import CONFIG, EARLIER_LOSS
 from rankray.store.records import PROVENANCE
 from rankray.store.stored import clean, mapping, reading
 from rankray.store.trials import StudyStore
@@ -23,9 +23,9 @@ def origin(study: StudyStore) -> dict[str, Any]:
     Returns:
         `study` and `store` (its URL without a password); `file`, or None where the study was made without one;
         `overrides`, path to value of all that the command line or a call gave in place of the file (`--set`, `--name`),
-        of which a path may be a section, or one of `space`; `pins`, path to value of the commits of the hub that the
-        study was pinned to and its file does not name; `confirms`, the search that it confirms, or None; and
-        `metric`, the first one that it selects by.
+        of which a path may be a section, or one of `space`; `pins`, path to value of what its file does not name: the
+        commits of the hub that the study was pinned to, and defaults that it keeps from an earlier version;
+        `confirms`, the search that it confirms, or None; and `metric`, the first one that it selects by.
     """
     with reading(study.name):
         found: dict[str, Any] = clean(_origin(study))
@@ -55,7 +55,7 @@ def _origin(study: StudyStore) -> dict[str, Any]:
         # where there is no file, an earlier version stored the study's name
         "file": file if isinstance(file, str) and os.path.isabs(file) else None,
         "overrides": overrides,
-        "pins": _pins(study, provenance),
+        "pins": _pins(study, provenance) | _earlier_loss(study, provenance),
         "confirms": str(confirms) if confirms else None,
         "metric": study.config.study.metric,
     }
@@ -72,6 +72,18 @@ def _pins(study: StudyStore, provenance: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(data, Mapping) and any(data.get(name) != revision for name, revision in of_data.items()):
         pins["data.revision"] = dict(data)
     return pins
+
+
+def _earlier_loss(study: StudyStore, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the loss of a study of an earlier version, or of its confirmation, has in place of today's defaults.
+
+    Where the file names such a field, or an override its section, there is nothing to add.
+    """
+    places, loss = mapping(provenance.get("places")), study.config.loss
+    if str(places.get("loss", "")).startswith(GIVEN):
+        return {}
+    kept = {f"loss.{key}": value for key, value in EARLIER_LOSS.items() if getattr(loss, key) == value}
+    return {path: value for path, value in kept.items() if path not in places}
 
 
 def _value(study: StudyStore, path: str) -> Any:

@@ -1,9 +1,13 @@
 """Where a study's configuration came from, as commands need it."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from rankray.cli.lineage import lineage
 from rankray.config import load_config
+from rankray.report.commands import retrain_command
 from rankray.store import attach, open_study
 from rankray.store.confirmation import CONFIRMS
 from rankray.store.origin import origin, storages
@@ -102,3 +106,26 @@ def test_commits_that_the_file_does_not_name(file, sqlite_url):
     assert origin(open_study(sqlite_url, other, provenance=named))["pins"] == {}, "the file names them"
     third = make_config(name="third")
     assert origin(open_study(sqlite_url, third, provenance={}))["pins"] == {}
+
+
+def test_the_loss_that_a_study_of_an_earlier_version_keeps(file, tmp_path, sqlite_url):
+    """What is printed to train a trial again trains with its loss: neither field was in a file of that time."""
+    kept = {"loss.low_entropy": "bound", "loss.min_competence": 0.0}
+    shutil.copy(Path(__file__).parent / "fixtures" / "schema-0.db", tmp_path / "old.db")
+    assert origin(attach(f"sqlite:///{tmp_path}/old.db", "s"))["pins"] == kept
+    confirmation = load_config(file, dict.fromkeys(["name"], "s.confirm") | kept).config
+    loaded = load_config(file)
+    study = open_study(sqlite_url, confirmation, provenance=lineage(loaded) | {CONFIRMS: "s"})
+    assert origin(study)["pins"] == kept
+    assert retrain_command(origin(study), {"loss.low_entropy": "bound"}).endswith(
+        " --set loss.min_competence=0.0 --set loss.low_entropy=bound"
+    )
+
+
+@pytest.mark.parametrize("given", [{"loss.low_entropy": "bound"}, {"loss": {"low_entropy": "bound"}}, {}])
+def test_a_loss_that_is_given_is_not_one_of_an_earlier_version(file, sqlite_url, given):
+    if not given:
+        file.write_text(FILE.replace("rri}", "rri, low_entropy: bound}"))
+    loaded = load_config(file, given)
+    assert loaded.config.loss.low_entropy == "bound"
+    assert origin(open_study(sqlite_url, loaded.config, provenance=lineage(loaded)))["pins"] == {}
