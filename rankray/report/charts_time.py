@@ -68,7 +68,7 @@ def _bars(name: str, of_it: Sequence[Stretch], rows: Mapping[tuple[str, int], st
     shape = {"pattern": {"shape": "x" if preempted else "/"}} if stopped else {}
     return {
         "type": "bar", "orientation": "h", "name": name,
-        "base": [each.start.isoformat(timespec="milliseconds") for each in of_it],
+        "base": [each.start.replace(tzinfo=None).isoformat(timespec="milliseconds") for each in of_it],
         "x": [max(1, round((each.end - each.start).total_seconds() * 1000)) for each in of_it],
         "y": [rows[each.node, each.slot] for each in of_it],
         "text": [_told(each) for each in of_it],

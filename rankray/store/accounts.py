@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +15,7 @@ from rankray.store.ledger import SPENT, Spent, spent_of, worked_until
 from rankray.store.optuna_private import trial_id
 from rankray.store.ownership import TrialOwnership
 from rankray.store.records import CREATED, DAMAGED, DRIVER, KEPT_LOSSES, NODES, RAN, UNTRAINED, damaged_of, nodes_of
-from rankray.store.stored import figures, local_time, mapping, mappings, text
+from rankray.store.stored import figures, has_zone, mapping, mappings, moment, now, text
 
 LONGEST_NODE = 200
 """Characters of a node's name that are kept."""
@@ -29,7 +29,7 @@ class StudyAccounts(TrialOwnership):
     """A study's accounts, for `StudyStore`."""
 
     _worked: Mapping[str, datetime] = MappingProxyType({})
-    _worked_read = datetime.min
+    _worked_read = datetime.min.replace(tzinfo=UTC)
 
     @property
     def identity(self) -> str:
@@ -64,7 +64,7 @@ class StudyAccounts(TrialOwnership):
 
     def note_node(self, trial: FrozenTrial, node: str) -> None:
         """Keep that a process of a trial reports from a node for the first time."""
-        known = [*nodes_of(trial), {"node": node[:LONGEST_NODE], "at": datetime.now().isoformat()}]
+        known = [*nodes_of(trial), {"node": node[:LONGEST_NODE], "at": now()}]
         self.storage.set_trial_user_attr(trial_id(trial), NODES, known[-KEPT_LOSSES:])
         self._history.wrote(trial.number, NODES, known[-KEPT_LOSSES:], more=True)
 
@@ -75,7 +75,7 @@ class StudyAccounts(TrialOwnership):
             self.storage.set_trial_user_attr(trial_id(trial), DAMAGED, kept)
             self._history.wrote(trial.number, DAMAGED, kept, more=True)
 
-    def stretches(self, trial: FrozenTrial, now: datetime | None = None) -> list[Stretch]:
+    def stretches(self, trial: FrozenTrial, present: datetime | None = None) -> list[Stretch]:
         """Return who ran a trial and when, one (driver, start, end) after the other; the end is None while it runs.
 
         A driver that was killed had the trial until another one took it over, and worked on it until its last record
@@ -83,30 +83,36 @@ class StudyAccounts(TrialOwnership):
 
         Args:
             trial: the trial.
-            now: where nobody works on the study, the present: what was left running then ends at its driver's last
+            present: where nobody works on the study, the present: what was left running then ends at its driver's last
                 record.
         """
         found = [
             (text(each.get("driver")), start, end)
             for each in mappings(trial.user_attrs.get(RAN))
-            if (start := local_time(each.get("from"))) and (end := local_time(each.get("to")))
+            if (start := moment(each.get("from"))) and (end := moment(each.get("to")))
         ]
         own: list[Stretch] = []
-        since = local_time(trial.user_attrs.get(CREATED)) or trial.datetime_start
-        driver = str(trial.user_attrs.get(DRIVER, NOBODY))
-        for at, after in self._claims.changes(trial.number):
+        changes = self._claims.changes(trial.number)
+        created = trial.user_attrs.get(CREATED)
+        first = moment(trial.datetime_start)
+        if first is None or changes or has_zone(created):  # else nobody resumed it, and Optuna's start is the first
+            first = moment(created) or first
+        since, driver = first, str(trial.user_attrs.get(DRIVER, NOBODY))
+        for at, after in ((moment(at), after) for at, after in changes):
             if driver and since and at and since <= at:  # else of an earlier version, which kept no first start
                 own.append((driver, since, max(since, min(at, self._worked_until(driver, at)))))
             driver, since = after, at
         if driver and since:
-            end = trial.datetime_complete
-            own.append((driver, since, max(since, self._worked_until(driver, now)) if now and end is None else end))
+            end = moment(trial.datetime_complete)
+            if end is None and present is not None:
+                end = self._worked_until(driver, present)
+            own.append((driver, since, end and max(since, end)))
         return [*found, *own]
 
     def _worked_until(self, driver: str, at: datetime) -> datetime:
         """Return when a driver noted last that it works, if that is well before `at`; else `at`."""
         if at > self._worked_read:  # else what was read says whether the driver went on after that
-            self._worked_read = datetime.now()
+            self._worked_read = datetime.now().astimezone()
             self._worked = worked_until(self.storage.get_study_user_attrs(self._claims.study_id))
         known = self._worked.get(driver, at)
         return known if known < at - NOTED else at

@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any
 
 import optuna
@@ -49,6 +48,7 @@ from rankray.store.records import (
     is_void,
     point_key,
 )
+from rankray.store.stored import now
 from rankray.store.strategies import derived_seed, sampler, suggest
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class Asker:
 
     def _create(self, key: str, origin: str, proposal: Proposal) -> FrozenTrial:
         """Create a trial and return it as it is in the store; the history is then fresh."""
-        attributes = {DRIVER: self._driver, ORIGIN: origin, CREATED: datetime.now().isoformat()}
+        attributes = {DRIVER: self._driver, ORIGIN: origin, CREATED: now()}
         attributes |= {POINT: key} if key else {}
         params, kinds, marks = proposal
         template = create_trial(state=TrialState.RUNNING, user_attrs=attributes, system_attrs=marks)

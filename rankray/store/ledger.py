@@ -142,7 +142,7 @@ def _interval(stored: list[Any]) -> Interval | None:
 
 
 def worked_until(attributes: Mapping[str, Any]) -> dict[str, datetime]:
-    """Return driver to the local time at which it last wrote what it had spent.
+    """Return driver to when it last wrote what it had spent.
 
     Args:
         attributes: those of the claims study.
@@ -154,7 +154,7 @@ def worked_until(attributes: Mapping[str, Any]) -> dict[str, datetime]:
 
 def _date(time: float) -> datetime | None:
     try:
-        return datetime.fromtimestamp(time)
+        return datetime.fromtimestamp(time).astimezone()
     except (ValueError, OverflowError, OSError) as error:
         logger.debug("ledger: %r is no time: %s", time, error)
         return None

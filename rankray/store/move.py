@@ -76,7 +76,7 @@ def copy_study(source: str, target: str, name: str, notice: Notice = lambda line
             f"copy: another process is copying {name} to {masked(target)}; allowed: one at a time; wait for it"
         )
     study_id = find_or_create(storage, name, direction)
-    trials, now = held.storage.get_all_trials(held.study_id, deepcopy=False), datetime.now()
+    trials, now = held.storage.get_all_trials(held.study_id, deepcopy=False), datetime.now().astimezone()
     for trial in trials:
         storage.create_new_trial(study_id, _ownerless(trial, held.stretches(trial, now)))
     attributes = held.storage.get_study_user_attrs(held.study_id)

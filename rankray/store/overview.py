@@ -19,7 +19,7 @@ from rankray.store.identity import snapshot
 from rankray.store.importance import importance
 from rankray.store.origin import origin
 from rankray.store.records import PROVENANCE, StepRecord, end_of, failures_of, losses_of, nodes_of, steps_of
-from rankray.store.stored import clean, figures, mapping, number, reading, whole
+from rankray.store.stored import clean, figures, mapping, moment, number, reading, whole
 from rankray.store.trials import StudyStore
 
 VERSIONS = "rankray:versions"
@@ -107,15 +107,16 @@ def _spread(records: list[StepRecord]) -> dict[str, Any] | None:
 
 def _stretches(study: StudyStore, trial: FrozenTrial) -> list[dict[str, Any]]:
     """Return who ran a trial, when and where, and the work that was lost when it left; None where it is not stored."""
-    nodes, losses = nodes_of(trial), losses_of(trial)
+    nodes = [(at, each) for each in nodes_of(trial) if (at := moment(each["at"]))]
+    losses = [(at, each) for each in losses_of(trial) if (at := moment(each["at"]))]
     found = []
     stretches = study.stretches(trial)
     for index, (driver, start, end) in enumerate(stretches):
         since, until = start.isoformat(), None if end is None else end.isoformat()
         # what a killed driver lost is noted by the next one, when it takes over
-        before = stretches[index + 1][1].isoformat() if index + 1 < len(stretches) else until
-        there = [each["node"] for each in nodes if since <= each["at"] and (before is None or each["at"] <= before)]
-        lost = [each for each in losses if since <= each["at"] and (before is None or each["at"] <= before)]
+        before = stretches[index + 1][1] if index + 1 < len(stretches) else end
+        there = [each["node"] for at, each in nodes if start <= at and (before is None or at <= before)]
+        lost = [each for at, each in losses if start <= at and (before is None or at <= before)]
         found.append(
             {
                 "driver": driver,

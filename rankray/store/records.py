@@ -5,7 +5,8 @@ Attributes of a trial, all under one prefix. A key keeps its meaning in all vers
     rankray:driver       the driver that created it (written with the trial itself); claims say who owns it since
     rankray:origin       why it was made (with the trial itself): `sampler`, `baseline:sft`, `baseline:paper`, `known`,
                          `known:rates`, `warm_start`, `warm_start:<earlier study>`; `confirm:...` in a confirmation
-    rankray:created      when, local time (with the trial itself): Optuna's own start is that of the last resumption
+    rankray:created      when (with the trial itself): Optuna's own start is that of the last resumption. Times are
+                         local, with their distance from UTC, which those of earlier versions lack
     rankray:point        identity of the given point it tries (with the trial itself)
     rankray:ready        its parameters and its place are final: an orphan with it is adopted, one without is discarded
     rankray:step:<n>     what was reported at step n and the verdict on it: the commit point of a report. An owner of

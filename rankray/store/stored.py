@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -57,14 +57,31 @@ def whole(value: Any) -> int | None:
         return None
 
 
-def local_time(value: Any) -> datetime | None:
-    """Return a stored local time; None where there is none, or it is malformed (one with a time zone is)."""
+def now() -> str:
+    """Return the present as it is stored: local time, with its distance from UTC."""
+    return datetime.now().astimezone().isoformat()
+
+
+def moment(value: Any) -> datetime | None:
+    """Return a stored time, or one that Optuna gives, in this machine's time zone; None where there is none.
+
+    Optuna gives this machine's local time without its distance from UTC, of which two are not as far apart as they look
+    where summer time begins or ends between them. Earlier versions stored the writer's, which is taken for this
+    machine's.
+    """
     try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) and value else None
-    except ValueError:
+        found = datetime.fromisoformat(value) if isinstance(value, str) and value else value
+        return found.astimezone() if isinstance(found, datetime) else None
+    except (ValueError, OverflowError, OSError):
         logger.debug("a stored time is malformed: %r", value)
         return None
-    return None if found is None or found.tzinfo is not None else found
+
+
+def has_zone(value: Any) -> bool:
+    """Return whether a stored time says its distance from UTC; those of earlier versions do not."""
+    with suppress(ValueError):
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    return False
 
 
 def clean(value: Any) -> Any:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -53,7 +52,7 @@ from rankray.store.records import (
     steps_of,
     ticket_of,
 )
-from rankray.store.stored import mapping
+from rankray.store.stored import mapping, now
 from rankray.store.strategies import prune_direction
 
 
@@ -148,7 +147,7 @@ class StudyStore(StudyAccounts):
             if not trial.state.is_finished():
                 self._own(trial)
                 if lost is not None:
-                    losses = [*losses_of(trial), asdict(lost) | {"at": datetime.now().isoformat()}]
+                    losses = [*losses_of(trial), asdict(lost) | {"at": now()}]
                     self.storage.set_trial_user_attr(trial_id(trial), LOST, losses[-KEPT_LOSSES:])
                 self._give_back(trial)
 

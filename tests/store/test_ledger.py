@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import random
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -189,4 +189,4 @@ def test_what_is_malformed_of_a_driver_s_record_is_left_out(stored: Any) -> None
     attributes = {f"{SPENT}a": stored, f"{SPENT}b": record(10, 20, 3.0, n=["g5", False, 10, 20])}
     spent = spent_of(attributes, budget)
     assert (spent.wall_seconds, spent.gpu_seconds, spent.money) == (10, 3.0, 10.0)
-    assert worked_until(attributes)["b"] == datetime.fromtimestamp(20)
+    assert worked_until(attributes)["b"] == datetime.fromtimestamp(20, UTC)

@@ -76,7 +76,7 @@ def test_what_a_killed_driver_left_running_ends_in_the_copy_with_its_last_record
     store = open_study(sqlite_url, make_config()).join()
     begin(store)
     store.charge({"from": time.time() - 300, "to": time.time() - 100, "gpu_seconds": 0.0, "nodes": {}})
-    created = datetime.now() - timedelta(seconds=300)
+    created = datetime.now().astimezone() - timedelta(seconds=300)
     store.storage.set_trial_user_attr(trial_id(stored(store, 0)), CREATED, created.isoformat())
     store._lease.drop()
     copy_study(sqlite_url, journal_url, "s")
@@ -177,10 +177,10 @@ def test_what_a_killed_start_left_of_a_study_can_be_deleted(url: str, monkeypatc
 
 @pytest.mark.parametrize("stored", [None, "x", [1], [{"driver": "d"}], [{"driver": 1, "from": "x", "to": "y"}]])
 def test_what_is_malformed_of_who_ran_a_trial_before_a_copy_is_left_out(sqlite_url: str, stored: Any) -> None:
-    zoned = {"driver": "d", "from": "2026-01-01T00:00:00+01:00", "to": "2026-01-01T01:00:00+01:00"}
+    undated = {"driver": "d", "from": "2026-01-01T00:00:00+01:00", "to": "2026-01-32T01:00:00+01:00"}
     with open_study(sqlite_url, make_config()) as store:
         number = begin(store).number
-        kept = [*stored, zoned] if isinstance(stored, list) else stored
+        kept = [*stored, undated] if isinstance(stored, list) else stored
         store.storage.set_trial_user_attr(trial_id(store.trials()[number]), RAN, kept)
         [(driver, _, end)] = store.stretches(store.trials()[number])
         assert (driver, end) == (store.driver, None)

@@ -4,7 +4,7 @@ import itertools
 import json
 import time
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -14,8 +14,10 @@ from rankray.report.markdown import markdown
 from rankray.report.page import page
 from rankray.search.confirm import step_seconds
 from rankray.store import attach, open_study, views
+from rankray.store.optuna_private import trial_id
 from rankray.store.overview import overview
-from store.helpers import begin, drive, make_config, said
+from rankray.store.records import CREATED
+from store.helpers import begin, drive, make_config, run_trial, said
 
 
 def test_it_says_what_the_views_say_and_has_every_curve(tmp_path):
@@ -100,6 +102,74 @@ def test_the_time_after_a_driver_was_killed_is_not_work(tmp_path, monkeypatch):
     hours = cost(overview(study)).trial_hours
     assert step_seconds(study) == pytest.approx(3600 * hours / trial["step"])
     assert 3600 * hours < (datetime.fromisoformat(second["ended"]) - since).total_seconds() - 0.8
+
+
+@pytest.fixture
+def in_zone(monkeypatch):
+    """Return what puts this process into a time zone, by its POSIX rule: zoneinfo need not be installed."""
+
+    def go(zone):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    yield go
+    monkeypatch.undo()
+    time.tzset()
+
+
+HERE, WEST, EAST = "UTC0", "EST5", "JST-9"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("zone", [HERE, WEST, EAST])
+def test_a_study_takes_as_long_as_it_took_wherever_it_is_looked_at(tmp_path, in_zone, zone, kind):
+    """A server in UTC searches, a laptop elsewhere looks."""
+    url = f"{kind}:///{tmp_path}/store"
+    in_zone(HERE)
+    config = make_config(study={"trials": 1})
+    with open_study(url, config) as first:
+        ticket = begin(first)
+        first.report(ticket.number, replace(said(ticket.params, 10), node="10.0.0.1 (abcdef01)"))
+        first.release(ticket.number, WorkLost("its node is being taken away", 4, 2.5))
+    drive(open_study(url, config))
+    before = cost(overview(attach(url, "s")))
+    in_zone(zone)
+    found = overview(attach(url, "s"))
+    assert 0 < cost(found).trial_hours == before.trial_hours < 0.01
+    assert cost(found).wall_hours == before.wall_hours
+    one, two = found["trials"][0]["stretches"]
+    assert (one["node"], one["lost"]["steps"], two["lost"]) == ("10.0.0.1 (abcdef01)", 4, None)
+    assert {each[-6:] for row in (one, two) for each in (row["started"], row["ended"])} == {
+        {HERE: "+00:00", WEST: "-05:00", EAST: "+09:00"}[zone]
+    }
+
+
+@pytest.mark.parametrize("zone", [HERE, WEST, EAST])
+def test_times_of_an_earlier_version_say_not_where(tmp_path, in_zone, zone):
+    """Optuna's own say it, so a trial that nobody has resumed took as long as it took."""
+    url = f"sqlite:///{tmp_path}/store.db"
+    in_zone(HERE)
+    study = open_study(url, make_config(study={"trials": 1}))
+    with study:
+        ticket = begin(study)
+        study.storage.set_trial_user_attr(trial_id(study.trials()[0]), CREATED, datetime.now().isoformat())
+        run_trial(study, ticket)
+    in_zone(zone)
+    assert 0 < cost(overview(attach(url, "s"))).trial_hours < 0.01
+
+
+def test_the_hour_that_the_clock_shows_twice_is_counted(tmp_path, in_zone):
+    """Summer time ends at 3:00, which is 2:00 then: from 1:30 to 3:30 it is three hours."""
+    url = f"sqlite:///{tmp_path}/store.db"
+    in_zone("CET-1CEST,M3.5.0,M10.5.0/3")
+    study = open_study(url, make_config(study={"trials": 1}))
+    drive(study)
+    [made] = attach(url, "s").trials()
+    begun = datetime(2026, 10, 24, 23, 30, tzinfo=UTC)
+    made.user_attrs[CREATED] = begun.astimezone().isoformat()
+    made.datetime_complete = (begun + timedelta(hours=3)).astimezone().replace(tzinfo=None)
+    assert made.datetime_complete == datetime(2026, 10, 25, 3, 30)
+    assert study.seconds(made) == 3 * 3600
 
 
 @pytest.mark.parametrize("spread", [{"first": "x", "shares": [1]}, {"first": 1, "shares": []}, {"shares": 3}, {"a": 1}])
