@@ -134,7 +134,7 @@ def _searched(tree: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
     for field in ("known", "baselines", "warm_start"):
         points = study.get(field) if isinstance(study, dict) else None
         for point in points if isinstance(points, list) else ():
-            yield from ((point, path, path) for path in list(point) if isinstance(point, dict))
+            yield from ((point, path, path) for path in list(point if isinstance(point, dict) else ()))
 
 
 def _template_text(given: Any, base: Path, where: Callable[[str], str]) -> Any:

@@ -110,6 +110,8 @@ def test_an_override_of_the_space_names_the_whole_path(write):
         (("temperature: 2.0", "temperature: .inf"), 6, ["loss.temperature: got inf", "finite number"]),
         (("temperature: 2.0", "talr_temperature: aut"), 6, ["loss.talr_temperature: got 'aut'", "did you mean 'auto'"]),
         (("study: {trials: 8}", "study: {known: [sft, papre]}"), 12, ["known.1", "did you mean 'paper'"]),
+        (("study: {trials: 8}", "study: {known: [null]}"), 12, ["known.0", "text or a mapping"]),
+        (("study: {trials: 8}", "study: {warm_start: [5]}"), 12, ["warm_start.0", "text or a mapping"]),
         (("study: {trials: 8}", "resources: {workers: [2, x]}"), 12, ["resources.workers: got"]),
         (("study: {trials: 8}", "study: {trials: 0}"), 12, ["study.trials", "got 0"]),
         (("name: demo", "name: ../demo"), 1, ["name: got '../demo'"]),
