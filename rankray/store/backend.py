@@ -88,7 +88,8 @@ def connect(url: str, *, create: bool = True) -> RetryingStorage:
         create: make the file (and its directory) of a file store that does not exist; otherwise refuse.
 
     Raises:
-        StoreError: the URL is wrong, or names a file that does not exist and may not be made.
+        StoreError: the URL is wrong, names a file that does not exist and may not be made, or a database whose tables
+            another version of Optuna has made.
         StoreUnavailable: the store does not answer; the message holds no password.
     """
     parts = replace(parse_url(url), lenient=not create)
@@ -111,6 +112,16 @@ def connect(url: str, *, create: bool = True) -> RetryingStorage:
             raise
         logger.debug("store: %s: an option is refused", masked(url), exc_info=True)
         raise StoreError(f"store: {masked(url)}: {scrub(str(error), url)}; correct the options of the URL") from None
+    except RuntimeError as error:  # what Optuna says of tables that another version of it has made
+        if "table schema" not in str(error):
+            raise
+        logger.debug("store: %s has other tables", masked(url), exc_info=True)
+        older = "storage upgrade" in str(error)
+        fix = "back it up, then run: optuna storage upgrade --storage URL" if older else "upgrade rankray and optuna"
+        raise StoreError(
+            f"store: {masked(url)}: its tables were made by {'an older' if older else 'a newer'} version of Optuna; "
+            f"allowed: those of Optuna {optuna.__version__}, which is installed; {fix}, or give another store"
+        ) from None
     return RetryingStorage(opened, url)
 
 

@@ -7,7 +7,7 @@ import logging
 import platform
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -107,6 +107,7 @@ def _open(
     }
     if config.name not in study_names(storage):
         check_earlier(storage, config)
+    _refuse_foreign(storage, shown_url, config.name)
     claims = Claims(storage, find_or_create(storage, config.name + SUFFIX, direction(config)))
     claims.refresh()
     refuse_parts(storage, config.name, claims.study_id)
@@ -211,6 +212,25 @@ def list_studies(url: str) -> list[str]:
         return [printable(name) for name in study_names(storage)]
     finally:
         storage.disconnect()
+
+
+def _refuse_foreign(storage: BaseStorage, shown_url: str, name: str) -> None:
+    """Refuse a name under which another program keeps a study: of rankray's own, the claims are made first.
+
+    Raises:
+        StoreError: there is such a study; its trials would be taken for ours.
+    """
+
+    def is_there(each: str) -> bool:
+        with suppress(KeyError):
+            return storage.get_study_id_from_name(each) is not None
+        return False
+
+    if is_there(name) and not is_there(name + SUFFIX):
+        raise StoreError(
+            f"study {name}: {shown_url} has a study of this name that is not one of rankray's, or has lost a part "
+            f"({name}{SUFFIX}); allowed: a name that is free; give another with --name"
+        )
 
 
 def refuse_parts(storage: BaseStorage, name: str, claims_id: int) -> None:

@@ -194,3 +194,14 @@ def test_who_looks_again_and_again_holds_no_connection(postgresql_url: str) -> N
     finally:
         gc.enable()
         control.close()
+
+
+@pytest.mark.parametrize(("revision", "said"), [("v2.6.0.a", "older.* optuna storage upgrade"), ("v9.9.9.a", "newer")])
+@pytest.mark.parametrize("create", [False, True])
+def test_tables_of_another_optuna_are_one_line(sqlite_url: str, revision: str, said: str, create: bool) -> None:
+    open_study(sqlite_url, make_config()).storage.disconnect()
+    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as database:
+        database.execute("update alembic_version set version_num = ?", [revision])
+    database.close()
+    with pytest.raises(StoreError, match=f"^store: .*its tables were made by an? {said}"):
+        connect(sqlite_url, create=create)

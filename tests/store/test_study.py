@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from rankray.errors import StoreError, StoreUnavailable, StudyMismatch
 from rankray.store import attach, list_studies, open_study, views
+from rankray.store.backend import connect
 from rankray.store.optuna_private import trial_id
 from rankray.store.records import END
 from store.helpers import begin, drive, make_config, run_trial, states, stored
@@ -307,3 +309,14 @@ def test_data_that_the_space_may_choose_are_those_of_the_study(tmp_path: Path) -
     open_study(url, make_config(), provenance={"choices": {"data.train: a": "sha256:1"}})
     with pytest.raises(StudyMismatch, match="choices: stored"):
         open_study(url, make_config(), provenance=second)
+
+
+def test_a_study_that_another_program_made_is_not_taken_for_ours(any_url: str) -> None:
+    """Its trials would count, and the best of them be shown with a command that trains nothing."""
+    storage = connect(any_url)
+    other = optuna.create_study(storage=storage, study_name="s")
+    other.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=1)
+    with pytest.raises(StoreError, match=r"^study s: .* a study of this name that is not one of rankray's.* --name"):
+        open_study(any_url, make_config())
+    assert [study.study_name for study in storage.get_all_studies()] == ["s"]
+    assert open_study(any_url, make_config(name="t")).finished == 0
