@@ -4,7 +4,8 @@
 report becomes the result of the current `step()`, and the thread then waits for the verdict, which is the next `step()`
 (continue) or a reset (stop). So no trial computes past a rung at which it is stopped, and imports, tokenizer, data and
 base weights stay loaded for the next trial. A reset brings the next trial, and in `stops` why the one before it was
-stopped (see `searcher`); where no further trial comes, the search itself is ending.
+stopped (see `searcher`); where no further trial comes, the search itself is ending. Training begins with a trial's first
+step, not with its actor: Tune may give the trial to a free actor while a new one for it is starting (docs/traps.md).
 
 A step returns one JSON string under `EVENT` (Tune flattens dicts), and never Tune's `done`, of which the scheduler is
 not told (docs/traps.md). The JSON has one key:
@@ -115,10 +116,11 @@ class TrialActor(Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Start the first trial's training."""
+        """Make the training thread, and take the first trial."""
         libraries_first()
         logs.configure()
         self._jobs: queue.Queue[tuple[TrialSpec, _Rendezvous] | None] = queue.Queue()
+        self._handed: tuple[TrialSpec, _Rendezvous] | None = None
         self._broken_by = ""
         self._last_event: dict[str, Any] = {}
         self._limit_seconds: float | None = None
@@ -132,10 +134,10 @@ class TrialActor(Trainable):
         self._idle.set()
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._thread.start()
-        self._start(config)
+        self._take(config)
 
     def step(self) -> dict[str, Any]:
-        """Let the trial continue, and wait for its next event.
+        """Let the trial begin or continue, and wait for its next event.
 
         Raises:
             NodeDrained: it was preempted, and the scheduler knows.
@@ -145,6 +147,11 @@ class TrialActor(Trainable):
             raise NodeDrained(self._preempted)
         if self._broken_by and LOST in self._last_event:
             raise ProcessBroken(self._broken_by)
+        if self._handed is not None:
+            self._idle.clear()
+            self._rendezvous.heard_at = time.monotonic()
+            self._jobs.put(self._handed)
+            self._handed = None
         if self._waiting:
             self._rendezvous.heard_at = time.monotonic()
             self._rendezvous.answer.put(Verdict(stop=False))
@@ -183,19 +190,19 @@ class TrialActor(Trainable):
             return {FAILURE: {"reason": reason, "traceback": where}}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Stop the trial that still runs, if any, and start the next one here; always True."""
+        """Stop the trial that still runs, if any, and take the next one; always True."""
         if not self._broken_by:
             self._stop(json.loads(new_config.get("stops") or "{}").get(str(self._number), SEARCH_ENDS))
         if self._broken_by:
             self._hand_back(new_config)
         else:
-            self._start(new_config)
+            self._take(new_config)
         return True
 
     def _hand_back(self, config: dict[str, Any]) -> None:
         """Give the trial back that this process was handed and cannot train."""
         self._rendezvous = _Rendezvous(self._drain)
-        self._waiting = False
+        self._waiting, self._handed = False, None
         self._number = TrialSpec.from_json(config["spec"]).number
         reason = f"its process could not train it ({self._broken_by}); it starts in another one"
         self._rendezvous.events.put({LOST: {"reason": reason, "blameless": True, "nodes": [], "ends": True}})
@@ -216,16 +223,16 @@ class TrialActor(Trainable):
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: a trial resumes from the checkpoint that its spec names."""
 
-    def _start(self, config: dict[str, Any]) -> None:
+    def _take(self, config: dict[str, Any]) -> None:
+        """Take a trial, which its first step begins."""
         self._rendezvous = _Rendezvous(self._drain)
         self._waiting = False
         self._new_here = True
-        self._idle.clear()
         spec = TrialSpec.from_json(config["spec"])
         self._limit_seconds = spec.config.get("study", {}).get("trial_timeout")
         self._introduced = False
         self._number = spec.number
-        self._jobs.put((spec, self._rendezvous))
+        self._handed = spec, self._rendezvous
 
     def _stop(self, reason: str) -> None:
         self._rendezvous.answer.put(Verdict(stop=True, reason=reason))

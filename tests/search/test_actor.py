@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -76,6 +77,29 @@ def test_training_waits_for_the_verdict(actor, caplog):
     assert heard(actor)["report"]["step"] == 1
     assert actor.reset_config(config(8)) is True
     assert actor.stopped[1:] == [(1, SEARCH_ENDS, SEARCH_ENDS)], "nobody stopped trial 7"
+
+
+def test_an_actor_whose_trial_is_trained_elsewhere_trains_nothing(monkeypatch):
+    """Tune starts an actor for a trial, gives the trial to another one that has become free, and never asks for a step.
+
+    Until it ended it trained the trial a second time, into the same directory, and wrote a checkpoint there.
+    """
+    import rankray.finetune
+
+    begun = []
+    monkeypatch.setattr(rankray.finetune, "run", lambda spec, reporter: begun.append(spec.number), raising=False)
+    actor = TrialActor(config(3))
+    time.sleep(0.5)
+    actor.stop()
+    assert not begun
+
+
+def test_a_trial_that_is_taken_and_not_begun_gives_way_to_the_next(actor):
+    assert actor.reset_config(config(7)) is True
+    assert actor.reset_config(config(8)) is True
+    assert heard(actor)["report"]["step"] == 1
+    actor.reset_config(config(9))
+    assert actor.stopped == [(1, SEARCH_ENDS, SEARCH_ENDS)], "trial 8 alone was trained"
 
 
 def test_an_exception_is_reported_and_the_process_is_used_again(actor):
