@@ -4,8 +4,9 @@
 report becomes the result of the current `step()`, and the thread then waits for the verdict, which is the next `step()`
 (continue) or a reset (stop). So no trial computes past a rung at which it is stopped, and imports, tokenizer, data and
 base weights stay loaded for the next trial. A reset brings the next trial, and in `stops` why the one before it was
-stopped (see `searcher`); where no further trial comes, the search itself is ending. Training begins with a trial's first
-step, not with its actor: Tune may give the trial to a free actor while a new one for it is starting (docs/traps.md).
+stopped (see `searcher`); where no further trial comes, the search itself is ending. Training begins with a trial's
+first step, not with its actor: Tune may give the trial to a free actor while a new one for it is starting
+(docs/traps.md).
 
 A step returns one JSON string under `EVENT` (Tune flattens dicts), and never Tune's `done`, of which the scheduler is
 not told (docs/traps.md). The JSON has one key:

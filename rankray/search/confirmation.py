@@ -28,7 +28,7 @@ from rankray.analysis.sequential import SPENDING, look_levels
 from rankray.analysis.verdict import Judgement, decide
 from rankray.config import Config, distributions
 from rankray.config.space import RATE
-from rankray.errors import ConfigError, SearchFailed
+from rankray.errors import ConfigError, SearchFailed, shown
 from rankray.search.candidates import DATA, SEED, Candidate, decided_on, edge_of, fresh_seed
 from rankray.store.confirmation import CHOICE, Run
 
@@ -82,9 +82,11 @@ class Options:
             ConfigError: a number with which nothing can be said.
         """
         for name, least in (("finalists", 1), ("choose_seeds", 1), ("seeds", 2)):
-            if getattr(self, name) < least:
-                flag = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"confirm: {flag} {getattr(self, name)}; allowed: {least} or more; raise it")
+            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ConfigError(f"confirm: {flag} {shown(value)}; allowed: a whole number; give one")
+            if value < least:
+                raise ConfigError(f"confirm: {flag} {value}; allowed: {least} or more; raise it")
         if self.spending not in SPENDING:
             raise ConfigError(f"confirm: --spending {self.spending}; allowed: {', '.join(SPENDING)}; give one of these")
         if not self.looks:

@@ -151,7 +151,8 @@ def test_a_trial_that_hangs_fails_and_its_process_ends(actor, monkeypatch):
     heard(actor)
     monkeypatch.setattr(rankray.finetune, "run", hang)
     actor.reset_config(config(3, study={"trial_timeout": 0.05}))
-    beats.wait()
+    assert BEAT in json.loads(actor.step()[EVENT]), "it begins"
+    assert beats.wait(60)
     failure = heard(actor)["failure"]
     assert failure["reason"] == "TimeoutError: no step and no report for 0.05 s (study.trial_timeout)"
     assert "in hang" in failure["traceback"], "it says where the trial hangs"
