@@ -220,7 +220,8 @@ class Study:
         from rankray.search.confirmation import Options
         from rankray.store import views
 
-        given = {"finalists": finalists, "choose_seeds": choose_seeds, "seeds": seeds, "looks": tuple(looks)}
+        several = (looks,) if isinstance(looks, int) else tuple(looks)
+        given = {"finalists": finalists, "choose_seeds": choose_seeds, "seeds": seeds, "looks": several}
         options = chosen([*given.items(), ("spending", spending)])
         Options.of(options, None)
         with self._study() as study:

@@ -51,8 +51,10 @@ def look_levels(looks: Sequence[int], level: float = LEVEL, spending: str = "obr
         spending: a name in `SPENDING`.
 
     Raises:
-        ValueError: the looks do not increase, or there are none.
+        ValueError: the looks are no whole numbers that increase, or there are none.
     """
+    if any(type(look) is not int for look in looks):
+        raise ValueError(f"looks: got {list(looks)}; allowed: whole numbers, as in 4,8,12,16; correct them")
     if not looks or looks[0] < 1 or any(later <= earlier for earlier, later in pairwise(looks)):
         raise ValueError(f"looks: got {list(looks)}; allowed: increasing numbers of seeds, as in 4,8,12,16; sort them")
     if len(looks) == 1:

@@ -224,7 +224,7 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tupl
             pairs = [(old[each], new[each]) for each in old if each in new]
         if any(one is not None and two is not None and one != two for one, two in pairs):
             raise StudyMismatch(
-                f"confirm: {search.name}: its {key} is not what the search trained with ({old}, now {new}); allowed: "
+                f"confirm: {search.name}: {key}: not what the search trained with ({old}, now {new}); allowed: "
                 "the same; restore it, or search again under another name"
             )
     loaded, asked = pin(LoadedConfig(confirmation, file))

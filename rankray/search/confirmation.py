@@ -82,11 +82,9 @@ class Options:
             ConfigError: a number with which nothing can be said.
         """
         for name, least in (("finalists", 1), ("choose_seeds", 1), ("seeds", 2)):
-            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ConfigError(f"confirm: {flag} {shown(value)}; allowed: a whole number; give one")
-            if value < least:
-                raise ConfigError(f"confirm: {flag} {value}; allowed: {least} or more; raise it")
+            if type(value := getattr(self, name)) is not int or value < least:
+                flag = f"--{name.replace('_', '-')} {shown(value)}"
+                raise ConfigError(f"confirm: {flag}; allowed: {least} or more, whole; correct it")
         if self.spending not in SPENDING:
             raise ConfigError(f"confirm: --spending {self.spending}; allowed: {', '.join(SPENDING)}; give one of these")
         if not self.looks:
@@ -95,8 +93,8 @@ class Options:
             look_levels(self.looks)
         except ValueError as error:
             raise ConfigError(f"confirm: --{error}") from None
-        if self.looks[0] < 2:
-            raise ConfigError(f"confirm: --looks starts with {self.looks[0]}; allowed: 2 seeds or more; raise it")
+        if (first := self.looks[0]) < 2:
+            raise ConfigError(f"confirm: --looks starts with {first}; allowed: 2 seeds or more; raise it")
         return Options(self.finalists, self.choose_seeds, self.looks[-1], self.looks, self.spending)
 
     @property
