@@ -1,4 +1,5 @@
-"""How large a model is in each part, from its config.json and the shapes of its weights; imports no torch.
+"""How large a model is in each part, from its config.json and the shapes of its weights; imports no torch
+unless torch has saved them.
 
 `memory.py` estimates from it what training takes. The shapes come from the headers of the saved weights, or from
 a model that was built without weights.
@@ -178,9 +179,10 @@ def shapes_in(file: Path) -> Shapes:
         Exception: of the reader's own kind, or the system's: it is no such file.
     """
     import safetensors
-    import torch
 
     if file.suffix != ".safetensors":
+        import torch
+
         saved = torch.load(file, map_location="meta", weights_only=True)
         return {name: tuple(each.shape) for name, each in saved.items()}
     with safetensors.safe_open(file, framework="np") as opened:
