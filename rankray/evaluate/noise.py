@@ -130,10 +130,17 @@ def trust(weight_N: Tensor, is_noise_N: Tensor, sequence_N: Tensor) -> dict[str,
         sequence_N: which sequence it belongs to.
     """
     chosen_N, noise_N = in_the_top(weight_N), is_noise_N.double()
+    is_tied_N = (chosen_N > 0) & (chosen_N < 1)
+    tied, places = int(is_tied_N.sum()), round(float(chosen_N[is_tied_N].sum()))
     hits = []
     for sequence in torch.unique(sequence_N[is_noise_N]).tolist():
-        among = chosen_N[is_noise_N & (sequence_N == sequence)]
-        hits.append(1.0 - float((1.0 - among).prod()))
+        here_N = is_noise_N & (sequence_N == sequence)
+        if bool((chosen_N[here_N] == 1).any()):
+            hits.append(1.0)
+            continue
+        # that all of its tied ones go without: the places are drawn among all tied ones, without replacement
+        without = ((tied - places - drawn) / (tied - drawn) for drawn in range(int(is_tied_N[here_N].sum())))
+        hits.append(1.0 - math.prod(without))
     weight = weight_N.double()
     return {
         "precision_top10": float((chosen_N * noise_N).sum() / chosen_N.sum()),

@@ -61,6 +61,19 @@ def test_ties_share_the_places_as_any_order_of_them_would():
     assert in_the_top(weight).tolist() == pytest.approx(expected)
 
 
+def test_a_sequence_is_hit_as_often_as_any_order_of_equal_weights_would():
+    """Two of four tokens of equal weight are noise of one sequence: a place is theirs in half of the orders."""
+    weight = torch.tensor([3.0, 1.0, 1.0, 1.0, 1.0] + [0.0] * 15)
+    noise = torch.tensor([False, True, True, False, True] + [False] * 14 + [True])
+    sequence = torch.tensor([0, 0, 0, 0, 1] + [1] * 15)
+    orders = list(itertools.permutations(range(1, 5)))
+    hits = [(order[0] in (1, 2)) / 2 + (order[0] == 4) / 2 for order in orders]
+    assert trust(weight, noise, sequence)["sequence_hit_rate"] == pytest.approx(sum(hits) / len(orders))
+    three = torch.tensor([True] * 3 + [False] * 17)
+    equal = torch.tensor([1.0] * 4 + [0.0] * 16)
+    assert trust(equal, three, torch.zeros(20))["sequence_hit_rate"] == 1.0, "two of four places, and three are noise"
+
+
 def test_chance_is_the_rate_of_noise_and_a_tenth():
     noise = torch.arange(200) % 50 == 0
     found = chance(noise, torch.arange(200) // 10)
