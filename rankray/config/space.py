@@ -133,15 +133,17 @@ def baseline_points(config: Config) -> list[tuple[str, dict[str, Any]]]:
 def with_conditions(point: Mapping[str, Any], space: Mapping[str, Distribution], config: Config) -> dict[str, Any]:
     """Return a point in which its fields exist: where it leaves a condition of theirs open, that is fulfilled.
 
-    The field that a condition looks at gets the file's own value, or the first one that the condition names.
+    The field that conditions look at gets the file's own value where all of them name it, or else the first value that
+    they have in common.
     """
-    found, waiting = dict(point), list(point)
-    while waiting:
-        for other, values in space[waiting.pop()].when.items():
+    found, asked = dict(point), dict[str, Sequence[Any]]()
+    for path in reversed(list(space)):  # a field stands behind all that its conditions look at
+        if path in asked:
+            own = get_path(config, path)
+            found[path] = own if own in asked[path] and space[path].contains(own) else asked[path][0]
+        for other, values in space[path].when.items() if path in found else ():
             if other in space and other not in found:
-                own = get_path(config, other)
-                found[other] = own if own in values and space[other].contains(own) else values[0]
-                waiting.append(other)
+                asked[other] = [value for value in asked.get(other, values) if value in values] or values
     return found
 
 

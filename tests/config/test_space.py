@@ -1,5 +1,6 @@
 """The search space: what it may contain, and what follows from it."""
 
+import itertools
 import json
 import math
 import pickle
@@ -202,6 +203,25 @@ def test_a_point_fulfils_the_conditions_that_it_leaves_open():
         {"loss.alpha": {"float": [0, 1], "when": {"loss.base": "one"}}}, study={"known": [{"loss.alpha": 0.5}]}
     )
     assert ["loss.alpha exists only where loss.base is one" in said for _, said in space_problems(fixed)] == [True]
+
+
+@pytest.mark.parametrize("paths", list(itertools.permutations(["loss.temperature", "loss.form", "loss.base"])))
+def test_a_point_fulfils_all_conditions_on_a_field_at_once_in_any_order(paths):
+    """What each of them names first, and the file's own value, is not what the others ask for."""
+    space = {
+        "loss.temperature": {"float": [0.5, 2.0], "when": {"loss.objective": ["power", "rri", "sft"]}},
+        "loss.objective": {"choice": ["sft", "power", "rri", "talr"]},
+        "loss.form": {"choice": ["bound", "exact"], "when": {"loss.objective": ["talr", "rri"]}},
+        "loss.base": {"choice": ["one", "prob"], "when": {"loss.form": ["exact", "bound"]}},
+    }
+    values = {"loss.temperature": 1.0, "loss.form": "exact", "loss.base": "one"}
+    for given in (paths, paths[:2]):
+        point = {path: values[path] for path in given}
+        made = config(space, study={"known": [], "warm_start": [point]}, loss={"objective": "sft"})
+        assert space_problems(made) == []
+        [(_, found)] = baseline_points(made)
+        assert all(distributions(made)[path].active(found, made) for path in found)
+        assert point.items() <= found.items()
 
 
 @pytest.mark.parametrize(
