@@ -142,19 +142,24 @@ def busy_share(slots: int, driver_seconds: float, reports: int) -> float:
     """Return which share of the slots one driver keeps busy.
 
     A slot reports once a minute and waits for the answer, which one driver gives to one slot after another; with its
-    turn come what is to be done for others (a random order of arrival, equal work: M/D/1).
+    turn come what is to be done for others (a random order of arrival, equal work). Slots that wait report nothing
+    meanwhile, so that however slow the driver is, none waits for more than one turn of each other one.
 
     Args:
         slots: trials at a time.
         driver_seconds: what the driver took for some reports, with new trials and ends.
         reports: how many.
+
+    Source: M. Reiser and S. S. Lavenberg, J. ACM 27 (1980) 313-322, mean value analysis of a closed queue; the part of
+    a turn that is left when a report arrives is half of it.
     """
     service = driver_seconds / max(1, reports)
-    load = slots * service / REPORT_EVERY_SECONDS
-    if load >= 1:
-        return 1 / load
-    waits = service + load * service / (2 * (1 - load))
-    return max(REPORT_EVERY_SECONDS / (REPORT_EVERY_SECONDS + waits), 0.0)
+    waits = there = busy = 0.0  # of so many slots: seconds to an answer, slots that wait, how busy the driver is
+    for count in range(1, slots + 1):
+        waits = max(service * (1 + there - busy / 2), count * service - REPORT_EVERY_SECONDS)
+        rate = count / (REPORT_EVERY_SECONDS + waits)
+        there, busy = rate * waits, rate * service
+    return REPORT_EVERY_SECONDS / (REPORT_EVERY_SECONDS + waits)
 
 
 def finite(value: float) -> float | None:

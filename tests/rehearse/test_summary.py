@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
+import random
 
 import numpy as np
 import pytest
@@ -67,3 +69,26 @@ def test_the_share_of_busy_slots_falls_with_the_driver_s_load() -> None:
     assert busy_share(8, 100 * 0.006, 100) == pytest.approx(60 / 60.006, rel=1e-5), "it waits for its own answer"
     assert 0.95 < busy_share(1000, 100 * 0.05, 100) < 1.0
     assert busy_share(1000, 100 * 0.12, 100) == pytest.approx(0.5), "one driver does half of what is needed"
+
+
+def simulated_share(slots: int, service: float, reports: int = 20_000) -> float:
+    """Return the same by simulation: each slot works a minute on average, then waits for its turn at the driver."""
+    dice = random.Random(slots)
+    due = [dice.expovariate(1 / 60) for _ in range(slots)]
+    heapq.heapify(due)
+    free = waited = 0.0
+    for _ in range(reports):
+        at = heapq.heappop(due)
+        free = max(at, free) + service
+        waited += free - at
+        heapq.heappush(due, free + dice.expovariate(1 / 60))
+    return 60 / (60 + waited / reports)
+
+
+@pytest.mark.parametrize("slots", [1, 8, 100])
+def test_a_driver_near_its_limit_keeps_as_many_slots_busy_as_in_a_simulation(slots: int) -> None:
+    loads = [0.5, 0.9, 0.99, 0.999, 1.0, 1.001, 1.2, 2.0]
+    shares = [busy_share(slots, load * 60 / slots, 1) for load in loads]
+    assert shares == sorted(shares, reverse=True), "a slower driver keeps fewer busy"
+    for load, share in zip(loads, shares, strict=True):
+        assert share == pytest.approx(simulated_share(slots, load * 60 / slots), abs=0.04)
