@@ -34,6 +34,18 @@ def test_runs_without_scatter_differ_by_what_they_differ() -> None:
     assert (apart.low, apart.high, apart.p_value, apart.excludes_zero) == (0.25, 0.25, 0.0, True)
 
 
+@pytest.mark.parametrize("scattering", [0, 1])
+def test_where_one_side_does_not_scatter_the_other_one_does(scattering: int) -> None:
+    """As where every run of a baseline has the same accuracy: the interval is that of the other side's mean alone."""
+    sides = [[0.5] * 5, [0.5] * 5]
+    sides[scattering] = [0.4, 0.6, 0.45, 0.7, 0.55]
+    ours, theirs = welch(*sides), stats.ttest_1samp(sides[scattering], 0.5)
+    ends = sorted((-1) ** scattering * (end - 0.5) for end in theirs.confidence_interval(0.95))
+    assert (ours.low, ours.high) == pytest.approx(ends)
+    assert (ours.p_value, ours.degrees) == pytest.approx((theirs.pvalue, 4.0))
+    assert not ours.excludes_zero
+
+
 def test_equal_runs_are_equal_however_many_there_are(seed: int) -> None:
     """The mean of equal numbers is not always that number: here the means of 8 and of 7 differ by a rounding."""
     draw = np.random.default_rng(seed)

@@ -37,3 +37,9 @@ def test_one_look_has_the_whole_level() -> None:
 def test_looks_increase(looks: list[int]) -> None:
     with pytest.raises(ValueError, match="increasing numbers of seeds"):
         look_levels(looks)
+
+
+@pytest.mark.parametrize("looks", [[2.5, 4], [4.0, 8.0], [True, 4], ["4", "8"]])
+def test_looks_are_whole_numbers(looks: list[int]) -> None:
+    with pytest.raises(ValueError, match="allowed: whole numbers"):
+        look_levels(looks)

@@ -39,6 +39,14 @@ def test_better_is_refused_where_something_forbids_it_and_worse_is_not() -> None
     assert decide(LOW, HIGH, maximize=True, obstacles=["SFT's best rate lies on the edge"]).word == "worse"
 
 
+def test_further_looks_are_needed_only_where_the_interval_holds_zero() -> None:
+    for first, second in ((HIGH, LOW), (LOW, HIGH)):
+        assert decide(first, second, maximize=True).decides
+        assert decide(first, second, maximize=True, obstacles=["SFT's best rate lies on the edge"]).decides
+    for first, second in ((LOW, LOW), (LOW[:5], LOW[:5]), ([1.0, 1.0], [0.0, 0.0])):
+        assert not decide(first, second, maximize=True).decides
+
+
 def test_a_lower_level_asks_for_more() -> None:
     first = [value + 0.03 for value in LOW]
     assert decide(first, LOW, maximize=True).word == "better"
