@@ -48,7 +48,7 @@ from rankray.store.records import (
     is_void,
     point_key,
 )
-from rankray.store.stored import now
+from rankray.store.stored import now, text
 from rankray.store.strategies import derived_seed, sampler, suggest
 
 logger = logging.getLogger(__name__)
@@ -177,7 +177,8 @@ class Asker:
     def _tried(self, below: int) -> set[str]:
         """Return the keys of the points that trials of lower numbers tried; a void trial has tried nothing."""
         pointed = [self._history.trials[number] for number in self._history.pointed if number < below]
-        return {trial.user_attrs[POINT] for trial in pointed if counts_as_tried(trial, self._history, self._driver)}
+        counted = [trial for trial in pointed if counts_as_tried(trial, self._history, self._driver)]
+        return {key for trial in counted if (key := text(trial.user_attrs[POINT]))}
 
     def _create(self, key: str, origin: str, proposal: Proposal) -> FrozenTrial:
         """Create a trial and return it as it is in the store; the history is then fresh."""

@@ -39,7 +39,7 @@ from rankray.config.schema import Config
 from rankray.store import gp
 from rankray.store.encoding import Array, Encoding
 from rankray.store.optuna_space import optuna_distributions
-from rankray.store.records import END, is_void, steps_of
+from rankray.store.records import end_of, is_void, steps_of
 
 MOST_RUNS = 250
 """Whole runs beyond which TPE proposes: the Gaussian process takes time with their cube."""
@@ -300,8 +300,8 @@ def scores(values: Array) -> Array:
 
 def _end_nll(trial: FrozenTrial) -> float:
     """Return a whole run's last plain NLL, NaN where it reported none."""
-    metrics = trial.user_attrs.get(END, {}).get("metrics")
-    if metrics is None:
+    metrics = end_of(trial).get("metrics")
+    if not metrics:
         steps = steps_of(trial)
         metrics = steps[max(steps)].metrics if steps else {}
     value = float(metrics.get(NLL, math.nan))

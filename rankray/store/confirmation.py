@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rankray.config.schema import Config
 from rankray.store.backend import connect
 from rankray.store.claims import SUFFIX, Claims, find_or_create
-from rankray.store.records import END, ORIGIN, TRIALS, is_void, steps_of
+from rankray.store.records import ORIGIN, TRIALS, end_of, is_void, steps_of
 from rankray.store.stored import mapping, mappings, number, pair, text, whole
 from rankray.store.strategies import direction
 from rankray.store.trials import StudyStore
@@ -137,7 +137,7 @@ def _run(trial: FrozenTrial, metric: str) -> Run:
     metrics: dict[str, float] = {}
     for record in steps_of(trial).values():
         metrics.update(record.metrics)
-    metrics.update(trial.user_attrs.get(END, {}).get("metrics", {}))
+    metrics.update(end_of(trial).get("metrics", {}))
     return Run(
         number=trial.number,
         origin=str(trial.user_attrs.get(ORIGIN, "")),

@@ -248,9 +248,9 @@ def with_marks(trial: FrozenTrial) -> FrozenTrial:
 
 def with_values(trial: FrozenTrial, metric: str) -> FrozenTrial:
     """Return a trial whose intermediate values are those of one metric, which its step records hold."""
-    found = {step: record["metrics"].get(metric) for step, record in _committed(trial).items()}
+    found = {step: number(mapping(record.get("metrics")).get(metric)) for step, record in _committed(trial).items()}
     changed = copy.copy(trial)
-    changed.intermediate_values = {step: found[step] for step in sorted(found) if found[step] is not None}
+    changed.intermediate_values = {step: value for step in sorted(found) if (value := found[step]) is not None}
     return changed
 
 

@@ -10,6 +10,8 @@ from optuna.trial import TrialState
 from rankray.contracts import Report, Verdict
 from rankray.errors import LeaseLost, StoreError
 from rankray.store import attach, open_study, views
+from rankray.store.confirmation import runs_of
+from rankray.store.optuna_private import trial_id
 from rankray.store.records import DRIVER, ORIGIN, READY, is_void
 from store.helpers import FULL, SPACE, begin, begin_and_die, drive, make_config, states, stored
 
@@ -377,3 +379,47 @@ def test_what_all_drivers_have_finished_is_seen_without_reading(url: str, monkey
         assert best[:2] == (1, 1.0)
         monkeypatch.undo()
         one.complete(open_trial.number, {"eval/nll": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rankray:step:20", {"stop": False}),
+        ("rankray:step:20", {"metrics": [1]}),
+        ("rankray:step:20", {"metrics": {"eval/nll": "low"}}),
+        ("rankray:end", "complete"),
+        ("rankray:end", {"state": "complete", "metrics": 3}),
+        ("rankray:end", {"state": "complete", "metrics": {"eval/nll": "low"}}),
+        ("rankray:point", ["a", "list"]),
+        ("rankray:point", ""),
+    ],
+)
+def test_what_is_malformed_of_a_trial_stops_no_search(file_url: str, key: str, value: object) -> None:
+    """It prunes on another metric than it selects on, so that each driver reads the steps of all trials."""
+    config = make_config(
+        study={"trials": 8, "sampler": "auto", "pruner": "auto", "metric": "eval/accuracy"},
+        evaluate={"every_steps": 10, "metrics": ["nll", "accuracy"]},
+    )
+
+    def report(store: Any, accuracy: float) -> int:
+        ticket = begin(store)
+        store.report(ticket.number, Report(10, {"eval/accuracy": accuracy, "eval/nll": 1.0 - accuracy}))
+        return ticket.number
+
+    with open_study(file_url, config) as store:
+        for accuracy in (0.1, 0.2, 0.3):
+            made = trial_id(stored(store, report(store, accuracy)))
+            store.storage.set_trial_user_attr(made, key, value)
+            store.storage.set_trial_state_values(made, TrialState.COMPLETE, [accuracy])
+    with open_study(file_url, config) as store:
+        for accuracy in (0.4, 0.5, 0.6):
+            store.complete(report(store, accuracy), {"eval/accuracy": accuracy, "eval/nll": 1.0 - accuracy})
+    assert states(attach(file_url, "s")) == ["COMPLETE"] * 6
+    assert [run.value for run in runs_of(attach(file_url, "s").trials(), "eval/accuracy")] == [
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+    ]
