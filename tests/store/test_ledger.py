@@ -155,6 +155,21 @@ def test_a_plateau_without_noise_counts_anything_better_and_pruned_trials_too(fi
         assert store.done
 
 
+def test_what_a_pruned_trial_reached_early_is_no_best_one(file_url: str) -> None:
+    """Where the metric rises after its start, each pruned trial would look better than all whole ones."""
+    config = make_config(study={"trials": 50, "budget": {"plateau": 4}, "pruner": "successive_halving"})
+    with open_study(file_url, config) as store:
+        for _ in range(3):
+            ticket = begin(store)
+            store.report(ticket.number, Report(10, {"eval/nll": 0.1}))
+            store.complete(ticket.number, {"eval/nll": 2.0})
+        assert store.report(begin(store).number, Report(10, {"eval/nll": 1.0})).stop
+        assert store.ended is None
+        assert store.report(begin(store).number, Report(10, {"eval/nll": 0.9})).stop
+        assert store.ended is not None
+        assert "not better than eval/nll 2 (trial 0)" in store.ended.reason
+
+
 def test_the_number_of_trials_ends_it_with_a_word_too(file_url: str) -> None:
     store = open_study(file_url, make_config(study={"trials": 2}))
     drive(store)
