@@ -48,6 +48,9 @@ def test_committing_twice_keeps_it(retention):
     retention.committed(3, str(path))
     retention.committed(3, str(path))
     assert path.exists()
+    later = make(retention, 3, 20)
+    retention.committed(3, str(later))
+    assert path.exists(), "it is the one before the last, and counts once"
 
 
 def test_the_checkpoint_resumed_from_is_freed_after_the_next_commit(retention, tmp_path):
@@ -140,6 +143,8 @@ def test_a_copy_resumes_from_the_original_and_deletes_nothing_of_it(tmp_path):
     assert all(Path(place).is_dir() for place in there)
     assert not Path(own).exists()
     assert CheckpointRetention(str(tmp_path), "s", "4" * 32).usable([there[0]]) is None, "another study is no copy"
+    elsewhere = "/".join(["", "elsewhere", *Path(there[0]).parts[-4:]])
+    assert copied.usable([elsewhere]) is None, "it lies below another storage"
 
 
 def test_where_a_study_keeps_its_checkpoints_is_known_without_marking_anything(tmp_path):

@@ -202,3 +202,28 @@ def test_no_setting_makes_an_infinite_weight_or_none(given):
     weight_N = token_weights(stats, **given, reference_log_prob_N=stats.log_prob_N / 2)
     assert torch.isfinite(weight_N).all()
     assert (weight_N >= 0).all()
+
+
+@pytest.mark.parametrize(("direction", "weight"), [("above", 1.0), ("below", 0.0)])
+def test_a_threshold_of_nothing_counts_all_or_none(direction, weight):
+    """Tokens that the model holds for impossible, too."""
+    stats = some_stats()
+    stats = stats.replaced(log_prob_N=stats.log_prob_N.clone().index_fill_(0, torch.tensor([3]), -math.inf))
+    found = token_weights(stats, "threshold", q=0.0, direction=direction)
+    assert found.unique().tolist() == [weight]
+
+
+@pytest.mark.parametrize(
+    ("objective", "lacks"), [("rri", "max_prob_N"), ("deft", "prob_square_sum_N"), ("eaft", "top_entropy_nats_N")]
+)
+def test_a_statistic_that_is_not_there_is_named(objective, lacks):
+    with pytest.raises(LossError, match=f"{lacks} = None"):
+        token_weights(some_stats().replaced(**{lacks: None}), objective)
+
+
+def test_no_token_has_no_weight_and_no_temperature():
+    none = token_stats(torch.empty(0, 5), torch.empty(0, dtype=torch.long))
+    for objective in WEIGHTS:
+        given = {"reference_log_prob_N": none.log_prob_N} if objective == "iw_sft" else {}
+        for sequence_N in (None, torch.empty(0, dtype=torch.long)):
+            assert token_weights(none, objective, sequence_N=sequence_N, **given).shape == (0,)

@@ -28,6 +28,11 @@ def test_quantiles_count_what_never_got_there() -> None:
     assert shown["found"] == {"median": 3.0, "p90": None}
     assert shown["chosen"] == {"median": None, "p90": None}
     assert shown["driver_cpu_seconds_per_trial"] == pytest.approx(0.013)
+    assert shown["driver_cpu_seconds_per_ask"] == pytest.approx(0.01)
+    assert shown["driver_cpu_seconds_per_report"] == pytest.approx(0.001)
+    assert (summary.milliseconds("ask_seconds"), summary.milliseconds("report_seconds")) == pytest.approx((10.0, 1.0))
+    asked = Replay(1.0, 1.0, 10.0, 5.0, 10, 0, (), (), (0.5, 0.7), (0.1, 0.2, 0.3))
+    assert Summary("auto", (asked, asked)).busy_share(1) == pytest.approx(60 / 60.6), "1.8 s for three reports"
 
 
 @pytest.mark.parametrize("shares", [[0.01], [0.002, 0.05, 0.3]])

@@ -44,6 +44,7 @@ def test_drivers_add_up_and_shared_nodes_count_once() -> None:
     assert (spent.wall_seconds, spent.gpu_seconds) == (7200, 10800)
     assert spent.money == pytest.approx(2.0 * 1.5 + 0.5 + 1.0 * 0.5)
     assert spent.unpriced == ()
+    assert spent.to_json() == {"wall_hours": 2.0, "gpu_hours": 3.0, "money": spent.money, "unpriced": []}
 
 
 def test_a_node_without_a_price_counts_with_the_highest_one() -> None:
@@ -197,7 +198,14 @@ def test_a_death_between_any_two_writes_loses_at_most_the_last_seconds(url: str)
 
 @pytest.mark.parametrize(
     "stored",
-    [None, "x", {"from": "x"}, {"from": 0.0, "to": float("nan")}, {"from": 5.0, "to": 5.0, "nodes": {"n": [1]}}],
+    [
+        None,
+        "x",
+        {"from": "x"},
+        {"from": 0.0, "to": float("inf")},
+        {"from": 0.0, "to": float("nan")},
+        {"from": 5.0, "to": 5.0, "nodes": {"n": [1]}},
+    ],
 )
 def test_what_is_malformed_of_a_driver_s_record_is_left_out(stored: Any) -> None:
     budget = limited(price={"g5": 3600.0}, money=9.0).study.budget

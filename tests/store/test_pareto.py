@@ -52,6 +52,18 @@ def test_the_front_is_what_nothing_beats(file_url: str) -> None:
     assert len(found) == len(unbeaten), "of equals the earliest"
 
 
+def test_what_a_pruned_trial_reached_on_its_way_is_not_in_the_front(file_url: str) -> None:
+    """Only trained to its end a trial says what its setting reaches."""
+    with open_study(file_url, config(pruner={"name": "threshold", "upper": 3.0}, prune_on="eval/nll")) as store:
+        finish(store, (0.5, 1.0))
+        ticket = begin(store)
+        assert not store.report(ticket.number, Report(10, {"eval/accuracy": 0.9, "eval/nll": 0.5})).stop
+        assert store.report(ticket.number, Report(20, {"eval/accuracy": 0.9, "eval/nll": 4.0})).stop
+        assert store.report(begin(store).number, Report(10, {"eval/accuracy": 0.8, "eval/nll": 5.0})).stop
+    assert states(store) == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert [trial.number for trial in front(store.trials(), store.config)] == [0]
+
+
 def test_a_study_of_one_metric_has_no_front(file_url: str) -> None:
     with open_study(file_url, make_config()) as store:
         store.complete(begin(store).number, {"eval/nll": 1.0})

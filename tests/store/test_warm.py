@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from rankray.contracts import Report
 from rankray.errors import StoreError
 from rankray.store import list_studies, open_rehearsal, open_study
 from rankray.store.backend import RetryingStorage
@@ -182,3 +183,18 @@ def test_an_earlier_study_without_a_complete_trial_has_nothing_to_give(file_url:
     open_study(file_url, make_config(name="old"))
     with pytest.raises(StoreError, match="no trial of it is complete"):
         open_study(file_url, make_config(study={"warm_start": ["old"]}))
+
+
+def test_a_pruned_trial_of_an_earlier_study_gives_no_point(file_url: str) -> None:
+    """What it reached on its way looks better than all that was trained to its end."""
+    pruner = {"name": "threshold", "lower": 1.0}
+    with open_study(file_url, make_config(name="old", study={"trials": 4, "pruner": pruner})) as store:
+        whole = begin(store)
+        store.complete(whole.number, {"eval/nll": 2.0})
+        for _ in range(3):
+            assert store.report(begin(store).number, Report(10, {"eval/nll": 0.5})).stop
+    config = make_config(study={"trials": 4, "known": [], "warm_start": ["old"]})
+    with open_study(file_url, config) as store:
+        tickets = [begin(store) for _ in range(2)]
+    assert tickets[0].params == whole.params
+    assert [ticket.origin for ticket in tickets] == ["warm_start:old", "sampler"]
