@@ -136,7 +136,8 @@ def with_conditions(point: Mapping[str, Any], space: Mapping[str, Distribution],
     The field that conditions look at gets the file's own value where all of them name it, or else the first value that
     they have in common.
     """
-    found, asked = dict(point), dict[str, Sequence[Any]]()
+    found = dict(point)
+    asked: dict[str, Sequence[Any]] = {}
     for path in reversed(list(space)):  # a field stands behind all that its conditions look at
         if path in asked:
             own = get_path(config, path)

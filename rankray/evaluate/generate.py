@@ -227,9 +227,8 @@ class _Batch:
             )
         answers: list[list[int]] = [[] for _ in self._rows]
         mixes_rows = plain_model(self._model).config.model_type in MIX_ROWS
-        alike: dict[
-            tuple[int, int, int], list[int]
-        ] = {}  # beside a longer prompt is padding, which MiniMax and RWKV read
+        # Beside a longer prompt there is padding, which MiniMax and RWKV read.
+        alike: dict[tuple[int, int, int], list[int]] = {}
         for row, (prompt, limit) in enumerate(zip(self._rows, self._limits, strict=True)):
             alike.setdefault((len(prompt), limit, row if mixes_rows else 0), []).append(row)
         for (length, limit, _), group in alike.items():

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rankray.config import LoadedConfig
+from rankray.config import Config, LoadedConfig
 from rankray.config.points import refused_draws
 from rankray.config.schema import unreached
 from rankray.config.space import distributions, known_left_out, never_drawn
@@ -128,24 +128,28 @@ def preflight(loaded: LoadedConfig) -> Findings:
     findings = Findings(warnings=[*_space_warnings(loaded), *template_warnings(loaded), *ignored_warmup(loaded)])
     check_one_schedule(loaded)
     check_kept_processes(loaded)
+    choices: dict[str, Any] = {}
     for variant in searched_variants(loaded):
-        _check(variant, Findings())
+        found = Findings()
+        _check(variant, found)
+        choices |= _chosen(variant.config, found.fingerprints, loaded.config.search_space.distributions)
     _check(as_drawn(loaded), findings)
-    if choices := dict(_choices(loaded)):
+    if choices:
         findings.fingerprints["choices"] = choices
     return findings
 
 
-def _choices(loaded: LoadedConfig) -> Iterator[tuple[str, Any]]:
-    """Yield the fingerprints of all local data and models that the space may choose, by field and choice."""
-    for path, dist in loaded.config.search_space.distributions.items():
-        where = loaded.where(f"space.{path}")
-        for choice in filter(lambda choice: isinstance(choice, str), dist.choices):
-            if path in ("data.train", "data.eval", "data.test") and is_local(choice):
-                yield f"{path}: {choice}", fingerprint(choice, f"{where}: {path}")
-            elif path == "model.path":
-                prints, directory = check_model_files(choice, where)
-                yield from [(f"{path}: {choice}", prints)] if directory is not None else []
+def _chosen(config: Config, prints: Mapping[str, Any], searched: Container[str]) -> dict[str, Any]:
+    """Return the fingerprints of a variant's local data and model, where the space chooses them, by field and path."""
+    data = {f"data.{split}": getattr(config.data, split) for split in ("train", "eval", "test")}
+    found = {
+        f"{field}: {given}": prints["data"][field.removeprefix("data.")]
+        for field, given in data.items()
+        if field in searched and isinstance(given, str) and is_local(given)
+    }
+    if "model.path" in searched and local_model(config.model.path) is not None:
+        found[f"model.path: {config.model.path}"] = {name: each for name, each in prints.items() if name != "data"}
+    return found
 
 
 def check_functions(loaded: LoadedConfig) -> None:

@@ -1,8 +1,7 @@
-"""How large a model is in each part, from its config.json and the shapes of its weights; imports no torch
-unless torch has saved them.
+"""How large a model is in each part, from its config.json and the shapes of its weights.
 
-`memory.py` estimates from it what training takes. The shapes come from the headers of the saved weights, or from
-a model that was built without weights.
+Imports torch only where torch has saved them. `memory.py` estimates from it what training takes. The shapes come from
+the headers of the saved weights, or from a model that was built without weights.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 
 from rankray.analysis.intervals import LEVEL, half_width_in_sd, smallest_found
 from rankray.analysis.verdict import ENOUGH
-from rankray.config import Config, apply_params, config_from
+from rankray.config import Config, config_from
 from rankray.config.load import override
 from rankray.config.schema import FREE_FIELDS
 from rankray.contracts import Observer
@@ -382,10 +382,7 @@ def step_seconds(search: StudyStore) -> float | None:
 
 def plan_steps(plan: Plan, confirmation: Config) -> int:
     """Return how many optimizer steps a confirmation trains at most; on which candidates it decides is open."""
-    steps = {
-        side: [apply_params(confirmation, each.params).full_steps for each in found]
-        for side, found in plan.sides.items()
-    }
+    steps = {side: [confirmation.steps_with(each.params) for each in found] for side, found in plan.sides.items()}
     chosen = sum(sum(each) for each in steps.values() if len(each) > 1) * plan.options.choose_seeds
     return chosen + plan.options.seeds * sum(max(each, default=0) for each in steps.values())
 

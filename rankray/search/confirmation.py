@@ -93,8 +93,8 @@ class Options:
             look_levels(self.looks)
         except ValueError as error:
             raise ConfigError(f"confirm: --{error}") from None
-        if (first := self.looks[0]) < 2:
-            raise ConfigError(f"confirm: --looks starts with {first}; allowed: 2 seeds or more; raise it")
+        if self.looks[0] < 2:
+            raise ConfigError(f"confirm: --looks starts with {self.looks[0]}; allowed: 2 seeds or more; raise it")
         return Options(self.finalists, self.choose_seeds, self.looks[-1], self.looks, self.spending)
 
     @property
