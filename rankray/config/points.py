@@ -35,7 +35,7 @@ def draw_point(space: Mapping[str, Distribution], config: Config, dice: random.R
 def draw_value(dist: Distribution, dice: random.Random) -> Any:
     """Return a random value of a distribution, each as likely as the others on its scale."""
     values = None if dist.log else _values(dist)
-    if values is not None and len(values) <= MOST_POINTS:
+    if values is not None and (dist.kind == "choice" or len(values) <= MOST_POINTS):
         return dice.choice(values)
     around = 0.5 if dist.kind == "int" and not dist.step else 0.0  # of a number, all that is rounded to it
     low, high = dist.low - around, dist.high + around

@@ -77,3 +77,12 @@ def test_a_wide_range_of_integers_is_drawn_from_without_a_list_of_them(high):
     drawn = draw_point(distributions(made), made, random.Random(0))
     assert isinstance(drawn["train.seed"], int)
     assert 0 <= drawn["train.seed"] <= high
+
+
+def test_of_any_number_of_choices_one_is_drawn():
+    prompts = [f"{{question}} {number}" for number in range(2_500)]
+    made = config({"data.prompt": {"choice": prompts}})
+    dice = random.Random(0)
+    drawn = {draw_point(distributions(made), made, dice)["data.prompt"] for _ in range(20)}
+    assert len(drawn) > 15
+    assert drawn <= set(prompts)
