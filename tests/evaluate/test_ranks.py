@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.leaving import LEAVE
 from fixtures.ports import free_port
 from fixtures.waiting import end_together
 
@@ -23,10 +24,11 @@ import json, sys
 import torch
 from torch import distributed
 torch.set_num_threads(1)
-distributed.init_process_group("gloo")
 from rankray.config import Config
 from rankray.evaluate import ranks, run
 from rankray.model.resident import fresh_model, split_of, tokenizer_of
+import trl  # before the group: torch.distributed.nn, imported after it, keeps it in its functions' defaults
+distributed.init_process_group("gloo")
 config = Config.model_validate(json.loads(sys.stdin.read()))
 plain = ranks.Ranks.__init__
 def measure(in_step):
@@ -45,7 +47,6 @@ def measure(in_step):
     tokenizer = tokenizer_of(config)
     return run.evaluate(model, tokenizer, split_of("eval", config, tokenizer), config), rows[0]
 print(json.dumps([measure(False), measure(True)]))
-distributed.destroy_process_group()
 """
 """With a barrier in each forward, as a sharded model has, workers that are not in step would wait for ever."""
 
@@ -104,7 +105,7 @@ def test_two_workers_share_the_work_and_both_know_the_result_in_step_or_not(tree
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER],
+            [sys.executable, "-c", WORKER + LEAVE],
             env={**shared, "RANK": rank, "LOCAL_RANK": rank},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

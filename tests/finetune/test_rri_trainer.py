@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from fixtures.leaving import LEAVE
 from fixtures.ports import free_port
 from fixtures.waiting import end_together
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -266,7 +267,7 @@ for options in ({}, {"padding_free": True, "max_length": None}):
     found += [[log["loss"], log["nll"]] for log in made.state.log_history if "loss" in log]
     if os.environ["RANK"] == "0":
         print(json.dumps(found))
-torch.distributed.destroy_process_group()
+    del made
 """
 
 
@@ -278,7 +279,7 @@ def in_a_pair(given):
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", PAIR, json.dumps(given)],
+            [sys.executable, "-c", PAIR + LEAVE, json.dumps(given)],
             env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,

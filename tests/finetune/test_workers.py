@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.leaving import LEAVE
 from fixtures.ports import free_port
 from fixtures.training import ROWS, build_model
 from fixtures.waiting import end_together
@@ -31,8 +32,6 @@ class Reporter:
 for line in sys.stdin.read().splitlines():
     outcome = run(TrialSpec.from_json(line), Reporter())
     print(json.dumps({"steps": outcome.steps, "stopped": outcome.stopped}))
-import torch
-torch.distributed.destroy_process_group()
 """
 
 
@@ -60,7 +59,7 @@ def together(*specs, first="", count=2):
     environment = {**os.environ, **place, "WORLD_SIZE": str(count)}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", first + WORKER],
+            [sys.executable, "-c", first + WORKER + LEAVE],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
