@@ -13,6 +13,9 @@
     python benchmarks/gpu.py                 writes gpu.json, and the table gpu.md beside it
     python benchmarks/gpu.py -o figures      writes figures.json and figures.md
 
+What is found is written after each part, so that a command that is stopped leaves what it had; a part that fails is
+recorded as wrong, and the next one runs.
+
 Without a card, parts 1 and 2 run on the CPU at small shapes, with the kernels under Triton's interpreter where triton
 is installed, and part 5 with an error that only reads like CUDA's; the rest is named as skipped. Exit code 1 where
 something is wrong.
@@ -30,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +60,14 @@ OBJECTIVES: list[dict[str, Any]] = [
 ]
 SHAPES = [(1000, 64), (32_000, 256), (50_257, 256), (151_936, 128)] if HAS_GPU else [(97, 16), (300, 24)]
 TOKENS = 192 if HAS_GPU else 24
+FEW_TOKENS = 48
+"""As many where the vocabulary is large: the oracle computes in float64 on the CPU."""
 
 
-def first_use() -> list[dict[str, Any]]:
+PARTS = ["first_use", "parity", "costs", "trials", "poisoned"]
+
+
+def first_use() -> dict[str, Any]:
     """The comparison that `RANKRAY_LOSS=auto` makes, for each dtype."""
     rows = []
     for dtype in DTYPES:
@@ -67,15 +76,17 @@ def first_use() -> list[dict[str, Any]]:
         if HAS_GPU and dtype != torch.float32:
             row["addmm(out_dtype=)"] = backend.wide_product_problem(DEVICE, dtype) or "right"
         rows.append(row)
-    return rows
+    is_right = not (HAS_GPU and HAS_TRITON) or all(row["kernels"] == "right" for row in rows)
+    return {"right": is_right, "rows": rows}
 
 
 def batch(dtype: torch.dtype, vocabulary: int, hidden: int, has_ties: bool) -> list[torch.Tensor]:
     """Hidden states, head and labels; with ties, hidden states are rounded so that many logits are equal."""
     generator = torch.Generator().manual_seed(vocabulary + hidden)
+    count = min(TOKENS, FEW_TOKENS) if vocabulary > 32_000 else TOKENS
     head_VH = torch.randn(vocabulary, hidden, generator=generator) / hidden**0.5
-    label_N = torch.randint(0, vocabulary, (TOKENS,), generator=generator)
-    hidden_NH = torch.randn(TOKENS, hidden, generator=generator) + 2 * head_VH[label_N]
+    label_N = torch.randint(0, vocabulary, (count,), generator=generator)
+    hidden_NH = torch.randn(count, hidden, generator=generator) + 2 * head_VH[label_N]
     if has_ties:
         head_VH[vocabulary // 2 :] = head_VH[: vocabulary - vocabulary // 2].clone()
     label_N[::7] = -100
@@ -99,7 +110,7 @@ def norm_error(mine: torch.Tensor, truth: torch.Tensor) -> float:
     return float((mine.detach().double().cpu() - truth.detach().double().cpu()).norm())
 
 
-def parity() -> list[dict[str, Any]]:
+def parity() -> dict[str, Any]:
     """Our error and the naive one, relative to the truth's size, for each case."""
     rows = []
     shapes = itertools.product(DTYPES, SHAPES, (None, 8.0), (False, True))
@@ -125,7 +136,7 @@ def parity() -> list[dict[str, Any]]:
                     "gradient_error_of_allowed": worst, "right": worst <= 1.0,
                 }
             )  # fmt: skip
-    return rows
+    return {"right": all(row["right"] for row in rows), "rows": rows}
 
 
 def costs() -> dict[str, Any]:
@@ -133,7 +144,8 @@ def costs() -> dict[str, Any]:
     names = ["rankray sft", "rankray rri bound", "rankray rri exact", "deft", "linear_cross", "liger", "compile"]
     command = [sys.executable, str(HERE / "loss.py"), "--device", "cuda", "--rounds", "5", "--only", *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    return {"rc": done.returncode, "table": done.stdout.splitlines(), "problem": done.stderr[-2000:]}
+    table = done.stdout.splitlines()
+    return {"right": done.returncode == 0, "table": table, "problem": done.stderr[-2000:]}
 
 
 CONFIG = """
@@ -260,8 +272,8 @@ def poisoned(place: Path) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """The findings as text."""
     lines = [f"# GPU path: {found['device']}, torch {found['torch']}", "", "## First use", ""]
-    lines += [f"- {row}" for row in found["first_use"]]
-    rows = found["parity"]
+    lines += [f"- {row}" for row in found.get("first_use", {}).get("rows", [])]
+    rows = found.get("parity", {}).get("rows", [])
     lines += ["", f"## Parity: {sum(row['right'] for row in rows)} of {len(rows)} cases right", ""]
     lines += [
         "| dtype | V | H | cases | on Triton | worst gradient error / allowed | worst loss error |",
@@ -272,44 +284,53 @@ def table(found: dict[str, Any]) -> str:
         worst, loss = (max(row[name] for row in each) for name in ("gradient_error_of_allowed", "loss_error"))
         on_triton = sum(row["on_triton"] for row in each)
         lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {len(each)} | {on_triton} | {worst:.2f} | {loss:.1e} |")
-    for name in ("costs", "trials", "poisoned"):
+    for name in PARTS[2:]:
         if name in found:
             lines += ["", f"## {name.capitalize()}", "", "```", json.dumps(found[name], indent=1), "```"]
     lines += ["", "## Skipped", "", *[f"- {text}" for text in found["skipped"] or ["nothing"]], ""]
     return "\n".join(lines)
 
 
+def add(found: dict[str, Any], name: str, part: Callable[[], dict[str, Any]], output: str) -> None:
+    """Run a part and write the files; a part that fails is a finding, and the others run all the same."""
+    started = time.monotonic()
+    try:
+        found[name] = part()
+    except Exception as error:
+        found[name] = {"right": False, "rows": [], "problem": f"{type(error).__name__}: {error}"}
+    found[name]["seconds"] = time.monotonic() - started
+    Path(f"{output}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    Path(f"{output}.md").write_text(table(found), encoding="utf-8")
+    said = "right" if found[name]["right"] else "WRONG"
+    print(f"{name}: {said}, {found[name]['seconds']:.0f} s", file=sys.stderr, flush=True)
+
+
 def main() -> int:
     """Run every part that can run here; write the files; print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", default="gpu", help="name of the two files, without ending")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
     args = parser.parse_args()
-    started = time.monotonic()
     name = torch.cuda.get_device_name() if HAS_GPU else f"no GPU ({platform.machine()} CPU)"
     found: dict[str, Any] = {"device": name, "torch": torch.__version__, "skipped": []}
     if not HAS_TRITON:
         found["skipped"].append("the kernels: triton is not installed, so parity is that of the torch path")
     elif not HAS_GPU:
         found["skipped"].append("the kernels on a card: they ran under Triton's interpreter, at small shapes")
-    found["first_use"], found["parity"] = first_use(), parity()
-    wrong = HAS_GPU and HAS_TRITON and any(row["kernels"] != "right" for row in found["first_use"])
-    wrong = wrong or not all(row["right"] for row in found["parity"])
-    if HAS_GPU:
-        found["costs"] = costs()
-        with tempfile.TemporaryDirectory() as place:
-            found["trials"] = trials(Path(place))
-        wrong = wrong or found["costs"]["rc"] != 0 or not found["trials"]["right"]
-    else:
+    if not HAS_GPU:
         found["skipped"] += ["time and memory beside other losses", "trials, two on one card, and a resumed one"]
         found["skipped"].append("a CUDA context that is broken: the error of part 5 only reads like CUDA's")
+    runs: dict[str, Callable[[], dict[str, Any]]] = {"first_use": first_use, "parity": parity, "costs": costs}
     with tempfile.TemporaryDirectory() as place:
-        found["poisoned"] = poisoned(Path(place))
-    wrong = wrong or not found["poisoned"]["right"]
-    found["seconds"] = time.monotonic() - started
-    Path(f"{args.output}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    Path(f"{args.output}.md").write_text(table(found), encoding="utf-8")
+        runs |= {
+            "trials": lambda: trials(Path(place) / "trials"),
+            "poisoned": lambda: poisoned(Path(place) / "poisoned"),
+        }
+        for part in PARTS:
+            if part in args.only and (HAS_GPU or part not in ("costs", "trials")):
+                add(found, part, runs[part], args.output)
     print(table(found))
-    return int(wrong)
+    return int(not all(found[part]["right"] for part in PARTS if part in found))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 The floor is the three matrix products of a head's forward and backward, chunk by chunk. Every contender computes the
 loss and the gradients of hidden states and head once per round; rounds are interleaved, so that a busy moment hits all
-of them, and medians are compared. Peak memory is that above the inputs, each contender in a fresh process: gradients
-included, which alone take `(N + V) * H * 4` bytes.
+of them, and medians are compared. Peak memory is that above the inputs, on a CPU each contender in a fresh process:
+gradients included, which alone take `(N + V) * H * 4` bytes, or half of it in 16 bits.
 
     python benchmarks/loss.py                      the table: V = 32,000 and 151,936, N = 2,048, H = 512, float32
     python benchmarks/loss.py --quick              a minute: V = 32,000, N = 512, three rounds
@@ -213,25 +213,32 @@ def peak_bytes(args: argparse.Namespace, name: str) -> int:
     """Peak memory above the inputs, in this process, which should have done nothing else."""
     run = CONTENDERS[name]
     small = torch.randn(8, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True), torch.arange(8)
-    if args.device == "cpu":
-        run(*small)  # libraries are loaded, threads started
+    run(*small)  # libraries are loaded, threads started
     given = inputs(args, args.hidden[0], args.vocabulary[0])
-    if args.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(*given)
-        return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = resident_bytes("VmRSS")
     run(*given)
     return resident_bytes("VmHWM") - before
 
 
-def peaks(args: argparse.Namespace, hidden: int, vocabulary: int, names: list[str]) -> dict[str, int]:
-    """Peak memory of every contender, each in a fresh process."""
+def allocated_bytes(given: tuple[Tensor, Tensor, Tensor], run: Contender) -> int:
+    """Peak memory on a GPU above the inputs. The allocator's own count, so it needs no fresh process."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run(*given)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def peaks(args: argparse.Namespace, hidden: int, vocabulary: int, runs: dict[str, Contender]) -> dict[str, int]:
+    """Peak memory of every contender, on a CPU each in a fresh process."""
+    if args.device == "cuda":
+        given = inputs(args, hidden, vocabulary)
+        return {name: allocated_bytes(given, run) for name, run in runs.items()}
     found = {}
     shape = ["--vocabulary", str(vocabulary), "--hidden", str(hidden), "--tokens", str(args.tokens)]
-    for name in names:
+    for name in runs:
         command = [sys.executable, __file__, *sys.argv[1:], "--peak-of", name, *shape]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[name] = int(json.loads(done.stdout.splitlines()[-1]))
@@ -280,7 +287,7 @@ def main() -> None:
             f" interleaved rounds, torch {torch.__version__}"
         )
         seconds = times(args, hidden, vocabulary, runs)
-        memory = {} if args.no_memory else peaks(args, hidden, vocabulary, list(runs))
+        memory = {} if args.no_memory else peaks(args, hidden, vocabulary, runs)
         for name, taken in seconds.items():
             middle = statistics.median(taken)
             ratio = statistics.median(mine / floor for mine, floor in zip(taken, seconds[FLOOR], strict=True))

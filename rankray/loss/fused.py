@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from rankray.loss import backend
 from rankray.loss.anchor import Pull, divergence
-from rankray.loss.gradients import Gradients
+from rankray.loss.gradients import Gradients, scaled_to
 from rankray.loss.ranking import row_sums
 from rankray.loss.stats import ChunkReader, cat_stats, stats_dtype
 from rankray.loss.tokens import TokenStats
@@ -318,7 +318,7 @@ class FusedLoss(torch.autograd.Function):
         factor = grad_output * ctx.pending_scale
         is_one = factor.device.type == "cpu" and factor.item() == 1.0
         scaled = [
-            None if gradient is None else (gradient if is_one else gradient * factor).to(dtype)
+            gradient if gradient is None else (gradient.to(dtype) if is_one else scaled_to(dtype, gradient, factor))
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return (*scaled, None, None)

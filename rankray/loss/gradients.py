@@ -12,6 +12,9 @@ from torch import Tensor
 
 from rankray.loss.backend import wide_product_problem
 
+TILE_ELEMENTS = 2**23
+"""Elements of a gradient that are brought from one precision to another at a time."""
+
 
 @dataclass
 class Gradients:
@@ -75,4 +78,24 @@ def add_product(sum_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
     elif sum_VH.device.type == "cuda" and not wide_product_problem(sum_VH.device, left_VC.dtype):
         torch.addmm(sum_VH, left_VC, right_CH, out_dtype=sum_VH.dtype, out=sum_VH)
     else:
-        sum_VH.add_(torch.mm(left_VC, right_CH))
+        for sum_BH, left_BC in zip(_tiles(sum_VH), torch.split(left_VC, _tile_rows(sum_VH)), strict=True):
+            sum_BH.add_(torch.mm(left_BC, right_CH))
+
+
+def scaled_to(dtype: torch.dtype, sum_MH: Tensor, factor: Tensor) -> Tensor:
+    """Return `factor * sum_MH` in another dtype: multiplied in the sum's own, and rounded once.
+
+    Beside the result it takes the memory of some rows only. In 16 bits a whole product would be twice the result.
+    """
+    result = torch.empty_like(sum_MH, dtype=dtype)
+    for sum_BH, result_BH in zip(_tiles(sum_MH), _tiles(result), strict=True):
+        torch.mul(sum_BH, factor, out=result_BH)
+    return result
+
+
+def _tiles(tensor_MH: Tensor) -> tuple[Tensor, ...]:
+    return tuple(torch.split(tensor_MH, _tile_rows(tensor_MH)))
+
+
+def _tile_rows(tensor_MH: Tensor) -> int:
+    return max(1, TILE_ELEMENTS // max(1, tensor_MH[:1].numel()))

@@ -251,7 +251,8 @@ class _Estimate:
         rows = supervised * shape.hidden * (self._compute + FLOAT)
         head = 0
         if self._config.model.lora is None:
-            head = shape.head * FLOAT * (2 if self._on_gpu or self._compute == 2 else 1)
+            scaled = 2 if self._compute == 2 and not self._autocast else FLOAT
+            head = shape.head * (FLOAT + (scaled if self._on_gpu or self._compute == 2 else 0))
         if self._autocast:
             head += shape.head * 2
         return chunk * shape.vocabulary * per_logit + rows + head

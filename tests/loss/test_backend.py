@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rankray.errors import LossError
-from rankray.loss import backend, weighted_nll
-from rankray.loss.gradients import add_product
+from rankray.loss import backend, gradients, weighted_nll
+from rankray.loss.gradients import add_product, scaled_to
 
 COMPARISONS = (backend.kernel_problem, backend.wide_product_problem)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -68,8 +68,22 @@ def test_a_product_that_is_off_is_noticed(monkeypatch):
     assert backend.wide_product_problem(CPU, torch.bfloat16).startswith("off by")
 
 
-def test_without_a_wide_product_the_sum_is_still_right():
+@pytest.mark.parametrize("elements", [gradients.TILE_ELEMENTS, 6, 1])
+def test_without_a_wide_product_the_sum_is_still_right(elements, monkeypatch):
+    """However few rows are added at a time."""
+    monkeypatch.setattr(gradients, "TILE_ELEMENTS", elements)
     left, right = torch.randn(5, 8).bfloat16(), torch.randn(8, 3).bfloat16()
     total = torch.ones(5, 3)
     add_product(total, left, right)
     torch.testing.assert_close(total, 1 + left.float() @ right.float(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("elements", [gradients.TILE_ELEMENTS, 6, 1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(7, 3), (5,), (0, 3)])
+def test_a_gradient_is_scaled_in_its_own_precision_and_rounded_once(dtype, shape, elements, monkeypatch):
+    monkeypatch.setattr(gradients, "TILE_ELEMENTS", elements)
+    whole, factor = torch.randn(shape), torch.tensor(1 / 3)
+    scaled = scaled_to(dtype, whole, factor)
+    assert scaled.dtype == dtype
+    assert torch.equal(scaled, (whole * factor).to(dtype))
