@@ -59,3 +59,39 @@ def test_the_heap_is_frozen_during_a_run_only():
     with clean_process(1):
         assert gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == before
+
+
+def test_how_torch_computes_is_restored(tree, train):
+    """`full_determinism` sets it for the process: the next trial, without it, computed otherwise than in a new one."""
+    before = dict(os.environ)
+    train(tree(**SHORT, train__sft={"full_determinism": True}), seen := Algorithms())
+    assert seen.deterministic == {True}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.deterministic
+    assert dict(os.environ) == before
+
+
+class Algorithms(Recorder):
+    """What a trial's reports see."""
+
+    def __init__(self):
+        super().__init__()
+        self.deterministic = set()
+
+    def report(self, report):
+        self.deterministic.add(torch.are_deterministic_algorithms_enabled())
+        return super().report(report)
+
+
+def test_what_was_chosen_before_a_run_is_put_back():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with clean_process(1):
+            torch.use_deterministic_algorithms(True)
+            torch.backends.fp32_precision = "tf32"
+            torch.backends.cudnn.benchmark = True
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.backends.fp32_precision == "none"
+        assert torch.backends.cudnn.benchmark is False
+    finally:
+        torch.use_deterministic_algorithms(False)
