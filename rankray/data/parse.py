@@ -38,6 +38,7 @@ COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 LISTS = ("data", "rows", "examples")
 """Keys under which the object of a .json file may hold its list of rows."""
 ROWS_AT_A_TIME = 1000
+SEPARATORS = {",": "commas, as in a .csv file", "\t": "tabs, as in a .tsv file"}
 
 
 class Numbered(NamedTuple):
@@ -63,7 +64,7 @@ def _decoded(raw: bytes, path: Path, line: int) -> str:
         DataError: it is something else.
     """
     try:
-        return raw.decode("utf-8")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line += raw.count(b"\n", 0, error.start)
         is_utf_16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
@@ -75,6 +76,13 @@ def _decoded(raw: bytes, path: Path, line: int) -> str:
             f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}){hint}; allowed is text in UTF-8; save the file "
             f"again{how}"
         ) from None
+    if line == 1 and "\0" in text[:2]:
+        kind = "UTF-16BE" if text[0] == "\0" else "UTF-16LE"
+        raise DataError(
+            f"{path}:1: every second byte is 0, as in {kind}; allowed is text in UTF-8; save the file again, or "
+            f"convert it: iconv -f {kind} -t UTF-8 {shlex.quote(str(path))} > NEW"
+        )
+    return text
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -98,14 +106,20 @@ def _read_jsonl(path: Path) -> Iterator[Numbered]:
 
 
 def _json_lines(lines: Iterable[bytes], path: Path) -> Iterator[Numbered]:
+    has_rows = False
     for number, raw in enumerate(lines, start=1):
         if number == 1:
             raw = raw.removeprefix(codecs.BOM_UTF8)
         if raw.isspace() or not raw:
             continue
-        with _json_errors(path, number, "one object per line; fix that line"):
+        is_one_value = not has_rows and (raw.lstrip()[:1] == b"[" or raw.strip() == b"{")
+        fix = "name a file that is one list or one object .json" if is_one_value else "fix that line"
+        with _json_errors(path, number, f"one object per line; {fix}"):
             row = json.loads(_decoded(raw.rstrip(b"\r\n"), path, number), object_pairs_hook=_object)
+            if is_one_value:
+                raise ValueError("it holds a list")
         yield Numbered(_as_row(row, f"{path}:{number}", raw), number, "line")
+        has_rows = True
 
 
 @contextmanager
@@ -242,12 +256,13 @@ def _read_table(path: Path, delimiter: str) -> Iterator[Numbered]:
             if not values:
                 continue
             if header is None:
-                header = _header(values, path, begun)
+                header = _header(values, path, begun, delimiter)
                 continue
             if len(values) > len(header):
+                sign = "commas" if delimiter == "," else "tabs"
                 raise DataError(
                     f"{path}:{begun}: {len(values)} values, and the header has {len(header)} columns; allowed is one "
-                    "value per column; quote values with commas"
+                    f"value per column; quote values with {sign}, without a space before the quote"
                 )
             yield Numbered(dict(zip_longest(header, values)), begun, "line")
 
@@ -269,9 +284,10 @@ def _next(reader: Iterator[list[str]]) -> list[str] | None:
         csv.field_size_limit(limit)
 
 
-def _header(names: list[str], path: Path, line: int) -> list[str]:
-    if len(names) == 1 and (sign := next((sign for sign in ";\t|" if sign in names[0]), "")):
-        between = "tabs, as in a .tsv file" if sign == "\t" else f"{sign!r}"
+def _header(names: list[str], path: Path, line: int, delimiter: str) -> list[str]:
+    others = ";\t|" if delimiter == "," else ";|,"
+    if len(names) == 1 and (sign := next((sign for sign in others if sign in names[0]), "")):
+        between = SEPARATORS.get(sign, repr(sign))
         raise DataError(
             f"{path}:{line}: the values of the header {names[0]!r} are separated by {between}; allowed in a .csv file "
             "are commas, in a .tsv file tabs; save it again, or change its ending"

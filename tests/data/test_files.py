@@ -61,7 +61,10 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
     ("name", "text", "said"),
     [
         ("a.jsonl", '{"a": 1}\n\n{"a": \n', "a.jsonl:3:7: not JSON"),
-        ("a.jsonl", "[1]\n", "a.jsonl:1: holds a list"),
+        ("a.jsonl", "[1]\n", "a.jsonl:1: cannot be read .it holds a list.; .* name a file that is one list .* .json"),
+        ("a.jsonl", '\n[\n {"a": 1}\n]\n', "a.jsonl:2:2: not JSON .*name a file that is one list or one object .json"),
+        ("a.jsonl", '{\n "a": 1\n}\n', "a.jsonl:1:2: not JSON .*name a file that is one list or one object .json"),
+        ("a.jsonl", '{"a": 1}\n[1]\n', "a.jsonl:2: holds a list; allowed is an object"),
         ("a.jsonl", '{"a": 1}\n' + "[" * 100_000, "a.jsonl:2: cannot be read .nested too deep.; allowed is one object"),
         ("a.jsonl", '{"a": %s}\n' % ("1" * 5000), "a.jsonl:1: cannot be read .Exceeds the limit"),
         ("a.jsonl", '{"a": "x"}\n{"a": "\\ud83d"}\n', "a.jsonl:2: column 'a' holds half of a character"),
@@ -75,6 +78,8 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
         ("a.csv", "a,b\nx,y\n\n1,2,3\n", "a.csv:4: 3 values, and the header has 2"),
         ("a.csv", 'a,b\n"x\ny",2\n1,2,3\n', "a.csv:4: 3 values"),
         ("a.csv", 'a,b\n1,"2\n', "a.csv:2: not CSV"),
+        ("a.csv", 'a,b\n1, "2, 3"\n', "a.csv:2: 3 values, .*quote values with commas, without a space before"),
+        ("a.tsv", "a\tb\n1\t2\t3\n", "a.tsv:2: 3 values, .*quote values with tabs"),
         ("a.csv", "a,b,a\n1,2,3\n", "a.csv:1: column 'a' is there twice"),
         ("a.parquet", "not parquet", "cannot be read as .parquet"),
         ("a.jsonl", "", "holds no rows"),
@@ -95,6 +100,15 @@ def test_what_is_not_utf8_says_in_which_line(tmp_path, name):
         read_rows(str(tmp_path / name), "here")
     (tmp_path / name).write_bytes("a".encode("utf-16"))
     with pytest.raises(DataError, match=f"begins as UTF-16 does; .*iconv -f UTF-16 -t UTF-8 .*{name} > NEW"):
+        read_rows(str(tmp_path / name), "here")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt"])
+@pytest.mark.parametrize("kind", ["UTF-16LE", "UTF-16BE"])
+def test_utf_16_without_a_byte_order_mark_is_no_text(tmp_path, name, kind):
+    """Each of its bytes is one of UTF-8, too."""
+    (tmp_path / name).write_bytes('{"a": 1}\n'.encode(kind))
+    with pytest.raises(DataError, match=rf"{name}:1: every second byte is 0, as in {kind}; .*iconv -f {kind} -t UTF-8"):
         read_rows(str(tmp_path / name), "here")
 
 
@@ -203,6 +217,13 @@ def test_a_table_with_other_separators_is_refused(tmp_path, sign):
     (tmp_path / "a.csv").write_text(f"q{sign}a\n1{sign}2\n")
     with pytest.raises(DataError, match=r"a.csv:1: the values of the header .* are separated by .*change its ending"):
         read_rows(str(tmp_path / "a.csv"), "here")
+
+
+@pytest.mark.parametrize("sign", [";", ",", "|"])
+def test_so_is_one_that_is_called_tsv(tmp_path, sign):
+    (tmp_path / "a.tsv").write_text(f"q{sign}a\n1{sign}2\n")
+    with pytest.raises(DataError, match=r"a.tsv:1: the values of the header .* are separated by .*change its ending"):
+        read_rows(str(tmp_path / "a.tsv"), "here")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
