@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from unicodedata import normalize
 
-from rankray.evaluate.plain import MARK, boxed, number, numeric, scaled, signed, usual, without_rejected
+from rankray.evaluate.plain import (
+    DECIMAL_COMMA,
+    MARK,
+    boxed,
+    concluded,
+    number,
+    numeric,
+    scaled,
+    signed,
+    tagged,
+    usual,
+    without_rejected,
+)
 
 _SAYS = re.compile(
-    r"(?i)(?:final\s+answer|answer|答案)(?:\s+to\s+[^.:\n]{1,60})?\s*(?:\*\*)?\s*(?:is\b|=|:|是|为)\s*:?(?:\*\*)?\s*"
+    r"(?i)(?:final\s+answer|answer|(?:correct|right|best)\s+(?:option|choice)|答案)(?:\s+to\s+[^.:\n]{1,60})?\s*(?:\*\*)?\s*(?:is\b|=|:|是|为)\s*:?(?:\*\*)?\s*"
 )
 _INLINE = re.compile(
     r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\s*[\d,.]+\s+[a-z])([^$\n]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
 )
 _HOPE = re.compile(r"(?is)(?:\.|(?<!\s))\s*I hope (?:it|this) is correct.*$")
-_NUMBER = re.compile(r"(?<![\w.])-?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:[eE][-+]?\d+)?%?")
+_NUMBER = re.compile(r"(?<![\w.])-?[$€£¥₹₩]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:[eE][-+]?\d+)?%?")
 _CLOCK = re.compile(r"\b\d{1,2}:\d\d\b")
 _RATE = r"(?:[kcm]?m|ft|mi|k?g|mg|mol|k?J|k?W|N|m?L|k?cal|e?V|C|A|erg)"
 _UNIT = re.compile(
@@ -30,8 +43,8 @@ _POWER = re.compile(
     r"(?:\s*\^\s*\{?[23]\}?|[23])\.?$"
 )
 _MILLIONS = re.compile(r"(?<=\d)\s*\\(?:text|mathrm|mbox)\s*\{\s*((?:hundred|thousand|million|billion|trillion)s?\b)")
-_LED = re.compile(r"(-?[$€£]?\d[\d,]*(?:\.\d+)?%?)\s+(?!and\b|or\b|x\b|to\b)[A-Za-z]{2,}(?:\s+\w+)*\.?")
-_VERB = re.compile(r"(?i)(?<!\\)\b(?:is|are|was|were|has|have|had|gets?|got|equals?|gives?|makes?)\b")
+_LED = re.compile(r"(-?[$€£¥₹₩]?\d[\d,]*(?:\.\d+)?%?)\s+(?!and\b|or\b|x\b|to\b)[A-Za-z]{2,}(?:\s+\w+)*\.?")
+_VERB = re.compile(r"(?i)(?<!\\)\b(?:is|are|was|were|has|have|had|gets?|got|equals?|gives?|makes?|costs?)\b")
 _PERCENT = re.compile(r"(?i)(?<!\s)\s*\\text\s*\{\s*percent\s*\}|(?<=\d)\s+percent\b")
 _PHRASE = re.compile(r"(?i)^\\text\s*\{[^{}]*\b(?:answer|thus|therefore|hence|so)\b[^{}]*\}\s*[:=]?\s*(?=\S)")
 _LOOKS = re.compile(
@@ -48,11 +61,13 @@ _JOINED = re.compile(r"[\s$.,;]*(?:and|or|,|\\text\{\s*(?:and|or)\s*\})?[\s$]*")
 def final_answer(text: str) -> str | None:
     """Return the final answer in a solution, or all of a text that is short enough to be nothing else; None if empty.
 
-    In this order: the last `\\boxed{}` (several in a row are a list) or what follows `####`, whichever is later; what
-    follows "answer is" or "answer:"; the last formula between dollars; the last number; the text.
+    In this order: the last `\\boxed{}` (several in a row are a list), `<answer>` or what follows `####`, whichever is
+    later; what follows "answer is" or "answer:"; the last formula between dollars; the last number; the text.
     """
-    text = usual(text)
-    boxes, mark = boxed(text), text.rfind(MARK)
+    text = concluded(text)
+    boxes, mark, tag = boxed(text), text.rfind(MARK), tagged(text)
+    if tag and tag[0] > max(mark, boxes[-1][0] if boxes else -1):
+        return _without_remark(signed(tag[1])) or None
     if boxes and boxes[-1][0] > mark:
         parts = [boxes[-1][2]]
         for one, after in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
@@ -94,9 +109,12 @@ def prepared(answer: str) -> str:
     text = _PHRASE.sub("", signed(usual(answer)).strip().strip("$").strip())
     text = _POWER.sub(r"\1", scaled(_MILLIONS.sub(r" \1\\text{", text)))
     text = re.sub(r"√\s*(\d+)", r"\\sqrt{\1}", text)
+    text = re.sub(r"⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: f"^{{{_lowered(found)}}}", text)
+    text = re.sub(r"[₀-₉]+", lambda found: f"_{{{_lowered(found)}}}", text)
     for sign, plain in _SIGNS.items():
         text = text.replace(sign, plain)
     text = re.sub(r"\\(?:displaystyle|textstyle|limits|;|:|quad|qquad)(?![a-zA-Z])", " ", text.replace("\\!", ""))
+    text = re.sub(DECIMAL_COMMA, ".", text)
     text = re.sub(r"\{,\}|(?<=\d)\\,(?=\d{3})", ",", text).replace("\\,", " ")
     text = re.sub(r"\\lg(?![a-zA-Z])", r"\\log_{10}", _LOOKS.sub(r"\1", text))
     text = re.sub(r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}", text)
@@ -138,11 +156,9 @@ def quickly_same(given: str, wanted: str) -> bool | None:
     if times[0] and times[1]:
         halves = {found[0] for each in (given, wanted) if (found := re.search(r"[ap](?=\.?m\b)", each.casefold()))}
         return times[0][0] == times[1][0] and len(halves) < 2
-    choices = [re.fullmatch(r"\(?\s*([A-Z])\s*\)?[.:]?", _unwrapped(each)) for each in (given, wanted)]
-    if all(choices):
-        return choices[0][1] == choices[1][1]  # type: ignore[index]
-    if choices[1] and (led := re.match(r"\(([A-Z])\)|([A-Z])[).:]\s", _unwrapped(given))):
-        return (led[1] or led[2]) == choices[1][1]
+    letters = [_letter(each) for each in (given, wanted)]
+    if all(letters) and any(is_all for _, is_all in letters):
+        return letters[0][0] == letters[1][0]
     bases = [_with_base(each) for each in (given, wanted)]
     if bases[0] and bases[1]:
         return bases[0] == bases[1]
@@ -167,6 +183,15 @@ def _same_share(given: str, wanted: str) -> bool:
         return False
     factor = Fraction(100) ** (signs[0] - signs[1])
     return values[0] == values[1] or values[0] == values[1] * factor
+
+
+def _letter(text: str) -> tuple[str, bool] | tuple[()]:
+    """Return the letter of a choice, and whether it is all of an answer, not followed by the choice; () without."""
+    plain = _unwrapped(text)
+    if found := re.fullmatch(r"\(?\s*([A-Z])\s*\)?[.:]?", plain):
+        return found[1], True
+    found = re.match(r"\(([A-Z])\)(?!\s*(?:[,(&]|and\b|or\b))|([A-Z])[).:]\s", plain)
+    return (found[1] or found[2], False) if found else ()
 
 
 def _with_base(text: str) -> tuple[str, str] | None:
@@ -195,6 +220,11 @@ def _half_lines(text: str) -> str:
     return " \\cup ".join(line for _, line in sorted(lines))
 
 
+def _lowered(found: re.Match[str]) -> str:
+    """Return raised or lowered digits as usual ones."""
+    return normalize("NFKC", found[0]).replace("−", "-")
+
+
 def _repeating(found: re.Match[str]) -> str:
     """Return a repeating decimal as a fraction: 0.1(6) is 15/90."""
     fixed, repeated = f"{found[1]}{found[2]}", found[3]
@@ -206,8 +236,8 @@ _SIGNS = {
     "−": "-", "–": "-", "\\varnothing": "\\emptyset", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "°": "^\\circ",
     "\\left": "", "\\right": "",
     "π": "\\pi", "√": "\\sqrt", "∞": "\\infty", "×": "\\times ", "·": "\\cdot ", "≤": "\\le ", "≥": "\\ge ",
-    "±": "\\pm ", "∪": "\\cup ", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "²": "^{2}",
-    "³": "^{3}", "\\$": "", "€": "", "£": "",
+    "±": "\\pm ", "∪": "\\cup ", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}",
+    "\\$": "", "€": "", "£": "", "¥": "", "₹": "", "₩": "",
 }  # fmt: skip
 
 

@@ -1,11 +1,12 @@
 """Reading answers that are plain numbers or words: what `evaluate.answer: auto` does. Standard library only.
 
-An answer is what follows the last `####`, or the content of the last `\\boxed{}`, whichever is later; otherwise the
-last number of the text; otherwise all of it. Of several numbers after a mark it is the one after the last "=", or else
-the first: "5 in 3 days" is 5. Numbers are compared as exact values: "1,000" is "1000", "$3.50" is "3.5", "3/4" is
-"0.75", "1 1/2" is "1.5", "5%" is "5", "minus 5" is "-5", "8 million" is "8000000". What is joined without a space is
-one thing: "10-20" is a range and neither -20 nor 20, "3:30" is a time. The 2 of "25 cm^2" or "CO2" is no number, and
-"16π", "3√2" and "x^2" are none either. Which kind of answer is looked for in a text follows from the reference.
+An answer is what follows the last `####`, or the content of the last `\\boxed{}` or `<answer>`, whichever is later, of
+what follows the last `</think>`; otherwise the last number of the text; otherwise all of it. Of several numbers after a
+mark it is the one after the last "=", or else the first: "5 in 3 days" is 5. Numbers are compared as exact values:
+"1,000" is "1000", "1,00,000" is "100000", "$3.50" is "3.5", "3/4" is "0.75", "1 1/2" is "1.5", "5%" is "5", "minus 5"
+is "-5", "8 million" is "8000000". What is joined without a space is one thing: "10-20" is a range and neither -20 nor
+20, "3:30" is a time. The 2 of "25 cm^2" or "CO2" is no number, and "16π", "3√2", "x^2" and "x/2" are none either. Which
+kind of answer is looked for in a text follows from the reference.
 """
 
 from __future__ import annotations
@@ -13,20 +14,24 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from fractions import Fraction
+from unicodedata import normalize
 
 from rankray.errors import ConfigError
 
 MARK = "####"
+DECIMAL_COMMA = r"(?<=\d)\{,\}(?=\d{1,2}(?!\d|\{,))"
+"""How LaTeX writes 12,5 for 12.5."""
 Answer = Fraction | str
 """A number, or a text in its normal form."""
 
-_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\w))?|\.\d+"
+_INDIAN = r"\d{1,2}(?:,\d{2}){1,6},\d{3}(?!\d|,\d)"
+_NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|{_INDIAN}|\d+)(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?!\w))?|\.\d+"
 _TOKEN = re.compile(
-    rf"(?<![\w.)\]}}])[-+]?\s?[$€£]?[-+]?(?:\d+ \d+/\d+|(?:{_NUMBER})(?:[-–/:^*×](?:{_NUMBER}))*)"
-    rf"|(?<=[\w.)\]}}])(?:{_NUMBER})(?:[-–/:^*×](?:{_NUMBER}))*"
+    rf"(?<![\w.)\]}}])[-+]?\s?[$€£¥₹₩]?[-+]?(?:\d+ \d+/\d+|(?:{_NUMBER})(?:(?:\^-|[-–/:^*×])(?:{_NUMBER}))*)"
+    rf"|(?<=[\w.)\]}}])(?:{_NUMBER})(?:(?:\^-|[-–/:^*×])(?:{_NUMBER}))*"
 )
 _FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?\d+(?:\.\d+)?)\s*\}|(\d))\s*(?:\{\s*(-?\d+(?:\.\d+)?)\s*\}|(\d))")
-_MINUS = re.compile(r"(?i)(?<!\d )\b(?:minus|negative)\s+(?=[$€£]?\.?\d)|(?<![\w–)\]%.])–(?=[$€£]?\.?\d)")
+_MINUS = re.compile(r"(?i)(?<!\d )\b(?:minus|negative)\s+(?=[$€£¥₹₩]?\.?\d)|(?<![\w–)\]%.])–(?=[$€£¥₹₩]?\.?\d)")
 _UNIT_POWER = re.compile(
     r"(?<=\d)([\s$]*(?:[A-Za-z]{2,}|[ms])(?:/[A-Za-z]+)?)\s*\^\s*\{?[23]\}?(?!\w)"
     r"|(?<=\d)(\s*(?:[mcdk]?m|in|ft|yd|mi))[23](?!\w|\.\d)"
@@ -46,8 +51,11 @@ _HIDDEN = re.compile(
     rf"|(?<![\d.,])(?:{_NUMBER})(?:/\d+)?(?:\s*(?:\\cdot|\\times|[*·×]))?\s*(?:π|\\pi(?![a-z])|pi\b)(?:\s*/\s*\d+)?"
     r"|(?:π|\\pi(?![a-z]))\s*/\s*\d+"
     rf"|(?:(?<![\d.,])(?:{_NUMBER})\s*)?(?:(?<![A-Za-z\\])[A-Za-z]|\))\s?\^\s*(?:\{{[^{{}}]*\}}|-?\w+)"  # powers
+    r"|(?<![A-Za-z\\])[A-Za-z]\s?/\s?\d+"
 )
 _QUOTIENT = re.compile(r"\\[dt]?(?:frac|binom)\s*\{[^{}]*\}\s*\{[^{}]*\}")
+_BELOW = re.compile(r"[^\W\d_]\s*/\s*\d")
+"""What is divided by a number, as in x/2."""
 _SYMBOL = re.compile(r"\d\s*π|√\s*\d")
 _TOGETHER = re.compile(
     r"\s*(?:[-+xX×÷/*]|\\(?:times|cdot|div))\s*|[A-Za-z]+"
@@ -56,32 +64,50 @@ _TOGETHER = re.compile(
 """What between two numbers makes one answer of them: an operator, an exponent, the larger of two units."""
 _LATEX = re.compile(r"\\[a-zA-Z]+|[\^_]\s*[{\\]|\^|\\[\[(]")
 _PROSE = re.compile(r"[^\W\d_]{2,}")
-_DOTS = " \t\n.,;:!?*"
-_GROUPED = re.compile(r"([-+]?\s?[$€£]?\d{1,3})((?:[ \u00a0\u202f\u2009'’_]\d{3})+)(\.\d+)?(?=\D*$)")
+_DOTS = " \t\n.,;:!?*\"'`“”‘’"
+_GROUPED = re.compile(r"([-+]?\s?[$€£¥₹₩]?\d{1,3})((?:[ \u00a0\u202f\u2009'’_]\d{3})+)(\.\d+)?(?=\D*$)")
 _REJECTED = re.compile(
-    rf"(?:[,;]|(?<!\s))\s*(?:\b(?:and|but)\s+)?\b(?:not|rather than|instead of)\s+[-$€£]*(?:{_NUMBER})", re.IGNORECASE
+    rf"(?:[,;]|(?<!\s))\s*(?:\b(?:and|but)\s+)?\b(?:not|rather than|instead of)\s+[-$€£¥₹₩]*(?:{_NUMBER})",
+    re.IGNORECASE,
 )
 _FIRST = _NUMBER.replace(r"(?:,\d{3})+", r"(?:,\d{3}){1,30}")
 _EITHER = re.compile(rf"(?<!\d)(?:{_FIRST})[^\d=+]{{0,24}}\b(?:or|and)\b[^\d=+]{{0,24}}(?:{_NUMBER})[^\d]*$")
 """A match begins with a whole run of digits or spaces: of an answer that repeats one of them without end, each of them
 would be a beginning to try."""
+_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
+_THOUGHT = "</think>"
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=\w))")
 _CHOICE = re.compile(r"(?:\b(?:option|choice|answer)\s+)?\(?([a-z])(?:\)|[.:]|,(?=\s+(?:since|because|as)\b))(?:\s|$)")
-_CHOSEN = re.compile(r"\b(?:is|option|choice)\s+([a-z])$")
+_CHOSEN = re.compile(
+    r"\b(?:is|option|choice)\s+\(?([a-z])\)?(?:\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+\w+)?)?$"
+)
+_SAYS = re.compile(r"(?i)\banswer(?:\s+is)?\s*:?")
+_FIRST_WORD = re.compile(r"(\w+)(?:[,.;:!\n]|\s+[-–—(]|\s+(?:because|since|as)\b)")
 _TRUTH = ("yes", "no", "true", "false")
+_FRACTION_SIGNS = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
+_RAISED = re.compile(r"(?<=\d)⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _FORMS = {
     **{ord(wide): chr(ord(wide) - 0xFEE0) for wide in map(chr, range(0xFF01, 0xFF5F))},
-    **{ord(mark): plain for mark, plain in zip("。、　⁄", "., /", strict=True)},
-    **{ord(sign): f" {each}" for sign, each in zip("½⅓⅔¼¾⅛", ("1/2", "1/3", "2/3", "1/4", "3/4", "1/8"), strict=True)},
+    **{ord(mark): plain for mark, plain in zip("。、　⁄￥￡￦", "., /¥£₩", strict=True)},
+    **{ord(sign): f" {normalize('NFKC', sign).replace('⁄', '/')}" for sign in _FRACTION_SIGNS},
+    **dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")),
 }
-"""Digits, letters and signs of East Asian width -> the usual ones; fractions of one sign -> two numbers."""
+"""Digits, letters and signs of East Asian width -> the usual ones; fractions of one sign -> two numbers; signs without
+width -> nothing."""
 
 
 def usual(text: str) -> str:
     """Return a text with the usual digits, letters and signs in place of East Asian ones and of fraction signs."""
     if text.isascii():
         return text
-    return re.sub(r"(?<=\d)[²³]", lambda found: {"²": "^2", "³": "^3"}[found[0]], text.translate(_FORMS))
+    text = re.sub(rf"(?<=\d)[ \u00a0\u202f\u2009](?=[{_FRACTION_SIGNS}])", "", text).translate(_FORMS)
+    return _RAISED.sub(lambda found: "^" + normalize("NFKC", found[0]).replace("−", "-"), text)
+
+
+def concluded(text: str) -> str:
+    """Return what a text says after thinking (`</think>`), in the usual digits, letters and signs."""
+    after = text.rpartition(_THOUGHT)[2]
+    return usual(after if after.strip() else text)
 
 
 def boxed(text: str) -> list[tuple[int, int, str]]:
@@ -122,11 +148,22 @@ def _without(text: str, begin: int, cuts: list[tuple[int, int]]) -> str:
     return "".join([*pieces, text[begin:]])
 
 
+def tagged(text: str) -> tuple[int, str] | None:
+    """Return where the last `<answer>...</answer>` begins, and its content; None without."""
+    found = list(_TAG.finditer(text))
+    return (found[-1].start(), found[-1][1].strip()) if found else None
+
+
 def marked(text: str) -> str | None:
-    """Return what follows the last `####` on its line or is in the last `\\boxed{}`, the later one; None without."""
+    """Return what follows the last `####` on its line, or is in the last `\\boxed{}` or `<answer>`; None without.
+
+    It is the one that begins last.
+    """
     ended = text.rstrip().removesuffix(MARK)
     text = ended if MARK in ended else text
-    mark, boxes = text.rfind(MARK), boxed(text)
+    mark, boxes, tag = text.rfind(MARK), boxed(text), tagged(text)
+    if tag and tag[0] > max(mark, boxes[-1][0] if boxes else -1):
+        return tag[1]
     if mark >= 0 and not (boxes and boxes[-1][0] > mark):
         return (text[mark + len(MARK) :].strip().split("\n", 1) or [""])[0].strip()
     return boxes[-1][2].strip() if boxes else None
@@ -141,7 +178,7 @@ def same(text: str, reference: str) -> bool:
     wanted = answer_of(reference)
     if wanted is None:
         return False
-    text = usual(text)
+    text = concluded(text)
     if isinstance(wanted, Fraction):
         return _number_in(text) == wanted
     part = marked(text)
@@ -154,7 +191,7 @@ def answer_of(reference: str) -> Answer | None:
     Raises:
         ConfigError: it holds LaTeX that would be misread.
     """
-    reference = usual(reference)
+    reference = concluded(reference)
     found = marked(reference)
     part = _joined(_simplified(reference if found is None else found))
     plain = numeric(part)
@@ -167,7 +204,7 @@ def answer_of(reference: str) -> Answer | None:
         return None
     tokens = _TOKEN.findall(plain)
     is_prose = found is None and len(_PROSE.findall(plain)) >= 2
-    if tokens and (is_prose or (len(tokens) == 1 and _is_unit(_TOKEN.sub(" ", plain)))):
+    if tokens and (is_prose or (len(tokens) == 1 and _is_unit(_TOKEN.sub(" ", plain)) and not _BELOW.search(plain))):
         value = _value(tokens[-1])
         return value if isinstance(value, Fraction) else normal(value)
     return normal(part)
@@ -227,15 +264,18 @@ def _texts(part: str, wanted: str) -> set[str]:
 
     Where a letter is wanted, also the letter of a choice that is written out; where yes or no is, the first word.
     """
-    said = re.split(r"(?i)\banswer(?:\s+is)?\s*:?|:", part)
+    said = re.split(rf"{_SAYS.pattern}|:", part)
     tokens = _TOKEN.findall(_simplified(part))
     found = {normal(part), normal(_simplified(part)), normal(said[-1])}
     found |= {normal(str(_value(token))) for token in tokens[-1:]}
-    lower = part.strip(_DOTS).casefold()
-    if re.fullmatch(r"[a-z]", wanted):
-        found |= {choice[1] for choice in (_CHOICE.match(lower), _CHOSEN.search(lower)) if choice}
-    if wanted in _TRUTH and (first := re.match(r"(\w+)[,.;:!]", lower)):
-        found.add(first[1])
+    lower = part.replace("*", "").strip(_DOTS).casefold()
+    after = _SAYS.split(lower)[-1].strip(_DOTS)
+    if re.fullmatch(r"[a-z]", wanted) and not re.fullmatch(r"[a-z]", normal(said[-1])):
+        last = _CHOICE.match(after) or _CHOSEN.search(lower) or _CHOICE.match(lower)
+        found |= {last[1]} if last else set()
+    if wanted in _TRUTH and normal(said[-1]) not in _TRUTH:
+        words = [each[1] for each in map(_FIRST_WORD.match, (after, lower)) if each and each[1] in _TRUTH]
+        found |= set(words[:1])
     return found
 
 
@@ -249,7 +289,7 @@ def _joined(part: str) -> str:
 
 def _value(token: str) -> Answer:
     """Return the value of one token: a fraction for a number, the token for a range, a time or a power."""
-    plain = re.sub(r"[$€£,]|(?<=^[-+])\s", "", token.strip()).replace("–", "-")
+    plain = re.sub(r"[$€£¥₹₩,]|(?<=^[-+])\s", "", token.strip()).replace("–", "-")
     mixed = re.fullmatch(r"([-+]?)(\d+) (\d+)/(\d+)", plain)
     try:
         if mixed:
@@ -266,6 +306,7 @@ def _value(token: str) -> Answer:
 def numeric(text: str) -> str:
     """Return a simplified text in which numbers are written in digits and digits are numbers, as the module says."""
     text = re.sub(r"(\d)\s*–\s*(?=\d)", r"\1–", text)
+    text = re.sub(r"(?<=\d) ?/ ?(?=\d)", "/", text)
     text = _UNIT_POWER.sub(lambda found: found[1] or found[2], text)
     text = _COMPOUND.sub(lambda found: re.sub(r"\d", "", found[0]), text)
     return _SCALED.sub(_in_digits, signed(text))
@@ -300,6 +341,7 @@ def _simplified(text: str, given: bool = False) -> str:
         given: whether it is the answer to be judged, of which what is not read becomes unreadable, not misread.
     """
     text = text.replace("−", "-").replace("\\$", "$").replace("\\%", "%").replace("\\!", "")
+    text = re.sub(DECIMAL_COMMA, ".", text)
     text = re.sub(r"\{,\}|(?<=\d)\\[,; ](?=\d{3})", ",", text)
     text = _FRACTION.sub(_quotient, text)
     text = re.sub(r"(-)\s+(?=\d+/\d)", r"\1", text)
@@ -315,7 +357,14 @@ def _simplified(text: str, given: bool = False) -> str:
 
 def _is_unit(rest: str) -> bool:
     """Whether what stands beside a number changes nothing: a unit, a currency, a name and an equals sign."""
-    return bool(re.fullmatch(r"(?:[A-Za-z]\w{0,2}\s*=)?[\s$€£%°.,!*'\"()]*(?:[^\W\d_]+[\s.,!%°²³/*]*){0,4}", rest))
+    return bool(
+        re.fullmatch(
+            rf"(?:[A-Za-z]\w{{0,2}}\s*=)?{_BESIDE}(?:/(?=[^\W\d_]{{2}}))?(?:[^\W\d_]+{_BESIDE}/?){{0,4}}", rest
+        )
+    )
+
+
+_BESIDE = r"[\s$€£¥₹₩%°²³.,!*'\"`“”‘’()~≈]*"
 
 
 def _short(text: str) -> str:

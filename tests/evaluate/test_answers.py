@@ -4,13 +4,14 @@ import types
 from threading import Thread
 
 import pytest
-from fixtures import answers, tricky
+from fixtures import answers, tricky, written
 
 from rankray.errors import ConfigError
 from rankray.evaluate import plain, same_answer
 from rankray.evaluate.answers import Judge, check_answer
 
-AUTO, MATH = answers.AUTO + tricky.AUTO, answers.MATH + tricky.MATH
+AUTO = answers.AUTO + tricky.AUTO + written.AUTO + written.TAGGED
+MATH = answers.MATH + tricky.MATH + written.MATH + written.TAGGED
 
 
 def test_the_table_of_plain_answers():
@@ -80,7 +81,28 @@ def test_the_public_function_loads_no_torch():
     assert "'math_verify'" not in shown
 
 
-ENDLESS = ["1", "111,", " ", "\n", "\\boxed{", "\\(", "1.", "5 or ", "not ", "$1", "x^", "(", "{"]
+ENDLESS = [
+    "1",
+    "111,",
+    " ",
+    "\n",
+    "\\boxed{",
+    "\\(",
+    "1.",
+    "5 or ",
+    "not ",
+    "$1",
+    "x^",
+    "(",
+    "{",
+    "<answer>",
+    "</think>",
+    "11,",
+    "⁶",
+    " / 1",
+    "a/1",
+    "yes\n",
+]
 """What a model may repeat without end."""
 
 
