@@ -13,6 +13,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
     "!=": operator.ne,
+    "==": operator.eq,
     ">": operator.gt,
     "<": operator.lt,
 }
@@ -54,20 +55,42 @@ def _number(value: Any) -> int | float:
         return float(value)
 
 
+def _is_number(value: Any) -> bool:
+    try:
+        _number(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _fulfils(value: Any, condition: Any, where: str) -> bool:
     if isinstance(condition, list):
-        return value in condition
+        return any(_equals(value, each) for each in condition)
     sign = next((s for s in COMPARISONS if isinstance(condition, str) and condition.startswith(s)), None)
     if sign is None:
-        return bool(value == condition)
+        return _equals(value, condition)
     limit: Any = condition[len(sign) :].strip()
+    if not limit:
+        raise DataError(f"{where}: {condition!r} compares with nothing; allowed is {sign} and a value; add it")
     if value is None:
         return False
     try:
         return COMPARISONS[sign](_number(value), _number(limit))
     except (TypeError, ValueError):
         if isinstance(value, str):
+            is_ordered = sign not in ("!=", "==")
+            if is_ordered and _is_number(limit) and not any(each.isdigit() for each in value):
+                return False  # empty, or "n/a": as text it would be below or above any number
             return COMPARISONS[sign](value, limit)
         raise DataError(
             f"{where}: {shown(value, 60)} cannot be compared with {limit!r}; allowed are numbers and texts; change it"
         ) from None
+
+
+def _equals(value: Any, wanted: Any) -> bool:
+    """Whether a value is the one that is wanted; text, as all is in a .csv file, may also write a number or a bool."""
+    if not isinstance(value, str) or isinstance(wanted, str):
+        return bool(value == wanted)
+    if isinstance(wanted, bool):
+        return value.strip().casefold() == str(wanted).casefold()
+    return isinstance(wanted, int | float) and _is_number(value) and _number(value) == wanted
