@@ -71,7 +71,7 @@ def test_a_comparison_with_nothing_is_refused(sign):
 
 
 def test_a_column_that_no_row_has_is_refused_where_it_must_exist():
-    with pytest.raises(DataError, match=r"^x: data.where names no column 'scor' .did you mean 'score'.; columns are"):
+    with pytest.raises(DataError, match=r"^x: data.where names no column 'scor' .did you mean 'score'\?.; columns are"):
         chosen(TABLE, {"scor": 1}, "x")
     assert chosen(TABLE, {"scor": 1}, "x", must_exist=False) == []
     assert chosen(Rows(), {"scor": 1}, "x") == []
