@@ -321,6 +321,6 @@ def from_json(text: str) -> Any:
     """Return what a text holds as JSON, or the text itself."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         logger.debug("%s is not JSON, and stays text: %s", short(text), error)
         return text

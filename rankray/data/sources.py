@@ -37,7 +37,7 @@ from rankray.data.mixture import merged, mixed
 from rankray.data.parse import ROWS_AT_A_TIME, Row
 from rankray.data.rendering import fitted
 from rankray.data.weights import with_weights
-from rankray.data.where import chosen
+from rankray.data.where import READING, chosen
 from rankray.errors import DataError
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class Source:
         self._origins = [_origin(entry, self._places.source, data, hub) for entry in self._entries]
         mixture = [_stamped(entry) for entry in self._entries]
         self.stamp: Any = [[origin.stamp for origin in self._origins], mixture, data.where, self._first]
+        self.stamp += [READING] if any(self._conditions(entry) for entry in self._entries) else []
 
     @property
     def left_out(self) -> LeftOut:

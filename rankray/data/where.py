@@ -9,6 +9,8 @@ from typing import Any
 from rankray.data.files import Rows
 from rankray.errors import DataError, listed, nearest, shown
 
+READING = 2
+"""Raised where the same conditions choose other rows than before."""
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,

@@ -139,6 +139,11 @@ def test_tools_may_be_json():
         conversation([ASK, SAY], "w", "row 1", "f")
 
 
+def test_json_that_is_nested_too_deep_is_no_list_of_turns():
+    with pytest.raises(DataError, match=r"^w: row 1 holds '\[\[.*allowed is a list of .*fix that row"):
+        conversation("[" * 100_000, "w", "row 1")
+
+
 @pytest.mark.parametrize("broken", [[{"name": 3}], "calls", [{"function": {"arguments": "{}"}}]])
 def test_calls_without_a_name_are_refused(broken):
     with pytest.raises(DataError, match=r"turn 2 has (the tool call|tool_calls)"):

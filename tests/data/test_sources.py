@@ -10,7 +10,7 @@ from rankray.config.sections import DataSection, SourceSection
 from rankray.data.chat import Given
 from rankray.data.files import file_fingerprint
 from rankray.data.sources import Source, fingerprint, mixed
-from rankray.data.where import chosen
+from rankray.data.where import READING, chosen
 from rankray.errors import ConfigError, DataError
 
 
@@ -184,6 +184,14 @@ def test_what_an_entry_does_not_say_leaves_its_stamp_alone(tmp_path):
     assert list(entry) == ["path", "weight", "max_examples", "where", "format", "prompt", "completion", "messages"]
     [entry] = Source("train", DataSection(train=[{"path": path, "weight_column": "n"}], eval=path)).stamp[1]
     assert entry["weight_column"] == "n"
+
+
+def test_only_conditions_let_the_stamp_say_how_they_are_read(tmp_path):
+    """Tokens that are kept of rows without conditions stay; those of rows that were chosen in another way do not."""
+    path = write(tmp_path / "a.jsonl", numbered("a", 4))
+    assert len(Source("train", DataSection(train=path, eval=path)).stamp) == 4
+    for given in ({"train": path, "where": {"n": 1}}, {"train": [{"path": path, "where": {"n": 1}}]}):
+        assert Source("train", DataSection(eval=path, **given)).stamp[4] == READING
 
 
 @pytest.mark.parametrize(
