@@ -146,6 +146,8 @@ def _check_columns(names: list[str], rows: Sequence[Row], where: str) -> None:
         if not rows or any(name in row for row in rows):
             continue
         columns = list(dict.fromkeys(column for row in rows for column in row))
+        source = getattr(rows, "source", "")
         raise DataError(
-            f"{where}: no column {name!r}{nearest(name, columns)}; columns are {listed(columns)}; name one of them"
+            f"{where}: no column {name!r}{nearest(name, columns)}; columns are {listed(columns)}"
+            f"{f', in {source}' if source else ''}; name one of them"
         )

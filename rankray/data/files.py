@@ -147,8 +147,9 @@ def files_of(source: str, where: str) -> list[Path]:
     notebooks keep, and what systems put beside files. So are the caches that `datasets` puts beside what it has saved.
 
     Raises:
-        DataError: a directory or a pattern with no data file.
+        DataError: a directory or a pattern with no data file, or a URL.
     """
+    refuse_url(source, where)
     path = Path(source)
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.is_file() and ending(file) in READERS]
@@ -165,6 +166,19 @@ def files_of(source: str, where: str) -> list[Path]:
     if not found:
         raise DataError(f"{where}: {source!r} holds no data file; allowed is {FORMS}; fix the path or the pattern")
     return sorted(found)
+
+
+def refuse_url(source: str, where: str) -> None:
+    """Refuse an address on the network, of which a path or a hub id would be read.
+
+    Raises:
+        DataError: it is one.
+    """
+    if "://" in source:
+        raise DataError(
+            f"{where}: {source!r} is a URL; allowed is {FORMS}; download it and give the file, or write the dataset of "
+            "the hub as hub-id:config:split"
+        )
 
 
 def _hidden(parts: Sequence[str], named: Sequence[str] = ()) -> bool:
@@ -198,6 +212,7 @@ def hub_parts(source: str, where: str) -> tuple[str, str | None, str]:
     Raises:
         DataError: it is neither of these forms.
     """
+    refuse_url(source, where)
     named, bracket, sliced = source.partition("[")
     parts = named.split(":")
     if len(parts) not in (2, 3) or not all(parts) or source.startswith((".", "/", "~")):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from rankray.config.sections import DataSection
@@ -97,7 +98,7 @@ def number(value: Any, where: str) -> float:
         DataError: it is missing, no number, negative or not finite.
     """
     found = value
-    if isinstance(value, str):
+    if isinstance(value, str | Decimal):
         try:
             found = float(value)
         except ValueError:

@@ -59,6 +59,13 @@ def test_numbers_and_dates_are_text():
     assert make_examples([row], section(prompt="{q}", completion="{a}"), Places()) == [Example("2024-01-31", "1.50")]
 
 
+def test_a_missing_column_is_said_with_its_file():
+    """A directory may hold files of several forms."""
+    rows = Rows([{"q": "x"}], "more/b.csv", "line")
+    with pytest.raises(DataError, match=r"no column 'a'.*; columns are q, in more/b.csv; name one of them"):
+        make_examples(rows, section(prompt="{q}", completion="{a}"), Places())
+
+
 def test_not_a_number_is_a_missing_value():
     with pytest.raises(DataError, match="row 1 has no value in column 'a'"):
         make_examples([{"q": "x", "a": float("nan")}], section(prompt="{q}", completion="{a}"), Places())

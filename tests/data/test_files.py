@@ -1,6 +1,7 @@
 import codecs
 import csv
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -160,6 +161,14 @@ def test_the_ending_tells_a_file_from_a_hub_id():
     assert not is_file_source("openai/gsm8k:main:train")
     assert hub_parts("openai/gsm8k:main:train[:10]", "x") == ("openai/gsm8k", "main", "train[:10]")
     assert hub_parts("openai/gsm8k:train", "x") == ("openai/gsm8k", None, "train")
+
+
+@pytest.mark.parametrize("source", ["https://example.org/a.jsonl", "s3://bucket/a", "hf://datasets/a/b/*.parquet"])
+def test_a_url_is_called_one(source):
+    """A path would be 'https:/example.org/a.jsonl', and a hub id 's3' with the split '//bucket/a'."""
+    for call in (hub_parts, files_of):
+        with pytest.raises(DataError, match=rf"^x: '{re.escape(source)}' is a URL; .*; download it and give the file"):
+            call(source, "x")
 
 
 @pytest.mark.parametrize("source", ["data.txt", "openai/gsm8k", "./x:y:z", "a:b:c:d", "a::c"])

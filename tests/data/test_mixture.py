@@ -14,3 +14,13 @@ def test_without_weights_everything_is_there_and_alternates():
     found = mixed(GROUPS, [None] * 3)
     assert sorted(found) == sorted(item for group in GROUPS for item in group)
     assert found[:4] == ["b0", "a0", "b1", "b2"]
+
+
+def test_what_is_drawn_stays_what_it_was():
+    """Another draw would be other training data for studies that are resumed."""
+    assert mixed(GROUPS, [3.0, 1.0, 0.5]) == ["a0", "a1", "b9", "a2", "c0", "a3", "a5", "b12", "a6"]
+    assert mixed([[1, 2, 3]], [5.0]) == [1, 2, 3]
+
+
+def test_an_entry_with_a_small_share_has_one_example_at_least():
+    assert mixed([[0, 1], list(range(100, 140))], [30.0, 1.0]) == [0, 102, 1]

@@ -1,6 +1,7 @@
 """Weights from the data: which token has which, and what is refused, with its row."""
 
 import json
+from decimal import Decimal
 
 import pytest
 
@@ -8,6 +9,7 @@ from rankray.config.sections import DataSection
 from rankray.data.encode import encode
 from rankray.data.sources import Source
 from rankray.data.tokenize import load_split
+from rankray.data.weights import number
 from rankray.errors import DataError
 
 CHATML = (
@@ -154,6 +156,18 @@ def test_a_bad_weight_is_refused_with_its_row(source, bad):
         match=r"^data.weight_column: .*t.jsonl:2: column 'w' holds .*; allowed is a number from 0 to 1,000,000",
     ):
         Source("train", source(rows, weight_column="w")).examples()
+
+
+@pytest.mark.parametrize("given", [1, 1.0, True, "1", " 1e0 ", Decimal("1.00"), 0, "0", Decimal(0), 1_000_000])
+def test_a_weight_may_be_written_in_several_ways(given):
+    """Text in .csv files, decimals in .parquet files."""
+    assert number(given, "x") == float(given)
+
+
+@pytest.mark.parametrize("given", [Decimal("NaN"), Decimal(-1), "nan", "1,5", 1_000_001])
+def test_what_is_no_weight_is_refused(given):
+    with pytest.raises(DataError, match=r"^x holds the weight .*; allowed is a number from 0"):
+        number(given, "x")
 
 
 @pytest.mark.parametrize(
