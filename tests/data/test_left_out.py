@@ -197,3 +197,21 @@ def test_many_reasons_are_counted_together_and_few_are_named():
     again = LeftOut.from_json(json.loads(json.dumps(left.as_json())))
     assert (again.rows, again.reasons) == (left.rows, left.reasons)
     assert LeftOut().line("data.eval") == ""
+
+
+def test_rows_of_a_known_reason_are_counted_under_it_when_there_are_too_many_reasons():
+    left = LeftOut()
+    for number in [*range(MOST_REASONS + 2), 0, 0]:
+        left.rows += 1
+        left.add(Unusable(f"row {number}", f"for reason {number}"), f"row {left.rows}")
+    assert left.reasons["for reason 0"] == (3, "row 1")
+    assert left.reasons[OTHER] == (2, f"row {MOST_REASONS + 1}")
+    assert left.indices == list(range(MOST_REASONS + 4))
+
+
+def test_all_rows_for_two_reasons_are_refused_with_both():
+    left = LeftOut(2)
+    left.add(Unusable("one", "with no turns"), "row 1")
+    left.add(Unusable("two", "with no answer"), "row 2")
+    with pytest.raises(DataError, match=r"^w: 2 of 2 rows of 's' have nothing.*: 1 with no turns.*, 1 with no answer"):
+        left.refuse_most("w", "s")
