@@ -123,6 +123,7 @@ def prepared(answer: str) -> str:
     text = re.sub(r"^[a-zA-Z]\s*(?:\\in|∈)\s*", "", text)
     text = re.sub(r"^([-\d./\s]+|-?\\frac\{\d+\}\{\d+\})=\s*([a-zA-Z])$", r"\2 = \1", text)
     text = _PERCENT.sub(r"\\%", text)
+    text = re.sub(r"(?<![A-Za-z_\\])(?:pi|PI)(?!\w)", r"\\pi", text)
     if not _CLOCK.search(text):
         text = _UNIT.sub("", text)
     text = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d+)(?!\w)", r"\1 \\times 10^{\2}", text)
@@ -132,7 +133,6 @@ def prepared(answer: str) -> str:
     if _TRIGONOMETRY.search(text):
         text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?", r"(\\frac{\1 \\pi}{180})", text)
     text = re.sub(r"(?<=\d)\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|degrees?)(?:\s*[CF])?$", "", text)
-    text = re.sub(r"(?<![\w\\])(?:pi|PI)(?!\w)", r"\\pi", text)
     text = re.sub(r"(?<!\d)(\d*)\.(\d*)\\overline\s*\{(\d+)\}", _repeating, text)
     return text.rstrip(" .,;").strip()
 

@@ -54,8 +54,6 @@ _HIDDEN = re.compile(
     r"|(?<![A-Za-z\\])[A-Za-z]\s?/\s?\d+"
 )
 _QUOTIENT = re.compile(r"\\[dt]?(?:frac|binom)\s*\{[^{}]*\}\s*\{[^{}]*\}")
-_BELOW = re.compile(r"[^\W\d_]\s*/\s*\d")
-"""What is divided by a number, as in x/2."""
 _SYMBOL = re.compile(r"\d\s*π|√\s*\d")
 _TOGETHER = re.compile(
     r"\s*(?:[-+xX×÷/*]|\\(?:times|cdot|div))\s*|[A-Za-z]+"
@@ -204,7 +202,7 @@ def answer_of(reference: str) -> Answer | None:
         return None
     tokens = _TOKEN.findall(plain)
     is_prose = found is None and len(_PROSE.findall(plain)) >= 2
-    if tokens and (is_prose or (len(tokens) == 1 and _is_unit(_TOKEN.sub(" ", plain)) and not _BELOW.search(plain))):
+    if tokens and (is_prose or (len(tokens) == 1 and _is_unit(_TOKEN.sub(" ", plain)))):
         value = _value(tokens[-1])
         return value if isinstance(value, Fraction) else normal(value)
     return normal(part)
