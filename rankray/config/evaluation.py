@@ -102,11 +102,11 @@ class EvaluateSection(Section):
     max_new_tokens: PositiveInt = 128
     """Longest answer that is generated, in tokens."""
     answer: str = "auto"
-    """When two answers are the same. `auto`: what follows `####`, the content of `\\boxed{}`, else the last number,
-    else all of it; refuses references with LaTeX that it would misread. `math`: LaTeX, fractions, sets, intervals,
-    units, by math-verify. `text`: all of it, stripped. A regular expression with one group, whose last match counts.
-    `module:function`: your own, called with (text, reference). `code`: the answer is a program that passes the tests in
-    `program`."""
+    """When two answers are the same. `auto`: what follows `####`, the content of `\\boxed{}` or `<answer>`, else the
+    last number, else all of it; refuses references with LaTeX that it would misread. `math`: LaTeX, fractions, sets,
+    intervals, units, by math-verify. What stands before `</think>` counts for neither. `text`: all of it, stripped.
+    A regular expression with one group, of which the last that is not empty counts. `module:function`: your own, called
+    with (text, reference). `code`: the answer is a program that passes the tests in `program`."""
     samples: PositiveInt | None = None
     """Answers sampled per example for `pass@k` and `avg@k`; null takes the largest k. More than k make `pass@k` more
     precise."""

@@ -3,7 +3,7 @@
 auto              `####`, `\\boxed{}`, plain numbers and words (`plain`); refuses references that hold other LaTeX
 math              LaTeX, fractions, sets, intervals, units, percentages: `latex`, then math-verify (`math_pool`)
 text              all of it, stripped
-(expression)      a regular expression with one group, whose last match counts
+(expression)      a regular expression with one group, of which the last that is not empty counts
 module:function   a function of your own, `(text, reference) -> bool`
 """
 
@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
+from unicodedata import normalize
 
 from rankray.errors import ConfigError, nearest
 from rankray.evaluate import latex, plain
@@ -105,7 +106,8 @@ class Judge:
         return [bool(verdict) for verdict in verdicts]
 
     def _by_pattern(self, text: str, reference: str) -> bool:
-        found = [[match.group(1) or "" for match in _pattern(self._how).finditer(each)] for each in (text, reference)]
+        matches = [_pattern(self._how).finditer(each) for each in (text, reference)]
+        found = [[match[1] for match in each if match[1]] for each in matches]  # (\d*) matches nothing at every end
         if not all(found):
             return False
         given, wanted = found[0][-1], found[1][-1]
@@ -167,7 +169,7 @@ def load_function(name: str, where: str) -> Callable[..., Any]:
 
 
 def _spaced(text: str) -> str:
-    return " ".join(text.split())
+    return normalize("NFC", " ".join(text.split()))
 
 
 @cache

@@ -98,7 +98,7 @@ def usual(text: str) -> str:
     """Return a text with the usual digits, letters and signs in place of East Asian ones and of fraction signs."""
     if text.isascii():
         return text
-    text = re.sub(rf"(?<=\d)[ \u00a0\u202f\u2009](?=[{_FRACTION_SIGNS}])", "", text).translate(_FORMS)
+    text = re.sub(rf"(?<=\d)[ \u00a0\u202f\u2009](?=[{_FRACTION_SIGNS}])", "", normalize("NFC", text)).translate(_FORMS)
     return _RAISED.sub(lambda found: "^" + normalize("NFKC", found[0]).replace("−", "-"), text)
 
 
@@ -218,7 +218,7 @@ def normal(text: str) -> str:
 
 def number(text: str) -> Fraction | None:
     """Return the value of a text that is one number and nothing else, or None."""
-    stripped = _simplified(text).replace("\\%", "%").strip(" %$\n\t").rstrip(" .%$\n\t")
+    stripped = _joined(_simplified(text).replace("\\%", "%").strip(" %$\n\t").rstrip(" .%$\n\t"))
     if not _TOKEN.fullmatch(stripped):
         return None
     value = _value(stripped)

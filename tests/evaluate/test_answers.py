@@ -56,6 +56,25 @@ def test_text_and_expressions():
     assert not same_answer("nothing", "nothing", r"a=(\d)")
 
 
+def test_an_expression_that_may_match_nothing_does_not_make_every_answer_right():
+    assert not same_answer("I do not know", "it is 5", r"(\d*)")
+    assert not same_answer("6", "it is 5.", r"(\d*)")
+    assert same_answer("5 it is", "it is 5.", r"(\d*)")
+    assert not same_answer("Answer: ", "Answer: ", "Answer: (.*)")
+    assert same_answer("a, b", "a", "(a)|b")
+
+
+def test_accents_may_be_signs_of_their_own():
+    for how in ("text", "auto", "(.*)"):
+        assert same_answer("caf\u00e9", "cafe\u0301", how)
+        assert not same_answer("caf\u00e9", "cafe", how)
+
+
+@pytest.mark.parametrize(("given", "same"), [("1,234", True), ("$1,234.00", True), ("1 234", True), ("1234 x", False)])
+def test_what_an_expression_finds_is_compared_as_a_number_where_it_is_one(given, same):
+    assert same_answer(f"Answer: {given}", "Answer: 1234", r"Answer:\s*(.*)") is same
+
+
 @pytest.mark.parametrize("how", ["(", "no group", "(a)(b)"])
 def test_a_bad_expression_is_refused(how):
     with pytest.raises(ConfigError, match=r"^evaluate.answer: .*; allowed are auto, math, text"):
