@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from datetime import date, time
 from typing import Any
 
 from rankray.data.files import Rows
@@ -66,6 +67,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _fulfils(value: Any, condition: Any, where: str) -> bool:
+    value = str(value) if isinstance(value, date | time) else value
     if isinstance(condition, list):
         return any(_equals(value, each) for each in condition)
     sign = next((s for s in COMPARISONS if isinstance(condition, str) and condition.startswith(s)), None)

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from rankray.data.chat import Example, conversation, for_template
+from rankray.data.chat import Example, conversation, for_template, trained_turns
+from rankray.data.left_out import Unusable
 from rankray.errors import DataError
 
 ASK = {"role": "user", "content": "hi"}
@@ -179,3 +180,58 @@ def test_turns_in_parts_as_gemini_has_them():
     ]  # fmt: skip
     with pytest.raises(DataError, match="has a content part of type"):
         conversation([{"role": "user", "parts": [{"inlineData": "x"}]}, turns[1]], "w", "p")
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [[CALL], json.dumps([CALL]), json.dumps(CALL), [json.dumps(CALL)], [{"name": "f", "arguments": '{"a": 1}'}]],
+)
+def test_calls_may_be_json_and_text_beside_them_stays(calls):
+    said = turns_of([ASK, {"role": "assistant", "content": "I look it up.", "tool_calls": calls}])[1]
+    assert said == {"role": "assistant", "content": "I look it up.", "tool_calls": [CALL]}
+
+
+def test_a_speaker_of_calls_whose_text_is_none_keeps_its_text():
+    for text in ("5", "[]", "not yet"):
+        assert turns_of([{"from": "human", "value": "hi"}, {"from": "function_call", "value": text}])[1] == {
+            "role": "assistant",
+            "content": text,
+        }
+
+
+@pytest.mark.parametrize("role", ["developer", "function", "ipython"])
+def test_roles_that_templates_know_stay(role):
+    assert turns_of([{"role": role, "content": "x"}, SAY])[0]["role"] == role
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (5, "holds 5; allowed is a list"),
+        ([{"role": 5, "content": "x"}, SAY], "turn 1 holds"),
+        ([{"role": "", "content": "x"}, SAY], "turn 1 has the role ''"),
+        ([{"role": "user", "content": [5]}, SAY], "turn 1 has a content part of type '5'"),
+        ([{"role": "user", "content": 5.5}, SAY], "turn 1 has content 5.5"),
+    ],
+)
+def test_what_is_no_conversation_is_refused_with_its_place(value, said):
+    with pytest.raises(DataError, match=rf"^data.messages: t.jsonl:3,? {said}"):
+        turns_of(value)
+
+
+def test_conversations_without_an_answer_say_why():
+    with pytest.raises(Unusable, match=r"t.jsonl:3 has assistant turns of weight 0 alone; ") as raised:
+        turns_of([ASK, {**SAY, "weight": 0}])
+    assert raised.value.reason == "with assistant turns of weight 0 alone"
+    with pytest.raises(Unusable, match=r"t.jsonl:3 has no assistant turn .roles: user.; "):
+        turns_of([ASK])
+
+
+def test_which_turns_are_trained_on():
+    turns = [ASK, SAY, ASK, {**SAY, "weight": 0}, ASK, SAY]
+    assert trained_turns(turns, every=True) == [1, 5]
+    assert trained_turns(turns, every=False) == [5]
+    assert Example("a", "b").turns == []

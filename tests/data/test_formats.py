@@ -4,7 +4,7 @@ import pytest
 
 from rankray.config.sections import DataSection
 from rankray.data.examples import Places, make_examples
-from rankray.data.formats import ALPACA_WITH_INPUT, ALPACA_WITHOUT_INPUT, recognise, unused_columns
+from rankray.data.formats import ALPACA_WITH_INPUT, ALPACA_WITHOUT_INPUT, as_turns, recognise, unused_columns
 from rankray.errors import DataError
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
@@ -219,3 +219,36 @@ def test_turns_in_a_text_are_recognised_however_their_json_is_spaced():
         assert example.is_chat
     [example] = examples({"talk": "[ " + json.dumps(TURNS)[1:]})
     assert example.is_chat
+
+
+@pytest.mark.parametrize(
+    ("history", "said"),
+    [
+        (5, "the history 5; allowed are pairs"),
+        ([["a", "b"], "cd"], "whose entry 2 is 'cd'; allowed are pairs"),
+        ([["a", "b", "c"]], "whose entry 1 is "),
+        ([["a", 5]], "whose entry 1 is "),
+        ([{"a": None, "b": "c"}], "whose entry 1 is "),
+    ],
+)
+def test_a_history_of_another_form_is_refused(history, said):
+    with pytest.raises(DataError, match=rf"row 1 has (a history )?{said}"):
+        examples({"instruction": "i", "output": "o", "history": history})
+
+
+def test_an_instruction_without_any_answer_is_no_alpaca():
+    with pytest.raises(DataError, match="no known format has the columns instruction, kind"):
+        recognise([{"instruction": "i", "kind": "k"}], section())
+
+
+def test_half_of_the_default_templates_is_refused_by_the_column_that_lacks():
+    assert recognise([{"prompt": "a", "thing": "b"}], section()) == "columns"
+    with pytest.raises(DataError, match="no column 'completion' .*; columns are prompt, thing"):
+        examples({"prompt": "a", "thing": "b"})
+    with pytest.raises(DataError, match="'thing' holds a mapping"):
+        recognise([{"thing": {"a": 1}}], section())
+
+
+def test_texts_as_turns_begin_with_the_answer_where_nothing_is_asked():
+    assert as_turns("", "a").turns == [{"role": "assistant", "content": "a"}]
+    assert [turn["role"] for turn in as_turns("q", "a").turns] == ["user", "assistant"]

@@ -1,6 +1,6 @@
 import pytest
 
-from rankray.data.guess import answer_to_text, nested_column, templates_of, text_alone, turn_columns
+from rankray.data.guess import answer_to_text, is_segments, nested_column, templates_of, text_alone, turn_columns
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 
@@ -94,3 +94,39 @@ def test_spaces_around_names_are_the_headers_and_names_that_no_template_has_are_
 def test_the_number_of_a_choice_is_no_answer_where_no_template_shows_the_choices(answer, choices, is_guessed):
     row = {"question": "Which?", "choices": choices, "answer": answer}
     assert (templates_of([row]) is not None) == is_guessed
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_answer"), [("aab", True), ("abc", False), ("aaabbbccc", True), ("aaabbbccd", False)]
+)
+def test_a_label_has_few_values(labels, is_answer):
+    """Two, or a third of the rows."""
+    rows = [{"text": f"t{number}", "label": label} for number, label in enumerate(labels)]
+    assert (answer_to_text(rows) is not None) is is_answer
+
+
+def test_numbers_beside_a_list_that_is_no_choice_are_answers():
+    row = {"question": "q", "answer": 5}
+    assert templates_of([row | {"tags": ["a"]}]) is not None
+    assert templates_of([row | {" Choices": ["a"]}]) is None
+
+
+def test_empty_values_say_nothing_of_a_column():
+    for empty in ([], "", None):
+        assert turn_columns([{"talk": empty}, {"talk": TURNS}]) == ["talk"]
+    assert turn_columns([{"talk": [[]]}, {"talk": ["x"]}]) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ([{"label": True, "text": "x"}], True),
+        ([{"label": True, "text": "x", "more": 1}], True),
+        ([{"text": "x"}], False),
+        (["x"], False),
+        ({"label": True, "text": "x"}, False),
+        ("x", False),
+    ],
+)
+def test_segments_are_mappings_with_a_label_and_a_text(value, found):
+    assert is_segments([{"segments": value}]) is found

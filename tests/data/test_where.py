@@ -1,3 +1,5 @@
+from datetime import date, datetime
+
 import pytest
 
 from rankray.data.files import Rows, place_of
@@ -62,6 +64,12 @@ def test_values_with_types_keep_them():
 def test_dates_in_text_are_compared_with_a_year():
     rows = Rows([{"day": "2019-12-31"}, {"day": "2020-01-05"}])
     assert chosen(rows, {"day": ">= 2020"}, "x") == [{"day": "2020-01-05"}]
+
+
+def test_dates_of_a_table_are_compared_with_their_text():
+    days = [{"day": date(2019, 12, 31)}, {"day": datetime(2020, 1, 5, 12)}, {"day": None}]
+    assert chosen(Rows(days), {"day": "2019-12-31"}, "x") == days[:1]
+    assert chosen(Rows(days), {"day": ">= 2020-01-05"}, "x") == days[1:2]
 
 
 @pytest.mark.parametrize("sign", [">", ">=", "<", "<=", "==", "!="])
