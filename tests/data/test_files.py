@@ -13,6 +13,7 @@ from rankray.config.sections import DataSection
 from rankray.data.files import (
     Rows,
     check_one_set,
+    ending,
     file_fingerprint,
     files_of,
     hub_parts,
@@ -331,3 +332,35 @@ def test_caches_beside_what_datasets_saved_are_no_data(tmp_path):
         assert [each.example.prompt for each in found] == ["0", "1", "2", "3"]
     (tmp_path / "saved" / "state.json").write_text("[]")
     assert len(files_of(place, "data.train")) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("a.jsonl.gz", ".jsonl"),
+        ("a.CSV.ZST", ".csv"),
+        ("a.parquet.gz", ".gz"),
+        ("a.b.jsonl", ".jsonl"),
+        ("a.gz", ".gz"),
+        ("a", ""),
+        (".jsonl", ""),
+    ],
+)
+def test_the_ending_says_how_a_file_is_read(source, said):
+    assert ending(source) == said
+    assert is_file_source(source) is (said in (".jsonl", ".csv"))
+
+
+def test_a_file_whose_name_has_signs_of_patterns_is_itself(tmp_path):
+    for name in ("what?.jsonl", "whats.jsonl", "a[1].jsonl"):
+        (tmp_path / name).write_text('{"a": 1}\n')
+    assert files_of(str(tmp_path / "what?.jsonl"), "x") == [tmp_path / "what?.jsonl"]
+    assert files_of(str(tmp_path / "a[1].jsonl"), "x") == [tmp_path / "a[1].jsonl"]
+    assert files_of(str(tmp_path / "what*.jsonl"), "x") == [tmp_path / "what?.jsonl", tmp_path / "whats.jsonl"]
+
+
+def test_a_file_of_another_kind_is_named_with_its_ending():
+    with pytest.raises(DataError, match=r"^x: 'data.xlsx' ends in '.xlsx'; allowed is hub-id"):
+        hub_parts("data.xlsx", "x")
+    with pytest.raises(DataError, match=r"^x: got 'openai/gsm8k'; allowed is hub-id"):
+        hub_parts("openai/gsm8k", "x")

@@ -243,7 +243,7 @@ def test_an_instruction_without_any_answer_is_no_alpaca():
 
 def test_half_of_the_default_templates_is_refused_by_the_column_that_lacks():
     assert recognise([{"prompt": "a", "thing": "b"}], section()) == "columns"
-    with pytest.raises(DataError, match="no column 'completion' .*; columns are prompt, thing"):
+    with pytest.raises(DataError, match=r"no column 'completion' .*; columns are prompt, thing"):
         examples({"prompt": "a", "thing": "b"})
     with pytest.raises(DataError, match="'thing' holds a mapping"):
         recognise([{"thing": {"a": 1}}], section())

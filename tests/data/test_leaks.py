@@ -51,3 +51,23 @@ def test_plain_text_is_compared_by_itself():
     train = [Example("", LONG), Example("", "something else")]
     leaks = count_leaks(train, [Example("", LONG), Example("", "never seen")])
     assert [leaks[kind] for kind in ("prompts", "exact", "normalised", "13-gram")] == [2, 1, 0, 0]
+
+
+def test_eight_words_of_a_short_prompt_tell_and_seven_do_not():
+    eight = "how many red apples does little anna have"
+    inside = "Here is one: {} in all of her baskets?"
+    assert found([inside.format(eight), "other"], [eight]) == [1, 0, 0, 1]
+    assert found([inside.format(eight[4:]), "other"], [eight[4:]]) == [1, 0, 0, 0]
+
+
+def test_what_stands_in_ten_examples_tells_and_in_more_does_not():
+    text = "how many red apples does little anna have"
+    others = [f"something else {number}" for number in range(5)]
+    assert found([f"{number}: {text}" for number in range(10)] + others, [text]) == [1, 0, 0, 1]
+    assert found([f"{number}: {text}" for number in range(11)] + others, [text]) == [1, 0, 0, 0]
+
+
+def test_each_kind_of_leak_alone_is_a_warning():
+    for prompt, said in ((LONG, "exactly"), (LONG.upper(), "but for case"), (f"So: {LONG} Now.", "with 13 words")):
+        line = leaks_line("test", count_leaks([Example(LONG, "1"), Example("x", "2")], [Example(prompt, "3")]))
+        assert line.startswith(f"data.test: of 1 prompts 1 {said}")

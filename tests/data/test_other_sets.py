@@ -83,3 +83,10 @@ def test_axolotls_segments_are_refused_by_name():
         recognise(rows, section(), "x")
     with pytest.raises(DataError, match="'segments' holds a list of int"):
         recognise([{"segments": [1]}], section(), "x")
+
+
+def test_classes_true_and_false_of_a_text_are_no_marks_of_answers():
+    rows = [{"text": "a", "label": False}, {"text": "b", "label": True}]
+    assert recognise(rows, section()) == "text"
+    with pytest.raises(DataError, match="marked as bad"):
+        recognise([row | {"completion": "c", "prompt": "q"} for row in rows], section())
