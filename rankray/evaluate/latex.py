@@ -156,9 +156,9 @@ def quickly_same(given: str, wanted: str) -> bool | None:
     if times[0] and times[1]:
         halves = {found[0] for each in (given, wanted) if (found := re.search(r"[ap](?=\.?m\b)", each.casefold()))}
         return times[0][0] == times[1][0] and len(halves) < 2
-    letters = [_letter(each) for each in (given, wanted)]
-    if all(letters) and any(is_all for _, is_all in letters):
-        return letters[0][0] == letters[1][0]
+    one, other = _letter(given), _letter(wanted)
+    if one and other and (one[1] or other[1]):
+        return one[0] == other[0]
     bases = [_with_base(each) for each in (given, wanted)]
     if bases[0] and bases[1]:
         return bases[0] == bases[1]
@@ -185,13 +185,13 @@ def _same_share(given: str, wanted: str) -> bool:
     return values[0] == values[1] or values[0] == values[1] * factor
 
 
-def _letter(text: str) -> tuple[str, bool] | tuple[()]:
-    """Return the letter of a choice, and whether it is all of an answer, not followed by the choice; () without."""
+def _letter(text: str) -> tuple[str, bool] | None:
+    """Return the letter of a choice, and whether it is all of an answer, not followed by the choice."""
     plain = _unwrapped(text)
     if found := re.fullmatch(r"\(?\s*([A-Z])\s*\)?[.:]?", plain):
         return found[1], True
     found = re.match(r"\(([A-Z])\)(?!\s*(?:[,(&]|and\b|or\b))|([A-Z])[).:]\s", plain)
-    return (found[1] or found[2], False) if found else ()
+    return (found[1] or found[2], False) if found else None
 
 
 def _with_base(text: str) -> tuple[str, str] | None:
