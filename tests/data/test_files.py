@@ -364,3 +364,33 @@ def test_a_file_of_another_kind_is_named_with_its_ending():
         hub_parts("data.xlsx", "x")
     with pytest.raises(DataError, match=r"^x: got 'openai/gsm8k'; allowed is hub-id"):
         hub_parts("openai/gsm8k", "x")
+
+
+@pytest.mark.parametrize(("kind", "text"), [("CP1252", "“a”"), ("CP1252", "5 €"), ("LATIN1", "é"), ("LATIN1", "\xa0a")])
+def test_the_encoding_that_a_file_likely_has_is_named(tmp_path, kind, text):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"a": 1}\n' + json.dumps({"a": text}, ensure_ascii=False).encode(kind))
+    with pytest.raises(DataError, match=rf"^here: \S+a.jsonl:2: not UTF-8 .*: iconv -f {kind} -t UTF-8"):
+        read_rows(str(file), "here")
+
+
+def test_empty_lines_of_a_table_are_no_rows(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("\n\na,b\n\n1,2\n\n,\n")
+    rows = read_rows(str(file), "here")
+    assert rows == [{"a": "1", "b": "2"}, {"a": "", "b": ""}]
+    assert [place_of(rows, index) for index in (0, 1)] == [f"{file}:5", f"{file}:7"]
+
+
+@pytest.mark.parametrize(
+    ("tree", "rows"),
+    [
+        ({"data": [[1]], "rows": [{"a": 1}]}, [{"a": 1}]),
+        ({"data": [], "examples": [{"a": 1}, {"a": 2}]}, [{"a": 1}, {"a": 2}]),
+        ({"a": 1, "data": [1, 2]}, [{"a": 1, "data": [1, 2]}]),
+        ({"data": [{"a": 1}, 2], "b": 1}, [{"data": [{"a": 1}, 2], "b": 1}]),
+    ],
+)
+def test_the_list_of_rows_in_an_object_holds_objects_alone(tmp_path, tree, rows):
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    assert read_rows(str(tmp_path / "a.json"), "here") == rows
