@@ -125,3 +125,17 @@ def test_a_trial_whose_steps_are_searched_is_pruned_before_its_own_last_step_alo
         longer, shorter = begin(store).number, begin(store).number
         assert not store.report(shorter, Report(20, {"eval/nll": 9.0})).stop
         assert store.report(longer, Report(40, {"eval/nll": 9.0})).stop
+
+
+def test_a_report_of_an_earlier_step_or_without_both_metrics_asks_no_pruner(file_url: str) -> None:
+    """What prunes on NLL a study of accuracy needs both, and is asked in the order of the steps."""
+    study = {"metric": "eval/accuracy", "pruner": {"name": "threshold", "upper": 5.0}, "prune_on": "eval/nll"}
+    made = make_config(study=study, evaluate={"every_steps": 10, "metrics": ["accuracy"]})
+    with open_study(file_url, made) as store:
+        number = begin(store).number
+        for step, metrics in ((20, {"eval/nll": 9.0}), (30, {"eval/accuracy": 0.5}), (10, {"eval/nll": 9.0})):
+            assert store.report(number, Report(step, metrics)) == Verdict(False)
+        late = begin(store).number
+        assert not store.report(late, Report(20, {"eval/nll": 1.0, "eval/accuracy": 0.5})).stop
+        assert not store.report(late, Report(10, {"eval/nll": 9.0, "eval/accuracy": 0.5})).stop
+        assert store.report(late, Report(30, {"eval/nll": 9.0, "eval/accuracy": 0.5})).stop
