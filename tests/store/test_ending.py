@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 
 from rankray.contracts import Report
 from rankray.store import StudyStore, open_study
-from rankray.store.records import is_void, with_marks
-from store.helpers import FULL, begin, make_config
+from rankray.store.records import end_of, is_void, with_marks
+from store.helpers import FULL, begin, make_config, stored
 
 
 class Killed(BaseException):
@@ -238,3 +238,24 @@ def test_a_trial_whose_steps_are_searched_is_whole_after_its_own(file_url: str, 
         assert other.next_trial() is None, "the space has no third point"
         found = {trial.number: trial.state for trial in other.storage.get_all_trials(other.study_id)}
     assert found[shorter.number] == TrialState.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [
+        ({"eval/accuracy": 0.5}, "eval/nll is missing in the final metrics"),
+        ({"eval/nll": 1.0}, "eval/accuracy is missing in the final metrics"),
+        ({"eval/nll": float("inf"), "eval/accuracy": 0.5}, "eval/nll is inf at the end"),
+    ],
+)
+def test_final_metrics_without_one_of_the_study_s_end_a_trial_failed(
+    metrics: dict[str, float], reason: str, file_url: str
+) -> None:
+    study = {"metrics": ["eval/accuracy", "eval/nll"], "pruner": "none"}
+    made = make_config(study=study, evaluate={"every_steps": 10, "metrics": ["accuracy"]})
+    with open_study(file_url, made) as store:
+        number = begin(store).number
+        store.complete(number, metrics)
+        trial = stored(store, number)
+        assert trial.state == TrialState.FAIL
+        assert end_of(trial)["reason"] == reason
