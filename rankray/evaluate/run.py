@@ -46,8 +46,9 @@ def evaluate(
     eval/answer_timeouts    answers that could not be judged in time, and count as wrong; only with `answer: math` or
                             `code`
 
-    If the NLL is not finite, everything else is NaN, because there is nothing to sample from. An example whose prompt
-    fills `data.max_length` counts as a wrong answer.
+    If the NLL is not finite, everything else is NaN, because there is nothing to sample from: your own functions are not
+    called, and of what they return only the metrics that `study:` names are known, and NaN. An example whose prompt fills
+    `data.max_length` counts as a wrong answer.
 
     Args:
         model: a causal language model, with or without LoRA, on any device.
@@ -71,7 +72,8 @@ def evaluate(
         metrics = {f"eval/{name}": value for name, value in sums.figures(["nll", *names], bytes_Q).items()}
         if not math.isfinite(metrics["eval/nll"]):
             also = [name.removeprefix("eval/") for name in section.measured if name.count("/") == 2]
-            return metrics | missing([name for name in names if name != "nll"] + also)
+            metrics |= missing([name for name in names if name != "nll"] + also)
+            return {name: math.nan for name in _named_by_study(config)} | metrics
         solver = Solver(model, tokenizer, data, section, ranks)
         if "accuracy" in names:
             metrics |= with_error("eval/accuracy", [float(row[0]) for row in solver.right(first=greedy)])
@@ -85,6 +87,12 @@ def evaluate(
         for name in section.functions:
             metrics |= _call_function(name, model, tokenizer, data)
     return metrics
+
+
+def _named_by_study(config: Config) -> list[str]:
+    """Return the held-out metrics that trials are compared or pruned on: one that is missing would stop no trial."""
+    study = config.study
+    return [name for name in (study.metric, *study.metrics, study.prune_on) if name.startswith("eval/")]
 
 
 def _call_function(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, data: Split) -> Figures:

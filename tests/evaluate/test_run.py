@@ -220,6 +220,34 @@ def test_a_model_without_a_finite_nll_gives_nan(world):
     assert {name: found[name] for name in counts} == counts
 
 
+@pytest.mark.parametrize(
+    "study",
+    [
+        {"metric": "eval/rows", "direction": "maximize", "prune_on": "eval/first"},
+        {"metrics": ["eval/rows", "eval/accuracy"], "direction": "maximize", "prune_on": "eval/rows"},
+    ],
+)
+def test_what_the_study_compares_is_nan_where_the_nll_is_not_finite(world, functions, study):
+    """Missing, an own metric would neither fail nor prune a trial that has diverged."""
+    changes = {"evaluate__functions": ["my_evaluations:good"], "evaluate__metrics": ["nll", "accuracy"]}
+    model, tokenizer, data, config = world(**changes, **{f"study__{key}": value for key, value in study.items()})
+    with torch.no_grad():
+        model.model.norm.weight[0] = math.nan
+    found = evaluate(model, tokenizer, data, config, last=False)
+    wanted = {config.study.metric, config.study.prune_on, "eval/nll", "eval/accuracy"}
+    assert all(math.isnan(found[name]) for name in wanted)
+    assert "eval/rows_n" not in found, "nothing is said of examples that an own function counts itself"
+
+
+def test_what_rungs_leave_out_is_nan_where_the_nll_is_not_finite_and_the_study_compares_it(world):
+    changes = {"evaluate__metrics": ["nll", "avg@2"], "evaluate__rungs": {"sampled": False}}
+    model, tokenizer, data, config = world(**changes, study__metric="eval/avg@2", study__prune_on="eval/avg@2")
+    assert "eval/avg@2" not in evaluate(model, tokenizer, data, config, last=False)
+    with torch.no_grad():
+        model.model.norm.weight[0] = math.nan
+    assert math.isnan(evaluate(model, tokenizer, data, config, last=False)["eval/avg@2"])
+
+
 @pytest.fixture
 def functions(monkeypatch):
     module = types.ModuleType("my_evaluations")
