@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +61,7 @@ def status(
 
 def show(
     study: Study,
-    number: Annotated[int, typer.Argument(help="The trial's number.", show_default=False)],
+    number: Annotated[str, typer.Argument(metavar="NUMBER", help="The trial's number.", show_default=False)],
     store: Store = "",
     as_json: Json = False,
     all_steps: Annotated[bool, typer.Option("--all-steps", help="Show every report, not only what fits.")] = False,
@@ -68,8 +69,9 @@ def show(
     """Show one trial: its settings, every report, how it ended and why."""
     from rankray.store import views
 
+    wanted = _trial_number(study, number)
     held = attached(store, study)
-    trial = views.trial(held, number)
+    trial = views.trial(held, wanted)
     if as_json:
         print_json(trial | {"settings": _given(held)})
         return
@@ -81,6 +83,22 @@ def show(
     again = retrain_command(origin(held), trial["params"])
     ways = {name: held.config.direction_of(name) for name in held.config.study.metrics}
     console().print(TrialView(trial, settings, all_steps=all_steps, again=again, directions=ways), crop=False)
+
+
+def _trial_number(study: str, given: str) -> int:
+    """Return the number that was given.
+
+    Raises:
+        UserError: it is none.
+    """
+    from rankray.errors import UserError, shown
+
+    if not re.fullmatch(r"[0-9]{1,18}", given):
+        raise UserError(
+            f"show: got {shown(given)}; allowed: a trial's number, 0 or more, as rankray status {study} lists them; give "
+            f"one, or rankray best {study} for the best"
+        )
+    return int(given)
 
 
 def _given(study: StudyStore) -> dict[str, dict[str, Any]]:

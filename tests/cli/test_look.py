@@ -45,6 +45,13 @@ def test_show(rankray, url):
     assert "error: " in rankray("show", "s", "7", "--store", url, expect=2)
 
 
+@pytest.mark.parametrize("given", ["best", "1.0", "١", "9" * 30, ""])
+def test_show_takes_a_number_and_says_what_shows_the_best(rankray, url, given):
+    said = rankray("show", "s", given, "--store", url, expect=2)
+    assert said.startswith("error: show: got '")
+    assert "allowed: a trial's number, 0 or more, as rankray status s lists them; give one, or rankray best s" in said
+
+
 def test_status_watches_until_the_search_ends(rankray, url, monkeypatch):
     """Running twice, then complete; nobody waits, and a pipe gets each look as lines."""
     from rankray.cli import look
