@@ -15,9 +15,10 @@ import functools
 import logging
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -91,6 +92,26 @@ def below(root: str, place: str) -> str | None:
             exact = os.path.join(real, *parts)
             return os.path.join(root, *parts) if os.path.realpath(exact) == exact else None
     return None
+
+
+def obstacle(path: str) -> str:
+    """Return why no directory can be made and written to at a path, or an empty string. Nothing is left there.
+
+    A file is really made: the permissions alone say nothing to root, nor of a full disk or of what takes no files.
+    """
+    there = next((each for each in (Path(path), *Path(path).parents) if os.path.lexists(each)), Path("/"))
+    if not there.is_dir():
+        return f"{there} {'is a link to nothing' if there.is_symlink() else 'is no directory'}"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} may not be written to"
+    try:
+        with suppress(FileNotFoundError):
+            os.stat(path)  # a name may be too long
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as error:
+        logger.debug("%s cannot be made", path, exc_info=True)
+        return f"nothing can be made in {there} ({error.strerror})"
 
 
 def names(place: str) -> list[str]:

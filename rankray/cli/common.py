@@ -161,16 +161,11 @@ def _check_storage(loaded: LoadedConfig) -> None:
     from rankray.errors import StorageError
 
     storage = loaded.config.storage
-    if places.is_remote(storage):
-        return
-    there = next((each for each in (Path(storage), *Path(storage).parents) if each.exists()), Path("/"))
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return
-    what = "may not be written to" if there.is_dir() else "is no directory"
-    raise StorageError(
-        f"{loaded.where('storage')}: storage: {storage}: {there} {what}; allowed: a directory that you may write, or "
-        "one that can be made; choose another"
-    )
+    if not places.is_remote(storage) and (why := places.obstacle(places.join(storage, loaded.config.name))):
+        raise StorageError(
+            f"{loaded.where('storage')}: storage: {storage}: {why}; allowed: a directory that you may write, or one "
+            "that can be made; choose another"
+        )
 
 
 def _check_workers(loaded: LoadedConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,31 @@ def test_places_that_are_refused(given, said):
 def test_the_name_of_a_study_cannot_leave_its_directory(name):
     with pytest.raises(ValueError, match="name"):
         Config.model_validate(CONFIG | {"name": name})
+
+
+def test_what_hinders_a_directory_is_said_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    before = sorted(tmp_path.iterdir())
+    for given, says in {
+        "new/runs": "",
+        "file": f"{tmp_path}/file is no directory",
+        "file/runs": f"{tmp_path}/file is no directory",
+        "link/runs": f"{tmp_path}/link is a link to nothing",
+        "x" * 300: f"nothing can be made in {tmp_path} (File name too long)",
+    }.items():
+        assert places.obstacle(str(tmp_path / given)) == says
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_directory_that_takes_no_files_is_no_place_whatever_its_permissions_say():
+    """To root, /proc may be written to; and so may a disk that is full, to everybody."""
+    assert places.obstacle("/proc/rankray").startswith(("nothing can be made in /proc (", "/proc may not be written to"))
+
+
+def test_a_full_disk_is_noticed(tmp_path, monkeypatch):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rankray.checkpoints.places.tempfile.TemporaryFile", full)
+    assert places.obstacle(str(tmp_path / "runs")) == f"nothing can be made in {tmp_path} (No space left on device)"

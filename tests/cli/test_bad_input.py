@@ -112,6 +112,12 @@ CASES = {
         13,
         ["/dev/null is no directory; allowed"],
     ),
+    "a storage below a file": (
+        ("study: {trials: 2}", "storage: WORLD/train.jsonl/runs"),
+        13,
+        ["train.jsonl/runs: ", "train.jsonl is no directory; allowed: a directory that you may write"],
+    ),
+    "a storage that takes no files": (("study: {trials: 2}", "storage: /proc/runs"), 13, ["storage: /proc/runs: "]),
     "more CPUs than this machine has": (
         ("study: {trials: 2}", "resources: {cpus_per_worker: 4096}"),
         13,
@@ -133,7 +139,7 @@ CASES = {
 
 CHECKED = (
     "unknown key", "missing column", "every completion cut away", "a number in quotes",
-    "a tracker that is not installed",
+    "a tracker that is not installed", "a storage below a file", "a storage that takes no files",
 )  # fmt: skip
 
 
