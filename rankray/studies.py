@@ -149,7 +149,7 @@ class Study:
 
         Args:
             split: `eval`, or `test`: `data.test`, which no search reads.
-            overrides: dotted path -> value, as with `--set`.
+            overrides: dotted path -> value, as with `--set`: of `model`, `data` and `evaluate`.
 
         Returns:
             metric -> `{"value", "stderr", "n"}`.
@@ -157,14 +157,23 @@ class Study:
         Raises:
             UserError: there is no such split, or no checkpoint.
         """
-        from rankray.cli.judge import changes, check_split, checkpoint_of, figures, trial_to_use, with_overrides
+        from rankray.cli.judge import (
+            changes,
+            check_overrides,
+            check_split,
+            checkpoint_of,
+            figures,
+            trial_to_use,
+            with_overrides,
+        )
         from rankray.cli.lineage import other_base
         from rankray.config import apply_params
 
         check_split(split)
+        check_overrides(overrides or {})
         with self._study() as study:
             best = trial_to_use(study)
-            config = apply_params(with_overrides(study.config, overrides or {}), best["params"])
+            config = with_overrides(apply_params(study.config, best["params"]), overrides or {})
             changed = changes(study, config, split)
             with checkpoint_of(study, best) as checkpoint:
                 for line in filter(None, [*changed, other_base(checkpoint, config)]):

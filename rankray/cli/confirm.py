@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -65,19 +65,10 @@ def confirm(
     words = [("finalists", finalists), ("choose_seeds", choose_seeds), ("seeds", seeds), ("looks", _numbers(looks))]
     given = chosen([*words, ("spending", spending)])
     Options.of(given, None)  # what is wrong is said before the store is asked
-    parsed = list(parsed_overrides(sets))
+    list(parsed_overrides(sets))
     url = store_url(store)
     search = attach(url, study)
-    asked = Asked(
-        search,
-        url,
-        given,
-        {path: value for path, value, _ in parsed},
-        label,
-        metric,
-        {path: place for path, _, place in parsed},
-        lambda line: say(line, to_stderr=True),
-    )
+    asked = Asked(search, url, given, sets, label, metric, lambda line: say(line, to_stderr=True))
     if line := alike_line(search.config.study.metric, views.alike(search)):
         say(f"warning: {line}", to_stderr=True)
     if plan:
@@ -104,21 +95,26 @@ class Asked:
         search: the search's study, attached.
         url: its store, with its password.
         options: those that are given, by name (`chosen`).
-        overrides: dotted path to value.
+        overrides: as `path=value`, or dotted path to value.
         label: of the confirmation.
         metric: which decides; empty for the study's first.
-        places: where each override was written.
         notice: gets a line where a driver that may be dead has to be watched for a while.
     """
 
     search: StudyStore
     url: str
     options: Mapping[str, Any]
-    overrides: Mapping[str, Any]
+    overrides: Sequence[str] | Mapping[str, Any]
     label: str = ""
     metric: str = ""
-    places: Mapping[str, str] = field(default_factory=dict)
     notice: Callable[[str], None] = logger.debug
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where each override was written, by its dotted path."""
+        from rankray.config.load import parsed_overrides
+
+        return {path: place for path, _, place in parsed_overrides(self.overrides)}
 
 
 def chosen(options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -156,8 +152,9 @@ def compared(
     from rankray.search.confirm import run_confirmation
 
     config, confirmation, options, _ = _planned(asked)
-    check_trackers(LoadedConfig(config, f"study {asked.search.name}"))
-    confirmation, provenance = _preflight(asked.search, config, confirmation)
+    places: dict[Any, str] = {tuple(path.split(".")): place for path, place in asked.places.items()}
+    check_trackers(LoadedConfig(config, f"study {asked.search.name}", places))
+    confirmation, provenance = _preflight(asked.search, config, confirmation, places)
     provenance["places"] = {**provenance.get("places", {}), **asked.places}
     return run_confirmation(
         asked.search,
@@ -176,13 +173,20 @@ def _planned(asked: Asked) -> tuple[Config, Config, Options, Plan]:
     from rankray.search.confirm import as_begun, planned
 
     config, confirmation, options = as_begun(
-        asked.search, asked.url, dict(asked.overrides), dict(asked.options), asked.label, asked.metric
+        asked.search, asked.url, asked.overrides, dict(asked.options), asked.label, asked.metric
     )
     if asked.options.get("spending") and not options.looks:
         raise ConfigError(
             "confirm: --spending without --looks changes nothing; allowed: beside it; add --looks, or leave it out"
         )
     plan = planned(asked.search, asked.url, config, confirmation, options, asked.notice)
+    wanted, there = asked.options.get("finalists", 0), len(plan.finalists)
+    if wanted > there:
+        asked.notice(
+            f"confirm: {asked.search.name}: {wanted} finalists are asked for, and it has {there} different "
+            f"setting{'s' if there > 1 else ''} with a complete trial that {'are' if there > 1 else 'is'} not plain SFT: "
+            f"{'all of them are' if there > 1 else 'it is'} tried"
+        )
     return config, confirmation, options, plan
 
 
@@ -196,10 +200,12 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise ConfigError(f"confirm: --looks {text}; allowed: numbers of seeds, as in 4,8,12,16; correct it") from None
 
 
-def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tuple[Config, dict[str, Any]]:
+def _preflight(
+    search: StudyStore, config: Config, confirmation: Config, places: dict[Any, str]
+) -> tuple[Config, dict[str, Any]]:
     """Check data and model as a search does, and that they are those of the search.
 
-    The commits are those of the search. What it had not pinned, such as a test set of the hub that is given now, is
+    The commits are those of the search; `places` say where the overrides were written. What it had not pinned, such as a test set of the hub that is given now, is
     pinned for all runs of the confirmation.
 
     Returns:
@@ -216,7 +222,7 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tupl
     from rankray.store.identity import FINGERPRINTS
 
     file = str(search.provenance.get("file", f"study {search.name}"))
-    before, now = search.provenance, preflight(LoadedConfig(config, file), offline=True).fingerprints
+    before, now = search.provenance, preflight(LoadedConfig(config, file, places), offline=True).fingerprints
     for key in FINGERPRINTS:
         old, new = before.get(key), now.get(key)
         pairs = [(old, new)]
@@ -227,7 +233,7 @@ def _preflight(search: StudyStore, config: Config, confirmation: Config) -> tupl
                 f"confirm: {search.name}: {key}: not what the search trained with ({old}, now {new}); allowed: "
                 "the same; restore it, or search again under another name"
             )
-    loaded, asked = pin(LoadedConfig(confirmation, file))
+    loaded, asked = pin(LoadedConfig(confirmation, file, places))
     findings = preflight(loaded, again=False)
     loaded = fitted(loaded, findings)
     origin = {key: search.provenance[key] for key in ("file", "places") if key in search.provenance}

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+JUDGED = ("model", "data", "evaluate")
+"""The sections that say what is evaluated, and how."""
+
 
 def evaluate(
     target: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A directory, or the name of a study: its best.")],
@@ -43,6 +46,7 @@ def evaluate(
 
     logs.configure(verbose)
     check_split(split)
+    check_overrides(sets)
     if tasks:
         from rankray.evaluate.harness import require_harness
 
@@ -170,9 +174,9 @@ def _target(
 
         config = pinned_as(load(file, sets, store).config, study.config)
     else:
-        config = with_overrides(study.config, sets)
+        config = study.config
     label, seen = f"trial {best['number']} of study {target}", sources_of(study.config, "eval")
-    config = apply_params(config, best["params"])
+    config = with_overrides(apply_params(config, best["params"]), sets)  # what is asked for now comes last
     changed = changes(study, config, split)  # what is wrong so far is said before anything is downloaded
     return config, stack.enter_context(checkpoint_of(study, best)), label, seen, changed
 
@@ -275,12 +279,30 @@ def with_overrides(config: Config, given: Sequence[str] | Mapping[str, Any]) -> 
     Raises:
         ConfigError: a path or a value it does not accept.
     """
-    from rankray.config.load import override
-    from rankray.config.params import config_from
+    from rankray.config.load import overridden
 
-    tree = config.model_dump(mode="json")
-    override(tree, given)
-    return config_from(tree)
+    return overridden(config.model_dump(mode="json"), given)
+
+
+def check_overrides(given: Sequence[str] | Mapping[str, Any]) -> None:
+    """Refuse overrides that cannot change what is evaluated, or how.
+
+    Raises:
+        ConfigError: a field of another section, or one that says how often a training is evaluated.
+    """
+    from rankray.config import Config
+    from rankray.config.load import parsed_overrides
+    from rankray.errors import ConfigError
+
+    for path, _, place in parsed_overrides(given):
+        section, of_training = path.split(".")[0], ("evaluate.every_steps", "evaluate.rungs")
+        has_effect = section in JUDGED and not path.startswith(of_training)
+        if section in Config.model_fields and not has_effect and not path.startswith("train.sft"):
+            raise ConfigError(
+                f"{place}: changes nothing of an evaluation, whose model is trained; allowed: fields of "
+                f"{', '.join(JUDGED)} (without {' and '.join(of_training)}), and train.sft for the type it computes in; "
+                + ("give --store" if section == "store" else "leave it out, or train with it")
+            )
 
 
 def diagnose(

@@ -225,18 +225,25 @@ def parsed_overrides(given: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple
         yield path, value, f"--set {path}"
 
 
-def override(tree: dict[str, Any], given: Sequence[str] | Mapping[str, Any]) -> None:
-    """Set overrides in the tree of a configuration that is not read from a file, as `load_config` does.
+def overridden(tree: dict[str, Any], given: Sequence[str] | Mapping[str, Any]) -> Config:
+    """Return the configuration that a tree describes that was read from no file, with overrides as in `load_config`.
 
     Args:
         tree: changed in place.
         given: as for `load_config`; paths are relative to the current directory, and absolute afterwards.
 
     Raises:
-        ConfigError: one of them is not `path=value`, or names a path that cannot be.
+        ConfigError: one of them is not `path=value`, names a path that cannot be, or is refused, and is then named as
+            it was given; lists every problem.
     """
+    places: dict[Key, str] = {}
     for path, value, place in parsed_overrides(given):
-        _apply_override(tree, {}, path, value, place)
+        _apply_override(tree, places, path, value, place)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        found = [(_place(places, key, ""), text) for key, text in problems_of(error)]
+        raise ConfigError(_list([f"{place}: {text}" if place else text for place, text in found])) from error
 
 
 def _apply_override(tree: dict[str, Any], places: dict[Key, str], path: str, value: Any, place: str) -> dict[str, str]:

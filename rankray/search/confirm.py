@@ -15,7 +15,7 @@ from typing import Any
 from rankray.analysis.intervals import LEVEL, half_width_in_sd, smallest_found
 from rankray.analysis.verdict import ENOUGH
 from rankray.config import Config, config_from
-from rankray.config.load import override
+from rankray.config.load import overridden, parsed_overrides
 from rankray.config.schema import FREE_FIELDS
 from rankray.contracts import Observer
 from rankray.errors import ConfigError, SearchFailed, UserError, nearest, shown
@@ -28,6 +28,8 @@ from rankray.store.pareto import metrics_of
 from rankray.store.records import steps_of
 from rankray.store.stored import number as as_number
 
+Overrides = Sequence[str] | Mapping[str, Any]
+"""As for `load_config`: `path=value`, or dotted path to value."""
 Watching = Callable[[StudyStore], AbstractContextManager[Observer]]
 Notice = Callable[[str], None]
 SUFFIX = ".confirm"
@@ -37,14 +39,14 @@ OF_A_SEARCH = ("study.trials", "study.keep_best")
 
 
 def confirmed_config(
-    search: StudyStore, url: str, overrides: Mapping[str, Any], label: str = "", metric: str = ""
+    search: StudyStore, url: str, overrides: Overrides, label: str = "", metric: str = ""
 ) -> tuple[Config, Config]:
     """Return the search's configuration with overrides, and that of the confirmation's study.
 
     Args:
         search: the search's study, attached.
         url: the store, with its password.
-        overrides: dotted path to value, of fields that do not change what a trial is.
+        overrides: of fields that do not change what a trial is.
         label: distinguishes a further confirmation of the same search.
         metric: which of the search's metrics is confirmed, its first if empty. A confirmation by another one is a
             further confirmation, with the metric as its label where none is given.
@@ -79,21 +81,21 @@ def confirmed_config(
     if metric and metric != search.config.study.metric:
         tree["study"] |= {"metric": metric, "metrics": [], "direction": search.config.direction_of(metric)}
         label = label or metric.removeprefix("eval/").replace("/", ".")
-    for path, value in overrides.items():
+    for path, _, place in parsed_overrides(overrides):
         if not any(path == each or path.startswith(f"{each}.") for each in allowed):
             raise ConfigError(
-                f"--set {path}: it would confirm another setting than the one found{nearest(path, allowed)}; "
+                f"{place}: it would confirm another setting than the one found{nearest(path, allowed)}; "
                 f"allowed: {', '.join(allowed)}; leave it out"
                 if path not in OF_A_SEARCH
-                else f"--set {path}: a confirmation runs what --finalists, --choose-seeds and --seeds say; allowed: "
+                else f"{place}: a confirmation runs as many trials as its finalists and its seeds ask for; allowed: "
                 f"{', '.join(allowed)}; leave it out"
             )
-        override(tree, {path: value})
-    config = config_from(tree)
+    config = overridden(tree, overrides)
     if config.study.budget.plateau is not None:
+        place = next(place for path, _, place in parsed_overrides(overrides) if path.startswith("study.budget"))
         raise ConfigError(
-            "--set study.budget.plateau: a confirmation looks for nothing better; allowed: wall_hours, gpu_hours, "
-            "money; use --looks to stop as soon as it can decide"
+            f"{place}: study.budget.plateau: a confirmation looks for nothing better; allowed: wall_hours, gpu_hours, "
+            "money; leave it out, and give looks to stop as soon as it can decide"
         )
     return config, confirmation_config(config, f"{config.name}{SUFFIX}{label and '-' + label}")
 
@@ -101,7 +103,7 @@ def confirmed_config(
 def as_begun(
     search: StudyStore,
     url: str,
-    overrides: Mapping[str, Any],
+    overrides: Overrides,
     given: Mapping[str, Any],
     label: str = "",
     metric: str = "",
@@ -124,7 +126,7 @@ def as_begun(
     config, confirmation = confirmed_config(search, url, overrides, label, metric)
     plan = _own_plan(search, url, confirmation)
     options = Options.of(given, None if plan is None else plan.options)
-    if plan is not None and not any(path in ("data", "data.test") for path in overrides):
+    if plan is not None and not any(path in ("data", "data.test") for path, _, _ in parsed_overrides(overrides)):
         tree = config.model_dump(mode="json")
         if splits(config)[1] != plan.decide_on:
             tree["data"]["test"] = plan.decide_on
@@ -320,8 +322,8 @@ def run_confirmation(
         assert end is not None, "every run that is due has ended"
         raise SearchFailed(
             f"confirm: {search.name}: study.budget.{end.by} ended it before it could decide, after {study.finished} of "
-            f"{plan.total} runs: {end.reason}; allowed: a higher limit, or none; give it with --set, and the runs so "
-            "far count"
+            f"{plan.total} runs: {end.reason}; allowed: a higher limit, or none; give it, and the runs so far "
+            "count"
         )
     record_verdict(search, study, verdict)
     return verdict

@@ -213,21 +213,32 @@ def test_seeds_are_not_added_after_having_looked(searched: str) -> None:
 def test_only_what_does_not_change_a_setting_may_be_overridden(searched: str) -> None:
     config, _ = confirmed_config(attach(searched, "s"), searched, {"resources.concurrency": 3})
     assert config.resources.concurrency == 3
-    with pytest.raises(ConfigError, match=r"--set train.max_steps: it would confirm another setting"):
+    with pytest.raises(ConfigError, match=r"^overrides: train.max_steps: it would confirm another setting"):
         confirm(searched, overrides={"train.max_steps": 7})
 
 
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        ("study.trials", 9, "runs what --finalists, --choose-seeds and --seeds say; allowed: study.budget"),
-        ("study.keep_best", 2, "runs what --finalists"),
+        ("study.trials", 9, "runs as many trials as its finalists and its seeds ask for; allowed: study.budget"),
+        ("study.keep_best", 2, "runs as many trials as its finalists"),
         ("study.budget.plateau", 3, "looks for nothing better"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(path: str, value: int, says: str, searched: str) -> None:
-    with pytest.raises(ConfigError, match=f"--set {path}: .*{says}"):
+    with pytest.raises(ConfigError, match=f"^overrides: {path}: .*{says}"):
         confirm(searched, overrides={path: value})
+
+
+@pytest.mark.parametrize("path", ["resources.workers", "data.test", "train.max_steps", "study.budget.plateau"])
+def test_what_is_refused_is_named_as_it_was_given(path: str, searched: str) -> None:
+    """On the command line with `--set`, in Python without it, whatever finds it wrong."""
+    search = attach(searched, "s")
+    value = {"resources.workers": 0, "data.test": 7, "train.max_steps": 7, "study.budget.plateau": 3}[path]
+    with pytest.raises(ConfigError, match=f"^--set {path}: "):
+        confirmed_config(search, searched, [f"{path}={value}"])
+    with pytest.raises(ConfigError, match=f"^overrides: {path}: "):
+        confirmed_config(search, searched, {path: value})
 
 
 def test_a_confirmation_has_limits_of_its_own_and_none_of_the_search(searched: str) -> None:
