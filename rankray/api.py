@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankray.config import Config, LoadedConfig, default_store, load_config
+from rankray.config import Config, LoadedConfig, load_config
 from rankray.config.load import load_mapping
 from rankray.contracts import Outcome
-from rankray.errors import UserError
-from rankray.studies import Study, watched
+from rankray.errors import UserError, shown
+from rankray.studies import Study, url_of, watched
 
 logger = logging.getLogger(__name__)
 
@@ -171,8 +171,13 @@ def rehearse(
     """
     names = [strategies] if isinstance(strategies, str) else strategies
     for what, number in (("slots", slots), ("seeds", seeds), ("trials", trials)):
-        if number is not None and number < 1:
-            raise UserError(f"rehearse: {what} {number}; allowed: 1 or more; raise it")
+        if (type(number) is not int or number < 1) and (what, number) != ("trials", None):
+            raise UserError(f"rehearse: {what} {shown(number)}; allowed: 1 or more, whole; correct it")
+    if not isinstance(names, Sequence) or not names or not all(isinstance(each, str) for each in names):
+        raise UserError(
+            f"rehearse: strategies {shown(strategies)}; allowed: names of samplers, sampler+pruner or file, in a list; "
+            "correct it"
+        )
     from rankray.cli.rehearse import SYNTHETIC_WORLDS
     from rankray.rehearse.summary import compare
     from rankray.rehearse.table import read_table
@@ -205,7 +210,7 @@ def best(name: str, store: str | None = None) -> dict[str, Any] | None:
     Raises:
         StoreError: there is no such study.
     """
-    return Study(name, store or default_store()).best
+    return Study(name, url_of(store)).best
 
 
 def trials(name: str, store: str | None = None) -> Any:
@@ -225,7 +230,7 @@ def trials(name: str, store: str | None = None) -> Any:
     """
     from rankray.store import looking, views
 
-    with looking(store or default_store(), name) as study:
+    with looking(url_of(store), name) as study:
         rows, last = views.trials(study), views.last_metrics(study)
     flat = [
         {**{k: v for k, v in row.items() if k not in ("params", "metrics")}, **row["params"], **last[row["number"]]}

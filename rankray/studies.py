@@ -27,6 +27,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def url_of(store: str | None) -> str:
+    """Return the URL of a store that may be left out: then RANKRAY_STORE, or the SQLite file in the current directory.
+
+    Raises:
+        StoreError: it is no text. It is not shown, for it may hold a password.
+    """
+    from rankray.errors import StoreError
+
+    if store is not None and not isinstance(store, str):
+        raise StoreError(
+            f"store: got a {type(store).__name__}; allowed: a URL as text, as in 'sqlite:////directory/rankray.db' for "
+            "a file; write it so"
+        )
+    return store or default_store()
+
+
 @contextmanager
 def watched(study: StudyStore, config: Config, show: bool) -> Iterator[Observer]:
     """Yield what a study's trials are reported to while it runs: the view, where it is wanted, and its trackers."""
@@ -59,7 +75,7 @@ class Study:
     """
 
     def __init__(self, name: str, store: str) -> None:
-        self.name, self._url = name, store
+        self.name, self._url = name, url_of(store)
         with self._study():
             pass  # a name that is none is refused now, and not at the first question
 
@@ -300,7 +316,7 @@ class TrialStore(Mapping[str, "Study"]):
     def __init__(self, url: str | None = None) -> None:
         from rankray.store import validate_url
 
-        self._url = url or default_store()
+        self._url = url_of(url)
         validate_url(self._url)
 
     def __iter__(self) -> Any:

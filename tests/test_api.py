@@ -209,10 +209,36 @@ def test_overrides_may_hold_what_a_mapping_may(world, of_a_mapping):
         rankray.load(base, {"name": object()})
 
 
-@pytest.mark.parametrize("given", [{"seeds": 0}, {"slots": 0}, {"trials": 0}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"seeds": 0}, {"slots": 0}, {"trials": 0}, {"slots": 1.5}, {"seeds": "3"}, {"trials": True}),
+        *({"slots": None}, {"strategies": [None]}, {"strategies": ()}, {"strategies": 5}),
+    ],
+)
 def test_a_rehearsal_of_nothing_is_refused(world, given):
-    with pytest.raises(UserError, match=r"rehearse: \w+ 0; allowed: 1 or more"):
+    with pytest.raises(UserError, match=r"^rehearse: \w+ .*; allowed: (1 or more, whole|names of samplers, .*); corr"):
         rankray.rehearse(world["file"], **given)
+
+
+@pytest.mark.parametrize("wrong", [Path("store.db"), 7, b"sqlite:///store.db", ["sqlite:///store.db"]])
+def test_a_store_is_a_url_as_text(wrong):
+    calls = [lambda: rankray.best("demo", store=wrong), lambda: rankray.trials("demo", store=wrong)]
+    for call in (*calls, lambda: rankray.TrialStore(wrong), lambda: rankray.Study("demo", wrong)):
+        with pytest.raises(StoreError, match=rf"^store: got a {type(wrong).__name__}; allowed: a URL as text, as in"):
+            call()
+
+
+def test_overrides_are_named_as_they_are_given(world):
+    """In Python there is no `--set`."""
+    study = rankray.TrialStore(world["url"])["demo"]
+    with pytest.raises(ConfigError, match=r"^overrides: loss.temperature: changes nothing of an evaluation"):
+        study.evaluate(overrides={"loss.temperature": 3})
+    with pytest.raises(ConfigError, match=r"^overrides: evaluate.batch_size: evaluate.batch_size: got 0"):
+        study.evaluate(overrides={"evaluate.batch_size": 0})
+    for path, value in {"train.max_steps": 7, "resources.workers": 0}.items():
+        with pytest.raises(ConfigError, match=rf"^overrides: {path}: "):
+            study.confirm(plan=True, overrides={path: value})
 
 
 def test_trials_without_pandas(world, monkeypatch):

@@ -183,9 +183,8 @@ def _planned(asked: Asked) -> tuple[Config, Config, Options, Plan]:
     wanted, there = asked.options.get("finalists", 0), len(plan.finalists)
     if wanted > there:
         asked.notice(
-            f"confirm: {asked.search.name}: {wanted} finalists are asked for, and it has {there} different "
-            f"setting{'s' if there > 1 else ''} with a complete trial that {'are' if there > 1 else 'is'} not plain SFT: "
-            f"{'all of them are' if there > 1 else 'it is'} tried"
+            f"confirm: {asked.search.name}: {wanted} finalists are asked for; settings with a complete trial, other "
+            f"than plain SFT: {there}; so many are tried"
         )
     return config, confirmation, options, plan
 
@@ -205,7 +204,8 @@ def _preflight(
 ) -> tuple[Config, dict[str, Any]]:
     """Check data and model as a search does, and that they are those of the search.
 
-    The commits are those of the search; `places` say where the overrides were written. What it had not pinned, such as a test set of the hub that is given now, is
+    The commits are those of the search; `places` say where overrides were written. What it had not pinned, such as a
+    test set of the hub that is given now, is
     pinned for all runs of the confirmation.
 
     Returns:

@@ -300,7 +300,7 @@ def check_overrides(given: Sequence[str] | Mapping[str, Any]) -> None:
         if section in Config.model_fields and not has_effect and not path.startswith("train.sft"):
             raise ConfigError(
                 f"{place}: changes nothing of an evaluation, whose model is trained; allowed: fields of "
-                f"{', '.join(JUDGED)} (without {' and '.join(of_training)}), and train.sft for the type it computes in; "
+                f"{', '.join(JUDGED)} (without {' and '.join(of_training)}), and of train.sft; "
                 + ("give --store" if section == "store" else "leave it out, or train with it")
             )
 

@@ -95,8 +95,8 @@ def _trial_number(study: str, given: str) -> int:
 
     if not re.fullmatch(r"[0-9]{1,18}", given):
         raise UserError(
-            f"show: got {shown(given)}; allowed: a trial's number, 0 or more, as rankray status {study} lists them; give "
-            f"one, or rankray best {study} for the best"
+            f"show: got {shown(given)}; allowed: a trial's number, 0 or more, as rankray status {study} lists them; "
+            f"give one, or rankray best {study} for the best"
         )
     return int(given)
 

@@ -7,11 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rankray.config.sections import PositiveInt, Section
+from rankray.config.sections import PositiveInt, Section, once
+from rankray.errors import shown
 from rankray.loss.knobs import Positive
 
 METRICS = ("nll", "bits_per_byte", "token_accuracy", "accuracy")
 """Metrics of one name; `pass@k` and `avg@k` exist for every k."""
+MOST_ANSWERS = 10_000
+"""The largest k of `pass@k`, and the most answers sampled for each example: every one of them is generated."""
 SAMPLED = r"(pass|avg)@([1-9]\d*)"
 ALSO_METRICS = ("nll", "bits_per_byte", "token_accuracy", "accuracy", "accuracy_norm")
 
@@ -83,6 +86,7 @@ class AlsoSection(Section):
         for name in self.metrics:
             if name not in allowed:
                 raise ValueError(f"unknown metric {name!r}; allowed here: {', '.join(allowed)}; choose from these")
+        once(self.metrics)
         return self
 
 
@@ -107,9 +111,9 @@ class EvaluateSection(Section):
     intervals, units, by math-verify. What stands before `</think>` counts for neither. `text`: all of it, stripped.
     A regular expression with one group, of which the last that is not empty counts. `module:function`: your own, called
     with (text, reference). `code`: the answer is a program that passes the tests in `program`."""
-    samples: PositiveInt | None = None
-    """Answers sampled per example for `pass@k` and `avg@k`; null takes the largest k. More than k make `pass@k` more
-    precise."""
+    samples: Annotated[PositiveInt, Field(le=MOST_ANSWERS)] | None = None
+    """Answers sampled per example for `pass@k` and `avg@k`, 10,000 at most; null takes the largest k. More than k make
+    `pass@k` more precise."""
     sampling_temperature: Positive = 1.0
     """Logit temperature of the sampled answers."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -142,7 +146,12 @@ class EvaluateSection(Section):
                     f"unknown metric {name!r}; allowed: {', '.join(METRICS)}, pass@k and avg@k (as in pass@4); choose "
                     "from these"
                 )
-        return names
+            if is_sampled(name) and cls.k_of(name) > MOST_ANSWERS:
+                raise ValueError(
+                    f"got {shown(name)}, for which k answers would be sampled for every example; allowed: a k of at "
+                    f"most {MOST_ANSWERS}; lower it"
+                )
+        return once(names)
 
     @field_validator("functions")
     @classmethod
@@ -150,7 +159,7 @@ class EvaluateSection(Section):
         for name in names:
             if not re.fullmatch(r"[\w.]+:\w+", name):
                 raise ValueError(f"got {name!r}; allowed: module:function; as in my_package.my_module:name")
-        return names
+        return once(names)
 
     @field_validator("engine")
     @classmethod

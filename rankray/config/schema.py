@@ -24,6 +24,7 @@ from rankray.config.sections import (
     ResourcesSection,
     Section,
     TrainSection,
+    once,
     unstorable,
 )
 from rankray.config.study import PUBLISHED, StudySection
@@ -73,6 +74,8 @@ class Config(Section):
     """Where checkpoints are kept: a directory that all nodes can reach, or `s3://bucket/prefix` or `gs://bucket/prefix`,
     with options such as `?region=eu-west-1`. Credentials come from each node's environment, profile or role, never from
     here."""
+
+    _each_tracker_once = field_validator("logging")(once)
 
     @field_validator("storage")
     @classmethod

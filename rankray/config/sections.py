@@ -41,6 +41,18 @@ class Section(Fields):
         return {key: [value] if key in lists and isinstance(value, str) else value for key, value in given.items()}
 
 
+def once(names: list[str]) -> list[str]:
+    """Return the names of a list of which each may be there once.
+
+    Raises:
+        ValueError: one is there twice.
+    """
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if twice is not None:
+        raise ValueError(f"got {shown(twice)} twice; allowed: each name once; leave one out")
+    return names
+
+
 def unstorable(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the dotted path of every value that JSON does not have, and the value: infinity, NaN, bytes, a date."""
     if isinstance(value, Mapping):

@@ -46,9 +46,9 @@ def evaluate(
     eval/answer_timeouts    answers that could not be judged in time, and count as wrong; only with `answer: math` or
                             `code`
 
-    If the NLL is not finite, everything else is NaN, because there is nothing to sample from: your own functions are not
-    called, and of what they return only the metrics that `study:` names are known, and NaN. An example whose prompt fills
-    `data.max_length` counts as a wrong answer.
+    If the NLL is not finite, everything else is NaN, because there is nothing to sample from: your own functions are
+    not called, and of what they return only the metrics that `study:` names are known, and NaN. An example whose prompt
+    fills `data.max_length` counts as a wrong answer.
 
     Args:
         model: a causal language model, with or without LoRA, on any device.
@@ -73,7 +73,7 @@ def evaluate(
         if not math.isfinite(metrics["eval/nll"]):
             also = [name.removeprefix("eval/") for name in section.measured if name.count("/") == 2]
             metrics |= missing([name for name in names if name != "nll"] + also)
-            return {name: math.nan for name in _named_by_study(config)} | metrics
+            return dict.fromkeys(_named_by_study(config), math.nan) | metrics
         solver = Solver(model, tokenizer, data, section, ranks)
         if "accuracy" in names:
             metrics |= with_error("eval/accuracy", [float(row[0]) for row in solver.right(first=greedy)])

@@ -135,7 +135,27 @@ def _migrated(name: str, identity: Identity, version: int) -> Identity:
     for number, step in enumerate(STEPS[version:], version):
         logger.debug("study %s: migrating it from schema %d to %d", name, number, number + 1)
         identity = step(identity)
+    if isinstance(config := identity.get("config"), dict):
+        identity = {**identity, "config": _without_repeats(config)}
     return {**identity, "schema": current()}
+
+
+def _without_repeats(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose lists have each name once: earlier versions took `metrics: [nll, nll]`."""
+
+    def once(section: Any) -> Any:
+        if not isinstance(section, dict):
+            return section
+        lists = {key: section.get(key) for key in ("logging", "metrics", "functions")}
+        names = {key: held for key, held in lists.items() if isinstance(held, list) and {str} >= set(map(type, held))}
+        return {**section, **{key: list(dict.fromkeys(held)) for key, held in names.items()}}
+
+    found: dict[str, Any] = once(config)
+    if isinstance(evaluate := found.get("evaluate"), dict):
+        found["evaluate"] = once(evaluate)
+        if isinstance(also := evaluate.get("also"), dict):
+            found["evaluate"]["also"] = {name: once(each) for name, each in also.items()}
+    return found
 
 
 def _version(stored: Any) -> int:

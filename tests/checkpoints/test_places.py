@@ -208,7 +208,8 @@ def test_what_hinders_a_directory_is_said_and_nothing_is_left(tmp_path):
 
 def test_a_directory_that_takes_no_files_is_no_place_whatever_its_permissions_say():
     """To root, /proc may be written to; and so may a disk that is full, to everybody."""
-    assert places.obstacle("/proc/rankray").startswith(("nothing can be made in /proc (", "/proc may not be written to"))
+    said = ("nothing can be made in /proc (", "/proc may not be written to")
+    assert places.obstacle("/proc/rankray").startswith(said)
 
 
 def test_a_full_disk_is_noticed(tmp_path, monkeypatch):

@@ -131,3 +131,26 @@ def test_how_looks_share_the_level_is_refused_without_looks(rankray, tmp_path):
     words = ["confirm", "s", "--plan", "--spending", "pocock", "--store", url]
     assert "--spending without --looks changes nothing; allowed: beside it" in rankray(*words, expect=2)
     assert "its level" in rankray(*words, "--looks", "4,8")
+
+
+def test_more_finalists_than_there_are_settings_are_those_there_are(rankray, tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    study = {"trials": 3, "sampler": "random", "pruner": "none", "known": ["paper", "sft"]}
+    drive(open_study(url, make_config(study=study)))
+    words = ["confirm", "s", "--plan", "--json", "--store", url]
+    plan, *said = rankray(*words, "--finalists", "99").splitlines()
+    there = len(json.loads(plan)["finalists"])
+    assert 0 < there < 5
+    assert any(
+        f"99 finalists are asked for; settings with a complete trial, other than plain SFT: {there}" in each
+        for each in said
+    )
+    assert "are asked for" not in rankray(*words), "five are the default, which nobody asked for"
+
+
+def test_what_is_refused_is_named_as_it_was_typed(rankray, tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    drive(open_study(url, make_config(study={"trials": 3, "pruner": "none"})))
+    for given in ("resources.workers=0", "train.max_steps=7", "resources.wrkers=2"):
+        said = rankray("confirm", "s", "--plan", "--store", url, "--set", given, expect=2)
+        assert said.startswith(f"error: --set {given.partition('=')[0]}: ")

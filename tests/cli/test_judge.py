@@ -63,8 +63,8 @@ def test_a_checkpoint_has_the_metrics_that_training_reported(rankray, file, data
 
 
 def test_the_best_of_a_study_is_said_with_the_data_that_chose_it(rankray, file, data_file, tmp_path):
-    tree = yaml.safe_load(file.read_text()) | {"space": {"loss.temperature": {"float": [0.5, 2.0]}}}
-    file.write_text(yaml.safe_dump(tree))
+    space = {"loss.temperature": {"float": [0.5, 2.0]}, "data.max_length": {"choice": [48, 47]}}
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"space": space}))
     config = load_config(file).config
     trained = last(rankray("train", str(file), "--json"))
     with open_study(config.store, config) as study:
@@ -81,6 +81,10 @@ def test_the_best_of_a_study_is_said_with_the_data_that_chose_it(rankray, file, 
     other.write_bytes(data_file.read_bytes())
     for more in (("--split", "test"), ("--set", f"data.eval={other}")):
         assert "has seen" not in rankray(*words, *more)
+    said = rankray(*words, "--set", "data.max_length=0", expect=2)
+    assert said.startswith("error: --set data.max_length: data.max_length: got 0")
+    said = rankray(*words, "--set", "data.max_length=2", expect=2)
+    assert "data.max_length" in said, "what is asked for now takes the place of what the trial was trained with"
     assert last(rankray(*words, "--json"))["metrics"]["eval/nll"]["value"] == pytest.approx(
         trained["metrics"]["eval/nll"]
     )
@@ -152,6 +156,10 @@ def test_the_untrained_model_is_evaluated_with_a_file(rankray, file, model_dir):
         (["MODEL", "FILE", "--include", "."], "evaluate: --include without --tasks changes nothing"),
         (["MODEL", "FILE", "--tasks", "arc", "--split", "test"], "evaluate: --split beside --tasks, which have data"),
         (["MODEL", "FILE", "--set", "data.test=null", "--split", "test"], "data.test: there is none; allowed is"),
+        (["MODEL", "FILE", "--set", "loss.temperature=3"], "error: --set loss.temperature: changes nothing of an eval"),
+        (["MODEL", "FILE", "--set", "evaluate.rungs={answers: 0}"], "--set evaluate.rungs: changes nothing of an"),
+        (["judged", "--set", "store=sqlite:///other.db"], "allowed: fields of model, data, evaluate (without"),
+        (["MODEL", "FILE", "--set", "evalute.batch_size=3"], "evalute: unknown key (did you mean 'evaluate'?)"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(rankray, file, model_dir, words, said):

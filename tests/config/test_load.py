@@ -272,6 +272,25 @@ def test_numbers_that_the_libraries_cannot_take_are_refused(write, given, says):
 
 
 @pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("logging=[mlflow, wandb, mlflow]", "logging: got 'mlflow' twice; allowed: each name once; leave one out"),
+        ("evaluate.metrics=[nll, accuracy, nll]", "evaluate.metrics: got 'nll' twice; allowed: each name once"),
+        ("evaluate.functions=[a:b, a:b]", "evaluate.functions: got 'a:b' twice; allowed: each name once"),
+        ("evaluate.also={x: {data: x.jsonl, metrics: [nll, nll]}}", "got 'nll' twice; allowed: each name once"),
+        ("evaluate.metrics=[pass@99999999999]", "got 'pass@99999999999', for which k answers would be sampled"),
+        ("evaluate.metrics=[avg@10001]", "allowed: a k of at most 10000; lower it"),
+        ("evaluate.samples=10001", "evaluate.samples: got 10001; allowed: less than or equal to 10000"),
+    ],
+)
+def test_names_that_are_there_twice_and_more_answers_than_can_be_sampled_are_refused(write, given, says):
+    said = fails(write(GOOD), [given])
+    assert said.startswith(f"--set {given.partition('=')[0]}: ")
+    assert says in said
+    load_config(write(GOOD), ["logging=[mlflow, wandb]", "evaluate.metrics=[nll, pass@10000, avg@4]"])
+
+
+@pytest.mark.parametrize(
     ("given", "named", "shown"),
     [
         ("train.sft={max_grad_norm: .inf}", "train.sft.max_grad_norm", "inf"),

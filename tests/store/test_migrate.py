@@ -167,3 +167,19 @@ def test_a_newer_study_is_refused_and_left_as_it_is(url: str, monkeypatch: pytes
     with monkeypatch.context() as newer:
         newer.setattr(migrate, "STEPS", (*migrate.STEPS, lambda identity: identity))
         assert attributes(attach(url, "s"))[SCHEMA] == current()
+
+
+def test_names_that_are_there_twice_in_a_stored_study_are_there_once() -> None:
+    """Earlier versions took them, today's refuse them: the study opens, with a file that has them once."""
+    made = make_config(evaluate={"every_steps": 10, "metrics": ["nll", "accuracy"]}).model_dump(mode="json")
+    more = {"data": "x.jsonl", "metrics": ["accuracy", "accuracy"]}
+    evaluate = {**made["evaluate"], "metrics": ["nll", "accuracy", "nll"], "also": {"x": more}}
+    repeated = {**made, "logging": ["mlflow", "mlflow"], "evaluate": evaluate}
+    found = migrate.migrated_config("s", {CONFIG: repeated, SCHEMA: current()})
+    assert found["logging"] == ["mlflow"]
+    assert found["evaluate"]["metrics"] == ["nll", "accuracy"]
+    assert found["evaluate"]["also"]["x"]["metrics"] == ["accuracy"]
+    assert Config.model_validate(found).evaluate.metrics == ["nll", "accuracy"]
+    assert migrate.migrated("s", {"config": repeated, "schema": current()})["config"] == found
+    for malformed in ({"logging": [{}], "evaluate": {"metrics": 3, "also": {"x": 3}}}, {"evaluate": 3}, 3, None):
+        assert migrate.migrated("s", {"config": malformed, "schema": current()})["config"] == malformed
