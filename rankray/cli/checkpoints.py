@@ -1,7 +1,8 @@
-"""The checkpoint of a trial, found and fetched: what `export` and `evaluate NAME` read."""
+"""A trial that is named, and its checkpoint, found and fetched: what `show`, `export` and `evaluate NAME` read."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,22 @@ from rankray.cli.common import say
 
 if TYPE_CHECKING:
     from rankray.store import StudyStore
+
+
+def trial_number(study: str, given: str) -> int:
+    """Return the number that was given.
+
+    Raises:
+        UserError: it is none.
+    """
+    from rankray.errors import UserError, shown
+
+    if not re.fullmatch(r"[0-9]{1,18}", given):
+        raise UserError(
+            f"show: got {shown(given)}; allowed: a trial's number, 0 or more, as rankray status {study} lists them; "
+            f"give one, or rankray best {study} for the best"
+        )
+    return int(given)
 
 
 def place_of(held: StudyStore, trial: dict[str, Any], verb: str) -> str:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rankray.cli.checkpoints import trial_number
 from rankray.cli.common import attached, console, print_json, print_summary, refuse_both
 from rankray.cli.options import Json, Store, Study
 from rankray.cli.output import put
 
 if TYPE_CHECKING:
     from rankray.store import StudyStore
+
 SHOWN = 20
 """Trials that `status` lists."""
-
-
 WATCH_SECONDS, PIPED_SECONDS = 2.0, 60.0
 """How often `status --watch` looks: in a terminal, and where its lines go to a pipe or a file."""
 
@@ -69,7 +68,7 @@ def show(
     """Show one trial: its settings, every report, how it ended and why."""
     from rankray.store import views
 
-    wanted = _trial_number(study, number)
+    wanted = trial_number(study, number)
     held = attached(store, study)
     trial = views.trial(held, wanted)
     if as_json:
@@ -83,22 +82,6 @@ def show(
     again = retrain_command(origin(held), trial["params"])
     ways = {name: held.config.direction_of(name) for name in held.config.study.metrics}
     console().print(TrialView(trial, settings, all_steps=all_steps, again=again, directions=ways), crop=False)
-
-
-def _trial_number(study: str, given: str) -> int:
-    """Return the number that was given.
-
-    Raises:
-        UserError: it is none.
-    """
-    from rankray.errors import UserError, shown
-
-    if not re.fullmatch(r"[0-9]{1,18}", given):
-        raise UserError(
-            f"show: got {shown(given)}; allowed: a trial's number, 0 or more, as rankray status {study} lists them; "
-            f"give one, or rankray best {study} for the best"
-        )
-    return int(given)
 
 
 def _given(study: StudyStore) -> dict[str, dict[str, Any]]:
