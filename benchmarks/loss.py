@@ -33,22 +33,24 @@ from torch.utils.checkpoint import checkpoint
 
 from rankray.loss import Anchor, TokenStats, weighted_nll
 
-CHUNK = 256
+CHUNK, GPU_CHUNK = 256, 2048
+"""Tokens at a time, as rankray takes them, on a CPU and on a GPU."""
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Contender = Callable[[Tensor, Tensor, Tensor], None]
 
 
 def three_products(hidden_NH: Tensor, head_VH: Tensor, label_N: Tensor) -> None:
     """Logits, gradient of the hidden states, gradient of the head: nothing else."""
+    size = GPU_CHUNK if head_VH.device.type == "cuda" else CHUNK
     with torch.no_grad():
-        logits_CV = torch.empty(CHUNK, len(head_VH), dtype=hidden_NH.dtype, device=head_VH.device)
+        logits_CV = torch.empty(size, len(head_VH), dtype=hidden_NH.dtype, device=head_VH.device)
         grad_VH = torch.zeros_like(head_VH)
         grad_NH = torch.empty_like(hidden_NH)
-        for start in range(0, len(hidden_NH), CHUNK):
-            hidden_CH = hidden_NH[start : start + CHUNK]
+        for start in range(0, len(hidden_NH), size):
+            hidden_CH = hidden_NH[start : start + size]
             chunk_CV = logits_CV[: len(hidden_CH)]
             torch.mm(hidden_CH, head_VH.t(), out=chunk_CV)
-            torch.mm(chunk_CV, head_VH, out=grad_NH[start : start + CHUNK])
+            torch.mm(chunk_CV, head_VH, out=grad_NH[start : start + size])
             grad_VH.addmm_(chunk_CV.t(), hidden_CH)
 
 
