@@ -30,6 +30,9 @@ DB_FIXTURES = ("postgres", "mysql", "grpc", "server")
 # Searches start a Ray of their own, whatever other Ray runs on this machine.
 os.environ.setdefault("RAY_ADDRESS", "local")
 
+# The tests are the same on a machine with a GPU: neither torch nor Ray sees the card.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 # Every Ray of the tests has one token, and not the user's. Left to itself Ray starts a cluster without one, unless this
 # process started a local Ray before or a token lies in the home directory: what passes would hang on what ran first.
 _handle, _token = tempfile.mkstemp(prefix="rankray-test-token-")
