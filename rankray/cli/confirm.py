@@ -205,8 +205,7 @@ def _preflight(
     """Check data and model as a search does, and that they are those of the search.
 
     The commits are those of the search; `places` say where overrides were written. What it had not pinned, such as a
-    test set of the hub that is given now, is
-    pinned for all runs of the confirmation.
+    test set of the hub that is given now, is pinned for all runs of the confirmation.
 
     Returns:
         The confirmation's configuration with its commits, and what to keep with its study.

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from unicodedata import normalize
 
 from rankray.evaluate.plain import (
     DECIMAL_COMMA,
     MARK,
+    MONEY,
     boxed,
     concluded,
+    lowered,
     number,
     numeric,
     scaled,
@@ -31,7 +32,7 @@ _INLINE = re.compile(
     r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\s*[\d,.]+\s+[a-z])([^$\n]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
 )
 _HOPE = re.compile(r"(?is)(?:\.|(?<!\s))\s*I hope (?:it|this) is correct.*$")
-_NUMBER = re.compile(r"(?<![\w.])-?[$€£¥₹₩]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:[eE][-+]?\d+)?%?")
+_NUMBER = re.compile(rf"(?<![\w.])-?[{MONEY}]?(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?(?:/\d+)?(?:[eE][-+]?\d+)?%?")
 _CLOCK = re.compile(r"\b\d{1,2}:\d\d\b")
 _RATE = r"(?:[kcm]?m|ft|mi|k?g|mg|mol|k?J|k?W|N|m?L|k?cal|e?V|C|A|erg)"
 _UNIT = re.compile(
@@ -43,7 +44,7 @@ _POWER = re.compile(
     r"(?:\s*\^\s*\{?[23]\}?|[23])\.?$"
 )
 _MILLIONS = re.compile(r"(?<=\d)\s*\\(?:text|mathrm|mbox)\s*\{\s*((?:hundred|thousand|million|billion|trillion)s?\b)")
-_LED = re.compile(r"(-?[$€£¥₹₩]?\d[\d,]*(?:\.\d+)?%?)\s+(?!and\b|or\b|x\b|to\b)[A-Za-z]{2,}(?:\s+\w+)*\.?")
+_LED = re.compile(rf"(-?[{MONEY}]?\d[\d,]*(?:\.\d+)?%?)\s+(?!and\b|or\b|x\b|to\b)[A-Za-z]{{2,}}(?:\s+\w+)*\.?")
 _VERB = re.compile(r"(?i)(?<!\\)\b(?:is|are|was|were|has|have|had|gets?|got|equals?|gives?|makes?|costs?)\b")
 _PERCENT = re.compile(r"(?i)(?<!\s)\s*\\text\s*\{\s*percent\s*\}|(?<=\d)\s+percent\b")
 _PHRASE = re.compile(r"(?i)^\\text\s*\{[^{}]*\b(?:answer|thus|therefore|hence|so)\b[^{}]*\}\s*[:=]?\s*(?=\S)")
@@ -109,8 +110,8 @@ def prepared(answer: str) -> str:
     text = _PHRASE.sub("", signed(usual(answer)).strip().strip("$").strip())
     text = _POWER.sub(r"\1", scaled(_MILLIONS.sub(r" \1\\text{", text)))
     text = re.sub(r"√\s*(\d+)", r"\\sqrt{\1}", text)
-    text = re.sub(r"⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: f"^{{{_lowered(found)}}}", text)
-    text = re.sub(r"[₀-₉]+", lambda found: f"_{{{_lowered(found)}}}", text)
+    text = re.sub(r"⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: f"^{{{lowered(found)}}}", text)
+    text = re.sub(r"[₀-₉]+", lambda found: f"_{{{lowered(found)}}}", text)
     for sign, plain in _SIGNS.items():
         text = text.replace(sign, plain)
     text = re.sub(r"\\(?:displaystyle|textstyle|limits|;|:|quad|qquad)(?![a-zA-Z])", " ", text.replace("\\!", ""))
@@ -220,11 +221,6 @@ def _half_lines(text: str) -> str:
     return " \\cup ".join(line for _, line in sorted(lines))
 
 
-def _lowered(found: re.Match[str]) -> str:
-    """Return raised or lowered digits as usual ones."""
-    return normalize("NFKC", found[0]).replace("−", "-")
-
-
 def _repeating(found: re.Match[str]) -> str:
     """Return a repeating decimal as a fraction: 0.1(6) is 15/90."""
     fixed, repeated = f"{found[1]}{found[2]}", found[3]
@@ -237,7 +233,7 @@ _SIGNS = {
     "\\left": "", "\\right": "",
     "π": "\\pi", "√": "\\sqrt", "∞": "\\infty", "×": "\\times ", "·": "\\cdot ", "≤": "\\le ", "≥": "\\ge ",
     "±": "\\pm ", "∪": "\\cup ", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}",
-    "\\$": "", "€": "", "£": "", "¥": "", "₹": "", "₩": "",
+    "\\$": "", **dict.fromkeys(MONEY[1:], ""),
 }  # fmt: skip
 
 

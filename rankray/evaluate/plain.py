@@ -19,6 +19,8 @@ from unicodedata import normalize
 from rankray.errors import ConfigError
 
 MARK = "####"
+MONEY = "$€£¥₹₩₽₺₫₴₦₱฿₪"
+"""Signs of currencies, for the inside of a character class."""
 DECIMAL_COMMA = r"(?<=\d)\{,\}(?=\d{1,2}(?!\d|\{,))"
 """How LaTeX writes 12,5 for 12.5."""
 Answer = Fraction | str
@@ -27,11 +29,11 @@ Answer = Fraction | str
 _INDIAN = r"\d{1,2}(?:,\d{2}){1,6},\d{3}(?!\d|,\d)"
 _NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|{_INDIAN}|\d+)(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?!\w))?|\.\d+"
 _TOKEN = re.compile(
-    rf"(?<![\w.)\]}}])[-+]?\s?[$€£¥₹₩]?[-+]?(?:\d+ \d+/\d+|(?:{_NUMBER})(?:(?:\^-|[-–/:^*×])(?:{_NUMBER}))*)"
+    rf"(?<![\w.)\]}}])[-+]?\s?[{MONEY}]?[-+]?(?:\d+ \d+/\d+|(?:{_NUMBER})(?:(?:\^-|[-–/:^*×])(?:{_NUMBER}))*)"
     rf"|(?<=[\w.)\]}}])(?:{_NUMBER})(?:(?:\^-|[-–/:^*×])(?:{_NUMBER}))*"
 )
 _FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?\d+(?:\.\d+)?)\s*\}|(\d))\s*(?:\{\s*(-?\d+(?:\.\d+)?)\s*\}|(\d))")
-_MINUS = re.compile(r"(?i)(?<!\d )\b(?:minus|negative)\s+(?=[$€£¥₹₩]?\.?\d)|(?<![\w–)\]%.])–(?=[$€£¥₹₩]?\.?\d)")
+_MINUS = re.compile(rf"(?i)(?<!\d )\b(?:minus|negative)\s+(?=[{MONEY}]?\.?\d)|(?<![\w–)\]%.])–(?=[{MONEY}]?\.?\d)")
 _UNIT_POWER = re.compile(
     r"(?<=\d)([\s$]*(?:[A-Za-z]{2,}|[ms])(?:/[A-Za-z]+)?)\s*\^\s*\{?[23]\}?(?!\w)"
     r"|(?<=\d)(\s*(?:[mcdk]?m|in|ft|yd|mi))[23](?!\w|\.\d)"
@@ -63,9 +65,9 @@ _TOGETHER = re.compile(
 _LATEX = re.compile(r"\\[a-zA-Z]+|[\^_]\s*[{\\]|\^|\\[\[(]")
 _PROSE = re.compile(r"[^\W\d_]{2,}")
 _DOTS = " \t\n.,;:!?*\"'`“”‘’"
-_GROUPED = re.compile(r"([-+]?\s?[$€£¥₹₩]?\d{1,3})((?:[ \u00a0\u202f\u2009'’_]\d{3})+)(\.\d+)?(?=\D*$)")
+_GROUPED = re.compile(rf"([-+]?\s?[{MONEY}]?\d{{1,3}})((?:[ \u00a0\u202f\u2009'’_]\d{{3}})+)(\.\d+)?(?=\D*$)")
 _REJECTED = re.compile(
-    rf"(?:[,;]|(?<!\s))\s*(?:\b(?:and|but)\s+)?\b(?:not|rather than|instead of)\s+[-$€£¥₹₩]*(?:{_NUMBER})",
+    rf"(?:[,;]|(?<!\s))\s*(?:\b(?:and|but)\s+)?\b(?:not|rather than|instead of)\s+[-{MONEY}]*(?:{_NUMBER})",
     re.IGNORECASE,
 )
 _FIRST = _NUMBER.replace(r"(?:,\d{3})+", r"(?:,\d{3}){1,30}")
@@ -81,6 +83,8 @@ _CHOSEN = re.compile(
 )
 _SAYS = re.compile(r"(?i)\banswer(?:\s+is)?\s*:?")
 _FIRST_WORD = re.compile(r"(\w+)(?:[,.;:!\n]|\s+[-–—(]|\s+(?:because|since|as)\b)")
+_BESIDE = rf"[\s{MONEY}%°²³.,!*'\"`“”‘’()~≈]*"
+"""What may stand around the words beside a number."""
 _TRUTH = ("yes", "no", "true", "false")
 _FRACTION_SIGNS = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
 _RAISED = re.compile(r"(?<=\d)⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
@@ -99,7 +103,12 @@ def usual(text: str) -> str:
     if text.isascii():
         return text
     text = re.sub(rf"(?<=\d)[ \u00a0\u202f\u2009](?=[{_FRACTION_SIGNS}])", "", normalize("NFC", text)).translate(_FORMS)
-    return _RAISED.sub(lambda found: "^" + normalize("NFKC", found[0]).replace("−", "-"), text)
+    return _RAISED.sub(lambda found: f"^{lowered(found)}", text)
+
+
+def lowered(found: re.Match[str]) -> str:
+    """Return raised or lowered digits as usual ones."""
+    return normalize("NFKC", found[0]).replace("−", "-")
 
 
 def concluded(text: str) -> str:
@@ -287,7 +296,7 @@ def _joined(part: str) -> str:
 
 def _value(token: str) -> Answer:
     """Return the value of one token: a fraction for a number, the token for a range, a time or a power."""
-    plain = re.sub(r"[$€£¥₹₩,]|(?<=^[-+])\s", "", token.strip()).replace("–", "-")
+    plain = re.sub(rf"[{MONEY},]|(?<=^[-+])\s", "", token.strip()).replace("–", "-")
     mixed = re.fullmatch(r"([-+]?)(\d+) (\d+)/(\d+)", plain)
     try:
         if mixed:
@@ -360,9 +369,6 @@ def _is_unit(rest: str) -> bool:
             rf"(?:[A-Za-z]\w{{0,2}}\s*=)?{_BESIDE}(?:/(?=[^\W\d_]{{2}}))?(?:[^\W\d_]+{_BESIDE}/?){{0,4}}", rest
         )
     )
-
-
-_BESIDE = r"[\s$€£¥₹₩%°²³.,!*'\"`“”‘’()~≈]*"
 
 
 def _short(text: str) -> str:

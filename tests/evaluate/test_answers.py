@@ -64,6 +64,16 @@ def test_an_expression_that_may_match_nothing_does_not_make_every_answer_right()
     assert same_answer("a, b", "a", "(a)|b")
 
 
+@pytest.mark.parametrize("how", ["auto", "math"])
+@pytest.mark.parametrize("sign", plain.MONEY)
+def test_a_sign_of_a_currency_stands_beside_a_number_and_changes_nothing(sign, how):
+    assert same_answer(f"It costs {sign}1,234.50.", "#### 1234.5", how)
+    assert same_answer("#### 500", f"#### {sign}500", how)
+    assert same_answer("#### 500", f"#### 500 {sign}" if sign != "$" else "#### $500", how)
+    assert not same_answer(f"It costs {sign}1,234.50.", "#### 234.5", how)
+    assert not same_answer(f"#### -{sign}5", "#### 5", how)
+
+
 def test_accents_may_be_signs_of_their_own():
     for how in ("text", "auto", "(.*)"):
         assert same_answer("caf\u00e9", "cafe\u0301", how)
