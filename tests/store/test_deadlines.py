@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -33,13 +34,14 @@ with serve(sys.argv[1], port=0) as url:
 """
 
 
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deadlines, "CALL_SECONDS", 0.8)
-    monkeypatch.setattr(backend, "CALL_SECONDS", 0.8)
-    monkeypatch.setattr(backend, "GIVE_UP_SECONDS", 0.5)
-    monkeypatch.setattr(backend, "BUSY_SECONDS", 0.2)
-    monkeypatch.setattr(journal, "LOCK_SECONDS", 0.2)
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Short deadlines while something is frozen. What answers keeps the long ones: a busy machine may need them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deadlines, "CALL_SECONDS", 0.8)
+        patch.setattr(backend, "GIVE_UP_SECONDS", 0.5)
+        patch.setattr(journal, "LOCK_SECONDS", 0.2)
+        yield
 
 
 @pytest.fixture
@@ -56,10 +58,11 @@ def test_a_frozen_postgresql_is_an_outage_and_not_an_endless_wait(server: Postgr
     store = open_study(server.url, make_config(), lease_seconds=600).join()
     ticket = begin(store)
     server.freeze()
-    with pytest.raises(StoreUnavailable, match="does not answer"):
-        store.complete(ticket.number, {"eval/nll": 1.0})
-    with pytest.raises(StoreUnavailable, match=r"does not answer .* was committed is safe"):
-        connect(server.url)
+    with hurried():
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            store.complete(ticket.number, {"eval/nll": 1.0})
+        with pytest.raises(StoreUnavailable, match=r"does not answer .* was committed is safe"):
+            connect(server.url)
     server.thaw()
     store.complete(ticket.number, {"eval/nll": 1.0})
     assert store.counts().complete == 1
@@ -89,7 +92,7 @@ def test_the_server_has_limits_of_its_own(postgresql_url: str) -> None:
 def test_a_frozen_mysql_is_an_outage(mysql_url: str, mysql: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
-    monkeypatch.setitem(backend._DRIVER_OPTIONS["pymysql"], "read_timeout", 1)
+    monkeypatch.setitem(backend._DRIVER_OPTIONS["pymysql"], "read_timeout", 5)
     store = open_study(mysql_url, make_config(), lease_seconds=600).join()
     [server] = [
         each
@@ -98,7 +101,7 @@ def test_a_frozen_mysql_is_an_outage(mysql_url: str, mysql: str, monkeypatch: py
     ]
     server.suspend()
     try:
-        with pytest.raises(StoreUnavailable, match="does not answer"):
+        with hurried(), pytest.raises(StoreUnavailable, match="does not answer"):
             store.next_trial()
     finally:
         server.resume()
@@ -107,13 +110,14 @@ def test_a_frozen_mysql_is_an_outage(mysql_url: str, mysql: str, monkeypatch: py
 
 
 @pytest.mark.db
-def test_a_frozen_proxy_is_an_outage(sqlite_url: str) -> None:
+def test_a_frozen_proxy_is_an_outage(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("grpc", reason="grpcio is not installed")
+    monkeypatch.setattr(backend, "CALL_SECONDS", 5.0)  # taken when the store is opened
     proxy = subprocess.Popen([sys.executable, "-c", SERVES, sqlite_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert proxy.stdout is not None
     store = open_study(proxy.stdout.readline().decode().strip(), make_config(), lease_seconds=600).join()
     os.kill(proxy.pid, signal.SIGSTOP)
-    with pytest.raises(StoreUnavailable, match=r"does not answer .*Deadline"):
+    with hurried(), pytest.raises(StoreUnavailable, match=r"does not answer .*Deadline"):
         store.next_trial()
     os.kill(proxy.pid, signal.SIGCONT)
     assert begin(store).number == 0
@@ -122,7 +126,8 @@ def test_a_frozen_proxy_is_an_outage(sqlite_url: str) -> None:
     proxy.communicate()
 
 
-def test_a_file_that_another_process_keeps_locked_is_said_to_be(url: str) -> None:
+def test_a_file_that_another_process_keeps_locked_is_said_to_be(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "BUSY_SECONDS", 0.2)  # taken when SQLite connects
     store = open_study(url, make_config(), lease_seconds=600).join()
     kind, path = url.split(":///")
     holder = subprocess.Popen([sys.executable, "-c", HOLDS[kind], path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -130,7 +135,7 @@ def test_a_file_that_another_process_keeps_locked_is_said_to_be(url: str) -> Non
     assert holder.stdout.readline()
     os.kill(holder.pid, signal.SIGSTOP)
     said = {"sqlite": "is locked by another process", "journal": "another process has held the journal's lock"}
-    with pytest.raises(StoreUnavailable, match=said[kind]):
+    with hurried(), pytest.raises(StoreUnavailable, match=said[kind]):
         store.next_trial()
     holder.kill()
     holder.communicate()
@@ -149,13 +154,14 @@ def test_only_calls_that_wait_are_ended() -> None:
             return self.ours.fileno()
 
     watchdog, waits, returned = deadlines.Watchdog(), Connection(), Connection()
-    watchdog.begin(returned)
-    watchdog.end(returned)
-    watchdog.begin(waits)
     got: list[Any] = []
-    reading = threading.Thread(target=lambda: got.append(waits.ours.recv(1)))
-    reading.start()
-    wait_for(lambda: got)
+    with hurried():
+        watchdog.begin(returned)
+        watchdog.end(returned)
+        watchdog.begin(waits)
+        reading = threading.Thread(target=lambda: got.append(waits.ours.recv(1)))
+        reading.start()
+        wait_for(lambda: got)
     assert got == [b""]
     returned.theirs.send(b"x")
     assert returned.ours.recv(1) == b"x", "one that is not in a call stays"

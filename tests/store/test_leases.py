@@ -298,7 +298,7 @@ def test_a_clock_that_is_shifted_never_makes_a_live_driver_look_dead(
 ) -> None:
     """Neither to who looks, nor to who deletes or copies; here, and from another machine."""
     real = leases.time.time
-    with open_study(file_url, make_config(), lease_seconds=0.6) as store:
+    with open_study(file_url, make_config(), lease_seconds=1.5) as store:
         monkeypatch.setattr(leases.time, "time", lambda: real() + shift)
         store._lease._renew()
         monkeypatch.setattr(leases.time, "time", real)
