@@ -8,8 +8,8 @@
     │   ├── LossError               a loss called with impossible arguments
     │   ├── ClusterError            a Ray cluster that does not answer, or refuses us
     │   ├── SubmitError             a cluster that accepts no jobs, or accepts them from anybody
-    │   ├── StorageError            a place for checkpoints that cannot be written or read
-    │   │   ├── StorageFull         it is full; a search that meets it can be resumed
+    │   ├── StorageError            a place for checkpoints that cannot be written or read (resumable)
+    │   │   ├── StorageFull         it is full
     │   │   └── CheckpointDamaged   a checkpoint is incomplete, or not as it was written
     │   └── StoreError              a store URL, a study name
     │       └── StudyMismatch       a study of that name exists with another configuration
@@ -92,7 +92,7 @@ class SubmitError(UserError):
 
 
 class StorageError(UserError):
-    """A place for checkpoints cannot be written or read."""
+    """A place for checkpoints cannot be written or read. No trial is to blame; its search can be resumed."""
 
 
 class CheckpointDamaged(StorageError):
@@ -183,6 +183,11 @@ def listed(names: Iterable[object], most: int = 20) -> str:
     texts = [shown(name) if len(str(name)) > LONGEST_NAME else str(name) for name in names]
     more = f", ... and {len(texts) - most:,} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
+
+
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of what an exception says, or its type where it says nothing."""
+    return (str(error or "").strip().splitlines() or [type(error).__name__])[0]
 
 
 def shown(value: object, most: int = LONGEST_NAME) -> str:

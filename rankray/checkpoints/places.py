@@ -23,17 +23,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_before_delay, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from rankray import paths
-from rankray.errors import StorageError
+from rankray.environment import seconds_of
+from rankray.errors import StorageError, first_line
 
 logger = logging.getLogger(__name__)
 
 LAST = "rankray.json"
 CHUNK_BYTES = 64 << 20
-PATIENCE_SECONDS = 120.0
-"""How long an object store may fail before the trial that writes to it fails."""
+PATIENCE_SECONDS = 600.0
+"""How long an object store may fail before a search that writes to it ends, where the environment does not say."""
+LONGEST_PAUSE_SECONDS = 60.0
+"""How long to wait at most before an object store is tried again."""
+Notice = Callable[[str], None]
 
 
 def is_remote(place: str) -> bool:
@@ -142,8 +146,13 @@ def delete(place: str) -> None:
         logger.debug("%s cannot be deleted; it is left", place, exc_info=True)
 
 
-def upload(directory: Path, place: str) -> None:
+def upload(directory: Path, place: str, notice: Notice = logger.debug) -> None:
     """Copy the files of a directory to a place, with retries while the object store fails.
+
+    Args:
+        directory: on this node.
+        place: where to.
+        notice: is called with a line before each retry.
 
     Raises:
         StorageError: it kept failing.
@@ -156,14 +165,19 @@ def upload(directory: Path, place: str) -> None:
 
     with wrap_errors(place):
         for file in sorted(files, key=lambda file: (file.name == LAST, file)):
-            with_retries(functools.partial(copy, file))
+            with_retries(functools.partial(copy, file), place, notice)
 
 
-def download(place: str, directory: Path) -> None:
+def download(place: str, directory: Path, notice: Notice = logger.debug) -> None:
     """Copy a place into a directory, which appears complete or not at all.
 
+    Args:
+        place: where from.
+        directory: on this node.
+        notice: is called with a line before each retry.
+
     Raises:
-        StorageError: the place is empty, or cannot be read.
+        StorageError: the place is empty (caused by a FileNotFoundError), or cannot be read.
     """
     partial = directory.with_name(f".{directory.name}-{uuid.uuid4().hex[:8]}")
 
@@ -174,7 +188,7 @@ def download(place: str, directory: Path) -> None:
         _copy(system, path, None, str(partial))
 
     with wrap_errors(place):
-        with_retries(copy)
+        with_retries(copy, place, notice)
         os.replace(partial, directory)
 
 
@@ -212,22 +226,45 @@ def wrap_errors(place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = (
             "check the bucket's name, its region and this node's credentials (environment, profile or role)"
             if is_remote(place)
             else "give a directory that this node may write"
         )
-        raise StorageError(f"storage: {place} cannot be written or read here: {first}; {what}") from error
+        raise StorageError(f"storage: {place} cannot be written or read here: {first_line(error)}; {what}") from error
 
 
-def with_retries(act: Callable[[], None]) -> None:
-    """Call `act` again, at growing intervals for `PATIENCE_SECONDS` in all, while an object store fails."""
+def patience_seconds() -> float:
+    """Return how long an object store may fail: RANKRAY_STORAGE_PATIENCE_SECONDS, or ten minutes.
+
+    Raises:
+        ConfigError: the variable is no number of 0 or more.
+    """
+    return seconds_of("RANKRAY_STORAGE_PATIENCE_SECONDS", PATIENCE_SECONDS, zero=True)
+
+
+def with_retries(act: Callable[[], None], place: str, notice: Notice = logger.debug) -> None:
+    """Call `act` again, at growing intervals for `patience_seconds` in all, while an object store fails.
+
+    Args:
+        act: what to do.
+        place: where, for `notice`.
+        notice: is called with a line before each retry.
+    """
+    patience = patience_seconds()
+
+    def say(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        notice(
+            f"storage: {place} fails ({first_line(error)}); tried again for up to "
+            f"{max(0.0, patience - (state.seconds_since_start or 0.0)):.0f} s"
+        )
+
     Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, OSError) and not isinstance(error, FileNotFoundError)),
-        wait=wait_exponential(multiplier=1, max=60),
-        stop=stop_before_delay(PATIENCE_SECONDS),
-        before_sleep=before_sleep_log(logger, logging.DEBUG),
+        wait=wait_exponential(multiplier=2, max=LONGEST_PAUSE_SECONDS),
+        stop=stop_before_delay(patience),
+        before_sleep=say,
         reraise=True,
     )(act)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 import shutil
 import time
@@ -24,6 +25,9 @@ from filelock import FileLock
 from rankray import paths
 from rankray.checkpoints import places
 from rankray.contracts import Outcome, Report, Reporter, TrialSpec, Verdict
+from rankray.errors import CheckpointDamaged, StorageError
+
+logger = logging.getLogger(__name__)
 
 Run = Callable[[TrialSpec, Reporter], Outcome]
 KEPT_SECONDS = 3 * 86_400.0
@@ -88,13 +92,23 @@ class CheckpointUploader(_Named):
         self._place = place
 
     def fetch(self, checkpoint: str, scratch_dir: Path) -> str:
-        """Download a checkpoint to this node, once for all workers of the trial here, and return its path."""
+        """Download a checkpoint to this node, once for all workers of the trial here, and return its path.
+
+        Raises:
+            CheckpointDamaged: there is nothing at its place.
+            StorageError: the object store keeps failing.
+        """
         if not places.is_remote(checkpoint):
             return checkpoint
         path = scratch_dir / f"from-{Path(checkpoint.partition('?')[0]).name}"
         with FileLock(scratch_dir / "lock"):
             if not path.is_dir():
-                places.download(checkpoint, path)
+                try:
+                    places.download(checkpoint, path, self._notice)
+                except StorageError as error:
+                    if not isinstance(error.__cause__, FileNotFoundError):
+                        raise
+                    raise CheckpointDamaged(checkpoint, "it is not there") from error
         self.uploaded[str(path)] = checkpoint
         return str(path)
 
@@ -102,9 +116,15 @@ class CheckpointUploader(_Named):
         """Upload a complete checkpoint; every worker calls this, and all of them wait for each other afterwards."""
         place = places.join(self._place, Path(checkpoint).name)
         if _first_of_node():
-            places.upload(Path(checkpoint), place)
+            places.upload(Path(checkpoint), place, self._notice)
             shutil.rmtree(checkpoint, ignore_errors=True)
         self.uploaded[checkpoint] = place
+
+    @property
+    def _notice(self) -> places.Notice:
+        """Where a line for people goes, which is also a sign of life."""
+        notice: places.Notice = getattr(self._reporter, "note", logger.debug)
+        return notice
 
 
 def _first_of_node() -> bool:

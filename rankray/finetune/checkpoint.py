@@ -23,11 +23,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rankray.checkpoints import manifest
+from rankray.checkpoints import manifest, places
 from rankray.checkpoints.manifest import STATE_FILE
 from rankray.config import Config
 from rankray.config.where import PATHS
-from rankray.errors import ConfigError, ModelError, StorageFull, shown
+from rankray.errors import ConfigError, ModelError, StorageError, StorageFull, first_line, shown
 from rankray.paths import same_path
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,10 @@ def write_checkpoint(
         leads: whether this worker makes and renames the directory.
         wait: returns when all workers have called it.
         rank: of this worker among all of the trial.
+
+    Raises:
+        StorageFull: there is no room for it.
+        StorageError: the directory does not take it. What `save` raises of its own is passed on.
     """
     final = directory / f"step-{progress.step:06d}"
     partial = directory / f"{PARTIAL}{final.name}"
@@ -111,12 +115,20 @@ def write_checkpoint(
             manifest.write(partial, rank)
             _put_in_place(partial, final)
     except Exception as error:
-        if not _is_full(error, directory):
+        full = _is_full(error, directory)
+        failed = isinstance(error, OSError) and error.errno is not None
+        if not (full or failed or places.obstacle(str(directory))):
             raise
         shutil.rmtree(partial, ignore_errors=True)
-        raise StorageFull(
-            f"storage: {directory} is full, and the checkpoint of step {progress.step} could not be written ({error}); "
-            "needed is room for it; free some space, or give another storage"
+        said = f"the checkpoint of step {progress.step} could not be written ({first_line(error)})"
+        if full:
+            raise StorageFull(
+                f"storage: {directory} is full, and {said}; needed is room for it; free some space, or give another "
+                "storage"
+            ) from error
+        raise StorageError(
+            f"storage: {directory} fails: {said}; needed is a directory that takes files; look at the disk, the mount "
+            "and the permissions"
         ) from error
     wait()
     return str(final)

@@ -74,7 +74,7 @@ class _Rendezvous:
     """The reporter of a training thread; the actor's thread puts the verdicts into `answer`.
 
     Attributes:
-        heard_at: when the thread last gave a sign of life, on the monotonic clock.
+        heard_at: when the thread last gave a sign of life (a step, a line for people), on the monotonic clock.
     """
 
     def __init__(self, preemption: Callable[[], str]) -> None:
@@ -99,6 +99,7 @@ class _Rendezvous:
         return self.stopped
 
     def note(self, line: str) -> None:
+        self.heard_at = time.monotonic()
         self.events.put({NOTE: line})
 
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from rankray.contracts import Report, Verdict, WorkLost
-from rankray.errors import ConfigError, LeaseLost, StoreError, StoreUnavailable, StudyGone
+from rankray.environment import seconds_of
+from rankray.errors import LeaseLost, StoreError, StoreUnavailable, StudyGone
 from rankray.search.news import News
 from rankray.store.stored import reading
 
@@ -44,16 +44,7 @@ def patience_seconds_default() -> float:
     Raises:
         ConfigError: the variable is no number of 0 or more.
     """
-    given = os.environ.get("RANKRAY_STORE_PATIENCE_SECONDS", "600")
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = -1.0
-    if not seconds >= 0:
-        raise ConfigError(
-            f"RANKRAY_STORE_PATIENCE_SECONDS: got {given!r}; allowed: a number of seconds, 0 or more; fix or unset it"
-        )
-    return seconds
+    return seconds_of("RANKRAY_STORE_PATIENCE_SECONDS", 600.0, zero=True, endless=True)
 
 
 class StoreOutbox:

@@ -17,14 +17,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rankray.checkpoints import places
 from rankray.checkpoints.retention import CheckpointRetention
 from rankray.cluster.environment import prepare_environment
 from rankray.cluster.own_ray import servers_here, watching_own_ray
 from rankray.cluster.scratch import own_directory
 from rankray.cluster.session import ray_session
 from rankray.contracts import Observer
-from rankray.errors import ConfigError, RankrayError, SearchFailed, StoreError, StoreUnavailable, StudyGone
+from rankray.environment import seconds_of
+from rankray.errors import RankrayError, SearchFailed, StoreError, StoreUnavailable, StudyGone
 from rankray.search.control import Control, interruptible
+from rankray.search.delivery import patience_seconds_default
 from rankray.search.silence import Process, ProcessWatch, silence_seconds_default
 from rankray.store import StudyStore
 from rankray.store.stored import reading
@@ -73,10 +76,12 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
 
     Raises:
         StoreUnavailable: the store cannot be reached.
-        ConfigError: a trial fits on no node.
+        ConfigError: a trial fits on no node, or an environment variable gives no duration.
         StorageError: some node cannot write to the storage.
         SearchFailed: too many trials failed, or the store stayed unreachable; what is finished stays finished.
     """
+    patience = patience_seconds_default()
+    places.patience_seconds()  # its processes read it, too late to refuse it
     prepare_environment()
     study.note_end()
     if study.done:
@@ -101,7 +106,7 @@ def run_search(study: StudyStore, observer: Observer, *, verbose: bool = False) 
         others = servers_here()
         try:
             with ray_session(verbose, *NEEDED_NEXT), interruptible(interrupt), watching_own_ray(ray_ended, others):
-                _run_until_done(study, control, observer)
+                _run_until_done(study, control, observer, patience)
         except SystemExit:  # while Ray starts, SIGTERM has a handler of Ray's own (docs/traps.md)
             logger.debug("interrupted while Ray started", exc_info=True)
             end = time.monotonic() + HEARD_SECONDS
@@ -149,18 +154,9 @@ def save_seconds() -> dict[int, float]:
     Raises:
         ConfigError: RANKRAY_LEAVE_SECONDS is no number of 0 or more.
     """
-    given = os.environ.get("RANKRAY_LEAVE_SECONDS")
-    if given is None:
-        return {int(number): seconds for number, seconds in SAVE_SECONDS.items()}
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise ConfigError(
-            f"RANKRAY_LEAVE_SECONDS: got {given!r}; allowed: a number of seconds, 0 or more; fix or unset it"
-        )
-    return {int(number): seconds for number in SAVE_SECONDS}
+    return {
+        int(number): seconds_of("RANKRAY_LEAVE_SECONDS", seconds, zero=True) for number, seconds in SAVE_SECONDS.items()
+    }
 
 
 def _in_the_cluster(act: Callable[[str], None], launch: str) -> None:
@@ -207,10 +203,10 @@ def _give_up(study: StudyStore, code: int = 130, said: str = INTERRUPTED) -> Non
     os._exit(code)
 
 
-def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> None:
+def _run_until_done(study: StudyStore, control: Control, observer: Observer, patience: float) -> None:
     from rankray.cluster.nodes import check_storage, typed_nodes
     from rankray.cluster.ray_private import lower_flag, memory_bytes
-    from rankray.search.delivery import StoreOutbox, patience_seconds_default
+    from rankray.search.delivery import StoreOutbox
     from rankray.search.meter import Meter
     from rankray.search.news import CheckpointObserver, News
     from rankray.search.packing import Packing, worth_measuring
@@ -233,7 +229,7 @@ def _run_until_done(study: StudyStore, control: Control, observer: Observer) -> 
     owner, copied = study.copied or study.identity, bool(study.copied)
     with CheckpointRetention(config.storage, config.name, owner, copied=copied) as retention, meter:
         news.add(CheckpointObserver(study, retention))
-        outbox = StoreOutbox(study, patience_seconds_default(), news)
+        outbox = StoreOutbox(study, patience, news)
         make_spec = spec_maker(config, retention.directory, retention.usable)
         news.phase(f"starting {placement.slots} trial slot{'s' * (placement.slots > 1)} ({placement.reason})")
         while not (control.stopping or _is_done(study, outbox, control)):

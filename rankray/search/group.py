@@ -41,7 +41,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rankray import logs
 from rankray.checkpoints.manifest import checked
-from rankray.checkpoints.places import delete, is_remote, join
+from rankray.checkpoints.places import delete, is_remote, join, probe, wrap_errors
 from rankray.checkpoints.staging import train
 from rankray.cluster.deaths import WorkersLost, node_went, went_silent
 from rankray.cluster.drain import DrainWatcher
@@ -104,9 +104,10 @@ class Group:
         self._mailbox_is_silent = self._without_mailbox = False
         self._storage, self._name = storage, f"{GROUP}{uuid.uuid4().hex[:8]}"
         if not is_remote(storage):
-            remove_leftovers(Path(storage), GROUP)
-            Path(storage, self._name).mkdir(parents=True)
-            claim(Path(storage, self._name))
+            with wrap_errors(storage):
+                remove_leftovers(Path(storage), GROUP)
+                Path(storage, self._name).mkdir(parents=True)
+                claim(Path(storage, self._name))
         self._thread = threading.Thread(target=self._fit, args=(dict(resources),), name="group", daemon=True)
         self._thread.start()
 
@@ -120,6 +121,7 @@ class Group:
 
         Raises:
             TrialFailed: a worker raised an exception; the group is gone.
+            StorageError: the group is gone, and the storage cannot be written.
             CheckpointDamaged: the trial cannot be resumed from its checkpoint; the group is gone.
             WorkersLost: workers died; the group is gone.
         """
@@ -176,6 +178,7 @@ class Group:
                 # An event sent just before the end comes first.
                 if ray.wait([reference], timeout=LOOK_SECONDS)[0]:
                     return ray.get(reference)
+                probe(self._storage)  # Ray Train writes there too, and says it in its own words
                 reason = f"the trial's worker group is gone: {_first_line(self._error)}"
                 nodes = ray.get(self._mailbox.nodes.remote())
                 silent = went_silent(self._error)

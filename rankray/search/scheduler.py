@@ -14,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rankray.cluster.deaths import gone_nodes, node_went, nodes_of, tune_error
 from rankray.contracts import Report
-from rankray.errors import StorageFull
+from rankray.errors import StorageError, StorageFull
 from rankray.search.actor import EVENT
 from rankray.search.control import Control
 from rankray.search.delivery import StoreOutbox
@@ -23,6 +23,8 @@ from rankray.search.news import News
 
 MAX_DEATHS = 3
 """How often the process of one trial dies without progress before the trial counts as the cause and fails."""
+STORAGE_FAILS = tuple(f"{kind.__name__}: " for kind in (StorageError, StorageFull))
+"""How the reason of a trial begins that could not write its checkpoint, or read it."""
 HEALTH_SECONDS = 25.0
 """How long Ray may take to notice that a node is gone: five health checks, one every three seconds, and a margin."""
 
@@ -172,7 +174,7 @@ class StoreScheduler(FIFOScheduler):
         self._end(number, "complete", outcome["metrics"].get(self._study_metric), "")
 
     def _fail(self, number: int, reason: str, traceback: str) -> None:
-        if reason.startswith(f"{StorageFull.__name__}:"):
+        if reason.startswith(STORAGE_FAILS):
             self._stop_for_the_storage(number, reason.partition(": ")[2])
             return
         if self._outbox.fail(number, reason, traceback):
@@ -182,7 +184,7 @@ class StoreScheduler(FIFOScheduler):
         self._end(number, "failed", None, reason)
 
     def _stop_for_the_storage(self, number: int, reason: str) -> None:
-        """No trial can save its work: the search ends, and resumes from what was saved before."""
+        """No trial can save its work, which none is to blame for: the search ends, and resumes from what was saved."""
         self._outbox.release(number)
         self._control.error = self._control.error or f"{reason}; then run the same command again to resume"
         self._end(number, "lost", None, reason)

@@ -88,7 +88,7 @@ class StoreSearcher(Searcher):
                 spec = self._spec(ticket)
             except StorageError as error:
                 logger.debug("trial %d has no place for its checkpoints", ticket.number, exc_info=True)
-                control.error = str(error)
+                control.error = f"{error}; then run the same command again to resume"
                 return Searcher.FINISHED
             return None if spec is None else self._hand_out(trial_id, ticket, spec)
         now = time.monotonic()  # an unreachable store makes the driver wait for at most half of its time

@@ -11,12 +11,11 @@ train anything, and is as silent as the trial, is ended too.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from rankray.errors import ConfigError
+from rankray.environment import seconds_of
 
 Process = Mapping[str, Any]
 BETWEEN_SECONDS = 150.0
@@ -29,16 +28,7 @@ def silence_seconds_default() -> float:
     Raises:
         ConfigError: the variable is no number above 0.
     """
-    given = os.environ.get("RANKRAY_SILENCE_SECONDS", "300")
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ConfigError(
-            f"RANKRAY_SILENCE_SECONDS: got {given!r}; allowed: a number of seconds above 0; fix or unset it"
-        )
-    return seconds
+    return seconds_of("RANKRAY_SILENCE_SECONDS", 300.0)
 
 
 class ProcessWatch:

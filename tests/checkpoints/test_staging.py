@@ -14,10 +14,11 @@ import pytest
 from fixtures.clusters import environment, ray_head
 from fixtures.s3 import CREDENTIALS, SECRET, credentials, s3_server
 from fixtures.searches import FILE, PAUSE, Place, kill
-from fixtures.waiting import until
+from fixtures.waiting import ended, until
 
 from rankray.checkpoints import places, staging
 from rankray.contracts import Outcome, Report, TrialSpec, Verdict
+from rankray.errors import CheckpointDamaged, ConfigError
 
 SLOW = ("--set", "evaluate.functions=[pause:briefly]")
 
@@ -37,6 +38,15 @@ def bucket(options, request, monkeypatch, tmp_path):
 
 def everything_below(directory: Path) -> list[tuple[Path, bytes]]:
     return [(path, path.read_bytes()) for path in directory.rglob("*") if path.is_file() and not path.is_symlink()]
+
+
+def server_of(bucket: str) -> psutil.Process:
+    """Return the S3 server's process."""
+    port = bucket.rpartition(":")[2]
+    [found] = [
+        process for process in psutil.process_iter(["cmdline"]) if (process.info["cmdline"] or ())[-2:] == ["-p", port]
+    ]
+    return found
 
 
 def processes_with(cache: Path) -> list[int]:
@@ -159,6 +169,82 @@ def test_without_an_object_store_nothing_is_carried(monkeypatch, tmp_path):
     recorder = Recorder()
     spec = TrialSpec({}, str(tmp_path), checkpoint=str(tmp_path / "step"))
     assert staging.train(lambda spec, reporter: (spec, reporter), spec, recorder) == (spec, recorder)
+
+
+def test_a_checkpoint_that_is_gone_from_the_bucket_is_damaged(bucket):
+    """So the one before it is used, as on a disk; only a bucket that fails ends a search."""
+    spec = TrialSpec(
+        {}, places.join(bucket, "trial-00000"), checkpoint=places.join(bucket, "trial-00000", "step-000009")
+    )
+    with pytest.raises(CheckpointDamaged, match="is damaged: it is not there"):
+        staging.train(lambda spec, reporter: Outcome({}, 1, None), spec, Recorder())
+
+
+def test_an_outage_of_the_bucket_is_waited_for_and_said(bucket, monkeypatch):
+    recorder, tries, upload = Recorder(), [], places._copy
+
+    def fails_twice(*words):
+        tries.append(words)
+        if len(tries) <= 2:
+            raise OSError("curlCode: 7, Could not connect to server")
+        upload(*words)
+
+    def run(spec, reporter):
+        step = Path(spec.directory) / "step-000001"
+        step.mkdir()
+        (step / "rankray.json").write_text("{}")
+        reporter.keep(str(step))
+        return Outcome({}, 1, str(step))
+
+    monkeypatch.setattr(places, "_copy", fails_twice)
+    monkeypatch.setattr(places, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setenv("RANKRAY_STORAGE_PATIENCE_SECONDS", "50")
+    lines: list[str] = []
+    recorder.note = lines.append
+    place = places.join(bucket, "trial-00000")
+    assert staging.train(run, TrialSpec({}, place), recorder).checkpoint == places.join(place, "step-000001")
+    assert places.names(places.join(place, "step-000001")) == ["rankray.json"]
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith(f"storage: {places.join(place, 'step-000001')} fails (curlCode: 7, Could not connect")
+        assert "tried again for up to " in line
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf"])
+def test_a_wrong_patience_is_refused(given, monkeypatch):
+    monkeypatch.setenv("RANKRAY_STORAGE_PATIENCE_SECONDS", given)
+    with pytest.raises(ConfigError, match="RANKRAY_STORAGE_PATIENCE_SECONDS: got"):
+        places.patience_seconds()
+
+
+@pytest.mark.slow  # the parts: above, and search/test_scheduler.py
+def test_a_search_whose_bucket_is_away_stops_and_blames_no_trial_and_resumes(world, bucket, tmp_path, monkeypatch):
+    file, store = tmp_path / "tiny.yaml", f"sqlite:///{tmp_path / 'store.db'}"
+    text = FILE.format(root=world, store=store, place="DROPPED").replace("storage: DROPPED/runs", f"storage: {bucket}")
+    file.write_text(text)
+    (tmp_path / "pause.py").write_text(PAUSE)
+    place = Place(file, store)
+    words = (*SLOW, "--set", "study.pruner=none", "--set", "study.trials=3")
+    server = server_of(bucket)
+    monkeypatch.setenv("RANKRAY_STORAGE_PATIENCE_SECONDS", "1")
+    search = place.begin(*words)
+    until(lambda: len(place.recorded()) >= 1, search, log=place.log)
+    server.suspend()
+    try:
+        assert ended(search) == 1, place.log.read_text()
+    finally:
+        server.resume()
+    log = place.log.read_text()
+    [error] = [line for line in log.splitlines() if line.startswith("error:")]
+    assert f"storage: {bucket.partition('?')[0]}" in error
+    assert "then run the same command again to resume" in error
+    assert "Traceback" not in log
+    trials, before = place.status()["trials"], place.recorded()
+    assert (trials["failed"], trials["running"]) == (0, 0)
+    place.search(*words)
+    assert place.status()["budget"] == {"trials": 3, "finished": 3}
+    assert place.status()["trials"]["failed"] == 0
+    assert {key: place.recorded()[key] for key in before} == before
 
 
 @pytest.mark.slow  # of one process: test_train_writes_to_a_bucket_and_goes_on_from_it

@@ -1,6 +1,8 @@
 import contextlib
+import errno
 import json
 import math
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -10,7 +12,7 @@ from fixtures.training import Killed, Recorder
 
 from rankray.checkpoints import manifest
 from rankray.config import config_from
-from rankray.errors import ConfigError, ModelError, StorageFull
+from rankray.errors import ConfigError, ModelError, StorageError, StorageFull
 from rankray.finetune.checkpoint import Progress, check_resumable, read_progress, remove_partial, write_checkpoint
 
 PROGRESS = Progress(30, 1, 10, {"eval/nll": 1.5}, {"eval/nll": math.inf}, [{"eval/nll": 2.0}])
@@ -62,6 +64,39 @@ def test_torchs_own_words_for_a_full_disk_are_known(tmp_path):
 
     with pytest.raises(RuntimeError, match="PytorchStreamWriter"):
         write_checkpoint(tmp_path, PROGRESS, broken)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOENT, errno.EACCES])
+def test_a_disk_that_fails_is_no_fault_of_the_trial(tmp_path, number):
+    def save(place):
+        (Path(place) / "half").write_text("x")
+        raise OSError(number, os.strerror(number))
+
+    said = rf"^storage: {tmp_path} fails: the checkpoint of step 30 could not be written \(.*{os.strerror(number)}\)"
+    with pytest.raises(StorageError, match=said) as caught:
+        write_checkpoint(tmp_path, PROGRESS, save)
+    assert not isinstance(caught.value, StorageFull)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_takes_no_files_any_more_is_named_whatever_a_library_says(tmp_path):
+    directory = tmp_path / "runs"
+
+    def save(place):
+        shutil.rmtree(directory)
+        directory.touch()
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    with pytest.raises(StorageError, match=rf"^storage: {directory} fails: the checkpoint of step 30 could not"):
+        write_checkpoint(directory, PROGRESS, save)
+
+
+def test_an_error_of_the_model_s_own_is_not_the_storage_s(tmp_path):
+    def save(place):
+        raise OSError("this model has no file of that name")
+
+    with pytest.raises(OSError, match="no file of that name"):
+        write_checkpoint(tmp_path, PROGRESS, save)
 
 
 @pytest.mark.parametrize(

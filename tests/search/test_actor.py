@@ -136,6 +136,18 @@ def assert_hands_back_and_ends(actor, monkeypatch, why):
     assert killed == [(os.getpid(), signal.SIGKILL)]
 
 
+def test_a_line_for_people_is_a_sign_of_life(monkeypatch):
+    """So a trial that waits for its storage does not count as one that hangs."""
+    import rankray.search.actor as module
+
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    rendezvous = module._Rendezvous(lambda: "")
+    now[0] += 50.0
+    rendezvous.note("storage: s3://bucket fails; tried again")
+    assert rendezvous.heard_at == now[0]
+
+
 def test_a_trial_that_hangs_fails_and_its_process_ends(actor, monkeypatch):
     """Steps are a sign of life; without any the limit counts from the last one."""
     beats, hold = threading.Event(), threading.Event()

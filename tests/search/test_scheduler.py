@@ -304,10 +304,11 @@ def test_a_trial_handed_back_by_a_broken_process_is_charged_with_nothing(world):
     assert world.control.deaths == {}
 
 
-def test_a_full_disk_stops_the_search_and_blames_no_trial(world):
+@pytest.mark.parametrize("kind", ["StorageFull", "StorageError"])
+def test_a_storage_that_fails_stops_the_search_and_blames_no_trial(world, kind):
     world.control.begin(1, 0, "a")
-    reason = "StorageFull: storage: /disk is full; free some space"
-    assert tell(world, 1, failure={"reason": reason, "traceback": "..."}) == TrialScheduler.STOP
+    failure = {"reason": f"{kind}: storage: /disk is full; free some space", "traceback": "..."}
+    assert tell(world, 1, failure=failure) == TrialScheduler.STOP
     assert world.study.told == [("release", 1)]
     assert world.control.failed == 0
     assert world.control.error.startswith("storage: /disk is full; free some space; then run the same command again")
