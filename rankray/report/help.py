@@ -42,6 +42,8 @@ TROUBLES = {  # a fragment of the error -> the heading in docs/troubleshooting.m
     " leaves no completion token of any of the ": "leaves-no-completion-token",
     "; the nodes here have ": "the-nodes-here-have",
     " is full, and the checkpoint of step ": "the-storage-is-full",
+    " fails: the checkpoint of step ": "the-storage-fails",
+    " cannot be written or read here: ": "the-storage-fails",
     "the trial's process died ": "the-trials-process-died",
     "the trial's process did not answer for ": "the-trials-process-did-not-answer",
     "TimeoutError: no step and no report for ": "no-step-and-no-report",

@@ -224,7 +224,7 @@ def test_a_search_whose_bucket_is_away_stops_and_blames_no_trial_and_resumes(wor
     file.write_text(text)
     (tmp_path / "pause.py").write_text(PAUSE)
     place = Place(file, store)
-    words = (*SLOW, "--set", "study.pruner=none", "--set", "study.trials=3")
+    words = (*SLOW, "--set", "study.pruner=none", "--set", "study.trials=2")
     server = server_of(bucket)
     monkeypatch.setenv("RANKRAY_STORAGE_PATIENCE_SECONDS", "1")
     search = place.begin(*words)
@@ -242,7 +242,7 @@ def test_a_search_whose_bucket_is_away_stops_and_blames_no_trial_and_resumes(wor
     trials, before = place.status()["trials"], place.recorded()
     assert (trials["failed"], trials["running"]) == (0, 0)
     place.search(*words)
-    assert place.status()["budget"] == {"trials": 3, "finished": 3}
+    assert place.status()["budget"] == {"trials": 2, "finished": 2}
     assert place.status()["trials"]["failed"] == 0
     assert {key: place.recorded()[key] for key in before} == before
 

@@ -218,6 +218,27 @@ def test_the_death_of_a_worker_is_not_the_trials_fault(alone_with_ray, spec, pla
     assert not [path for path in place.iterdir() if path.name.startswith(".group")]
 
 
+def test_a_group_whose_storage_fails_says_that_and_not_that_its_workers_died(alone_with_ray, spec, place, tmp_path):
+    """Ray Train writes there too: three such deaths would fail the trial."""
+    from rankray.errors import StorageError
+    from rankray.search.group import Group
+
+    storage = tmp_path / "storage"
+    group = Group(RESOURCES, str(storage))
+
+    def fail():
+        storage.rename(tmp_path / "away")
+        storage.touch()
+        os.kill(max(pids(place)), signal.SIGKILL)
+
+    with pytest.raises(StorageError, match=f"^storage: {storage} cannot be written or read here"):
+        group.run(spec("failing"), Recorder(at_step={2: fail}))
+    group.close()
+    assert all_free(alone_with_ray)
+    with pytest.raises(StorageError, match=f"^storage: {storage} cannot be written or read here"):
+        Group(RESOURCES, str(storage))
+
+
 @pytest.mark.slow  # of a process alone: test_frozen.py; of a group's dead worker: above
 @pytest.mark.parametrize("which", ["worker", "mailbox"])
 def test_a_frozen_process_of_a_group_is_not_the_trials_fault(alone_with_ray, spec, place, monkeypatch, which):
