@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rankray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-GROUND = {"contracts", "errors", "logs", "paths", "config", "loss", "quickstart.language"}
+GROUND = {"contracts", "environment", "errors", "logs", "paths", "config", "loss", "quickstart.language"}
 """What everybody may import. Among themselves: `config` and `loss` import `errors` alone."""
 ROOMS = {  # room or top-level file -> what it may import beside itself; a room's `__init__` belongs to it
     "__init__": {"errors", "config", "loss", "api", "finetune", "search", "rehearse", "studies"},
@@ -23,17 +23,21 @@ ROOMS = {  # room or top-level file -> what it may import beside itself; a room'
     "errors": set(),
     "logs": set(),
     "paths": set(),
+    "environment": {"errors"},
     "config": {"errors", "paths", "loss.knobs"},
     "loss": {"errors"},
     "analysis": set(),
-    "checkpoints": {"contracts", "errors", "paths"},
+    "checkpoints": {"contracts", "environment", "errors", "paths"},
     "data": {"config", "errors", "paths", "loss"},
     "model": {"config", "errors", "paths", "loss", "data"},
     "evaluate": {"config", "errors", "paths", "loss", "data", "model"},
     "finetune": {"config", "contracts", "errors", "paths", "checkpoints", "loss", "data", "model", "evaluate"},
-    "store": {"config", "contracts", "errors", "paths", "checkpoints", "__init__"},
+    "store": {"config", "contracts", "environment", "errors", "paths", "checkpoints", "__init__"},
     "cluster": {"config", "contracts", "errors", "paths", "checkpoints", "store", "__init__"},
-    "search": {"config", "contracts", "errors", "checkpoints", "store", "cluster", "finetune", "logs", "analysis"},
+    "search": {
+        "config", "contracts", "environment", "errors", "checkpoints", "store", "cluster", "finetune", "logs",
+        "analysis",
+    },
     "report": {"config", "contracts", "errors", "paths", "analysis"},
     "rehearse": {"config", "contracts", "errors", "store"},
     "quickstart": {"paths"},

@@ -120,15 +120,15 @@ def write_checkpoint(
         if not (full or failed or places.obstacle(str(directory))):
             raise
         shutil.rmtree(partial, ignore_errors=True)
-        said = f"the checkpoint of step {progress.step} could not be written ({first_line(error)})"
+        step, why = progress.step, first_line(error)
         if full:
             raise StorageFull(
-                f"storage: {directory} is full, and {said}; needed is room for it; free some space, or give another "
-                "storage"
+                f"storage: {directory} is full, and the checkpoint of step {step} could not be written ({why}); needed "
+                "is room for it; free some space, or give another storage"
             ) from error
         raise StorageError(
-            f"storage: {directory} fails: {said}; needed is a directory that takes files; look at the disk, the mount "
-            "and the permissions"
+            f"storage: {directory} fails: the checkpoint of step {step} could not be written ({why}); needed is a "
+            "directory that takes files; look at the disk, the mount and the permissions"
         ) from error
     wait()
     return str(final)

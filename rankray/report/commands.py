@@ -29,8 +29,7 @@ RUNS_CODE = ("model.trust_remote_code", "evaluate.allow_code_execution", "evalua
 def store_option(shown: str) -> str:
     """Return the option of a command that names a store, as a shell reads it.
 
-    A password is never shown, and a command with `***` in its place would not work: such a store comes from a variable,
-    the one that it came from now.
+    A password is never shown: such a store comes from the variable that it came from now, as `***` would not work.
     """
     return f"--store env:{variable_of_store(shown)}" if "***" in shown else f"--store {shlex.quote(shown)}"
 

@@ -1,7 +1,6 @@
 """A whole study at once, as plain dicts of JSON types: what `rankray report` shows.
 
-`views` answers one question at a time; this reads every trial once, so that a study of ten thousand trials takes
-seconds. Numbers that are not finite are None, as JSON has no others.
+`views` answers one question at a time; this reads every trial once. Numbers that are not finite are None, as in JSON.
 """
 
 from __future__ import annotations
