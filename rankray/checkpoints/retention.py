@@ -25,7 +25,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 KEPT = 2
 """Checkpoints that a trial keeps while it runs."""
+STUCK_SECONDS = 20.0
+"""How long the end of a search waits for one deletion."""
 IDENTITY = re.compile(r"[0-9a-f]{32}")
 """What the identity of a study looks like."""
 _STEP = re.compile(r"step-(\d{6,})")
@@ -50,7 +52,8 @@ class CheckpointRetention:
     """The checkpoints of one study, for one launch of its driver.
 
     In an object store, deletions run in the background, as each takes a few round trips and the driver has trials to
-    serve; the end of the `with` block waits for them.
+    serve; the end of the `with` block waits for them, unless one takes longer than `STUCK_SECONDS`. What is then left is
+    deleted when its trial ends, or by the next launch.
 
     Args:
         place: the configured storage.
@@ -76,13 +79,21 @@ class CheckpointRetention:
         self._launch = uuid.uuid4().hex[:8]
         self._kept: dict[int, list[str]] = {}
         self._background = ThreadPoolExecutor(1, "retention") if places.is_remote(place) else None
+        self._deletions: list[Future[None]] = []
 
     def __enter__(self) -> CheckpointRetention:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._background is not None:
-            self._background.shutdown(wait=True)
+        if self._background is None:
+            return
+        while self._deletions:
+            done, _ = wait(self._deletions[:1], timeout=STUCK_SECONDS)
+            if not done:
+                logger.debug("%d deletions are given up: the storage does not answer", len(self._deletions))
+                break
+            del self._deletions[0]
+        self._background.shutdown(wait=False, cancel_futures=True)
 
     def directory(self, number: int) -> str:
         """Return where trial `number` writes in this launch.
@@ -177,7 +188,8 @@ class CheckpointRetention:
         if self._background is None:
             _logged(act)
         else:
-            self._background.submit(_logged, act)
+            self._deletions = [each for each in self._deletions if not each.done()]
+            self._deletions.append(self._background.submit(_logged, act))
 
     def _delete(self, place: str) -> None:
         """Delete a place of this study; one outside it, by `..` or a link, is left alone."""

@@ -1,5 +1,7 @@
 """Which checkpoints are kept."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -232,3 +234,30 @@ def test_what_cannot_be_tidied_ends_no_search(tmp_path: Path, monkeypatch: pytes
         race.setattr("rankray.checkpoints.places.names", gone)
         kept.ended(0, complete=True)
         kept.tidy({0}, set())
+
+
+def test_deletions_in_a_bucket_that_does_not_answer_are_given_up_at_the_end(monkeypatch):
+    """A hundred of them would keep a search from saying why it ended for hours."""
+    answers, deleted = threading.Event(), []
+
+    def delete(place):
+        deleted.append(place)
+        answers.wait(600)
+
+    monkeypatch.setattr("rankray.checkpoints.places.delete", delete)
+    monkeypatch.setattr("rankray.checkpoints.retention.STUCK_SECONDS", 0.2)
+    with CheckpointRetention("s3://bucket/runs", "s", "1" * 32) as retention:
+        root = retention.root
+        for step in range(10, 60, 10):
+            retention.committed(3, f"{root}/trial-00003/{'a' * 8}/step-{step:06d}")
+    answers.set()
+    assert deleted == [f"{root}/trial-00003/{'a' * 8}/step-000010"]
+
+
+def test_deletions_in_a_bucket_are_waited_for_at_the_end(monkeypatch):
+    deleted = []
+    monkeypatch.setattr("rankray.checkpoints.places.delete", lambda place: (time.sleep(0.02), deleted.append(place)))
+    with CheckpointRetention("s3://bucket/runs", "s", "1" * 32) as retention:
+        for step in range(10, 60, 10):
+            retention.committed(3, f"{retention.root}/trial-00003/{'a' * 8}/step-{step:06d}")
+    assert [place[-2:] for place in deleted] == ["10", "20", "30"]
