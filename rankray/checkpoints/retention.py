@@ -52,8 +52,8 @@ class CheckpointRetention:
     """The checkpoints of one study, for one launch of its driver.
 
     In an object store, deletions run in the background, as each takes a few round trips and the driver has trials to
-    serve; the end of the `with` block waits for them, unless one takes longer than `STUCK_SECONDS`. What is then left is
-    deleted when its trial ends, or by the next launch.
+    serve; the end of the `with` block waits for them, unless one takes longer than `STUCK_SECONDS`. What is left then
+    is deleted when its trial ends, or by the next launch.
 
     Args:
         place: the configured storage.

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fixtures.waiting import until
 
 from rankray.checkpoints.retention import MARK, CheckpointRetention, directory_of
 from rankray.errors import StorageError
@@ -250,6 +251,7 @@ def test_deletions_in_a_bucket_that_does_not_answer_are_given_up_at_the_end(monk
         root = retention.root
         for step in range(10, 60, 10):
             retention.committed(3, f"{root}/trial-00003/{'a' * 8}/step-{step:06d}")
+        until(lambda: bool(deleted))
     answers.set()
     assert deleted == [f"{root}/trial-00003/{'a' * 8}/step-000010"]
 
