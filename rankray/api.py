@@ -125,6 +125,7 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
 
     Raises:
         UserError: something in it cannot work; nothing was started.
+        StorageError: a checkpoint cannot be written; its text says from which one to resume.
         KeyboardInterrupt: it was interrupted; its text says from which checkpoint to resume.
     """
     from rankray.cli.train import trained

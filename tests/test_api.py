@@ -1,9 +1,11 @@
 """The Python interface: the examples in its docstrings run, and the trainer drops into a TRL script."""
 
 import doctest
+import errno
 import importlib
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import yaml
 
 import rankray
 from rankray import api, studies
-from rankray.errors import CheckpointDamaged, ConfigError, DataError, StoreError, UserError
+from rankray.errors import CheckpointDamaged, ConfigError, DataError, StorageError, StoreError, UserError
 from rankray.store import looking
 
 pytestmark = pytest.mark.ray
@@ -154,6 +156,23 @@ def test_an_interrupted_training_says_how_to_resume(world, monkeypatch):
     monkeypatch.setattr(LineReporter, "preemption", lambda self: "interrupted" if self.checkpoint else "")
     with pytest.raises(KeyboardInterrupt, match=r"rankray.train\(config, checkpoint='.*step-00000\d'\) resumes"):
         rankray.train(world["file"])
+
+
+def test_a_training_whose_storage_fails_says_how_to_resume(world, monkeypatch):
+    replace = os.replace
+
+    def fail_later(source, target):
+        if str(target).endswith("step-000004"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_later)
+    said = r"^storage: .* fails: the checkpoint of step 4 could not .*; then resume from .*/step-000002$"
+    with pytest.raises(StorageError, match=said) as caught:
+        rankray.train(world["file"])
+    monkeypatch.undo()
+    checkpoint = str(caught.value).rpartition(" ")[2]
+    assert rankray.train(world["file"], checkpoint=checkpoint).metrics == rankray.train(world["file"]).metrics
 
 
 def test_a_mapping_is_a_configuration(world):

@@ -80,11 +80,13 @@ def trained(
 
     Raises:
         UserError: something cannot work; nothing was started.
+        StorageError: a checkpoint cannot be written; the text says from which one to resume.
         KeyboardInterrupt: it was interrupted; the text is that of `left`.
     """
     from rankray.checkpoints import places
     from rankray.checkpoints.retention import CheckpointRetention
     from rankray.contracts import TrialSpec
+    from rankray.errors import CheckpointDamaged, StorageError
     from rankray.finetune.checkpoint import check_resumable, read_progress
     from rankray.finetune.epochs import with_steps
     from rankray.report.training import LineReporter
@@ -112,6 +114,10 @@ def trained(
             outcome = _train(config, spec, reporter, tell, interrupted)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(left(reporter.checkpoint)) from None
+        except StorageError as error:
+            if isinstance(error, CheckpointDamaged) or reporter.checkpoint is None:
+                raise
+            raise type(error)(f"{error}; then resume from {reporter.checkpoint}") from error
         retention.ended(0, complete=True)
         return outcome
 
