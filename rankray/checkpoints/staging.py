@@ -133,11 +133,21 @@ def _first_of_node() -> bool:
 
 
 def _scratch_dir(place: str, node: str) -> Path:
-    """Return this node's directory for a trial, and delete old ones that dead processes left."""
+    """Return this node's directory for a trial, and delete old ones that dead processes left.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
     all_dirs = paths.cache_home() / "scratch" / (node or "node")
     scratch_dir = all_dirs / hashlib.sha256(place.encode()).hexdigest()[:24]
-    scratch_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.utime(scratch_dir)
+    try:
+        scratch_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.utime(scratch_dir)
+    except OSError as error:
+        raise StorageError(
+            f"storage: what is kept in {place} passes through {scratch_dir}, which cannot be made ({error.strerror}); "
+            "allowed: a directory that this node may write; set RANKRAY_CACHE to one"
+        ) from error
     for other in all_dirs.iterdir():
         if other != scratch_dir and other.stat().st_mtime < time.time() - KEPT_SECONDS:
             shutil.rmtree(other, ignore_errors=True)

@@ -18,7 +18,7 @@ from fixtures.waiting import ended, until
 
 from rankray.checkpoints import places, staging
 from rankray.contracts import Outcome, Report, TrialSpec, Verdict
-from rankray.errors import CheckpointDamaged, ConfigError
+from rankray.errors import CheckpointDamaged, ConfigError, StorageError
 
 SLOW = ("--set", "evaluate.functions=[pause:briefly]")
 
@@ -178,6 +178,13 @@ def test_a_checkpoint_that_is_gone_from_the_bucket_is_damaged(bucket):
     )
     with pytest.raises(CheckpointDamaged, match="is damaged: it is not there"):
         staging.train(lambda spec, reporter: Outcome({}, 1, None), spec, Recorder())
+
+
+def test_a_node_that_has_no_room_of_its_own_is_named(bucket, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RANKRAY_CACHE", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match=rf"passes through {tmp_path}/file/scratch/.* set RANKRAY_CACHE to one"):
+        staging.train(lambda spec, reporter: Outcome({}, 1, None), TrialSpec({}, bucket), Recorder())
 
 
 def test_an_outage_of_the_bucket_is_waited_for_and_said(bucket, monkeypatch):
