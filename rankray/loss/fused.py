@@ -158,15 +158,22 @@ def fused_pass(
 
 
 def _pulled(reading: _Reading, weight_C: Tensor, plan: Plan) -> Tensor:
-    """Return the factor of each token's slope: its weight, or 1 where weight and pull had to be put into the slope."""
+    """Return the factor of each token's slope: its weight, or what is left where the pull had to be put into the slope.
+
+    In 16 bits the slope stays of the size of a probability, and the factor is weight and pull together.
+    """
     if plan.pull is None:
         return weight_C
     assert reading.wide_CV is not None
     assert reading.pull_CV is not None
-    reading.wide_CV.mul_(weight_C.unsqueeze(1)).add_(reading.pull_CV, alpha=plan.pull.weight)
-    if reading.slope_CV is not reading.wide_CV:
-        reading.slope_CV.copy_(reading.wide_CV)
-    return torch.ones_like(weight_C)
+    if reading.slope_CV is reading.wide_CV:
+        reading.wide_CV.mul_(weight_C.unsqueeze(1)).add_(reading.pull_CV, alpha=plan.pull.weight)
+        return torch.ones_like(weight_C)
+    both_C = weight_C + plan.pull.weight
+    reading.wide_CV.mul_((weight_C / both_C).unsqueeze(1))
+    reading.wide_CV.addcmul_(reading.pull_CV, (plan.pull.weight / both_C).unsqueeze(1))
+    reading.slope_CV.copy_(reading.wide_CV)
+    return both_C
 
 
 def on_triton(plan: Plan, device: torch.device) -> bool:

@@ -5,6 +5,7 @@ Shapes: N tokens, V vocabulary, H hidden, C tokens of one chunk; a trailing 1 is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -68,18 +69,35 @@ class Gradients:
             product_CH = torch.mm(slope_CV, head_VH).to(factor_C.dtype)
             self.hidden_NH.index_copy_(0, row_C, product_CH.mul_(factor_C1))
         if self.head_VH is not None:
-            add_product(self.head_VH, slope_CV.t(), (hidden_CH * factor_C1).to(slope_CV.dtype))
+            weighted_CH, unit = narrowed(hidden_CH * factor_C1, slope_CV.dtype)
+            add_product(self.head_VH, slope_CV.t(), weighted_CH, unit)
 
 
-def add_product(sum_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
-    """`sum_VH += left_VC @ right_CH`, in place; on a GPU without rounding a half-precision product in between."""
+def narrowed(wide_CH: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
+    """Return `wide_CH / unit` in the dtype of the products, and the unit: 1, but in float16 a power of two.
+
+    float16 ends at 65,504 and at 6e-8, which weights are beyond: those of a low temperature, or of the data. The unit is
+    such that not even a sum of all rows, each times a number from -1 to 1, overflows. A GPU is waited for in float16.
+    """
+    if dtype != torch.float16 or not wide_CH.numel():
+        return wide_CH.to(dtype), 1.0
+    largest = float(wide_CH.abs().amax())
+    if not 0.0 < largest < math.inf:
+        return wide_CH.to(dtype), 1.0
+    room = 15 - (len(wide_CH) - 1).bit_length()
+    unit = 2.0 ** max(math.frexp(largest)[1] - room, -100)
+    return (wide_CH / unit).to(dtype), unit
+
+
+def add_product(sum_VH: Tensor, left_VC: Tensor, right_CH: Tensor, unit: float = 1.0) -> None:
+    """`sum_VH += unit * left_VC @ right_CH`, in place; on a GPU without rounding a 16-bit product in between."""
     if sum_VH.dtype == left_VC.dtype:
-        sum_VH.addmm_(left_VC, right_CH)
+        sum_VH.addmm_(left_VC, right_CH, alpha=unit)
     elif sum_VH.device.type == "cuda" and not wide_product_problem(sum_VH.device, left_VC.dtype):
-        torch.addmm(sum_VH, left_VC, right_CH, out_dtype=sum_VH.dtype, out=sum_VH)
+        torch.addmm(sum_VH, left_VC, right_CH, out_dtype=sum_VH.dtype, alpha=unit, out=sum_VH)
     else:
         for sum_BH, left_BC in zip(_tiles(sum_VH), torch.split(left_VC, _tile_rows(sum_VH)), strict=True):
-            sum_BH.add_(torch.mm(left_BC, right_CH))
+            sum_BH.add_(torch.mm(left_BC, right_CH), alpha=unit)
 
 
 def scaled_to(dtype: torch.dtype, sum_MH: Tensor, factor: Tensor) -> Tensor:
