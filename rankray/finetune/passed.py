@@ -21,14 +21,17 @@ from typing import Any
 
 from rankray import paths
 from rankray.config import Config
+from rankray.config.space import RATE
 from rankray.data.left_out import LeftOut
 from rankray.data.lengths import LengthTable
+from rankray.finetune import schedules
 from rankray.finetune.preflight import Findings
 
 logger = logging.getLogger(__name__)
 
 LOOKED_AT = ("model", "data", "loss", "train", "evaluate")
-"""The sections of a configuration that `trial_check` looks at; and GPUs per worker, and a space with `train.sft.*`."""
+"""The sections of a configuration that `trial_check` looks at; and GPUs per worker, and what it looks at of the space:
+all of it with `train.sft.*`, and the learning rates where `train.sft` has a schedule (`rate_check`)."""
 LINES = ("notes", "warnings", "unseen")
 """What a check says in lines, all of which are kept."""
 KEPT_DAYS = 30
@@ -49,7 +52,10 @@ def key_of(config: Config, fingerprints: Mapping[str, Any]) -> str | None:
         tree["evaluate"].pop(name)
     tree["gpus"] = config.resources.gpus_per_worker
     space = config.model_dump(mode="json", include={"space"})["space"]
-    tree["space"] = space if any(path.startswith("train.sft.") for path in space) else {}
+    if not any(path.startswith("train.sft.") for path in space):
+        has_schedule = schedules.TYPE in config.train.sft or schedules.SETTINGS in config.train.sft
+        space = {RATE: space[RATE]} if has_schedule and RATE in space else {}
+    tree["space"] = space
     splits = fingerprints.get("data", {})
     has_prints = bool(splits) and all(str(each).startswith("sha256:") for each in splits.values())
     is_known = "model_files" in fingerprints or COMMIT.fullmatch(config.model.revision or "") is not None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rankray.data.signal import Records, positions, weight_records
-from rankray.data.weights import number
+from rankray.data.weights import LEAST, number
 from rankray.errors import DataError
 from rankray.loss.tokens import IGNORED
 
@@ -95,6 +95,8 @@ class ColumnCollator:
         prompt_weight: weight of the tokens that have no label, next to 1 for the others; 0 leaves them out. The first
             token of an example, which nothing predicts, stays without one.
         trains: whether the examples are trained on; in evaluation the columns are dropped and nothing is weighted.
+
+    A token of weight 0 loses its label, as in `rankray.data.weights`: it is not supervised, and does not count.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class ColumnCollator:
                 is_prompt_T = (label_T == IGNORED) & (torch.arange(len(ids)) > 0)
                 label_T[is_prompt_T] = ids_BT[place][is_prompt_T]
                 weight_T[is_prompt_T] *= self._prompt_weight
+            batch["labels"][place][weight_T < LEAST] = IGNORED
             weight_BT[place] = weight_T
             begin += len(ids) if is_flat else 0
         batch[TOKEN_WEIGHTS] = weight_BT

@@ -76,7 +76,7 @@ class Gradients:
 def narrowed(wide_CH: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
     """Return `wide_CH / unit` in the dtype of the products, and the unit: 1, but in float16 a power of two.
 
-    float16 ends at 65,504 and at 6e-8, which weights are beyond: those of a low temperature, or of the data. The unit is
+    float16 ends at 65,504 and at 6e-8, and weights are beyond: those of a low temperature, or of the data. The unit is
     such that not even a sum of all rows, each times a number from -1 to 1, overflows. A GPU is waited for in float16.
     """
     if dtype != torch.float16 or not wide_CH.numel():

@@ -65,6 +65,20 @@ def test_what_the_check_does_not_look_at_changes_nothing(tree, change):
     assert passed.key_of(config_from(made(tree, **change)), PRINTS) == passed.key_of(config_from(tree()), PRINTS)
 
 
+def test_other_rates_are_another_check_where_a_schedule_must_fit_them(tree):
+    """A least rate of 1e-5 fits rates above it alone (`rate_check`)."""
+    sft = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-5}}
+    high, low = ({"train.learning_rate": {"float": [*rates]}} for rates in ((1e-4, 1e-3), (1e-7, 1e-6)))
+
+    def key(space, **more):
+        return passed.key_of(config_from(made(tree, space=space, **more)), PRINTS)
+
+    assert len({key(each, train__sft=sft) for each in (high, low, {})}) == 3
+    other = high | {"loss.temperature": {"float": [0.5, 2.0]}}
+    assert key(other, train__sft=sft) == key(high, train__sft=sft), "the rates alone are looked at"
+    assert key(high) == key(low) == key({})
+
+
 @pytest.mark.parametrize("name", ["model", "model_files"])
 def test_other_files_are_another_check(tree, name):
     config = config_from(tree())

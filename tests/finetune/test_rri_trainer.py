@@ -175,6 +175,28 @@ def test_weights_of_tokens_in_a_tokenised_dataset(trainer):
 
 
 @pytest.mark.parametrize("given", [{}, {"padding_free": True}], ids=str)
+@pytest.mark.parametrize("prompt_weight", [0.0, 0.5])
+def test_what_has_weight_0_is_as_if_it_were_not_there(trainer, given, prompt_weight):
+    """Neither in the sum nor in the number of tokens that it is divided by, as with `rankray train`."""
+
+    def logged(rows):
+        made = trainer(
+            objective="dft",
+            weight_column="w",
+            prompt_weight=prompt_weight,
+            train_dataset=datasets.Dataset.from_list(rows),
+            args={"per_device_train_batch_size": len(rows), "max_steps": 1, "max_length": None, **given},
+        )
+        made.train()
+        [found] = [entry for entry in made.state.log_history if "loss" in entry]
+        return {name: found[name] for name in ("loss", "nll", "token_accuracy", "mean_weight", "effective_share")}
+
+    rows = weighted_rows()
+    left_out = [{**row, "w": [0.0, 1e-40][i % 2]} for i, row in enumerate(rows[:5])]
+    assert logged([*left_out, *rows[5:]]) == pytest.approx(logged(rows[5:]), rel=1e-4)
+
+
+@pytest.mark.parametrize("given", [{}, {"padding_free": True}], ids=str)
 def test_prompts_are_trained_on_with_their_own_weight(trainer, model_dir, given):
     rows = weighted_rows()[:4]
     made = trainer(
