@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from rankray.errors import LossError
 from rankray.loss.tokens import IGNORED
+
+SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+"""Between them a softcap is a number in float32, too; beyond, it would be 0 or infinite, and every loss NaN."""
 
 
 def check_shapes(
@@ -36,24 +40,42 @@ def check_shapes(
             f" {tuple(label_N.shape)}{more}; allowed are (N, H), (V, H), (N,), bias (V,), sequence and token_weight"
             " (N,); flatten batch and time, and shift the labels, before the call"
         )
-    if label_N.is_floating_point() or label_N.dtype == torch.bool:
+    if not (hidden_NH.is_floating_point() and head_VH.is_floating_point()):
         raise LossError(
-            f"weighted_nll: label_N of {label_N.dtype}; allowed: integers, the tokens to predict, -100 for those to"
-            " ignore; give token ids"
+            f"weighted_nll: hidden of {hidden_NH.dtype}, head of {head_VH.dtype}; allowed: floating-point numbers; give"
+            " the hidden states that the head takes, and its weight"
         )
-    if (
-        given_N is not None
-        and given_N.device.type == "cpu"
-        and bool(((given_N < 0) & (label_N.cpu() != IGNORED)).any())
-    ):
-        raise LossError(
-            f"weighted_nll: token_weight_N with {float(given_N.min()):g}; allowed: numbers >= 0; correct the weights"
-        )
+    check_integers("weighted_nll: label_N", label_N, "the tokens to predict, -100 for those to ignore")
+    if given_N is not None and given_N.device.type == "cpu":
+        own_T = given_N[label_N.cpu() != IGNORED]
+        wrong_T = own_T[~((own_T >= 0) & (own_T < math.inf))]
+        if len(wrong_T):
+            raise LossError(
+                f"weighted_nll: token_weight_N with {float(wrong_T[0]):g}; allowed: finite numbers >= 0; correct the"
+                " weights"
+            )
+
+
+def check_integers(where: str, token_N: Tensor, what: str) -> None:
+    """Refuse tokens that are no integers.
+
+    Raises:
+        LossError: names their dtype.
+    """
+    if token_N.is_floating_point() or token_N.dtype == torch.bool:
+        raise LossError(f"{where} of {token_N.dtype}; allowed: integers, {what}; give token ids")
 
 
 def _is_at_hand(number: int | float | Tensor) -> bool:
     """Whether a number can be looked at without waiting for a device."""
     return not isinstance(number, Tensor) or number.device.type == "cpu"
+
+
+def _is_number(given: object, kind: type = Real) -> bool:
+    """Whether it is one number, alone or in a tensor; a truth is none."""
+    if isinstance(given, Tensor):
+        return kind is Real and given.numel() == 1
+    return isinstance(given, kind) and not isinstance(given, bool)
 
 
 def check_options(
@@ -64,18 +86,18 @@ def check_options(
     Raises:
         LossError: names the option.
     """
-    where, given, allowed = "", "", ""
-    if num_items is not None and not isinstance(num_items, Real | Tensor):
-        where, given, allowed = "num_items", f"{num_items!r}", "a number or a 0-d tensor"
-    elif isinstance(num_items, Tensor) and num_items.numel() != 1:
-        where, given, allowed = "num_items", f"a tensor of shape {tuple(num_items.shape)}", "a number or a 0-d tensor"
-    elif num_items is not None and _is_at_hand(num_items) and not num_items > 0:
-        where, given, allowed = "num_items", f"{num_items!r}", "a number > 0, or None for the tokens given"
-    elif chunk_size is not None and (not isinstance(chunk_size, Integral) or chunk_size < 1):
-        where, given, allowed = "chunk_size", f"{chunk_size!r}", "an integer >= 1, or None to let it be chosen"
-    elif logit_softcap is not None and not (isinstance(logit_softcap, Real | Tensor) and logit_softcap > 0):
-        where, given, allowed = "logit_softcap", f"{logit_softcap!r}", "a number > 0, or None"
-    elif not isinstance(logit_scale, Real | Tensor) or not abs(logit_scale) < float("inf"):
-        where, given, allowed = "logit_scale", f"{logit_scale!r}", "a finite number"
+    where, given, allowed = "", num_items, ""
+    if num_items is not None and not _is_number(num_items):
+        where, allowed = "num_items", "a number or a 0-d tensor"
+    elif num_items is not None and _is_at_hand(num_items) and not 0 < num_items < math.inf:
+        where, allowed = "num_items", "a number > 0, and finite, or None for the tokens given"
+    elif chunk_size is not None and (not _is_number(chunk_size, Integral) or chunk_size < 1):
+        where, given, allowed = "chunk_size", chunk_size, "an integer >= 1, or None to let it be chosen"
+    elif logit_softcap is not None and not (_is_number(logit_softcap) and SMALLEST <= logit_softcap <= LARGEST):
+        where, given, allowed = "logit_softcap", logit_softcap, f"from {SMALLEST:.2g} to {LARGEST:.2g}, or None"
+    elif not (_is_number(logit_scale) and abs(logit_scale) <= LARGEST):
+        where, given, allowed = "logit_scale", logit_scale, f"from {-LARGEST:.2g} to {LARGEST:.2g}"
     if where:
-        raise LossError(f"weighted_nll: {where} = {given}; allowed is {allowed}; correct {where}")
+        several = isinstance(given, Tensor) and given.numel() != 1
+        shown = f"a tensor of shape {tuple(given.shape)}" if several else repr(given)
+        raise LossError(f"weighted_nll: {where} = {shown}; allowed is {allowed}; correct {where}")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rankray.errors import LossError
+from rankray.loss.checks import check_integers
 from rankray.loss.ranking import FAR_BELOW
 from rankray.loss.rows import Readings, RowReader
 from rankray.loss.tokens import ALL_STATS, TokenStats
@@ -49,7 +50,7 @@ def token_stats(logits_NV: Tensor, target_N: Tensor, exact_ranks: bool = False) 
         exact_ranks: sort for the expected rank even where counting is within `ranking.TOLERANCE` of it.
 
     Raises:
-        LossError: the shapes do not match, or a target is no index into the vocabulary.
+        LossError: the shapes do not match, or a target is no integer, or no index into the vocabulary.
 
     Source: arXiv:2602.01745 (p_t, H, R, E[R]); arXiv:2601.02151 (the top-20 entropy).
 
@@ -63,7 +64,9 @@ def token_stats(logits_NV: Tensor, target_N: Tensor, exact_ranks: bool = False) 
             f"token_stats: logits of shape {tuple(logits_NV.shape)} with targets of shape {tuple(target_N.shape)};"
             " logits (N, V) go with targets (N,); flatten batch and time first"
         )
-    check_targets("token_stats", target_N, logits_NV.shape[1])
+    check_integers("token_stats: target_N", target_N, "the true token of each row")
+    check_targets("token_stats", target_N, logits_NV.shape[1], may_ignore=False)
+    target_N = target_N.long()
     dtype = stats_dtype(logits_NV.dtype)
     if not len(target_N):
         empty_N = torch.empty(0, dtype=dtype, device=logits_NV.device)
@@ -158,16 +161,24 @@ def stats_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def check_targets(where: str, target_N: Tensor, vocabulary: int) -> None:
-    """Raise LossError where a target is no index into the vocabulary."""
+def check_targets(where: str, target_N: Tensor, vocabulary: int, may_ignore: bool = True) -> None:
+    """Raise LossError where a target is no index into the vocabulary.
+
+    Args:
+        where: how the message begins.
+        target_N: without those that are ignored.
+        vocabulary: how many tokens there are.
+        may_ignore: whether the caller takes -100, too.
+    """
     if not len(target_N):
         return
     least, most = torch.stack(torch.aminmax(target_N)).tolist()  # a GPU is waited for once
     if least < 0 or most >= vocabulary:
+        ignored = ", and -100 for tokens to ignore" if may_ignore else ""
+        todo = "" if may_ignore else "leave out tokens to ignore, and "
         raise LossError(
-            f"{where}: labels from {least} to {most};"
-            f" allowed are 0 to {vocabulary - 1}, the rows of the head, and -100 for tokens to ignore;"
-            " check that the tokenizer belongs to the model"
+            f"{where}: labels from {least} to {most}; allowed are 0 to {vocabulary - 1}, the rows of the head{ignored};"
+            f" {todo}check that the tokenizer belongs to the model"
         )
 
 

@@ -1,5 +1,7 @@
 """What the loss refuses, in a line that says what is allowed."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -40,10 +42,51 @@ def test_an_anchor_over_another_vocabulary_or_width():
     assert rankray.weighted_nll(*made(), kl_weight=0.5, anchor=smaller).isfinite(), "its width is its own"
 
 
-@pytest.mark.parametrize("number", [0, -4, torch.tensor(0), torch.tensor(-4.0), float("nan")])
+@pytest.mark.parametrize("number", [0, -4, torch.tensor(0), torch.tensor(-4.0), float("nan"), float("inf")])
 def test_a_number_of_items_that_cannot_be(number):
     with pytest.raises(LossError, match=r"num_items = .*; allowed is a number > 0"):
         rankray.weighted_nll(*made(), num_items=number)
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "allowed"),
+    [
+        ("num_items", torch.ones(2), r"a tensor of shape \(2,\); allowed is a number or a 0-d tensor"),
+        ("num_items", True, "True; allowed is a number"),
+        ("chunk_size", True, "True; allowed is an integer >= 1"),
+        ("chunk_size", 0, "0; allowed is an integer >= 1"),
+        ("chunk_size", 2.0, "2.0; allowed is an integer >= 1"),
+        *(("logit_softcap", each, ".*; allowed is from .* or None") for each in (0.0, 1e300, 1e-300, math.inf)),
+        ("logit_softcap", torch.ones(V), r"a tensor of shape \(32,\); allowed is from"),
+        ("logit_scale", torch.ones(V), r"a tensor of shape \(32,\); allowed is from"),
+        *(("logit_scale", each, ".*; allowed is from -3.4e") for each in (math.inf, -math.inf, 1e300, math.nan)),
+    ],
+    ids=str,
+)
+def test_an_option_with_which_there_is_no_loss(option, given, allowed):
+    """An infinite softcap made every loss NaN, an infinite number of items every loss 0."""
+    with pytest.raises(LossError, match=f"^weighted_nll: {option} = {allowed}"):
+        rankray.weighted_nll(*made(), **{option: given})
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -2.0])
+def test_a_weight_of_a_supervised_token_that_is_none(wrong):
+    hidden, head, label = made()
+    label[0] = -100
+    weights = torch.tensor([-9.0, 1.0, wrong, 1.0])  # the first is an ignored token's
+    with pytest.raises(LossError, match=f"token_weight_N with {wrong:g}; allowed: finite numbers >= 0"):
+        rankray.weighted_nll(hidden, head, label, token_weight_N=weights)
+
+
+def test_what_is_no_floating_point_number_and_no_token():
+    hidden, head, label = made()
+    with pytest.raises(LossError, match=r"hidden of torch.int64, head of torch.float32; allowed: floating-point"):
+        rankray.weighted_nll(hidden.long(), head, label)
+    for wrong in (label.double(), label > 2):
+        with pytest.raises(LossError, match=rf"label_N of {wrong.dtype}; allowed: integers, the tokens to predict"):
+            rankray.weighted_nll(hidden, head, wrong)
+        with pytest.raises(LossError, match=rf"token_stats: target_N of {wrong.dtype}; allowed: integers, the true"):
+            rankray.token_stats(hidden @ head.T, wrong)
 
 
 def test_one_number_in_a_tensor_of_one_dimension():
@@ -56,6 +99,13 @@ def test_one_number_in_a_tensor_of_one_dimension():
 def test_weights_of_other_tokens(objective, given):
     with pytest.raises(LossError, match=rf"token_weights: {given} \(3,\) for {N} tokens; allowed: one for each token"):
         rankray.token_weights(stats(N), objective, **{given: torch.zeros(3)})
+
+
+def test_statistics_that_do_not_belong_together():
+    """One row of ranks would be taken for every token's."""
+    for other in (3, 1):
+        with pytest.raises(LossError, match=rf"rank_N \({other},\) for {N} tokens; allowed: one for each token"):
+            rankray.token_weights(stats(N).replaced(rank_N=torch.ones(other)))
 
 
 def test_numbers_of_numpy_and_weights_of_ignored_tokens_are_taken():

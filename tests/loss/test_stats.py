@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rankray.errors import LossError
 from rankray.loss import TokenStats, reference, token_stats
 from rankray.loss.knobs import Knobs
+from rankray.loss.stats import CHUNK_TOKENS
 from rankray.loss.weights import expected_rank_bound
 
 logit_rows = st.lists(st.floats(-30, 30), min_size=2, max_size=60)
@@ -156,8 +157,22 @@ def test_stats_can_be_written_by_hand():
 
 @pytest.mark.parametrize(
     ("shape", "targets", "says"),
-    [((3, 4), [0, 1], "flatten"), ((2, 4), [0, 4], "0 to 3"), ((2, 4), [-100, 1], "0 to 3"), ((4,), [0], "flatten")],
+    [
+        ((3, 4), [0, 1], "flatten"),
+        ((2, 4), [0, 4], "0 to 3"),
+        ((2, 4), [-100, 1], "0 to 3, the rows of the head; leave out tokens to ignore, and check"),
+        ((4,), [0], "flatten"),
+    ],
 )
 def test_errors_say_what_is_allowed(shape, targets, says):
     with pytest.raises(LossError, match=says):
         token_stats(torch.zeros(shape), torch.tensor(targets))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8], ids=str)
+def test_targets_may_be_integers_of_any_size(dtype):
+    generator = torch.Generator().manual_seed(5)
+    logits_NV = torch.randn(CHUNK_TOKENS + 3, 6, generator=generator)
+    target_N = torch.randint(0, 6, (len(logits_NV),), generator=generator)
+    found, expected = token_stats(logits_NV, target_N.to(dtype)), token_stats(logits_NV, target_N)
+    assert all(torch.equal(a, b) for a, b in zip(found[:7], expected[:7], strict=True))

@@ -79,3 +79,25 @@ def test_shares_and_effective_tokens():
     assert stats.effective_share == pytest.approx(16 / 22)
     assert stats.mean_weight == 2.0
     assert stats_of(torch.ones(7)).effective_tokens == 7.0
+
+
+def test_the_sums_by_hand():
+    log_prob_N = torch.tensor([-0.5, -2.0, -4.0])
+    stats = LossStats.of(
+        log_prob_N,
+        torch.tensor([0.5, 3.0, 0.0]),
+        torch.tensor([1.0, 4.0, 0.5]),
+        torch.tensor([True, False, True]),
+        torch.tensor([0.25, 0.5, 0.0]),
+    )
+    assert (float(stats.token_count), float(stats.nll_sum), float(stats.weighted_sum)) == (3.0, 6.5, 6.25)
+    assert (float(stats.weight_sum), float(stats.weight_square_sum), float(stats.kl_sum)) == (3.5, 9.25, 0.75)
+    assert (stats.nll, stats.token_accuracy, stats.mean_scale) == pytest.approx((6.5 / 3, 2 / 3, 5.5 / 3))
+
+
+def test_sums_of_a_checkpoint_from_before_there_was_a_divergence():
+    stats = stats_of(torch.tensor([0.5, 1.0, 8.0]))
+    vector = stats.vector()
+    earlier = LossStats.from_vector(torch.cat([vector[: -BUCKETS - 1], vector[-BUCKETS:]]))
+    assert torch.equal(earlier.vector(), vector)
+    assert earlier.scale_quantile(1.0) == 8.0

@@ -30,6 +30,16 @@ def test_agrees_with_the_reference(objective):
     assert not ours.requires_grad
 
 
+@pytest.mark.parametrize("name", list(WEIGHTS))
+def test_a_weight_is_stop_gradient(name):
+    """Of statistics that are part of a graph, too, as those of one's own code may be."""
+    stats = some_stats()
+    grown = TokenStats(*(None if each is None else each.clone().requires_grad_() for each in stats))
+    found = token_weights(grown, name, reference_log_prob_N=(stats.log_prob_N / 2).requires_grad_())
+    assert not found.requires_grad
+    assert torch.equal(found, token_weights(stats, name, reference_log_prob_N=stats.log_prob_N / 2))
+
+
 def test_the_papers_exact_indicator():
     stats = some_stats()
     rank_N, expected_N = stats.rank_N, stats.expected_rank_N
@@ -132,9 +142,10 @@ def test_a_probability_that_underflows_does_no_harm():
     assert token_weights(stats, base="one", temperature=0.1, max_scale=8.0, **free).item() == pytest.approx(8.0)
 
 
-def test_a_nan_statistic_gives_a_nan_weight(objective):
+@pytest.mark.parametrize("sequence_N", [None, torch.tensor([0, 1])], ids=["one sequence", "two"])
+def test_a_nan_statistic_gives_a_nan_weight(objective, sequence_N):
     stats = TokenStats(*torch.full((7, 2), math.nan))
-    weight_N = token_weights(stats, **objective)
+    weight_N = token_weights(stats, sequence_N=sequence_N, **objective)
     assert weight_N.isnan().all() or objective["objective"] == "sft"
 
 
@@ -211,6 +222,19 @@ def test_a_threshold_of_nothing_counts_all_or_none(direction, weight):
     stats = stats.replaced(log_prob_N=stats.log_prob_N.clone().index_fill_(0, torch.tensor([3]), -math.inf))
     found = token_weights(stats, "threshold", q=0.0, direction=direction)
     assert found.unique().tolist() == [weight]
+
+
+@pytest.mark.parametrize("vocabulary", [2, 50, 1000])
+def test_a_probability_that_is_the_threshold_up_to_rounding_counts_as_it(vocabulary):
+    """How float32 rounds its logarithm does not decide."""
+    logits_NV = 3 * torch.randn(40, vocabulary, generator=torch.Generator().manual_seed(4))
+    target_N = torch.arange(40) % vocabulary
+    stats = token_stats(logits_NV, target_N)
+    for row, prob in enumerate(reference.token_stats(logits_NV, target_N).log_prob_N.exp().tolist()):
+        for q, above in ((prob, 1.0), (prob * (1 - 1e-4), 1.0), (prob * (1 + 1e-4), 0.0)):
+            if q <= 1.0:
+                assert token_weights(stats, "threshold", q=q)[row].item() == above
+                assert token_weights(stats, "threshold", q=q, direction="below")[row].item() == 1.0 - above
 
 
 @pytest.mark.parametrize(
