@@ -4,12 +4,13 @@ The first process that needs a split tokenises it, while the others wait. Every 
 same source, templates, tokenizer and length maps that file. Files lie below `RANKRAY_CACHE`, or
 `$XDG_CACHE_HOME/rankray`, or `~/.cache/rankray`. A file appears under its name complete or not at all. Its name is a
 fingerprint of everything it was made from, so a changed source gets another file. Files that nobody has used for
-`KEPT_DAYS` are deleted when a new one is written. Where the directory cannot be written, each process keeps its tokens
-in its own memory.
+`KEPT_DAYS` are deleted when a new one is written. Where the directory cannot be written, or its disk is full, each
+process keeps its tokens in its own memory.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -81,8 +82,18 @@ def shared_table(
             _write(file, file.stem, make(), about)
         mark_as_used(file)
         return datasets.Dataset.from_file(str(file))
+    except OSError as error:
+        if not is_full(error):
+            raise
+        logger.debug("%s is full, tokens stay in memory: %s", file.parent, error)
     finally:
         lock.release()
+    return table_in_memory(make())
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it says that a disk is full, or a user's share of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def about_table(made_from: Any) -> Any:

@@ -6,7 +6,8 @@ the seven statistics of `rankray.loss.TokenStats`. The first token of an example
 The first process that needs the file computes it, block by block, while the others wait for its lock. A process that is
 killed leaves the blocks that it has completed, and the next one continues after them; so every block is computed once.
 The file's name is a fingerprint of the tokens and the model. It lies beside the tokenised data (`rankray.data.cache`),
-and is deleted after the same time without use. Where the directory cannot be written, each process computes its own.
+and is deleted after the same time without use. Where the directory cannot be written, or its disk is full, each process
+computes its own.
 
 Which record a token has is written where its label would be (`positions`): packing, shuffling, cutting and padding
 carry a label along with its token, and so they carry the position.
@@ -26,7 +27,7 @@ import datasets
 import numpy as np
 from filelock import FileLock
 
-from rankray.data.cache import WEIGHTS, Columns, delete_unused, directory, mark_as_used, shared_table
+from rankray.data.cache import WEIGHTS, Columns, delete_unused, directory, is_full, mark_as_used, shared_table
 from rankray.errors import DataError
 from rankray.loss.tokens import IGNORED
 
@@ -144,22 +145,36 @@ def shared_records(
     except OSError as error:
         logger.debug("%s cannot be written, base statistics stay in memory: %s", file.parent, error)
         return np.concatenate([np.empty(0, dtype), *(make(number) for number in range(len(lengths)))])
+    partial = file.with_suffix(".partial")
     try:
         if not file.is_file():
             delete_unused(file.parent)
-            _complete(file.with_suffix(".partial"), lengths, make, dtype)
-            os.replace(file.with_suffix(".partial"), file)
+            _complete(partial, lengths, make, dtype)
+            os.replace(partial, file)
         mark_as_used(file)
         return np.memmap(file, dtype, mode="r") if sum(lengths) else np.empty(0, dtype)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        logger.debug("%s is full, further base statistics stay in memory: %s", file.parent, error)
+        done, size = _blocks_in(partial, lengths, dtype)
+        written = np.fromfile(partial, dtype, sum(lengths[:done])) if size else np.empty(0, dtype)
     finally:
         lock.release()
+    return np.concatenate([written, *(make(number) for number in range(done, len(lengths)))])
+
+
+def _blocks_in(partial: Path, lengths: Sequence[int], dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Return how many whole blocks a file has, and its bytes."""
+    ends = np.cumsum([0, *lengths]) * dtype.itemsize
+    size = partial.stat().st_size if partial.is_file() else 0
+    return int(np.searchsorted(ends, size, side="right")) - 1, size
 
 
 def _complete(partial: Path, lengths: Sequence[int], make: Callable[[int], Records], dtype: np.dtype[Any]) -> None:
     """Append the blocks that a file lacks; a block that was cut short is computed again."""
     ends = np.cumsum([0, *lengths]) * dtype.itemsize
-    size = partial.stat().st_size if partial.is_file() else 0
-    done = int(np.searchsorted(ends, size, side="right")) - 1
+    done, size = _blocks_in(partial, lengths, dtype)
     if size:
         logger.debug("%s: %d of %d blocks are there, continuing after them", partial, done, len(lengths))
     with partial.open("ab") as sink:

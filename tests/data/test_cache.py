@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -111,6 +112,18 @@ def test_where_nothing_can_be_written_tokens_stay_in_memory(tmp_path, monkeypatc
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RANKRAY_CACHE", str(tmp_path / "file" / "below"))
     assert cache_module.shared_table(["x"], lambda: iter([COLUMNS])).to_dict() == COLUMNS
+
+
+def test_on_a_full_disk_tokens_stay_in_memory(cache, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as while_full:
+        while_full.setattr(ArrowWriter, "write_batch", full)
+        found = cache_module.shared_table(["x"], lambda: iter([COLUMNS]))
+    assert (found.to_dict(), found.cache_files) == (COLUMNS, [])
+    assert [file.suffix for file in cache.iterdir()] == [".lock"], "nothing half written"
+    assert cache_module.shared_table(["x"], lambda: iter([COLUMNS])).cache_files, "where there is room again"
 
 
 def test_what_nobody_used_for_long_is_deleted_when_another_is_written(cache):

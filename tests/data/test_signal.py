@@ -1,5 +1,6 @@
 """Records of the base model's statistics: positions, one computation for all processes, kills in the middle."""
 
+import errno
 import multiprocessing
 import os
 import signal as signals
@@ -142,6 +143,38 @@ def test_where_nothing_can_be_written_each_process_computes_its_own(monkeypatch,
     found = shared_records("nowhere", LENGTHS, block)
     assert not isinstance(found, np.memmap)
     assert found["token"].tolist() == [0] * 3 + [2] * 4 + [3] * 2
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("fits", [0, 2])
+def test_on_a_full_disk_what_does_not_fit_stays_in_memory(monkeypatch, code, fits):
+    made, synced, sync = [], [], os.fsync
+
+    def full(file):
+        synced.append(file)
+        if len(synced) > fits:
+            os.ftruncate(file, os.fstat(file).st_size - 5)  # half of the last record did not fit
+            raise OSError(code, os.strerror(code))
+        sync(file)
+
+    with monkeypatch.context() as while_full:
+        while_full.setattr(signal.os, "fsync", full)
+        found = shared_records(["full", code, fits], LENGTHS, lambda number: made.append(number) or block(number))
+    assert not isinstance(found, np.memmap)
+    assert found["token"].tolist() == [0] * 3 + [2] * 4 + [3] * 2
+    del made[:]
+    again = shared_records(["full", code, fits], LENGTHS, lambda number: made.append(number) or block(number))
+    assert isinstance(again, np.memmap), "where there is room again, the file is completed"
+    assert (again["token"].tolist(), made) == (found["token"].tolist(), [0, 1, 2, 3][fits:])
+
+
+def test_another_failure_to_write_is_raised(monkeypatch):
+    def broken(file):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(signal.os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        shared_records("broken", LENGTHS, block)
 
 
 def test_no_tokens_at_all():

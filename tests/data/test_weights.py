@@ -179,21 +179,25 @@ def test_what_is_no_weight_is_refused(given):
         ([1, -1], "entry 2 holds the weight -1"),
         ([0, 0], "2 weights that are all 0"),
         ([{"start": 3, "end": 3, "weight": 1}], "entry 1 is .*start below end"),
+        ([{"start": -1, "end": 1, "weight": 1}], "entry 1 is .*start below end"),
+        ([{"start": 0, "end": 1.0, "weight": 1}], "entry 1 is .*start below end"),
+        ([{"start": "0", "end": 1, "weight": 1}], "entry 1 is .*start below end"),
         ([{"start": 0, "end": 1}], "entry 1 holds no weight"),
         ([{"start": 0, "end": 1, "weight": 0}, 1], "entry 2 is 1"),
     ],
 )
 def test_bad_token_weights_are_refused_with_their_row(source, bad, why):
-    rows = [{"q": "1", "a": "2", "t": [1, 1]}, {"q": "1", "a": "2", "t": bad}]
-    with pytest.raises(DataError, match=rf"^data.token_weights: .*t.jsonl:2: column 't'.*{why}"):
-        Source("train", source(rows, token_weights="t")).examples()
+    good, bad = ({"q": "1", "a": "2", "t": given} for given in ([1, 1], bad))
+    for line, rows in ((2, [good, bad]), (1, [bad, good])):
+        with pytest.raises(DataError, match=rf"^data.token_weights: .*t.jsonl:{line}: column 't'.*{why}"):
+            Source("train", source(rows, token_weights="t")).examples()
 
 
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
         ([1.0] * 9, "holds 9 weights, and the completion has 1, or 2 with the one that ends it tokens"),
-        ([{"start": 0, "end": 2, "weight": 1}], "ends at character 2, and the completion has 1"),
+        ([{"start": 0, "end": 2, "weight": 1}], "entry 1 ends at character 2, and the completion has 1"),
         ([{"start": 0, "end": 1, "weight": 0}], "gives every character the weight 0"),
     ],
 )

@@ -78,8 +78,37 @@ def test_a_weight_of_a_supervised_token_that_is_none(wrong):
         rankray.weighted_nll(hidden, head, label, token_weight_N=weights)
 
 
+def test_a_weight_of_0_is_one():
+    weights = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    loss = rankray.weighted_nll(*made(), objective="sft", token_weight_N=weights, num_items=2)
+    hidden, head, label = made()
+    kept = (hidden[[1, 3]], head, label[[1, 3]])
+    assert loss.item() == pytest.approx(rankray.weighted_nll(*kept, objective="sft").item())
+
+
+@pytest.mark.parametrize("bias", [None, torch.zeros(V)], ids=["without", "with"])
+def test_shapes_that_do_not_fit_whatever_the_others_are(bias):
+    hidden, head, label = made()
+    fits = {"sequence_N": torch.zeros(N), "token_weight_N": torch.ones(N)}
+    for wrong in (
+        (hidden[:, 1:], head, label),
+        (hidden[1:], head, label),
+        (hidden, head, label[None]),
+        (hidden, head[0], label),
+    ):
+        with pytest.raises(LossError, match=r"^weighted_nll: hidden .*; allowed are \(N, H\), \(V, H\), \(N,\), bias"):
+            rankray.weighted_nll(*wrong, bias_V=bias, **fits)
+    for name in fits:
+        with pytest.raises(LossError, match=rf"{name.removesuffix('_N')} \(3,\).*; allowed are"):
+            rankray.weighted_nll(hidden, head, label, bias_V=bias, **{**fits, name: torch.ones(3)})
+    with pytest.raises(LossError, match=r"bias \(31,\).*; allowed are"):
+        rankray.weighted_nll(hidden, head, label, bias_V=torch.zeros(V - 1), **fits)
+
+
 def test_what_is_no_floating_point_number_and_no_token():
     hidden, head, label = made()
+    with pytest.raises(LossError, match=r"hidden of torch.float32, head of torch.int64; allowed: floating-point"):
+        rankray.weighted_nll(hidden, head.long(), label)
     with pytest.raises(LossError, match=r"hidden of torch.int64, head of torch.float32; allowed: floating-point"):
         rankray.weighted_nll(hidden.long(), head, label)
     for wrong in (label.double(), label > 2):
