@@ -1,4 +1,4 @@
-"""Gradients in 16 bits: weights far beyond a number's range change nothing but the size."""
+"""How a chunk adds its share; in 16 bits, weights far beyond a number's range change nothing but the size."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SMALL = {"objective": "sft", "token_weight_N": torch.full((64,), 1e-7)}
 
 
 @pytest.mark.parametrize("pulls", [False, True], ids=["alone", "pulled"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
     ("given", "scale"),
     [({"base": "one", "temperature": 0.5}, 1.0), (LARGE, 1.0), (SMALL, SCALER)],
@@ -62,6 +62,18 @@ def test_weights_of_any_size_leave_the_gradients_as_good_as_the_naive_ones(given
     for ours, simple, true in zip(*found, strict=True):
         assert ours.dtype == dtype
         no_worse(ours, simple, true)
+
+
+@pytest.mark.parametrize("elements", [gradients.TILE_ELEMENTS, 6, 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("unit", [1.0, 2.0**20])
+def test_a_product_is_added_in_its_unit(dtype, unit, elements, monkeypatch):
+    monkeypatch.setattr(gradients, "TILE_ELEMENTS", elements)
+    generator = torch.Generator().manual_seed(0)
+    left_VC, right_CH = (torch.randint(-3, 4, shape, generator=generator).to(dtype) for shape in ((5, 8), (8, 3)))
+    sum_VH = torch.ones(5, 3, dtype=torch.promote_types(dtype, torch.float32))
+    gradients.add_product(sum_VH, left_VC, right_CH, unit)
+    assert torch.equal(sum_VH.double(), 1 + unit * (left_VC.double() @ right_CH.double()))
 
 
 @pytest.mark.parametrize("largest", [1e-45, 1e-30, 3.0, 65_504.0, 3e38])

@@ -22,6 +22,18 @@ def test_the_configuration_uses_this_model():
     assert make_knobs() == Knobs() == Config.model_fields["loss"].default
 
 
+def test_the_defaults_are_what_the_paper_trains_with_and_the_other_papers_settings():
+    assert Knobs().model_dump() == {
+        "objective": "rri", "form": "bound", "base": "prob", "temperature": 1.0, "entropy_weight": 1.0,
+        "low_entropy": "max_prob", "min_competence": 1e-6, "max_scale": None,
+        "min_weight": 0.0, "talr_temperature": "auto",
+        "alpha": 1.0, "eaft_scale": 3, "q": 0.1, "direction": "above", "iw_power": 2.0, "iw_clip": 16.0,
+        "signal": "online", "kl_weight": 0.0, "kl_direction": "forward",
+    }  # fmt: skip
+    with pytest.raises(ValidationError, match="frozen"):
+        Knobs().temperature = 2.0
+
+
 @pytest.mark.parametrize(
     ("objective", "settings", "says"),
     [
