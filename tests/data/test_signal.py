@@ -11,7 +11,7 @@ import pytest
 
 from rankray.data import signal
 from rankray.data.cache import FEATURES, directory, shared_table
-from rankray.data.signal import RECORD, fingerprint, positions, shared_records
+from rankray.data.signal import RECORD, fingerprint, positions, shared_records, weight_records
 
 LENGTHS = [3, 0, 4, 2]
 
@@ -56,6 +56,19 @@ def test_the_fingerprint_is_that_of_the_tokens():
     assert fingerprint(mapped) == fingerprint(shared_table(["one"], lambda: parts))
     assert fingerprint(mapped) != fingerprint(shared_table(["two"], lambda: parts))
     assert fingerprint(mapped) != fingerprint(mapped.select(range(2)))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 1000])
+def test_numbers_and_weights_do_not_depend_on_how_many_rows_are_read_at_once(rows, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANKRAY_CACHE", str(tmp_path))
+    monkeypatch.setattr(signal, "ROWS_PER_PART", rows)
+    columns = {name: column[:] for name, column in table().to_dict().items()}
+    given = {"weights": [None, [0.25, 0.5, -1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 5.0, 6.0]]}
+    weighted = datasets.Dataset.from_dict(columns | given)
+    numbers, records = positions(weighted)["labels"][:], weight_records(weighted)
+    assert numbers == [[-100, 0, 1, 2, 3], [-100, 4, 5, 6, 7, 8], [-100, -100, 9, 10]]
+    assert records["weight"].tolist() == [1.0, 1.0, 1.0, 1.0, 0.5, -1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert records["token"].tolist() == [11, 12, 13, 14, 11, 12, 13, 14, 15, 12, 13]
 
 
 def test_records_are_computed_once_and_mapped():

@@ -1,6 +1,8 @@
 """What passed is remembered as long as nothing that decides on it has changed."""
 
+import os
 import sys
+import time
 
 import pytest
 
@@ -114,6 +116,16 @@ def test_a_file_that_cannot_be_read_is_no_file(tree, tmp_path, content):
     passed.remember(key, Findings())
     (tmp_path / "cache" / "checked" / f"{key}.json").write_text(content)
     assert passed.recall(key) is None
+
+
+def test_checks_of_long_ago_are_forgotten_and_others_kept(tmp_path):
+    for name in ("old", "young"):
+        passed.remember(name, Findings(notes=[name]))
+    seen = time.time() - (passed.KEPT_DAYS + 1) * 86_400
+    os.utime(tmp_path / "cache" / "checked" / "old.json", (seen, seen))
+    passed.remember("new", Findings())
+    assert sorted(file.name for file in (tmp_path / "cache" / "checked").iterdir()) == ["new.json", "young.json"]
+    assert passed.recall("young") == Findings(notes=["young"])
 
 
 def test_a_cache_that_cannot_be_written_hinders_nothing(tree, tmp_path):
