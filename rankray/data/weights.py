@@ -92,19 +92,20 @@ def _weighted(
 
 
 def number(value: Any, where: str) -> float:
-    """Return a weight as a float; text that is a number, as in .csv, counts as one.
+    """Return a weight as a float; text that is a number, as in .csv, counts as one, and so does one of numpy or torch.
 
     Raises:
         DataError: it is missing, no number, negative or not finite.
     """
-    found = value
+    found = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
     if isinstance(value, str | Decimal):
         try:
             found = float(value)
         except ValueError:
             found = None
     if not isinstance(found, bool | int | float) or not 0 <= found <= MOST_WEIGHT:  # false for NaN
-        given = "no weight" if value is None or value == "" else f"the weight {short(value)}"
+        is_missing = value is None or (isinstance(value, str) and not value)
+        given = "no weight" if is_missing else f"the weight {short(value)}"
         raise DataError(f"{where} holds {given}; allowed is {NUMBERS}; fill it in or correct it")
     return float(found)
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutput
-from trl import SFTTrainer  # type: ignore[attr-defined]
+from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from rankray.errors import LossError, listed, nearest
 from rankray.finetune.batches import deal_once, ignore_repeated
 from rankray.finetune.trainer import RankrayTrainer
-from rankray.finetune.weights import TOKEN_WEIGHTS, ColumnCollator
+from rankray.finetune.weights import TOKEN_WEIGHTS, ColumnCollator, check_columns
 from rankray.loss import Knobs, LossStats
 from rankray.loss.knobs import make_knobs
 from rankray.model.head import check_head, plain_model, plain_totals
@@ -59,6 +59,8 @@ class RRITrainer(RankrayTrainer):
     Raises:
         LossError: an impossible setting, a field of SFTConfig that asks for another loss, a column with weights that
             the training set does not have, or weights with packing.
+        DataError: a weight that is missing, no number, negative or not finite, or weights that are all 0; of a stream
+            when its batch is made.
         ModelError: the model transforms its logits in an unknown way.
 
     Source: arXiv:2602.01745.
@@ -97,6 +99,8 @@ class RRITrainer(RankrayTrainer):
         is_weighted = bool(self.further_columns or prompt_weight)
         if is_weighted:
             _check_columns(self.further_columns, arguments)
+            longest = getattr(arguments.get("args") or SFTConfig, "max_length", None)
+            check_columns(arguments.get("train_dataset"), weight_column, token_weights, longest)
         self._evaluated: LossStats | None = None
         super().__init__(loss=knobs, on_step=lambda trainer, step: "", **arguments)
         check_head(plain_model(self.model))

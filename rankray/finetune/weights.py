@@ -9,6 +9,7 @@ of the user's own data takes them from columns instead, and does not pack.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankray.data.signal import Records, positions, weight_records
+from rankray.data.chat import MOST_WEIGHT
+from rankray.data.signal import ROWS_PER_PART, Records, positions, weight_records
 from rankray.data.weights import LEAST, number
 from rankray.errors import DataError
 from rankray.loss.tokens import IGNORED
+
+logger = logging.getLogger(__name__)
 
 TOKEN_WEIGHTS = "token_weights"
 """Key of a batch: (B, T), the weight of each supervised token at the token's own position, 0 elsewhere."""
@@ -130,7 +134,7 @@ class ColumnCollator:
         weight_BT = torch.zeros(ids_BT.shape)
         is_flat, begin = len(ids_BT) == 1 and len(examples) > 1, 0
         for row, each in enumerate(examples):
-            ids = list(each["input_ids"])
+            ids = [int(token) for token in each["input_ids"]]
             place = (0 if is_flat else row, slice(begin, begin + len(ids)))
             if ids_BT[place].tolist() != ids:
                 raise DataError(
@@ -150,18 +154,84 @@ class ColumnCollator:
         return batch
 
     def _weights_of(self, example: dict[str, Any], count: int) -> list[float]:
-        whole, found = 1.0, [1.0] * count
-        if self._example is not None:
-            whole = number(example.get(self._example), f"weight_column: column {self._example!r}")
-        if self._tokens is not None:
-            where, given = f"token_weights: column {self._tokens!r}", example.get(self._tokens)
-            if given is None or len(given) < count:
-                raise DataError(
-                    f"{where} holds {'no list' if given is None else f'{len(given)} weights'}, and the example has "
-                    f"{count} tokens; allowed is one for each of input_ids; fix that row"
-                )
-            found = [number(each, where) for each in given[:count]]
-        return [whole * each for each in found]
+        return row_weights(example, count, self._example, self._tokens)
+
+
+def row_weights(
+    row: dict[str, Any], count: int, example: str | None, tokens: str | None, place: str = ""
+) -> list[float]:
+    """Return the weights that the columns of a row give to its tokens.
+
+    Args:
+        row: of a training set.
+        count: how many tokens it has.
+        example: column with a number for the row; None: 1.
+        tokens: column with a list of numbers, at least one for each token; None: all 1.
+        place: of the row, for errors.
+
+    Raises:
+        DataError: a weight is missing, no number, negative or not finite, or there are not as many as tokens.
+    """
+    whole, found = 1.0, [1.0] * count
+    if example is not None:
+        whole = number(row.get(example), f"weight_column: {place}column {example!r}")
+    if tokens is not None:
+        where, given = f"token_weights: {place}column {tokens!r}", row.get(tokens)
+        if given is None or not hasattr(given, "__len__") or isinstance(given, str) or len(given) < count:
+            is_list = hasattr(given, "__len__") and not isinstance(given, str)
+            raise DataError(
+                f"{where} holds {f'{len(given)} weights' if is_list else 'no list'}, and the example has {count} "  # type: ignore[arg-type]
+                "tokens; allowed is one for each of input_ids; fix that row"
+            )
+        found = [number(each, where) for each in given[:count]]
+    return [whole * each for each in found]
+
+
+def check_columns(dataset: Any, example: str | None, tokens: str | None, longest: int | None) -> None:
+    """Look at all weights of a table before it is trained on; those of a stream are looked at batch by batch.
+
+    Args:
+        dataset: of the user; only a `datasets.Dataset` is looked at.
+        example: column with a number for each row, or None.
+        tokens: column with a list of numbers for each row, or None.
+        longest: tokens that are kept of a row; None keeps all.
+
+    Raises:
+        DataError: as `row_weights`, or all weights are 0.
+    """
+    names = [name for name in (example, tokens) if name is not None]
+    if not isinstance(dataset, datasets.Dataset) or not names or not len(dataset):
+        return
+    has_ids = tokens is not None and "input_ids" in dataset.column_names
+    looked_at = dataset.with_format(None).select_columns([*names, *(["input_ids"] if has_ids else [])])
+    largest = 0.0
+    for start in range(0, len(looked_at), ROWS_PER_PART):
+        columns = looked_at[start : start + ROWS_PER_PART]
+        for index, values in enumerate(zip(*columns.values(), strict=True), start):
+            row = dict(zip(columns, values, strict=True))
+            count = len(row["input_ids"]) if has_ids else 0
+            place = f"train_dataset[{index}]: "
+            largest = max(largest, _largest(row, min(count, longest or count), example, tokens, place))
+    if largest < LEAST:
+        raise DataError(
+            f"{' and '.join(names)}: train_dataset: all its tokens have weight 0, so nothing would be trained; allowed "
+            "is at least one above 0; correct the weights"
+        )
+
+
+def _largest(row: dict[str, Any], count: int, example: str | None, tokens: str | None, place: str) -> float:
+    """Return the largest weight of a row as `row_weights` has them; long lists of good numbers take no Python loop."""
+    [whole] = row_weights(row, 1, example, None, place)
+    if tokens is None or not count:
+        return whole
+    try:
+        given = np.asarray(row[tokens], np.float64)
+    except (TypeError, ValueError) as error:
+        logger.debug("%scolumn %r is no list of numbers: %s", place, tokens, error)
+        return max(row_weights(row, count, example, tokens, place))
+    if given.ndim != 1 or len(given) < count or not ((given >= 0) & (given <= MOST_WEIGHT))[:count].all():
+        return max(row_weights(row, count, example, tokens, place))
+    return whole * float(given[:count].max())
 
 
 def weights_at(weight_BT: Tensor, labels_BT: Tensor) -> Tensor:

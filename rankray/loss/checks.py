@@ -98,6 +98,7 @@ def check_options(
     elif not (_is_number(logit_scale) and abs(logit_scale) <= LARGEST):
         where, given, allowed = "logit_scale", logit_scale, f"from {-LARGEST:.2g} to {LARGEST:.2g}"
     if where:
-        several = isinstance(given, Tensor) and given.numel() != 1
-        shown = f"a tensor of shape {tuple(given.shape)}" if several else repr(given)
+        shown = repr(given)
+        if isinstance(given, Tensor) and given.numel() != 1:
+            shown = f"a tensor of shape {tuple(given.shape)}"
         raise LossError(f"weighted_nll: {where} = {shown}; allowed is {allowed}; correct {where}")

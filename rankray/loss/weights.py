@@ -85,8 +85,8 @@ def token_weights(
 
     knobs = make_knobs(knobs, objective, **settings)
     stats = TokenStats(*(None if column is None else column.detach() for column in stats))  # type: ignore[arg-type]
-    others = {"reference_log_prob_N": reference_log_prob_N, "sequence_N": sequence_N, **stats._asdict()}
-    for name, given_N in others.items():
+    others = {"reference_log_prob_N": reference_log_prob_N, "sequence_N": sequence_N}
+    for name, given_N in [*others.items(), *zip(TokenStats.__annotations__, stats, strict=True)]:
         if given_N is not None and given_N.shape != stats.log_prob_N.shape:
             raise LossError(
                 f"token_weights: {name} {tuple(given_N.shape)} for {len(stats.log_prob_N)} tokens; allowed: one for"

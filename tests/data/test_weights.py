@@ -3,7 +3,9 @@
 import json
 from decimal import Decimal
 
+import numpy as np
 import pytest
+import torch
 
 from rankray.config.sections import DataSection
 from rankray.data.encode import encode
@@ -162,6 +164,18 @@ def test_a_bad_weight_is_refused_with_its_row(source, bad):
 def test_a_weight_may_be_written_in_several_ways(given):
     """Text in .csv files, decimals in .parquet files."""
     assert number(given, "x") == float(given)
+
+
+@pytest.mark.parametrize("given", [np.float32(0.5), np.int64(2), np.bool_(True), torch.tensor(0.5), torch.tensor(2)])
+def test_a_weight_may_be_a_number_of_numpy_or_torch(given):
+    assert number(given, "x") == float(given)
+    assert type(number(given, "x")) is float
+
+
+@pytest.mark.parametrize("given", [np.float32("nan"), torch.tensor(-1.0), torch.ones(1), np.ones(2)])
+def test_one_that_is_no_weight_is_refused(given):
+    with pytest.raises(DataError, match=r"^x holds the weight .*; allowed is a number from 0"):
+        number(given, "x")
 
 
 @pytest.mark.parametrize("given", [Decimal("NaN"), Decimal(-1), "nan", "1,5", 1_000_001])

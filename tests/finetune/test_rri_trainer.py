@@ -225,6 +225,64 @@ def test_prompts_are_trained_on_with_their_own_weight(trainer, model_dir, given)
     assert unchanged.predict(unchanged.eval_dataset).metrics["test_loss"] == plain
 
 
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_weights_of_a_dataset_with_a_format_are_read_like_those_without(trainer, form):
+    def batch_of(rows, given):
+        made = datasets.Dataset.from_list(rows)
+        first, second = (
+            next(iter(trainer(train_dataset=each, **given).get_train_dataloader()))
+            for each in (made, made.with_format(form))
+        )
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    batch_of(weighted_rows(), {"weight_column": "w", "prompt_weight": 0.5})
+    row = {"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8], "t": [0.0, 1.0, 0.0, 3.0]}
+    batch_of([row] * 10, {"token_weights": "t", "prompt_weight": 0.5})
+
+
+IDS = {"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8], "t": [0.0, 1.0, 0.0, 3.0], "w": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            {"t": [0.0, 1.0, -1.0, 3.0]},
+            r"token_weights: train_dataset\[7\]: column 't' holds the weight -1.0; allowed is a",
+        ),
+        ({"t": [0.0, 1.0, math.nan, 3.0]}, r"token_weights: train_dataset\[7\]: column 't' holds the weight nan"),
+        ({"t": [0.0, 1.0, None, 3.0]}, r"token_weights: train_dataset\[7\]: column 't' holds no weight"),
+        ({"t": [0.0, 1.0, 3.0]}, r"train_dataset\[7\]: column 't' holds 3 weights, and the example has 4 tokens"),
+        ({"t": None}, r"train_dataset\[7\]: column 't' holds no list, and the example has 4 tokens"),
+        ({"w": None}, r"weight_column: train_dataset\[7\]: column 'w' holds no weight"),
+        ({"w": 1e7}, r"weight_column: train_dataset\[7\]: column 'w' holds the weight 10000000.0"),
+    ],
+    ids=str,
+)
+def test_a_wrong_weight_is_found_before_anything_is_trained(trainer, wrong, said):
+    """Its row may be the last of many hours."""
+    rows = [IDS] * 7 + [{**IDS, **wrong}] + [IDS] * 2
+    with pytest.raises(DataError, match=f"^{said}" if said.startswith(("token", "weight")) else said):
+        trainer(token_weights="t", weight_column="w", train_dataset=datasets.Dataset.from_list(rows))
+
+
+@pytest.mark.parametrize(
+    ("zero", "names"),
+    [({"w": 0.0}, {"weight_column": "w"}), ({"t": [0.0] * 4}, {"token_weights": "t", "weight_column": "w"})],
+)
+def test_weights_that_leave_nothing_to_train_on_are_refused(trainer, zero, names):
+    rows = datasets.Dataset.from_list([{**IDS, **zero}] * 4)
+    with pytest.raises(DataError, match="all its tokens have weight 0, so nothing would be trained"):
+        trainer(**names, train_dataset=rows)
+
+
+def test_weights_of_tokens_that_are_cut_off_are_not_needed(trainer):
+    rows = datasets.Dataset.from_list([{**IDS, "t": ["1", "2"]}] * 4)
+    made = trainer(token_weights="t", train_dataset=rows, args={"max_length": 2})
+    assert next(iter(made.get_train_dataloader()))["token_weights"].tolist() == [[1.0, 2.0]] * 4
+
+
 @pytest.mark.parametrize("with_features", [True, False])
 def test_a_column_of_weights_is_looked_for_in_a_stream_too(trainer, with_features):
     def stream(rows):
