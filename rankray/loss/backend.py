@@ -82,12 +82,12 @@ def _compared(device: torch.device, dtype: torch.dtype) -> str:
 
 @cache
 def wide_product_problem(device: torch.device, dtype: torch.dtype) -> str:
-    """Try a 16-bit product that is added to float32 without rounding in between, once; return what is wrong."""
+    """Add twice a 16-bit product to float32, without rounding it in between, once; return what is wrong."""
     try:
         ones = torch.full((16, 16), 1.0 + 2**-6, device=device).to(dtype)
         total = torch.full((16, 16), 0.5, device=device)
-        torch.addmm(total, ones, ones, out_dtype=total.dtype, out=total)
-        worst = float((total - (0.5 + ones.float() @ ones.float())).abs().max())
+        torch.addmm(total, ones, ones, out_dtype=total.dtype, alpha=2.0, out=total)
+        worst = float((total - (0.5 + 2.0 * (ones.float() @ ones.float()))).abs().max())
         problem = "" if worst < 1e-3 else f"off by {worst:.2g}"
     except Exception as error:
         problem = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

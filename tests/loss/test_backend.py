@@ -60,12 +60,18 @@ def test_where_the_kernels_fail_torch_is_used_and_the_log_says_why(monkeypatch, 
     assert line.startswith("the kernels are not used for torch.bfloat16 on cuda: ")
 
 
-def test_a_product_that_is_off_is_noticed(monkeypatch):
-    def rounded(total, left, right, out_dtype, out):
-        return out.copy_(total + (left @ right).to(torch.bfloat16).to(out_dtype))
+@pytest.mark.parametrize("is_rounded", [True, False])
+@pytest.mark.parametrize("has_unit", [True, False])
+def test_a_product_that_is_off_is_noticed(is_rounded, has_unit, monkeypatch):
+    def product(total, left, right, out_dtype, alpha, out):
+        found = (left @ right).to(torch.bfloat16) if is_rounded else left.float() @ right.float()
+        return out.copy_(total + found.to(out_dtype) * (alpha if has_unit else 1))
 
-    monkeypatch.setattr(torch, "addmm", rounded)
-    assert backend.wide_product_problem(CPU, torch.bfloat16).startswith("off by")
+    monkeypatch.setattr(torch, "addmm", product)
+    backend.wide_product_problem.cache_clear()
+    problem = backend.wide_product_problem(CPU, torch.bfloat16)
+    backend.wide_product_problem.cache_clear()
+    assert problem.startswith("off by") == (is_rounded or not has_unit), problem
 
 
 @pytest.mark.parametrize("elements", [gradients.TILE_ELEMENTS, 6, 1])
