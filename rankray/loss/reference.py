@@ -140,11 +140,11 @@ def iw_sft_weights(ratio_N: Tensor, sequence_N: Tensor | None, iw_power: float, 
 
 
 def median_nll(nll_N: Tensor, sequence_N: Tensor | None) -> float:
-    """Median over sequences of their mean NLL, nats."""
+    """Median over sequences of their mean NLL, nats; not quite 0 where every prediction is certain."""
     if sequence_N is None:
         sequence_N = torch.zeros_like(nll_N)
     means = [nll_N[sequence_N == sequence].mean() for sequence in torch.unique(sequence_N)]
-    return float(torch.stack(means).quantile(0.5))
+    return max(float(torch.stack(means).quantile(0.5)), 1e-300)
 
 
 def logits(
@@ -183,7 +183,7 @@ def weighted_nll(
     """
     keep_N = label_N != -100
     if not keep_N.any():
-        return (hidden_NH.double().sum() + head_VH.double().sum()) * 0
+        return sum((each.double() * 0).sum() for each in (hidden_NH, head_VH, bias_V) if each is not None)  # type: ignore[return-value]
     logits_NV = logits(hidden_NH[keep_N], head_VH, bias_V, logit_scale, logit_softcap)
     stats = token_stats(logits_NV, label_N[keep_N])
     if base_stats is not None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, linear
 
-from rankray.loss import reference
+from rankray.loss import reference, token_weights, weighted_nll
 
 # p = 1/2, 1/4, 1/8, 1/8: everything is a round number
 PROB = [0.5, 0.25, 0.125, 0.125]
@@ -90,3 +90,15 @@ def test_the_weight_is_stop_gradient(batch_of, objective):
     expected = torch.zeros_like(got)
     expected[keep_N] = (weight_N[:, None] * slope_NV) @ batch.head_VH.detach() / keep_N.sum()
     torch.testing.assert_close(got, expected)
+
+
+def test_without_a_supervised_token_or_a_mistake(batch_of):
+    batch = batch_of(tokens=5)
+    call = (batch.hidden_NH, batch.head_VH, torch.full((5,), -100))
+    for function in (reference.weighted_nll, weighted_nll):
+        loss = function(*call, bias_V=batch.bias_V)
+        assert loss.item() == 0.0
+        assert all(not gradient.any() for gradient in torch.autograd.grad(loss, batch.leaves()))
+    certain = reference.token_stats(torch.tensor([[0.0, -1e9], [-1e9, 0.0]]), torch.tensor([0, 1]))
+    for weights in (reference.token_weights, token_weights):
+        assert weights(certain, "talr").tolist() == [1.0, 1.0]
