@@ -167,9 +167,17 @@ def printable(text: str) -> str:
 
 
 def closest(given: object, allowed: Iterable[object]) -> list[str]:
-    """Return the allowed name that is closest to what was given, as a list of one; [] if none is close."""
+    """Return the allowed name that is closest to what was given, as a list of one; [] if none is close.
+
+    Capitals are no difference where nothing else is: `SFT` is `sft`.
+    """
     names = [name for name in map(str, allowed) if len(name) <= LONGEST_NAME]
-    return difflib.get_close_matches(str(given)[:LONGEST_NAME], names, n=1, cutoff=0.5)
+    text = str(given)[:LONGEST_NAME]
+    same = sorted((name for name in names if name.casefold() == text.casefold()), key=lambda name: name != text)
+    if same or (same := difflib.get_close_matches(text, names, n=1, cutoff=0.5)):
+        return same[:1]
+    by_small = {name.casefold(): name for name in names}
+    return [by_small[found] for found in difflib.get_close_matches(text.casefold(), by_small, n=1, cutoff=0.5)]
 
 
 def nearest(given: object, allowed: Iterable[object]) -> str:

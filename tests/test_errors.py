@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankray.errors import LONGEST_LINE, MOST_LINES, ConfigError, StoreUnavailable, UserError, bounded
+from rankray.errors import LONGEST_LINE, MOST_LINES, ConfigError, StoreUnavailable, UserError, bounded, nearest
 
 
 def test_a_long_line_keeps_its_place_and_its_advice():
@@ -27,3 +27,16 @@ def test_control_characters_are_written_out(kind):
 def test_what_is_short_stays_as_it_is(text):
     assert bounded(text) == text
     assert str(UserError(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("SFT", "sft"), ("sft", "sft"), ("DTF", "dft"), ("Threshhold", "threshold"), ("LR", ""), ("xyz", ""), (3, "")],
+)
+def test_the_nearest_name_is_found_whatever_its_capitals(given, meant):
+    assert nearest(given, ["dft", "sft", "threshold"]) == (f" (did you mean '{meant}'?)" if meant else "")
+
+
+def test_capitals_decide_where_names_differ_in_nothing_else():
+    assert nearest("lora", ["LoRA", "lora"]) == " (did you mean 'lora'?)"
+    assert nearest("LORA", ["LoRA", "other"]) == " (did you mean 'LoRA'?)"

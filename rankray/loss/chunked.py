@@ -201,16 +201,20 @@ def _rows_of(stats: TokenStats, part: slice) -> TokenStats:
 def _pull(knobs: Knobs, anchor: Anchor | None, hidden_NH: Tensor, head_VH: Tensor) -> Pull | None:
     if knobs.kl_weight == 0.0:
         return None
-    if anchor is None or len(anchor.hidden_NH) != len(hidden_NH):
-        given = "no anchor" if anchor is None else f"an anchor of {len(anchor.hidden_NH)} tokens"
+    if not isinstance(anchor, Anchor) or len(anchor.hidden_NH) != len(hidden_NH):
+        given = "no anchor" if anchor is None else f"a {type(anchor).__name__} as anchor"
+        given = f"an anchor of {len(anchor.hidden_NH)} tokens" if isinstance(anchor, Anchor) else given
         raise LossError(
             f"weighted_nll: kl_weight {knobs.kl_weight} with {given}; allowed: hidden states and head of the reference"
-            f" model for the same {len(hidden_NH)} tokens; give anchor, or set kl_weight to 0"
+            f" model for the same {len(hidden_NH)} tokens; give an Anchor as anchor, or set kl_weight to 0"
         )
-    if anchor.head_VH.shape != (len(head_VH), anchor.hidden_NH.shape[-1]):
+    has_fitting_bias = anchor.bias_V is None or anchor.bias_V.shape == head_VH.shape[:1]
+    if anchor.head_VH.shape != (len(head_VH), anchor.hidden_NH.shape[-1]) or not has_fitting_bias:
+        bias = "" if anchor.bias_V is None else f" and bias {tuple(anchor.bias_V.shape)}"
         raise LossError(
-            f"weighted_nll: anchor with hidden {tuple(anchor.hidden_NH.shape)} and head {tuple(anchor.head_VH.shape)};"
-            f" allowed: a head ({len(head_VH)}, width of its hidden states), over the same vocabulary; give that"
+            f"weighted_nll: anchor with hidden {tuple(anchor.hidden_NH.shape)} and head {tuple(anchor.head_VH.shape)}"
+            f"{bias}; allowed: a head ({len(head_VH)}, width of its hidden states), over the same vocabulary, and a"
+            f" bias ({len(head_VH)},) or None; give those"
         )
     bias_V = None if anchor.bias_V is None else whole(anchor.bias_V.detach())
     own = Anchor(anchor.hidden_NH.detach(), whole(anchor.head_VH.detach()), bias_V)

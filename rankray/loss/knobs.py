@@ -148,11 +148,13 @@ def make_knobs(knobs: Knobs | None = None, objective: str | None = None, **given
     """Return the settings of one call: `knobs` as they are, or checked keyword arguments with defaults filled in.
 
     Raises:
-        LossError: an unknown name or an impossible value, or both `knobs` and keyword arguments.
+        LossError: an unknown name or an impossible value, both `knobs` and keyword arguments, or `knobs` that are none.
     """
     if objective is not None:
         given["objective"] = objective
     if knobs is not None:
+        if not isinstance(knobs, Knobs):
+            raise LossError(f"knobs: got {shown(knobs)}; allowed: a Knobs; give Knobs(...), or the settings by name")
         if given:
             raise LossError(f"knobs: got them and {', '.join(given)}; allowed: one of the two; leave the others out")
         return knobs

@@ -148,7 +148,7 @@ def test_what_is_logged(batch_of):
 def test_a_weight_without_an_anchor_is_refused(batch_of):
     batch = batch_of()
     call = (batch.hidden_NH, batch.head_VH, batch.label_N)
-    with pytest.raises(LossError, match=r"kl_weight 0.1 with no anchor.*give anchor"):
+    with pytest.raises(LossError, match=r"kl_weight 0.1 with no anchor.*give an Anchor"):
         weighted_nll(*call, kl_weight=0.1)
     short = Anchor(batch.hidden_NH[:5], batch.head_VH)
     with pytest.raises(LossError, match=r"an anchor of 5 tokens.*the same 70 tokens"):

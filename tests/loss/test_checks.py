@@ -38,6 +38,12 @@ def test_an_anchor_over_another_vocabulary_or_width():
             LossError, match=rf"anchor with hidden .* allowed: a head \({V}, width of its hidden states"
         ):
             rankray.weighted_nll(*made(), kl_weight=0.5, anchor=Anchor(*other, None))
+    with pytest.raises(LossError, match=rf"anchor with hidden .* and bias \(3,\); allowed: .* a bias \({V},\) or None"):
+        rankray.weighted_nll(*made(), kl_weight=0.5, anchor=Anchor(hidden, head, torch.zeros(3)))
+    with pytest.raises(
+        LossError, match=r"kl_weight 0.5 with a tuple as anchor; allowed: hidden states .*; give an Anchor"
+    ):
+        rankray.weighted_nll(*made(), kl_weight=0.5, anchor=(hidden, head))
     smaller = Anchor(torch.randn(N, 2), torch.randn(V, 2), None)
     assert rankray.weighted_nll(*made(), kl_weight=0.5, anchor=smaller).isfinite(), "its width is its own"
 

@@ -38,6 +38,7 @@ def test_the_defaults_are_what_the_paper_trains_with_and_the_other_papers_settin
     ("objective", "settings", "says"),
     [
         ("rrri", {}, "loss.objective: got 'rrri'.*did you mean 'rri'.*talr"),
+        ("SFT", {}, r"loss.objective: got 'SFT' \(did you mean 'sft'\?\)"),
         ("rri", {"form": "bounds"}, "loss.form: got 'bounds'.*did you mean 'bound'.*'exact'"),
         ("rri", {"base": "two"}, "loss.base: got 'two'"),
         ("rri", {"temperature": 0.0}, "loss.temperature: got 0.0; allowed: greater than 0; correct"),
@@ -57,6 +58,13 @@ def test_the_defaults_are_what_the_paper_trains_with_and_the_other_papers_settin
 def test_errors_say_what_is_allowed(objective, settings, says):
     with pytest.raises(LossError, match=says):
         make_knobs(objective=objective, **settings)
+
+
+def test_settings_that_are_no_knobs_are_refused():
+    with pytest.raises(
+        LossError, match=r"knobs: got {'temperature': 2.0}; allowed: a Knobs; give Knobs\(...\), or the"
+    ):
+        make_knobs({"temperature": 2.0})
 
 
 def test_every_problem_is_listed():
