@@ -277,6 +277,12 @@ def test_weights_that_leave_nothing_to_train_on_are_refused(trainer, zero, names
         trainer(**names, train_dataset=rows)
 
 
+def test_prompts_are_trained_on_without_a_column_of_weights(trainer):
+    batch = next(iter(trainer(prompt_weight=0.5).get_train_dataloader()))
+    assert sorted(set(batch["token_weights"].flatten().tolist())) == [0.0, 0.5, 1.0]
+    assert torch.equal(batch["labels"][:, 1:] != -100, batch["token_weights"][:, 1:] > 0), "nothing predicts the first"
+
+
 def test_weights_of_tokens_that_are_cut_off_are_not_needed(trainer):
     rows = datasets.Dataset.from_list([{**IDS, "t": ["1", "2"]}] * 4)
     made = trainer(token_weights="t", train_dataset=rows, args={"max_length": 2})
