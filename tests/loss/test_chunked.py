@@ -364,7 +364,7 @@ def test_an_added_objective_sees_every_statistic(batch_of, monkeypatch):
         ({"chunk_size": 2.5}, "chunk_size = 2.5"),
         ({"logit_softcap": "30"}, "logit_softcap = '30'"),
         ({"logit_scale": "1"}, "logit_scale = '1'"),
-        ({"token_weight_N": torch.full((70,), -1.0)}, "token_weight_N with -1; allowed: numbers >= 0"),
+        ({"token_weight_N": torch.full((70,), -1.0)}, "token_weight_N with -1; allowed: finite numbers >= 0"),
         ({"objective": "dpo"}, "allowed: rri, sft, dft, talr, eaft, power, threshold, deft, iw_sft"),
         ({"temperature": -1.0}, "loss.temperature"),
     ],
