@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rankray.errors import LossError
 from rankray.loss import WEIGHTS, Knobs, TokenStats, reference, token_stats, token_weights
-from rankray.loss.weights import needed_stats, relative_scale
+from rankray.loss.tokens import ALL_STATS
+from rankray.loss.weights import needed_stats, needs_talr_temperature, relative_scale
 
 
 def some_stats(tokens: int = 50, vocabulary: int = 300, spread: float = 3.0) -> TokenStats:
@@ -161,6 +162,13 @@ def test_only_what_the_objective_needs_is_asked_for():
     assert needed_stats(Knobs(form="exact", entropy_weight=0.0)) == {"rank_N"}
 
 
+def test_only_talr_without_a_number_needs_the_whole_batch_first():
+    """It costs another forward pass of the head."""
+    assert needs_talr_temperature(Knobs(objective="talr"))
+    assert not needs_talr_temperature(Knobs(objective="talr", talr_temperature=2.0))
+    assert not any(needs_talr_temperature(Knobs(objective=name)) for name in WEIGHTS if name != "talr")
+
+
 def test_what_is_not_asked_for_is_not_used(objective):
     stats = some_stats()
     needed = needed_stats(Knobs(**objective)) | {"log_prob_N", "max_prob_N"}
@@ -172,6 +180,7 @@ def test_an_objective_is_added_with_one_line(monkeypatch):
     monkeypatch.setitem(WEIGHTS, "margin", lambda stats, knobs: 1 / stats.rank_N)
     stats = some_stats()
     assert torch.equal(token_weights(stats, "margin"), 1 / stats.rank_N)
+    assert needed_stats(Knobs(objective="margin")) == ALL_STATS
 
 
 def test_checked_settings_are_taken_as_they_are():
