@@ -61,6 +61,7 @@ def test_a_number_of_items_that_cannot_be(number):
         ("num_items", True, "True; allowed is a number"),
         ("chunk_size", True, "True; allowed is an integer >= 1"),
         ("chunk_size", 0, "0; allowed is an integer >= 1"),
+        ("chunk_size", torch.tensor(2), r"tensor\(2\); allowed is an integer >= 1"),
         ("chunk_size", 2.0, "2.0; allowed is an integer >= 1"),
         *(("logit_softcap", each, ".*; allowed is from .* or None") for each in (0.0, 1e300, 1e-300, math.inf)),
         ("logit_softcap", torch.ones(V), r"a tensor of shape \(32,\); allowed is from"),
@@ -75,7 +76,7 @@ def test_an_option_with_which_there_is_no_loss(option, given, allowed):
         rankray.weighted_nll(*made(), **{option: given})
 
 
-@pytest.mark.parametrize("wrong", [math.nan, math.inf, -2.0])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -2.0, -1e-3])
 def test_a_weight_of_a_supervised_token_that_is_none(wrong):
     hidden, head, label = made()
     label[0] = -100
