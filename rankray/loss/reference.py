@@ -183,7 +183,8 @@ def weighted_nll(
     """
     keep_N = label_N != -100
     if not keep_N.any():
-        return sum((each.double() * 0).sum() for each in (hidden_NH, head_VH, bias_V) if each is not None)  # type: ignore[return-value]
+        loss = hidden_NH[:0].double().sum() + head_VH[:0].double().sum()
+        return loss if bias_V is None else loss + bias_V[:0].double().sum()
     logits_NV = logits(hidden_NH[keep_N], head_VH, bias_V, logit_scale, logit_softcap)
     stats = token_stats(logits_NV, label_N[keep_N])
     if base_stats is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -95,7 +96,9 @@ def test_the_weight_is_stop_gradient(batch_of, objective):
 def test_without_a_supervised_token_or_a_mistake(batch_of):
     batch = batch_of(tokens=5)
     call = (batch.hidden_NH, batch.head_VH, torch.full((5,), -100))
-    for function in (reference.weighted_nll, weighted_nll):
+    for function, first in product((reference.weighted_nll, weighted_nll), (0.0, -math.inf)):
+        with torch.no_grad():
+            batch.bias_V[0] = first
         loss = function(*call, bias_V=batch.bias_V)
         assert loss.item() == 0.0
         assert all(not gradient.any() for gradient in torch.autograd.grad(loss, batch.leaves()))
