@@ -82,12 +82,13 @@ def _compared(device: torch.device, dtype: torch.dtype) -> str:
 
 @cache
 def wide_product_problem(device: torch.device, dtype: torch.dtype) -> str:
-    """Add twice a 16-bit product to float32, without rounding it in between, once; return what is wrong."""
+    """Add a 16-bit product to float32, twice it in float16, without rounding in between; return what is wrong."""
+    unit = 2.0 if dtype == torch.float16 else 1.0  # `gradients.narrowed` has one in float16 alone
     try:
         ones = torch.full((16, 16), 1.0 + 2**-6, device=device).to(dtype)
         total = torch.full((16, 16), 0.5, device=device)
-        torch.addmm(total, ones, ones, out_dtype=total.dtype, alpha=2.0, out=total)
-        worst = float((total - (0.5 + 2.0 * (ones.float() @ ones.float()))).abs().max())
+        torch.addmm(total, ones, ones, out_dtype=total.dtype, alpha=unit, out=total)
+        worst = float((total - (0.5 + unit * (ones.float() @ ones.float()))).abs().max())
         problem = "" if worst < 1e-3 else f"off by {worst:.2g}"
     except Exception as error:
         problem = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
