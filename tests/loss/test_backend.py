@@ -61,15 +61,15 @@ def test_where_the_kernels_fail_torch_is_used_and_the_log_says_why(monkeypatch, 
 
 
 @pytest.mark.parametrize("is_rounded", [True, False])
-@pytest.mark.parametrize("has_unit", [True, False])
-def test_a_product_that_is_off_is_noticed(is_rounded, has_unit, monkeypatch):
+@pytest.mark.parametrize(("dtype", "has_unit"), [(torch.float16, True), (torch.float16, False), (torch.bfloat16, True)])
+def test_a_product_that_is_off_is_noticed(is_rounded, dtype, has_unit, monkeypatch):
     def product(total, left, right, out_dtype, alpha, out):
-        found = (left @ right).to(torch.bfloat16) if is_rounded else left.float() @ right.float()
+        found = (left @ right).to(dtype) if is_rounded else left.float() @ right.float()
         return out.copy_(total + found.to(out_dtype) * (alpha if has_unit else 1))
 
     monkeypatch.setattr(torch, "addmm", product)
     backend.wide_product_problem.cache_clear()
-    problem = backend.wide_product_problem(CPU, torch.bfloat16)
+    problem = backend.wide_product_problem(CPU, dtype)
     backend.wide_product_problem.cache_clear()
     assert problem.startswith("off by") == (is_rounded or not has_unit), problem
 
