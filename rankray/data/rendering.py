@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from rankray.data.chat import THINKING, Example, Turn, trained_turns
+from rankray.data.chat import THINKING, Example, Turn, short, trained_turns
 from rankray.data.left_out import Unusable
-from rankray.data.turns import rendered
+from rankray.data.turns import OTHER, rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,9 +24,9 @@ PARTS = {"tools": (), "tool_calls": ("tool_calls",), "thinking": THINKING}
 def fitted(tokenizer: PreTrainedTokenizerBase, example: Example, place: str, where: str) -> Example | Unusable:
     """Return an example as its chat template lets it be trained on, or why nothing can be.
 
-    Nothing can be where the template refuses the turns, or writes nothing for an answer that is a tool call or thinking
-    alone. An earlier turn of this kind gets the weight 0: without its text there is nothing in it to learn. Texts are
-    not rendered, and without a chat template every example stays as it is.
+    Nothing can be where the template refuses the turns, or writes nothing for an answer, as for one that is a tool call
+    or thinking alone. An earlier turn of this kind gets the weight 0: without its text there is nothing in it to learn.
+    Texts are not rendered, and without a chat template every example stays as it is.
 
     Args:
         tokenizer: the model's.
@@ -37,7 +37,7 @@ def fitted(tokenizer: PreTrainedTokenizerBase, example: Example, place: str, whe
     if not example.is_chat or not (example.template or tokenizer.chat_template):
         return example
     try:
-        rendered(tokenizer, example, example.turns, place, where=where)
+        text = rendered(tokenizer, example, example.turns, place, where=where)
         rendered(tokenizer, example, example.asked, place, opens=True, where=where)
     except Unusable as error:
         return error
@@ -45,20 +45,31 @@ def fitted(tokenizer: PreTrainedTokenizerBase, example: Example, place: str, whe
     for index in trained_turns(turns, every=True):
         held = [part for part, fields in PARTS.items() if any(turns[index].get(field) for field in fields)]
         fields = [field for part in held for field in PARTS[part]]
-        if turns[index]["content"].strip() or not held:
+        content = turns[index]["content"].strip()
+        if content in text if content else not held:
             continue
-        if not _writes_nothing(tokenizer, example, turns[: index + 1], fields, place):
+        if not _writes_nothing(tokenizer, example, turns[: index + 1], fields, place, OTHER if content else ""):
             continue
         if index == len(turns) - 1:
-            what = "a tool call" if "tool_calls" in held else "thinking"
-            return Unusable(
-                f"{where}: {place}, turn {index + 1} is {what} alone, for which the model's chat template writes "
-                "nothing; allowed are turns that it writes; take a template that knows them with data.chat_template, "
-                "or write them as the content of the turn",
-                f"whose answer is {what}, which the model's chat template leaves out",
-            )
+            return _unwritten(turns[-1], held, f"{where}: {place}, turn {index + 1}")
         turns[index] = {**turns[index], "weight": 0.0}
     return Example(turns[:-1], turns[-1:], example.tools, example.given, example.template)
+
+
+def _unwritten(turn: Turn, held: Sequence[str], here: str) -> Unusable:
+    """Return why nothing can be trained on where the template writes nothing for the answer."""
+    what = "a tool call" if "tool_calls" in held else "thinking"
+    if turn["content"].strip():
+        return Unusable(
+            f"{here} is {short(turn['content'])}, and the model's chat template leaves it out, as one does that knows "
+            "contents in parts alone; allowed are turns that it writes; take another template with data.chat_template",
+            "whose answer the model's chat template leaves out",
+        )
+    return Unusable(
+        f"{here} is {what} alone, for which the model's chat template writes nothing; allowed are turns that it "
+        "writes; take a template that knows them with data.chat_template, or write them as the content of the turn",
+        f"whose answer is {what}, which the model's chat template leaves out",
+    )
 
 
 def left_out_parts(
@@ -91,10 +102,16 @@ def left_out_parts(
 
 
 def _writes_nothing(
-    tokenizer: PreTrainedTokenizerBase, example: Example, turns: Sequence[Turn], fields: Sequence[str], place: str
+    tokenizer: PreTrainedTokenizerBase,
+    example: Example,
+    turns: Sequence[Turn],
+    fields: Sequence[str],
+    place: str,
+    text: str = "",
 ) -> bool:
-    """Whether the text of some turns is the same without some fields of the last."""
+    """Whether the text of some turns is the same without some fields of the last, and with another text as content."""
     bare = {key: value for key, value in turns[-1].items() if key not in fields}
+    bare["content"] = text or bare["content"]
     return _same(tokenizer, (example, turns), (example, [*turns[:-1], bare]), place)
 
 

@@ -37,7 +37,7 @@ from rankray.errors import DataError
 logger = logging.getLogger(__name__)
 
 ROWS_PER_PART = 1000
-RULES = 3
+RULES = 4
 """Raised where the same row becomes other tokens than before, so that nothing older is read from the cache."""
 LENGTHS = ("tokens", "supervised", "kept")
 """Fields of `Length`; each is a column of the table, with `length_` before its name."""

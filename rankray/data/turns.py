@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 Span = tuple[int, int]
 ASKS: Turn = {"role": "user", "content": "?"}
 """What is put before an assistant's turn that begins a conversation, to see how a template opens it."""
+OTHER = "\ufffd"
+"""A text that no template begins a turn with."""
+HEAD = 32
+"""How many characters are looked for before a whole text is compared."""
 NO_TEMPLATE = (
     "has no chat template; needed is one; set data.chat_template (plain suits any model), take a chat model, or use "
     "data.prompt and data.completion"
@@ -135,6 +139,8 @@ def _text_span(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str,
         return _first_span(tokenizer, example, whole, place)
     before = rendered(tokenizer, example, turns[:index], place, opens=True)
     begin = common_text(before, whole)
+    if begin < len(before):
+        begin = _opened(tokenizer, example, index, before, begin, place)
     if not _covers(tokenizer, example, turns[:index], before, begin, place):
         return None
     if index == len(turns) - 1:
@@ -142,11 +148,61 @@ def _text_span(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str,
     after = rendered(tokenizer, example, turns[: index + 1], place)
     if not after.startswith(whole[:begin]):
         return None
-    own = after[begin:]
-    skipped = next((i for i in range(len(own)) if whole.startswith(own[i:], begin)), None)
-    if skipped is None or not all(part in own[skipped:] for part in _parts(turns[index])):
+    length = _length(tokenizer, turns[index], after[begin:], whole, begin)
+    return None if length is None else (begin, begin + length)
+
+
+def _opened(
+    tokenizer: PreTrainedTokenizerBase, example: Example, index: int, before: str, shared: int, place: str
+) -> int:
+    """Return where a turn begins whose generation prompt ends otherwise, as one does that opens thinking.
+
+    What the turn says may begin as the rest of that prompt does: `<b>` beside `<think>`. Another text in its place
+    shows how much of the prompt the turn has whatever it says.
+    """
+    turn = example.turns[index]
+    thought, tag, _ = turn["content"].rpartition("</think>")
+    other: Turn = {"role": turn["role"], "content": f"{thought}{tag}{OTHER}"}
+    try:
+        text = rendered(tokenizer, example, [*example.turns[:index], other, *example.turns[index + 1 :]], place)
+    except Unusable as error:
+        logger.debug("%s: turn %d cannot be rendered with another text: %s", place, index + 1, error)
+        return shared
+    begin = min(shared, common_text(before, text))
+    return begin if _covers(tokenizer, example, example.turns[:index], before, begin, place) else shared
+
+
+def _length(tokenizer: PreTrainedTokenizerBase, turn: Turn, own: str, whole: str, begin: int) -> int | None:
+    """Return how many characters of the whole text a turn has from a place on, or None where that is not seen.
+
+    Args:
+        tokenizer: the model's.
+        turn: the turn.
+        own: its text where it is the last one. Once others follow, its beginning may be left out (thinking), and an EOS
+            token that ends the whole.
+        whole: the text of all turns.
+        begin: where the turn begins in it.
+    """
+    parts = [part for part in _parts(turn) if part in own]  # some templates leave out the text beside a call
+    if not parts and _parts(turn) and turn.get("weight") != 0.0:
         return None
-    return begin, begin + len(own) - skipped
+    for text in dict.fromkeys((own, own.removesuffix(tokenizer.eos_token or ""))):
+        skipped = _ahead(text, whole, begin)
+        if skipped is not None and all(part in text[skipped:] for part in parts):
+            return len(text) - skipped
+    return None
+
+
+def _ahead(text: str, whole: str, begin: int) -> int | None:
+    """Return how much of a text's beginning the whole text leaves out where the rest of it stands; None: all of it."""
+    head = whole[begin : begin + len(text)][:HEAD]
+    found = text.find(head) if head else -1
+    while found >= 0:
+        if whole.startswith(text[found:], begin):
+            return found
+        found = text.find(head, found + 1)
+    last = range(max(0, len(text) - HEAD), len(text))
+    return next((i for i in last if whole.startswith(text[i:], begin)), None)
 
 
 def _first_span(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str, place: str) -> Span | None:
@@ -166,10 +222,10 @@ def _first_span(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str
     begin = whole.find(header) + len(header) if header else whole.find(own)
     if begin < len(header):  # it is nowhere
         return None
-    skipped = next((i for i in range(len(own)) if whole.startswith(own[i:], begin)), None)
-    if skipped is None or not all(part in own[skipped:] for part in _parts(turn)):
+    length = _length(tokenizer, turn, own, whole, begin)
+    if length is None:
         return None
-    return begin, len(whole) if len(example.turns) == 1 else begin + len(own) - skipped
+    return begin, len(whole) if len(example.turns) == 1 else begin + length
 
 
 def _covers(
@@ -178,11 +234,10 @@ def _covers(
     """Whether the shared beginning of a text and of the rendering of the turns before contains these turns."""
     if shared == len(before):
         return True
+    bare = rendered(tokenizer, example, turns, place)
     parts = _parts(turns[-1]) if turns else []
-    begin = before.rfind(parts[-1]) if parts else -1
-    if begin >= 0:
-        return begin + len(parts[-1]) <= shared
-    return shared >= len(rendered(tokenizer, example, turns, place))
+    begin = bare.rfind(parts[-1]) if parts else -1
+    return shared >= (begin + len(parts[-1]) if begin >= 0 else len(bare))
 
 
 def _parts(turn: Turn) -> list[str]:
@@ -203,9 +258,12 @@ def _marked_spans(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[
         chat_template=example.template,
         return_dict=True,
         return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"verbose": False},
+        tokenizer_kwargs={"verbose": False, "return_offsets_mapping": True},
     )
     mask, ids, special = list(made["assistant_masks"]), list(made["input_ids"]), set(tokenizer.all_special_ids)
+    for index, (one, other) in enumerate(pairwise(made["offset_mapping"]), start=1):
+        if one[0] < one[1] and tuple(one) == tuple(other):  # of the tokens of one character, only one may be marked
+            mask[index] = mask[index] or mask[index - 1]
     spans: list[Span] = []
     begin = None
     for index, inside in enumerate([*mask, 0]):

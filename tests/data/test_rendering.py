@@ -91,6 +91,25 @@ def test_an_answer_that_is_a_call_alone_needs_a_template_that_writes_calls(made,
     assert fit(made("qwen3"), [ASKED, CALLED]) == chat([ASKED, CALLED], TOOLS)
 
 
+@pytest.mark.parametrize("template", ["smolvlm", "idefics3_training"])
+def test_an_answer_that_a_template_for_contents_in_parts_leaves_out_is_none(made, template):
+    """Its text ended at once: the token that ends an answer was all that was trained on."""
+    told = [ASKED, {"role": "assistant", "content": "It is 2."}]
+    error = fit(made(template), told)
+    assert "turn 2 is 'It is 2.', and the model's chat template leaves it out" in str(error)
+    assert error.reason == "whose answer the model's chat template leaves out"
+    assert fit(made("qwen3"), told) == chat(told, TOOLS)
+
+
+def test_text_that_a_template_changes_is_not_left_out(made):
+    tokenizer = made("chatml")
+    tokenizer.chat_template = CHATML.replace("m.content", "m.content | upper")
+    told = [ASKED, {"role": "assistant", "content": "It is 2."}]
+    assert fit(tokenizer, told) == chat(told, TOOLS)
+    tokenizer.chat_template = CHATML.replace("m.content", "(m.content if m.role == 'user' else '')")
+    assert fit(tokenizer, told).reason == "whose answer the model's chat template leaves out"
+
+
 def test_a_call_that_is_not_written_is_not_trained_on_before_the_answer(made):
     data = DataSection(train="t.jsonl", eval="e.jsonl", train_on="all")
     for template, weights, count in (("chatml", [0.0, None], 1), ("qwen3", [None, None], 2)):

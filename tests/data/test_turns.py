@@ -91,6 +91,65 @@ def test_the_last_turn_is_the_same_as_of_all_turns(tokenizer, name):
     assert trained(tokenizer, template, TOLD, "last") == texts[-1:]
 
 
+@pytest.mark.parametrize("text", ["<table>x</table>", "<think of it>", "<", "", "</think><t>x", "<A><think>", "plain"])
+@pytest.mark.parametrize("train_on", ["all", "last"])
+def test_an_answer_that_begins_as_the_generation_prompt_goes_on_is_trained_on_whole(tokenizer, text, train_on):
+    """R1's prompt ends in `<think>`, which no finished answer has: the answer's own `<` is no part of it."""
+    told = [("user", "one"), ("assistant", text), ("user", "two"), ("assistant", text)]
+    whole = text.split("</think>")[-1] + "<end>"
+    assert trained(tokenizer, DEEPSEEK, told, train_on) == [whole] * (2 if train_on == "all" else 1)
+
+
+def test_words_of_turns_that_are_in_the_generation_prompt_too(tokenizer):
+    opens = CHATML.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
+    told = [("user", "assistant"), ("assistant", "assistant"), ("user", "think"), ("assistant", "assistant")]
+    assert trained(tokenizer, opens, told) == ["assistant<|im_end|>\n"] * 2
+
+
+def test_an_eos_token_that_ends_the_whole_text_is_no_part_of_earlier_turns(tokenizer):
+    """Phi-3's template ends every text with it."""
+    ended = CHATML.replace("{% endif %}", "{% else %}{{ eos_token }}{% endif %}")
+    assert trained(tokenizer, ended, TOLD) == ["first<|im_end|>\n", "second<|im_end|>\n<eos>"]
+    assert trained(tokenizer, ended, [("assistant", "zero"), *TOLD]) == [
+        "zero<|im_end|>\n", "first<|im_end|>\n", "second<|im_end|>\n<eos>",
+    ]  # fmt: skip
+
+
+CALLS = CHATML.replace("m.content +", "(m.tool_calls[0].function.name if m.tool_calls else m.content) +")
+
+
+@pytest.mark.parametrize(("template", "first"), [(CALLS, "add"), (CHATML, "I add.")], ids=["call", "text"])
+def test_what_a_template_leaves_out_of_a_turn_with_text_and_a_call_is_not_looked_for(tokenizer, template, first):
+    """Llama 3.1's writes the call alone, Phi-3's the text alone."""
+    tokenizer.chat_template = template
+    turns = [{"role": role, "content": content} for role, content in TOLD]
+    turns[1] |= {"content": "I add.", "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
+    data = DataSection(train="t.jsonl", eval="e.jsonl", train_on="all")
+    [tokens] = encode([conversation(turns, "data.messages", "t.jsonl:1")], tokenizer, data)
+    texts = [tokenizer.decode(tokens.input_ids[begin:end]) for begin, end in tokens.spans]
+    assert texts == [f"{first}<|im_end|>\n", "second<|im_end|>\n"]
+
+
+@pytest.mark.parametrize("text", ["first 😀", "😀", "😀 日本", "e\u0301"])
+@pytest.mark.parametrize("real", [False, True], ids=["byte-level", "bytes as a fallback"])
+def test_generation_markers_mark_whole_characters_and_the_token_after_them(tokenizer, request, text, real):
+    """Of a character of several tokens transformers marks one: the others, and the EOS token, belong to the turn."""
+    if real:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue("assets") / "models" / "stories260K")
+    told = [("user", "😀 one"), ("assistant", text), ("user", "two"), ("assistant", f"{text}{text}")]
+    marked = MARKED.replace("'<eos>'", "eos_token")
+    end = tokenizer.eos_token
+    assert trained(tokenizer, marked, told) == [f"{text}{end}", f"{text}{text}{end}"]
+
+
+def test_long_thinking_that_is_left_out_of_earlier_turns_is_skipped(tokenizer):
+    thought = "<think>\n" + "Hm, " * 30_000 + "</think>\n\n"
+    told = [("user", "1"), ("assistant", f"{thought}Hm, one"), ("user", "2"), ("assistant", "two")]
+    assert trained(tokenizer, QWEN_3, told)[0] == "Hm, one<|im_end|>\n"
+
+
 def test_a_system_turn_is_not_trained_on(tokenizer):
     told = [("system", "be kind"), *TOLD]
     for template, texts in (ENDS["mistral"], ENDS["chatml"]):
