@@ -1,8 +1,9 @@
 """From examples to token ids and labels, the same way for training, `check` and `preview`. Needs no torch.
 
 Prompt and completion are tokenised together, as the model will see them. The completion starts at the first token that
-differs from the tokens of the prompt alone (TRL's own rule), and only its tokens get labels. A completion from texts
-ends with the tokenizer's EOS token; one from chat turns ends as the chat template ends it. With `train_on: all` every
+differs from the tokens of the prompt alone (TRL's own rule), and only its tokens get labels. A text begins with one BOS
+token where the tokenizer adds one, whether or not it has its own. A completion from texts ends with the tokenizer's EOS
+token, as its own or added; one from chat turns ends as the chat template ends it. With `train_on: all` every
 assistant turn gets labels, from where the template opens it to where it closes it (`rankray.data.turns`).
 """
 
@@ -185,8 +186,8 @@ def _encode_texts(
 ) -> list[Tokens]:
     if not examples:
         return []
-    prompts = tokenizer([str(e.prompt) for e in examples], verbose=False)["input_ids"]
-    wholes = tokenizer([f"{e.prompt}{e.completion}" for e in examples], verbose=False)["input_ids"]
+    prompts = _texts_ids(tokenizer, [str(e.prompt) for e in examples])
+    wholes = _texts_ids(tokenizer, [f"{e.prompt}{e.completion}" for e in examples])
     tokens = []
     for example, prompt, whole, place in zip(examples, prompts, wholes, places, strict=True):
         start = common_prefix(prompt, whole)
@@ -205,14 +206,12 @@ def _encode_texts(
 def _encode_chat(example: Example, tokenizer: PreTrainedTokenizerBase, data: DataSection, place: str) -> Tokens:
     whole = rendered(tokenizer, example, example.turns, place)
     is_text = example.template is not None  # which begins and ends as any text does
-    ids = _ids(tokenizer, whole, is_text)
-    if is_text and ids[-2:] == [tokenizer.eos_token_id] * 2:
-        ids.pop()
+    ids = text_ids(tokenizer, whole, is_text)
 
     def tokens_before(position: int) -> int:
         if position == len(whole):
             return len(ids)
-        return common_prefix(_ids(tokenizer, whole[:position], is_text), ids)
+        return common_prefix(text_ids(tokenizer, whole[:position], is_text), ids)
 
     def spans_of(indices: Sequence[int]) -> list[tuple[int, int]]:
         return trained_spans(tokenizer, example, whole, tokens_before, place, indices)
@@ -270,21 +269,47 @@ def _offsets(
     made = characters.tokenizer(
         characters.whole, add_special_tokens=characters.special, return_offsets_mapping=True, verbose=False
     )
+    own = _own(made["input_ids"], _added(characters.tokenizer)) if characters.special else slice(None)
+    offsets = made["offset_mapping"][own]
     begin = characters.begin
     if begin is None:
         solid = characters.text.strip()
-        place = characters.whole.find(solid, made["offset_mapping"][spans[-1][0]][0])
+        place = characters.whole.find(solid, offsets[spans[-1][0]][0])
         if place < 0:
             return None
         begin = place - characters.text.find(solid)
     end = begin + len(characters.text)
-    found = [
-        (first - begin, last - begin) if first < end and last > begin else None
-        for first, last in made["offset_mapping"]
-    ]
+    found = [(first - begin, last - begin) if first < end and last > begin else None for first, last in offsets]
     found += [None] * (len(tokens.input_ids) - len(found))
     return [found[index] for first, last in spans for index in range(first, last)]
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = False) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]) if text else []
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) -> list[int]:
+    """Return the tokens of a text.
+
+    Args:
+        tokenizer: the model's.
+        text: one text.
+        special: it begins with the BOS token that the tokenizer adds, but not beside its own, and an EOS token that the
+            tokenizer adds is left out; else nothing is added, as to what a chat template has written.
+    """
+    if special:
+        return _texts_ids(tokenizer, [text])[0]
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+
+
+def _texts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    adds = _added(tokenizer)
+    return [list(ids)[_own(ids, adds)] for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+
+
+def _added(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
+    """Return whether a tokenizer adds a BOS token to texts, and an EOS token."""
+    probe = tokenizer("a", verbose=False)["input_ids"]
+    return probe[:1] == [tokenizer.bos_token_id], len(probe) > 1 and probe[-1] == tokenizer.eos_token_id
+
+
+def _own(ids: Sequence[int], adds: tuple[bool, bool]) -> slice:
+    """Return which of the tokens that the tokenizer makes of a text are kept."""
+    adds_bos, adds_eos = adds
+    return slice(int(adds_bos and len(ids) > 1 and ids[0] == ids[1]), len(ids) - adds_eos)

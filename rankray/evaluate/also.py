@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rankray.config.evaluation import AlsoSection
 from rankray.config.schema import Config
-from rankray.data.encode import Tokens
+from rankray.data.encode import Tokens, text_ids
 from rankray.data.examples import common_prefix
 from rankray.data.tokenize import Split
 from rankray.evaluate.metrics import Figures, run_head, with_error
@@ -127,10 +127,8 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, choice: str, limit:
         limit: the most tokens.
         special: whether the tokenizer begins a text with a token of its own; a chat template has done so itself.
     """
-    whole = list(tokenizer(prompt + choice, add_special_tokens=special, verbose=False)["input_ids"])
-    if whole and whole[-1] == tokenizer.eos_token_id and not choice.endswith(str(tokenizer.eos_token)):
-        whole = whole[:-1]
-    before = tokenizer(prompt, add_special_tokens=special, verbose=False)["input_ids"] if prompt else []
+    whole = text_ids(tokenizer, prompt + choice, special)
+    before = text_ids(tokenizer, prompt, special) if prompt else []
     start = max(1, min(common_prefix(before, whole), len(whole) - 1))
     cut = max(0, len(whole) - limit)
     return Tokens(whole[cut:], max(1, start - cut))

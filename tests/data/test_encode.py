@@ -1,4 +1,4 @@
-"""The tokenizer that `check` and `preview` take is the one that trains."""
+"""The tokenizer that `check` and `preview` take is the one that trains; texts begin and end once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import json
 import shutil
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from rankray.data.encode import light_tokenizer
+from rankray.config.sections import DataSection
+from rankray.data.chat import Example, Given
+from rankray.data.encode import encode, light_tokenizer
 
 TEXT = "Once upon a time\nTom had 12 apples, and 3 were  green."
 
@@ -43,3 +46,57 @@ def test_a_byte_level_tokenizer_that_is_called_llama_s_is_read_as_it_is(model_di
     settings = json.loads((model / "tokenizer_config.json").read_text())
     (model / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "LlamaTokenizerFast"}))
     assert light_tokenizer(model)(TEXT)["input_ids"] == AutoTokenizer.from_pretrained(model)(TEXT)["input_ids"]
+
+
+@pytest.fixture
+def with_added(model_dir):
+    """Return a function that makes a tokenizer which adds BOS, EOS or both tokens to a text."""
+
+    def make(single):
+        tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        tokenizer.add_special_tokens({"bos_token": "<bos>"})
+        ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<bos>", "<eos>")]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=ids)
+        return tokenizer
+
+    return make
+
+
+SECTION = DataSection(train="t.jsonl", eval="e.jsonl")
+
+
+@pytest.mark.parametrize("single", ["$A", "<bos> $A", "$A <eos>", "<bos> $A <eos>"])
+@pytest.mark.parametrize("begin", ["", "<bos>"], ids=["without", "with its own"])
+@pytest.mark.parametrize(
+    ("prompt", "completion", "trained"),
+    [
+        ("Q\n", "A", "A<eos>"), ("Q\n", "A<eos>", "A<eos>"), ("Q\n", "", "<eos>"), ("Q\n", "<eos>", "<eos>"),
+        ("", "A", "A<eos>"), ("Q\n", "A<eos><eos>", "A<eos><eos>"), ("Q\n", "A<eos>\n", "A<eos>\n<eos>"),
+    ],
+)  # fmt: skip
+def test_a_text_has_one_bos_token_and_the_eos_token_that_ends_it(
+    with_added, single, begin, prompt, completion, trained
+):
+    tokenizer = with_added(single)
+    [tokens] = encode([Example(begin + prompt, completion)], tokenizer, SECTION)
+    opens = "<bos>" if begin or "<bos>" in single else ""
+    assert tokenizer.decode(tokens.input_ids) == f"{opens}{prompt}{trained}"
+    assert tokenizer.decode([label for label in tokens.labels if label >= 0]) == trained
+    assert tokenizer.decode(tokens.input_ids[: tokens.start]) == f"{opens}{prompt}"
+
+
+@pytest.mark.parametrize("single", ["$A", "<bos> $A", "<bos> $A <eos>"])
+@pytest.mark.parametrize("begin", ["", "<bos>"], ids=["without", "with its own"])
+@pytest.mark.parametrize("entries", [[{"start": 1, "end": 2, "weight": 0.0}], [1.0, 0.0, 1.0]])
+def test_weights_are_of_the_same_characters_beside_an_own_bos_token(with_added, single, begin, entries):
+    tokenizer = with_added(single)
+    example = Example(f"{begin}Q\n", "ABC").weighted(Given(tokens=entries))
+    [tokens] = encode([example], tokenizer, SECTION)
+    assert tokenizer.decode([label for label in tokens.labels if label >= 0]) == "AC<eos>"
+
+
+def test_an_own_bos_token_of_a_text_that_is_trained_on_is_not(with_added):
+    """As of data sets that were written with a template of Llama 2."""
+    tokenizer = with_added("<bos> $A")
+    [tokens] = encode([Example("", "<bos>[INST] Q [/INST] A <eos>")], tokenizer, SECTION)
+    assert tokenizer.decode([label for label in tokens.labels if label >= 0]) == "[INST] Q [/INST] A <eos>"
