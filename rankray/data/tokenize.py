@@ -158,6 +158,8 @@ def load_split(
     if split == "train" and uses_columns(data):
         form |= {"prompt": [data.prompt, "trained"] if data.prompt_weight else data.prompt}
         form |= {"weight_column": data.weight_column, "token_weights": data.token_weights}
+    if data.streaming and data.format == "auto":
+        form |= {"recognised_by": "the first rows"}
     rules = _tokenizer_fingerprint(tokenizer)
 
     def make() -> Iterator[Columns]:
@@ -207,6 +209,8 @@ def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
     for call in ("padding", "truncation"):  # settings of the last call, not of the tokenizer
         rules.pop(call, None)
     parts = [type(tokenizer).__name__, rules, tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token]
+    named = {name: token for name, token in tokenizer.special_tokens_map.items() if name in str(tokenizer.chat_template)}
+    parts += [named, bool(getattr(tokenizer, "split_special_tokens", False))]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,9 @@ def source(tmp_path):
 
 def section(source, **fields):
     return DataSection(train=str(source), eval=str(source), **{"prompt": "{q}\n", "completion": "{a}", **fields})
+
+
+TURNS = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
 
 
 def never():
@@ -183,6 +187,76 @@ def test_everything_the_tokens_depend_on_counts(source, tokenizer, monkeypatch, 
     limit, first = change.pop("limit", 64), change.pop("first", None)
     with pytest.raises(AssertionError, match="made again"):
         load_split("train", section(source, **change), tokenizer, limit, first)
+
+
+OTHERWISE = {
+    "train": None, "where": {"q": "2"}, "max_examples": 1, "format": "columns", "prompt": "{q} ", "completion": "{a}!",
+    "messages": "m", "chat": True, "train_on": "all", "weight_column": "w", "token_weights": "t", "prompt_weight": 0.5,
+}  # fmt: skip
+"""Fields of `data` on which the tokens of the same files depend -> another value."""
+NOT = {"eval", "test", "max_length", "chat_template", "revision", "streaming"}
+"""Those on which they do not: the limit is an argument, the template the tokenizer's, the revision a hub dataset's."""
+
+
+def test_each_field_of_data_is_among_those_the_tokens_depend_on_or_not():
+    assert OTHERWISE.keys() | NOT == DataSection.model_fields.keys()
+
+
+@pytest.mark.parametrize("field", OTHERWISE)
+def test_a_field_that_is_another_takes_no_tokens_of_before(source, tmp_path, tokenizer, field):
+    row = {"q": "1", "a": "2", "w": 2.0, "t": [1.0, 0.5]}
+    source.write_text("".join(json.dumps(each) + "\n" for each in ({**row, "m": TURNS}, {**row, "q": "2", "m": TURNS})))
+    given = DataSection(train=str(source), eval=str(source), prompt="{q}\n", completion="{a}")
+    changed = given.model_copy(update={field: OTHERWISE[field]})
+    if field == "train":
+        changed = given.model_copy(update={"train": str(shutil.copy(source, tmp_path / "other.jsonl"))})
+    first = load_split("train", given, tokenizer, 64).table.cache_files
+    assert load_split("train", changed, tokenizer, 64).table.cache_files != first
+    assert load_split("train", given, tokenizer, 64).table.cache_files == first
+
+
+def test_a_trial_s_prompt_weight_takes_the_tokens_of_another_s(source, tokenizer):
+    found = [
+        load_split("train", section(source, prompt_weight=weight), tokenizer, 64).table.cache_files
+        for weight in (0.1, 0.2, 0.0)
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_form_that_the_first_rows_show_is_not_that_of_all_rows(tmp_path, tokenizer):
+    """Of these rows the first 1000 alone are recognised as text: `prompt` and `completion` come later."""
+    file = tmp_path / "x.jsonl"
+    rows = [{"text": "1"}] * 1000 + [{"text": "2", "prompt": "3", "completion": "4"}] * 2
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataSection(train=str(file), eval=str(file))
+    streamed = load_split("train", data.model_copy(update={"streaming": True}), tokenizer, 64)
+    assert len(streamed.table) == 1002
+    with pytest.raises(DataError, match=r"1,000 of 1,002 rows|no value in column 'prompt'"):
+        load_split("train", data, tokenizer, 64)
+
+
+def test_other_tokens_that_a_chat_template_writes_are_other_tokens(tmp_path, tokenizer):
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps({"messages": TURNS}))
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content + pad_token }}{% endfor %}"
+    data = DataSection(train=str(file), eval=str(file))
+    found = []
+    for token in ("<pad>", tokenizer.convert_ids_to_tokens(9)):
+        tokenizer.pad_token = token
+        split = load_split("train", data, tokenizer, 64)
+        found.append(tokenizer.convert_ids_to_tokens(split.tokens[0].input_ids)[-1])
+    assert found == ["<pad>", tokenizer.convert_ids_to_tokens(9)]
+    tokenizer.chat_template = tokenizer.chat_template.replace("pad_token", "eos_token")
+    before = load_split("train", data, tokenizer, 64).table.cache_files
+    tokenizer.pad_token = "<pad>"
+    assert load_split("train", data, tokenizer, 64).table.cache_files == before, "no template names the pad token"
+
+
+def test_special_tokens_that_are_split_in_texts_are_other_tokens(source, tokenizer):
+    source.write_text(json.dumps({"q": "<pad>", "a": "2"}))
+    whole = load_split("train", section(source), tokenizer, 64).tokens
+    tokenizer.split_special_tokens = True
+    assert load_split("train", section(source), tokenizer, 64).tokens != whole
 
 
 @pytest.mark.parametrize(("form", "again"), [("messages", True), ("columns", False)])
