@@ -9,7 +9,8 @@ A leak is counted once, under the strictest heading that fits:
                  template or a phrase, `FEWEST_WORDS` in a row that stand in more than `COMMON` training examples, or in
                  all of several
 
-An example without a prompt, as of plain text, is compared by what is trained on.
+In Chinese and Japanese, which are written without spaces, each character is a word. An example without a prompt, as of
+plain text, is compared by what is trained on.
 
 Source: arXiv:2005.14165, appendix C (13-grams, and that those of more than ten documents are ignored).
 """
@@ -17,6 +18,7 @@ Source: arXiv:2005.14165, appendix C (13-grams, and that those of more than ten 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,6 +30,9 @@ from rankray.data.sources import Source, is_local
 WORDS = 13
 FEWEST_WORDS = 8
 COMMON = 10
+NO_SPACES = "\u3041-\u3096\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Characters of Chinese and Japanese, which are written without spaces."""
+WORD = re.compile(rf"[{NO_SPACES}]|[^\W{NO_SPACES}]+|[-+*/^=<>×÷−](?=\s*\d)")
 
 
 def count_leaks(train: Sequence[Example], held_out: Sequence[Example]) -> dict[str, int]:
@@ -50,7 +55,7 @@ def count_leaks(train: Sequence[Example], held_out: Sequence[Example]) -> dict[s
     for text, each, parts in zip(prompts, asked, own, strict=True):
         if text in known:
             found["exact"] += 1
-        elif " ".join(each) in known_normal:
+        elif each and " ".join(each) in known_normal:
             found["normalised"] += 1
         elif any(not grams[min(WORDS, len(part))].isdisjoint(_grams(part, min(WORDS, len(part)))) for part in parts):
             found["13-gram"] += 1
@@ -87,8 +92,8 @@ _SAID = {"exact": "exactly", "normalised": "but for case and punctuation", "13-g
 
 
 def words(text: str) -> list[str]:
-    """Return a text's words in lower case; punctuation is not among them."""
-    return re.findall(r"\w+", text.casefold())
+    """Return a text's words in lower case; punctuation is not among them, the sign before a number is: 3 + 4, 3 - 4."""
+    return WORD.findall(unicodedata.normalize("NFC", text.casefold()))
 
 
 def text_of(part: str | list[dict[str, Any]]) -> str:

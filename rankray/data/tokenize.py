@@ -209,7 +209,9 @@ def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
     for call in ("padding", "truncation"):  # settings of the last call, not of the tokenizer
         rules.pop(call, None)
     parts = [type(tokenizer).__name__, rules, tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token]
-    named = {name: token for name, token in tokenizer.special_tokens_map.items() if name in str(tokenizer.chat_template)}
+    named = {
+        name: token for name, token in tokenizer.special_tokens_map.items() if name in str(tokenizer.chat_template)
+    }
     parts += [named, bool(getattr(tokenizer, "split_special_tokens", False))]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

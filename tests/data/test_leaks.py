@@ -1,5 +1,5 @@
 from rankray.data.chat import Example
-from rankray.data.leaks import count_leaks, leaks_line
+from rankray.data.leaks import count_leaks, leaks_line, words
 
 LONG = "If a train leaves the old station at nine and travels for three hours at sixty miles, how far does it go?"
 
@@ -71,3 +71,25 @@ def test_each_kind_of_leak_alone_is_a_warning():
     for prompt, said in ((LONG, "exactly"), (LONG.upper(), "but for case"), (f"So: {LONG} Now.", "with 13 words")):
         line = leaks_line("test", count_leaks([Example(LONG, "1"), Example("x", "2")], [Example(prompt, "3")]))
         assert line.startswith(f"data.test: of 1 prompts 1 {said}")
+
+
+def test_words_of_chinese_and_japanese_are_characters():
+    """They are written without spaces, and a whole sentence was one word."""
+    asked = "小明有三个苹果，他又买了五个苹果，请问小明现在一共有几个苹果呢？"
+    assert found([f"问题：{asked}请回答。", "另外一题"], [asked, "天气怎么样", asked[:4]]) == [3, 0, 0, 1]
+    asked = "りんごが三つあります。五つ買いました。全部でいくつになりますか。"
+    assert found([f"問題。{asked}", "別の話"], [asked, asked.replace("。", "、")]) == [2, 0, 0, 2]
+    assert words("Qwen3模型, ローマ字・二つ") == ["qwen3", *"模型ローマ字二つ"]
+
+
+def test_the_sign_before_a_number_is_no_punctuation():
+    assert found(["Compute 3 + 4", "1-2"], ["compute: 3 * 4", "1 + 2", "1/2", "1 - 2", "Compute 3+4!"]) == [5, 0, 2, 0]
+    assert words("well-known, **bold** and/or x = y") == ["well", "known", "bold", "and", "or", "x", "y"]
+
+
+def test_prompts_without_words_are_compared_as_they_are():
+    assert found(["???", "other"], ["!!!", "\U0001f600", "", "???"]) == [4, 1, 0, 0]
+
+
+def test_accents_are_the_same_however_they_are_encoded():
+    assert found(["Wie heißt Köln?", "other"], ["Wie heißt Ko\u0308ln?"]) == [1, 0, 1, 0]
