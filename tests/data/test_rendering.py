@@ -86,6 +86,7 @@ def test_an_answer_that_is_a_call_alone_needs_a_template_that_writes_calls(made,
     assert error.reason == "whose answer is a tool call, which the model's chat template leaves out"
     thought = [ASKED, {"role": "assistant", "content": None, "reasoning": "hm"}]
     assert "is thinking alone" in str(fit(tokenizer, thought))
+    assert "is a tool call alone" in str(fit(tokenizer, [ASKED, {**CALLED, "content": " \n"}]))
     for turns in ([ASKED, {**CALLED, "content": "I add them."}], [ASKED, {"role": "assistant", "content": ""}]):
         assert fit(tokenizer, turns) == chat(turns, TOOLS)
     assert fit(made("qwen3"), [ASKED, CALLED]) == chat([ASKED, CALLED], TOOLS)
@@ -99,6 +100,16 @@ def test_an_answer_that_a_template_for_contents_in_parts_leaves_out_is_none(made
     assert "turn 2 is 'It is 2.', and the model's chat template leaves it out" in str(error)
     assert error.reason == "whose answer the model's chat template leaves out"
     assert fit(made("qwen3"), told) == chat(told, TOOLS)
+
+
+def test_what_comes_before_an_answer_must_be_rendered_with_the_generation_prompt(made):
+    tokenizer = made("chatml")
+    refusal = "{{ raise_exception('nothing was asked') }}"
+    tokenizer.chat_template += f"{{% if add_generation_prompt and messages[-1].role != 'user' %}}{refusal}{{% endif %}}"
+    answer = {"role": "assistant", "content": "2"}
+    assert fit(tokenizer, [ASKED, answer]) == chat([ASKED, answer], TOOLS)
+    error = fit(tokenizer, [ASKED, answer, answer])
+    assert error.reason == "refused by the model's chat template ('nothing was asked')"
 
 
 def test_text_that_a_template_changes_is_not_left_out(made):

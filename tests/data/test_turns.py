@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rankray.config.sections import DataSection
-from rankray.data.chat import conversation
+from rankray.data.chat import Given, conversation
 from rankray.data.encode import encode
 from rankray.data.examples import Places, make_examples
 from rankray.errors import DataError, ModelError
@@ -212,6 +212,54 @@ def test_turns_of_weight_0_are_not_trained_on(tokenizer):
     assert trained(tokenizer, CHATML, [*TOLD, *TOLD], weights={5: 0}) == [
         f"{text}<|im_end|>\n" for text in ("first", "second", "second")
     ]
+
+
+def test_an_answer_that_thinking_drafts_begins_after_it(tokenizer):
+    text = "It is forty-two, as everybody who has read the book knows by now"
+    told = [("user", "1"), ("assistant", f"<think>\n{text}? No: {text}!</think>\n\n{text}."), *TOLD]
+    assert trained(tokenizer, QWEN_3, told)[0] == f"{text}.<|im_end|>\n"
+
+
+@pytest.mark.parametrize("ended", ["", "{% if not add_generation_prompt %}{{ '<end of all>' }}{% endif %}"])
+def test_an_answer_without_a_header_beside_a_prompt_that_opens_thinking(tokenizer, ended):
+    template = DEEPSEEK.replace("<A>", "") + ended
+    told = [("user", "one"), ("assistant", "<b>first"), ("user", "two"), ("assistant", "second")]
+    assert trained(tokenizer, template, told, "last") == ["second<end>" + ("<end of all>" if ended else "")]
+    if not ended:
+        assert trained(tokenizer, template, told) == ["<b>first<end>", "second<end>"]
+
+
+def test_a_call_that_is_not_written_has_no_prompt_weight(tokenizer):
+    """It has no text; what ends the turn belongs to it, and is not trained on either."""
+    tokenizer.chat_template = CHATML
+    turns = [{"role": role, "content": content} for role, content in TOLD]
+    call = {"function": {"name": "add", "arguments": {}}}
+    turns[1] = {"role": "assistant", "content": None, "tool_calls": [call], "weight": 0}
+    data = DataSection(train="t.jsonl", eval="e.jsonl", train_on="all", prompt_weight=0.5)
+    example = conversation(turns, "data.messages", "t.jsonl:1").weighted(Given(prompt=True))
+    [tokens] = encode([example], tokenizer, data)
+    assert tokens.weights is not None
+    kept = [token for token, weight in zip(tokens.input_ids, tokens.weights, strict=True) if not weight]
+    assert tokenizer.decode(kept) == "<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "texts"),
+    [
+        (MARKED.replace("{% gen", "{%- gen").replace("{% endgen", "{%- endgen"), ["first<eos>", "second<eos>"]),
+        (MARKED.replace("generation %}", "generation -%}"), ["first<eos>", "second<eos>"]),
+        ("{{ tools }}" + MARKED, ["first<eos>", "second<eos>"]),
+        (MARKED.replace("{{ '<eos>' }}", "").replace("{{ '\n' }}", ""), ["first", "second"]),
+    ],
+    ids=["stripped before", "stripped after", "with tools", "to the end of the text"],
+)
+def test_generation_markers_of_every_kind(tokenizer, template, texts):
+    tokenizer.chat_template = template
+    turns = [{"role": role, "content": content} for role, content in TOLD]
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    data = DataSection(train="t.jsonl", eval="e.jsonl", train_on="all")
+    [tokens] = encode([conversation(turns, "data.messages", "t.jsonl:1", tools)], tokenizer, data)
+    assert [tokenizer.decode(tokens.input_ids[begin:end]) for begin, end in tokens.spans] == texts
 
 
 def test_a_template_that_does_not_show_the_turns_is_refused(tokenizer):
