@@ -109,7 +109,8 @@ def _from_templates(
     for index, row in enumerate(rows):
         lacks = next((name for name in needed if lacking[name] and is_missing(row.get(name))), None)
         if lacks is None:
-            found.append(Example(render(prompt, row), render(completion, row)))
+            texts = render(prompt, row), render(completion, row)
+            found.append(formats.with_text(*texts, f"{places.source}: {place_of(rows, index)}"))
             continue
         text = (
             f"{places.source}: {place_of(rows, index)} has no value in column {lacks!r} ({lacking[lacks]} of "

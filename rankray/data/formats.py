@@ -167,7 +167,17 @@ def _prompt_completion(row: Row, place: str, reading: Reading) -> Example:
         conversation(after, reading.source, place)  # an answer in the prompt alone is none
         return conversation([*before, *after], reading.source, place, row.get("tools"))
     asked, answer = _text_of(prompt, "prompt", place, reading), _text_of(completion, "completion", place, reading)
-    return as_turns(asked, answer) if reading.chat else Example(asked, answer)
+    found = with_text(asked, answer, f"{reading.source}: {place}")
+    if isinstance(found, Unusable):
+        raise found
+    return as_turns(asked, answer) if reading.chat else found
+
+
+def with_text(prompt: str, completion: str, here: str) -> Example | Unusable:
+    """Return the example of two texts, or why there is none: both are empty."""
+    if prompt.strip() or completion.strip():
+        return Example(prompt, completion)
+    return Unusable(f"{here} has an empty text; needed is some; remove it", "with an empty text")
 
 
 def as_turns(prompt: str, completion: str) -> Example:
@@ -249,10 +259,10 @@ def _text(row: Row, place: str, reading: Reading) -> Example:
             f"data.chat: {place} is plain text, which has no turns; allowed are prompts with completions; leave "
             "data.chat out, or name the columns with data.prompt and data.completion"
         )
-    text = _needed_text(row, "text", place, reading)
-    if not text.strip():
-        raise Unusable(f"{reading.source}: {place} has an empty text; needed is some; remove it", "with an empty text")
-    return Example("", text)
+    found = with_text("", _needed_text(row, "text", place, reading), f"{reading.source}: {place}")
+    if isinstance(found, Unusable):
+        raise found
+    return found
 
 
 FORMATS: dict[str, Callable[[Row, str, Reading], Example]] = {

@@ -66,7 +66,12 @@ class LengthTable:
         """
         if not self.lost and self.cut <= WORTH_A_WARNING * self.rows:
             return ""
-        lost = f", and {self.lost:,} of them keep nothing to train on" if self.lost else ""
+        if not self.cut:
+            return (
+                f"data.{split}: {self.lost:,} of {self.rows:,} rows have no token to train on and are left out: their "
+                "answers are empty, and nothing ends them; fix or remove them"
+            )
+        lost = f", and {self.lost:,} rows keep nothing to train on" if self.lost else ""
         most = "up to the model's context" + (f", {context:,}" if context else "")
         more = f"raise data.max_length ({most}), or shorten the rows"
         if context is not None and self.limit >= context:

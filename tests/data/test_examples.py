@@ -25,6 +25,16 @@ def test_a_field_is_a_plain_column_name(template):
         make_examples([{"a": "x"}], section(prompt=template, completion="{a}"), Places())
 
 
+def test_a_prompt_or_a_completion_may_be_empty_and_not_both():
+    data = section(prompt="{q}\n", completion="{a}")
+    assert make_examples([{"q": "x", "a": ""}, {"q": "", "a": "y"}], data, Places()) == [
+        Example("x\n", ""), Example("\n", "y"),
+    ]  # fmt: skip
+    for chat in (False, True):
+        with pytest.raises(DataError, match=r"^data\.train: row 2 has an empty text; needed is some; remove it"):
+            make_examples([{"q": "x", "a": ""}, {"q": "", "a": ""}], data.model_copy(update={"chat": chat}), Places())
+
+
 def test_an_unknown_column_lists_the_columns_and_the_nearest():
     with pytest.raises(
         DataError, match=r"^data.completion: no column 'anser' \(did you mean 'answer'\?\); columns are q, answer"

@@ -44,9 +44,11 @@ LEFT_OUT = [
     ("prompt_completion", {"completion": "2"}, "with no value in column 'prompt'"),
     ("prompt_completion", {"prompt": [ASKED], "completion": []}, "with no answer"),
     ("prompt_completion", {"prompt": [ASKED, SAID], "completion": [ASKED]}, "with no assistant turn"),
+    ("prompt_completion", {"prompt": "", "completion": " \n"}, "with an empty text"),
     ("text", {"text": None}, "with no value in column 'text'"),
     ("text", {"text": " \n"}, "with an empty text"),
     ("columns", {"q": "1", "a": None}, "with no value in column 'a'"),
+    ("columns", {"q": "", "a": ""}, "with an empty text"),
     ("columns", {"a": "2"}, "with no value in column 'q'"),
 ]
 BROKEN = [
