@@ -114,10 +114,11 @@ def trained_spans(
     marked = _marked_spans(tokenizer, example)
     answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     if len(marked) != len(answers):
+        found_marks = f"has {len(marked) or 'no'} generation markers for {len(answers)} assistant turns"
+        marks = found_marks if tokenizer.is_fast else "generation markers need a fast tokenizer"
         raise DataError(
             f"data.messages: {place}: the model's chat template does not show which tokens are the assistant's: it "
-            "writes a turn differently once others follow, and has "
-            f"{len(marked) or 'no'} generation markers for {len(answers)} assistant turns; allowed are templates that "
+            f"writes a turn differently once others follow, and {marks}; allowed are templates that "
             "show it; take a template with {% generation %} around the assistant's turns"
             + (", or data.train_on: last" if len(wanted) > 1 else "")
         )
@@ -250,7 +251,7 @@ def _parts(turn: Turn) -> list[str]:
 def _marked_spans(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[Span]:
     """Return the tokens between the template's generation markers, and the special token after each; none without."""
     template = str(example.template or tokenizer.chat_template)
-    if "generation %}" not in template and "generation -%}" not in template:
+    if not tokenizer.is_fast or ("generation %}" not in template and "generation -%}" not in template):
         return []
     made: Any = tokenizer.apply_chat_template(
         for_template(example.turns),

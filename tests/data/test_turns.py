@@ -269,6 +269,15 @@ def test_a_template_that_does_not_show_the_turns_is_refused(tokenizer):
         trained(tokenizer, UNMARKED, TOLD, "last")
 
 
+def test_generation_markers_need_a_fast_tokenizer():
+    from transformers import ByT5Tokenizer
+
+    slow = ByT5Tokenizer()
+    assert trained(slow, CHATML, TOLD) == ["first<|im_end|>\n", "second<|im_end|>\n"]
+    with pytest.raises(DataError, match="and generation markers need a fast tokenizer; allowed are templates that"):
+        trained(slow, MARKED, TOLD)
+
+
 def test_what_a_template_refuses_is_said_with_the_row(tokenizer):
     with pytest.raises(
         DataError, match=r"t.jsonl:1: the model's chat template refuses the turns .*roles must alternate"
