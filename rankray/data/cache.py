@@ -4,8 +4,8 @@ The first process that needs a split tokenises it, while the others wait. Every 
 same source, templates, tokenizer and length maps that file. Files lie below `RANKRAY_CACHE`, or
 `$XDG_CACHE_HOME/rankray`, or `~/.cache/rankray`. A file appears under its name complete or not at all. Its name is a
 fingerprint of everything it was made from, so a changed source gets another file. Files that nobody has used for
-`KEPT_DAYS` are deleted when a new one is written. Where the directory cannot be written, or its disk is full, each
-process keeps its tokens in its own memory.
+`KEPT_DAYS` are deleted when a new one is written. A damaged file is made again. Where the directory cannot be written,
+or its disk is full, each process keeps its tokens in its own memory.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
 from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
 
@@ -77,15 +78,15 @@ def shared_table(
         logger.debug("%s cannot be written, tokens stay in memory: %s", file.parent, error)
         return table_in_memory(make())
     try:
-        if not file.is_file():
+        table = _mapped(file) if file.is_file() else None
+        if table is None:
             delete_unused(file.parent)
             _write(file, file.stem, make(), about)
+            table = datasets.Dataset.from_file(str(file))
         mark_as_used(file)
-        return datasets.Dataset.from_file(str(file))
-    except OSError as error:
-        if not is_full(error):
-            raise
-        logger.debug("%s is full, tokens stay in memory: %s", file.parent, error)
+        return table
+    except OSError as error:  # the disk is full, or fails
+        logger.debug("%s cannot be written, tokens stay in memory: %s", file, error)
     finally:
         lock.release()
     return table_in_memory(make())
@@ -94,6 +95,15 @@ def shared_table(
 def is_full(error: OSError) -> bool:
     """Whether it says that a disk is full, or a user's share of it."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _mapped(file: Path) -> datasets.Dataset | None:
+    """Return a file's table, or None where the file is damaged, as one may be after a power failure."""
+    try:
+        return datasets.Dataset.from_file(str(file))
+    except (OSError, pyarrow.ArrowException) as error:
+        logger.debug("%s cannot be read and is made again: %s", file, error)
+        return None
 
 
 def about_table(made_from: Any) -> Any:

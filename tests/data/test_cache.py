@@ -130,6 +130,22 @@ def test_on_a_full_disk_tokens_stay_in_memory(cache, monkeypatch):
     assert cache_module.shared_table(["x"], lambda: iter([COLUMNS])).cache_files, "where there is room again"
 
 
+@pytest.mark.parametrize("left", [0, 10, 0.5, 0.9])
+def test_a_damaged_table_is_made_again(cache, left):
+    columns = {name: value * 500 for name, value in COLUMNS.items()}
+    cache_module.shared_table(["x"], lambda: [columns])
+    [file] = cache.glob("*.arrow")
+    size = file.stat().st_size
+    os.truncate(file, left if left > 1 else int(size * left))
+    assert cache_module.shared_table(["x"], lambda: [columns]).to_dict() == columns
+    assert [file.stat().st_size] == [each.stat().st_size for each in cache.glob("*.arrow")] == [size]
+
+
+def test_an_error_of_the_source_is_not_taken_for_one_of_the_cache(cache):
+    with pytest.raises(FileNotFoundError, match="the source"):
+        cache_module.shared_table(["x"], lambda: (_ for _ in ()).throw(FileNotFoundError("the source")))
+
+
 def test_what_nobody_used_for_long_is_deleted_when_another_is_written(cache):
     cache_module.shared_table(["old"], lambda: iter([COLUMNS]))
     [old] = cache.glob("*.arrow")
