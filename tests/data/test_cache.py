@@ -11,7 +11,7 @@ import datasets
 import pytest
 from datasets.arrow_writer import ArrowWriter
 
-from rankray.config.sections import DataSection
+from rankray.config.sections import DataSection, SourceSection
 from rankray.data import cache as cache_module
 from rankray.data import tokenize
 from rankray.data.tokenize import load_split
@@ -229,6 +229,36 @@ def test_a_field_that_is_another_takes_no_tokens_of_before(source, tmp_path, tok
     first = load_split("train", given, tokenizer, 64).table.cache_files
     assert load_split("train", changed, tokenizer, 64).table.cache_files != first
     assert load_split("train", given, tokenizer, 64).table.cache_files == first
+
+
+ENTRY = {
+    "path": None, "weight": 2.0, "max_examples": 1, "where": {"q": "2"}, "format": "columns", "prompt": "{q} ",
+    "completion": "{a}!", "messages": "m", "chat": True, "weight_column": "w", "token_weights": "t",
+}  # fmt: skip
+"""Fields of an entry of a mixture -> another value; `revision` is of hub datasets alone."""
+
+
+def test_each_field_of_an_entry_is_tried():
+    assert ENTRY.keys() | {"revision"} == SourceSection.model_fields.keys()
+
+
+@pytest.mark.parametrize("field", ENTRY)
+def test_an_entry_that_is_another_takes_no_tokens_of_before(source, tmp_path, tokenizer, field):
+    row = {"q": "1", "a": "2", "w": 2.0, "t": [1.0, 0.5], "m": TURNS}
+    source.write_text("".join(json.dumps({**row, "q": str(number)}) + "\n" for number in (1, 2)))
+    entry = {"path": str(source), "weight": 1.0}
+    changed = {**entry, field: ENTRY[field]}
+    if field == "path":
+        changed["path"] = str(shutil.copy(source, tmp_path / "other.jsonl"))
+
+    def files(*entries):
+        return load_split("train", section("x").model_copy(update={"train": entries}), tokenizer, 64).table.cache_files
+
+    one, other = SourceSection(**entry), SourceSection(**changed)
+    first = files(one, one)
+    assert files(one, other) != first
+    assert files(other, one) not in (first, files(one, other))
+    assert files(one, one.model_copy()) == first
 
 
 def test_a_trial_s_prompt_weight_takes_the_tokens_of_another_s(source, tokenizer):

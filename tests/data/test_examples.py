@@ -106,3 +106,21 @@ def test_malformed_messages_are_described(value, said):
 
 def test_common_prefix():
     assert [common_prefix([1, 2, 3], other) for other in ([1, 2, 3, 4], [1, 9], [], [1, 2])] == [3, 1, 0, 2]
+
+
+@pytest.mark.parametrize("form", ["auto", "messages", "sharegpt"])
+def test_a_column_of_messages_that_is_not_there_is_named(form):
+    rows = [{"messages": [{"role": "assistant", "content": "x"}]}]
+    with pytest.raises(
+        DataError, match=r"^data\.messages: no column 'mesages' \(did you mean 'messages'\?\); columns are messages"
+    ):
+        make_examples(rows, section(messages="mesages", format=form), Places())
+    assert make_examples(rows, section(messages="messages", format=form), Places())[0].answer == "x"
+
+
+def test_errors_of_a_file_begin_with_the_line_of_the_field():
+    lines = {"data.eval": 4, "data.prompt": 5, "data.token_weights": 9}
+    places = Places.at(lambda name: f"c.yaml:{lines.get(name, 1)}", "eval")
+    assert (places.source, places.prompt) == ("c.yaml:4: data.eval", "c.yaml:5: data.prompt")
+    assert places.token_weights == "c.yaml:9: data.token_weights"
+    assert places.messages == "c.yaml:1: data.messages"
