@@ -30,6 +30,8 @@ def test_a_prompt_or_a_completion_may_be_empty_and_not_both():
     assert make_examples([{"q": "x", "a": ""}, {"q": "", "a": "y"}], data, Places()) == [
         Example("x\n", ""), Example("\n", "y"),
     ]  # fmt: skip
+    [chat] = make_examples([{"q": "x", "a": ""}], data.model_copy(update={"chat": True}), Places())
+    assert chat == Example([{"role": "user", "content": "x\n"}], [{"role": "assistant", "content": ""}])
     for chat in (False, True):
         with pytest.raises(DataError, match=r"^data\.train: row 2 has an empty text; needed is some; remove it"):
             make_examples([{"q": "x", "a": ""}, {"q": "", "a": ""}], data.model_copy(update={"chat": chat}), Places())
