@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 
@@ -11,7 +12,8 @@ from transformers import AutoTokenizer
 
 from rankray.config.sections import DataSection
 from rankray.data.chat import Example, Given
-from rankray.data.encode import encode, light_tokenizer
+from rankray.data.encode import Tokens, encode, light_tokenizer
+from rankray.errors import DataError
 
 TEXT = "Once upon a time\nTom had 12 apples, and 3 were  green."
 
@@ -100,3 +102,42 @@ def test_an_own_bos_token_of_a_text_that_is_trained_on_is_not(with_added):
     tokenizer = with_added("<bos> $A")
     [tokens] = encode([Example("", "<bos>[INST] Q [/INST] A <eos>")], tokenizer, SECTION)
     assert tokenizer.decode([label for label in tokens.labels if label >= 0]) == "[INST] Q [/INST] A <eos>"
+
+
+def test_labels_are_read_back_as_they_were_written():
+    ids = [5, 6, 7, 8]
+    for start, *kept in itertools.product(range(5), *[(False, True)] * 4):
+        labels = [token if each else -100 for token, each in zip(ids, kept, strict=True)]
+        tokens = Tokens.from_labels(ids, start, labels)
+        assert (tokens.labels, tokens.start) == (labels, start)
+        assert tokens.supervised_tokens == sum(kept[1:])
+        assert tokens.supervised == any(kept[1:])
+
+
+@pytest.mark.parametrize("limit", range(8))
+def test_cutting_keeps_the_labels_of_what_is_left(limit):
+    ids = [1, 2, 3, 4, 5, 6]
+    for tokens in (Tokens(ids, 4), Tokens(ids, 4, ((1, 3), (4, 6))), Tokens(ids, 4, None, (-1.0, 0, 2, 0, 1, 1))):
+        cut = tokens.cut(limit)
+        assert (cut.input_ids, cut.labels, cut.start) == (ids[:limit], tokens.labels[:limit], min(4, limit))
+        assert cut.supervised_tokens == tokens.cut(6).cut(limit).supervised_tokens
+
+
+def test_texts_and_conversations_of_one_split_stay_in_their_order(with_added):
+    tokenizer = with_added("<bos> $A")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    turns = [{"role": "user", "content": "U"}], [{"role": "assistant", "content": "C"}]
+    examples = [Example("P", "1"), Example(*turns), Example("P", "2"), Example(*turns), Example("P", "3")]
+    found = [tokenizer.decode(each.input_ids) for each in encode(examples, tokenizer, SECTION)]
+    assert found == ["<bos>P1<eos>", "UC", "<bos>P2<eos>", "UC", "<bos>P3<eos>"]
+
+
+def test_an_error_names_the_place_of_its_row(with_added):
+    tokenizer = with_added("$A")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ raise_exception('no') if m.content == 'bad' else m.content }}{% endfor %}"
+    )
+    examples = [Example("P", "1"), *(Example([], [{"role": "assistant", "content": text}]) for text in ("good", "bad"))]
+    for places, place in (([], "row 3"), (["a:1", "b:1", "b:2"], "b:2")):
+        with pytest.raises(DataError, match=f"^data.messages: {place}: the model's chat template refuses"):
+            encode(examples, tokenizer, SECTION, places)
