@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rankray.data.chat import Example, Turn, for_template
+from rankray.data.chat import THINKING, Example, Turn, for_template
 from rankray.data.left_out import Unusable
 from rankray.errors import DataError, ModelError, shown
 
@@ -164,6 +164,7 @@ def _opened(
     turn = example.turns[index]
     thought, tag, _ = turn["content"].rpartition("</think>")
     other: Turn = {"role": turn["role"], "content": f"{thought}{tag}{OTHER}"}
+    other |= {field: turn[field] for field in THINKING if field in turn}
     try:
         text = rendered(tokenizer, example, [*example.turns[:index], other, *example.turns[index + 1 :]], place)
     except Unusable as error:

@@ -96,6 +96,7 @@ def test_an_answer_that_is_a_call_alone_needs_a_template_that_writes_calls(made,
 def test_an_answer_that_a_template_for_contents_in_parts_leaves_out_is_none(made, template):
     """Its text ended at once: the token that ends an answer was all that was trained on."""
     told = [ASKED, {"role": "assistant", "content": "It is 2."}]
+    assert fit(made(template), [ASKED, {"role": "assistant", "content": ":"}]).reason.startswith("whose answer")
     error = fit(made(template), told)
     assert "turn 2 is 'It is 2.', and the model's chat template leaves it out" in str(error)
     assert error.reason == "whose answer the model's chat template leaves out"

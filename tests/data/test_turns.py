@@ -100,6 +100,23 @@ def test_an_answer_that_begins_as_the_generation_prompt_goes_on_is_trained_on_wh
     assert trained(tokenizer, DEEPSEEK, told, train_on) == [whole] * (2 if train_on == "all" else 1)
 
 
+def test_thinking_beside_the_text_does_not_move_where_a_turn_begins(tokenizer):
+    """The template writes empty thinking where there is none; the prompt opens it on a line of its own."""
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<A><think>' }}"
+        "{{ '\n' + m.reasoning_content if m.reasoning_content and loop.last }}{{ '</think>' + m.content + '<end>' }}"
+        "{% else %}{{ '<U>' + m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<A><think>\n' }}"
+        "{% endif %}"
+    )
+    turns = [{"role": role, "content": content} for role, content in TOLD]
+    data = DataSection(train="t.jsonl", eval="e.jsonl", train_on="all")
+    for index in (1, 3):
+        turns[index] = {**turns[index], "reasoning_content": "hm"}
+        [tokens] = encode([conversation(turns, "data.messages", "t.jsonl:1")], tokenizer, data)
+        texts = [tokenizer.decode(tokens.input_ids[begin:end]) for begin, end in tokens.spans]
+        assert texts == ["</think>first<end>", "</think>second<end>" if index == 1 else "hm</think>second<end>"]
+
+
 def test_words_of_turns_that_are_in_the_generation_prompt_too(tokenizer):
     opens = CHATML.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
     told = [("user", "assistant"), ("assistant", "assistant"), ("user", "think"), ("assistant", "assistant")]
