@@ -30,7 +30,9 @@ AFTER = ("input",)
 LABELS = ("label", "labels", "class", "category", "sentiment", "topic", "intent", "emotion")
 """What a text may be classified as; such a column has few values."""
 CHOICES = ("choices", "options", "endings")
-"""Columns of lists from which an answer may be chosen."""
+"""Columns of lists, or mappings, from which an answer may be chosen; also as their text."""
+OPTION = re.compile(r"(choice|option|opt|op|ending|answer)?[ _-]?[ab]|(choice|option|opt|ending|answer)[ _-]?[01]")
+"""Columns of one choice each, in lower case."""
 TEXTS = ("content", "body", "document", "passage", "article", "story", "code")
 """Columns that are trained on as a whole where nothing is asked."""
 LOOKED_AT = 1000
@@ -61,9 +63,16 @@ def templates_of(rows: Sequence[Row]) -> dict[str, str] | None:
 
 def _points(rows: Sequence[Row], answer: str) -> bool:
     """Whether an answer is the number or the letter of one of several choices, which no template can show."""
-    lists = any(isinstance(_first(rows, name), list) for name in columns_of(rows) if name.strip().lower() in CHOICES)
+    shown = any(_is_choice(name.strip().lower(), _first(rows, name)) for name in columns_of(rows) if name)
     values = [row.get(answer) for row in rows[:LOOKED_AT]]
-    return lists and all(isinstance(value, int) or (isinstance(value, str) and len(value) <= 1) for value in values)
+    return shown and all(isinstance(value, int) or (isinstance(value, str) and len(value) <= 1) for value in values)
+
+
+def _is_choice(name: str, value: Any) -> bool:
+    """Whether a column holds what an answer may be chosen from: several choices, or the words of one."""
+    if name in CHOICES:
+        return isinstance(value, list | Mapping) or (isinstance(value, str) and value.lstrip()[:1] in ("[", "{"))
+    return OPTION.fullmatch(name) is not None and isinstance(value, str) and any(map(str.isalpha, value))
 
 
 def _named(rows: Sequence[Row]) -> dict[str, str]:

@@ -145,7 +145,7 @@ def test_json_that_is_nested_too_deep_is_no_list_of_turns():
         conversation("[" * 100_000, "w", "row 1")
 
 
-@pytest.mark.parametrize("broken", [[{"name": 3}], "calls", [{"function": {"arguments": "{}"}}]])
+@pytest.mark.parametrize("broken", [[{"name": 3}], "calls", 5, [{"function": {"arguments": "{}"}}]])
 def test_calls_without_a_name_are_refused(broken):
     with pytest.raises(DataError, match=r"turn 2 has (the tool call|tool_calls)"):
         turns_of([ASK, {"role": "assistant", "content": None, "tool_calls": broken}])

@@ -97,6 +97,25 @@ def test_the_number_of_a_choice_is_no_answer_where_no_template_shows_the_choices
 
 
 @pytest.mark.parametrize(
+    "choices",
+    [
+        {"options": {"A": "x", "B": "y"}}, {"options": '{"A": "x", "B": "y"}'}, {"choices": "['x', 'y']"},
+        {"choice_a": "x", "choice_b": "y"}, {"A": "x", "B": "y"}, {"opa": "x", "opb": "y"}, {"Option 1": "x"},
+    ],
+)  # fmt: skip
+def test_choices_in_mappings_texts_and_columns_are_choices_too(choices):
+    row = {"question": "Which?", **choices}
+    assert templates_of([row | {"answer": "B"}]) is None
+    assert templates_of([row | {"answer": 1}]) is None
+    assert templates_of([row | {"answer": "the second"}]) == {"prompt": "{question}\n", "completion": "{answer}"}
+
+
+@pytest.mark.parametrize("beside", [{"a": 3, "b": 4}, {"a": "3", "b": "4"}, {"option": "x"}, {"author": "x"}])
+def test_numbers_beside_other_columns_are_answers(beside):
+    assert templates_of([{"question": "3 + 4?", **beside, "answer": 7}]) is not None
+
+
+@pytest.mark.parametrize(
     ("labels", "is_answer"), [("aab", True), ("abc", False), ("aaabbbccc", True), ("aaabbbccd", False)]
 )
 def test_a_label_has_few_values(labels, is_answer):
