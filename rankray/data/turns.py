@@ -210,7 +210,7 @@ def _ahead(text: str, whole: str, begin: int) -> int | None:
 def _first_span(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str, place: str) -> Span | None:
     """Return where the first turn, the assistant's, lies, or None: as the template writes it after a user's turn."""
     turn = example.turns[0]
-    asked = Example([ASKS], [turn], example.tools, None, example.template)
+    asked = Example([ASKS, *example.turns[:-1]], example.turns[-1:], example.tools, None, example.template)
     try:
         after = rendered(tokenizer, asked, asked.turns, place)
         span = _text_span(tokenizer, asked, after, 1, place)

@@ -203,6 +203,16 @@ def test_thinking_that_a_template_opens_is_trained_on_where_the_assistant_begins
     assert trained(tokenizer, QWEN_3, told)[0] == (f"<think>\n</think>\n\n{text}" if len(told) == 1 else text)
 
 
+@pytest.mark.parametrize("zero", ["zero", "<b>zero"])
+def test_where_the_assistant_begins_and_the_prompt_opens_thinking_of_last_turns_alone(tokenizer, zero):
+    """Qwen3.5's template: only the last turn has the thinking that the generation prompt opens."""
+    template = QWEN_3.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
+    last = "</think>\n\nsecond<|im_end|>\n"
+    told = [("assistant", zero), *TOLD]
+    assert trained(tokenizer, template, told) == [f"{zero}<|im_end|>\n", "first<|im_end|>\n", last]
+    assert trained(tokenizer, template, told, "last") == [last]
+
+
 @pytest.mark.parametrize("name", ["qwen2_5", "llama3", "phi3", "qwen3", "glm4moe"])
 @pytest.mark.parametrize("told", [[("assistant", "zero")], [("assistant", "zero"), *TOLD]], ids=["alone", "of several"])
 def test_the_first_token_that_is_trained_on_is_that_of_trls_assistant_masks(tokenizer, name, told):
