@@ -21,7 +21,7 @@ from typing import Any
 from rankray.config import Config, LoadedConfig, load_config
 from rankray.config.load import load_mapping
 from rankray.contracts import Outcome
-from rankray.errors import UserError, shown
+from rankray.errors import UserError, as_arguments, in_python, shown
 from rankray.studies import Study, url_of, watched
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ Given = Config | LoadedConfig | str | Path | Mapping[str, Any]
 """A configuration: what `load` returns, the path of a YAML file, or a mapping with its content."""
 
 
+@as_arguments()
 def load(path: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Config:
     """Return the configuration of a YAML file, with `overrides` at their dotted paths.
 
@@ -66,9 +67,10 @@ def check(config: Given) -> dict[str, Any]:
     try:
         return accepted(*looked_at(_loaded(config)))
     except UserError as error:
-        return refused(error)
+        return refused(UserError(in_python(str(error))))
 
 
+@as_arguments()
 def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
     """Search until the study holds its number of finished trials, and return it. Call it again to resume or extend.
 
@@ -108,6 +110,7 @@ def search(config: Given, *, verbose: bool = False, show: bool = True) -> Study:
     return Study(opened.name, loaded.config.store)
 
 
+@as_arguments()
 def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
     """Train one trial with the configuration's fixed values, in this process, without Ray.
 
@@ -140,6 +143,7 @@ def train(config: Given, *, checkpoint: str | None = None) -> Outcome:
     return trained(_loaded(config), checkpoint or "", _tell, interrupted, left)
 
 
+@as_arguments()
 def rehearse(
     config: Given,
     *,
@@ -214,6 +218,7 @@ def best(name: str, store: str | None = None) -> dict[str, Any] | None:
     return Study(name, url_of(store)).best
 
 
+@as_arguments()
 def trials(name: str, store: str | None = None) -> Any:
     """Return all trials of a study: a pandas DataFrame if pandas is installed, else a list of dicts.
 

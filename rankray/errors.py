@@ -27,7 +27,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 LONGEST_NAME = 100
@@ -146,6 +147,45 @@ class LeaseLost(RankrayError):
 
 class SearchFailed(RankrayError):
     """The search ran, and ended without doing what was asked."""
+
+
+ARGUMENTS = {
+    "--code": "code=True",
+    "--format": "kind",
+    "--merge": "merge=True",
+    "--resume": "checkpoint",
+    "-o": "path",
+    **{
+        f"--{name.replace('_', '-')}": name
+        for name in (
+            *("choose_seeds", "finalists", "label", "looks", "metric", "name"),
+            *("seeds", "spending", "split", "store", "strategies", "table"),
+        )
+    },
+}
+"""Option of the command line -> what it is called in the interface for Python (`rankray.api`, `rankray.studies`)."""
+
+
+def in_python(text: str) -> str:
+    """Return a message with the options that it names as arguments of the interface for Python; commands stay.
+
+    >>> from rankray.errors import in_python
+    >>> in_python("confirm: --choose-seeds 0; allowed: 1 or more; raise it, or run `rankray confirm --plan`")
+    'confirm: choose_seeds 0; allowed: 1 or more; raise it, or run `rankray confirm --plan`'
+    """
+    options = "|".join(sorted(ARGUMENTS, key=len, reverse=True))
+    found = rf"`[^`\n]*`|\b(?:rankray|optuna) [a-z][^;,)\n]*|(?<![^\s(])({options})(?![\w=-])"
+    return re.sub(found, lambda match: ARGUMENTS[match[1]] if match[1] else match[0], text)
+
+
+@contextmanager
+def as_arguments() -> Iterator[None]:
+    """Have the errors of a block, or of a function that it decorates, name arguments in place of options."""
+    try:
+        yield
+    except RankrayError as error:
+        error.args = (in_python(str(error)),)
+        raise
 
 
 def bounded(text: str) -> str:

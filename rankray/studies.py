@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankray.config import Config, default_store
+from rankray.errors import as_arguments
 
 if TYPE_CHECKING:
     from rankray.contracts import Observer
@@ -128,6 +129,7 @@ class Study:
         with self._study() as study:
             return views.trial(study, number)
 
+    @as_arguments()
     def report(self, path: str | Path = "report.html", kind: str = "") -> Path:
         """Write one file that says what the study found, as `rankray report`; return its path.
 
@@ -155,6 +157,7 @@ class Study:
         write(render(found, kind), path)
         return path
 
+    @as_arguments()
     def evaluate(self, split: str = "eval", overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Evaluate the model of the trial to use, as `rankray evaluate NAME`.
 
@@ -186,7 +189,7 @@ class Study:
         from rankray.config import apply_params
 
         check_split(split)
-        check_overrides(overrides or {})
+        check_overrides(overrides or {}, split)
         with self._study() as study:
             best = trial_to_use(study)
             config = with_overrides(apply_params(study.config, best["params"]), overrides or {})
@@ -196,6 +199,7 @@ class Study:
                     logger.warning(line)
                 return figures(config, checkpoint, split)
 
+    @as_arguments()
     def confirm(
         self,
         *,
@@ -203,7 +207,7 @@ class Study:
         finalists: int | None = None,
         choose_seeds: int | None = None,
         seeds: int | None = None,
-        looks: Sequence[int] = (),
+        looks: Sequence[int] | None = None,
         spending: str | None = None,
         metric: str = "",
         label: str = "",
@@ -245,7 +249,7 @@ class Study:
         from rankray.search.confirmation import Options
         from rankray.store import views
 
-        several = (looks,) if isinstance(looks, int) else tuple(looks)
+        several = (looks,) if isinstance(looks, int) else tuple(looks or ())
         given = {"finalists": finalists, "choose_seeds": choose_seeds, "seeds": seeds, "looks": several}
         options = chosen([*given.items(), ("spending", spending)])
         Options.of(options, None)
@@ -260,6 +264,7 @@ class Study:
             raise KeyboardInterrupt("interrupted; nothing is lost: confirm again to resume")
         return verdict
 
+    @as_arguments()
     def export(
         self,
         directory: str | Path,
@@ -291,11 +296,12 @@ class Study:
             exported(study, made, number, merge=merge, code=code)
         return made
 
-    def _study(self) -> AbstractContextManager[StudyStore]:
+    @contextmanager
+    def _study(self) -> Iterator[StudyStore]:
         from rankray.store import looking
 
-        looked: AbstractContextManager[StudyStore] = looking(self._url, self.name)
-        return looked
+        with as_arguments(), looking(self._url, self.name) as study:
+            yield study
 
 
 class TrialStore(Mapping[str, "Study"]):
@@ -313,12 +319,14 @@ class TrialStore(Mapping[str, "Study"]):
         StoreError: the URL is wrong.
     """
 
+    @as_arguments()
     def __init__(self, url: str | None = None) -> None:
         from rankray.store import validate_url
 
         self._url = url_of(url)
         validate_url(self._url)
 
+    @as_arguments()
     def __iter__(self) -> Any:
         from rankray.store import list_studies
 

@@ -260,6 +260,54 @@ def test_overrides_are_named_as_they_are_given(world):
             study.confirm(plan=True, overrides={path: value})
 
 
+OPTIONS = {
+    "confirm: seeds 0; allowed: 2 or more": lambda study, _: study.confirm(seeds=0),
+    "confirm: choose_seeds -1; allowed: 1 or more": lambda study, _: study.confirm(choose_seeds=-1),
+    "confirm: looks: got [8, 4]; allowed: increasing": lambda study, _: study.confirm(looks=(8, 4)),
+    "confirm: seeds 3 beside looks that end with 8": lambda study, _: study.confirm(looks=(4, 8), seeds=3),
+    "confirm: spending without looks changes nothing": lambda study, _: study.confirm(plan=True, spending="pocock"),
+    "confirm: label 5: it becomes a part": lambda study, _: study.confirm(plan=True, label=5),
+    "confirm: metric eval/acc: demo was not": lambda study, _: study.confirm(plan=True, metric="eval/acc"),
+    "evaluate: split: got 'dev'; allowed": lambda study, _: study.evaluate("dev"),
+    "export: merge=True: this model has no": lambda study, world: study.export(world["place"] + "-merged", merge=True),
+    "report: kind: unknown format 'pdf'": lambda study, _: study.report(kind="pdf"),
+    "report: path a.doc: unknown format 'doc'": lambda study, _: study.report("a.doc"),
+    "give one of these, or another store": lambda _, world: rankray.best("none", store=world["url"]),
+    "start a search with it, or correct store": lambda *_: list(rankray.TrialStore("sqlite:////no/where.db")),
+    "give one of these, by store, as store: in": lambda *_: rankray.TrialStore("file.db"),
+    "rehearse: no.csv: there is no such file": lambda _, world: rankray.rehearse(world["file"], table="no.csv"),
+    "rehearse: strategies: got 'x'; allowed": lambda _, world: rankray.rehearse(world["file"], strategies="x"),
+    "start another study with name other": lambda _, world: rankray.search(
+        rankray.load(world["file"], {"train.learning_rate": 0.5})
+    ),
+}
+"""What an error says -> what it says it of. On the command line the same is said of options."""
+
+
+@pytest.mark.parametrize("said", OPTIONS)
+def test_errors_name_arguments_and_no_options(world, said):
+    study = rankray.TrialStore(world["url"])["demo"]
+    with pytest.raises(UserError) as refused:
+        OPTIONS[said](study, world)
+    assert said in str(refused.value)
+    assert "--" not in str(refused.value)
+
+
+def test_check_names_no_options_either(world):
+    found = rankray.check(rankray.load(world["file"], {"store": "file.db"}))
+    assert "give one of these, by store, as store: in" in found["errors"][0]
+
+
+@pytest.mark.parametrize("wrong", ["study.trials=3", 5])
+def test_overrides_of_another_type_are_refused(world, wrong):
+    for call in (
+        lambda: rankray.load(world["file"], wrong),
+        lambda: rankray.Study("demo", world["url"]).evaluate(overrides=wrong),
+    ):
+        with pytest.raises(ConfigError, match=r"^overrides: got .*; allowed: a mapping of dotted paths to values"):
+            call()
+
+
 def test_trials_without_pandas(world, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     assert all("loss.temperature" in row for row in rankray.trials("demo", store=world["url"]))

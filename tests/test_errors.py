@@ -2,7 +2,18 @@
 
 import pytest
 
-from rankray.errors import LONGEST_LINE, MOST_LINES, ConfigError, StoreUnavailable, UserError, bounded, nearest
+from rankray.errors import (
+    LONGEST_LINE,
+    MOST_LINES,
+    CheckpointDamaged,
+    ConfigError,
+    StoreUnavailable,
+    UserError,
+    as_arguments,
+    bounded,
+    in_python,
+    nearest,
+)
 
 
 def test_a_long_line_keeps_its_place_and_its_advice():
@@ -40,3 +51,24 @@ def test_the_nearest_name_is_found_whatever_its_capitals(given, meant):
 def test_capitals_decide_where_names_differ_in_nothing_else():
     assert nearest("lora", ["LoRA", "lora"]) == " (did you mean 'lora'?)"
     assert nearest("LORA", ["LoRA", "other"]) == " (did you mean 'LoRA'?)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("confirm: --choose-seeds 0; give --label NAME", "confirm: choose_seeds 0; give label NAME"),
+        ("correct --store (--store)", "correct store (store)"),
+        ("start it with `ray start --name x`, or --name", "start it with `ray start --name x`, or name"),
+        ("run: rankray copy s --store URL; or --store", "run: rankray copy s --store URL; or store"),
+        ("a/--store, x--store, --stores, --store=x, --set a", "a/--store, x--store, --stores, --store=x, --set a"),
+    ],
+)
+def test_options_are_arguments_in_python(text, said):
+    """Commands stay as they are typed, and so do names that only look like an option."""
+    assert in_python(text) == said
+
+
+def test_an_error_keeps_what_it_is():
+    with pytest.raises(CheckpointDamaged, match=r"--seeds, seeds 3 is damaged") as raised, as_arguments():
+        raise CheckpointDamaged("a--seeds, --seeds 3", "it is cut")
+    assert (raised.value.place, raised.value.why) == ("a--seeds, --seeds 3", "it is cut")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +22,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-JUDGED = ("model", "data", "evaluate")
-"""The sections that say what is evaluated, and how."""
+JUDGED = ("model", "data", "evaluate", "train.sft.bf16", "train.sft.fp16")
+"""The sections and fields that say what is evaluated, and how."""
+OF_TRAINING = (
+    *("data.train", "data.max_examples", "data.prompt_weight", "data.weight_column", "data.token_weights"),
+    *("model.lora.*", "evaluate.every_steps", "evaluate.rungs"),
+)
+"""The fields in `JUDGED` that say how a model is trained, which it is: adapters have their own rank."""
+OF_THE_OTHER = {"eval": ("data.test",), "test": ("data.eval", "evaluate.max_examples")}
+"""Split -> the fields that say nothing of it: all of `data.test` is used."""
+OF_TASKS = ("model", "evaluate.batch_size", "train.sft.bf16", "train.sft.fp16")
+"""The sections and fields that say how the tasks of lm-eval are evaluated, which have data and metrics of their own."""
 
 
 def evaluate(
@@ -46,7 +56,7 @@ def evaluate(
 
     logs.configure(verbose)
     check_split(split)
-    check_overrides(sets)
+    check_overrides(sets, split, tasks=bool(tasks))
     if tasks:
         from rankray.evaluate.harness import require_harness
 
@@ -85,10 +95,10 @@ def evaluate(
 
 def check_split(split: str) -> None:
     """Refuse a split that nothing is evaluated on."""
-    from rankray.errors import ConfigError
+    from rankray.errors import ConfigError, shown
 
     if split not in ("eval", "test"):
-        raise ConfigError(f"evaluate --split: got {split!r}; allowed: eval, test; choose one")
+        raise ConfigError(f"evaluate: --split: got {shown(split)}; allowed: eval, test; choose one")
 
 
 def _of_tasks(config: Config, checkpoint: Path | None, tasks: str, include: Path | None, limit: int) -> Reported:
@@ -284,25 +294,39 @@ def with_overrides(config: Config, given: Sequence[str] | Mapping[str, Any]) -> 
     return overridden(config.model_dump(mode="json"), given)
 
 
-def check_overrides(given: Sequence[str] | Mapping[str, Any]) -> None:
+def check_overrides(given: Sequence[str] | Mapping[str, Any], split: str, *, tasks: bool = False) -> None:
     """Refuse overrides that cannot change what is evaluated, or how.
 
+    Args:
+        given: as for `load_config`.
+        split: what is evaluated on.
+        tasks: it is evaluated on tasks of lm-eval instead.
+
     Raises:
-        ConfigError: a field of another section, or one that says how often a training is evaluated.
+        ConfigError: a field that says how a model is trained, or nothing of this split.
     """
     from rankray.config import Config
     from rankray.config.load import parsed_overrides
     from rankray.errors import ConfigError
 
+    allowed, others = (OF_TASKS, ()) if tasks else (JUDGED, OF_THE_OTHER[split])
+    without = () if tasks else (*OF_TRAINING, *others)
+    left_out = f" (without {', '.join(without)})" if without else ""
     for path, _, place in parsed_overrides(given):
-        section, of_training = path.split(".")[0], ("evaluate.every_steps", "evaluate.rungs")
-        has_effect = section in JUDGED and not path.startswith(of_training)
-        if section in Config.model_fields and not has_effect and not path.startswith("train.sft"):
-            raise ConfigError(
-                f"{place}: changes nothing of an evaluation, whose model is trained; allowed: fields of "
-                f"{', '.join(JUDGED)} (without {' and '.join(of_training)}), and of train.sft; "
-                + ("give --store" if section == "store" else "leave it out, or train with it")
-            )
+        if path.split(".")[0] not in Config.model_fields or path == "train.sft":
+            continue
+        if _is_in(path, allowed) and not _is_in(path, without):
+            continue
+        what = f"the split {split}" if _is_in(path, others) else "an evaluation, whose model is trained"
+        raise ConfigError(
+            f"{place}: changes nothing of {'tasks of lm-eval' if tasks else what}; allowed: fields of "
+            f"{', '.join(allowed)}{left_out}; " + ("give --store" if path == "store" else "leave it out")
+        )
+
+
+def _is_in(path: str, fields: Iterable[str]) -> bool:
+    """Whether a field is one of these, which may be patterns, or in one of these sections."""
+    return any(fnmatchcase(path, each) or fnmatchcase(path, f"{each}.*") for each in fields)
 
 
 def diagnose(

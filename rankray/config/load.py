@@ -213,6 +213,11 @@ def parsed_overrides(given: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple
         for path, value in given.items():
             yield str(path), _as_yaml(value, f"overrides: {path}"), f"overrides: {path}"
         return
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ConfigError(
+            f"overrides: got {shown(given)}; allowed: a mapping of dotted paths to values, as in "
+            "{'study.trials': 12}; write it so"
+        )
     for override in given:
         path, equals, text = override.partition("=")
         path = path.strip()

@@ -59,10 +59,10 @@ def confirmed_config(
             not select by; a label that no study's name can have.
         UserError: the study is a confirmation itself.
     """
-    if label and not re.fullmatch(r"[A-Za-z0-9._-]{1,50}", label):
+    if label and not (isinstance(label, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,50}", label)):
         raise ConfigError(
-            f"--label {shown(label)}: it becomes a part of a study's name; allowed: letters, digits, dot, dash and "
-            "underscore, 50 at most; correct it"
+            f"confirm: --label {shown(label)}: it becomes a part of a study's name; allowed: letters, digits, dot, "
+            "dash and underscore, 50 at most; correct it"
         )
     if of := search.provenance.get(CONFIRMS):
         raise UserError(
@@ -72,7 +72,7 @@ def confirmed_config(
     names = search.config.study.metrics or [search.config.study.metric]
     if metric and metric not in names:
         raise ConfigError(
-            f"--metric {metric}: {search.name} was not selected by it{nearest(metric, names)}; allowed: "
+            f"confirm: --metric {metric}: {search.name} was not selected by it{nearest(metric, names)}; allowed: "
             f"{', '.join(names)}; give one of these"
         )
     allowed = [*(each for each in FREE_FIELDS if each not in OF_A_SEARCH), "data.test"]

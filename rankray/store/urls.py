@@ -206,7 +206,7 @@ def parse_url(url: str) -> StoreURL:
     if not separator or name not in FORMS:
         raise StoreError(
             f"store: got {masked(url)!r}{nearest(name, FORMS)}; allowed: {', '.join(FORMS.values())}; "
-            "set store: in the file, --store or RANKRAY_STORE to one of these"
+            "give one of these, by --store, as store: in the file or in RANKRAY_STORE"
         )
     if name in ("sqlite", "journal"):
         return _file_url(name, url)

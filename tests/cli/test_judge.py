@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from rankray.config import load_config
 from rankray.contracts import Report
 from rankray.finetune.preflight import preflight
+from rankray.cli.judge import check_overrides
 from rankray.loss import WEIGHTS
 from rankray.model.export import export_model
 from rankray.report.explain import best_yaml
@@ -151,20 +152,48 @@ def test_the_untrained_model_is_evaluated_with_a_file(rankray, file, model_dir):
     [
         (["./nowhere"], "evaluate: no directory './nowhere'; allowed is a checkpoint"),
         (["MODEL"], "does not say what it was trained with; allowed is a checkpoint of this version"),
-        (["MODEL", "FILE", "--split", "train"], "evaluate --split: got 'train'; allowed: eval, test"),
+        (["MODEL", "FILE", "--split", "train"], "evaluate: --split: got 'train'; allowed: eval, test"),
         (["MODEL", "FILE", "--limit", "3"], "evaluate: --limit without --tasks changes nothing; allowed"),
         (["MODEL", "FILE", "--include", "."], "evaluate: --include without --tasks changes nothing"),
         (["MODEL", "FILE", "--tasks", "arc", "--split", "test"], "evaluate: --split beside --tasks, which have data"),
         (["MODEL", "FILE", "--set", "data.test=null", "--split", "test"], "data.test: there is none; allowed is"),
         (["MODEL", "FILE", "--set", "loss.temperature=3"], "error: --set loss.temperature: changes nothing of an eval"),
         (["MODEL", "FILE", "--set", "evaluate.rungs={answers: 0}"], "--set evaluate.rungs: changes nothing of an"),
-        (["judged", "--set", "store=sqlite:///other.db"], "allowed: fields of model, data, evaluate (without"),
+        (["MODEL", "FILE", "--set", "data.train=x.jsonl"], "--set data.train: changes nothing of an evaluation, whose"),
+        (["MODEL", "FILE", "--set", "data.weight_column=w"], "--set data.weight_column: changes nothing of an eval"),
+        (["MODEL", "FILE", "--set", "model.lora.rank=4"], "--set model.lora.rank: changes nothing of an evaluation"),
+        (["MODEL", "FILE", "--set", "train.sft.optim=sgd"], "--set train.sft.optim: changes nothing of an evaluation"),
+        (
+            ["MODEL", "FILE", "--set", "data.test=x.jsonl"],
+            "--set data.test: changes nothing of the split eval; allowed",
+        ),
+        (
+            ["MODEL", "FILE", "--split", "test", "--set", "evaluate.max_examples=3"],
+            "--set evaluate.max_examples: changes nothing of the split test; allowed",
+        ),
+        (
+            ["MODEL", "FILE", "--tasks", "arc", "--set", "data.where={a: 1}"],
+            "--set data.where: changes nothing of tasks of lm-eval; allowed: fields of model, evaluate.batch_size,",
+        ),
+        (["judged", "--set", "store=sqlite:///other.db"], "allowed: fields of model, data, evaluate, train.sft.bf16,"),
         (["MODEL", "FILE", "--set", "evalute.batch_size=3"], "evalute: unknown key (did you mean 'evaluate'?)"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(rankray, file, model_dir, words, said):
     words = [{"MODEL": str(model_dir), "FILE": str(file)}.get(word, word) for word in words]
     assert said in rankray("evaluate", *words, expect=2)
+
+
+@pytest.mark.parametrize(
+    ("path", "split", "tasks"),
+    [
+        *[(path, "eval", False) for path in ("data.eval", "data.train_on", "evaluate.max_examples", "model.lora")],
+        *[(path, "test", False) for path in ("data.test", "data.where", "train.sft", "train.sft.bf16")],
+        *[(path, "eval", True) for path in ("model.dtype", "evaluate.batch_size", "train.sft.fp16")],
+    ],
+)
+def test_overrides_with_an_effect_are_taken(path, split, tasks):
+    check_overrides({path: None}, split, tasks=tasks)
 
 
 def test_diagnose_prints_every_objective_and_writes_a_page(rankray, file, tmp_path):
