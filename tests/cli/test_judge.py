@@ -8,10 +8,10 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
+from rankray.cli.judge import check_overrides
 from rankray.config import load_config
 from rankray.contracts import Report
 from rankray.finetune.preflight import preflight
-from rankray.cli.judge import check_overrides
 from rankray.loss import WEIGHTS
 from rankray.model.export import export_model
 from rankray.report.explain import best_yaml
