@@ -91,8 +91,9 @@ def below(root: str, place: str) -> str | None:
         return join(root, *parts) if fits else None
     real = os.path.realpath(root)
     for base in (root, os.path.abspath(root), real):
-        parts = place.removeprefix(base + os.sep).split(os.sep)
-        if place.startswith(base + os.sep) and not {"", ".", ".."} & set(parts):
+        prefix = base.rstrip(os.sep) + os.sep
+        parts = place.removeprefix(prefix).split(os.sep)
+        if place.startswith(prefix) and not {"", ".", ".."} & set(parts):
             exact = os.path.join(real, *parts)
             return os.path.join(root, *parts) if os.path.realpath(exact) == exact else None
     return None

@@ -170,11 +170,7 @@ class CheckpointRetention:
         Raises:
             StorageError: a directory on the way there is a link.
         """
-        if places.below(self._storage, place) is None:
-            raise StorageError(
-                f"storage: {place} is, or lies in, a link; allowed: directories of its own below {self._storage}; "
-                "remove the link, or choose another storage or name"
-            )
+        refuse_links(self._storage, place)
         return place
 
     def _owner(self, identity: str) -> str:
@@ -198,6 +194,19 @@ class CheckpointRetention:
             logger.debug("%s is not below %s, and is not deleted", place, self.root)
         else:
             places.delete(own)
+
+
+def refuse_links(storage: str, place: str) -> None:
+    """Refuse a place of a study to which a link below its storage leads; the storage itself may be one.
+
+    Raises:
+        StorageError: a directory on the way there is a link.
+    """
+    if places.below(storage, place) is None:
+        raise StorageError(
+            f"storage: {place} is, or lies in, a link; allowed: directories of its own below {storage}; remove the "
+            "link, or choose another storage or name"
+        )
 
 
 def beside(study: str, identity: str) -> str:

@@ -74,7 +74,7 @@ def preflight(
         validate_url(loaded.config.store)
     except StoreError as error:
         raise StoreError(f"{loaded.where('store')}: {error}") from None
-    _check_storage(loaded)
+    _check_storage(loaded, alone)
     strategies.check(loaded.config, loaded.where)
     _check_workers(loaded)
     elsewhere = alone or not starts_ray()
@@ -155,17 +155,25 @@ def check_training(loaded: LoadedConfig, findings: Findings, again: bool = True)
     findings.unseen = [line for line in findings.unseen if line not in read] + found.unseen
 
 
-def _check_storage(loaded: LoadedConfig) -> None:
+def _check_storage(loaded: LoadedConfig, alone: bool) -> None:
     """Refuse a storage on this machine in which nothing can be made; every node is tried when a search starts."""
     from rankray.checkpoints import places
+    from rankray.checkpoints.retention import refuse_links
     from rankray.errors import StorageError
 
     storage = loaded.config.storage
-    if not places.is_remote(storage) and (why := places.obstacle(places.join(storage, loaded.config.name))):
+    if places.is_remote(storage):
+        return
+    place = places.join(storage, loaded.config.name, *(["train"] if alone else []))
+    if why := places.obstacle(place):
         raise StorageError(
             f"{loaded.where('storage')}: storage: {storage}: {why}; allowed: a directory that you may write, or one "
             "that can be made; choose another"
         )
+    try:
+        refuse_links(storage, place)
+    except StorageError as error:
+        raise StorageError(f"{loaded.where('storage')}: {error}") from None
 
 
 def _check_workers(loaded: LoadedConfig) -> None:

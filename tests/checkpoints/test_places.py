@@ -154,6 +154,8 @@ def test_what_lies_below(outer, inner, held):
         ("/runs/s", "/runs/s/", None),
         ("/runs/s", "/runs/s", None),
         ("/runs/s", "/runs/s2/t", None),
+        ("/", "/none/t", "/none/t"),
+        ("/", "//none/t", None),
         ("/runs/s", "runs/s/t", None),
         ("/runs/s", "/runs/s/\0", None),
         ("/runs/../runs/s", "/runs/../runs/s/t", "/runs/../runs/s/t"),

@@ -3,6 +3,8 @@
 import json
 import math
 
+import pytest
+
 from rankray.cli.common import print_json
 
 
@@ -25,3 +27,22 @@ def test_train_prints_json_where_a_metric_has_no_error(rankray, tree, tmp_path):
     assert metrics["eval/nll"] > 0
     assert metrics["eval/nll_stderr"] is None
     assert metrics["train/effective_share"] is None
+
+
+@pytest.mark.parametrize(("verb", "link"), [("check", "s"), ("search", "s"), ("train", "s"), ("train", "s/train")])
+def test_a_link_in_the_storage_is_refused_before_anything_starts(rankray, tree, tmp_path, verb, link):
+    """No link below the storage is followed, so a trial could write nothing; the storage itself may be one."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs").symlink_to("elsewhere")
+    made = tree() | {"name": "s", "storage": str(tmp_path / "runs"), "store": f"sqlite:///{tmp_path}/store.db"}
+    (tmp_path / "t.yaml").write_text(json.dumps(made))
+    file = str(tmp_path / "t.yaml")
+    assert "is, or lies in, a link" not in rankray("check", file)
+    place = tmp_path / "runs" / link
+    place.parent.mkdir(exist_ok=True)
+    (tmp_path / "other").mkdir()
+    place.symlink_to(tmp_path / "other")
+    said = rankray(verb, file, expect=2)
+    assert f"error: {file}:1: storage: {place} is, or lies in" in said
+    assert "allowed: directories of its own below" in said
+    assert not (tmp_path / "store.db").exists()
