@@ -77,8 +77,11 @@ class Study:
 
     def __init__(self, name: str, store: str) -> None:
         self.name, self._url = name, url_of(store)
-        with self._study():
-            pass  # a name that is none is refused now, and not at the first question
+        from rankray.config.lenient import unfit
+
+        with self._study() as study:  # a name that is none is refused now, and not at the first question
+            if line := unfit(study.name, study.refused):
+                logger.warning(line)
 
     def __repr__(self) -> str:
         return f"<rankray study {self.name}>"
@@ -182,17 +185,17 @@ class Study:
             check_split,
             checkpoint_of,
             figures,
+            judged,
             trial_to_use,
             with_overrides,
         )
         from rankray.cli.lineage import other_base
-        from rankray.config import apply_params
 
         check_split(split)
         check_overrides(overrides or {}, split)
         with self._study() as study:
             best = trial_to_use(study)
-            config = with_overrides(apply_params(study.config, best["params"]), overrides or {})
+            config = with_overrides(judged(study.config, study, best), overrides or {})
             changed = changes(study, config, split)
             with checkpoint_of(study, best) as checkpoint:
                 for line in filter(None, [*changed, other_base(checkpoint, config)]):

@@ -215,11 +215,12 @@ def store_url(given: str) -> str:
 
 def attached(store: str, study: str) -> StudyStore:
     """Return a study to look at; what is missing because it is malformed is said on standard error."""
+    from rankray.config.lenient import unfit
     from rankray.store import attach
 
     held = attach(store_url(store), study)
-    if held.storage.left_out:
-        say(held.storage.left_out, to_stderr=True)
+    for line in filter(None, [held.storage.left_out, unfit(held.name, held.refused)]):
+        say(line, to_stderr=True)
     return held
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import board_of, console, print_json, say, store_url
+from rankray.cli.common import attached, board_of, console, print_json, say, store_url
 from rankray.cli.options import NONE, Json, Sets, Store, Study, Verbose
 from rankray.cli.output import continues
 from rankray.cli.tracking import check_trackers, tracking
@@ -59,7 +59,7 @@ def confirm(
     from rankray.report.commands import store_option
     from rankray.report.confirmation import plan_view, verdict_view
     from rankray.search.confirmation import Options
-    from rankray.store import attach, views
+    from rankray.store import views
 
     logs.configure(verbose)
     words = [("finalists", finalists), ("choose_seeds", choose_seeds), ("seeds", seeds), ("looks", _numbers(looks))]
@@ -67,7 +67,7 @@ def confirm(
     Options.of(given, None)  # what is wrong is said before the store is asked
     list(parsed_overrides(sets))
     url = store_url(store)
-    search = attach(url, study)
+    search = attached(store, study)
     asked = Asked(search, url, given, sets, label, metric, lambda line: say(line, to_stderr=True))
     if line := alike_line(search.config.study.metric, views.alike(search)):
         say(f"warning: {line}", to_stderr=True)
@@ -169,9 +169,15 @@ def compared(
 
 
 def _planned(asked: Asked) -> tuple[Config, Config, Options, Plan]:
+    from rankray.config.lenient import unfit
     from rankray.errors import ConfigError
     from rankray.search.confirm import as_begun, planned
 
+    if line := unfit(asked.search.name, asked.search.refused):
+        raise ConfigError(
+            f"confirm: {line}; allowed: a search of which all is known, to train as it did; use the version that made "
+            "it, or search again under another name"
+        )
     config, confirmation, options = as_begun(
         asked.search, asked.url, asked.overrides, dict(asked.options), asked.label, asked.metric
     )

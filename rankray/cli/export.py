@@ -153,14 +153,14 @@ def _write(
     held: StudyStore, trial: dict[str, Any], checkpoint: Path, directory: Path, *, merge: bool, name: str
 ) -> None:
     from rankray.cli.lineage import base_has_changed
-    from rankray.config import apply_params
+    from rankray.config.lenient import params_of
     from rankray.errors import StoreError
     from rankray.model.export import export_model, is_adapter
     from rankray.report.explain import best_yaml
     from rankray.report.model_card import model_card
     from rankray.store.overview import overview
 
-    config = apply_params(held.config, trial["params"])
+    config = params_of(held.config, trial["params"])
     if merge and base_has_changed(held, config, "export"):
         raise StoreError(
             f"export: --merge: the base model {config.model.path!r} has changed since study {held.name} was made, and "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankray.cli.common import console, load, print_json, say, store_url
+from rankray.cli.common import attached, console, load, print_json, say
 from rankray.cli.options import NONE, Json, Sets, Store, Verbose
 from rankray.paths import temporary_directory
 
@@ -153,7 +153,6 @@ def _target(
     What was downloaded for it is deleted where `stack` ends.
     """
     from rankray.checkpoints import manifest
-    from rankray.config.params import apply_params
     from rankray.errors import ConfigError
     from rankray.evaluate.target import STATE_FILE, config_of
 
@@ -175,9 +174,8 @@ def _target(
             "fix the path"
         )
     from rankray.finetune.preview import sources_of
-    from rankray.store import attach
 
-    study = attach(store_url(store), target)
+    study = attached(store, target)
     best = trial_to_use(study)
     if file is not None:
         from rankray.cli.pins import pinned_as
@@ -186,7 +184,7 @@ def _target(
     else:
         config = study.config
     label, seen = f"trial {best['number']} of study {target}", sources_of(study.config, "eval")
-    config = with_overrides(apply_params(config, best["params"]), sets)  # what is asked for now comes last
+    config = with_overrides(judged(config, study, best), sets)  # what is asked for now comes last
     changed = changes(study, config, split)  # what is wrong so far is said before anything is downloaded
     return config, stack.enter_context(checkpoint_of(study, best)), label, seen, changed
 
@@ -281,6 +279,20 @@ def _exported_file(place: Path) -> Path | None:
             "name the file knowingly; read that code, then give the file as the second argument"
         )
     return file
+
+
+def judged(config: Config, study: StudyStore, trial: dict[str, Any]) -> Config:
+    """Return the configuration to evaluate a study's trial with; what this version refuses only where it matters."""
+    from rankray.config import Config
+    from rankray.config.lenient import params_of
+
+    config = params_of(config, trial["params"])
+    if not study.refused:
+        return config
+    plain = Config.model_construct()
+    other = {name: getattr(plain, name) for name in ("loss", "space", "study", "resources", "logging")}
+    other["train"] = plain.train.model_copy(update={"sft": config.train.sft})
+    return config.model_copy(update=other)
 
 
 def with_overrides(config: Config, given: Sequence[str] | Mapping[str, Any]) -> Config:

@@ -61,6 +61,8 @@ def all_points(
             if len(longer) > most:
                 return None
         points = longer
+    if refusal(config, {}):  # a study of another version, which is looked at: that says nothing of its points
+        return points
     return [point for point in points if not refusal(config, point)]
 
 

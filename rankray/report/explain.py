@@ -11,8 +11,9 @@ from typing import Any, Literal
 import yaml
 from pydantic.fields import FieldInfo
 
-from rankray.config import Config, LoadedConfig, all_fields, apply_params, baseline_points, distributions
+from rankray.config import Config, LoadedConfig, all_fields, baseline_points, distributions
 from rankray.config.evaluation import natural_direction
+from rankray.config.lenient import params_of
 from rankray.config.other_names import OTHER_NAMES, did_you_mean
 from rankray.config.points import all_points
 from rankray.config.study import PUBLISHED
@@ -152,7 +153,7 @@ def _weights_tokens(config: Config) -> bool:
 
 def best_yaml(config: Config, params: Mapping[str, Any]) -> str:
     """Return the configuration with the parameters applied, as YAML that `rankray train` takes."""
-    tree = apply_params(config, params).model_dump(mode="json")
+    tree = params_of(config, params).model_dump(mode="json")
     for key in ("store", "space", "study", "resources"):
         tree.pop(key, None)
     tree["study"] = {"metric": config.study.metric, "direction": config.direction}

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rankray.config.lenient import unfit
 from rankray.errors import StoreError, UserError
 from rankray.store.backend import refuse_foreign, with_retries
 from rankray.store.journal import journal_lock
@@ -52,7 +53,10 @@ def repair(url: str, notice: Callable[[str], None] = lambda line: None) -> list[
         with_retries(lambda: done.extend(_repair_journal(parts.path, notice)), url)
     for name in list_studies(url):
         try:
-            study = open_study(url, attach(url, name).config)
+            held = attach(url, name)
+            if line := unfit(name, held.refused):
+                raise StoreError(f"study {line}")
+            study = open_study(url, held.config)
         except UserError as error:
             logger.debug("repair: study %s cannot be opened: %s", name, error)
             said = str(error)

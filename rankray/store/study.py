@@ -15,13 +15,14 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from pydantic import ValidationError
 
 import rankray
+from rankray.config.lenient import readable
 from rankray.config.schema import Config
 from rankray.config.space import baseline_points
 from rankray.errors import StoreError, nearest, printable
 from rankray.store.ask import Plan
 from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import IDENTITY, SUFFIX, Claims, find_or_create
-from rankray.store.identity import as_stored, check_same, restore, snapshot
+from rankray.store.identity import as_stored, check_same, snapshot
 from rankray.store.leases import asked_trials
 from rankray.store.migrate import CONFIG, continued, current, migrate_study, migrated, migrated_config
 from rankray.store.names import study_names
@@ -173,7 +174,7 @@ def _attached(storage: RetryingStorage, url: str, name: str) -> StudyStore:
     stored["study"] = {**stored["study"], **{key: value for key, value in latest.items() if value is not None}}
     stored["storage"] = attributes.get(STORAGE) or stored["storage"]
     try:
-        config = restore(stored, masked(url))
+        config, refused = readable(stored, masked(url))
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
         raise StoreError(
@@ -187,7 +188,9 @@ def _attached(storage: RetryingStorage, url: str, name: str) -> StudyStore:
         )
     claims = Claims(storage, claims_id)
     claims.refresh()
-    return StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True)
+    study = StudyStore(storage, study_id, claims, config, url=masked(url), read_only=True)
+    study.refused = refused
+    return study
 
 
 def _claims_id(storage: RetryingStorage, name: str) -> int:

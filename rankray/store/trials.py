@@ -67,6 +67,7 @@ class StudyStore(StudyAccounts):
         storage: the Optuna storage behind it.
         study_id: the study's id there.
         read_only: whether it was attached: everything that writes is refused.
+        refused: what an attached study was made with and this version refuses, a line each.
         glance: what can be asked of the study without reading all of it; None where that cannot be done, or this driver
             works on the study and has read it anyway.
     """
@@ -85,6 +86,7 @@ class StudyStore(StudyAccounts):
     ) -> None:
         super().__init__(storage, study_id, claims, config, read_only=read_only, lease_seconds=lease_seconds)
         self.url, self._given = url, points
+        self.refused: list[str] = []
         self._order = list(distributions(config))
         self.glance: Glance | None = None
         if read_only and storage.database is not None:

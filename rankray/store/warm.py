@@ -13,13 +13,13 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from rankray.config import Distribution, distributions
+from rankray.config.lenient import readable
 from rankray.config.params import get_path
 from rankray.config.schema import Config
 from rankray.config.study import PUBLISHED
 from rankray.errors import StoreError, StoreUnavailable, nearest
 from rankray.store.backend import RetryingStorage, connect
 from rankray.store.claims import Claims
-from rankray.store.identity import restore
 from rankray.store.migrate import migrated_config
 from rankray.store.names import study_names
 from rankray.store.records import is_void, point_key
@@ -128,7 +128,7 @@ def good_points(storage: RetryingStorage, name: str, config: Config) -> list[dic
         )
     with reading(name):
         study_id = storage.get_study_id_from_name(name)
-        earlier = restore(migrated_config(name, storage.get_study_user_attrs(study_id)), "sqlite:///unused.db")
+        earlier, _ = readable(migrated_config(name, storage.get_study_user_attrs(study_id)), "sqlite:///unused.db")
         complete = [
             trial
             for trial in storage.get_all_trials(study_id, deepcopy=False)

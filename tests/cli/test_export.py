@@ -12,9 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from rankray.config import config_from
 from rankray.contracts import Report
+from rankray.errors import UserError
 from rankray.finetune.preflight import check_model_files
 from rankray.store import attach, open_study
+from rankray.store.backend import connect
 from rankray.store.confirmation import record_verdict
+from rankray.store.migrate import CONFIG
+from rankray.studies import Study
 
 
 @pytest.fixture
@@ -186,3 +190,38 @@ def test_a_model_in_an_object_store_is_evaluated(rankray, searched, tmp_path, mo
         said = rankray("evaluate", "test", "--store", url, "--set", "evaluate.batch_size=0", expect=2)
         assert "evaluate.batch_size: got 0" in said
     assert list(scratch.glob("rankray-evaluated-*")) == []
+
+
+def test_a_model_of_another_version_is_exported_and_evaluated(rankray, searched, tmp_path):
+    """What it refuses is said, and stays; what is trained from it, a confirmation, is refused."""
+    url = searched()
+    words = ("evaluate", "test", "--store", url, "--json")
+    expected = printed_json(rankray(*words))
+    storage = connect(url)
+    study_id = storage.get_study_id_from_name("test")
+    config = storage.get_study_user_attrs(study_id)[CONFIG]
+    config["study"]["known"], config["loss"]["gone"], config["evaluate"]["samples"] = ["gone"], 1, 20_000
+    storage.set_study_user_attr(study_id, CONFIG, config)
+    line = "test: another version of rankray made it, with what this one refuses: "
+    assert line in rankray("export", "test", str(tmp_path / "out"), "--store", url)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    printed = rankray("best", "test", "--yaml", "--store", url)
+    assert "samples: 20000" in printed
+    for verb in ("status", "show", "best"):
+        assert line in rankray(verb, "test", *(["0"] if verb == "show" else []), "--store", url)
+    assert "evaluate.samples: got 20000" in rankray(*words, expect=2)
+    assert printed_json(rankray(*words, "--set", "evaluate.samples=null")) == expected
+    assert Study("test", url).evaluate(overrides={"evaluate.samples": None}) == expected["metrics"]
+    for said in (rankray("confirm", "test", "--plan", "--store", url, expect=2), refused_in_python(url)):
+        assert f"confirm: {line}" in said
+        assert "allowed: a search of which all is known" in said
+
+
+def printed_json(text):
+    return json.loads(next(line for line in text.splitlines() if line.startswith("{")))
+
+
+def refused_in_python(url):
+    with pytest.raises(UserError) as refused:
+        Study("test", url).confirm(plan=True)
+    return str(refused.value)

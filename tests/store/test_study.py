@@ -8,11 +8,16 @@ from typing import Any
 import optuna
 import pytest
 
+from rankray.config.params import set_path
 from rankray.errors import StoreError, StoreUnavailable, StudyMismatch
 from rankray.store import attach, list_studies, open_study, views
 from rankray.store.backend import connect
+from rankray.store.migrate import CONFIG
+from rankray.store.move import copy_study, delete_study
 from rankray.store.optuna_private import trial_id
+from rankray.store.overview import overview
 from rankray.store.records import END
+from rankray.store.repair import repair
 from store.helpers import begin, drive, make_config, run_trial, states, stored
 
 SECRET = "hunter2-planted"
@@ -320,3 +325,50 @@ def test_a_study_that_another_program_made_is_not_taken_for_ours(any_url: str) -
         open_study(any_url, make_config())
     assert [study.study_name for study in storage.get_all_studies()] == ["s"]
     assert open_study(any_url, make_config(name="t")).finished == 0
+
+
+def made_otherwise(url: str, **changes: Any) -> None:
+    """Leave a study as another version would have, which allowed or knew more."""
+    storage = connect(url)
+    study_id = storage.get_study_id_from_name("s")
+    config = storage.get_study_user_attrs(study_id)[CONFIG]
+    for path, value in changes.items():
+        set_path(config, path.replace("__", "."), value)
+    storage.set_study_user_attr(study_id, CONFIG, config)
+
+
+def test_what_another_version_made_is_looked_at_copied_and_deleted(url: str, tmp_path: Path) -> None:
+    space = {"train.seed": {"choice": [1, 2, 3]}}
+    store = open_study(url, make_config(space=space, study={"trials": 2, "pruner": "none"}))
+    with store:
+        for _ in range(2):
+            ticket = begin(store)
+            store.complete(ticket.number, {"eval/nll": 1.0 + ticket.number})
+    before = attach(url, "s")
+    shown = [views.status(before), views.best(before), views.trials(before), overview(before)["trials"]]
+    left = before.points_left()
+    changes = {"evaluate__samples": 20_000, "train__gone": 1, "logging": ["comet"]}
+    made_otherwise(url, **changes)
+    held = attach(url, "s")
+    assert sorted(held.refused) == ["evaluate.samples: 20000", "logging: ['comet']", "train.gone: 1"]
+    assert [views.status(held), views.best(held), views.trials(held), overview(held)["trials"]] == shown
+    assert held.points_left() == left == 1, "that its configuration is refused says nothing of its points"
+    assert held.config.evaluate.samples == 20_000
+    said = repair(url)
+    assert said == [
+        "left as it is: study s: another version of rankray made it, with what this one refuses: "
+        + ", ".join(held.refused)
+    ]
+    target = f"sqlite:///{tmp_path}/target.db"
+    assert copy_study(url, target, "s") == 2
+    assert sorted(attach(target, "s").refused) == sorted(held.refused)
+    delete_study(url, "s")
+    assert list_studies(url) == []
+
+
+def test_a_study_may_begin_with_what_another_version_found(sqlite_url: str) -> None:
+    drive(open_study(sqlite_url, make_config(study={"trials": 2})))
+    made_otherwise(sqlite_url, evaluate__samples=20_000)
+    config = make_config(name="t", study={"warm_start": ["s"]})
+    with (store := open_study(sqlite_url, config)):
+        assert begin(store).params == views.best(attach(sqlite_url, "s"))["params"]
