@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -41,15 +42,16 @@ class Section(Fields):
         return {key: [value] if key in lists and isinstance(value, str) else value for key, value in given.items()}
 
 
-def once(names: list[str]) -> list[str]:
-    """Return the names of a list of which each may be there once.
+def once(names: list[Any]) -> list[Any]:
+    """Return the names, or the points, of a list of which each may be there once.
 
     Raises:
         ValueError: one is there twice.
     """
     twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if twice is not None:
-        raise ValueError(f"got {shown(twice)} twice; allowed: each name once; leave one out")
+        what = "name" if isinstance(twice, str) else "point"
+        raise ValueError(f"got {shown(twice)} twice; allowed: each {what} once; leave one out")
     return names
 
 
@@ -78,6 +80,14 @@ class LoraSection(Section):
     """Which linear layers get adapters: `all-linear` or a list of module names."""
     dora: bool = False
     """Train DoRA: the adapters change direction and length of the weights separately."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _each_module_once(cls, given: str | list[str]) -> str | list[str]:
+        """Take a name alone as a list of one: peft takes a text for a pattern of a whole path of modules."""
+        if isinstance(given, str):
+            return [given] if re.fullmatch(r"\w+", given) else given
+        return once(given)
 
 
 class ModelSection(Section):

@@ -146,11 +146,15 @@ def _without_repeats(config: dict[str, Any]) -> dict[str, Any]:
     def once(section: Any) -> Any:
         if not isinstance(section, dict):
             return section
-        lists = {key: section.get(key) for key in ("logging", "metrics", "functions")}
-        names = {key: held for key, held in lists.items() if isinstance(held, list) and {str} >= set(map(type, held))}
-        return {**section, **{key: list(dict.fromkeys(held)) for key, held in names.items()}}
+        keys = ("logging", "metrics", "functions", "known", "warm_start", "target_modules")
+        lists = {key: held for key in keys if isinstance(held := section.get(key), list)}
+        return {**section, **{key: [e for i, e in enumerate(held) if e not in held[:i]] for key, held in lists.items()}}
 
     found: dict[str, Any] = once(config)
+    if "study" in found:
+        found["study"] = once(found["study"])
+    if isinstance(model := found.get("model"), dict) and "lora" in model:
+        found["model"] = {**model, "lora": once(model["lora"])}
     if isinstance(evaluate := found.get("evaluate"), dict):
         found["evaluate"] = once(evaluate)
         if isinstance(also := evaluate.get("also"), dict):

@@ -278,6 +278,12 @@ def test_numbers_that_the_libraries_cannot_take_are_refused(write, given, says):
         ("evaluate.metrics=[nll, accuracy, nll]", "evaluate.metrics: got 'nll' twice; allowed: each name once"),
         ("evaluate.functions=[a:b, a:b]", "evaluate.functions: got 'a:b' twice; allowed: each name once"),
         ("evaluate.also={x: {data: x.jsonl, metrics: [nll, nll]}}", "got 'nll' twice; allowed: each name once"),
+        ("model.lora={target_modules: [q_proj, v_proj, q_proj]}", "got 'q_proj' twice; allowed: each name once"),
+        ("study.known=[sft, paper, sft]", "study.known: got 'sft' twice; allowed: each name once; leave one out"),
+        (
+            "study.warm_start=[{loss.temperature: 1}, {loss.temperature: 1.0}]",
+            "study.warm_start: got {'loss.temperature': 1.0} twice; allowed: each point once; leave one out",
+        ),
         ("evaluate.metrics=[pass@99999999999]", "got 'pass@99999999999', for which k answers would be sampled"),
         ("evaluate.metrics=[avg@10001]", "allowed: a k of at most 10000; lower it"),
         ("evaluate.samples=10001", "evaluate.samples: got 10001; allowed: less than or equal to 10000"),
@@ -325,3 +331,12 @@ def test_an_override_fills_a_space_that_is_empty(write):
     text = GOOD[: GOOD.index("space:")] + "space:\n  # loss.alpha: {float: [0.5, 1.0]}\n"
     loaded = load_config(write(text), ["space.loss.temperature={float: [1, 2]}"])
     assert loaded.config.space == {"loss.temperature": {"float": [1, 2]}}
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [("q_proj", ["q_proj"]), ("all-linear", "all-linear"), (r".*\.q_proj", r".*\.q_proj"), ("[q, v]", ["q", "v"])],
+)
+def test_one_module_for_adapters_is_a_list_of_one(write, given, taken):
+    lora = load_config(write(GOOD), [f"model.lora.target_modules={given}"]).config.model.lora
+    assert lora.target_modules == taken
