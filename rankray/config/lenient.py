@@ -40,8 +40,7 @@ def readable(stored: Mapping[str, Any], url: str) -> tuple[Config, list[str]]:
     Raises:
         ValidationError: it is no configuration at all.
     """
-    tree, refused = copy.deepcopy(dict(stored)), dict[Key, Any]()
-    staying: set[Key] = set()
+    tree, refused, staying = copy.deepcopy(dict(stored)), dict[Key, Any](), set[Key]()
     for rounds in range(MOST_ROUNDS):
         try:
             config = Config.model_validate({**tree, "store": url})
@@ -50,22 +49,18 @@ def readable(stored: Mapping[str, Any], url: str) -> tuple[Config, list[str]]:
             found = _refused(tree, error, url)
             if not found or rounds == MOST_ROUNDS - 1:
                 raise
-            for key, stays in found.items():
-                value = _taken_out(tree, key)
-                refused.setdefault(key, value)
-                staying |= {key} if stays and _is_plain(value) and value != UNREADABLE else set()
+        for key, stays in found.items():
+            value = _taken_out(tree, key)
+            refused.setdefault(key, value)
+            staying |= {key} if stays and _is_plain(value) and value != UNREADABLE else set()
     config, unknown = _with_known_space(config)  # parsed before anything is there by which all would be refused
-    for key in staying:
-        if next(secret_paths({".".join(map(str, key)): refused[key]}), None) is None:
-            config = _with(config, key, refused[key])
+    refused |= {("space", path): stored["space"][path] for path in unknown}
+    secret = {key for key, value in refused.items() if next(secret_paths({_dotted(key): value}), None)}
+    for key in staying - secret:
+        config = _with(config, key, refused[key])
     if staying:  # pydantic would say of each again, whenever the configuration is written
         warnings.filterwarnings("ignore", message="Pydantic serializer warnings")
-    refused |= {("space", path): stored["space"][path] for path in unknown}
-    hidden = set(secret_paths({".".join(map(str, key)): value for key, value in refused.items()}))
-    lines = [(".".join(map(str, key)), value) for key, value in refused.items()]
-    return config, [
-        path if any(each.startswith(path) for each in hidden) else f"{path}: {shown(v)}" for path, v in lines
-    ]
+    return config, [_dotted(key) + f": {shown(refused[key])}" * (key not in secret) for key in refused]
 
 
 def unfit(name: str, refused: Sequence[str]) -> str:

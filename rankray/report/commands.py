@@ -91,11 +91,8 @@ def resume_command(origin: Mapping[str, Any]) -> str:
     """
     if of := origin["confirms"]:
         label = origin["study"].removeprefix(f"{of}.confirm").removeprefix("-")
-        labelled = (
-            f" --metric {shlex.quote(origin['metric'])} --label {shlex.quote(label)}"
-            if label and label != origin["study"]
-            else ""
-        )
+        is_labelled = label and label != origin["study"]
+        labelled = f" --metric {shlex.quote(origin['metric'])} --label {shlex.quote(label)}" if is_labelled else ""
         free = [
             (path, value)
             for path, value in _harmless(origin["overrides"])

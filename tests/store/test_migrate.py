@@ -135,8 +135,9 @@ def test_steps_are_applied_in_memory_to_look_and_stored_to_work(old_url: str, mo
 
     monkeypatch.setattr(migrate, "STEPS", (*migrate.STEPS, renamed))
     snapshot = identity.snapshot
+    monkeypatch.setattr(identity, "restore", back)
+    monkeypatch.setattr(study, "readable", lambda stored, url: (back(stored, url), []))
     for module in (identity, study):
-        monkeypatch.setattr(module, "restore", back)
         monkeypatch.setattr(module, "snapshot", lambda config: renamed({"config": snapshot(config)})["config"])
     view = attach(old_url, "s")
     assert view.config.train.max_steps == 40
