@@ -10,7 +10,6 @@ or its disk is full, each process keeps its tokens in its own memory.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -90,11 +89,6 @@ def shared_table(
     finally:
         lock.release()
     return table_in_memory(make())
-
-
-def is_full(error: OSError) -> bool:
-    """Whether it says that a disk is full, or a user's share of it."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _mapped(file: Path) -> datasets.Dataset | None:

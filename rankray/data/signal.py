@@ -15,11 +15,13 @@ carry a label along with its token, and so they carry the position.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ import datasets
 import numpy as np
 from filelock import FileLock
 
-from rankray.data.cache import WEIGHTS, Columns, delete_unused, directory, is_full, mark_as_used, shared_table
+from rankray.data.cache import WEIGHTS, Columns, delete_unused, directory, mark_as_used, shared_table
 from rankray.errors import DataError
 from rankray.loss.tokens import IGNORED
 
@@ -153,11 +155,13 @@ def shared_records(
             os.replace(partial, file)
         mark_as_used(file)
         return np.memmap(file, dtype, mode="r") if sum(lengths) else np.empty(0, dtype)
-    except OSError as error:
-        if not is_full(error):
-            raise
-        logger.debug("%s is full, further base statistics stay in memory: %s", file.parent, error)
-        done, size = _blocks_in(partial, lengths, dtype)
+    except OSError as error:  # the disk is full, or fails
+        logger.debug("%s cannot be written, further base statistics stay in memory: %s", file, error)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not is_full:  # what a disk that fails has may not be what was written
+            with suppress(OSError):
+                partial.unlink()
+        done, size = _blocks_in(partial, lengths, dtype) if is_full else (0, 0)
         written = np.fromfile(partial, dtype, sum(lengths[:done])) if size else np.empty(0, dtype)
     finally:
         lock.release()
