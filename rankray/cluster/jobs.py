@@ -21,7 +21,7 @@ from typing import Any
 from rankray.checkpoints import places
 from rankray.cluster.environment import has_token
 from rankray.config import LoadedConfig
-from rankray.errors import ConfigError, StorageError, StoreError, SubmitError
+from rankray.errors import ConfigError, StorageError, StoreError, SubmitError, first_line
 from rankray.paths import file_in_url
 
 EXCLUDED = [".git", ".venv", "__pycache__", "rankray-runs", "rankray-quickstart", "*.db", "*.db-shm", "*.db-wal"]
@@ -177,7 +177,7 @@ def submit(job: Job, address: str) -> tuple[Any, str]:
         client = JobSubmissionClient(address)
         return client, client.submit_job(entrypoint=job.entrypoint, runtime_env=job.runtime_env)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         needs = "; install rankray[cluster] here" if "ray[default]" in str(error) else ""
         raise SubmitError(f"submit: {address} did not take the job: {first}{needs}") from error
 

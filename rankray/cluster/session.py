@@ -19,7 +19,7 @@ from rankray.cluster.environment import (
     without_credentials,
 )
 from rankray.cluster.scratch import own_directory
-from rankray.errors import ClusterError, SearchFailed
+from rankray.errors import ClusterError, SearchFailed, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _join_or_start(options: dict[str, Any]) -> None:
         except Exception as error:  # Ray raises a plain Exception where a server of its own does not come up in time
             logger.debug("Ray did not start", exc_info=True)
             raise SearchFailed(
-                f"Ray did not start on this machine: {(str(error).splitlines() or [type(error).__name__])[0]}; needed: "
+                f"Ray did not start on this machine: {first_line(error)}; needed: "
                 "memory, disk and a processor that is not busy for half a minute; run the same command again to resume"
             ) from error
         return

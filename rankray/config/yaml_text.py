@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from rankray.config.problems import Key
-from rankray.errors import ConfigError, nearest, shown
+from rankray.errors import ConfigError, first_line, nearest, shown
 
 MAX_BYTES = 1 << 19
 MAX_DEPTH = 40
@@ -55,7 +55,7 @@ class _Loader(yaml.SafeLoader):
         except yaml.YAMLError:
             raise
         except Exception as error:  # the constructors of tags raise anything: ValueError, IndexError, OverflowError ...
-            why = (str(error).splitlines() or [type(error).__name__])[0]
+            why = first_line(error)
             said = f"{shown(node.value, 60)} cannot be read ({why[:60]})"
             raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
 

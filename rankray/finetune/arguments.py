@@ -11,7 +11,7 @@ from peft import LoraConfig
 from trl import SFTConfig  # type: ignore[attr-defined]
 
 from rankray.config.schema import Config
-from rankray.errors import ConfigError, shown
+from rankray.errors import ConfigError, first_line, shown
 from rankray.finetune.liger import layer_kernels
 from rankray.finetune.schedules import check_schedule
 from rankray.finetune.sft_fields import check_sft_fields
@@ -85,7 +85,7 @@ def sft_arguments(
         return SFTConfig(**fields)
     except Exception as error:  # a missing library is an ImportError, an unknown device a RuntimeError ...
         logger.debug("SFTConfig refuses its fields", exc_info=True)
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise ConfigError(
             f"train.sft: {shown(config.train.sft, 300)}: {first}; allowed is what TRL's SFTConfig takes; fix that value"
         ) from error

@@ -28,7 +28,7 @@ from rankray.data.left_out import LeftOut
 from rankray.data.lengths import LengthTable, length_table, table_lines
 from rankray.data.sources import Placed, Source, entries_of, fingerprint, is_local, refuse_revision
 from rankray.data.turns import NO_TEMPLATE
-from rankray.errors import ConfigError, DataError, ModelError, nearest, shown
+from rankray.errors import ConfigError, DataError, ModelError, first_line, nearest, shown
 from rankray.evaluate.answers import is_function, load_function
 from rankray.evaluate.engine import is_server, refuse_server_in_training
 from rankray.evaluate.sets import check_sets
@@ -278,7 +278,7 @@ def _check_weights(directory: Path, where: str) -> None:
             shapes_in(file)
         except Exception as error:  # of the reader's own kind, or the system's
             logger.debug("%s cannot be opened", file, exc_info=True)
-            first = (str(error).splitlines() or [type(error).__name__])[0]
+            first = first_line(error)
             raise ModelError(
                 f"{where}: {str(file)!r} is not a file of weights ({shown(first)}); needed are complete weights, best "
                 "in safetensors; save the model again"
@@ -296,7 +296,7 @@ def _tokenizer(directory: Path, where: str) -> Any:
         return tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises plain exceptions
         logger.debug("%s cannot be opened", file, exc_info=True)
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise ModelError(
             f"{where}: {str(file)!r} is not a tokenizer ({shown(first)}); needed is one that save_pretrained wrote; "
             "save the tokenizer again"

@@ -16,7 +16,7 @@ from trl import SFTConfig  # type: ignore[attr-defined]
 
 from rankray.config import Config
 from rankray.config.space import RATE, distributions
-from rankray.errors import ConfigError, shown
+from rankray.errors import ConfigError, first_line, shown
 from rankray.finetune.schedules import SETTINGS, TYPE
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def rates_of(config: Config, arguments: SFTConfig, optimizer: Any, rate: float) 
         return {step: rate * float(factor(step)) for step in range(0, total, every)}
     except Exception as error:
         logger.debug("transformers refuses the schedule", exc_info=True)
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         name = getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)
         raise ConfigError(
             f"train.sft.{SETTINGS}: got {shown(arguments.lr_scheduler_kwargs)}: {shown(first, 300)}; allowed are "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rankray.config.schema import Config
-from rankray.errors import ModelError
+from rankray.errors import ModelError, first_line
 from rankray.model.pin import MAIN
 
 ADAPTER = "adapter_config.json"
@@ -71,7 +71,7 @@ def _merge(checkpoint: Path, directory: Path, config: Config) -> str:
         saved = AutoConfig.from_pretrained(path, **given).dtype or torch.float32
         base: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **given)
     except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise ModelError(
             f"export: --merge: the base model {path!r} cannot be loaded ({first}); allowed: the one that the adapters "
             "were trained on; bring it to this path, or leave --merge out"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rankray.errors import ModelError
+from rankray.errors import ModelError, first_line
 
 
 def push(directory: Path, repository: str, *, private: bool) -> str:
@@ -28,7 +28,7 @@ def push(directory: Path, repository: str, *, private: bool) -> str:
         url = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=url.repo_id, folder_path=directory, commit_message="A model exported by rankray")
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise ModelError(
             f"export: --push-to-hub {repository}: {first}; allowed: owner/name that your token may write; check the "
             f"name, `hf auth whoami` and the connection. The model is in {directory}, and can be pushed from there"

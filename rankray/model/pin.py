@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 
 from rankray.config.schema import Config
-from rankray.errors import ModelError, shown
+from rankray.errors import ModelError, first_line, shown
 from rankray.model.files import local_model
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def commit_of(model: str, revision: str) -> str:
         file = hf_hub_download(model, "config.json", revision=revision)
     except Exception as error:  # of the hub's library, of its connection, or of an id that cannot be one
         logger.debug("revision %s of %s cannot be resolved", revision, model, exc_info=True)
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise ModelError(
             f"model.path: {model!r} at revision {revision!r} cannot be found ({first}); allowed is a hub id, with a "
             "branch, tag or commit as model.revision, or a local directory; check both, and the connection"

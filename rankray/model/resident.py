@@ -22,7 +22,7 @@ from rankray.config.schema import Config
 from rankray.data.chat_template import use_template
 from rankray.data.sources import file_stamps
 from rankray.data.tokenize import Split, load_split
-from rankray.errors import ConfigError, ModelError
+from rankray.errors import ConfigError, ModelError, first_line
 from rankray.model.files import local_model
 from rankray.model.head import check_head
 from rankray.model.mapped import copy_to_adapt, copy_to_train, map_weights
@@ -275,7 +275,7 @@ def _keep(kind: str, key: Hashable, make: Callable[[], Value]) -> Value:
 
 
 def _load_error(what: str, path: str, error: Exception) -> ModelError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     return ModelError(
         f"model.path: the {what} of {path!r} cannot be loaded ({first}); allowed is a hub id or a local directory of a "
         "causal language model; check the path, the connection and model.trust_remote_code"

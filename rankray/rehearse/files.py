@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rankray.errors import UserError, listed, shown
+from rankray.errors import UserError, first_line, listed, shown
 
 SEPARATORS = ",;\t"
 PACKED = ".csv.gz"
@@ -86,4 +86,4 @@ def _row(file: Path, columns: Sequence[str], cells: list[str], line: int) -> dic
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rankray.contracts import Report
-from rankray.errors import ConfigError
+from rankray.errors import ConfigError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -203,6 +203,6 @@ class TrackerThread:
                 act(tracker)
             except Exception as error:
                 logger.debug("%s failed and is left alone", self._name, exc_info=True)
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                first = first_line(error)
                 self._say(f"{self._name}: no longer logged: {first}; the search continues, the store has all of it")
                 return

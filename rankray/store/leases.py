@@ -24,7 +24,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankray.errors import LeaseFailed, RankrayError, StoreError, StudyGone
+from rankray.environment import seconds_of
+from rankray.errors import LeaseFailed, RankrayError, StudyGone
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -41,18 +42,9 @@ def lease_seconds_default() -> float:
     """Return the lease's length: RANKRAY_LEASE_SECONDS, or a minute.
 
     Raises:
-        StoreError: the variable is not a number above 0.
+        ConfigError: the variable is not a number above 0.
     """
-    given = os.environ.get("RANKRAY_LEASE_SECONDS", "60")
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise StoreError(
-            f"RANKRAY_LEASE_SECONDS: got {given!r}; allowed: a number of seconds above 0; correct or unset it"
-        )
-    return seconds
+    return seconds_of("RANKRAY_LEASE_SECONDS", 60.0)
 
 
 def this_process() -> Record:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rankray.contracts import Report
-from rankray.errors import LeaseFailed, LeaseLost, StoreError, StoreUnavailable, StudyGone
+from rankray.errors import ConfigError, LeaseFailed, LeaseLost, StoreError, StoreUnavailable, StudyGone
 from rankray.store import attach, leases, list_studies, open_study, ownership, views
 from rankray.store.backend import connect
 from rankray.store.leases import Watch, known_dead, process_start, this_process
@@ -108,7 +108,7 @@ def test_processes_on_this_machine_are_known_dead_as_soon_as_they_are() -> None:
 
 def test_a_lease_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANKRAY_LEASE_SECONDS", "soon")
-    with pytest.raises(StoreError, match="RANKRAY_LEASE_SECONDS: got 'soon'"):
+    with pytest.raises(ConfigError, match="RANKRAY_LEASE_SECONDS: got 'soon'"):
         leases.lease_seconds_default()
 
 
