@@ -3,6 +3,7 @@ import json
 import pytest
 
 from rankray.config.sections import DataSection
+from rankray.data import tokenize
 from rankray.data.encode import Tokens
 from rankray.data.tokenize import load_split
 from rankray.errors import DataError, ModelError
@@ -123,3 +124,21 @@ def test_a_hub_dataset(tokenizer, monkeypatch):
     rows = [{"q": "1", "a": "2"}]
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split: datasets.Dataset.from_list(rows))
     assert load_split("train", section("a/b:c:train"), tokenizer, 64).rows[0]["a"] == "2"
+
+
+def test_one_part_of_a_split_may_keep_nothing(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenize, "ROWS_PER_PART", 2)
+    long = {"q": "9 8 7 6 5 4 3 2 1 0 9 8 7 6", "a": "1"}
+    for number, rows in enumerate(([{"q": "1", "a": "2"}] * 2 + [long] * 3, [long] * 3 + [{"q": "1", "a": "2"}] * 2)):
+        split = load_split("train", section(write(tmp_path / f"{number}.jsonl", rows)), tokenizer, limit=10)
+        assert (len(split.table), split.dropped, len(split.dataset)) == (5, 3, 2)
+        assert split.lengths().lost == 3
+
+
+def test_what_was_left_out_is_known_of_a_split_that_was_made_before(tmp_path, tokenizer):
+    rows = [{"q": "1", "a": "2"}, {"q": "1", "a": None}, {"q": "3", "a": "2"}]
+    source = write(tmp_path / "x.jsonl", rows)
+    first, again = (load_split("train", section(source), tokenizer, limit=10).left_out for _ in range(2))
+    assert first.as_json() == again.as_json()
+    assert again.line("data.train").startswith("data.train: 1 of 3 rows left out, with nothing to train on: 1 with no")
+    assert first.indices == [1]
