@@ -205,6 +205,14 @@ def test_everything_the_tokens_depend_on_counts(source, tokenizer, monkeypatch, 
         load_split("train", section(source, **change), tokenizer, limit, first)
 
 
+def test_how_the_tokenizer_was_last_called_does_not_count(source, tokenizer, monkeypatch):
+    load_split("train", section(source), tokenizer, 64)
+    tokenizer(["1 plus 1", "2"], truncation=True, max_length=3, padding="max_length")
+    assert "max_length" in tokenizer.backend_tokenizer.to_str()
+    monkeypatch.setattr(tokenize, "encode", lambda *_: never())
+    load_split("train", section(source), tokenizer, 64)
+
+
 OTHERWISE = {
     "train": None, "where": {"q": "2"}, "max_examples": 1, "format": "columns", "prompt": "{q} ", "completion": "{a}!",
     "messages": "m", "chat": True, "train_on": "all", "weight_column": "w", "token_weights": "t", "prompt_weight": 0.5,
