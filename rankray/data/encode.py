@@ -23,7 +23,7 @@ from rankray.data.examples import common_prefix
 from rankray.data.lengths import Length
 from rankray.data.turns import rendered, trained_spans
 from rankray.data.weights import has_characters, token_weights, within_completion
-from rankray.errors import ModelError, shown
+from rankray.errors import ModelError, first_line, shown
 from rankray.loss.tokens import IGNORED
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def light_tokenizer(model: Path, template: str | None = None) -> PreTrainedToken
         tokenizer: PreTrainedTokenizerBase = _tokenizer_class(model).from_pretrained(str(model))
     except Exception as error:  # files that do not fit together raise anything
         logger.debug("the tokenizer of %s cannot be loaded", model, exc_info=True)
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise ModelError(
             f"model.path: the tokenizer of {str(model)!r} cannot be loaded ({shown(first)}); needed is one that "
             "save_pretrained wrote; save the tokenizer again"

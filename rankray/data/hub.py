@@ -14,7 +14,7 @@ import datasets.fingerprint
 
 from rankray.data.files import Rows, hub_parts
 from rankray.data.pin import COMMIT, MAIN, commit_of
-from rankray.errors import DataError
+from rankray.errors import DataError, first_line
 
 
 class HubOrigin:
@@ -120,7 +120,7 @@ def _size(whole: datasets.IterableDataset, split: str) -> int:
 
 
 def _unloadable(source: str, where: str, error: Exception) -> DataError:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     return DataError(
         f"{where}: {source!r} cannot be loaded ({first}); allowed is hub-id:config:split of a dataset on the hub; "
         "check the three parts and the connection, or give a local file"

@@ -16,7 +16,7 @@ from typing import Any
 from rankray.config.schema import Config
 from rankray.data.files import hub_parts, is_file_source
 from rankray.data.sources import pin_name, revision_of
-from rankray.errors import DataError
+from rankray.errors import DataError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def commit_of(dataset: str, revision: str) -> str:
         has_answered = getattr(error, "response", None) is not None
         if not has_answered and (cached := _cached_commit(dataset, revision)):
             return cached
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise DataError(
             f"data.revision: {dataset!r} at revision {revision!r} cannot be found ({first}); allowed is a dataset of "
             "the hub, with a branch, tag or commit as data.revision, or a local file; check both, and the connection"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankray.data.chat import THINKING, Example, Turn, for_template
 from rankray.data.left_out import Unusable
-from rankray.errors import DataError, ModelError, shown
+from rankray.errors import DataError, ModelError, first_line, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,7 +76,7 @@ def rendered(
             )
         )
     except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         roles = ", ".join(turn["role"] for turn in turns)
         raise Unusable(
             f"{where}: {place}: the model's chat template refuses the turns {roles} ({first}); allowed are "
