@@ -385,3 +385,40 @@ def test_a_lease_thread_that_breaks_is_noticed(file_url: str, monkeypatch: pytes
         with pytest.raises(LeaseFailed, match="run the same command again"):
             store.next_trial()
     assert stored(store, ticket.number).state.name == "WAITING", "what it had is given back all the same"
+
+
+class Slow:
+    """A storage of one study's attributes, in which the lease's own thread waits before it writes."""
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, Any] = {}
+        self.waits, self.may_write = threading.Event(), threading.Event()
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        if threading.current_thread().name == "rankray-lease":
+            self.waits.set()
+            self.may_write.wait(60)
+        self.attributes[key] = value
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        return dict(self.attributes)
+
+    def remove_session(self) -> None:
+        """As a storage does."""
+
+
+def test_a_driver_that_leaves_while_its_lease_is_renewed_has_left() -> None:
+    """A renewal that is under way would register it again, and others would wait for it for a whole lease."""
+    storage: Any = Slow()
+    lease = leases.Lease(storage, 0, "d", Watch(0.05))
+    lease.hold()
+    assert storage.waits.wait(60)
+    leaving = threading.Thread(target=lease.drop)
+    leaving.start()
+    leaving.join(0.2)  # long enough to leave at once, if it does not wait for the renewal
+    storage.may_write.set()
+    leaving.join(60)
+    wait_for(lambda: all(each.name != "rankray-lease" for each in threading.enumerate()))
+    assert leases.driver_records(storage.attributes) == {"d": None}
+    assert not lease.held
+    assert not lease.begun
