@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -84,10 +83,7 @@ class LoraSection(Section):
     @field_validator("target_modules")
     @classmethod
     def _each_module_once(cls, given: str | list[str]) -> str | list[str]:
-        """Take a name alone as a list of one: peft takes a text for a pattern of a whole path of modules."""
-        if isinstance(given, str):
-            return [given] if re.fullmatch(r"\w+", given) else given
-        return once(given)
+        return given if isinstance(given, str) else once(given)
 
 
 class ModelSection(Section):

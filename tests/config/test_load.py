@@ -331,12 +331,3 @@ def test_an_override_fills_a_space_that_is_empty(write):
     text = GOOD[: GOOD.index("space:")] + "space:\n  # loss.alpha: {float: [0.5, 1.0]}\n"
     loaded = load_config(write(text), ["space.loss.temperature={float: [1, 2]}"])
     assert loaded.config.space == {"loss.temperature": {"float": [1, 2]}}
-
-
-@pytest.mark.parametrize(
-    ("given", "taken"),
-    [("q_proj", ["q_proj"]), ("all-linear", "all-linear"), (r".*\.q_proj", r".*\.q_proj"), ("[q, v]", ["q", "v"])],
-)
-def test_one_module_for_adapters_is_a_list_of_one(write, given, taken):
-    lora = load_config(write(GOOD), [f"model.lora.target_modules={given}"]).config.model.lora
-    assert lora.target_modules == taken
