@@ -396,6 +396,7 @@ class Slow:
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         if threading.current_thread().name == "rankray-lease":
+            self.renewing = threading.current_thread()
             self.waits.set()
             self.may_write.wait(60)
         self.attributes[key] = value
@@ -418,7 +419,7 @@ def test_a_driver_that_leaves_while_its_lease_is_renewed_has_left() -> None:
     leaving.join(0.2)  # long enough to leave at once, if it does not wait for the renewal
     storage.may_write.set()
     leaving.join(60)
-    wait_for(lambda: all(each.name != "rankray-lease" for each in threading.enumerate()))
+    storage.renewing.join(60)
     assert leases.driver_records(storage.attributes) == {"d": None}
     assert not lease.held
     assert not lease.begun
