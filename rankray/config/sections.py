@@ -41,16 +41,15 @@ class Section(Fields):
         return {key: [value] if key in lists and isinstance(value, str) else value for key, value in given.items()}
 
 
-def once(names: list[Any]) -> list[Any]:
-    """Return the names, or the points, of a list of which each may be there once.
+def once(names: list[str]) -> list[str]:
+    """Return the names of a list of which each may be there once.
 
     Raises:
         ValueError: one is there twice.
     """
     twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if twice is not None:
-        what = "name" if isinstance(twice, str) else "point"
-        raise ValueError(f"got {shown(twice)} twice; allowed: each {what} once; leave one out")
+        raise ValueError(f"got {shown(twice)} twice; allowed: each name once; leave one out")
     return names
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rankray.config.sections import PositiveInt, Section, once
+from rankray.config.sections import PositiveInt, Section
 from rankray.loss.knobs import KeyOf, Positive
 
 BASELINES: dict[str, dict[str, Any]] = {
@@ -119,8 +119,6 @@ class StudySection(Section):
     trials is taken, at most five, as far as this space contains them; `published`, learning rates at which published
     sweeps of adapters (LoRA) were best; or mappings of dotted paths to values. What an earlier study gives is decided
     once, when this study begins."""
-
-    _each_point_once = field_validator("known", "warm_start")(once)
 
     @model_validator(mode="before")
     @classmethod

@@ -146,13 +146,11 @@ def _without_repeats(config: dict[str, Any]) -> dict[str, Any]:
     def once(section: Any) -> Any:
         if not isinstance(section, dict):
             return section
-        keys = ("logging", "metrics", "functions", "known", "warm_start", "target_modules")
+        keys = ("logging", "metrics", "functions", "target_modules")
         lists = {key: held for key in keys if isinstance(held := section.get(key), list)}
         return {**section, **{key: [e for i, e in enumerate(held) if e not in held[:i]] for key, held in lists.items()}}
 
     found: dict[str, Any] = once(config)
-    if "study" in found:
-        found["study"] = once(found["study"])
     if isinstance(model := found.get("model"), dict) and "lora" in model:
         found["model"] = {**model, "lora": once(model["lora"])}
     if isinstance(evaluate := found.get("evaluate"), dict):

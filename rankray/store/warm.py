@@ -100,8 +100,7 @@ def rehearsed(config: Config) -> tuple[Config, list[str]]:
         said.append(f"left out of the rehearsal: {', '.join(names)}: {error}")
     kept: list[str | dict[str, Any]] = []
     for each in config.study.warm_start:
-        given = points.pop(each, []) if isinstance(each, str) and each in names else [each]
-        kept += [point for point in given if point not in kept]
+        kept += points.pop(each, []) if isinstance(each, str) and each in names else [each]
     return config.model_copy(update={"study": config.study.model_copy(update={"warm_start": kept})}), said
 
 

@@ -279,11 +279,6 @@ def test_numbers_that_the_libraries_cannot_take_are_refused(write, given, says):
         ("evaluate.functions=[a:b, a:b]", "evaluate.functions: got 'a:b' twice; allowed: each name once"),
         ("evaluate.also={x: {data: x.jsonl, metrics: [nll, nll]}}", "got 'nll' twice; allowed: each name once"),
         ("model.lora={target_modules: [q_proj, v_proj, q_proj]}", "got 'q_proj' twice; allowed: each name once"),
-        ("study.known=[sft, paper, sft]", "study.known: got 'sft' twice; allowed: each name once; leave one out"),
-        (
-            "study.warm_start=[{loss.temperature: 1}, {loss.temperature: 1.0}]",
-            "study.warm_start: got {'loss.temperature': 1.0} twice; allowed: each point once; leave one out",
-        ),
         ("evaluate.metrics=[pass@99999999999]", "got 'pass@99999999999', for which k answers would be sampled"),
         ("evaluate.metrics=[avg@10001]", "allowed: a k of at most 10000; lower it"),
         ("evaluate.samples=10001", "evaluate.samples: got 10001; allowed: less than or equal to 10000"),

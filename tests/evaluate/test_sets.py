@@ -39,7 +39,11 @@ CHOICES = {"q": "1", "c": ["a", "b"], "l": 0}
 @pytest.mark.parametrize(
     ("rows", "section", "said"),
     [
-        ([CHOICES], {"prompt": "{Q}", "choices": "c", "label": "l"}, r"more.prompt: no column 'Q'; columns"),
+        (
+            [CHOICES],
+            {"prompt": "{Q}", "choices": "c", "label": "l"},
+            r"more.prompt: no column 'Q' \(did you mean 'q'\?\); columns",
+        ),
         (
             [CHOICES, {**CHOICES, "l": 7}],
             {"prompt": "{q}", "choices": "c", "label": "l"},

@@ -175,15 +175,12 @@ def test_names_that_are_there_twice_in_a_stored_study_are_there_once() -> None:
     made = make_config(evaluate={"every_steps": 10, "metrics": ["nll", "accuracy"]}).model_dump(mode="json")
     more = {"data": "x.jsonl", "metrics": ["accuracy", "accuracy"]}
     evaluate = {**made["evaluate"], "metrics": ["nll", "accuracy", "nll"], "also": {"x": more}}
-    study = {**made["study"], "known": ["sft", "sft"], "warm_start": [{"a": 1}, "b", {"a": 1.0}]}
     model = {**made["model"], "lora": {"target_modules": ["q", "v", "q"]}}
-    repeated = {**made, "logging": ["mlflow", "mlflow"], "evaluate": evaluate, "study": study, "model": model}
+    repeated = {**made, "logging": ["mlflow", "mlflow"], "evaluate": evaluate, "model": model}
     found = migrate.migrated_config("s", {CONFIG: repeated, SCHEMA: current()})
     assert found["logging"] == ["mlflow"]
     assert found["evaluate"]["metrics"] == ["nll", "accuracy"]
     assert found["evaluate"]["also"]["x"]["metrics"] == ["accuracy"]
-    assert found["study"]["known"] == ["sft"]
-    assert found["study"]["warm_start"] == [{"a": 1}, "b"]
     assert found["model"] == {**made["model"], "lora": {"target_modules": ["q", "v"]}}
     assert Config.model_validate(found).evaluate.metrics == ["nll", "accuracy"]
     assert migrate.migrated("s", {"config": repeated, "schema": current()})["config"] == found
