@@ -163,6 +163,7 @@ def _check_storage(loaded: LoadedConfig, alone: bool) -> None:
 
     storage = loaded.config.storage
     if places.is_remote(storage):
+        places.patience_seconds()  # of no number, the first upload would say so
         return
     place = places.join(storage, loaded.config.name, *(["train"] if alone else []))
     if why := places.obstacle(place):

@@ -46,3 +46,14 @@ def test_a_link_in_the_storage_is_refused_before_anything_starts(rankray, tree, 
     assert f"error: {file}:1: storage: {place}" in said, said
     assert "is, or lies in, a link; allowed: directories of its own below" in said
     assert not (tmp_path / "store.db").exists()
+
+
+@pytest.mark.parametrize("verb", ["check", "search", "train"])
+def test_a_patience_with_a_bucket_that_is_no_number_is_refused_before_anything_starts(
+    rankray, tree, tmp_path, monkeypatch, verb
+):
+    monkeypatch.setenv("RANKRAY_STORAGE_PATIENCE_SECONDS", "soon")
+    made = tree() | {"name": "s", "storage": "s3://bucket/runs", "store": f"sqlite:///{tmp_path}/store.db"}
+    (tmp_path / "t.yaml").write_text(json.dumps(made))
+    said = rankray(verb, str(tmp_path / "t.yaml"), expect=2)
+    assert "error: RANKRAY_STORAGE_PATIENCE_SECONDS: got 'soon'; allowed: a number of seconds 0 or more" in said
